@@ -1,0 +1,171 @@
+"""The small configurations that the stages compose. No torch here: the command line reads these to print help."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prefloop.errors import InputError
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `InputError` unless a setting makes sense; the message names the field, its value and what would be right."""
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optim:
+    """AdamW and its schedule."""
+
+    lr: float = 1e-5
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the rate falls from its peak to zero at the last step."""
+    warmup: float = 0.0
+    """Share of all steps over which the rate rises from zero."""
+    weight_decay: float = 0.0
+    """Decoupled decay, applied to matrices and not to biases, norms or embeddings' one-dimensional parts."""
+    beta1: float = 0.9
+    """Decay of the mean of gradients."""
+    beta2: float = 0.95
+    """Decay of the mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+
+    def __post_init__(self) -> None:
+        require(self.lr >= 0, f"lr is {self.lr}; it must be 0 or more")
+        require(
+            0 <= self.warmup <= 1, f"warmup is {self.warmup}; it is a share of all steps, between 0 and 1"
+        )
+        require(self.max_grad_norm >= 0, f"max_grad_norm is {self.max_grad_norm}; it must be 0 (off) or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoRA:
+    """Low-rank adapters (arXiv:2106.09685) instead of training every weight."""
+
+    rank: int = 0
+    """Rank of the update; 0 trains all weights."""
+    alpha: float = 16.0
+    """The update is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """Names of the layers to adapt; empty means every linear layer of the trunk."""
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, f"lora.rank is {self.rank}; it must be 0 (off) or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How completions are drawn."""
+
+    max_new_tokens: int = 64
+    """Completion tokens at most, the stop token included."""
+    temperature: float = 1.0
+    """Logits are divided by it, here and wherever these completions' log-probabilities are computed again."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this much probability; 1 keeps all."""
+    top_k: int = 0
+    """Keep this many tokens; 0 keeps all."""
+    batch_size: int = 64
+    """Sequences decoded together. Changes speed and memory, never what is drawn."""
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens >= 1, f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more")
+        require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 (greedy) or more")
+        require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        require(self.top_k >= 0, f"top_k is {self.top_k}; it must be 0 (off) or more")
+        require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """What to read, and which part of it is held out."""
+
+    source: str = ""
+    """A file (.jsonl .json .csv .parquet, also .gz), a folder, a Hugging Face data set's name, or `store` for the project's store."""
+    split: str = "train"
+    """Split of a data set that has several."""
+    heldout: float = 0.1
+    """Share of prompts, chosen by hash, that is never trained on and is used to evaluate."""
+    limit: int = 0
+    """Use this many records at most, the first ones; 0 uses all. What is left out is counted in the summary."""
+    max_prompt_tokens: int = 512
+    """A longer prompt is an error unless `overlong` says otherwise."""
+    max_completion_tokens: int = 512
+    """A longer completion is an error unless `overlong` says otherwise."""
+    overlong: Literal["error", "drop", "truncate"] = "error"
+    """What to do with those: stop, leave the record out, or keep a prompt's end and a completion's start. Counted either way."""
+    skip_bad: bool = False
+    """Leave malformed rows out, count and list them, instead of stopping at them."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
+        require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")
+        require(
+            self.max_prompt_tokens >= 1,
+            f"max_prompt_tokens is {self.max_prompt_tokens}; it must be 1 or more",
+        )
+        require(
+            self.max_completion_tokens >= 1,
+            f"max_completion_tokens is {self.max_completion_tokens}; it must be 1 or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compute:
+    """Where and how the arithmetic is done. Changes speed and memory, not results beyond float noise."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights and activations; log-probabilities, losses, heads and optimiser sums stay float32."""
+    attention: Literal["auto", "packed", "padded"] = "auto"
+    """packed computes no padding and each prompt once; auto falls back to padded, with a warning, where a model cannot be packed."""
+    micro_batch_tokens: int = 8192
+    """Tokens per forward and backward pass; a step runs as many as it needs."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    trust_remote_code: bool = False
+    """Let a hub model run its own Python. Off unless you have read that code."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.micro_batch_tokens >= 1,
+            f"micro_batch_tokens is {self.micro_batch_tokens}; it must be 1 or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """The run folder: what is written there, how often, and what stops a run."""
+
+    out: str = ""
+    """Run folder. Its parent is the project folder, which holds the store."""
+    store: str = ""
+    """Store to record the run in: a file or a database URL; empty takes prefloop.db in the project folder."""
+    seed: int = 0
+    """Everything random derives from it."""
+    resume: bool = False
+    """Go on from the last checkpoint in the run folder."""
+    save_every: int = 0
+    """Steps between checkpoints; 0 saves at the end, and when interrupted."""
+    keep: int = 2
+    """Checkpoints kept, the newest."""
+    log_every: int = 1
+    """Steps between lines in metrics.jsonl."""
+    max_nonfinite: int = 5
+    """Stop after this many steps in a row with a loss or gradient that is not finite."""
+    tune: bool = True
+    """Let the runtime set up the memory allocator and threads for this machine."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.out), "run.out is empty; name the run folder, for example --run.out runs/first")
+        require(
+            self.save_every >= 0,
+            f"run.save_every is {self.save_every}; it must be 0 (only at the end) or more",
+        )
+        require(self.keep >= 1, f"run.keep is {self.keep}; it must be 1 or more")
+        require(self.log_every >= 1, f"run.log_every is {self.log_every}; it must be 1 or more")
+        require(self.max_nonfinite >= 1, f"run.max_nonfinite is {self.max_nonfinite}; it must be 1 or more")

@@ -1,0 +1,151 @@
+"""Settings of `prefloop ppo`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KL:
+    """How far the policy may go from the reference."""
+
+    coef: float = 0.05
+    """Weight of the KL penalty."""
+    placement: Literal["reward", "loss"] = "reward"
+    """Subtract it from each token's reward, or add it to the loss. Never both."""
+    estimator: Literal["k1", "k2", "k3", "exact"] = "k1"
+    """Per token, r = log-ratio: r, r^2/2, exp(-r)-1+r, or the exact sum over the vocabulary."""
+    target: float = 0.0
+    """KL per completion that an adaptive controller (arXiv:1909.08593) steers to by changing `coef`; 0 keeps `coef` fixed."""
+    horizon: int = 10000
+    """Completions over which the controller would double or halve `coef` at full error."""
+
+    def __post_init__(self) -> None:
+        require(self.coef >= 0, f"kl.coef is {self.coef}; it must be 0 (off) or more")
+        require(self.target >= 0, f"kl.target is {self.target}; it must be 0 (fixed coefficient) or more")
+        require(
+            self.target == 0 or self.coef > 0,
+            "kl.target is set but kl.coef is 0; the controller multiplies kl.coef: start above 0",
+        )
+        require(
+            self.placement == "reward" or self.estimator != "k1",
+            "kl.estimator k1 has no gradient in expectation as a loss; use k2 or exact with kl.placement loss",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardShaping:
+    """What happens to a score before it becomes the reward of the last token."""
+
+    normalise: bool = True
+    """Subtract the mean and divide by the standard deviation stored with the reward model."""
+    scale: bool = False
+    """Divide by the running standard deviation of scores."""
+    clip: float = 0.0
+    """Clip scores to plus or minus this; 0 leaves them."""
+    whiten: bool = False
+    """Whiten per-token rewards over the batch, keeping their mean."""
+    missing_eos: float = 0.0
+    """Subtracted from the score of a completion that did not stop by itself."""
+
+    def __post_init__(self) -> None:
+        require(self.clip >= 0, f"reward.clip is {self.clip}; it must be 0 (off) or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CriticSettings:
+    """The value function."""
+
+    start: Literal["reward", "policy", "shared"] = "reward"
+    """Start from the reward model, from the policy, or be a head on the policy's own trunk."""
+    warmup_steps: int = 0
+    """First steps in which only the critic learns."""
+    coef: float = 0.1
+    """Weight of the value loss where the trunk is shared with the policy; a separate critic has its own optimiser."""
+    clip: float = 0.2
+    """Values may move this far from the old ones before their loss is clipped; 0 does not clip."""
+    optim: Optim = field(default_factory=lambda: Optim(lr=1e-5, schedule="constant"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PPOConfig:
+    """Proximal policy optimisation (arXiv:1707.06347) with policy, reference, critic and reward model."""
+
+    run: RunSettings
+    data: Data
+    """Prompts. Records with completions give their prompts."""
+    model: str
+    """Policy to start from, usually the SFT model: a hub name or a folder."""
+    reward_model: str
+    """A reward model's folder or hub name, or `module:function` for a Python function of (prompts, completions)."""
+    reference: str = ""
+    """Model the policy is held to; empty takes the starting policy."""
+    sampling: Sampling = field(default_factory=Sampling)
+    steps: int = 100
+    """Rounds of sampling and learning."""
+    batch_prompts: int = 64
+    """Prompts a step."""
+    completions_per_prompt: int = 1
+    """Completions of each prompt."""
+    epochs: int = 4
+    """Passes over each step's completions."""
+    minibatches: int = 1
+    """Optimiser steps an epoch."""
+    gamma: float = 1.0
+    """Discount."""
+    lam: float = 0.95
+    """Lambda of generalised advantage estimation (arXiv:1506.02438)."""
+    clip: float = 0.2
+    """The probability ratio is clipped to 1 plus or minus this."""
+    dual_clip: float = 0.0
+    """Bound on the loss of a bad action whose ratio exploded (arXiv:1912.09729), above 1; 0 is off."""
+    whiten_advantages: bool = True
+    """Advantages to mean 0 and variance 1 over the whole batch."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    kl: KL = field(default_factory=KL)
+    reward: RewardShaping = field(default_factory=RewardShaping)
+    critic: CriticSettings = field(default_factory=CriticSettings)
+    ptx: str = ""
+    """Text or demonstrations mixed into the policy's updates against forgetting (arXiv:2203.02155); empty is off."""
+    ptx_coef: float = 0.0
+    """Weight of that data's mean negative log-likelihood."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the policy, saved beside it; 0 is off."""
+    optim: Optim = field(default_factory=lambda: Optim(lr=3e-6, schedule="linear"))
+    lora: LoRA = field(default_factory=LoRA)
+    """With a rank, all roles share one frozen trunk and each has its own adapter."""
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_prompts", "completions_per_prompt", "epochs", "minibatches"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
+        require(
+            self.minibatches <= self.batch_prompts,
+            f"minibatches is {self.minibatches}, above batch_prompts = {self.batch_prompts}; every minibatch needs a prompt",
+        )
+        require(0 < self.gamma <= 1, f"gamma is {self.gamma}; it must be above 0 and at most 1")
+        require(0 <= self.lam <= 1, f"lam is {self.lam}; it must be between 0 and 1")
+        require(self.clip > 0, f"clip is {self.clip}; it must be above 0")
+        require(
+            self.dual_clip == 0 or self.dual_clip > 1,
+            f"dual_clip is {self.dual_clip}; it must be 0 (off) or above 1",
+        )
+        require(0 <= self.ema < 1, f"ema is {self.ema}; it must be at least 0 and below 1")
+        require(
+            bool(self.ptx) == (self.ptx_coef > 0),
+            f"ptx is {self.ptx!r} and ptx_coef {self.ptx_coef}; set both, or neither",
+        )
+        require(
+            self.sampling.top_p == 1 and self.sampling.top_k == 0,
+            "sampling.top_p and sampling.top_k must be off in PPO: the ratio compares full distributions; use sampling.temperature",
+        )
+        require(
+            self.sampling.temperature > 0,
+            "sampling.temperature is 0 (greedy); PPO must explore: set it above 0",
+        )
+        require(
+            ":" not in self.reward_model or self.critic.start != "reward",
+            "critic.start is `reward` but reward_model is a Python function; set critic.start to `policy` or `shared`",
+        )

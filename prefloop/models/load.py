@@ -1,0 +1,274 @@
+"""Loading, making and saving the roles in Hugging Face formats. Weights are safetensors only; remote code stays off unless named."""
+
+import copy
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from prefloop.configs.common import Compute
+from prefloop.configs.pretrain import Architecture
+from prefloop.errors import InputError
+from prefloop.models import attention
+from prefloop.models.packing import pack
+from prefloop.models.roles import Critic, Policy, RewardModel, scalar_head
+from prefloop.models.trunk import Way, hidden_rows, why_not_packed
+from prefloop.text.groups import Group
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def device_of(compute: Compute) -> torch.device:
+    """The device a configuration asks for; `InputError` where it asks for a GPU that is not there."""
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("compute.device is `cuda` but PyTorch sees no GPU here; use cpu or auto")
+    use_cuda = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")
+
+
+def _from_pretrained(auto: Any, name: str, compute: Compute, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if any(mark in name for mark in ("/", "\\", ".")) and Path(name).is_file():
+        raise InputError(f"model {name!r} is a file; give the folder that holds config.json and model.safetensors, or a hub name")
+    try:
+        model, info = auto.from_pretrained(
+            name,
+            dtype=DTYPES[compute.dtype],
+            use_safetensors=True,
+            trust_remote_code=compute.trust_remote_code,
+            output_loading_info=True,
+            **kwargs,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"model {name!r} could not be loaded: {first} (it must be a folder or hub name with config.json and safetensors weights)"
+        ) from error
+    return model, info
+
+
+def prepare(model: PreTrainedModel, compute: Compute) -> Way:
+    """Dropout off, attention through our interface, on the device; says how the trunk is to be run."""
+    attention.register()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    turn_off_dropout(model)
+    model.to(device_of(compute))  # pyright: ignore[reportArgumentType]
+    way: Way = "padded"
+    if compute.attention != "padded":
+        before = model.config._attn_implementation
+        if model._supports_attention_backend:
+            model.set_attn_implementation(attention.NAME)
+        reason = why_not_packed(model)
+        if reason:
+            if model._supports_attention_backend and before is not None:
+                model.set_attn_implementation(before)
+            text = f"{type(model).__name__} ({model.name_or_path or 'new model'}) cannot run packed: {reason}"
+            if compute.attention == "packed":
+                raise InputError(f"{text}; set compute.attention to auto or padded")
+            log.warning("%s. It runs padded: correct, but slower and with more memory.", text)
+        else:
+            way = "packed"
+    if compute.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()  # transformers checkpoints in training mode only; dropout is off by itself
+    return way
+
+
+def turn_off_dropout(model: nn.Module) -> None:
+    """Every dropout to zero, in modules and in attributes that attention reads, and evaluation mode."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop", "attn_dropout", "hidden_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    model.eval()
+
+
+def _head_is_linear(model: PreTrainedModel, way: Way) -> bool:
+    """Whether the model's logits are its output embedding applied to the trunk, as the chunked head computes them."""
+    if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
+        return False  # nearly linear on small logits, so the probe below would not see it
+    batch = pack([Group(prompt=[3, 1], completions=([4, 1, 5],), masks=([True] * 3,))], model.device)
+    policy = Policy(model, way=way)
+    with torch.no_grad():
+        head = policy.head()
+        rows = hidden_rows(model, batch, way)[batch.predictors]
+        ours = (rows @ head.weight.T * head.scale).float()
+        if head.bias.numel():
+            ours = ours + head.bias.float()
+        theirs = model(input_ids=batch.input_ids[None], use_cache=False).logits[0, batch.predictors].float()
+    return ((ours - theirs).norm() / theirs.norm()).item() < (1e-4 if model.dtype == torch.float32 else 5e-2)
+
+
+def as_policy(model: PreTrainedModel, compute: Compute) -> Policy:
+    """A causal language model that is already in memory, as a policy."""
+    way = prepare(model, compute)
+    linear = _head_is_linear(model, way)
+    if not linear:
+        log.warning("%s has a head that is more than a linear layer: its logits are computed in full.", type(model).__name__)
+    return Policy(model, way=way, linear_head=linear)
+
+
+def load_policy(name: str, compute: Compute) -> Policy:
+    """A causal language model by hub name or folder. Raises `InputError` where it cannot be loaded."""
+    model, info = _from_pretrained(AutoModelForCausalLM, name, compute)
+    missing = sorted(key for key in info["missing_keys"] if "lm_head" not in key or not model.config.tie_word_embeddings)
+    if missing:
+        raise InputError(
+            f"model {name!r} lacks weights for {', '.join(missing[:3])}; is it a causal language model? (a reward model is not a policy)"
+        )
+    return as_policy(model, compute)
+
+
+def new_language_model(
+    architecture: Architecture, tokenizer: PreTrainedTokenizerBase, compute: Compute, *, seed: int
+) -> Policy:
+    """A Llama-shaped model with fresh weights: N(0, 0.02^2), output layers of a block scaled by 1/sqrt(2 layers) as in GPT-2."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=architecture.hidden_size,
+        intermediate_size=architecture.ffn_size,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        num_key_value_heads=architecture.heads,
+        max_position_embeddings=architecture.max_positions,
+        tie_word_embeddings=architecture.tie_embeddings,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    parameter.mul_((2 * architecture.layers) ** -0.5)
+    model = model.to(DTYPES[compute.dtype])  # pyright: ignore[reportArgumentType]
+    return as_policy(model, compute)
+
+
+def classifier_padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The padding id to store with a sequence classifier: transformers scores the last token that is not padding, so a padding id that
+    also ends completions would make it score the wrong one. Then none is stored, and it refuses batches instead."""
+    pad = tokenizer.pad_token_id
+    return pad if isinstance(pad, int) and pad != tokenizer.eos_token_id else None
+
+
+def new_reward_model(name: str, tokenizer: PreTrainedTokenizerBase, compute: Compute, *, seed: int) -> RewardModel:
+    """A reward model on a language model's trunk, with a fresh head N(0, 1/(d+1)), drawn from the seed."""
+    model, info = _from_pretrained(AutoModelForSequenceClassification, name, compute, num_labels=1)
+    strange = sorted(key for key in info["missing_keys"] if not key.endswith("score.weight"))
+    if strange:
+        raise InputError(f"model {name!r} lacks weights for {', '.join(strange[:3])}; a reward model needs a whole trunk to start from")
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        raise InputError(f"{type(model).__name__} has no `score` head that a reward model could use; start from a causal language model")
+    width = model.config.get_text_config().hidden_size
+    model.score = scalar_head(width, std=(width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
+    model.config.get_text_config().pad_token_id = classifier_padding(tokenizer)
+    way = prepare(model, compute)
+    return RewardModel(model, model.score, way=way)
+
+
+def load_reward_model(name: str, compute: Compute) -> RewardModel:
+    """A trained reward model. Raises `InputError` where its head is missing or has several labels, instead of making one up."""
+    model, info = _from_pretrained(AutoModelForSequenceClassification, name, compute)
+    if info["missing_keys"]:
+        raise InputError(
+            f"reward model {name!r} has no weights for {', '.join(sorted(info['missing_keys'])[:3])}; train one with `prefloop reward`"
+        )
+    score = getattr(model, "score", None)
+    if not isinstance(score, nn.Linear) or score.out_features != 1:
+        raise InputError(f"reward model {name!r} must have a head `score` with one label; its configuration says otherwise")
+    model.score = score.float()
+    way = prepare(model, compute)
+    return RewardModel(model, model.score, way=way)
+
+
+def critic_from_reward_model(reward_model: RewardModel) -> Critic:
+    """A critic that starts as a copy of the reward model, head included."""
+    model = copy.deepcopy(reward_model.model).requires_grad_(True)
+    return Critic(model, model.score, way=reward_model.way)
+
+
+def load_critic(name: str, compute: Compute) -> Critic:
+    """A critic saved by `save_classifier`."""
+    loaded = load_reward_model(name, compute)
+    return Critic(loaded.model, loaded.score_head, way=loaded.way)
+
+
+def critic_from_policy(name: str, tokenizer: PreTrainedTokenizerBase, compute: Compute) -> Critic:
+    """A critic on the policy's weights with a head of zeros: it begins by predicting nothing."""
+    fresh = new_reward_model(name, tokenizer, compute, seed=0)
+    with torch.no_grad():
+        fresh.model.score.weight.zero_()
+    return Critic(fresh.model, fresh.model.score, way=fresh.way)
+
+
+def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """As a plain causal language model that `AutoModelForCausalLM` loads."""
+    _save(policy.model, tokenizer, folder)
+
+
+def save_classifier(role: RewardModel | Critic, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """As a sequence classifier with one label that `AutoModelForSequenceClassification` loads, with the same scores."""
+    _save(role.model, tokenizer, folder)
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def set_reward_moments(reward_model: RewardModel, mean: float, std: float) -> None:
+    """Keep the mean and standard deviation of scores on reference completions with the model; saved scores stay as they are."""
+    reward_model.model.config.reward_mean = mean
+    reward_model.model.config.reward_std = std
+
+
+def reward_moments(reward_model: RewardModel) -> tuple[float, float]:
+    """The stored mean and standard deviation; 0 and 1 where none were stored."""
+    config = reward_model.model.config
+    return float(getattr(config, "reward_mean", 0.0)), float(getattr(config, "reward_std", 1.0))
+
+
+def weights_sha256(folder: str) -> str:
+    """Hash of the safetensors of a model folder or a cached hub model, for caches and provenance."""
+    import hashlib
+
+    path = Path(folder)
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+
+        path = Path(snapshot_download(folder, local_files_only=True))
+    digest = hashlib.sha256()
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder!r} holds no safetensors weights")
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    config = path / "config.json"
+    if config.exists():
+        digest.update(json.dumps(json.loads(config.read_text()), sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,130 @@
+"""LoRA roles (arXiv:2106.09685) through PEFT: one frozen trunk, one adapter per role, the reference is the trunk with adapters off."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefloop.configs.common import LoRA
+from prefloop.errors import InputError
+from prefloop.models.load import save_classifier, save_policy
+from prefloop.models.roles import Critic, Policy, RewardModel, scalar_head
+
+Task = Literal["CAUSAL_LM", "SEQ_CLS"]
+
+
+def _settings(lora: LoRA, task: Task) -> LoraConfig:
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+        target_modules=list(lora.targets) if lora.targets else "all-linear",
+        lora_dropout=0.0,
+        task_type=task,
+    )
+
+
+def add_adapter(model: PreTrainedModel, lora: LoRA, name: str, *, task: Task, seed: int) -> PeftModel:
+    """Freeze the model and add a trainable adapter whose update is zero at the start (A from the seed, B = 0).
+
+    The layers are replaced inside `model`; the returned object saves and loads adapters. Raises `InputError` for unknown target names.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            peft = get_peft_model(model, _settings(lora, task), adapter_name=name)
+        except ValueError as error:
+            raise InputError(f"lora.targets is {list(lora.targets)}; {error}") from error
+    assert isinstance(peft, PeftModel)
+    return peft
+
+
+def add_another_adapter(peft: PeftModel, lora: LoRA, name: str, *, seed: int) -> None:
+    """One more adapter on a trunk that has some."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        peft.add_adapter(name, _settings(lora, "CAUSAL_LM"))
+
+
+def lora_policy(policy: Policy, lora: LoRA, *, seed: int) -> tuple[Policy, PeftModel]:
+    """The policy with a trainable adapter named `policy` on its frozen trunk."""
+    peft = add_adapter(policy.model, lora, "policy", task="CAUSAL_LM", seed=seed)
+    return Policy(policy.model, way=policy.way, linear_head=policy.linear_head, adapter_name="policy"), peft
+
+
+def lora_reward_model(reward_model: RewardModel, lora: LoRA, *, seed: int) -> tuple[RewardModel, PeftModel]:
+    """The reward model with a trainable adapter named `reward` and a trainable head on its frozen trunk."""
+    peft = add_adapter(reward_model.model, lora, "reward", task="SEQ_CLS", seed=seed)
+    score = peft.get_base_model().score
+    assert isinstance(score, nn.Module)
+    return RewardModel(reward_model.model, score, way=reward_model.way, adapter_name="reward"), peft
+
+
+def save_adapter(peft: PeftModel, name: str, folder: Path) -> None:
+    """One role's adapter as a PEFT folder (adapter_config.json, adapter_model.safetensors)."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        peft.save_pretrained(temporary, selected_adapters=[name])
+        written = Path(temporary) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (written if written.is_dir() else Path(temporary)).iterdir():
+            if file.is_file():
+                shutil.move(str(file), folder / file.name)
+
+
+def load_adapter_weights(peft: PeftModel, name: str, folder: Path) -> dict[str, torch.Tensor]:
+    """Read a saved adapter's weights into adapter `name`; returns what the file holds besides (a score head, say).
+
+    Raises `InputError` where the file does not fit the trunk.
+    """
+    file = folder / "adapter_model.safetensors"
+    if not file.exists():
+        raise InputError(f"{folder} holds no adapter_model.safetensors")
+    weights = load_file(file)
+    adapter = {key: value for key, value in weights.items() if ".lora_" in key}
+    result = set_peft_model_state_dict(peft, adapter, adapter_name=name)
+    if result.unexpected_keys:
+        raise InputError(f"the adapter in {folder} does not fit this model: it has {result.unexpected_keys[0]}")
+    return {key: value for key, value in weights.items() if ".lora_" not in key}
+
+
+def critic_on_trunk(peft: PeftModel, policy: Policy, lora: LoRA, *, seed: int) -> Critic:
+    """A critic on the policy's frozen trunk: an adapter `critic` and a float32 head of zeros."""
+    add_another_adapter(peft, lora, "critic", seed=seed)
+    width = policy.model.config.get_text_config().hidden_size
+    head = scalar_head(width, std=0.0, generator=torch.Generator().manual_seed(seed)).to(policy.device)
+    return Critic(policy.model, head, way=policy.way, adapter_name="critic")
+
+
+def reward_model_on_trunk(peft: PeftModel, policy: Policy, lora: LoRA, folder: Path) -> RewardModel:
+    """A reward model trained with LoRA on this very trunk, as a frozen adapter of it; `folder` is its adapter folder."""
+    add_another_adapter(peft, lora, "reward", seed=0)
+    rest = load_adapter_weights(peft, "reward", folder)
+    head_keys = [key for key in rest if key.endswith("score.weight")]
+    if len(head_keys) != 1:
+        raise InputError(f"the adapter in {folder} has no score head; train it with `prefloop reward` and lora.rank above 0")
+    weight = rest[head_keys[0]]
+    head = scalar_head(weight.shape[1], std=0.0, generator=torch.Generator())
+    with torch.no_grad():
+        head.weight.copy_(weight)
+    head.to(policy.device).requires_grad_(False)
+    return RewardModel(policy.model, head, way=policy.way, adapter_name="reward")
+
+
+def save_merged(role: Policy | RewardModel, peft: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The role's adapter by itself in `folder/adapter`, and merged into the trunk as a plain model in `folder`.
+
+    Merges in place: the trunk is not to be used afterwards.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_adapter(peft, role.adapter_name, folder / "adapter")
+    merged = peft.base_model.merge_and_unload(adapter_names=[role.adapter_name])  # pyright: ignore[reportCallIssue]
+    if isinstance(role, Policy):
+        save_policy(Policy(merged, way=role.way), tokenizer, folder)
+    else:
+        save_classifier(RewardModel(merged, merged.score, way=role.way), tokenizer, folder)

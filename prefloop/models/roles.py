@@ -1,0 +1,207 @@
+"""The roles of the loop over Hugging Face models: policy (and reference), critic, reward model.
+
+A role is an `nn.Module` that maps a packed batch to numbers: log-probabilities, values or a score. Roles may share one trunk; with LoRA
+each then names the adapter that makes the trunk its own.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prefloop.models.gather import gather_rows_shared
+from prefloop.models.head import Head, TokenStatistics, token_statistics, token_statistics_with_kl
+from prefloop.models.packing import Batch
+from prefloop.models.trunk import Way, hidden_rows, pad
+
+BASE = ""
+"""The adapter name that means: the model's own weights, all adapters off."""
+
+
+@contextlib.contextmanager
+def adapter(model: nn.Module, name: str) -> Iterator[None]:
+    """Run the model with one of its adapters, or with none (`BASE`). A model without adapters runs as it is."""
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if not layers:
+        assert name == BASE, f"the model has no adapter {name!r}"
+        yield
+        return
+    for layer in layers:
+        if name == BASE:
+            layer.enable_adapters(False)
+        else:
+            layer.set_adapter(name)
+    try:
+        yield
+    finally:
+        if name == BASE:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+
+def scatter_tokens(values: Float[Tensor, " M"], batch: Batch) -> Float[Tensor, "B T"]:
+    """Predicted tokens' numbers to their places; 0 elsewhere."""
+    flat = values.new_zeros(batch.completion_mask.numel()).scatter(0, batch.slots, values)
+    return flat.view(batch.completion_mask.shape)
+
+
+def predictor_rows(hidden: Float[Tensor, "N d"], batch: Batch) -> Float[Tensor, "M d"]:
+    """Hidden states that predict each predicted token."""
+    return gather_rows_shared(
+        hidden, batch.predictors, batch.predictor_inverse, batch.predictor_unused, batch.predictor_shared
+    )
+
+
+def scalar_head(width: int, *, std: float, generator: torch.Generator) -> nn.Linear:
+    """A float32 `Linear(width, 1)` without bias, as Hugging Face sequence classifiers have; N(0, std^2) from the given generator."""
+    head = nn.Linear(width, 1, bias=False, dtype=torch.float32)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(1, width, generator=generator) * std)
+    return head
+
+
+class Policy(nn.Module):
+    """A causal language model, as policy or reference."""
+
+    def __init__(self, model: PreTrainedModel, *, way: Way, linear_head: bool = True, adapter_name: str = BASE) -> None:
+        super().__init__()
+        self.model = model
+        self.way: Way = way
+        self.linear_head = linear_head
+        self.adapter_name = adapter_name
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def head(self) -> Head:
+        """The output head; tied or not, with or without bias or a constant scale."""
+        output = self.model.get_output_embeddings()
+        weight = output.weight
+        assert isinstance(weight, Tensor)
+        bias = getattr(output, "bias", None)
+        config = self.model.config.get_text_config()
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        return Head(weight=weight, bias=weight.new_empty(0) if bias is None else bias, scale=scale)
+
+    def hidden(self, batch: Batch) -> Float[Tensor, "N d"]:
+        """Final hidden states of the packed row."""
+        with adapter(self.model, self.adapter_name):
+            return hidden_rows(self.model, batch, self.way)
+
+    def statistics(self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False) -> TokenStatistics:
+        """Log-probability, and entropy if asked, of the M predicted tokens."""
+        if self.linear_head:
+            return self.statistics_of(self.hidden(batch), batch, temperature=temperature, entropy=entropy)
+        return self._full_statistics(batch, temperature)
+
+    def statistics_of(
+        self, hidden: Float[Tensor, "N d"], batch: Batch, *, temperature: float = 1.0, entropy: bool = False
+    ) -> TokenStatistics:
+        """As `statistics`, from hidden states that are already there (a trunk shared with the critic)."""
+        rows = predictor_rows(hidden, batch)
+        return token_statistics(rows, self.head(), batch.targets, temperature=temperature, entropy=entropy)
+
+    def statistics_against(self, reference: "Policy", batch: Batch, *, temperature: float = 1.0) -> TokenStatistics:
+        """As `statistics` with entropy, and the exact KL to the reference at every predicted token."""
+        if not (self.linear_head and reference.linear_head):
+            return self._full_statistics(batch, temperature, reference)
+        with torch.no_grad():
+            reference_rows = predictor_rows(reference.hidden(batch), batch)
+        return token_statistics_with_kl(
+            predictor_rows(self.hidden(batch), batch),
+            self.head(),
+            batch.targets,
+            temperature=temperature,
+            reference_hidden=reference_rows,
+            reference_head=reference.head(),
+        )
+
+    def _full_log_softmax(self, batch: Batch, temperature: float) -> Float[Tensor, "M V"]:
+        padded = pad(batch)
+        with adapter(self.model, self.adapter_name):
+            logits = self.model(
+                input_ids=padded.input_ids,
+                attention_mask=padded.attention_mask,
+                position_ids=padded.position_ids,
+                use_cache=False,
+            ).logits
+        rows = logits.flatten(0, 1).index_select(0, padded.predictor_slots)
+        return torch.log_softmax(rows.float() / temperature, dim=-1)
+
+    def _full_statistics(
+        self, batch: Batch, temperature: float, reference: "Policy | None" = None
+    ) -> TokenStatistics:
+        """For heads that are more than a linear layer: the model's own logits of every position, in full."""
+        logp = self._full_log_softmax(batch, temperature)
+        kl = logp.new_empty(0)
+        if reference is not None:
+            with torch.no_grad():
+                logq = reference._full_log_softmax(batch, temperature)
+            kl = (logp.exp() * (logp - logq)).sum(-1)
+        return TokenStatistics(
+            logprobs=logp.gather(1, batch.targets[:, None]).squeeze(1), entropy=-(logp.exp() * logp).sum(-1), kl=kl
+        )
+
+    def forward(self, batch: Batch, *, temperature: float = 1.0) -> Float[Tensor, "B T"]:
+        """log p(completion token t | prompt, completion[<t]), float32; 0 where `completion_mask` is False."""
+        return scatter_tokens(self.statistics(batch, temperature=temperature).logprobs, batch)
+
+    def frozen_copy(self) -> "Policy":
+        """A reference: with an adapter the same trunk with it off, otherwise a copy that will not change."""
+        if self.adapter_name != BASE:
+            return Policy(self.model, way=self.way, linear_head=self.linear_head, adapter_name=BASE)
+        model = copy.deepcopy(self.model).requires_grad_(False)
+        return Policy(model, way=self.way, linear_head=self.linear_head)
+
+
+class RewardModel(nn.Module):
+    """A sequence classifier with one label: the score of a completion is its head at the completion's last token."""
+
+    def __init__(self, model: PreTrainedModel, head: nn.Module, *, way: Way, adapter_name: str = BASE) -> None:
+        super().__init__()
+        self.model = model
+        self.score_head = head
+        self.way: Way = way
+        self.adapter_name = adapter_name
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def forward(self, batch: Batch) -> Float[Tensor, " B"]:
+        """Scores, float32, one per completion."""
+        with adapter(self.model, self.adapter_name):
+            hidden = hidden_rows(self.model, batch, self.way)
+        return self.score_head(hidden.index_select(0, batch.last).float()).squeeze(-1)
+
+
+class Critic(nn.Module):
+    """Gives the value of the state before each completion token is chosen."""
+
+    def __init__(self, model: PreTrainedModel, head: nn.Module, *, way: Way, adapter_name: str = BASE) -> None:
+        super().__init__()
+        self.model = model
+        self.value_head = head
+        self.way: Way = way
+        self.adapter_name = adapter_name
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Values, float32, one per completion token; 0 where `completion_mask` is False."""
+        with adapter(self.model, self.adapter_name):
+            hidden = hidden_rows(self.model, batch, self.way)
+        return self.values_of(hidden, batch)
+
+    def values_of(self, hidden: Float[Tensor, "N d"], batch: Batch) -> Float[Tensor, "B T"]:
+        """As `forward`, from hidden states that are already there."""
+        row_values = self.value_head(hidden.float()).squeeze(-1)  # a column of N numbers: cheaper than gathering M rows
+        return scatter_tokens(row_values.index_select(0, batch.predictors), batch)

@@ -1,0 +1,154 @@
+"""Running a Hugging Face model's trunk on a packed batch: final hidden states, one row per token.
+
+Two ways give the same rows. *packed* computes each token once. *padded* runs every completion with its own copy of the prompt in a
+right-padded batch, the plain way; it is the reference in tests and the fallback for models that cannot be packed.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prefloop.errors import InputError
+from prefloop.models.packing import Batch, pack
+from prefloop.text.groups import Group
+
+Way = Literal["packed", "padded"]
+
+
+def trunk_of(model: PreTrainedModel) -> nn.Module:
+    """The model without its head."""
+    trunk = model.base_model
+    assert trunk is not model, f"{type(model).__name__} has no separate trunk"
+    return trunk
+
+
+def check_length(model: PreTrainedModel, longest: int) -> None:
+    """Raise `InputError` where a sequence is longer than the model has positions for."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise InputError(
+            f"a prompt with its completion has {longest} tokens, but {model.config.model_type} at "
+            f"{model.name_or_path or 'this path'} has {limit} positions; lower data.max_prompt_tokens, data.max_completion_tokens or "
+            "sampling.max_new_tokens"
+        )
+
+
+def hidden_rows(model: PreTrainedModel, batch: Batch, way: Way) -> Float[Tensor, "N d"]:
+    """Final hidden states of every token of the packed row, in its order.
+
+    Raises `InputError` where a sequence is longer than the model has positions for.
+    """
+    check_length(model, batch.longest)
+    if way == "packed":
+        ready_mask = batch.input_ids.new_ones((1, 1, 1, 1), dtype=torch.bool)  # four axes: used as it is, so none is built
+        output = trunk_of(model)(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            attention_mask=ready_mask,
+            use_cache=False,
+            packed_layout=batch.layout,
+        )
+        return output.last_hidden_state[0]
+    padded = pad(batch)
+    output = trunk_of(model)(
+        input_ids=padded.input_ids,
+        attention_mask=padded.attention_mask,
+        position_ids=padded.position_ids,
+        use_cache=False,
+    )
+    return output.last_hidden_state.flatten(0, 1).index_select(0, padded.row_slots)
+
+
+class Padded:
+    """The batch the plain way: `[B, S]`, each completion after its own copy of the prompt, right padding."""
+
+    __slots__ = ("attention_mask", "input_ids", "position_ids", "predictor_slots", "row_slots")
+
+    def __init__(
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B S"],
+        row_slots: Int[Tensor, " N"],
+        predictor_slots: Int[Tensor, " M"],
+    ) -> None:
+        self.input_ids = input_ids
+        self.attention_mask = attention_mask
+        self.position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        self.row_slots = row_slots
+        """Slot of each packed token, a prompt's in its first completion's sequence."""
+        self.predictor_slots = predictor_slots
+        """Slot of each predicted token's predictor, in its own sequence."""
+
+
+def pad(batch: Batch) -> Padded:
+    """Lay a packed batch out the plain way."""
+    split, group = batch.layout.prompt_tokens, batch.group.tolist()
+    positions = batch.position_ids.tolist()
+    prompts: list[list[int]] = []
+    for row in range(split):
+        if positions[row] == 0:
+            prompts.append([])
+        prompts[-1].append(row)
+    sequences: list[list[int]] = []
+    start = split
+    for b, g in enumerate(group):
+        end = int(batch.last[b]) + 1
+        sequences.append(prompts[g] + list(range(start, end)))
+        start = end
+    longest = max(map(len, sequences))
+    rows = torch.zeros(len(sequences), longest, dtype=torch.long)
+    attention_mask = torch.zeros(len(sequences), longest, dtype=torch.long)
+    row_slots = [0] * batch.tokens
+    for b, sequence in reversed(list(enumerate(sequences))):
+        rows[b, : len(sequence)] = torch.tensor(sequence)
+        attention_mask[b, : len(sequence)] = 1
+        for place, row in enumerate(sequence):
+            row_slots[row] = b * longest + place
+    device = batch.input_ids.device
+    b, t = (batch.slots // batch.completion_ids.shape[1], batch.slots % batch.completion_ids.shape[1])
+    prompt_lengths = torch.tensor([len(prompts[g]) for g in group], device=device)
+    return Padded(
+        input_ids=batch.input_ids[rows.to(device)] * attention_mask.to(device),
+        attention_mask=attention_mask.to(device),
+        row_slots=torch.tensor(row_slots, device=device),
+        predictor_slots=b * longest + prompt_lengths[b] + t - 1,
+    )
+
+
+def _static_reason(model: PreTrainedModel) -> str:
+    """Why the configuration alone says that the model cannot be packed; empty where it does not."""
+    if not model._supports_attention_backend:
+        return "its attention cannot be replaced through the attention interface"
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    if kinds:
+        return f"it has layers of kind {', '.join(sorted(kinds))}"
+    if not getattr(config, "layer_types", None) and getattr(config, "sliding_window", None):
+        if getattr(config, "use_sliding_window", True):
+            return f"it uses a sliding window of {config.sliding_window} tokens"
+    return ""
+
+
+def why_not_packed(model: PreTrainedModel) -> str:
+    """Why this model must run padded, or an empty string where packed and padded gave the same hidden states on a small probe."""
+    reason = _static_reason(model)
+    if reason:
+        return reason
+    groups = [
+        Group(prompt=[3, 1, 4], completions=([1, 5], [2, 6, 5, 3]), masks=([True] * 2, [True] * 4)),
+        Group(prompt=[5], completions=([8], [9, 7]), masks=([True], [True] * 2)),
+    ]
+    batch = pack(groups, model.device)
+    try:
+        with torch.no_grad():
+            packed = hidden_rows(model, batch, "packed").float()
+    except Exception as error:  # whatever an unknown architecture raises here means the same: run it padded
+        return f"a packed forward pass failed ({type(error).__name__}: {error})"
+    with torch.no_grad():
+        padded = hidden_rows(model, batch, "padded").float()
+    tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
+    difference = ((packed - padded).norm() / padded.norm()).item()
+    return "" if difference < tolerance else f"packed and padded hidden states differ by {difference:.1e} on a probe"
