@@ -1,0 +1,51 @@
+"""Reading, checking, splitting and writing what people said. Starts without torch."""
+
+from prefloop.data.check import Report, check
+from prefloop.data.formats import FORMATS, FormatName, Record, describe_formats, detect_format
+from prefloop.data.hashing import content_hash
+from prefloop.data.load import (
+    Loaded,
+    Summary,
+    load_comparisons,
+    load_demonstrations,
+    load_labels,
+    load_prompts,
+    load_rankings,
+    load_records,
+    load_scores,
+    load_texts,
+    prompt_of,
+)
+from prefloop.data.read import read_rows
+from prefloop.data.rows import BadRow, Row
+from prefloop.data.split import part_of, split
+from prefloop.data.write import Written, write_jsonl
+
+__all__ = [
+    "FORMATS",
+    "BadRow",
+    "FormatName",
+    "Loaded",
+    "Record",
+    "Report",
+    "Row",
+    "Summary",
+    "Written",
+    "check",
+    "content_hash",
+    "describe_formats",
+    "detect_format",
+    "load_comparisons",
+    "load_demonstrations",
+    "load_labels",
+    "load_prompts",
+    "load_rankings",
+    "load_records",
+    "load_scores",
+    "load_texts",
+    "part_of",
+    "prompt_of",
+    "read_rows",
+    "split",
+    "write_jsonl",
+]

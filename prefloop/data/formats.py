@@ -1,0 +1,396 @@
+"""The field's formats: which columns each has, and how one of its rows becomes a record.
+
+The format of a source is decided once, from its columns; every row must then be of that format. Nothing is decided row by row, so a broken
+row is reported and never read as something else.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prefloop.data import fields
+from prefloop.data.rows import Row, RowError, show
+from prefloop.data.transcripts import is_transcript, parse_transcript, shared_prompt
+from prefloop.errors import InputError
+from prefloop.records import (
+    Comparison,
+    Conversation,
+    Demonstration,
+    Label,
+    Message,
+    Prompt,
+    Ranking,
+    Score,
+    Text,
+)
+
+FormatName = Literal[
+    "text",
+    "prompt",
+    "demonstration",
+    "messages",
+    "comparison",
+    "implicit",
+    "hh",
+    "ranking",
+    "label",
+    "score",
+]
+Record = Text | Prompt | Demonstration | Conversation | Comparison | Ranking | Label | Score
+"""What one row of a source can be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """One way to write records down, a row each."""
+
+    columns: tuple[str, ...]
+    """Columns every row has."""
+    optional: tuple[str, ...] = ()
+    """Columns that are read where they are."""
+    parse: Callable[[Row], Record]
+    """The row's record; raises `RowError`."""
+    about: str
+
+
+def _text(row: Row) -> Text:
+    return Text(text=fields.filled(fields.required(row, "text"), "text", "text"), origin=row.origin)
+
+
+def _prompt(row: Row) -> Prompt:
+    return fields.prompt(row)
+
+
+def _demonstration(row: Row) -> Demonstration:
+    prompt, completion = _answered(row)
+    return Demonstration(prompt=prompt, completion=completion, origin=row.origin)
+
+
+def _conversation(row: Row) -> Conversation:
+    turns = fields.messages(fields.items(row, "messages"), "messages")
+    first = next((index for index, turn in enumerate(turns) if turn.role == "assistant"), None)
+    if first is None:
+        said = ", ".join(turn.role for turn in turns)
+        raise RowError(
+            "messages", f"messages of {said}", "no turn is the assistant's", "add the assistant's answer"
+        )
+    if first == 0 or turns[first - 1].role != "user":
+        raise RowError(
+            "messages",
+            f"messages of {', '.join(turn.role for turn in turns)}",
+            "the first answer has no user's message before it",
+            "begin the chat with a user message",
+        )
+    return Conversation(messages=turns, origin=row.origin)
+
+
+def _comparison(row: Row) -> Comparison:
+    """Prompt and two completions. Where the completions hold the whole dialogue, the prompt is taken out of them, never kept twice."""
+    chosen, rejected = fields.required(row, "chosen"), fields.required(row, "rejected")
+    if isinstance(chosen, list) and isinstance(rejected, list) and max(len(chosen), len(rejected)) > 1:
+        pair = shared_prompt(fields.messages(chosen, "chosen"), fields.messages(rejected, "rejected"))
+        _agree(row, pair[0])
+        return _judged(row, *pair)
+    if is_transcript(chosen) and is_transcript(rejected):
+        pair = shared_prompt(parse_transcript(chosen, "chosen"), parse_transcript(rejected, "rejected"))
+        _agree(row, pair[0], transcript=chosen)
+        return _judged(row, *pair)
+    prompt = fields.prompt(row)
+    _same_kind(prompt, chosen, "chosen")
+    _same_kind(prompt, rejected, "rejected")
+    return _judged(row, prompt, fields.completion(chosen, "chosen"), fields.completion(rejected, "rejected"))
+
+
+def _implicit(row: Row) -> Comparison:
+    """Two dialogues as messages, the same up to the last turn; or two texts, whose shared beginning is the prompt."""
+    chosen, rejected = fields.required(row, "chosen"), fields.required(row, "rejected")
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        return _judged(
+            row,
+            *shared_prompt(fields.messages(chosen, "chosen"), fields.messages(rejected, "rejected")),
+        )
+    pair: list[str] = []
+    for field, value in (("chosen", chosen), ("rejected", rejected)):
+        if is_transcript(value):
+            raise RowError(
+                field,
+                show(value),
+                "it is a transcript, and most rows of this source are not",
+                "keep transcripts in a file of their own",
+            )
+        pair.append(fields.filled(value, field, "completion"))
+    _differ(*pair)
+    return _judged(row, *split_at_shared_words(*pair))
+
+
+def _hh(row: Row) -> Comparison:
+    """Two transcripts, `\\n\\nHuman: ...\\n\\nAssistant: ...`, the same up to the last turn."""
+    chosen = parse_transcript(fields.text(row, "chosen"), "chosen")
+    rejected = parse_transcript(fields.text(row, "rejected"), "rejected")
+    return _judged(row, *shared_prompt(chosen, rejected))
+
+
+def _ranking(row: Row) -> Ranking:
+    values = fields.items(row, "completions")
+    if len(values) < 2:
+        raise RowError(
+            "completions",
+            f"a list of {len(values)}",
+            "a ranking orders two or more completions, best first",
+            "add completions, or leave the row out",
+        )
+    prompt = fields.prompt(row)
+    completions = tuple(
+        fields.completion(value, f"completions[{index}]") for index, value in enumerate(values)
+    )
+    for index, completion in enumerate(completions):
+        if completion in completions[:index]:
+            raise RowError(
+                f"completions[{index}]",
+                show(completion),
+                f"it equals completions[{completions.index(completion)}]",
+                "name each completion once",
+            )
+    return Ranking(prompt=prompt, completions=completions, annotator=fields.annotator(row), origin=row.origin)
+
+
+def _label(row: Row) -> Label:
+    prompt, completion = _answered(row)
+    good = fields.boolean(row, "label")
+    return Label(
+        prompt=prompt,
+        completion=completion,
+        good=good,
+        annotator=fields.annotator(row),
+        origin=row.origin,
+    )
+
+
+def _score(row: Row) -> Score:
+    prompt, completion = _answered(row)
+    value = fields.number(row, "score")
+    return Score(
+        prompt=prompt,
+        completion=completion,
+        value=value,
+        annotator=fields.annotator(row),
+        origin=row.origin,
+    )
+
+
+FORMATS: dict[FormatName, Format] = {
+    "text": Format(columns=("text",), parse=_text, about="documents"),
+    "prompt": Format(columns=("prompt",), parse=_prompt, about="prompts alone"),
+    "demonstration": Format(
+        columns=("prompt", "completion"), parse=_demonstration, about="a prompt and a completion"
+    ),
+    "messages": Format(columns=("messages",), parse=_conversation, about="whole chats"),
+    "comparison": Format(
+        columns=("prompt", "chosen", "rejected"),
+        optional=("margin", "annotator"),
+        parse=_comparison,
+        about="comparisons",
+    ),
+    "implicit": Format(
+        columns=("chosen", "rejected"),
+        optional=("margin", "annotator"),
+        parse=_implicit,
+        about="comparisons without a prompt of their own",
+    ),
+    "hh": Format(
+        columns=("chosen", "rejected"),
+        optional=("margin", "annotator"),
+        parse=_hh,
+        about="comparisons of Human/Assistant transcripts",
+    ),
+    "ranking": Format(
+        columns=("prompt", "completions"),
+        optional=("annotator",),
+        parse=_ranking,
+        about="completions, best first",
+    ),
+    "label": Format(
+        columns=("prompt", "completion", "label"),
+        optional=("annotator",),
+        parse=_label,
+        about="completions found good (true) or bad (false)",
+    ),
+    "score": Format(
+        columns=("prompt", "completion", "score"),
+        optional=("annotator",),
+        parse=_score,
+        about="completions with a number",
+    ),
+}
+
+
+def detect_format(
+    rows: Sequence[Row],
+    *,
+    source: str,
+    wanted: Collection[FormatName] = tuple(FORMATS),
+    hints: Mapping[FormatName, str] | None = None,
+) -> FormatName:
+    """The format of a source by the columns of its first rows, among those its reader can use.
+
+    Raises `InputError`, naming the columns and the formats known, where none fits or several do; `hints` says more about formats not wanted.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row.values))
+    found = formats_of(columns)
+    usable: list[FormatName] = [name for name in found if name in wanted]
+    if len(usable) != 1:
+        hint = "".join(f"; {said}" for name, said in (hints or {}).items() if name in found and not usable)
+        raise InputError(_no_format(source, columns, found, usable, wanted) + hint)
+    if usable == ["implicit"]:
+        transcripts = [is_transcript(row.values.get("chosen")) for row in rows]
+        return "hh" if 2 * sum(transcripts) > len(transcripts) else "implicit"
+    return usable[0]
+
+
+def formats_of(columns: Collection[str]) -> list[FormatName]:
+    """Formats whose columns are all there, less those with a richer one there too. `hh` has the columns of `implicit` and is told by its values."""
+    fit: list[FormatName] = [
+        name for name, known in FORMATS.items() if name != "hh" and set(known.columns) <= set(columns)
+    ]
+    richest: list[FormatName] = [
+        name
+        for name in fit
+        if not any(set(FORMATS[name].columns) < set(FORMATS[other].columns) for other in fit)
+    ]
+    return richest
+
+
+def unused_columns(rows: Iterable[Row], name: FormatName) -> tuple[str, ...]:
+    """Columns, and keys of messages (`messages[].weight`), that rows have and the format does not read."""
+    read = FORMATS[name].columns + FORMATS[name].optional
+    unused: dict[str, None] = {}
+    for row in rows:
+        for column, value in row.values.items():
+            if column not in read:
+                unused[column] = None
+            elif isinstance(value, list):
+                keys = [
+                    key
+                    for item in value
+                    if isinstance(item, Mapping)
+                    for key in item
+                    if item[key] is not None
+                ]
+                unused |= {f"{column}[].{key}": None for key in keys if key not in ("role", "content")}
+    return tuple(unused)
+
+
+def describe_formats(names: Iterable[FormatName] = tuple(FORMATS)) -> str:
+    """The formats and their columns, in a line."""
+    return "; ".join(f"{name} ({', '.join(FORMATS[name].columns)})" for name in names)
+
+
+def split_at_shared_words(chosen: str, rejected: str) -> tuple[Prompt, str, str]:
+    """Two texts without a prompt, cut after the last whole word of their shared beginning; the space goes with the completions."""
+    differ = (at for at, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other)
+    shared = chosen[: next(differ, min(len(chosen), len(rejected)))]
+    words = shared if shared[-1:].isspace() else "".join(shared.rsplit(None, 1)[:-1])
+    prompt = words.rstrip()
+    if not prompt:
+        raise RowError(
+            "chosen",
+            show(chosen),
+            f"it shares no beginning with rejected {show(rejected)}, so the prompt is not known",
+            "add a column `prompt`",
+        )
+    return (
+        Prompt(content=prompt),
+        fields.filled(chosen[len(prompt) :], "chosen", "completion"),
+        fields.filled(rejected[len(prompt) :], "rejected", "completion"),
+    )
+
+
+def _differ(chosen: str, rejected: str) -> None:
+    if chosen == rejected:
+        raise RowError(
+            "chosen",
+            show(chosen),
+            "it equals rejected",
+            "write what was rejected, or leave the row out",
+        )
+
+
+def _judged(row: Row, prompt: Prompt, chosen: str, rejected: str) -> Comparison:
+    _differ(chosen, rejected)
+    return Comparison(
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        margin=fields.optional_number(row, "margin", 0.0),
+        annotator=fields.annotator(row),
+        origin=row.origin,
+    )
+
+
+def _answered(row: Row) -> tuple[Prompt, str]:
+    value = fields.required(row, "completion")
+    prompt = fields.prompt(row)
+    _same_kind(prompt, value, "completion")
+    return prompt, fields.completion(value, "completion")
+
+
+def _same_kind(prompt: Prompt, value: Any, field: str) -> None:
+    """A completion written as messages answers a prompt written as messages."""
+    if isinstance(prompt.content, str) and isinstance(value, list):
+        raise RowError(
+            field,
+            show(value),
+            "it is messages, but the prompt is text",
+            'write both as text, or the prompt as [{"role": "user", "content": ...}]',
+        )
+
+
+def _agree(row: Row, shared: Prompt, *, transcript: str = "") -> None:
+    """The prompt given must be the one that the dialogues begin with: the messages, a user's turn of them, or the transcript's beginning."""
+    given = fields.prompt(row).content
+    turns: tuple[Message, ...] = shared.content if isinstance(shared.content, tuple) else ()
+    if isinstance(given, tuple):
+        same = given == turns
+    else:
+        asked = {turn.content.strip() for turn in turns if turn.role == "user"}
+        same = given.strip() in asked or (bool(given.strip()) and transcript.startswith(given.rstrip()))
+    if not same:
+        raise RowError(
+            "prompt",
+            show(given) if isinstance(given, str) else f"{len(given)} messages",
+            "chosen and rejected hold whole dialogues, and do not begin with it",
+            "leave the prompt out of the row, or the dialogue out of chosen and rejected",
+        )
+
+
+def _no_format(
+    source: str,
+    columns: Sequence[str],
+    found: Sequence[FormatName],
+    usable: Sequence[FormatName],
+    wanted: Collection[FormatName],
+) -> str:
+    seen = f"{source}: the columns are {', '.join(columns) or '(none)'}"
+    if len(usable) > 1:
+        return (
+            f"{seen}, which fit several formats: {describe_formats(usable)}; "
+            "leave out the columns that are not meant"
+        )
+    known: list[FormatName] = [name for name in FORMATS if name in wanted]
+    if found:
+        held = " and ".join(
+            f"{FORMATS[name].about} ({'implicit or hh' if name == 'implicit' else name})" for name in found
+        )
+        return f"{seen}, which is {held}; needed here is: {describe_formats(known)}"
+    near = min(known, key=lambda name: _distance(FORMATS[name].columns, columns))
+    lacking = [column for column in FORMATS[near].columns if column not in columns]
+    return (
+        f"{seen}, which fit no format known: {describe_formats(known)}; "
+        f"rename columns (nearest is {near}, which lacks {', '.join(lacking)})"
+    )
+
+
+def _distance(needed: Sequence[str], there: Sequence[str]) -> tuple[int, int]:
+    """Columns a format lacks; among equals, the one that finds more of its columns is nearer."""
+    found = len(set(needed) & set(there))
+    return len(needed) - found, -found

@@ -1,0 +1,43 @@
+"""One hash for a set of records, so that a training run can say exactly what it read."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from prefloop.records import Message, Prompt
+
+
+def content_hash(records: Iterable[Any]) -> str:
+    """SHA-256 of the records in their order, as canonical JSON lines that begin with the record's type.
+
+    Equal records give equal hashes wherever they were read (`origin` is left out); another order gives another hash.
+    """
+    total = hashlib.sha256()
+    for record in records:
+        total.update(canonical_json(record).encode())
+        total.update(b"\n")
+    return total.hexdigest()
+
+
+def canonical_json(record: Any) -> str:
+    """A record as one line of JSON: type and fields but its origin, keys sorted, only ASCII, no spaces. Non-finite numbers are a `ValueError`."""
+    values = {
+        field.name: _plain(getattr(record, field.name)) for field in fields(record) if field.name != "origin"
+    }
+    line = {"type": type(record).__name__, **values}
+    return json.dumps(line, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """A field as JSON types. Numbers become floats, and -0.0 becomes 0.0: records that are equal are written alike."""
+    if isinstance(value, Prompt):
+        return value.to_json()
+    if isinstance(value, Message):
+        return {"role": value.role, "content": value.content}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) + 0.0
+    return value

@@ -1,0 +1,390 @@
+"""From a source to records: every row is read, checked and either kept, or counted and named among those left out."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from prefloop.data.formats import (
+    FORMATS,
+    FormatName,
+    Record,
+    detect_format,
+    formats_of,
+    unused_columns,
+)
+from prefloop.data.read import find_source, rows_of
+from prefloop.data.rows import BadRow, Row, RowError
+from prefloop.errors import InputError
+from prefloop.records import (
+    Comparison,
+    Conversation,
+    Demonstration,
+    Label,
+    Prompt,
+    Ranking,
+    Score,
+    Text,
+)
+
+T = TypeVar("T")
+
+BAD_ROWS_SHOWN = 20
+"""Lines of bad rows in an error; all of them are counted."""
+
+_ROWS_LOOKED_AT = 100  # to tell the format
+_COMPARISONS: tuple[FormatName, ...] = ("comparison", "implicit", "hh", "ranking")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What became of a source's rows: `read == used + len(bad) + beyond_limit`."""
+
+    source: str
+    format: FormatName
+    read: int
+    """Rows seen, good or bad."""
+    used: int
+    """Rows that became records, or repeated a prompt there was already."""
+    kept: int
+    """Records: as many as rows used, except that a ranking gives all its pairs and a repeated prompt is taken once."""
+    bad: tuple[BadRow, ...]
+    """Rows left out because they cannot be used, in order."""
+    beyond_limit: int
+    """Rows after the limit was reached; they are counted, not looked at."""
+    unused_columns: tuple[str, ...]
+    notes: tuple[str, ...]
+    """Anything else a reader should know, a sentence each."""
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: {self.read} rows of format {self.format}, {self.kept} records kept"]
+        if self.bad:
+            places = [row.origin.removeprefix(f"{self.source}:") for row in self.bad[:BAD_ROWS_SHOWN]]
+            more = [f"and {len(self.bad) - len(places)} more"] if len(self.bad) > len(places) else []
+            parts.append(f"{len(self.bad)} bad rows left out: {', '.join([*places, *more])}")
+        if self.beyond_limit:
+            parts.append(f"{self.beyond_limit} rows left out beyond the limit")
+        if self.unused_columns:
+            parts.append(f"columns not used: {', '.join(self.unused_columns)}")
+        return ". ".join([*parts, *self.notes]) + "."
+
+    def bad_rows(self) -> str:
+        """Every bad row on a line of its own: where, which field, its value, what is wrong and what would be right."""
+        return "\n".join(map(str, self.bad))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return {
+            "source": self.source,
+            "format": self.format,
+            "read": self.read,
+            "used": self.used,
+            "kept": self.kept,
+            "bad": [row.to_json() for row in self.bad],
+            "beyond_limit": self.beyond_limit,
+            "unused_columns": list(self.unused_columns),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded(Generic[T]):
+    """Records, and what became of the rows they were read from."""
+
+    records: tuple[T, ...]
+    origins: tuple[str, ...]
+    """`file:line` of each record."""
+    summary: Summary
+
+
+def load_texts(
+    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
+) -> Loaded[Text]:
+    """Documents, from the column `text`.
+
+    This and every loader below: `limit` (0 = all) is the number of records at most, and what is beyond it is counted; bad rows are one
+    `InputError` that names them, or with `skip_bad` are left out and listed in the summary; no usable row at all is an `InputError`.
+    """
+    return _load(source, split, skip_bad, limit, ("text",), _is(Text))
+
+
+def load_prompts(
+    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
+) -> Loaded[Prompt]:
+    """Prompts, of records of any format but text; each is taken once. A whole chat gives the turns before its last answer."""
+    wanted: tuple[FormatName, ...] = tuple(name for name in FORMATS if name != "text")
+    hints: dict[FormatName, str] = {"text": "if each text is a prompt, call the column `prompt`"}
+    seen: set[Prompt] = set()
+
+    def new_prompt(record: Record) -> tuple[Prompt, ...]:
+        prompt = prompt_of(record)
+        if prompt in seen:
+            return ()
+        seen.add(prompt)
+        return (prompt,)
+
+    return _load(source, split, skip_bad, limit, wanted, new_prompt, hints=hints)
+
+
+def load_demonstrations(
+    source: str | Path,
+    *,
+    split: str = "train",
+    skip_bad: bool = False,
+    limit: int = 0,
+    from_chosen: bool = False,
+) -> Loaded[Demonstration | Conversation]:
+    """Demonstrations and whole chats. With `from_chosen`, of comparisons too: the chosen completion (and a ranking's best)."""
+    wanted: tuple[FormatName, ...] = ("demonstration", "messages")
+    if not from_chosen:
+        hints: dict[FormatName, str] = dict.fromkeys(
+            _COMPARISONS, "to take the chosen completions as demonstrations, set from_chosen"
+        )
+        hints["label"] = (
+            "a completion labelled false demonstrates nothing; leave the column `label` out to take them all"
+        )
+        hints["score"] = (
+            "a low score demonstrates nothing; leave the column `score` out to take all completions"
+        )
+        kinds = _is(Demonstration, Conversation)
+        return _load(source, split, skip_bad, limit, wanted, kinds, hints=hints)
+    return _load(source, split, skip_bad, limit, wanted + _COMPARISONS, _demonstrated)
+
+
+def load_comparisons(
+    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
+) -> Loaded[Comparison]:
+    """Comparisons; a ranking of K completions gives its K(K-1)/2 pairs."""
+
+    def pairs(record: Record) -> tuple[Comparison, ...]:
+        return record.comparisons() if isinstance(record, Ranking) else _is(Comparison)(record)
+
+    return _load(source, split, skip_bad, limit, _COMPARISONS, pairs)
+
+
+def load_rankings(
+    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
+) -> Loaded[Ranking]:
+    """Rankings, best first."""
+    return _load(source, split, skip_bad, limit, ("ranking",), _is(Ranking))
+
+
+def load_labels(
+    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
+) -> Loaded[Label]:
+    """Completions found good or bad."""
+    return _load(source, split, skip_bad, limit, ("label",), _is(Label))
+
+
+def load_scores(
+    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
+) -> Loaded[Score]:
+    """Completions with a number."""
+    return _load(source, split, skip_bad, limit, ("score",), _is(Score))
+
+
+def load_records(
+    source: str | Path,
+    *,
+    split: str = "train",
+    skip_bad: bool = False,
+    limit: int = 0,
+    allow_none: bool = False,
+) -> Loaded[Record]:
+    """Records of whatever format the source has. With `allow_none`, a source whose rows are all bad gives no record instead of an error."""
+    return _load(
+        source, split, skip_bad, limit, tuple(FORMATS), lambda record: (record,), allow_none=allow_none
+    )
+
+
+def prompt_of(record: Record) -> Prompt:
+    """The prompt that a record's completions answer; of a whole chat, the turns before the last answer. A text has none: `ValueError`."""
+    if isinstance(record, Prompt):
+        return record
+    if isinstance(record, Conversation):
+        last = max(
+            (index for index, turn in enumerate(record.messages) if turn.role == "assistant"),
+            default=len(record.messages),
+        )
+        return Prompt(content=record.messages[:last])
+    if isinstance(record, Text):
+        raise ValueError("a text has no prompt; cut a prompt from its beginning first")
+    return record.prompt
+
+
+def _is(*kinds: type[T]) -> Callable[[Record], tuple[T, ...]]:
+    """A record as it is; its format already says that it is of one of these kinds."""
+
+    def same(record: Record) -> tuple[T, ...]:
+        assert isinstance(record, kinds)
+        return (record,)
+
+    return same
+
+
+def _demonstrated(record: Record) -> tuple[Demonstration | Conversation, ...]:
+    if isinstance(record, Comparison):
+        return (Demonstration(prompt=record.prompt, completion=record.chosen, origin=record.origin),)
+    if isinstance(record, Ranking):
+        best = record.completions[0]
+        return (Demonstration(prompt=record.prompt, completion=best, origin=record.origin),)
+    assert isinstance(record, Demonstration | Conversation)
+    return (record,)
+
+
+def _load(
+    source: str | Path,
+    split: str,
+    skip_bad: bool,
+    limit: int,
+    wanted: Collection[FormatName],
+    convert: Callable[[Record], tuple[T, ...]],
+    *,
+    hints: Mapping[FormatName, str] | None = None,
+    allow_none: bool = False,
+) -> Loaded[T]:
+    if limit < 0:
+        raise InputError(f"limit is {limit}; it must be 0 (all) or more")
+    found = find_source(source, split=split)
+    rows = rows_of(found)
+    first, looked_at = _first_rows(rows)
+    if not looked_at:
+        bad = tuple(row for row in first if isinstance(row, BadRow))
+        raise InputError(_bad_rows(str(source), bad, len(bad)) if bad else f"{source}: there is no row in it")
+    name = detect_format(looked_at, source=str(source), wanted=wanted, hints=hints or {})
+    made = _convert(chain(first, rows), name, looked_at, limit, convert)
+    read = made.used + len(made.bad) + made.beyond
+    if (made.bad and not skip_bad) or (not made.records and not allow_none):
+        raise InputError(_bad_rows(str(source), made.bad, read))
+    summary = Summary(
+        source=str(source),
+        format=name,
+        read=read,
+        used=made.used,
+        kept=len(made.records),
+        bad=tuple(made.bad),
+        beyond_limit=made.beyond,
+        unused_columns=(*unused_columns(looked_at, name), *made.late_columns),
+        notes=tuple(_notes(made, name, [str(path) for path in found.other_files])),
+    )
+    return Loaded(records=tuple(made.records), origins=tuple(made.origins), summary=summary)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Made(Generic[T]):
+    """What rows became, while they are read."""
+
+    records: list[T] = field(default_factory=list)
+    origins: list[str] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    used: int = 0
+    beyond: int = 0
+    cut: int = 0
+    """Pairs of the last ranking that were beyond the limit."""
+    late_columns: list[str] = field(default_factory=list)
+    """Columns that came after the rows looked at, and are not read."""
+
+
+def _first_rows(rows: Iterator[Row | BadRow]) -> tuple[list[Row | BadRow], list[Row]]:
+    """Read until there are rows enough to tell the format. Returns all that was read, and the good among it."""
+    taken: list[Row | BadRow] = []
+    good: list[Row] = []
+    for row in rows:
+        taken.append(row)
+        if isinstance(row, Row):
+            good.append(row)
+            if len(good) == _ROWS_LOOKED_AT:
+                break
+    return taken, good
+
+
+def _convert(
+    rows: Iterable[Row | BadRow],
+    name: FormatName,
+    looked_at: Iterable[Row],
+    limit: int,
+    convert: Callable[[Record], tuple[T, ...]],
+) -> _Made[T]:
+    made: _Made[T] = _Made()
+    columns = {column for row in looked_at for column in row.values}
+    read = FORMATS[name].columns + FORMATS[name].optional
+    for row in rows:
+        if limit and len(made.records) >= limit:
+            made.beyond += 1
+        elif isinstance(row, BadRow):
+            made.bad.append(row)
+        else:
+            try:
+                if not row.values.keys() <= columns:
+                    late = _late_columns(row, columns)
+                    columns.update(late)
+                    made.late_columns.extend(column for column in late if column not in read)
+                records = convert(FORMATS[name].parse(row))
+            except RowError as error:
+                made.bad.append(error.at(row.origin))
+                continue
+            made.used += 1
+            made.records.extend(records)
+            made.origins.extend(row.origin for _ in records)
+    if limit and len(made.records) > limit:
+        made.cut = len(made.records) - limit
+        del made.records[limit:], made.origins[limit:]
+    return made
+
+
+def _late_columns(row: Row, columns: set[str]) -> list[str]:
+    """Columns no row had before. None may make the rows another format: a `label` that begins at row 101 would be lost."""
+    late = [column for column in row.values if column not in columns]
+    for column in late:
+        if formats_of(columns | {column}) != formats_of(columns):
+            raise RowError(
+                column,
+                "a new column",
+                "the rows before it are of another format",
+                "keep rows of different formats in files of their own",
+            )
+    return late
+
+
+def _notes(made: _Made[Any], name: FormatName, other_files: list[str]) -> Iterator[str]:
+    records = made.records
+    if other_files:
+        yield f"files of other splits, not read: {', '.join(other_files)}"
+    if name == "ranking" and records and isinstance(records[0], Comparison):
+        cut = f", less pairs of the last beyond the limit: {made.cut}" if made.cut else ""
+        yield f"the comparisons are all pairs of the rankings{cut}"
+    if records and isinstance(records[0], Prompt) and made.used > len(records):
+        yield f"rows that repeat an earlier prompt, which is taken once: {made.used - len(records)}"
+    if records and isinstance(records[0], Demonstration) and name in _COMPARISONS:
+        yield "the demonstrations are the chosen completions of comparisons"
+    if name == "implicit" and records and isinstance(records[0], Comparison):
+        yield "prompts are what chosen and rejected begin with in common"
+    repeats = sum(map(_repeats_prompt, records))
+    if repeats:
+        yield (
+            f"comparisons in which both completions begin with the whole prompt: {repeats} "
+            "(if that is the prompt written twice, take it out of the completions)"
+        )
+
+
+def _repeats_prompt(record: object) -> bool:
+    if not isinstance(record, Comparison) or not isinstance(record.prompt.content, str):
+        return False
+    prompt = record.prompt.content.strip()
+    return bool(prompt) and all(text.lstrip().startswith(prompt) for text in (record.chosen, record.rejected))
+
+
+def _bad_rows(source: str, bad: Collection[BadRow], read: int) -> str:
+    """One line for one bad row; for several a headline, and a line each."""
+    way_out = "correct it"
+    if len(bad) < read:
+        way_out += ", or set skip_bad to leave such rows out, counted and listed"
+    if not bad:
+        return f"{source}: no row gave a record; check the file"
+    if len(bad) == 1:
+        return f"{next(iter(bad))} ({way_out})"
+    lines = [str(row) for row in bad][:BAD_ROWS_SHOWN]
+    more = [f"and {len(bad) - len(lines)} more"] if len(bad) > len(lines) else []
+    way_out = way_out.replace("correct it", "correct them")
+    return "\n  ".join([f"{source}: {len(bad)} of {read} rows are bad; {way_out}:", *lines, *more])

@@ -1,0 +1,267 @@
+"""Records written down in the field's formats, one JSON object a line: `load` reads the same records back, and so does `datasets.load_dataset("json")`."""
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefloop.data.formats import FORMATS, FormatName, Record
+from prefloop.data.rows import BadRow, Row, RowError, show
+from prefloop.data.transcripts import write_transcript
+from prefloop.errors import InputError
+from prefloop.records import (
+    Comparison,
+    Conversation,
+    Demonstration,
+    Label,
+    Message,
+    Prompt,
+    Ranking,
+    Score,
+    Text,
+)
+
+NATURAL_FORMAT: dict[type, FormatName] = {
+    Text: "text",
+    Prompt: "prompt",
+    Demonstration: "demonstration",
+    Conversation: "messages",
+    Comparison: "comparison",
+    Ranking: "ranking",
+    Label: "label",
+    Score: "score",
+}
+"""The format that holds all that a record says."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """What was written."""
+
+    path: Path
+    format: FormatName
+    rows: int
+    bad: tuple[BadRow, ...]
+    """Records left out, because the loaders would refuse them."""
+
+
+def write_jsonl(
+    records: Iterable[Record],
+    path: str | Path,
+    *,
+    format: FormatName | None = None,
+    skip_bad: bool = False,
+) -> Written:
+    """Write records to a .jsonl file (.jsonl.gz: compressed), whole or not at all: a temporary file beside it is renamed into place.
+
+    `format` defaults to the natural one of the first record; `implicit` and `hh` hold comparisons of chats, `messages` demonstrations in chats
+    too. Raises `InputError`, and writes nothing, where a record does not fit the format or would not be read back as it is (`skip_bad` leaves
+    such records out and lists them), where text and chat prompts are mixed (a column of two types, which other readers refuse), where there
+    is no record, and where the file cannot be written.
+    """
+    target = Path(path).expanduser()
+    if not target.name.lower().endswith((".jsonl", ".jsonl.gz")):
+        raise InputError(f"{target}: records are written as .jsonl or .jsonl.gz; change the file's name")
+    given = tuple(records)
+    if not given:
+        raise InputError(f"{target}: there is no record to write")
+    name = format or NATURAL_FORMAT[type(given[0])]
+    rows: list[dict[str, Any]] = []
+    bad: list[BadRow] = []
+    for index, record in enumerate(given):
+        try:
+            rows.append(_checked_row(record, name))
+        except RowError as error:
+            bad.append(error.at(getattr(record, "origin", "") or f"record {index + 1}"))
+    if (bad and not skip_bad) or not rows:
+        lines = "\n  ".join(str(row) for row in bad[:20])
+        raise InputError(
+            f"{target}: {len(bad)} of {len(given)} records cannot be written as {name}; nothing was written. "
+            f"Correct them, or set skip_bad to leave them out, counted and listed:\n  {lines}"
+        )
+    _one_kind(rows, target)
+    _write(target, _aligned(rows, FORMATS[name].optional))
+    return Written(path=target, format=name, rows=len(rows), bad=tuple(bad))
+
+
+def _checked_row(record: Record, name: FormatName) -> dict[str, Any]:
+    """The record's row, once it is seen to be read back as the same record."""
+    if name == "messages" and isinstance(record, Demonstration) and isinstance(record.prompt.content, tuple):
+        record = Conversation(messages=(*record.prompt.content, _answer(record.completion)))
+    kind = Comparison if name in ("implicit", "hh") else _KINDS[name]
+    if not isinstance(record, kind):
+        raise RowError(
+            "record",
+            type(record).__name__,
+            f"the format {name} holds {kind.__name__}s",
+            f"write it as {NATURAL_FORMAT[type(record)]}",
+        )
+    try:
+        values = _WRITERS[name](record)
+    except ValueError as error:
+        raise RowError(
+            "prompt",
+            show(getattr(record, "prompt", record)),
+            str(error),
+            f"write it as {NATURAL_FORMAT[kind]}",
+        ) from None
+    if FORMATS[name].parse(Row(values=values, origin="")) != record:
+        raise RowError(
+            "record",
+            show(record),
+            f"as {name} it would be read as another record",
+            f"write it as {NATURAL_FORMAT[kind]}",
+        )
+    return values
+
+
+def _text_row(record: Text) -> dict[str, Any]:
+    return {"text": record.text}
+
+
+def _prompt_row(record: Prompt) -> dict[str, Any]:
+    return {"prompt": record.to_json()}
+
+
+def _demonstration_row(record: Demonstration) -> dict[str, Any]:
+    return {
+        "prompt": record.prompt.to_json(),
+        "completion": _completion(record.prompt, record.completion),
+    }
+
+
+def _messages_row(record: Conversation) -> dict[str, Any]:
+    return {"messages": _plain(record.messages)}
+
+
+def _comparison_row(record: Comparison) -> dict[str, Any]:
+    return {
+        "prompt": record.prompt.to_json(),
+        "chosen": _completion(record.prompt, record.chosen),
+        "rejected": _completion(record.prompt, record.rejected),
+        "margin": float(record.margin),
+        "annotator": record.annotator,
+    }
+
+
+def _implicit_row(record: Comparison) -> dict[str, Any]:
+    turns = _turns(record.prompt)
+    return {
+        "chosen": _plain((*turns, _answer(record.chosen))),
+        "rejected": _plain((*turns, _answer(record.rejected))),
+        "margin": float(record.margin),
+        "annotator": record.annotator,
+    }
+
+
+def _hh_row(record: Comparison) -> dict[str, Any]:
+    turns = _turns(record.prompt)
+    return {
+        "chosen": write_transcript((*turns, _answer(record.chosen))),
+        "rejected": write_transcript((*turns, _answer(record.rejected))),
+        "margin": float(record.margin),
+        "annotator": record.annotator,
+    }
+
+
+def _ranking_row(record: Ranking) -> dict[str, Any]:
+    return {
+        "prompt": record.prompt.to_json(),
+        "completions": list(record.completions),
+        "annotator": record.annotator,
+    }
+
+
+def _label_row(record: Label) -> dict[str, Any]:
+    return {
+        "prompt": record.prompt.to_json(),
+        "completion": _completion(record.prompt, record.completion),
+        "label": record.good,
+        "annotator": record.annotator,
+    }
+
+
+def _score_row(record: Score) -> dict[str, Any]:
+    return {
+        "prompt": record.prompt.to_json(),
+        "completion": _completion(record.prompt, record.completion),
+        "score": float(record.value),
+        "annotator": record.annotator,
+    }
+
+
+_KINDS: dict[FormatName, type] = {name: kind for kind, name in NATURAL_FORMAT.items()}
+_WRITERS: dict[FormatName, Callable[[Any], dict[str, Any]]] = {
+    "text": _text_row,
+    "prompt": _prompt_row,
+    "demonstration": _demonstration_row,
+    "messages": _messages_row,
+    "comparison": _comparison_row,
+    "implicit": _implicit_row,
+    "hh": _hh_row,
+    "ranking": _ranking_row,
+    "label": _label_row,
+    "score": _score_row,
+}
+
+
+def _completion(prompt: Prompt, text: str) -> str | list[dict[str, str]]:
+    """Text after a text, and one assistant message after a chat: what other readers of the formats expect."""
+    return text if isinstance(prompt.content, str) else _plain((_answer(text),))
+
+
+def _turns(prompt: Prompt) -> tuple[Message, ...]:
+    if isinstance(prompt.content, str):
+        raise ValueError("the prompt is text, and this format holds chats")
+    return prompt.content
+
+
+def _answer(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _one_kind(rows: Sequence[dict[str, Any]], target: Path) -> None:
+    """All prompts of a file are texts, or all are chats."""
+    chats = [isinstance(row.get("prompt"), list) for row in rows]
+    if any(chats) and not all(chats):
+        raise InputError(
+            f"{target}: {sum(chats)} of {len(chats)} prompts are chats and the others are text, "
+            "which does not make one column; write them to two files. Nothing was written"
+        )
+
+
+def _aligned(rows: Sequence[dict[str, Any]], optional: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows without the optional columns that say nothing in any of them (margin 0, no annotator)."""
+    silent = [column for column in optional if not any(row[column] for row in rows)]
+    return [{column: value for column, value in row.items() if column not in silent} for row in rows]
+
+
+def _write(target: Path, rows: Sequence[dict[str, Any]]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                if target.name.lower().endswith(".gz"):
+                    # No time and no name inside: the same records give the same bytes.
+                    with gzip.GzipFile(fileobj=stream, mode="wb", filename="", mtime=0) as packed:
+                        packed.writelines(lines)
+                else:
+                    stream.writelines(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror or error}); choose a folder that can be written, with room in it"
+        ) from error
