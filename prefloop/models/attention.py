@@ -71,7 +71,8 @@ def _completion_mask(layout: Layout) -> Tensor:
     prompts, completions = layout.prompts, layout.completions
     device = prompts.lengths.device
     sees_prompt = (
-        torch.arange(prompts.longest, device=device)[None, :] < prompts.lengths.index_select(0, layout.group)[:, None]
+        torch.arange(prompts.longest, device=device)[None, :]
+        < prompts.lengths.index_select(0, layout.group)[:, None]
     )
     causal = torch.ones(completions.longest, completions.longest, dtype=torch.bool, device=device).tril()
     shape = (completions.sequences, 1, completions.longest, -1)
@@ -103,8 +104,12 @@ def packed_attention(
         is_causal=True,
         scale=scaling,
     )
-    all_keys = torch.cat([_for_completions(prompt_key, layout), _to_blocks(k[split:], completions, kv_heads)], dim=2)
-    all_values = torch.cat([_for_completions(prompt_value, layout), _to_blocks(v[split:], completions, kv_heads)], dim=2)
+    all_keys = torch.cat(
+        [_for_completions(prompt_key, layout), _to_blocks(k[split:], completions, kv_heads)], dim=2
+    )
+    all_values = torch.cat(
+        [_for_completions(prompt_value, layout), _to_blocks(v[split:], completions, kv_heads)], dim=2
+    )
     completion_out = scaled_dot_product_attention(
         _to_blocks(q[split:], completions, heads),
         _repeat_heads(all_keys, heads),

@@ -27,7 +27,10 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_rows(
-    rows: Float[Tensor, "n d"], index: Int[Tensor, " m"], inverse: Int[Tensor, " n"], unused: Int[Tensor, " u"]
+    rows: Float[Tensor, "n d"],
+    index: Int[Tensor, " m"],
+    inverse: Int[Tensor, " n"],
+    unused: Int[Tensor, " u"],
 ) -> Float[Tensor, "m d"]:
     """`rows[index]`, for an index that names each used row once.
 
@@ -39,7 +42,9 @@ def gather_rows(
 
 class _GatherShared(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor, unused: Tensor, shared: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor, unused: Tensor, shared: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(index, inverse, unused, shared)
         return rows.index_select(0, index)
 

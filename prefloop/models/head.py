@@ -74,18 +74,24 @@ class _Statistics(torch.autograd.Function):
             logp = _log_softmax(hidden[chunk], weight, bias, factor)
             logprobs[chunk] = logp.gather(1, targets[chunk, None]).squeeze(1)
             if want_kl:
-                logq = _log_softmax(reference_hidden[chunk], reference_weight, reference_bias, reference_factor)
+                logq = _log_softmax(
+                    reference_hidden[chunk], reference_weight, reference_bias, reference_factor
+                )
                 kl[chunk] = (logp.exp() * (logp - logq)).sum(-1)
             if want_entropy:
                 entropy[chunk] = -(logp.exp() * logp).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, targets, entropy, kl, reference_hidden, reference_weight, reference_bias)
+        ctx.save_for_backward(
+            hidden, weight, bias, targets, entropy, kl, reference_hidden, reference_weight, reference_bias
+        )
         ctx.factor, ctx.reference_factor = factor, reference_factor
         ctx.want_entropy, ctx.want_kl = want_entropy, want_kl
         return logprobs, entropy, kl
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, entropy, kl, reference_hidden, reference_weight, reference_bias = ctx.saved_tensors
+        hidden, weight, bias, targets, entropy, kl, reference_hidden, reference_weight, reference_bias = (
+            ctx.saved_tensors
+        )
         grad_logprobs, grad_entropy, grad_kl = grads
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
@@ -95,7 +101,9 @@ class _Statistics(torch.autograd.Function):
             # With z the tempered logits: d logprob/dz = onehot - p; d entropy/dz = -p (log p + entropy); d kl/dz = p (log p - log q - kl).
             coefficient = -grad_logprobs[chunk, None]
             if ctx.want_kl:
-                logq = _log_softmax(reference_hidden[chunk], reference_weight, reference_bias, ctx.reference_factor)
+                logq = _log_softmax(
+                    reference_hidden[chunk], reference_weight, reference_bias, ctx.reference_factor
+                )
                 coefficient = coefficient + grad_kl[chunk, None] * (logp - logq - kl[chunk, None])
             if ctx.want_entropy:
                 coefficient = coefficient - grad_entropy[chunk, None] * (logp + entropy[chunk, None])
@@ -113,7 +121,12 @@ class _Statistics(torch.autograd.Function):
 
 
 def token_statistics(
-    hidden: Float[Tensor, "M d"], head: Head, targets: Int[Tensor, " M"], *, temperature: float, entropy: bool = False
+    hidden: Float[Tensor, "M d"],
+    head: Head,
+    targets: Int[Tensor, " M"],
+    *,
+    temperature: float,
+    entropy: bool = False,
 ) -> TokenStatistics:
     """Log-probability (and entropy, if asked) of each target under softmax(logits / temperature).
 

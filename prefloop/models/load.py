@@ -1,6 +1,7 @@
 """Loading, making and saving the roles in Hugging Face formats. Weights are safetensors only; remote code stays off unless named."""
 
 import copy
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -40,11 +41,15 @@ def device_of(compute: Compute) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")
 
 
-def _from_pretrained(auto: Any, name: str, compute: Compute, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _from_pretrained(
+    auto: Any, name: str, compute: Compute, **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if any(mark in name for mark in ("/", "\\", ".")) and Path(name).is_file():
-        raise InputError(f"model {name!r} is a file; give the folder that holds config.json and model.safetensors, or a hub name")
+        raise InputError(
+            f"model {name!r} is a file; give the folder that holds config.json and model.safetensors, or a hub name"
+        )
     try:
         model, info = auto.from_pretrained(
             name,
@@ -85,7 +90,8 @@ def prepare(model: PreTrainedModel, compute: Compute) -> Way:
         else:
             way = "packed"
     if compute.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers 5.20 renamed it; the older name warns there. Both default to the non-reentrant kind.
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         model.train()  # transformers checkpoints in training mode only; dropout is off by itself
     return way
 
@@ -95,7 +101,14 @@ def turn_off_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop", "attn_dropout", "hidden_dropout"):
+        for name in (
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "layerdrop",
+            "attn_dropout",
+            "hidden_dropout",
+        ):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     model.eval()
@@ -122,14 +135,19 @@ def as_policy(model: PreTrainedModel, compute: Compute) -> Policy:
     way = prepare(model, compute)
     linear = _head_is_linear(model, way)
     if not linear:
-        log.warning("%s has a head that is more than a linear layer: its logits are computed in full.", type(model).__name__)
+        log.warning(
+            "%s has a head that is more than a linear layer: its logits are computed in full.",
+            type(model).__name__,
+        )
     return Policy(model, way=way, linear_head=linear)
 
 
 def load_policy(name: str, compute: Compute) -> Policy:
     """A causal language model by hub name or folder. Raises `InputError` where it cannot be loaded."""
     model, info = _from_pretrained(AutoModelForCausalLM, name, compute)
-    missing = sorted(key for key in info["missing_keys"] if "lm_head" not in key or not model.config.tie_word_embeddings)
+    missing = sorted(
+        key for key in info["missing_keys"] if "lm_head" not in key or not model.config.tie_word_embeddings
+    )
     if missing:
         raise InputError(
             f"model {name!r} lacks weights for {', '.join(missing[:3])}; is it a causal language model? (a reward model is not a policy)"
@@ -150,11 +168,10 @@ def new_language_model(
         num_key_value_heads=architecture.heads,
         max_position_embeddings=architecture.max_positions,
         tie_word_embeddings=architecture.tie_embeddings,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
     )
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
@@ -173,19 +190,32 @@ def classifier_padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return pad if isinstance(pad, int) and pad != tokenizer.eos_token_id else None
 
 
-def new_reward_model(name: str, tokenizer: PreTrainedTokenizerBase, compute: Compute, *, seed: int) -> RewardModel:
+def new_reward_model(
+    name: str, tokenizer: PreTrainedTokenizerBase, compute: Compute, *, seed: int
+) -> RewardModel:
     """A reward model on a language model's trunk, with a fresh head N(0, 1/(d+1)), drawn from the seed."""
     model, info = _from_pretrained(AutoModelForSequenceClassification, name, compute, num_labels=1)
     strange = sorted(key for key in info["missing_keys"] if not key.endswith("score.weight"))
     if strange:
-        raise InputError(f"model {name!r} lacks weights for {', '.join(strange[:3])}; a reward model needs a whole trunk to start from")
+        raise InputError(
+            f"model {name!r} lacks weights for {', '.join(strange[:3])}; a reward model needs a whole trunk to start from"
+        )
     if not isinstance(getattr(model, "score", None), nn.Linear):
-        raise InputError(f"{type(model).__name__} has no `score` head that a reward model could use; start from a causal language model")
-    width = model.config.get_text_config().hidden_size
+        raise InputError(
+            f"{type(model).__name__} has no `score` head that a reward model could use; start from a causal language model"
+        )
+    width = score_head(model).in_features
     model.score = scalar_head(width, std=(width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
     model.config.get_text_config().pad_token_id = classifier_padding(tokenizer)
     way = prepare(model, compute)
-    return RewardModel(model, model.score, way=way)
+    return RewardModel(model, score_head(model), way=way)
+
+
+def score_head(model: PreTrainedModel) -> nn.Linear:
+    """The `score` layer that transformers gives every sequence classifier."""
+    head = model.score
+    assert isinstance(head, nn.Linear)
+    return head
 
 
 def load_reward_model(name: str, compute: Compute) -> RewardModel:
@@ -197,16 +227,18 @@ def load_reward_model(name: str, compute: Compute) -> RewardModel:
         )
     score = getattr(model, "score", None)
     if not isinstance(score, nn.Linear) or score.out_features != 1:
-        raise InputError(f"reward model {name!r} must have a head `score` with one label; its configuration says otherwise")
+        raise InputError(
+            f"reward model {name!r} must have a head `score` with one label; its configuration says otherwise"
+        )
     model.score = score.float()
     way = prepare(model, compute)
-    return RewardModel(model, model.score, way=way)
+    return RewardModel(model, score_head(model), way=way)
 
 
 def critic_from_reward_model(reward_model: RewardModel) -> Critic:
     """A critic that starts as a copy of the reward model, head included."""
     model = copy.deepcopy(reward_model.model).requires_grad_(True)
-    return Critic(model, model.score, way=reward_model.way)
+    return Critic(model, score_head(model), way=reward_model.way)
 
 
 def load_critic(name: str, compute: Compute) -> Critic:
@@ -219,8 +251,8 @@ def critic_from_policy(name: str, tokenizer: PreTrainedTokenizerBase, compute: C
     """A critic on the policy's weights with a head of zeros: it begins by predicting nothing."""
     fresh = new_reward_model(name, tokenizer, compute, seed=0)
     with torch.no_grad():
-        fresh.model.score.weight.zero_()
-    return Critic(fresh.model, fresh.model.score, way=fresh.way)
+        score_head(fresh.model).weight.zero_()
+    return Critic(fresh.model, fresh.score_head, way=fresh.way)
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -252,8 +284,6 @@ def reward_moments(reward_model: RewardModel) -> tuple[float, float]:
 
 def weights_sha256(folder: str) -> str:
     """Hash of the safetensors of a model folder or a cached hub model, for caches and provenance."""
-    import hashlib
-
     path = Path(folder)
     if not path.is_dir():
         from huggingface_hub import snapshot_download

@@ -2,11 +2,13 @@
 
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
@@ -14,10 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefloop.configs.common import LoRA
 from prefloop.errors import InputError
-from prefloop.models.load import save_classifier, save_policy
 from prefloop.models.roles import Critic, Policy, RewardModel, scalar_head
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
+
+ADAPTER = "adapter"
+"""Folder of the adapter by itself, inside a saved model's."""
 
 
 def _settings(lora: LoRA, task: Task) -> LoraConfig:
@@ -35,7 +39,10 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, name: str, *, task: Task, se
 
     The layers are replaced inside `model`; the returned object saves and loads adapters. Raises `InputError` for unknown target names.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="fan_in_fan_out"
+        )  # GPT-2's transposed layers: PEFT sets what is right
         torch.manual_seed(seed)
         try:
             peft = get_peft_model(model, _settings(lora, task), adapter_name=name)
@@ -47,7 +54,8 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, name: str, *, task: Task, se
 
 def add_another_adapter(peft: PeftModel, lora: LoRA, name: str, *, seed: int) -> None:
     """One more adapter on a trunk that has some."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
         torch.manual_seed(seed)
         peft.add_adapter(name, _settings(lora, "CAUSAL_LM"))
 
@@ -89,14 +97,16 @@ def load_adapter_weights(peft: PeftModel, name: str, folder: Path) -> dict[str, 
     adapter = {key: value for key, value in weights.items() if ".lora_" in key}
     result = set_peft_model_state_dict(peft, adapter, adapter_name=name)
     if result.unexpected_keys:
-        raise InputError(f"the adapter in {folder} does not fit this model: it has {result.unexpected_keys[0]}")
+        raise InputError(
+            f"the adapter in {folder} does not fit this model: it has {result.unexpected_keys[0]}"
+        )
     return {key: value for key, value in weights.items() if ".lora_" not in key}
 
 
 def critic_on_trunk(peft: PeftModel, policy: Policy, lora: LoRA, *, seed: int) -> Critic:
     """A critic on the policy's frozen trunk: an adapter `critic` and a float32 head of zeros."""
     add_another_adapter(peft, lora, "critic", seed=seed)
-    width = policy.model.config.get_text_config().hidden_size
+    width = policy.head().weight.shape[1]
     head = scalar_head(width, std=0.0, generator=torch.Generator().manual_seed(seed)).to(policy.device)
     return Critic(policy.model, head, way=policy.way, adapter_name="critic")
 
@@ -107,7 +117,9 @@ def reward_model_on_trunk(peft: PeftModel, policy: Policy, lora: LoRA, folder: P
     rest = load_adapter_weights(peft, "reward", folder)
     head_keys = [key for key in rest if key.endswith("score.weight")]
     if len(head_keys) != 1:
-        raise InputError(f"the adapter in {folder} has no score head; train it with `prefloop reward` and lora.rank above 0")
+        raise InputError(
+            f"the adapter in {folder} has no score head; train it with `prefloop reward` and lora.rank above 0"
+        )
     weight = rest[head_keys[0]]
     head = scalar_head(weight.shape[1], std=0.0, generator=torch.Generator())
     with torch.no_grad():
@@ -116,15 +128,26 @@ def reward_model_on_trunk(peft: PeftModel, policy: Policy, lora: LoRA, folder: P
     return RewardModel(policy.model, head, way=policy.way, adapter_name="reward")
 
 
-def save_merged(role: Policy | RewardModel, peft: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The role's adapter by itself in `folder/adapter`, and merged into the trunk as a plain model in `folder`.
+def merged_weights(model: PreTrainedModel, name: str) -> dict[str, torch.Tensor]:
+    """The model's weights with adapter `name` added in, under the names of the model without adapters. The model is left as it is."""
+    weights: dict[str, torch.Tensor] = {}
+    for key, value in model.state_dict().items():
+        if ".lora_" in key or ".original_module." in key:
+            continue
+        weights[key.replace(".base_layer.", ".").replace(f".modules_to_save.{name}.", ".")] = value
+    for module_name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and name in module.lora_A:
+            key = f"{module_name}.weight"
+            update = module.get_delta_weight(name)  # pyright: ignore[reportAttributeAccessIssue]  every kind has its own
+            weights[key] = weights[key] + update.to(weights[key].dtype)
+    return weights
 
-    Merges in place: the trunk is not to be used afterwards.
-    """
+
+def save_merged(
+    role: Policy | RewardModel, peft: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """The role's adapter by itself in `folder/adapter`, and merged into the trunk as a plain model in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_adapter(peft, role.adapter_name, folder / "adapter")
-    merged = peft.base_model.merge_and_unload(adapter_names=[role.adapter_name])  # pyright: ignore[reportCallIssue]
-    if isinstance(role, Policy):
-        save_policy(Policy(merged, way=role.way), tokenizer, folder)
-    else:
-        save_classifier(RewardModel(merged, merged.score, way=role.way), tokenizer, folder)
+    save_adapter(peft, role.adapter_name, folder / ADAPTER)
+    role.model.save_pretrained(folder, state_dict=merged_weights(role.model, role.adapter_name))
+    tokenizer.save_pretrained(folder)

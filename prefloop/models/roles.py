@@ -68,7 +68,9 @@ def scalar_head(width: int, *, std: float, generator: torch.Generator) -> nn.Lin
 class Policy(nn.Module):
     """A causal language model, as policy or reference."""
 
-    def __init__(self, model: PreTrainedModel, *, way: Way, linear_head: bool = True, adapter_name: str = BASE) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, way: Way, linear_head: bool = True, adapter_name: str = BASE
+    ) -> None:
         super().__init__()
         self.model = model
         self.way: Way = way
@@ -79,14 +81,22 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
+    @contextlib.contextmanager
+    def active(self) -> Iterator[PreTrainedModel]:
+        """The model as this role runs it, for the sampler."""
+        with adapter(self.model, self.adapter_name):
+            yield self.model
+
     def head(self) -> Head:
         """The output head; tied or not, with or without bias or a constant scale."""
         output = self.model.get_output_embeddings()
-        weight = output.weight
-        assert isinstance(weight, Tensor)
+        weight = getattr(output, "weight", None)
+        assert isinstance(weight, Tensor), f"{type(self.model).__name__} has no output embedding"
         bias = getattr(output, "bias", None)
         config = self.model.config.get_text_config()
-        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
         return Head(weight=weight, bias=weight.new_empty(0) if bias is None else bias, scale=scale)
 
     def hidden(self, batch: Batch) -> Float[Tensor, "N d"]:
@@ -107,7 +117,9 @@ class Policy(nn.Module):
         rows = predictor_rows(hidden, batch)
         return token_statistics(rows, self.head(), batch.targets, temperature=temperature, entropy=entropy)
 
-    def statistics_against(self, reference: "Policy", batch: Batch, *, temperature: float = 1.0) -> TokenStatistics:
+    def statistics_against(
+        self, reference: "Policy", batch: Batch, *, temperature: float = 1.0
+    ) -> TokenStatistics:
         """As `statistics` with entropy, and the exact KL to the reference at every predicted token."""
         if not (self.linear_head and reference.linear_head):
             return self._full_statistics(batch, temperature, reference)
@@ -145,7 +157,9 @@ class Policy(nn.Module):
                 logq = reference._full_log_softmax(batch, temperature)
             kl = (logp.exp() * (logp - logq)).sum(-1)
         return TokenStatistics(
-            logprobs=logp.gather(1, batch.targets[:, None]).squeeze(1), entropy=-(logp.exp() * logp).sum(-1), kl=kl
+            logprobs=logp.gather(1, batch.targets[:, None]).squeeze(1),
+            entropy=-(logp.exp() * logp).sum(-1),
+            kl=kl,
         )
 
     def forward(self, batch: Batch, *, temperature: float = 1.0) -> Float[Tensor, "B T"]:
@@ -163,7 +177,9 @@ class Policy(nn.Module):
 class RewardModel(nn.Module):
     """A sequence classifier with one label: the score of a completion is its head at the completion's last token."""
 
-    def __init__(self, model: PreTrainedModel, head: nn.Module, *, way: Way, adapter_name: str = BASE) -> None:
+    def __init__(
+        self, model: PreTrainedModel, head: nn.Module, *, way: Way, adapter_name: str = BASE
+    ) -> None:
         super().__init__()
         self.model = model
         self.score_head = head
@@ -184,7 +200,9 @@ class RewardModel(nn.Module):
 class Critic(nn.Module):
     """Gives the value of the state before each completion token is chosen."""
 
-    def __init__(self, model: PreTrainedModel, head: nn.Module, *, way: Way, adapter_name: str = BASE) -> None:
+    def __init__(
+        self, model: PreTrainedModel, head: nn.Module, *, way: Way, adapter_name: str = BASE
+    ) -> None:
         super().__init__()
         self.model = model
         self.value_head = head
@@ -203,5 +221,7 @@ class Critic(nn.Module):
 
     def values_of(self, hidden: Float[Tensor, "N d"], batch: Batch) -> Float[Tensor, "B T"]:
         """As `forward`, from hidden states that are already there."""
-        row_values = self.value_head(hidden.float()).squeeze(-1)  # a column of N numbers: cheaper than gathering M rows
+        row_values = self.value_head(hidden.float()).squeeze(
+            -1
+        )  # a column of N numbers: cheaper than gathering M rows
         return scatter_tokens(row_values.index_select(0, batch.predictors), batch)

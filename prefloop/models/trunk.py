@@ -43,7 +43,9 @@ def hidden_rows(model: PreTrainedModel, batch: Batch, way: Way) -> Float[Tensor,
     """
     check_length(model, batch.longest)
     if way == "packed":
-        ready_mask = batch.input_ids.new_ones((1, 1, 1, 1), dtype=torch.bool)  # four axes: used as it is, so none is built
+        ready_mask = batch.input_ids.new_ones(
+            (1, 1, 1, 1), dtype=torch.bool
+        )  # four axes: used as it is, so none is built
         output = trunk_of(model)(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
@@ -126,9 +128,9 @@ def _static_reason(model: PreTrainedModel) -> str:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
     if kinds:
         return f"it has layers of kind {', '.join(sorted(kinds))}"
-    if not getattr(config, "layer_types", None) and getattr(config, "sliding_window", None):
-        if getattr(config, "use_sliding_window", True):
-            return f"it uses a sliding window of {config.sliding_window} tokens"
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window and not getattr(config, "layer_types", None):
+        return f"it uses a sliding window of {window} tokens"
     return ""
 
 
@@ -151,4 +153,8 @@ def why_not_packed(model: PreTrainedModel) -> str:
         padded = hidden_rows(model, batch, "padded").float()
     tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
     difference = ((packed - padded).norm() / padded.norm()).item()
-    return "" if difference < tolerance else f"packed and padded hidden states differ by {difference:.1e} on a probe"
+    return (
+        ""
+        if difference < tolerance
+        else f"packed and padded hidden states differ by {difference:.1e} on a probe"
+    )

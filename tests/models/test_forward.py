@@ -1,0 +1,263 @@
+"""Packed = padded = one sequence at a time through the model's own forward pass: numbers and gradients."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from prefloop.configs.common import Compute
+from prefloop.errors import InputError
+from prefloop.models.load import as_policy, critic_from_reward_model, new_reward_model
+from prefloop.models.packing import micro_batches, pack
+from prefloop.models.roles import Policy, RewardModel
+from prefloop.text.groups import Group
+from tests.models.tiny import NOT_PACKABLE, PACKABLE, VOCABULARY, make, random_groups
+
+
+def plain_logprobs(model: torch.nn.Module, groups: list[Group], temperature: float) -> list[Tensor]:
+    """log p of each completion's tokens, one sequence at a time, from the model's own logits."""
+    result = []
+    for group in groups:
+        for completion in group.completions:
+            ids = torch.tensor([[*group.prompt, *completion]])
+            logp = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0] / temperature, dim=-1)
+            start = len(group.prompt) - 1
+            rows = torch.arange(start, start + len(completion))
+            result.append(logp[rows, torch.tensor(list(completion))])
+    return result
+
+
+def gradients(model: torch.nn.Module, value: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    value.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_close(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        scale = right[name].abs().max().clamp(min=1.0)
+        assert (left[name] - right[name]).abs().max() <= 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("k", [1, 2, 8])
+@pytest.mark.parametrize("way", ["packed", "padded"])
+def test_logprobs_and_gradients_equal_one_sequence_at_a_time(name: str, k: int, way: str) -> None:  # D6, M3
+    model = make(PACKABLE[name])
+    policy = as_policy(model, Compute(attention="auto" if way == "packed" else "padded"))
+    assert policy.way == way
+    groups = random_groups(k, seed=k)
+    batch = pack(groups)
+    weights = torch.randn(batch.completion_mask.shape, generator=torch.Generator().manual_seed(1))
+    temperature = 0.7  # K1
+
+    ours = policy(batch, temperature=temperature)
+    plain = plain_logprobs(model, groups, temperature)
+    for b, row in enumerate(plain):
+        assert torch.allclose(ours[b, : len(row)], row, atol=1e-4)
+        assert not ours[b, len(row) :].any()
+    expected = gradients(
+        model, torch.stack([(row * weights[b, : len(row)]).sum() for b, row in enumerate(plain)]).sum()
+    )
+    assert_close(gradients(model, (policy(batch, temperature=temperature) * weights).sum()), expected)
+
+
+@pytest.mark.parametrize("name", NOT_PACKABLE)
+def test_what_cannot_be_packed_runs_padded_and_says_so(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = make(NOT_PACKABLE[name])
+    with caplog.at_level(logging.WARNING):
+        policy = as_policy(model, Compute())
+    assert policy.way == "padded"
+    assert type(model).__name__ in caplog.text
+    assert "sliding" in caplog.text
+    groups = random_groups(2, seed=5)
+    ours = policy(pack(groups), temperature=1.3)
+    for b, row in enumerate(plain_logprobs(model, groups, 1.3)):
+        assert torch.allclose(ours[b, : len(row)], row, atol=1e-4)
+    with pytest.raises(InputError, match=r"compute\.attention"):
+        as_policy(make(NOT_PACKABLE[name]), Compute(attention="packed"))
+
+
+def test_groups_of_different_sizes_in_one_batch() -> None:
+    model = make(PACKABLE["llama"])
+    policy = as_policy(model, Compute())
+    groups = random_groups(1, seed=1) + random_groups(3, seed=2) + random_groups(2, seed=3)
+    batch = pack(groups)
+    ours = policy(batch)
+    plain = plain_logprobs(model, groups, 1.0)
+    for b, row in enumerate(plain):
+        assert torch.allclose(ours[b, : len(row)], row, atol=1e-4)
+    assert_close(
+        gradients(model, policy(batch).sum()),
+        gradients(model, torch.cat(plain_logprobs(model, groups, 1.0)).sum()),
+    )
+
+
+def test_masked_completion_tokens_are_context_only() -> None:  # M2
+    """Another speaker's turn inside a completion is seen by what follows, and has no log-probability of its own."""
+    model = make(PACKABLE["qwen3"])
+    policy = as_policy(model, Compute())
+    whole = Group(prompt=[5, 6], completions=([7, 8, 9, 10, 11],), masks=([True] * 5,))
+    some = replace(whole, masks=([True, True, False, False, True],))
+    full, partly = policy(pack([whole])), policy(pack([some]))
+    mask = torch.tensor(list(some.masks[0]))
+    assert torch.allclose(partly[0][mask], full[0][mask], atol=1e-5)
+    assert not partly[0][~mask].any()
+
+
+def test_tokens_after_a_completion_change_nothing() -> None:  # M13, M9
+    """Longer neighbours mean more padding inside attention; log-probabilities and gradients of a completion stay."""
+    model = make(PACKABLE["gpt2"])
+    policy = as_policy(model, Compute())
+    alone = Group(prompt=[4, 5, 6], completions=([7, 8], [9]), masks=([True] * 2, [True]))
+    beside = Group(prompt=[3] * 7, completions=([12] * 9, [13] * 9), masks=([True] * 9,) * 2)
+    small, large = policy(pack([alone])), policy(pack([alone, beside]))
+    assert torch.allclose(small[:2, :2], large[:2, :2], atol=1e-6)
+    assert_close(
+        gradients(model, policy(pack([alone])).sum()),
+        gradients(model, policy(pack([alone, beside]))[:2].sum()),
+    )
+
+
+@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("k", [1, 2, 8])
+def test_scores_and_values_equal_one_sequence_at_a_time(
+    name: str, k: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """C1, M14: the score is at the last token, a value before each token, whatever stands beside them in the batch."""
+    folder = tmp_path_factory.mktemp("model")
+    make(PACKABLE[name]).save_pretrained(folder)
+    reward_model = new_reward_model(str(folder), FakeTokenizer(), Compute(), seed=3)  # pyright: ignore[reportArgumentType]
+    critic = critic_from_reward_model(reward_model)
+    padded = RewardModel(reward_model.model, reward_model.score_head, way="padded")
+    assert reward_model.way == "packed"
+    groups = random_groups(k, seed=11)
+    batch = pack(groups)
+    scores, values = reward_model(batch), critic(batch)
+    assert torch.allclose(scores, padded(batch), atol=1e-4)
+    b = 0
+    for group in groups:
+        for completion in group.completions:
+            ids = torch.tensor([[*group.prompt, *completion]])
+            hidden = reward_model.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+            row = reward_model.score_head(hidden).squeeze(-1)
+            assert torch.allclose(scores[b], row[-1], atol=1e-4)
+            start = len(group.prompt) - 1
+            assert torch.allclose(values[b, : len(completion)], row[start:-1], atol=1e-4)
+            b += 1
+    assert_close(
+        gradients(reward_model.model, reward_model(batch).square().sum()),
+        gradients(reward_model.model, padded(batch).square().sum()),
+    )
+
+
+class FakeTokenizer:
+    pad_token_id = 0
+    eos_token_id = 2
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_micro_batches_cover_every_group_once_and_sum_to_the_same(k: int) -> None:  # N1, D8
+    model = make(PACKABLE["llama"])
+    policy = as_policy(model, Compute())
+    groups = random_groups(k, seed=4, count=7)
+    whole = policy(pack(groups))
+    expected = gradients(model, policy(pack(groups)).sum())
+    for tokens in (1, 30, 10_000):
+        parts = micro_batches(groups, tokens=tokens)
+        assert sorted(i for part in parts for i in part.groups) == list(range(len(groups)))
+        assert all(part.batch.tokens <= tokens or len(part.groups) == 1 for part in parts)
+        model.zero_grad()
+        for part in parts:
+            ours = policy(part.batch)
+            assert torch.allclose(ours, whole[part.rows, : ours.shape[1]], atol=1e-5)
+            ours.sum().backward()
+        assert_close({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, expected)
+
+
+def test_no_padding_is_computed_and_a_shared_prompt_once() -> None:
+    group = Group(prompt=[1] * 7, completions=([2] * 3, [3] * 5), masks=([True] * 3, [True] * 5))
+    batch = pack([group, group])
+    assert batch.tokens == 2 * (7 + 3 + 5)
+    assert batch.longest == 12
+    assert batch.position_ids[14:].tolist() == [7, 8, 9, 7, 8, 9, 10, 11] * 2
+
+
+def test_longer_than_the_positions_is_an_error_that_says_what_to_lower() -> None:
+    policy = as_policy(make(PACKABLE["gpt2"]), Compute())
+    with pytest.raises(InputError, match=r"has 65 tokens.*64 positions.*max_prompt_tokens"):
+        policy(pack([Group(prompt=[1] * 60, completions=([2] * 5,), masks=([True] * 5,))]))
+
+
+@pytest.mark.parametrize("dropout_off_by", ["module", "attention attribute"])
+def test_dropout_is_off_in_every_role(dropout_off_by: str) -> None:  # K8, K11
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    build: Callable[[], torch.nn.Module] = {
+        "module": lambda: GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=VOCABULARY,
+                n_embd=32,
+                n_layer=2,
+                n_head=4,
+                resid_pdrop=0.5,
+                embd_pdrop=0.5,
+                attn_pdrop=0.5,
+                bos_token_id=1,
+                eos_token_id=2,
+            )
+        ),
+        "attention attribute": lambda: LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                attention_dropout=0.5,
+            )
+        ),
+    }[dropout_off_by]
+    policy = as_policy(make(build), Compute())  # pyright: ignore[reportArgumentType]
+    policy.model.train()  # even so
+    batch = pack(random_groups(2, seed=1))
+    assert torch.equal(policy(batch), policy(batch))
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    batch = pack(random_groups(2, seed=9))
+    plain = as_policy(make(PACKABLE["llama"]), Compute())
+    recomputed = as_policy(make(PACKABLE["llama"]), Compute(gradient_checkpointing=True))
+    assert any(getattr(module, "gradient_checkpointing", False) for module in recomputed.model.modules())
+    assert_close(
+        gradients(recomputed.model, recomputed(batch).sum()), gradients(plain.model, plain(batch).sum())
+    )
+
+
+def test_a_frozen_copy_does_not_move_with_the_policy() -> None:  # K9
+    policy = as_policy(make(PACKABLE["llama"]), Compute())
+    reference = policy.frozen_copy()
+    batch = pack(random_groups(2, seed=2))
+    before = reference(batch)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(reference(batch), before)
+    assert not torch.allclose(policy(batch), before)
+    assert not any(p.requires_grad for p in reference.model.parameters())
+
+
+def test_statistics_without_a_linear_head_use_the_models_own_logits() -> None:
+    model = make(PACKABLE["llama"])
+    policy = as_policy(model, Compute())
+    full = Policy(model, way="padded", linear_head=False)
+    batch = pack(random_groups(2, seed=8))
+    a, b = (
+        policy.statistics(batch, temperature=0.8, entropy=True),
+        full.statistics(batch, temperature=0.8, entropy=True),
+    )
+    assert torch.allclose(a.logprobs, b.logprobs, atol=1e-4)
+    assert torch.allclose(a.entropy, b.entropy, atol=1e-4)

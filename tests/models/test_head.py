@@ -1,0 +1,109 @@
+"""The chunked head against log_softmax in float64 over the whole vocabulary at once."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from prefloop.models import head as head_module
+from prefloop.models.head import Head, token_statistics, token_statistics_with_kl
+
+
+def leaf(*shape: int, seed: int) -> Tensor:
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
+    ).requires_grad_()
+
+
+@pytest.fixture(params=[64, 4 << 20])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_values_and_gradients_equal_the_dense_head(chunk: int, temperature: float, with_bias: bool) -> None:
+    rows, width, vocabulary = 9, 5, 23
+    hidden, weight, reference_hidden, reference_weight = (
+        leaf(rows, width, seed=1), leaf(vocabulary, width, seed=2), leaf(rows, width, seed=3), leaf(vocabulary, width, seed=4)
+    )  # fmt: skip
+    bias = leaf(vocabulary if with_bias else 0, seed=5)
+    targets = torch.randint(vocabulary, (rows,), generator=torch.Generator().manual_seed(6))
+    upstream = [torch.randn(rows, generator=torch.Generator().manual_seed(7 + i)) for i in range(3)]
+    scale = 0.5
+
+    ours = token_statistics_with_kl(
+        hidden,
+        Head(weight=weight, bias=bias, scale=scale),
+        targets,
+        temperature=temperature,
+        reference_hidden=reference_hidden,
+        reference_head=Head(weight=reference_weight, bias=bias[:0]),
+    )
+    inputs = [hidden, weight, *([bias] if with_bias else [])]
+    got = torch.autograd.grad(
+        torch.stack([(value * up).sum() for value, up in zip((ours.logprobs, ours.entropy, ours.kl), upstream, strict=True)]).sum(), inputs
+    )  # fmt: skip
+
+    h, w, b = (x.detach().double().requires_grad_() for x in (hidden, weight, bias))
+    z = scale * h @ w.T
+    logp = torch.log_softmax((z + b if with_bias else z) / temperature, -1)
+    logq = torch.log_softmax(
+        reference_hidden.detach().double() @ reference_weight.detach().double().T / temperature, -1
+    )
+    expected = (
+        logp.gather(1, targets[:, None])[:, 0],
+        -(logp.exp() * logp).sum(-1),
+        (logp.exp() * (logp - logq)).sum(-1),
+    )
+    for mine, true in zip((ours.logprobs, ours.entropy, ours.kl), expected, strict=True):
+        assert torch.allclose(mine.double(), true, atol=1e-5)
+    wanted = torch.autograd.grad(
+        torch.stack([(value * up).sum() for value, up in zip(expected, upstream, strict=True)]).sum(),
+        [h, w, *([b] if with_bias else [])],
+    )
+    for mine, true in zip(got, wanted, strict=True):
+        assert torch.allclose(mine.double(), true, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.floats(1, 1e4))
+def test_extreme_logits_stay_finite(seed: int, size: float) -> None:  # K10
+    hidden = (leaf(4, 3, seed=seed) * size).detach().requires_grad_()
+    head = Head(weight=leaf(11, 3, seed=seed + 1), bias=torch.empty(0))
+    ours = token_statistics(hidden, head, torch.tensor([0, 3, 5, 10]), temperature=1.0, entropy=True)
+    (ours.logprobs.sum() + ours.entropy.sum()).backward()
+    assert hidden.grad is not None
+    for tensor in (ours.logprobs, ours.entropy, hidden.grad):
+        assert torch.isfinite(tensor).all()
+
+
+def test_bfloat16_weights_give_float32_logprobs() -> None:  # K10
+    hidden, weight = leaf(6, 8, seed=1).bfloat16(), leaf(19, 8, seed=2).bfloat16()
+    targets = torch.arange(6)
+    ours = token_statistics(hidden, Head(weight=weight, bias=weight.new_empty(0)), targets, temperature=1.0)
+    assert ours.logprobs.dtype == torch.float32
+    true = torch.log_softmax((hidden.float() @ weight.float().T), -1).gather(1, targets[:, None])[:, 0]
+    assert torch.allclose(ours.logprobs, true, atol=3e-2)
+
+
+def test_the_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor of tokens times vocabulary is alive, forward or backward: the largest one is a chunk."""
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 1000)
+    largest = 0
+    original = head_module._log_softmax
+
+    def watch(hidden: Tensor, weight: Tensor, bias: Tensor, factor: float) -> Tensor:
+        nonlocal largest
+        out = original(hidden, weight, bias, factor)
+        largest = max(largest, out.numel())
+        return out
+
+    monkeypatch.setattr(head_module, "_log_softmax", watch)
+    hidden, weight = leaf(500, 4, seed=1), leaf(100, 4, seed=2)
+    token_statistics(
+        hidden, Head(weight=weight, bias=torch.empty(0)), torch.zeros(500, dtype=torch.long), temperature=1.0
+    ).logprobs.sum().backward()
+    assert 0 < largest <= 1000

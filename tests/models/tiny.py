@@ -1,0 +1,108 @@
+"""Tiny random models of every family the packed path is meant for, and random ragged groups."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from prefloop.text.groups import Group
+
+VOCABULARY = 97
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+PACKABLE: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, num_key_value_heads=2)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_key_value_heads=2)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=8)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=None)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=64,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    ),
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            ffn_dim=48,
+            max_position_embeddings=64,
+            word_embed_proj_dim=16,
+        )
+    ),
+    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE)),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SHAPE, num_key_value_heads=1, head_dim=8)),
+}
+
+NOT_PACKABLE: dict[str, Callable[[], PreTrainedModel]] = {
+    "mistral with a sliding window": lambda: MistralForCausalLM(
+        MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=4)
+    ),
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**SHAPE, num_key_value_heads=1, head_dim=8, final_logit_softcapping=2.0)
+    ),
+}
+
+
+def make(build: Callable[[], PreTrainedModel], seed: int = 0, std: float = 0.3) -> PreTrainedModel:
+    """A model with weights large enough that attention is far from uniform."""
+    torch.manual_seed(seed)
+    model = build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, std)
+    return model
+
+
+def random_groups(k: int, *, seed: int, count: int = 4, longest: int = 9) -> list[Group]:
+    """Groups with prompts of 1 to 7 tokens and K completions of 1 to `longest` tokens; one-token ones are certain to occur."""
+    draw = random.Random(f"{seed}/{k}")
+    groups: list[Group] = []
+    for place in range(count):
+        lengths = [1 if place == j == 0 else draw.randint(1, longest) for j in range(k)]
+        completions = tuple([draw.randrange(3, VOCABULARY) for _ in range(length)] for length in lengths)
+        prompt = [draw.randrange(3, VOCABULARY) for _ in range(1 if place == 0 else draw.randint(1, 7))]
+        groups.append(
+            Group(prompt=prompt, completions=completions, masks=tuple([True] * len(c) for c in completions))
+        )
+    return groups
