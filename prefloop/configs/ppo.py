@@ -146,6 +146,18 @@ class PPOConfig:
             "sampling.temperature is 0 (greedy); PPO must explore: set it above 0",
         )
         require(
+            self.ema == 0 or self.lora.rank == 0,
+            f"ema is {self.ema} with lora.rank {self.lora.rank}; the average is of full weights: set one of them to 0",
+        )
+        require(
+            self.critic.warmup_steps == 0 or self.critic.start != "shared",
+            f"critic.warmup_steps is {self.critic.warmup_steps}, but a critic on the policy's trunk cannot learn before the policy; set it to 0",
+        )
+        require(
+            0 <= self.critic.warmup_steps < self.steps,
+            f"critic.warmup_steps is {self.critic.warmup_steps}; it must be 0 or more and below steps = {self.steps}",
+        )
+        require(
             ":" not in self.reward_model or self.critic.start != "reward",
             "critic.start is `reward` but reward_model is a Python function; set critic.start to `policy` or `shared`",
         )

@@ -1,0 +1,194 @@
+"""What a stage trains on: records read from a file or the store, split by prompt, as tokens, with a hash that says exactly what they were."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from prefloop.configs.common import Data
+from prefloop.data import (
+    content_hash,
+    load_comparisons,
+    load_demonstrations,
+    load_prompts,
+    load_texts,
+    split,
+)
+from prefloop.data.load import Loaded
+from prefloop.data.store import Filters, Source, Store
+from prefloop.errors import InputError
+from prefloop.records import Comparison, Conversation, Demonstration, Prompt, Text
+from prefloop.runtime.world import World
+from prefloop.text import encode_all, encode_prompts
+from prefloop.text.groups import Group
+
+R = TypeVar("R")
+STORE = "store"
+"""`data.source` that means: what people (or judges, or simulated annotators) left in the project's store."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examples(Generic[R]):
+    """Records, and each one's tokens."""
+
+    records: tuple[R, ...]
+    groups: list[Group]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompts:
+    """Prompts, and each one's tokens."""
+
+    records: tuple[Prompt, ...]
+    ids: list[list[int]]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """Where data came from, for the run's log and for the store."""
+
+    sources: tuple[Source, ...]
+    exports: tuple[int, ...]
+    sha256: str
+    """Of all records read, trained on and held out."""
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs(Generic[R]):
+    """A stage's examples, parted by the hash of their prompt."""
+
+    train: Examples[R]
+    heldout: Examples[R]
+    read: Read
+
+
+def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> tuple[tuple[R, ...], Read]:
+    if not data.source:
+        raise InputError("data.source is empty; name a file, a folder, a data set or `store`")
+    loaded = load(data.source, split=data.split, skip_bad=data.skip_bad, limit=data.limit, **options)
+    digest = content_hash(loaded.records)
+    source = Source(name=data.source, sha256=digest, rows=len(loaded.records))
+    return loaded.records, Read(sources=(source,), exports=(), sha256=digest, summary=str(loaded.summary))
+
+
+def _part(records: Sequence[R], read: Read, data: Data, tokenizer: PreTrainedTokenizerBase) -> Inputs[R]:
+    """Encode all records and part them; a run with nothing to train on is an error, not a run."""
+    encoded = encode_all(
+        tokenizer,
+        records,  # pyright: ignore[reportArgumentType]
+        max_prompt_tokens=data.max_prompt_tokens,
+        max_completion_tokens=data.max_completion_tokens,
+        overlong=data.overlong,
+        skip_bad=data.skip_bad,
+    )
+    kept = [records[place] for place in encoded.kept]
+    train, heldout = split(kept, heldout=data.heldout)  # pyright: ignore[reportArgumentType]
+    is_heldout = {id(record) for record in heldout}
+    groups = {True: [], False: []}
+    for record, group in zip(kept, encoded.groups, strict=True):
+        groups[id(record) in is_heldout].append(group)
+    if not train:
+        raise InputError(
+            f"{data.source}: no record to train on ({encoded.describe()}; {len(heldout)} held out); lower data.heldout, or give more data"
+        )
+    summary = f"{read.summary} As tokens: {encoded.describe()}. Train {len(train)}, held out {len(heldout)}."
+    read = Read(sources=read.sources, exports=read.exports, sha256=read.sha256, summary=summary)
+    return Inputs(
+        train=Examples(records=tuple(train), groups=groups[False]),  # pyright: ignore[reportArgumentType]
+        heldout=Examples(records=tuple(heldout), groups=groups[True]),  # pyright: ignore[reportArgumentType]
+        read=read,
+    )
+
+
+def demonstrations(
+    data: Data, tokenizer: PreTrainedTokenizerBase, world: World
+) -> Inputs[Demonstration | Conversation]:
+    """Demonstrations and conversations from a file or data set."""
+
+    def work() -> Inputs[Demonstration | Conversation]:
+        records, read = _from_files(data, load_demonstrations)
+        return _part(records, read, data, tokenizer)
+
+    return world.on_main(work)
+
+
+def comparisons(
+    data: Data, tokenizer: PreTrainedTokenizerBase, store: str, world: World
+) -> Inputs[Comparison]:
+    """Comparisons from a file, a data set or the store; group completions are (chosen, rejected)."""
+
+    def work() -> Inputs[Comparison]:
+        if data.source != STORE:
+            records, read = _from_files(data, load_comparisons)
+            return _part(records, read, data, tokenizer)
+        with Store.open(store, create=False) as opened:
+            export = opened.export("comparisons", Filters(), skip_bad=data.skip_bad)
+            everything = opened.exported(export.id)
+        records = [record for record in everything if isinstance(record, Comparison)]
+        used = records[: data.limit] if data.limit else records
+        left_out = ", ".join(f"{count} {reason}" for reason, count in export.left_out.items() if count)
+        summary = f"{store}: {export.rows} comparisons (export {export.id}, sha256 {export.sha256[:12]})"
+        summary += f"; not comparisons: {left_out}" if left_out else ""
+        summary += f"; {len(records) - len(used)} beyond data.limit" if len(used) < len(records) else ""
+        read = Read(sources=(), exports=(export.id,), sha256=content_hash(used), summary=summary + ".")
+        return _part(used, read, data, tokenizer)
+
+    return world.on_main(work)
+
+
+def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple[Prompts, Prompts, Read]:
+    """Prompts of a file's records, a data set or the store: (train, held out, where they came from)."""
+    if data.source == STORE:
+        with Store.open(store, create=False) as opened:
+            export = opened.export("prompts", Filters())
+            records = tuple(record for record in opened.exported(export.id) if isinstance(record, Prompt))
+        records = records[: data.limit] if data.limit else records
+        summary = f"{store}: {len(records)} of {export.rows} prompts (export {export.id})."
+        read = Read(sources=(), exports=(export.id,), sha256=content_hash(records), summary=summary)
+    else:
+        records, read = _from_files(data, load_prompts)
+    encoded = encode_prompts(
+        tokenizer,
+        records,
+        max_prompt_tokens=data.max_prompt_tokens,
+        overlong=data.overlong,
+        skip_bad=data.skip_bad,
+    )
+    kept = [records[place] for place in encoded.kept]
+    train, heldout = split(kept, heldout=data.heldout)
+    ids = dict(zip((prompt.sha256 for prompt in kept), encoded.prompts, strict=True))
+    summary = f"{read.summary} As tokens: {encoded.describe()}. Train {len(train)}, held out {len(heldout)}."
+    read = Read(sources=read.sources, exports=read.exports, sha256=read.sha256, summary=summary)
+    return (
+        Prompts(records=tuple(train), ids=[ids[prompt.sha256] for prompt in train]),
+        Prompts(records=tuple(heldout), ids=[ids[prompt.sha256] for prompt in heldout]),
+        read,
+    )
+
+
+def texts(data: Data) -> tuple[tuple[Text, ...], tuple[Text, ...], Read]:
+    """Documents: (train, held out, where they came from)."""
+    records, read = _from_files(data, load_texts)
+    train, heldout = split(records, heldout=data.heldout)
+    if not train:
+        raise InputError(f"{data.source}: no text to train on; lower data.heldout, or give more data")
+    summary = f"{read.summary} Train {len(train)}, held out {len(heldout)}."
+    return (
+        tuple(train),
+        tuple(heldout),
+        Read(sources=read.sources, exports=read.exports, sha256=read.sha256, summary=summary),
+    )
+
+
+def store_of(out: str, store: str) -> str:
+    """The project's store: as configured, else `prefloop.db` beside the run folder."""
+    return store or str(Path(out).resolve().parent / "prefloop.db")

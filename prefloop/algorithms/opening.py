@@ -1,0 +1,96 @@
+"""Models as a stage trains them: all weights or a LoRA adapter, from the start or from the checkpoint a run goes on from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from prefloop.configs.common import Compute, LoRA, Optim
+from prefloop.models.load import (
+    load_policy,
+    load_reward_model,
+    new_reward_model,
+    save_classifier,
+    save_policy,
+)
+from prefloop.models.lora import ADAPTER, load_adapter_weights, lora_policy, lora_reward_model, save_merged
+from prefloop.models.roles import BASE, Critic, Policy, RewardModel
+from prefloop.runtime import ParameterGroup, Run, StateTree
+from prefloop.text import check_vocabulary
+from prefloop.text.groups import Group
+
+Role = TypeVar("Role", Policy, RewardModel)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened(Generic[Role]):
+    """A role to train, and how it is saved: a model that transformers loads by itself."""
+
+    role: Role
+    save: Callable[[Path], None]
+
+
+def open_policy(
+    model: str, tokenizer: PreTrainedTokenizerBase, lora: LoRA, compute: Compute, run: Run
+) -> Opened[Policy]:
+    """The policy a stage trains. Raises `InputError` if the model cannot be loaded or has too few embeddings for the tokenizer."""
+    if lora.rank == 0:
+        policy = load_policy(run.source(model), compute)
+        check_vocabulary(tokenizer, vocabulary_size(policy))
+        return Opened(role=policy, save=lambda folder: save_policy(policy, tokenizer, folder))
+    adapted, peft = lora_policy(load_policy(model, compute), lora, seed=run.settings.seed)
+    check_vocabulary(tokenizer, vocabulary_size(adapted))
+    if run.start:
+        load_adapter_weights(peft, adapted.adapter_name, Path(run.source(model, ADAPTER)))
+    return Opened(role=adapted, save=lambda folder: save_merged(adapted, peft, tokenizer, folder))
+
+
+def open_reward_model(
+    model: str, tokenizer: PreTrainedTokenizerBase, lora: LoRA, compute: Compute, run: Run
+) -> Opened[RewardModel]:
+    """The reward model a stage trains: a fresh head, drawn from the run's seed, on the model's trunk."""
+    seed = run.settings.seed
+    if lora.rank == 0:
+        fresh = run.start == 0
+        role = (
+            new_reward_model(model, tokenizer, compute, seed=seed)
+            if fresh
+            else load_reward_model(run.source(model), compute)
+        )
+        check_vocabulary(tokenizer, vocabulary_size(role))
+        return Opened(role=role, save=lambda folder: save_classifier(role, tokenizer, folder))
+    adapted, peft = lora_reward_model(new_reward_model(model, tokenizer, compute, seed=seed), lora, seed=seed)
+    check_vocabulary(tokenizer, vocabulary_size(adapted))
+    if run.start:
+        head = load_adapter_weights(peft, adapted.adapter_name, Path(run.source(model, ADAPTER)))
+        (weight,) = head.values()
+        trained = next(p for p in adapted.score_head.parameters() if p.requires_grad)
+        trained.data.copy_(weight)
+    return Opened(role=adapted, save=lambda folder: save_merged(adapted, peft, tokenizer, folder))
+
+
+def vocabulary_size(role: Policy | RewardModel) -> int:
+    """Rows of the input embedding."""
+    return role.model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportReturnType, reportAttributeAccessIssue, reportIndexIssue]
+
+
+def parameters_of(role: Policy | RewardModel | Critic, optim: Optim, *, name: str) -> ParameterGroup:
+    """What a role trains: its adapter and head where it has one, otherwise every weight that is not frozen."""
+    if role.adapter_name == BASE:
+        return ParameterGroup.of(role, optim, name=name)
+    own = tuple(
+        (key, parameter)
+        for key, parameter in role.named_parameters()
+        if f".{role.adapter_name}." in key or key.startswith(("score_head", "value_head"))
+    )
+    return ParameterGroup(name=name, parameters=own, optim=optim)
+
+
+def replayable(groups: Sequence[Group]) -> StateTree:
+    """Groups as a tree for a dump: token ids of prompts and completions."""
+    return {
+        "prompts": [list(group.prompt) for group in groups],
+        "completions": [[list(completion) for completion in group.completions] for group in groups],
+    }

@@ -1,0 +1,515 @@
+"""Proximal policy optimisation with four roles (arXiv:1707.06347, arXiv:1909.08593, arXiv:2203.02155).
+
+One step: sample completions of a batch of prompts; score them; take a per-token KL to the reference; turn both into rewards; estimate
+advantages with the critic; then a few passes of clipped updates over them. What differs from the papers: old log-probabilities are
+computed under the training forward and not taken from the sampler; means are over the tokens of a whole minibatch, whatever the
+micro-batches and processes; advantages are whitened over the whole batch.
+
+Logged at every step:
+    score             mean score of the reward model, as it gave it
+    reward            mean of what the policy was paid: shaped score minus the KL penalty, summed over a completion
+    kl                mean KL to the reference per completion, by the chosen estimator (k1 unless set otherwise)
+    kl_coef           weight of that penalty, which an adaptive controller changes
+    entropy           mean entropy of the policy per token, in nats
+    length, ended     mean completion tokens; share that stopped by itself
+    policy_loss, value_loss
+    ratio             largest distance of a probability ratio from 1 in the first minibatch: float noise, or something is wrong
+    clip_fraction     share of tokens whose gradient the clip has cut
+    approx_kl         mean k3 estimate per token between the policy that sampled and the one being updated
+    explained_variance   share of the returns' variance that the critic predicted before learning from them
+    lr, lr/critic, grad_norm, grad_norm/critic
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prefloop.algorithms.batches import Batches
+from prefloop.algorithms.inputs import Prompts, prompts, store_of
+from prefloop.algorithms.ppo_roles import Roles, open_ptx, open_roles
+from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.sft import trained_tokens
+from prefloop.configs.ppo import PPOConfig
+from prefloop.errors import InputError
+from prefloop.losses import (
+    ESTIMATORS,
+    Moments,
+    RunningMoments,
+    check_start,
+    clip_scores,
+    clipped_surrogate,
+    clipped_value_loss,
+    expected_at_start,
+    explained_variance,
+    gae,
+    k3,
+    masked_sum,
+    mean_over,
+    next_coef,
+    normalise_scores,
+    penalise_missing_eos,
+    probability_ratio,
+    scale_scores,
+    shape_rewards,
+    sum_and_count,
+    is_clipped,
+    whiten,
+)
+from prefloop.models.packing import Batch, MicroBatch, micro_batches
+from prefloop.models.roles import scatter_tokens
+from prefloop.rollout import sample
+from prefloop.runtime import Metrics, Run, World, start_world
+from prefloop.text import decode_completions, load_tokenizer, stop_token_ids
+from prefloop.text.groups import Group
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """This process's share of a step's completions. B completions, prompt after prompt; T the longest."""
+
+    places: list[int]
+    """Place of each group's prompt in the whole step's batch."""
+    groups: list[Group]
+    texts: list[str]
+    ended: Bool[Tensor, " B"]
+    mask: Bool[Tensor, "B T"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experience:
+    """A rollout with all that the updates need; fixed before the first of them."""
+
+    rollout: Rollout
+    old_logprobs: Float[Tensor, "B T"]
+    reference_logprobs: Float[Tensor, "B T"]
+    old_values: Float[Tensor, "B T"]
+    advantages: Float[Tensor, "B T"]
+    returns: Float[Tensor, "B T"]
+
+
+@dataclass(kw_only=True, slots=True)
+class Adaptive:
+    """What a step leaves to the next besides weights; changed in place."""
+
+    kl_coef: float
+    scores: RunningMoments
+
+
+def train(config: PPOConfig) -> Path:
+    """Train and return the folder of the finished policy."""
+    world = start_world(config.compute.device)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
+    store = store_of(config.run.out, config.run.store)
+    train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
+    if not len(train_prompts):
+        raise InputError(f"{config.data.source}: no prompt to train on; lower data.heldout, or give more")
+    batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
+    with Run.open(
+        config.run,
+        stage="ppo",
+        config=config,
+        total_steps=config.steps,
+        world=world,
+        headline=("score", "kl"),
+        fingerprint={"data": read.sha256},
+    ) as run:
+        run.say(read.summary)
+        ptx, ptx_reads = open_ptx(config, tokenizer, world)
+        record = RunRecord(stage="ppo", config=config, settings=config.run, world=world)
+        reward_model = "" if ":" in config.reward_model else config.reward_model
+        record.begin(
+            start=config.model,
+            models={"reference": config.reference, "reward_model": reward_model},
+            reads=[read, *ptx_reads],
+        )
+        roles = open_roles(config, tokenizer, run)
+        adaptive = Adaptive(kl_coef=config.kl.coef, scores=RunningMoments())
+        if run.resumed:
+            roles.load_state(run.resumed["roles"])
+            adaptive.kl_coef = run.resumed["kl_coef"]
+            adaptive.scores = RunningMoments(**run.resumed["score_moments"])
+        stop_ids = stop_token_ids(tokenizer)
+
+        def decode(ids: Sequence[Sequence[int]]) -> list[str]:
+            return decode_completions(tokenizer, ids)
+
+        for step in run.steps(save=roles.save, state=lambda: _state(roles, adaptive)):
+            chosen = batches.at(step)
+            rollout = _sample(config, roles, train_prompts, chosen, step, stop_ids, decode, world)
+            texts = [train_prompts.records[chosen[place]] for place in rollout.places]
+            scores = roles.score(texts, rollout.groups, rollout.texts, rollout.ended.tolist())
+            experience, metrics = _judge(config, roles, rollout, scores, adaptive, world)
+            if step == 1 and config.reference in ("", config.model):
+                check_start("kl", metrics["kl_distance"], expected_at_start("kl"), _tolerance(config))
+            learned = _learn(config, roles, experience, ptx, adaptive.kl_coef, step, world)
+            check_start("ratio", 1 + learned["ratio"], expected_at_start("ratio"), _tolerance(config))
+            if config.kl.target:
+                adaptive.kl_coef = next_coef(
+                    adaptive.kl_coef,
+                    metrics["kl"],
+                    target=config.kl.target,
+                    horizon=config.kl.horizon,
+                    n=len(chosen) * config.completions_per_prompt,
+                )
+            run.log(step, {**metrics, **learned})
+            if step == 1 or step % SAMPLES_EVERY == 0 or step == run.total_steps:
+                run.samples(step, _shown(texts, rollout, scores))
+        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
+        return run.final
+
+
+SAMPLES_EVERY = 10
+"""Steps between files of samples."""
+SAMPLES_SHOWN = 8
+
+
+def _tolerance(config: PPOConfig) -> float:
+    """How far float noise may take a ratio from 1 or a log-ratio from 0 between two forward passes of other micro-batches."""
+    return 2e-3 if config.compute.dtype == "float32" else 0.1
+
+
+def _sample(
+    config: PPOConfig,
+    roles: Roles,
+    train_prompts: Prompts,
+    chosen: Sequence[int],
+    step: int,
+    stop_ids: Sequence[int],
+    decode: Callable[[Sequence[Sequence[int]]], list[str]],
+    world: World,
+) -> Rollout:
+    """Completions of this process's share of the step's prompts. What is drawn depends on seed, step and place, not on the share."""
+    places = world.share(range(len(chosen)))
+    ids = [train_prompts.ids[chosen[place]] for place in places]
+    k = config.completions_per_prompt
+    with roles.policy.active() as model:
+        samples = sample(
+            model,
+            ids,
+            k=k,
+            stop_ids=stop_ids,
+            sampling=config.sampling,
+            seed=config.run.seed,
+            row_keys=[(step - 1) * config.batch_prompts + place for place in places],
+        )
+    groups = [
+        Group(
+            prompt=prompt,
+            completions=tuple(drawn.tokens for drawn in own),
+            masks=tuple([True] * len(drawn.tokens) for drawn in own),
+        )
+        for prompt, own in zip(ids, samples, strict=True)
+    ]
+    rows = [drawn for own in samples for drawn in own]
+    lengths = torch.tensor([len(drawn.tokens) for drawn in rows], dtype=torch.long)
+    longest = max((len(drawn.tokens) for drawn in rows), default=1)
+    return Rollout(
+        places=places,
+        groups=groups,
+        texts=decode([drawn.tokens for drawn in rows]),
+        ended=torch.tensor([drawn.ended for drawn in rows], dtype=torch.bool, device=world.device),
+        mask=(torch.arange(longest)[None, :] < lengths[:, None]).to(world.device),
+    )
+
+
+def _judge(
+    config: PPOConfig,
+    roles: Roles,
+    rollout: Rollout,
+    scores: Float[Tensor, " B"],
+    adaptive: Adaptive,
+    world: World,
+) -> tuple[Experience, dict[str, float]]:
+    """Log-probabilities, KL, rewards, values, advantages; all under no_grad, means and moments over all processes."""
+    mask, temperature = rollout.mask, config.sampling.temperature
+    old_logprobs, entropy, reference_logprobs, exact_kl = _frozen_statistics(
+        config, roles, rollout, temperature
+    )
+    values = _per_token(config, rollout, roles.values, world)
+    estimator = config.kl.estimator
+    kl = exact_kl if estimator == "exact" else ESTIMATORS[estimator](old_logprobs, reference_logprobs)
+
+    shaped = _shape_scores(config, roles, scores, rollout.ended, adaptive, world)
+    in_reward = adaptive.kl_coef if config.kl.placement == "reward" else 0.0
+    rewards = shape_rewards(shaped, kl, mask, kl_coef=in_reward)
+    if config.reward.whiten:
+        rewards = whiten(rewards, mask, Moments.of(rewards, mask).summed(world.sum), keep_mean=True)
+    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+    explained = explained_variance(
+        Moments.of(returns, mask).summed(world.sum), Moments.of(returns - values, mask).summed(world.sum)
+    )
+    if config.whiten_advantages:
+        advantages = whiten(advantages, mask, Moments.of(advantages, mask).summed(world.sum))
+
+    metrics, count = Metrics(), len(scores)
+    metrics.add("score", scores.sum(), count)
+    metrics.add("reward", masked_sum(rewards, mask), count)
+    metrics.add("kl", masked_sum(kl, mask), count)
+    metrics.add("kl_distance", masked_sum((old_logprobs - reference_logprobs).abs(), mask), mask.sum())
+    metrics.add("entropy", *sum_and_count(entropy, mask))
+    metrics.add("length", mask.sum(), count)
+    metrics.add("ended", rollout.ended.sum(), count)
+    experience = Experience(
+        rollout=rollout,
+        old_logprobs=old_logprobs,
+        reference_logprobs=reference_logprobs,
+        old_values=values,
+        advantages=advantages,
+        returns=returns,
+    )
+    own = {"kl_coef": adaptive.kl_coef, "explained_variance": explained.item()}
+    return experience, {**metrics.reduce(world), **own}
+
+
+def _frozen_statistics(
+    config: PPOConfig, roles: Roles, rollout: Rollout, temperature: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Policy log-probabilities and entropy, reference log-probabilities, and the exact KL (zeros unless that is the estimator), `[B, T]`."""
+    policy, reference, device = roles.policy, roles.reference, rollout.mask.device
+    old, entropy, others, kl = (torch.zeros(rollout.mask.shape, device=device) for _ in range(4))
+    with torch.no_grad():
+        for part in micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=device):
+            batch = part.batch
+            if config.kl.estimator == "exact":
+                statistics = policy.statistics_against(reference, batch, temperature=temperature)
+                _put(kl, part, scatter_tokens(statistics.kl, batch))
+            else:
+                statistics = policy.statistics(batch, temperature=temperature, entropy=True)
+            _put(old, part, scatter_tokens(statistics.logprobs, batch))
+            _put(entropy, part, scatter_tokens(statistics.entropy, batch))
+            _put(others, part, reference(batch, temperature=temperature))
+    return old, entropy, others, kl
+
+
+def _per_token(
+    config: PPOConfig, rollout: Rollout, compute: Callable[[Batch], Float[Tensor, "b t"]], world: World
+) -> Float[Tensor, "B T"]:
+    """A frozen role's number for every completion token."""
+    out = torch.zeros(rollout.mask.shape, device=world.device)
+    with torch.no_grad():
+        for part in micro_batches(
+            rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device
+        ):
+            _put(out, part, compute(part.batch))
+    return out
+
+
+def _put(out: Float[Tensor, "B T"], part: MicroBatch, values: Float[Tensor, "b t"]) -> None:
+    out[part.rows, : values.shape[1]] = values
+
+
+def _shape_scores(
+    config: PPOConfig,
+    roles: Roles,
+    scores: Float[Tensor, " B"],
+    ended: Bool[Tensor, " B"],
+    adaptive: Adaptive,
+    world: World,
+) -> Float[Tensor, " B"]:
+    """Normalise, scale by all scores so far and these, clip, then take off the penalty for not ending."""
+    shaping = config.reward
+    if shaping.normalise:
+        mean, std = roles.reward_moments
+        scores = normalise_scores(scores, mean=mean, std=std)
+    if shaping.scale:
+        adaptive.scores = adaptive.scores.update(Moments.of(scores, torch.ones_like(ended)).summed(world.sum))
+        scores = scale_scores(scores, adaptive.scores)
+    if shaping.clip:
+        scores = clip_scores(scores, limit=shaping.clip)
+    return penalise_missing_eos(scores, ended, penalty=shaping.missing_eos)
+
+
+def _learn(
+    config: PPOConfig,
+    roles: Roles,
+    experience: Experience,
+    ptx: Sequence[Group],
+    kl_coef: float,
+    step: int,
+    world: World,
+) -> dict[str, float]:
+    """The epochs of clipped updates over one step's experience; their metrics."""
+    metrics, results = Metrics(), {}
+    ratio = 0.0
+    learns_policy = step > config.critic.warmup_steps
+    batch = int(world.sum_float(len(experience.rollout.groups)))
+    for epoch in range(config.epochs):
+        for number, own in enumerate(_minibatches(config, batch, step, epoch, world)):
+            groups = [experience.rollout.groups[i] for i in own]
+            rows = _rows(own, config.completions_per_prompt).to(world.device)
+            parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
+            tokens = world.sum_float(int(experience.rollout.mask[rows].sum()))
+            watch = Watch()
+
+            def policy_loss(
+                part: MicroBatch, rows: Tensor = rows, tokens: float = tokens, watch: Watch = watch
+            ) -> Tensor:
+                return _policy_loss(
+                    config, roles, experience, part, rows[part.rows], tokens, kl_coef, metrics, watch
+                )
+
+            def value_loss(part: MicroBatch, rows: Tensor = rows, tokens: float = tokens) -> Tensor:
+                return _value_loss(
+                    config, roles.values(part.batch), experience, part, rows[part.rows], tokens, metrics
+                )
+
+            if learns_policy:
+                extra = _ptx_parts(config, ptx, roles, world)
+                results |= roles.update_policy([*_jobs(parts, policy_loss), *extra], groups)
+            if roles.has_own_critic:
+                results |= roles.update_critic(_jobs(parts, value_loss), groups)
+            if epoch == number == 0:
+                ratio = world.max_float(watch.largest_ratio_distance)
+    return {**results, **metrics.reduce(world), "ratio": ratio}
+
+
+@dataclass(slots=True)
+class Watch:
+    """The largest |ratio - 1| seen in a minibatch."""
+
+    largest_ratio_distance: float = 0.0
+
+
+def _jobs(parts: Sequence[MicroBatch], loss: Callable[[MicroBatch], Tensor]) -> list[Callable[[], Tensor]]:
+    return [lambda part=part: loss(part) for part in parts]
+
+
+def _policy_loss(
+    config: PPOConfig,
+    roles: Roles,
+    experience: Experience,
+    part: MicroBatch,
+    rows: Tensor,
+    tokens: float,
+    kl_coef: float,
+    metrics: Metrics,
+    watch: Watch,
+) -> Tensor:
+    """This micro-batch's part of the policy's loss; of the value loss too where the critic is a head on the policy's trunk."""
+    policy, batch, mask = roles.policy, part.batch, part.batch.completion_mask
+    temperature = config.sampling.temperature
+    width = mask.shape[1]
+    old, advantages, reference = (
+        tensor[rows, :width]
+        for tensor in (experience.old_logprobs, experience.advantages, experience.reference_logprobs)
+    )
+    kl_in_loss = kl_coef if config.kl.placement == "loss" else 0.0
+    exact = kl_in_loss and config.kl.estimator == "exact"
+    values = torch.zeros(())
+    if exact:
+        statistics = policy.statistics_against(roles.reference, batch, temperature=temperature)
+        values = torch.zeros(()) if roles.has_own_critic else roles.values(batch)
+    elif roles.has_own_critic:
+        statistics = policy.statistics(batch, temperature=temperature, entropy=config.entropy_coef > 0)
+    else:
+        hidden = policy.hidden(batch)
+        wants_entropy = config.entropy_coef > 0
+        statistics = policy.statistics_of(hidden, batch, temperature=temperature, entropy=wants_entropy)
+        values = roles.critic.values_of(hidden, batch)
+
+    logprobs = scatter_tokens(statistics.logprobs, batch)
+    losses = clipped_surrogate(logprobs, old, advantages, clip=config.clip, dual_clip=config.dual_clip)
+    total = mean_over(losses, mask, count=tokens)
+    if config.entropy_coef:
+        total = total - config.entropy_coef * mean_over(
+            scatter_tokens(statistics.entropy, batch), mask, count=tokens
+        )
+    if kl_in_loss:
+        kl = (
+            scatter_tokens(statistics.kl, batch)
+            if exact
+            else ESTIMATORS[config.kl.estimator](logprobs, reference)
+        )
+        total = total + kl_in_loss * mean_over(kl, mask, count=tokens)
+
+    with torch.no_grad():
+        cut = is_clipped(logprobs, old, advantages, clip=config.clip)
+        metrics.add("policy_loss", *sum_and_count(losses, mask))
+        metrics.add("clip_fraction", *sum_and_count(cut, mask))
+        metrics.add("approx_kl", *sum_and_count(k3(old, logprobs), mask))
+        distance = ((probability_ratio(logprobs, old) - 1).abs() * mask).max()
+        watch.largest_ratio_distance = max(watch.largest_ratio_distance, distance.item())
+    if not roles.has_own_critic:
+        total = total + config.critic.coef * _value_loss(
+            config, values, experience, part, rows, tokens, metrics
+        )
+    return total
+
+
+def _value_loss(
+    config: PPOConfig,
+    values: Float[Tensor, "b t"],
+    experience: Experience,
+    part: MicroBatch,
+    rows: Tensor,
+    tokens: float,
+    metrics: Metrics,
+) -> Tensor:
+    mask = part.batch.completion_mask
+    width = mask.shape[1]
+    old, returns = experience.old_values[rows, :width], experience.returns[rows, :width]
+    losses = clipped_value_loss(values, old, returns, clip=config.critic.clip)
+    metrics.add("value_loss", *sum_and_count(losses.detach(), mask))
+    return mean_over(losses, mask, count=tokens)
+
+
+def _ptx_parts(
+    config: PPOConfig, ptx: Sequence[Group], roles: Roles, world: World
+) -> list[Callable[[], Tensor]]:
+    """Jobs for the pretraining mix: as many of its sequences as the minibatch has prompts, the next ones at every update."""
+    if not config.ptx_coef:
+        return []
+    size = max(1, config.batch_prompts // config.minibatches)
+    batches = Batches(count=len(ptx), size=size, seed=config.run.seed)
+    groups = world.share(batches.pick(ptx, roles.policy_updates + 1))
+    count = world.sum_float(trained_tokens(groups))
+
+    def loss(part: MicroBatch) -> Tensor:
+        return config.ptx_coef * mean_over(-roles.policy(part.batch), part.batch.completion_mask, count=count)
+
+    return _jobs(micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device), loss)
+
+
+def _minibatches(
+    config: PPOConfig, prompts_in_batch: int, step: int, epoch: int, world: World
+) -> Iterator[list[int]]:
+    """This process's groups in each minibatch. Minibatches are dealt over the whole batch, so they do not depend on the processes."""
+    order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(prompts_in_batch)
+    for part in np.array_split(order, min(config.minibatches, prompts_in_batch)):
+        yield [int(place) // world.size for place in part if place % world.size == world.rank]
+
+
+def _rows(groups: Sequence[int], k: int) -> Tensor:
+    """Rows of the completions of these groups."""
+    return torch.tensor([group * k + j for group in groups for j in range(k)], dtype=torch.long)
+
+
+def _shown(texts: Sequence, rollout: Rollout, scores: Float[Tensor, " B"]) -> list[Mapping[str, object]]:
+    """Some of this step's samples, for people."""
+    k = len(rollout.texts) // max(1, len(texts))
+    return [
+        {
+            "prompt": texts[row // k].to_json(),
+            "completion": rollout.texts[row],
+            "score": round(scores[row].item(), 4),
+        }
+        for row in range(min(SAMPLES_SHOWN, len(rollout.texts)))
+    ]
+
+
+def _state(roles: Roles, adaptive: Adaptive) -> dict[str, object]:
+    moments = adaptive.scores
+    return {
+        "roles": roles.state(),
+        "kl_coef": adaptive.kl_coef,
+        "score_moments": {
+            "count": moments.count,
+            "sum": moments.sum,
+            "sum_of_squares": moments.sum_of_squares,
+        },
+    }

@@ -1,0 +1,380 @@
+"""The four roles of PPO: how each is opened, scored, updated, saved and resumed. `ppo.py` tells the algorithm."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prefloop.algorithms.inputs import Read, demonstrations, texts
+from prefloop.algorithms.opening import parameters_of, replayable, vocabulary_size
+from prefloop.configs.ppo import PPOConfig
+from prefloop.errors import InputError
+from prefloop.models.average import MovingAverage
+from prefloop.models.load import (
+    critic_from_policy,
+    critic_from_reward_model,
+    load_critic,
+    load_policy,
+    load_reward_model,
+    reward_moments,
+    save_classifier,
+    save_policy,
+)
+from prefloop.models.lora import (
+    ADAPTER,
+    critic_on_trunk,
+    load_adapter_weights,
+    lora_policy,
+    reward_model_on_trunk,
+    save_adapter,
+    save_merged,
+)
+from prefloop.models.packing import Batch, micro_batches
+from prefloop.models.roles import BASE, Critic, Policy, RewardModel, scalar_head
+from prefloop.records import Prompt
+from prefloop.rollout import checked, load_function
+from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
+from prefloop.text import check_vocabulary, completions_group, load_tokenizer, pretraining_blocks
+from prefloop.text.groups import Group
+
+CRITIC, EMA = "critic", "ema"
+"""Parts of a checkpoint."""
+
+Score = Callable[[Sequence[Prompt], Sequence[Group], Sequence[str], Sequence[bool]], Float[Tensor, " B"]]
+"""Scores of completions from their prompts, tokens, texts, and whether each ended by itself."""
+Job = Callable[[], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Roles:
+    """Policy, reference, critic and scorer, with their optimisers."""
+
+    policy: Policy
+    reference: Policy
+    critic: Critic
+    score: Score
+    reward_moments: tuple[float, float]
+    """Mean and standard deviation stored with the reward model."""
+    policy_updater: Updater
+    """Of the critic too where that is a head on the policy's trunk."""
+    critic_updaters: tuple[Updater, ...]
+    """None or one."""
+    averages: tuple[MovingAverage, ...]
+    """None or one, of the policy's weights."""
+    save: Callable[[Path], None]
+
+    @property
+    def has_own_critic(self) -> bool:
+        """Whether the critic learns by itself, and not as a head on the policy's trunk."""
+        return bool(self.critic_updaters)
+
+    @property
+    def policy_updates(self) -> int:
+        """Updates of the policy so far."""
+        return self.policy_updater.steps
+
+    def values(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """The critic's value of the state before each completion token."""
+        return self.critic(batch)
+
+    def update_policy(self, jobs: Sequence[Job], groups: Sequence[Group]) -> dict[str, float]:
+        """One update of the policy from jobs that each give a part of its loss."""
+        result = self.policy_updater.step(jobs, _run, replay=lambda: replayable(groups))
+        for average in self.averages:
+            average.update()
+        return result.metrics()
+
+    def update_critic(self, jobs: Sequence[Job], groups: Sequence[Group]) -> dict[str, float]:
+        """One update of a critic of its own; metrics end in `/critic`."""
+        (updater,) = self.critic_updaters
+        result = updater.step(jobs, _run, replay=lambda: replayable(groups))
+        return {f"{name}/critic": value for name, value in result.metrics().items() if name != "loss"}
+
+    def state(self) -> StateTree:
+        """Optimisers, moving average, and a head that no saved model holds."""
+        return {
+            "policy": self.policy_updater.state(),
+            "critic": [updater.state() for updater in self.critic_updaters],
+            "averages": [average.values for average in self.averages],
+            "value_head": {name: p.detach() for name, p in self.critic.value_head.named_parameters()},
+        }
+
+    def load_state(self, state: StateTree) -> None:
+        """Go on from what `state` gave; the models were opened from the same checkpoint."""
+        with torch.no_grad():
+            for name, parameter in self.critic.value_head.named_parameters():
+                parameter.copy_(state["value_head"][name])
+        self.policy_updater.load_state(state["policy"])
+        for updater, saved in zip(self.critic_updaters, state["critic"], strict=True):
+            updater.load_state(saved)
+        for average, values in zip(self.averages, state["averages"], strict=True):
+            average.load(values)
+
+
+def _run(job: Job) -> Tensor:
+    return job()
+
+
+def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Roles:
+    """All roles, separate models or one LoRA trunk, from the start or from the checkpoint the run goes on from."""
+    own_critic = config.critic.start != "shared"
+    is_function = ":" in config.reward_model
+    if config.lora.rank:
+        policy, critic, reward_models, save = _on_one_trunk(config, tokenizer, run)
+    else:
+        policy, critic, reward_models, save = _separate(config, tokenizer, run)
+    check_vocabulary(tokenizer, vocabulary_size(policy))
+    if is_function:
+        score, moments = _function_score(config.reward_model, run.world), (0.0, 1.0)
+    else:
+        (reward_model,) = reward_models
+        score = _model_score(config, reward_model, tokenizer, run.world)
+        moments = reward_moments(reward_model)
+    reference = _reference(config, policy, run)
+
+    per_step = config.epochs * config.minibatches
+    policy_groups = [parameters_of(policy, config.optim, name="policy")]
+    if not own_critic:
+        policy_groups.append(_head_group(config, critic))
+    warmup = config.critic.warmup_steps if own_critic else 0
+    averages = ()
+    if config.ema:
+        average = MovingAverage(dict(policy_groups[0].parameters), decay=config.ema)
+        averages = (average,)
+        save = _with_average(save, policy, average, tokenizer)
+
+    def updater(groups: list[ParameterGroup], steps: int, name: str) -> Updater:
+        return Updater(
+            groups,
+            total_steps=max(1, steps * per_step),
+            world=run.world,
+            dump_folder=run.nonfinite / name,
+            max_nonfinite=config.run.max_nonfinite,
+        )
+
+    critic_groups = [parameters_of(critic, config.critic.optim, name="critic")] if own_critic else []
+    return Roles(
+        policy=policy,
+        reference=reference,
+        critic=critic,
+        score=score,
+        reward_moments=moments,
+        policy_updater=updater(policy_groups, config.steps - warmup, "policy"),
+        critic_updaters=(updater(critic_groups, config.steps, "critic"),) if own_critic else (),
+        averages=averages,
+        save=save,
+    )
+
+
+Opened = tuple[Policy, Critic, tuple[RewardModel, ...], Callable[[Path], None]]
+"""Policy, critic, the reward model if it is one, and what saves the first two."""
+
+
+def _separate(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Opened:
+    """A model for each role."""
+    compute = config.compute
+    policy = load_policy(run.source(config.model), compute)
+    reward_models = () if ":" in config.reward_model else (_frozen_reward_model(config),)
+    if config.critic.start == "shared":
+        critic = _head_on(policy)
+        return policy, critic, reward_models, lambda folder: save_policy(policy, tokenizer, folder)
+    if run.start:
+        critic = load_critic(run.source("", CRITIC), compute)
+    elif config.critic.start == "policy":
+        critic = critic_from_policy(config.model, tokenizer, compute)
+    else:
+        reward_model = reward_models[0]  # the settings refuse a Python function here
+        critic = critic_from_reward_model(reward_model)
+        if vocabulary_size(reward_model) != vocabulary_size(policy):
+            raise InputError(
+                f"critic.start is `reward`, but {config.reward_model} has a vocabulary of {vocabulary_size(reward_model)} and the "
+                f"policy one of {vocabulary_size(policy)}; set critic.start to policy"
+            )
+
+    def save(folder: Path) -> None:
+        save_policy(policy, tokenizer, folder)
+        save_classifier(critic, tokenizer, folder / CRITIC)
+
+    return policy, critic, reward_models, save
+
+
+def _on_one_trunk(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Opened:
+    """One frozen trunk, an adapter for each role; the reward model joins it if it was trained as an adapter of the same trunk."""
+    seed, lora = run.settings.seed, config.lora
+    policy, peft = lora_policy(load_policy(config.model, config.compute), lora, seed=seed)
+    reward_models: tuple[RewardModel, ...] = ()
+    if ":" not in config.reward_model:
+        adapter = Path(config.reward_model) / ADAPTER
+        if _is_of_trunk(adapter, config.model):
+            reward_models = (reward_model_on_trunk(peft, policy, lora, adapter),)
+            run.say(f"{config.reward_model} is an adapter of the policy's trunk and shares it")
+        else:
+            reward_models = (_frozen_reward_model(config),)
+    critic = (
+        _head_on(policy)
+        if config.critic.start == "shared"
+        else critic_on_trunk(peft, policy, lora, seed=seed + 1)
+    )
+    if config.critic.start == "reward":
+        _start_from_reward_adapter(config, peft, critic)
+    if run.start:
+        load_adapter_weights(peft, policy.adapter_name, Path(run.source("", ADAPTER)))
+        if config.critic.start != "shared":
+            load_adapter_weights(peft, critic.adapter_name, Path(run.source("", CRITIC)))
+
+    def save(folder: Path) -> None:
+        save_merged(policy, peft, tokenizer, folder)
+        if critic.adapter_name != policy.adapter_name:
+            save_adapter(peft, critic.adapter_name, folder / CRITIC)
+
+    return policy, critic, reward_models, save
+
+
+def _start_from_reward_adapter(config: PPOConfig, peft: PeftModel, critic: Critic) -> None:
+    """The critic's adapter and head begin as the reward model's."""
+    adapter = Path(config.reward_model) / ADAPTER
+    if not _is_of_trunk(adapter, config.model):
+        raise InputError(
+            f"critic.start is `reward` with lora.rank {config.lora.rank}, but {config.reward_model} is no adapter of {config.model}; train it "
+            "with `prefloop reward` from that model with the same lora settings, or set critic.start to policy or shared"
+        )
+    rest = load_adapter_weights(peft, critic.adapter_name, adapter)
+    (weight,) = (value for key, value in rest.items() if key.endswith("score.weight"))
+    with torch.no_grad():
+        next(critic.value_head.parameters()).copy_(weight)
+
+
+def _is_of_trunk(adapter: Path, model: str) -> bool:
+    """Whether a saved adapter says that it was trained on this model."""
+    file = adapter / "adapter_config.json"
+    if not file.exists():
+        return False
+    base = json.loads(file.read_text())["base_model_name_or_path"]
+    return base == model or (Path(base).exists() and Path(base).resolve() == Path(model).resolve())
+
+
+def _head_on(policy: Policy) -> Critic:
+    """A critic that is a head of zeros on the policy's own trunk."""
+    head = scalar_head(policy.head().weight.shape[1], std=0.0, generator=torch.Generator()).to(policy.device)
+    return Critic(policy.model, head, way=policy.way, adapter_name=policy.adapter_name)
+
+
+def _head_group(config: PPOConfig, critic: Critic) -> ParameterGroup:
+    optim = replace(config.critic.optim, max_grad_norm=config.optim.max_grad_norm)  # one norm for one update
+    return ParameterGroup.of(critic.value_head, optim, name="critic")
+
+
+def _frozen_reward_model(config: PPOConfig) -> RewardModel:
+    reward_model = load_reward_model(config.reward_model, config.compute)
+    reward_model.requires_grad_(False)
+    return reward_model
+
+
+def _reference(config: PPOConfig, policy: Policy, run: Run) -> Policy:
+    """The policy's starting weights, frozen, unless another model is named. With an adapter: the trunk with it off."""
+    if config.reference and config.reference != config.model:
+        reference = load_policy(config.reference, config.compute)
+        reference.requires_grad_(False)
+        return reference
+    if policy.adapter_name != BASE or not run.start:
+        return policy.frozen_copy()
+    reference = load_policy(config.model, config.compute)
+    reference.requires_grad_(False)
+    return reference
+
+
+def _with_average(
+    save: Callable[[Path], None], policy: Policy, average: MovingAverage, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[Path], None]:
+    def both(folder: Path) -> None:
+        save(folder)
+        weights = average.of(policy)
+        policy.model.save_pretrained(folder / EMA, state_dict=weights)
+        tokenizer.save_pretrained(folder / EMA)
+
+    return both
+
+
+def _model_score(
+    config: PPOConfig, reward_model: RewardModel, tokenizer: PreTrainedTokenizerBase, world: World
+) -> Score:
+    """Scores by a reward model: on the sampled tokens where it reads the same ones, else on the text in its own tokens."""
+    theirs = load_tokenizer(config.reward_model, trust_remote_code=config.compute.trust_remote_code)
+    same = theirs.get_vocab() == tokenizer.get_vocab() and theirs.chat_template == tokenizer.chat_template
+    check_vocabulary(theirs, vocabulary_size(reward_model))
+
+    def score(
+        prompts: Sequence[Prompt], groups: Sequence[Group], completions: Sequence[str], ended: Sequence[bool]
+    ) -> Tensor:
+        if not same:
+            groups = _in_other_tokens(theirs, prompts, completions, ended)
+        out = torch.zeros(len(completions), device=world.device)
+        with torch.no_grad():
+            for part in micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device):
+                out[part.rows] = reward_model(part.batch)
+        return out
+
+    return score
+
+
+def _in_other_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    ended: Sequence[bool],
+) -> list[Group]:
+    if not prompts:
+        return []
+    k = len(completions) // len(prompts)
+    return [
+        completions_group(
+            tokenizer, prompt, completions[i * k : (i + 1) * k], ended=ended[i * k : (i + 1) * k]
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def _function_score(name: str, world: World) -> Score:
+    """Scores by a Python function, checked for count and numbers."""
+    function = checked(load_function(name), name=name)
+
+    def score(
+        prompts: Sequence[Prompt], groups: Sequence[Group], completions: Sequence[str], ended: Sequence[bool]
+    ) -> Tensor:
+        k = len(completions) // max(1, len(prompts))
+        repeated = [prompt for prompt in prompts for _ in range(k)]
+        values = function(repeated, completions) if repeated else []
+        return torch.tensor(list(values), dtype=torch.float32, device=world.device)
+
+    return score
+
+
+def open_ptx(
+    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, world: World
+) -> tuple[list[Group], list[Read]]:
+    """Groups of the pretraining mix, from texts or from demonstrations; none where it is off."""
+    if not config.ptx:
+        return [], []
+    data = replace(config.data, source=config.ptx, heldout=0.0, limit=0)
+
+    def documents() -> tuple[list[Group], list[Read]]:
+        records, _, read = texts(data)
+        block = config.data.max_prompt_tokens + config.sampling.max_new_tokens
+        return pretraining_blocks(tokenizer, [record.text for record in records], block), [read]
+
+    try:
+        inputs = demonstrations(data, tokenizer, world)
+    except InputError as not_demonstrations:
+        try:
+            return world.on_main(documents)
+        except InputError as not_texts:
+            raise InputError(
+                f"ptx {config.ptx!r} is neither demonstrations ({not_demonstrations}) nor texts ({not_texts})"
+            ) from not_texts
+    return inputs.train.groups, [inputs.read]

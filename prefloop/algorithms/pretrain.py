@@ -1,0 +1,87 @@
+"""A byte-level BPE tokenizer and a causal language model from scratch, or further training of a model on plain text.
+
+Documents are joined by the end token and cut into blocks, so every token but a block's first is predicted.
+
+Logged: loss (nats per token), tokens, lr, grad_norm, skipped; and on held-out documents heldout_loss and heldout_perplexity.
+"""
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from prefloop.algorithms.batches import Batches
+from prefloop.algorithms.inputs import texts
+from prefloop.algorithms.opening import parameters_of, vocabulary_size
+from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.sft import likelihood_metrics, likelihood_step
+from prefloop.configs.pretrain import PretrainConfig
+from prefloop.models.load import load_policy, new_language_model, save_policy
+from prefloop.models.roles import Policy
+from prefloop.runtime import Run, Updater, start_world
+from prefloop.text import check_vocabulary, load_tokenizer, pretraining_blocks, train_tokenizer
+
+
+def train(config: PretrainConfig) -> Path:
+    """Pretrain and return the folder of the finished model, its tokenizer beside it."""
+    world = start_world(config.compute.device)
+    train_texts, heldout_texts, read = world.on_main(lambda: texts(config.data))
+    tokenizer = world.on_main(
+        lambda: (
+            load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
+            if config.model
+            else train_tokenizer(
+                (text.text for text in train_texts), vocab_size=config.architecture.vocab_size
+            )
+        )
+    )
+    blocks = pretraining_blocks(tokenizer, [text.text for text in train_texts], config.block_tokens)
+    heldout = pretraining_blocks(tokenizer, [text.text for text in heldout_texts], config.block_tokens)
+    batches = Batches(count=len(blocks), size=config.batch_blocks, seed=config.run.seed)
+    with Run.open(
+        config.run,
+        stage="pretrain",
+        config=config,
+        total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+        world=world,
+        headline=("loss", "heldout_perplexity"),
+        fingerprint={"data": read.sha256},
+    ) as run:
+        run.say(read.summary)
+        run.say(
+            f"{sum(block.tokens for block in blocks):,} tokens in {len(blocks)} blocks, vocabulary {len(tokenizer)}"
+        )
+        record = RunRecord(stage="pretrain", config=config, settings=config.run, world=world)
+        record.begin(start=config.model, reads=[read])
+        policy = _open(config, tokenizer, run)
+        updater = Updater(
+            [parameters_of(policy, config.optim, name="policy")],
+            total_steps=run.total_steps,
+            world=world,
+            dump_folder=run.nonfinite,
+            max_nonfinite=config.run.max_nonfinite,
+        )
+        if run.resumed:
+            updater.load_state(run.resumed["updater"])
+        run.say(f"{sum(p.numel() for p in policy.parameters()):,} weights")
+
+        tokens = config.compute.micro_batch_tokens
+        for step in run.steps(
+            save=lambda folder: save_policy(policy, tokenizer, folder),
+            state=lambda: {"updater": updater.state()},
+        ):
+            groups = world.share(batches.pick(blocks, step))
+            metrics = likelihood_step(updater, policy, groups, tokens=tokens, world=world)
+            if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
+                metrics |= likelihood_metrics(policy, heldout, tokens=tokens, world=world)
+            run.log(step, metrics)
+        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
+        return run.final
+
+
+def _open(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Policy:
+    source = run.source(config.model)
+    if not source:
+        return new_language_model(config.architecture, tokenizer, config.compute, seed=config.run.seed)
+    policy = load_policy(source, config.compute)
+    check_vocabulary(tokenizer, vocabulary_size(policy))
+    return policy

@@ -1,0 +1,81 @@
+"""A training run's entry in the store: what it read, what it started from, what it made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefloop.algorithms.inputs import Read, store_of
+from prefloop.configs.common import RunSettings
+from prefloop.data.store import Store
+from prefloop.models.load import weights_sha256
+from prefloop.runtime.world import World
+
+
+class RunRecord:
+    """The entry of one run; only rank 0 writes it."""
+
+    def __init__(self, *, stage: str, config: Any, settings: RunSettings, world: World) -> None:
+        self._stage = stage
+        self._config = config
+        self._settings = settings
+        self._world = world
+        self._store = store_of(settings.out, settings.store)
+        self._id = 0
+
+    def begin(
+        self, *, start: str = "", models: Mapping[str, str] | None = None, reads: Sequence[Read] = ()
+    ) -> None:
+        """Write down that the run begins. `start` is the model it goes on from, `models` others by role; empty names are left out."""
+
+        def work() -> None:
+            with Store.open(self._store) as store:
+                known = {
+                    role: store.add_checkpoint(
+                        _name(name, store), kind=_kind(role), weights_sha256=weights_sha256(name)
+                    )
+                    for role, name in {"start": start, **(models or {})}.items()
+                    if name
+                }
+                self._id = store.begin_training_run(
+                    self._stage,
+                    config=asdict(self._config),
+                    start=known.pop("start", None),
+                    models_read=known,
+                    exports=[export for read in reads for export in read.exports],
+                    sources=[source for read in reads for source in read.sources],
+                    folder=_name(self._settings.out, store),
+                    resume=self._settings.resume,
+                )
+
+        self._world.on_main(work)
+
+    def finish(self, folder: Path, *, kind: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Write down what the run made."""
+
+        def work() -> None:
+            with Store.open(self._store) as store:
+                store.finish_training_run(
+                    self._id,
+                    _name(str(folder), store),
+                    weights_sha256=weights_sha256(str(folder)),
+                    kind=kind,
+                    step=step,
+                    metrics=metrics,
+                )
+
+        self._world.on_main(work)
+
+
+def _name(given: str, store: Store) -> str:
+    """A path inside the project is named relative to it, so that a project can be moved; anything else as it was given."""
+    path = Path(given)
+    if not path.exists():
+        return given
+    root = store.folder.resolve()
+    resolved = path.resolve()
+    return str(resolved.relative_to(root)) if resolved.is_relative_to(root) else str(resolved)
+
+
+def _kind(role: str) -> str:
+    return "reward_model" if role == "reward_model" else "policy"

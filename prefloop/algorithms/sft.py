@@ -1,0 +1,103 @@
+"""Supervised fine-tuning: cross-entropy on completion tokens, the stop token included; prompts are context only.
+
+The mean is over all trained tokens of the batch, not a mean of each conversation's or micro-batch's mean.
+
+Logged: loss (mean negative log-likelihood per trained token, in nats), tokens (trained ones in the step), lr, grad_norm, skipped; and on
+held-out conversations heldout_loss and heldout_perplexity.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from prefloop.algorithms.batches import Batches
+from prefloop.algorithms.inputs import demonstrations
+from prefloop.algorithms.opening import open_policy, parameters_of, replayable
+from prefloop.algorithms.provenance import RunRecord
+from prefloop.configs.sft import SFTConfig
+from prefloop.losses import mean_over, sum_and_count
+from prefloop.models.packing import MicroBatch, micro_batches
+from prefloop.models.roles import Policy
+from prefloop.runtime import Metrics, Run, Updater, World, start_world
+from prefloop.text import load_tokenizer
+from prefloop.text.groups import Group
+
+
+def train(config: SFTConfig) -> Path:
+    """Fine-tune and return the folder of the finished model."""
+    world = start_world(config.compute.device)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
+    inputs = demonstrations(config.data, tokenizer, world)
+    batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
+    with Run.open(
+        config.run,
+        stage="sft",
+        config=config,
+        total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+        world=world,
+        headline=("loss", "heldout_loss"),
+        fingerprint={"data": inputs.read.sha256},
+    ) as run:
+        run.say(inputs.read.summary)
+        record = RunRecord(stage="sft", config=config, settings=config.run, world=world)
+        record.begin(start=config.model, reads=[inputs.read])
+        opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
+        policy = opened.role
+        updater = Updater(
+            [parameters_of(policy, config.optim, name="policy")],
+            total_steps=run.total_steps,
+            world=world,
+            dump_folder=run.nonfinite,
+            max_nonfinite=config.run.max_nonfinite,
+        )
+        if run.resumed:
+            updater.load_state(run.resumed["updater"])
+
+        for step in run.steps(save=opened.save, state=lambda: {"updater": updater.state()}):
+            groups = world.share(batches.pick(inputs.train.groups, step))
+            metrics = likelihood_step(
+                updater, policy, groups, tokens=config.compute.micro_batch_tokens, world=world
+            )
+            if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
+                metrics |= likelihood_metrics(
+                    policy, inputs.heldout.groups, tokens=config.compute.micro_batch_tokens, world=world
+                )
+            run.log(step, metrics)
+        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
+        return run.final
+
+
+def likelihood_step(
+    updater: Updater, policy: Policy, groups: Sequence[Group], *, tokens: int, world: World
+) -> dict[str, float]:
+    """One update that raises the likelihood of this process's share of a batch; its metrics."""
+    count = world.sum_float(trained_tokens(groups))
+
+    def loss(part: MicroBatch) -> torch.Tensor:
+        return mean_over(-policy(part.batch), part.batch.completion_mask, count=count)
+
+    result = updater.step(
+        micro_batches(groups, tokens=tokens, device=world.device), loss, replay=lambda: replayable(groups)
+    )
+    return {**result.metrics(), "tokens": count}
+
+
+def trained_tokens(groups: Sequence[Group]) -> int:
+    """Tokens under the masks."""
+    return sum(sum(mask) for group in groups for mask in group.masks)
+
+
+def likelihood_metrics(
+    policy: Policy, groups: Sequence[Group], *, tokens: int, world: World
+) -> dict[str, float]:
+    """Mean negative log-likelihood per trained token of held-out groups, and its exponential; nothing where nothing is held out."""
+    if not groups:
+        return {}
+    metrics = Metrics()
+    with torch.no_grad():
+        for part in micro_batches(world.share(groups), tokens=tokens, device=world.device):
+            metrics.add("heldout_loss", *sum_and_count(-policy(part.batch), part.batch.completion_mask))
+    loss = metrics.reduce(world)["heldout_loss"]
+    return {"heldout_loss": loss, "heldout_perplexity": math.exp(min(loss, 700.0))}
