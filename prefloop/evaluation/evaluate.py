@@ -1,0 +1,280 @@
+"""Run policies and the reward model on held-out prompts and measure them. The statistics are the other modules'; here the models run."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prefloop.configs.common import Compute, Sampling
+from prefloop.evaluation.intervals import (
+    Estimate,
+    exactly,
+    mean_interval,
+    paired_difference,
+    rate_interval,
+    ratio_interval,
+)
+from prefloop.evaluation.reward_model_quality import (
+    BestOf,
+    RewardModelQuality,
+    accuracy_against_gold,
+    best_of_n,
+    reward_model_quality,
+)
+from prefloop.evaluation.summary import EvaluatedCompletion, EvaluatedPolicy, PolicySummary
+from prefloop.evaluation.text_statistics import policy_alarms, text_statistics
+from prefloop.evaluation.win_rate import WinMatrix, win_matrix, win_rate
+from prefloop.models.load import load_policy, load_reward_model
+from prefloop.models.roles import Policy, RewardModel
+from prefloop.records import Comparison, Prompt
+from prefloop.rollout import Rollout, make_rollout, sample
+from prefloop.rollout.scoring import score_groups, summed_kl, summed_logprobs
+from prefloop.runtime import World
+from prefloop.text import decode_completion, encode_all, encode_prompts, load_tokenizer, stop_token_ids
+
+Gold = Callable[[Prompt, str], float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """How every policy is asked."""
+
+    sampling: Sampling
+    completions_per_prompt: int
+    seed: int
+    max_prompt_tokens: int
+    compute: Compute
+    world: World
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What one policy answered, and every judge's number for each completion, prompt after prompt."""
+
+    rollout: Rollout
+    gold: np.ndarray
+    """Empty where there is no gold judge."""
+    proxy: np.ndarray
+    """Empty where there is no reward model."""
+    kl: np.ndarray
+    """Exact KL to the first policy, summed over the completion, nats."""
+    nll: np.ndarray
+    """Negative log-likelihood of the completion under the first policy, nats."""
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyResults:
+    """What evaluating policies gives."""
+
+    policies: tuple[PolicySummary, ...]
+    evaluated: tuple[EvaluatedPolicy, ...]
+    wins: WinMatrix
+    alarms: tuple[str, ...]
+
+
+def evaluate_policies(
+    folders: Mapping[str, str],
+    prompts: Sequence[Prompt],
+    setting: Setting,
+    *,
+    gold: Gold | None,
+    reward_model: str = "",
+    gold_is_log_odds: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> PolicyResults:
+    """Every policy on the same prompts with the same random numbers. The first is what the others are compared with.
+
+    KL is to the first policy, on each policy's own completions, from the full next-token distributions. `gold_is_log_odds` adds the share of
+    completions with a gold utility above 0. Only process 0's result is complete; all must call it.
+    """
+    names = list(folders)
+    reference = load_policy(folders[names[0]], setting.compute)
+    judge = load_reward_model(reward_model, setting.compute) if reward_model else None
+    measured: dict[str, Measured] = {}
+    for name in names:
+        say(f"evaluating {name} on {len(prompts)} held-out prompts")
+        policy = reference if name == names[0] else load_policy(folders[name], setting.compute)
+        measured[name] = _measure(policy, folders[name], reference, prompts, setting, gold, judge)
+    return _summarise(folders, measured, setting, gold is not None, gold_is_log_odds)
+
+
+def _measure(
+    policy: Policy,
+    folder: str,
+    reference: Policy,
+    prompts: Sequence[Prompt],
+    setting: Setting,
+    gold: Gold | None,
+    judge: RewardModel | None,
+) -> Measured:
+    rollout = answer(policy, folder, prompts, setting)
+    groups, options = rollout.groups, {"tokens": setting.compute.micro_batch_tokens, "world": setting.world}
+    asked, texts = rollout.pairs()
+    zeros = np.zeros(len(texts))
+    temperature = setting.sampling.temperature or 1.0
+    same = policy is reference
+    kl = zeros if same else summed_kl(policy, reference, groups, temperature=temperature, **options).double().numpy()
+    return Measured(
+        rollout=rollout,
+        gold=np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)]) if gold else zeros[:0],
+        proxy=score_groups(judge, groups, **options).double().numpy() if judge else zeros[:0],
+        kl=kl,
+        nll=-summed_logprobs(reference, groups, **options).double().numpy(),
+        tokens=np.array([len(completion) for group in groups for completion in group.completions], dtype=float),
+    )
+
+
+def answer(policy: Policy, folder: str, prompts: Sequence[Prompt], setting: Setting) -> Rollout:
+    """The policy's completions of all prompts, shared over processes; the same on every process."""
+    tokenizer = load_tokenizer(folder, trust_remote_code=setting.compute.trust_remote_code)
+    encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=setting.max_prompt_tokens)
+    places = setting.world.share(range(len(prompts)))
+    with policy.active() as model:
+        own = sample(
+            model,
+            [encoded.prompts[i] for i in places],
+            k=setting.completions_per_prompt,
+            stop_ids=stop_token_ids(tokenizer),
+            sampling=setting.sampling,
+            seed=setting.seed,
+            row_keys=places,
+        )
+    found = {place: drawn for part in setting.world.gather_objects(dict(zip(places, own, strict=True))) for place, drawn in part.items()}
+    samples = [found[i] for i in range(len(prompts))]
+    return make_rollout(prompts, encoded.prompts, samples, lambda ids: decode_completion(tokenizer, ids))
+
+
+def _summarise(
+    folders: Mapping[str, str],
+    measured: Mapping[str, Measured],
+    setting: Setting,
+    has_gold: bool,
+    gold_is_log_odds: bool,
+) -> PolicyResults:
+    first, *_ = folders
+    base = measured[first]
+    prompts = np.repeat(np.arange(len(base.rollout.prompts)), setting.completions_per_prompt)
+    clusters = prompts if setting.completions_per_prompt > 1 else None
+    statistics = {
+        name: text_statistics(
+            [text for texts in m.rollout.texts for text in texts],
+            prompts=prompts,
+            ended=[end for ends in m.rollout.ended for end in ends],
+            lengths=m.tokens,
+        )
+        for name, m in measured.items()
+    }
+    summaries, evaluated, alarms = [], [], []
+    for name, m in measured.items():
+        n, is_first = len(prompts), name == first
+        further: dict[str, Estimate] = {}
+        per_token = ratio_interval(m.nll, m.tokens, clusters=prompts, seed=setting.seed)
+        further[f"perplexity_under_{first}"] = _exponential(per_token)
+        if has_gold and gold_is_log_odds:
+            further["positive_share"] = rate_interval((m.gold > 0).astype(float), clusters=clusters)
+        summaries.append(
+            PolicySummary(
+                name=name,
+                checkpoint=folders[name],
+                kl=exactly(0.0, n) if is_first else mean_interval(m.kl, clusters=clusters),
+                length=statistics[name].length,
+                repetition=statistics[name].repetition,
+                gold=mean_interval(m.gold, clusters=clusters) if has_gold else None,
+                proxy=mean_interval(m.proxy, clusters=clusters) if len(m.proxy) else None,
+                win_rate_vs_sft=_win_rate(m, base, clusters, is_first) if has_gold else None,
+                further=further,
+            )
+        )
+        evaluated.append(EvaluatedPolicy(name=name, completions=_completions(m), text=statistics[name]))
+        if not is_first and len(m.proxy):
+            alarms += policy_alarms(
+                name,
+                proxy_gain=paired_difference(m.proxy, base.proxy, clusters=clusters),
+                gold_gain=paired_difference(m.gold, base.gold, clusters=clusters) if has_gold else None,
+                before=statistics[first],
+                after=statistics[name],
+            )
+    wins = win_matrix({name: m.gold for name, m in measured.items()}, clusters=clusters) if has_gold else WinMatrix(names=(), rates=())
+    return PolicyResults(policies=tuple(summaries), evaluated=tuple(evaluated), wins=wins, alarms=tuple(alarms))
+
+
+def _win_rate(m: Measured, base: Measured, clusters: np.ndarray | None, is_first: bool) -> Estimate:
+    return exactly(0.5, len(m.gold)) if is_first else win_rate(m.gold, base.gold, clusters=clusters)
+
+
+def _exponential(estimate: Estimate) -> Estimate:
+    """A perplexity from a mean negative log-likelihood."""
+    return Estimate(
+        value=math.exp(estimate.value), low=math.exp(estimate.low), high=math.exp(estimate.high), n=estimate.n
+    )
+
+
+def _completions(m: Measured) -> tuple[tuple[EvaluatedCompletion, ...], ...]:
+    rows, result = iter(range(len(m.tokens))), []
+    for texts, ends in zip(m.rollout.texts, m.rollout.ended, strict=True):
+        result.append(
+            tuple(
+                EvaluatedCompletion(
+                    text=text,
+                    gold=float(m.gold[row]) if len(m.gold) else None,
+                    proxy=float(m.proxy[row]) if len(m.proxy) else None,
+                    tokens=int(m.tokens[row]),
+                    ended=end,
+                )
+                for text, end, row in zip(texts, ends, rows, strict=False)
+            )
+        )
+    return tuple(result)
+
+
+def evaluate_reward_model(
+    folder: str,
+    comparisons: Sequence[Comparison],
+    *,
+    compute: Compute,
+    world: World,
+    max_prompt_tokens: int,
+    max_completion_tokens: int,
+    gold: Gold | None = None,
+    ceiling: float | None = None,
+) -> RewardModelQuality:
+    """Accuracy, calibration and length bias on held-out comparisons, with intervals clustered by prompt.
+
+    `gold` adds the accuracy against noise-free utilities, `ceiling` what a perfect model would reach on labels as noisy as these.
+    Comparisons over the budgets raise `InputError`: nothing is left out of an evaluation silently.
+    """
+    tokenizer = load_tokenizer(folder, trust_remote_code=compute.trust_remote_code)
+    encoded = encode_all(
+        tokenizer,
+        comparisons,
+        max_prompt_tokens=max_prompt_tokens,
+        max_completion_tokens=max_completion_tokens,
+    )
+    reward_model = load_reward_model(folder, compute)
+    scores = score_groups(reward_model, encoded.groups, tokens=compute.micro_batch_tokens, world=world)
+    chosen, rejected = scores.double().view(-1, 2).numpy().T
+    clusters = [comparison.prompt.sha256 for comparison in comparisons]
+    lengths = np.array([[len(completion) for completion in group.completions] for group in encoded.groups], dtype=float)
+    gold_accuracy = None
+    if gold is not None:
+        chosen_gold = [gold(c.prompt, c.chosen) for c in comparisons]
+        rejected_gold = [gold(c.prompt, c.rejected) for c in comparisons]
+        gold_accuracy = accuracy_against_gold(chosen, rejected, chosen_gold, rejected_gold, clusters=clusters)
+    return reward_model_quality(
+        chosen, rejected, lengths[:, 0], lengths[:, 1], clusters=clusters, ceiling=ceiling, gold_accuracy=gold_accuracy
+    )
+
+
+def best_of_n_curve(
+    policy: str, reward_model: str, prompts: Sequence[Prompt], setting: Setting, *, gold: Gold
+) -> tuple[BestOf, ...]:
+    """Proxy and gold of the policy with best-of-n by the reward model, n up to `completions_per_prompt`."""
+    role, judge = load_policy(policy, setting.compute), load_reward_model(reward_model, setting.compute)
+    rollout = answer(role, policy, prompts, setting)
+    proxy = score_groups(judge, rollout.groups, tokens=setting.compute.micro_batch_tokens, world=setting.world)
+    asked, texts = rollout.pairs()
+    utilities = np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
+    shape = (len(prompts), setting.completions_per_prompt)
+    return best_of_n(proxy.double().numpy().reshape(shape), utilities.reshape(shape))
