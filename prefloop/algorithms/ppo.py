@@ -47,6 +47,7 @@ from prefloop.losses import (
     expected_at_start,
     explained_variance,
     gae,
+    is_clipped,
     k3,
     masked_sum,
     mean_over,
@@ -57,34 +58,22 @@ from prefloop.losses import (
     scale_scores,
     shape_rewards,
     sum_and_count,
-    is_clipped,
     whiten,
 )
-from prefloop.models.packing import Batch, MicroBatch, micro_batches
+from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import scatter_tokens
-from prefloop.rollout import sample
+from prefloop.rollout import Rollout, make_rollout, sample
 from prefloop.runtime import Metrics, Run, World, start_world
-from prefloop.text import decode_completions, load_tokenizer, stop_token_ids
+from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
 from prefloop.text.groups import Group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rollout:
-    """This process's share of a step's completions. B completions, prompt after prompt; T the longest."""
-
-    places: list[int]
-    """Place of each group's prompt in the whole step's batch."""
-    groups: list[Group]
-    texts: list[str]
-    ended: Bool[Tensor, " B"]
-    mask: Bool[Tensor, "B T"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Experience:
-    """A rollout with all that the updates need; fixed before the first of them."""
+    """All that the updates need of this process's completions, prompt after prompt; fixed before the first update. T is the longest."""
 
-    rollout: Rollout
+    groups: list[Group]
+    mask: Bool[Tensor, "B T"]
     old_logprobs: Float[Tensor, "B T"]
     reference_logprobs: Float[Tensor, "B T"]
     old_values: Float[Tensor, "B T"]
@@ -135,14 +124,13 @@ def train(config: PPOConfig) -> Path:
             adaptive.scores = RunningMoments(**run.resumed["score_moments"])
         stop_ids = stop_token_ids(tokenizer)
 
-        def decode(ids: Sequence[Sequence[int]]) -> list[str]:
-            return decode_completions(tokenizer, ids)
+        def decode(ids: Sequence[int]) -> str:
+            return decode_completion(tokenizer, ids)
 
         for step in run.steps(save=roles.save, state=lambda: _state(roles, adaptive)):
             chosen = batches.at(step)
             rollout = _sample(config, roles, train_prompts, chosen, step, stop_ids, decode, world)
-            texts = [train_prompts.records[chosen[place]] for place in rollout.places]
-            scores = roles.score(texts, rollout.groups, rollout.texts, rollout.ended.tolist())
+            scores = roles.score(rollout)
             experience, metrics = _judge(config, roles, rollout, scores, adaptive, world)
             if step == 1 and config.reference in ("", config.model):
                 check_start("kl", metrics["kl_distance"], expected_at_start("kl"), _tolerance(config))
@@ -158,7 +146,7 @@ def train(config: PPOConfig) -> Path:
                 )
             run.log(step, {**metrics, **learned})
             if step == 1 or step % SAMPLES_EVERY == 0 or step == run.total_steps:
-                run.samples(step, _shown(texts, rollout, scores))
+                run.samples(step, _shown(rollout, scores))
         record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
         return run.final
 
@@ -180,41 +168,32 @@ def _sample(
     chosen: Sequence[int],
     step: int,
     stop_ids: Sequence[int],
-    decode: Callable[[Sequence[Sequence[int]]], list[str]],
+    decode: Callable[[Sequence[int]], str],
     world: World,
 ) -> Rollout:
     """Completions of this process's share of the step's prompts. What is drawn depends on seed, step and place, not on the share."""
     places = world.share(range(len(chosen)))
     ids = [train_prompts.ids[chosen[place]] for place in places]
-    k = config.completions_per_prompt
     with roles.policy.active() as model:
         samples = sample(
             model,
             ids,
-            k=k,
+            k=config.completions_per_prompt,
             stop_ids=stop_ids,
             sampling=config.sampling,
             seed=config.run.seed,
             row_keys=[(step - 1) * config.batch_prompts + place for place in places],
         )
-    groups = [
-        Group(
-            prompt=prompt,
-            completions=tuple(drawn.tokens for drawn in own),
-            masks=tuple([True] * len(drawn.tokens) for drawn in own),
-        )
-        for prompt, own in zip(ids, samples, strict=True)
-    ]
-    rows = [drawn for own in samples for drawn in own]
-    lengths = torch.tensor([len(drawn.tokens) for drawn in rows], dtype=torch.long)
-    longest = max((len(drawn.tokens) for drawn in rows), default=1)
-    return Rollout(
-        places=places,
-        groups=groups,
-        texts=decode([drawn.tokens for drawn in rows]),
-        ended=torch.tensor([drawn.ended for drawn in rows], dtype=torch.bool, device=world.device),
-        mask=(torch.arange(longest)[None, :] < lengths[:, None]).to(world.device),
+    return make_rollout([train_prompts.records[chosen[place]] for place in places], ids, samples, decode)
+
+
+def _mask(groups: Sequence[Group], device: torch.device) -> Bool[Tensor, "B T"]:
+    """True on completion tokens, groups after one another."""
+    lengths = torch.tensor(
+        [len(completion) for group in groups for completion in group.completions], dtype=torch.long
     )
+    longest = int(lengths.max()) if len(lengths) else 1
+    return (torch.arange(longest)[None, :] < lengths[:, None]).to(device)
 
 
 def _judge(
@@ -226,15 +205,20 @@ def _judge(
     world: World,
 ) -> tuple[Experience, dict[str, float]]:
     """Log-probabilities, KL, rewards, values, advantages; all under no_grad, means and moments over all processes."""
-    mask, temperature = rollout.mask, config.sampling.temperature
-    old_logprobs, entropy, reference_logprobs, exact_kl = _frozen_statistics(
-        config, roles, rollout, temperature
+    mask = _mask(rollout.groups, world.device)
+    ended = torch.tensor(
+        [end for ends in rollout.ended for end in ends], dtype=torch.bool, device=world.device
     )
-    values = _per_token(config, rollout, roles.values, world)
+    parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
+    old_logprobs, entropy, reference_logprobs, exact_kl = _frozen_statistics(config, roles, parts, mask)
+    values = torch.zeros(mask.shape, device=world.device)
+    with torch.no_grad():
+        for part in parts:
+            _put(values, part, roles.values(part.batch))
     estimator = config.kl.estimator
     kl = exact_kl if estimator == "exact" else ESTIMATORS[estimator](old_logprobs, reference_logprobs)
 
-    shaped = _shape_scores(config, roles, scores, rollout.ended, adaptive, world)
+    shaped = _shape_scores(config, roles, scores, ended, adaptive, world)
     in_reward = adaptive.kl_coef if config.kl.placement == "reward" else 0.0
     rewards = shape_rewards(shaped, kl, mask, kl_coef=in_reward)
     if config.reward.whiten:
@@ -253,9 +237,10 @@ def _judge(
     metrics.add("kl_distance", masked_sum((old_logprobs - reference_logprobs).abs(), mask), mask.sum())
     metrics.add("entropy", *sum_and_count(entropy, mask))
     metrics.add("length", mask.sum(), count)
-    metrics.add("ended", rollout.ended.sum(), count)
+    metrics.add("ended", ended.sum(), count)
     experience = Experience(
-        rollout=rollout,
+        groups=rollout.groups,
+        mask=mask,
         old_logprobs=old_logprobs,
         reference_logprobs=reference_logprobs,
         old_values=values,
@@ -267,13 +252,13 @@ def _judge(
 
 
 def _frozen_statistics(
-    config: PPOConfig, roles: Roles, rollout: Rollout, temperature: float
+    config: PPOConfig, roles: Roles, parts: Sequence[MicroBatch], mask: Bool[Tensor, "B T"]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Policy log-probabilities and entropy, reference log-probabilities, and the exact KL (zeros unless that is the estimator), `[B, T]`."""
-    policy, reference, device = roles.policy, roles.reference, rollout.mask.device
-    old, entropy, others, kl = (torch.zeros(rollout.mask.shape, device=device) for _ in range(4))
+    policy, reference, temperature = roles.policy, roles.reference, config.sampling.temperature
+    old, entropy, others, kl = (torch.zeros(mask.shape, device=mask.device) for _ in range(4))
     with torch.no_grad():
-        for part in micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=device):
+        for part in parts:
             batch = part.batch
             if config.kl.estimator == "exact":
                 statistics = policy.statistics_against(reference, batch, temperature=temperature)
@@ -284,19 +269,6 @@ def _frozen_statistics(
             _put(entropy, part, scatter_tokens(statistics.entropy, batch))
             _put(others, part, reference(batch, temperature=temperature))
     return old, entropy, others, kl
-
-
-def _per_token(
-    config: PPOConfig, rollout: Rollout, compute: Callable[[Batch], Float[Tensor, "b t"]], world: World
-) -> Float[Tensor, "B T"]:
-    """A frozen role's number for every completion token."""
-    out = torch.zeros(rollout.mask.shape, device=world.device)
-    with torch.no_grad():
-        for part in micro_batches(
-            rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device
-        ):
-            _put(out, part, compute(part.batch))
-    return out
 
 
 def _put(out: Float[Tensor, "B T"], part: MicroBatch, values: Float[Tensor, "b t"]) -> None:
@@ -337,13 +309,13 @@ def _learn(
     metrics, results = Metrics(), {}
     ratio = 0.0
     learns_policy = step > config.critic.warmup_steps
-    batch = int(world.sum_float(len(experience.rollout.groups)))
+    batch = int(world.sum_float(len(experience.groups)))
     for epoch in range(config.epochs):
         for number, own in enumerate(_minibatches(config, batch, step, epoch, world)):
-            groups = [experience.rollout.groups[i] for i in own]
+            groups = [experience.groups[i] for i in own]
             rows = _rows(own, config.completions_per_prompt).to(world.device)
             parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-            tokens = world.sum_float(int(experience.rollout.mask[rows].sum()))
+            tokens = world.sum_float(int(experience.mask[rows].sum()))
             watch = Watch()
 
             def policy_loss(
@@ -489,16 +461,12 @@ def _rows(groups: Sequence[int], k: int) -> Tensor:
     return torch.tensor([group * k + j for group in groups for j in range(k)], dtype=torch.long)
 
 
-def _shown(texts: Sequence, rollout: Rollout, scores: Float[Tensor, " B"]) -> list[Mapping[str, object]]:
+def _shown(rollout: Rollout, scores: Float[Tensor, " B"]) -> list[Mapping[str, object]]:
     """Some of this step's samples, for people."""
-    k = len(rollout.texts) // max(1, len(texts))
+    asked, texts = rollout.pairs()
     return [
-        {
-            "prompt": texts[row // k].to_json(),
-            "completion": rollout.texts[row],
-            "score": round(scores[row].item(), 4),
-        }
-        for row in range(min(SAMPLES_SHOWN, len(rollout.texts)))
+        {"prompt": prompt.to_json(), "completion": text, "score": round(score, 4)}
+        for prompt, text, score in list(zip(asked, texts, scores.tolist(), strict=True))[:SAMPLES_SHOWN]
     ]
 
 

@@ -25,6 +25,7 @@ from prefloop.models.load import (
     reward_moments,
     save_classifier,
     save_policy,
+    stored_reward_moments,
 )
 from prefloop.models.lora import (
     ADAPTER,
@@ -37,8 +38,7 @@ from prefloop.models.lora import (
 )
 from prefloop.models.packing import Batch, micro_batches
 from prefloop.models.roles import BASE, Critic, Policy, RewardModel, scalar_head
-from prefloop.records import Prompt
-from prefloop.rollout import checked, load_function
+from prefloop.rollout import Rollout, checked, load_function
 from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
 from prefloop.text import check_vocabulary, completions_group, load_tokenizer, pretraining_blocks
 from prefloop.text.groups import Group
@@ -46,8 +46,8 @@ from prefloop.text.groups import Group
 CRITIC, EMA = "critic", "ema"
 """Parts of a checkpoint."""
 
-Score = Callable[[Sequence[Prompt], Sequence[Group], Sequence[str], Sequence[bool]], Float[Tensor, " B"]]
-"""Scores of completions from their prompts, tokens, texts, and whether each ended by itself."""
+Score = Callable[[Rollout], Float[Tensor, " B"]]
+"""A score for every completion, prompt after prompt."""
 Job = Callable[[], Tensor]
 
 
@@ -172,7 +172,7 @@ def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) 
     )
 
 
-Opened = tuple[Policy, Critic, tuple[RewardModel, ...], Callable[[Path], None]]
+Opened = tuple[Policy, Critic, list[RewardModel], Callable[[Path], None]]
 """Policy, critic, the reward model if it is one, and what saves the first two."""
 
 
@@ -180,7 +180,7 @@ def _separate(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -
     """A model for each role."""
     compute = config.compute
     policy = load_policy(run.source(config.model), compute)
-    reward_models = () if ":" in config.reward_model else (_frozen_reward_model(config),)
+    reward_models = [] if ":" in config.reward_model else [_frozen_reward_model(config)]
     if config.critic.start == "shared":
         critic = _head_on(policy)
         return policy, critic, reward_models, lambda folder: save_policy(policy, tokenizer, folder)
@@ -190,7 +190,7 @@ def _separate(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -
         critic = critic_from_policy(config.model, tokenizer, compute)
     else:
         reward_model = reward_models[0]  # the settings refuse a Python function here
-        critic = critic_from_reward_model(reward_model)
+        critic = critic_from_reward_model(reward_model, normalised=config.reward.normalise)
         if vocabulary_size(reward_model) != vocabulary_size(policy):
             raise InputError(
                 f"critic.start is `reward`, but {config.reward_model} has a vocabulary of {vocabulary_size(reward_model)} and the "
@@ -208,14 +208,14 @@ def _on_one_trunk(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Ru
     """One frozen trunk, an adapter for each role; the reward model joins it if it was trained as an adapter of the same trunk."""
     seed, lora = run.settings.seed, config.lora
     policy, peft = lora_policy(load_policy(config.model, config.compute), lora, seed=seed)
-    reward_models: tuple[RewardModel, ...] = ()
+    reward_models: list[RewardModel] = []
     if ":" not in config.reward_model:
         adapter = Path(config.reward_model) / ADAPTER
         if _is_of_trunk(adapter, config.model):
-            reward_models = (reward_model_on_trunk(peft, policy, lora, adapter),)
+            reward_models = [reward_model_on_trunk(peft, policy, lora, adapter)]
             run.say(f"{config.reward_model} is an adapter of the policy's trunk and shares it")
         else:
-            reward_models = (_frozen_reward_model(config),)
+            reward_models = [_frozen_reward_model(config)]
     critic = (
         _head_on(policy)
         if config.critic.start == "shared"
@@ -248,6 +248,8 @@ def _start_from_reward_adapter(config: PPOConfig, peft: PeftModel, critic: Criti
     (weight,) = (value for key, value in rest.items() if key.endswith("score.weight"))
     with torch.no_grad():
         next(critic.value_head.parameters()).copy_(weight)
+    if config.reward.normalise:
+        critic.normalise(*stored_reward_moments(config.reward_model))
 
 
 def _is_of_trunk(adapter: Path, model: str) -> bool:
@@ -309,12 +311,16 @@ def _model_score(
     same = theirs.get_vocab() == tokenizer.get_vocab() and theirs.chat_template == tokenizer.chat_template
     check_vocabulary(theirs, vocabulary_size(reward_model))
 
-    def score(
-        prompts: Sequence[Prompt], groups: Sequence[Group], completions: Sequence[str], ended: Sequence[bool]
-    ) -> Tensor:
-        if not same:
-            groups = _in_other_tokens(theirs, prompts, completions, ended)
-        out = torch.zeros(len(completions), device=world.device)
+    def score(rollout: Rollout) -> Tensor:
+        groups = (
+            rollout.groups
+            if same
+            else [
+                completions_group(theirs, prompt, texts, ended=ended)
+                for prompt, texts, ended in zip(rollout.prompts, rollout.texts, rollout.ended, strict=True)
+            ]
+        )
+        out = torch.zeros(len(rollout), device=world.device)
         with torch.no_grad():
             for part in micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device):
                 out[part.rows] = reward_model(part.batch)
@@ -323,33 +329,12 @@ def _model_score(
     return score
 
 
-def _in_other_tokens(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    completions: Sequence[str],
-    ended: Sequence[bool],
-) -> list[Group]:
-    if not prompts:
-        return []
-    k = len(completions) // len(prompts)
-    return [
-        completions_group(
-            tokenizer, prompt, completions[i * k : (i + 1) * k], ended=ended[i * k : (i + 1) * k]
-        )
-        for i, prompt in enumerate(prompts)
-    ]
-
-
 def _function_score(name: str, world: World) -> Score:
     """Scores by a Python function, checked for count and numbers."""
     function = checked(load_function(name), name=name)
 
-    def score(
-        prompts: Sequence[Prompt], groups: Sequence[Group], completions: Sequence[str], ended: Sequence[bool]
-    ) -> Tensor:
-        k = len(completions) // max(1, len(prompts))
-        repeated = [prompt for prompt in prompts for _ in range(k)]
-        values = function(repeated, completions) if repeated else []
+    def score(rollout: Rollout) -> Tensor:
+        values = function(*rollout.pairs()) if len(rollout) else []
         return torch.tensor(list(values), dtype=torch.float32, device=world.device)
 
     return score

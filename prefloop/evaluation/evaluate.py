@@ -115,14 +115,22 @@ def _measure(
     zeros = np.zeros(len(texts))
     temperature = setting.sampling.temperature or 1.0
     same = policy is reference
-    kl = zeros if same else summed_kl(policy, reference, groups, temperature=temperature, **options).double().numpy()
+    kl = (
+        zeros
+        if same
+        else summed_kl(policy, reference, groups, temperature=temperature, **options).double().numpy()
+    )
     return Measured(
         rollout=rollout,
-        gold=np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)]) if gold else zeros[:0],
+        gold=np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
+        if gold
+        else zeros[:0],
         proxy=score_groups(judge, groups, **options).double().numpy() if judge else zeros[:0],
         kl=kl,
         nll=-summed_logprobs(reference, groups, **options).double().numpy(),
-        tokens=np.array([len(completion) for group in groups for completion in group.completions], dtype=float),
+        tokens=np.array(
+            [len(completion) for group in groups for completion in group.completions], dtype=float
+        ),
     )
 
 
@@ -141,7 +149,11 @@ def answer(policy: Policy, folder: str, prompts: Sequence[Prompt], setting: Sett
             seed=setting.seed,
             row_keys=places,
         )
-    found = {place: drawn for part in setting.world.gather_objects(dict(zip(places, own, strict=True))) for place, drawn in part.items()}
+    found = {
+        place: drawn
+        for part in setting.world.gather_objects(dict(zip(places, own, strict=True)))
+        for place, drawn in part.items()
+    }
     samples = [found[i] for i in range(len(prompts))]
     return make_rollout(prompts, encoded.prompts, samples, lambda ids: decode_completion(tokenizer, ids))
 
@@ -196,8 +208,14 @@ def _summarise(
                 before=statistics[first],
                 after=statistics[name],
             )
-    wins = win_matrix({name: m.gold for name, m in measured.items()}, clusters=clusters) if has_gold else WinMatrix(names=(), rates=())
-    return PolicyResults(policies=tuple(summaries), evaluated=tuple(evaluated), wins=wins, alarms=tuple(alarms))
+    wins = (
+        win_matrix({name: m.gold for name, m in measured.items()}, clusters=clusters)
+        if has_gold
+        else WinMatrix(names=(), rates=())
+    )
+    return PolicyResults(
+        policies=tuple(summaries), evaluated=tuple(evaluated), wins=wins, alarms=tuple(alarms)
+    )
 
 
 def _win_rate(m: Measured, base: Measured, clusters: np.ndarray | None, is_first: bool) -> Estimate:
@@ -256,14 +274,22 @@ def evaluate_reward_model(
     scores = score_groups(reward_model, encoded.groups, tokens=compute.micro_batch_tokens, world=world)
     chosen, rejected = scores.double().view(-1, 2).numpy().T
     clusters = [comparison.prompt.sha256 for comparison in comparisons]
-    lengths = np.array([[len(completion) for completion in group.completions] for group in encoded.groups], dtype=float)
+    lengths = np.array(
+        [[len(completion) for completion in group.completions] for group in encoded.groups], dtype=float
+    )
     gold_accuracy = None
     if gold is not None:
         chosen_gold = [gold(c.prompt, c.chosen) for c in comparisons]
         rejected_gold = [gold(c.prompt, c.rejected) for c in comparisons]
         gold_accuracy = accuracy_against_gold(chosen, rejected, chosen_gold, rejected_gold, clusters=clusters)
     return reward_model_quality(
-        chosen, rejected, lengths[:, 0], lengths[:, 1], clusters=clusters, ceiling=ceiling, gold_accuracy=gold_accuracy
+        chosen,
+        rejected,
+        lengths[:, 0],
+        lengths[:, 1],
+        clusters=clusters,
+        ceiling=ceiling,
+        gold_accuracy=gold_accuracy,
     )
 
 
@@ -273,7 +299,9 @@ def best_of_n_curve(
     """Proxy and gold of the policy with best-of-n by the reward model, n up to `completions_per_prompt`."""
     role, judge = load_policy(policy, setting.compute), load_reward_model(reward_model, setting.compute)
     rollout = answer(role, policy, prompts, setting)
-    proxy = score_groups(judge, rollout.groups, tokens=setting.compute.micro_batch_tokens, world=setting.world)
+    proxy = score_groups(
+        judge, rollout.groups, tokens=setting.compute.micro_batch_tokens, world=setting.world
+    )
     asked, texts = rollout.pairs()
     utilities = np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
     shape = (len(prompts), setting.completions_per_prompt)

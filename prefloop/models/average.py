@@ -30,6 +30,7 @@ class MovingAverage:
         averaged = {id(parameter): self.values[name] for name, parameter in self._parameters.items()}
         weights: dict[str, Tensor] = {}
         for name, tensor in policy.model.state_dict(keep_vars=True).items():
-            value: Tensor = averaged.get(id(tensor), tensor.detach())
-            weights[name] = value.to(tensor.dtype)
+            weights[name] = (
+                averaged[id(tensor)].to(tensor.dtype) if id(tensor) in averaged else tensor.detach()
+            )
         return weights

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -235,16 +237,21 @@ def load_reward_model(name: str, compute: Compute) -> RewardModel:
     return RewardModel(model, score_head(model), way=way)
 
 
-def critic_from_reward_model(reward_model: RewardModel) -> Critic:
-    """A critic that starts as a copy of the reward model, head included."""
+def critic_from_reward_model(reward_model: RewardModel, *, normalised: bool = False) -> Critic:
+    """A critic that starts as a copy of the reward model, head included; `normalised` where it is to predict normalised scores."""
     model = copy.deepcopy(reward_model.model).requires_grad_(True)
-    return Critic(model, score_head(model), way=reward_model.way)
+    critic = Critic(model, score_head(model), way=reward_model.way)
+    if normalised:
+        critic.normalise(*reward_moments(reward_model))
+        model.config.value_offset = critic.offset
+    return critic
 
 
 def load_critic(name: str, compute: Compute) -> Critic:
     """A critic saved by `save_classifier`."""
     loaded = load_reward_model(name, compute)
-    return Critic(loaded.model, loaded.score_head, way=loaded.way)
+    offset = float(getattr(loaded.model.config, "value_offset", 0.0))
+    return Critic(loaded.model, loaded.score_head, way=loaded.way, offset=offset)
 
 
 def critic_from_policy(name: str, tokenizer: PreTrainedTokenizerBase, compute: Compute) -> Critic:
@@ -278,7 +285,15 @@ def set_reward_moments(reward_model: RewardModel, mean: float, std: float) -> No
 
 def reward_moments(reward_model: RewardModel) -> tuple[float, float]:
     """The stored mean and standard deviation; 0 and 1 where none were stored."""
-    config = reward_model.model.config
+    return _moments(reward_model.model.config)
+
+
+def stored_reward_moments(folder: str) -> tuple[float, float]:
+    """The same, of a saved reward model that is not loaded."""
+    return _moments(AutoConfig.from_pretrained(folder))
+
+
+def _moments(config: PretrainedConfig) -> tuple[float, float]:
     return float(getattr(config, "reward_mean", 0.0)), float(getattr(config, "reward_std", 1.0))
 
 

@@ -201,13 +201,29 @@ class Critic(nn.Module):
     """Gives the value of the state before each completion token is chosen."""
 
     def __init__(
-        self, model: PreTrainedModel, head: nn.Module, *, way: Way, adapter_name: str = BASE
+        self,
+        model: PreTrainedModel,
+        head: nn.Module,
+        *,
+        way: Way,
+        adapter_name: str = BASE,
+        offset: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.value_head = head
         self.way: Way = way
         self.adapter_name = adapter_name
+        self.offset = offset
+        """Added to every value: sequence classifiers have no bias to hold it."""
+
+    def normalise(self, mean: float, std: float) -> None:
+        """From now on predict (what it predicted - mean) / std."""
+        with torch.no_grad():
+            for parameter in self.value_head.parameters():
+                if parameter.requires_grad:
+                    parameter.div_(std)
+        self.offset = (self.offset - mean) / std
 
     @property
     def device(self) -> torch.device:

@@ -14,6 +14,8 @@ from prefloop.errors import InputError
 from prefloop.models.load import (
     classifier_padding,
     critic_from_policy,
+    critic_from_reward_model,
+    load_critic,
     load_policy,
     load_reward_model,
     new_reward_model,
@@ -112,7 +114,11 @@ def test_padding_that_also_ends_completions_is_not_stored(llama: Path, tmp_path:
 def test_head_is_drawn_from_the_seed_alone(llama: Path) -> None:  # C4
     def head(seed: int) -> torch.Tensor:
         torch.rand(seed * 7 + 1)  # the global generator is somewhere else each time
-        return new_reward_model(str(llama), tokenizer(), Compute(), seed=seed).score_head.weight.detach()
+        return (
+            new_reward_model(str(llama), tokenizer(), Compute(), seed=seed)
+            .score_head.get_parameter("weight")
+            .detach()
+        )
 
     assert torch.equal(head(3), head(3))
     assert not torch.equal(head(3), head(4))
@@ -153,8 +159,22 @@ def test_critic_from_the_policy_begins_at_zero(llama: Path) -> None:
     batch = pack(random_groups(2, seed=1))
     assert not critic(batch).any()
     critic(batch).sum().backward()
-    assert critic.value_head.weight.grad is not None
-    assert critic.value_head.weight.grad.any()
+    grad = critic.value_head.get_parameter("weight").grad
+    assert grad is not None
+    assert grad.any()
+
+
+def test_critic_from_the_reward_model_predicts_normalised_scores(llama: Path, tmp_path: Path) -> None:
+    reward_model = new_reward_model(str(llama), tokenizer(), Compute(), seed=1)
+    set_reward_moments(reward_model, 2.0, 4.0)
+    groups = random_groups(2, seed=5)
+    batch = pack(groups)
+    critic = critic_from_reward_model(reward_model, normalised=True)
+    raw = critic_from_reward_model(reward_model)
+    expected = torch.where(batch.completion_mask, (raw(batch) - 2.0) / 4.0, 0.0)
+    assert torch.allclose(critic(batch), expected, atol=1e-5)
+    save_classifier(critic, tokenizer(), tmp_path / "critic")
+    assert torch.equal(load_critic(str(tmp_path / "critic"), Compute())(batch), critic(batch))
 
 
 def test_weights_hash_follows_the_weights(llama: Path) -> None:
