@@ -43,4 +43,7 @@ class DPOConfig:
         )
         require(self.sft_coef >= 0, f"sft_coef is {self.sft_coef}; it must be 0 (off) or more")
         require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be 1 or more")
-        require(self.epochs > 0 or self.max_steps > 0, "epochs is 0; give epochs or max_steps")
+        require(
+            self.epochs > 0 or self.max_steps > 0,
+            f"epochs is {self.epochs}; give epochs or max_steps, above 0",
+        )

@@ -61,7 +61,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         require(self.block_tokens >= 2, f"block_tokens is {self.block_tokens}; it must be 2 or more")
         require(self.batch_blocks >= 1, f"batch_blocks is {self.batch_blocks}; it must be 1 or more")
-        require(self.epochs > 0 or self.max_steps > 0, "epochs is 0; give epochs or max_steps")
+        require(
+            self.epochs > 0 or self.max_steps > 0,
+            f"epochs is {self.epochs}; give epochs or max_steps, above 0",
+        )
         require(
             bool(self.model) or self.block_tokens <= self.architecture.max_positions,
             f"block_tokens is {self.block_tokens}, above architecture.max_positions = {self.architecture.max_positions}",

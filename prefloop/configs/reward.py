@@ -35,7 +35,10 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be 1 or more")
-        require(self.epochs > 0 or self.max_steps > 0, "epochs is 0; give epochs or max_steps")
+        require(
+            self.epochs > 0 or self.max_steps > 0,
+            f"epochs is {self.epochs}; give epochs or max_steps, above 0",
+        )
         require(
             0 <= self.label_smoothing < 0.5,
             f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 0.5",

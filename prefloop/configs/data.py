@@ -1,0 +1,95 @@
+"""Settings of `prefloop data`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prefloop.configs.common import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckConfig:
+    """Say what a source holds: format, lengths, duplicates, leaks between its parts, and every bad row. Exit code 1 if there are any."""
+
+    source: str
+    """A file (.jsonl .json .csv .parquet, also .gz), a folder, or a Hugging Face data set's name."""
+    split: str = "train"
+    """Split of a data set that has several."""
+    heldout: float = 0.1
+    """Share of prompts, chosen by hash, that training would hold out."""
+    against: str = ""
+    """A second source that should share nothing with the first, such as its test split."""
+    against_split: str = "test"
+    """Its split."""
+    tokenizer: str = ""
+    """Count tokens too, with this model's tokenizer: a hub name or a folder."""
+    json: bool = False
+    """Print the report as JSON."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.source), "source is empty; name a file, a folder or a data set")
+        require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportConfig:
+    """Put the records of a source into a store: prompts, what people answered to them, and which answers they preferred."""
+
+    source: str
+    """A file (.jsonl .json .csv .parquet, also .gz), a folder, or a Hugging Face data set's name."""
+    store: str
+    """Store to write to: a file or a database URL."""
+    split: str = "train"
+    """Split of a data set that has several."""
+    author: str = "human"
+    """Who wrote the completions: `human`, or the name of a model."""
+    annotator: str = ""
+    """Who judged, where a row does not say; empty names them after the source."""
+    annotator_kind: Literal["human", "ai", "simulated"] = "human"
+    """What these annotators are."""
+    round: int = 0
+    """Which turn of the loop the judgements belong to, from 0."""
+    tags: tuple[str, ...] = ()
+    """Words to find the prompts by."""
+    limit: int = 0
+    """Use this many records at most, the first ones; 0 uses all. What is left out is counted."""
+    skip_bad: bool = False
+    """Leave malformed rows out, count and list them, instead of stopping at them."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.source), "source is empty; name a file, a folder or a data set")
+        require(
+            bool(self.store),
+            "store is empty; name a file, for example runs/first/prefloop.db, or a database URL",
+        )
+        require(
+            bool(self.author), "author is empty; say `human`, or name the model that wrote the completions"
+        )
+        require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
+        require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """Write a store's comparisons, rankings or prompts to a file, and fix them by a content hash that training runs refer to."""
+
+    store: str
+    """Store to read: a file or a database URL."""
+    out: str
+    """File to write, .jsonl or .jsonl.gz."""
+    kind: Literal["comparisons", "rankings", "prompts"] = "comparisons"
+    """What to export."""
+    annotators: tuple[str, ...] = ()
+    """Judgements of these annotators only; none means all."""
+    rounds: tuple[int, ...] = ()
+    """Judgements of these turns of the loop only; none means all."""
+    part: Literal["all", "train", "heldout"] = "all"
+    """Which prompts, by hash."""
+    heldout: float = 0.1
+    """Share of prompts held out; it says what `part` means."""
+    skip_bad: bool = False
+    """Leave out, and count, what files do not hold: empty completions."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.store), "store is empty; name the store to read")
+        require(bool(self.out), "out is empty; name a file to write, for example comparisons.jsonl")
+        require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")

@@ -1,0 +1,49 @@
+"""Settings of `prefloop eval`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prefloop.configs.common import Compute, Data, Sampling, require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """Measure policies on the same held-out prompts, and a reward model on held-out comparisons; every number has its interval."""
+
+    out: str
+    """Project folder to write summary.json and evaluation.json into, which `prefloop report` reads."""
+    data: Data
+    """Prompts. Records with completions give theirs. Comparisons are parted by the same `heldout`."""
+    policies: tuple[str, ...] = ()
+    """Policies as name=folder; the others are compared with the first, which is usually SFT."""
+    reward_model: str = ""
+    """Scores the policies' completions; with `comparisons` it is measured itself."""
+    comparisons: str = ""
+    """Comparisons to measure the reward model on: a file, a data set, or `store`."""
+    gold: str = ""
+    """A judge who knows how good a completion is: `toy`, or `module:function` of (prompt, completion). Win rates need one."""
+    part: Literal["heldout", "train", "all"] = "heldout"
+    """Which prompts and comparisons, by the hash of the prompt."""
+    completions_per_prompt: int = 1
+    """Completions of each prompt."""
+    store: str = ""
+    """The project's store: a file or a database URL; empty takes prefloop.db in the project folder."""
+    seed: int = 0
+    """Everything random derives from it."""
+    sampling: Sampling = field(default_factory=Sampling)
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        require(bool(self.out), "out is empty; name the project folder, for example --out runs/first")
+        require(
+            bool(self.policies) or bool(self.reward_model and self.comparisons),
+            "there is nothing to measure; give policies as name=folder, or reward_model and comparisons",
+        )
+        require(
+            not self.comparisons or bool(self.reward_model),
+            f"comparisons is {self.comparisons!r} without reward_model; name the reward model to measure on them",
+        )
+        require(
+            self.completions_per_prompt >= 1,
+            f"completions_per_prompt is {self.completions_per_prompt}; it must be 1 or more",
+        )

@@ -1,0 +1,53 @@
+"""Python functions that a user names as `module:function`."""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from prefloop.errors import InputError
+
+
+def find_function(spec: str, *, what: str) -> Callable[..., Any]:
+    """The function that `module:function` names; modules in the current folder are found too. `what` says in messages what it is for.
+
+    Raises `InputError` that says which part of `spec` is wrong: not of that form, no such module, no such function, not callable.
+    """
+    module_name, separator, name = spec.partition(":")
+    if not (separator and module_name and name) or ":" in name:
+        raise InputError(f"{what} {spec!r} is not of the form module:function, for example rewards:helpful")
+    module = _import(module_name, f"{what} {spec!r}")
+    if not hasattr(module, name):
+        public = [each for each in vars(module) if not each.startswith("_") and callable(vars(module)[each])]
+        near = difflib.get_close_matches(name, public, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(public) or 'no functions'}"
+        raise InputError(
+            f"{what} {spec!r}: {getattr(module, '__file__', None) or module_name} has no {name!r}; {hint}"
+        )
+    function = getattr(module, name)
+    if not callable(function):
+        raise InputError(f"{what} {spec!r} is a {type(function).__name__}, not a function")
+    return function
+
+
+def _import(name: str, what: str) -> Any:
+    """Import a module, looking in the current folder first for this one, and last for whatever it imports later."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise InputError(
+                f"{what}: there is no module {name!r} in {here} or among the installed packages"
+            ) from error
+        raise InputError(
+            f"{what}: importing {name!r} failed because {error.name!r} is not installed"
+        ) from error
+    finally:
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)

@@ -1,0 +1,62 @@
+"""Settings of `prefloop run`: one dataclass a recipe. A recipe's stages leave their own settings in the project folder, to change and run again."""
+
+from dataclasses import dataclass, field
+
+from prefloop.configs.common import Compute, require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopSettings:
+    """What every recipe has."""
+
+    out: str
+    """Project folder: data, store, a folder for each stage, summary.json and report.html."""
+    seed: int = 0
+    """Everything random derives from it."""
+    resume: bool = False
+    """Go on with the project: finished stages are kept, an unfinished one goes on from its last checkpoint."""
+    flip: float = 0.1
+    """Share of simulated judgements that are turned round."""
+    eval_prompts: int = 400
+    """Held-out prompts that the policies are compared on."""
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        require(bool(self.out), "out is empty; name the project folder, for example --out runs/toy")
+        require(0 <= self.flip < 0.5, f"flip is {self.flip}; it must be at least 0 and below 0.5")
+        require(self.eval_prompts >= 2, f"eval_prompts is {self.eval_prompts}; an interval needs 2 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToyConfig(LoopSettings):
+    """The whole loop in minutes, with nothing to download: a small world of readable English whose gold preference is a formula."""
+
+    texts: int = 30_000
+    """Documents the language model is trained on."""
+    demonstrations: int = 4_000
+    """Questions with an answer, good, middling or bad, for SFT."""
+    prompts: int = 2_500
+    """Questions for sampling, PPO and evaluation."""
+    pairs: int = 4_000
+    """Comparisons, at most."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IMDBConfig(LoopSettings):
+    """Positive film reviews: real text, and a gold judge fitted on the stars that people gave."""
+
+    data: str
+    """Folder or file with the reviews: columns text and rating (1 to 10), for example the parquet of the Large Movie Review Dataset."""
+    model: str = ""
+    """A causal language model to start from instead of training one: a hub name or a folder."""
+    prompt_words: int = 8
+    """Words of a review's beginning that make a prompt."""
+    completion_tokens: int = 48
+    """Tokens the policies write."""
+    prompts: int = 6_000
+    """Review openings for sampling, PPO and evaluation."""
+    pairs: int = 10_000
+    """Comparisons, at most."""
+
+
+RECIPES: dict[str, type[LoopSettings]] = {"toy": ToyConfig, "imdb": IMDBConfig}

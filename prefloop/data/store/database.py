@@ -1,0 +1,273 @@
+"""Opening the store's database: where it is, how its connections behave, which schema it has, and what went wrong in plain words.
+
+SQLite: write-ahead log, so readers and the one writer do not block each other; every writing transaction begins with BEGIN IMMEDIATE,
+because one that starts as a reader and then writes is refused at once whatever the timeout; `synchronous=FULL`, because a judgement that
+was acknowledged must survive a power cut.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
+from sqlalchemy.orm import Session
+
+from prefloop.data.store.models import Base
+from prefloop.errors import InputError
+
+BUSY_SECONDS = 30
+"""How long a SQLite connection waits for another process to finish writing."""
+CONNECT_SECONDS = 10
+HEAD = "0001"
+"""The newest schema that this code knows, so that opening a store that has it needs no Alembic."""
+VERSION_TABLE = "prefloop_schema"
+BULK_LOCK = 7_235_001
+"""PostgreSQL advisory lock of bulk writers and migrations: rows that two of them add in different orders would deadlock."""
+
+_WRITES = "prefloop_writes"
+
+
+class Database:
+    """An open database and its transactions."""
+
+    def __init__(self, engine: Engine, label: str) -> None:
+        self.label = label
+        """File or URL without password, for messages."""
+        self._engine = engine
+        self._reading = engine
+        if engine.dialect.name == "postgresql":
+            # One snapshot for all queries of a reading transaction; SQLite's are so by themselves.
+            self._reading = engine.execution_options(isolation_level="REPEATABLE READ")
+        self._writing = engine.execution_options(**{_WRITES: True})
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._engine.dialect.name
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads, from one snapshot."""
+        with in_plain_words(self.label), Session(self._reading) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def write(self, *, bulk: bool = False) -> Iterator[Session]:
+        """A transaction that is written whole or, on any error, not at all. `bulk` ones follow one another on PostgreSQL too."""
+        with in_plain_words(self.label), Session(self._writing) as session, session.begin():
+            if bulk and self.dialect == "postgresql":
+                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": BULK_LOCK})
+            yield session
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def migrate(self, revision: str = HEAD) -> None:
+        """Bring the schema up or down to `revision` (`base` = no tables at all), in one transaction."""
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "prefloop.data.store:migrations")
+        with in_plain_words(self.label), self._writing.connect() as connection:
+            if self.dialect == "sqlite":
+                # A migration may rebuild a table that others refer to. No effect within a transaction, so before it.
+                _plainly(connection, "PRAGMA foreign_keys=OFF")
+            with connection.begin():
+                if self.dialect == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": BULK_LOCK})
+                config.attributes["connection"] = connection
+                current = _schema_of(connection, self.label)
+                if revision == "base" or (current or "") > revision:
+                    command.downgrade(config, revision)
+                elif current != revision:  # another process may have done it while this one waited
+                    command.upgrade(config, revision)
+            if self.dialect == "sqlite":
+                broken = _plainly(connection, "PRAGMA foreign_key_check")
+                assert not broken, f"the migration left rows that refer to nothing: {broken[:5]}"
+                _plainly(connection, "PRAGMA foreign_keys=ON")
+
+    def schema(self) -> str | None:
+        """Revision of the schema, None if the database is empty. `InputError` if it is somebody else's database or of a newer prefloop."""
+        with in_plain_words(self.label), self._reading.connect() as connection:
+            return _schema_of(connection, self.label)
+
+
+def open_database(where: str | Path, *, create: bool) -> Database:
+    """Open a database and bring its schema up to date. `InputError` says what is wrong with `where` and the way out."""
+    url = _url(where)
+    label = (
+        url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    )
+    if url.get_backend_name() == "sqlite":
+        _check_file(Path(label), create=create)
+        engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        engine = create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True)
+    database = Database(engine, label)
+    try:
+        schema = database.schema()
+        if schema is None and not create:
+            raise InputError(f"{label}: holds no store yet; sample or label into it first, or name another")
+        if schema != HEAD:
+            database.migrate()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+@contextmanager
+def in_plain_words(label: str) -> Iterator[None]:
+    """Turn the database's complaints about its surroundings into `InputError`; errors of ours pass through."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"text to store has {error.object[error.start : error.end]!r}, which is half a character (a lone surrogate); "
+            "repair the text where it comes from"
+        ) from error
+    except (IntegrityError, sqlite3.IntegrityError):
+        raise
+    except (OperationalError, sqlite3.Error) as error:
+        raise InputError(f"{label}: {_explain(error)}") from error
+    except DatabaseError as error:
+        # sqlite3 reports a damaged file with the bare base class; subclasses are programming errors.
+        if type(error) is not DatabaseError:
+            raise
+        raise InputError(f"{label}: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    """What happened and the way out, in one line."""
+    cause = getattr(error, "orig", None) or error
+    said = " ".join(str(cause).split())
+    ways_out = {
+        "not a database": "name a file that prefloop wrote, or one that does not exist yet",
+        "malformed": "the file is damaged; restore a backup, or save what can be read with `sqlite3 FILE .recover`",
+        "locked": f"another process has kept it busy for {BUSY_SECONDS} s; wait for it or stop it",
+        "readonly": "give write permission to the file and its folder",
+        "unable to open": "check that the folder can be written to",
+        "full": "free some disk space; what was stored before is intact",
+        "disk i/o error": "check the disk, and that it is a local one: SQLite needs that; use PostgreSQL otherwise",
+    }
+    way_out = next((out for sign, out in ways_out.items() if sign in said.lower()), None)
+    if way_out is None:
+        way_out = "check that the database can be reached and that host, name, user and password are right"
+    return f"{said}; {way_out}"
+
+
+def _url(where: str | Path) -> URL:
+    """The database's URL: a plain path means a SQLite file."""
+    given = str(where)
+    if not given:
+        raise InputError("the store is not named; give a file, for example prefloop.db, or a database URL")
+    if "://" not in given:
+        if given == ":memory:":
+            raise InputError("store :memory: would be lost at once; name a file")
+        return URL.create("sqlite", database=str(Path(given).expanduser()))
+    try:
+        url = make_url(given)
+    except (ArgumentError, ValueError) as error:
+        raise InputError(
+            "the store's URL cannot be read; write it as postgresql://user:password@host/database"
+        ) from error
+    if url.drivername in ("sqlite", "sqlite+pysqlite"):
+        if not url.database or url.database == ":memory:":
+            raise InputError(f"store {given} names no file; write sqlite:///path/to/prefloop.db")
+        return URL.create("sqlite", database=url.database)
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        if find_spec("psycopg") is None:
+            raise InputError(
+                f"store {url.render_as_string(hide_password=True)} needs the driver psycopg, which is not installed; "
+                "run: pip install 'prefloop[postgres]'"
+            )
+        return url.set(drivername="postgresql+psycopg")
+    raise InputError(
+        f"store {url.render_as_string(hide_password=True)} is of kind {url.drivername!r}; "
+        "it must be a SQLite file or a postgresql:// URL"
+    )
+
+
+def _check_file(path: Path, *, create: bool) -> None:
+    """Make the folder of a new SQLite file; say what is in the way."""
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name a file in it, for example {path / 'prefloop.db'}")
+        if not path.exists():
+            if not create:
+                raise InputError(f"{path}: no such store; check the path, or sample or label into it first")
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: its folder cannot be used ({error.strerror}); name a file in a folder that you can write to"
+        ) from error
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    """Settings of every new SQLite connection."""
+    connection.isolation_level = (
+        None  # transactions begin where `_begin_sqlite` says, not where the driver guesses
+    )
+    connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+    _use_write_ahead_log(connection)
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(
+        "PRAGMA recursive_triggers=ON"
+    )  # else INSERT OR REPLACE deletes past the delete trigger
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switch the file to WAL. Two processes that open a new file at once can collide here, and SQLite does not wait for this."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            break
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    if mode != "wal":
+        raise InputError(
+            f"the store's disk does not support SQLite's write-ahead log (it answered {mode!r}), as network disks do not; "
+            "put the store on a local disk, or use PostgreSQL"
+        )
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _plainly(connection: Connection, statement: str) -> list[tuple[object, ...]]:
+    """Run a statement on SQLite's own connection, outside any transaction."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver.execute(statement).fetchall()
+
+
+def _schema_of(connection: Connection, label: str) -> str | None:
+    tables = set(inspect(connection).get_table_names())
+    if VERSION_TABLE in tables:
+        version = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+        if version is not None and str(version) > HEAD:
+            raise InputError(
+                f"{label}: was written by a newer prefloop (schema {version}; this one knows up to {HEAD}); upgrade prefloop"
+            )
+        return version
+    ours: MetaData = Base.metadata
+    foreign = tables if connection.dialect.name == "sqlite" else tables & set(ours.tables)
+    if foreign:
+        raise InputError(
+            f"{label}: is another program's database (it has a table {min(foreign)!r}); name another file or database"
+        )
+    return None

@@ -1,0 +1,314 @@
+"""Reading records back, and exports: data sets that are fixed by a content hash and know every judgement they are made of."""
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Select, insert, select
+from sqlalchemy.orm import Session, aliased
+
+from prefloop.data.hashing import content_hash
+from prefloop.data.split import part_of
+from prefloop.data.store import models
+from prefloop.data.store.judging import prompt_of
+from prefloop.data.store.values import EXPORT_KINDS, Export, ExportKind, Filters, Part, Selection
+from prefloop.data.store.writing import insert_new, now, sha256
+from prefloop.data.write import write_jsonl
+from prefloop.errors import InputError
+from prefloop.records import Comparison, Completion, Prompt, Ranking
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """A judgement with the texts it is about."""
+
+    id: int
+    kind: str
+    choice: str
+    ranking: tuple[tuple[int, ...], ...]
+    margin: float
+    annotator: str
+    superseded: bool
+    prompt: Prompt
+    completions: tuple[str, ...]
+
+
+def prompts(session: Session, *, part: Part, heldout: float) -> list[tuple[int, Prompt]]:
+    """Stored prompts with their ids, oldest first."""
+    rows = session.execute(select(models.Prompt.id, models.Prompt.content).order_by(models.Prompt.id))
+    found = ((id, prompt_of(content)) for id, content in rows)
+    return [(id, prompt) for id, prompt in found if _in_part(prompt, part, heldout)]
+
+
+def completions(
+    session: Session, checkpoints: Sequence[int], *, part: Part, heldout: float
+) -> list[Completion]:
+    """Stored completions (of these checkpoints, if any are named), oldest first."""
+    table = models.Completion
+    statement = select(table, models.Checkpoint.name).join(models.Checkpoint).order_by(table.id)
+    if checkpoints:
+        statement = statement.where(table.checkpoint_id.in_(checkpoints))
+    by_id = dict(prompts(session, part=part, heldout=heldout))
+    return [
+        Completion(
+            prompt=by_id[row.prompt_id],
+            text=row.text,
+            policy=policy,
+            logprob=row.logprob,
+            tokens=row.tokens,
+            ended=row.ended,
+            temperature=row.temperature,
+            top_p=row.top_p,
+            top_k=row.top_k,
+            seed=row.seed,
+            index=row.sample_index,
+        )
+        for row, policy in session.execute(statement)
+        if row.prompt_id in by_id
+    ]
+
+
+def judged(session: Session, filters: Filters) -> list[Judged]:
+    """Judgements that pass the filters, superseded ones included, in the order they were made."""
+    table, item = models.Judgement, models.Item
+    statement = select(table.id).join(item, item.id == table.item_id)
+    if filters.annotators:
+        _known_names(session, filters.annotators)
+        of_names = select(models.Annotator.id).where(models.Annotator.name.in_(filters.annotators))
+        statement = statement.where(table.annotator_id.in_(of_names))
+    if filters.rounds:
+        statement = statement.where(item.round.in_(filters.rounds))
+    if filters.since is not None:
+        statement = statement.where(table.created_at >= filters.since)
+    rows = _judged_of(session, statement)
+    return [row for row in rows if _in_part(row.prompt, filters.part, filters.heldout)]
+
+
+def compare(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Comparison]:
+    """What was preferred to what. Ties, both-bad and skips name no better one, so they never become `chosen` and `rejected`.
+
+    `skip_bad` leaves out comparisons with an empty completion too.
+    """
+    left_out: Counter[str] = Counter()
+    records: list[Comparison] = []
+    for row in rows:
+        reason = _why_not_compared(row, skip_bad)
+        if reason:
+            left_out[reason] += 1
+            continue
+        a, b = row.completions
+        chosen, rejected = (a, b) if row.choice == "a" else (b, a)
+        records.append(
+            Comparison(
+                prompt=row.prompt,
+                chosen=chosen,
+                rejected=rejected,
+                margin=row.margin,
+                annotator=row.annotator,
+                origin=f"{label}:judgement {row.id}",
+            )
+        )
+    return Selection(records=tuple(records), left_out=dict(left_out))
+
+
+def rank(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Ranking]:
+    """Completions in the order of preference. A ranking with ties has no one order, so it is left out.
+
+    `skip_bad` leaves out rankings with an empty completion too.
+    """
+    left_out: Counter[str] = Counter()
+    records: list[Ranking] = []
+    for row in rows:
+        reason = _why_not_ranked(row, skip_bad)
+        if reason:
+            left_out[reason] += 1
+            continue
+        records.append(
+            Ranking(
+                prompt=row.prompt,
+                completions=tuple(row.completions[slot] for group in row.ranking for slot in group),
+                annotator=row.annotator,
+                origin=f"{label}:judgement {row.id}",
+            )
+        )
+    return Selection(records=tuple(records), left_out=dict(left_out))
+
+
+def export(
+    session: Session, kind: ExportKind, filters: Filters, path: Path | None, label: str, *, skip_bad: bool
+) -> Export:
+    """Take a data set from the store and remember what it is made of; also write it to `path` as JSON lines.
+
+    A file that cannot be written takes the export back with it. Files do not hold empty completions; `skip_bad` leaves them out.
+    """
+    if kind not in EXPORT_KINDS:
+        raise InputError(f"kind of export is {kind!r}; it must be one of {', '.join(EXPORT_KINDS)}")
+    members, selection = _members(session, kind, filters, label, skip_bad=skip_bad)
+    if not selection.records:
+        left_out = ", ".join(f"{reason} {count}" for reason, count in selection.left_out.items()) or "nothing"
+        raise InputError(
+            f"{label}: no {kind} to export with filters {filters.to_json()} (left out: {left_out}); "
+            "label first, or filter less"
+        )
+    digest = content_hash(selection.records)
+    row = {
+        "key": sha256([kind, filters.to_json(), digest]),
+        "kind": kind,
+        "filters": filters.to_json(),
+        "sha256": digest,
+        "rows": len(selection.records),
+        "left_out": dict(selection.left_out),
+        "created_at": now(),
+    }
+    table = models.Export
+    same = select(table.id, table.left_out).where(table.key == row["key"])
+    known = session.execute(same).one_or_none()
+    if known is None:
+        insert_new(session, table, [row], ["key"])
+        known = session.execute(same).one()
+        member_table, column = MEMBER_TABLES[kind]
+        session.execute(
+            insert(member_table),
+            [
+                {"export_id": known.id, "position": position, column: id}
+                for position, id in enumerate(members)
+            ],
+        )
+    if path is not None:
+        write_jsonl(selection.records, path)
+    return Export(
+        id=known.id, kind=kind, sha256=digest, rows=len(selection.records), left_out=dict(known.left_out)
+    )
+
+
+MEMBER_TABLES: dict[str, tuple[type[models.Base], str]] = {
+    "comparisons": (models.ExportJudgement, "judgement_id"),
+    "rankings": (models.ExportJudgement, "judgement_id"),
+    "prompts": (models.ExportPrompt, "prompt_id"),
+}
+
+
+def exported(session: Session, id: int, label: str) -> tuple[Comparison | Ranking | Prompt, ...]:
+    """The records of an export, made again from the rows it is made of and checked against its hash."""
+    row = session.get(models.Export, id)
+    if row is None:
+        raise InputError(f"{label}: has no export {id}")
+    records: Sequence[Comparison | Ranking | Prompt]
+    if row.kind == "prompts":
+        member = models.ExportPrompt
+        found = session.execute(
+            select(models.Prompt.content)
+            .join(member, member.prompt_id == models.Prompt.id)
+            .where(member.export_id == id)
+            .order_by(member.position)
+        )
+        records = [prompt_of(content) for (content,) in found]
+    else:
+        member = models.ExportJudgement
+        members = select(member.judgement_id).where(member.export_id == id)
+        # What was superseded later was current then.
+        rows = [replace(row, superseded=False) for row in _judged_of(session, members)]
+        records = (compare if row.kind == "comparisons" else rank)(rows, label).records
+    digest = content_hash(records)
+    if digest != row.sha256:
+        raise InputError(
+            f"{label}: export {id} hashes to {digest[:12]}, not {row.sha256[:12]} as when it was made; "
+            "the store was changed from outside: restore a backup"
+        )
+    return tuple(records)
+
+
+def _judged_of(session: Session, ids: Select[Any]) -> list[Judged]:
+    """The judgements whose ids a query gives, in the order they were made."""
+    table, item, slot = models.Judgement, models.Item, models.ItemCompletion
+    later = aliased(table)
+    rows = session.execute(
+        select(table, models.Annotator.name, item.kind, item.prompt_id, later.id)
+        .join(models.Annotator, models.Annotator.id == table.annotator_id)
+        .join(item, item.id == table.item_id)
+        .outerjoin(later, later.supersedes_id == table.id)
+        .where(table.id.in_(ids))
+        .order_by(table.id)
+    ).all()
+    of_items = select(table.item_id).where(table.id.in_(ids))
+    texts: dict[int, list[str]] = {}
+    for id, completion in session.execute(
+        select(slot.item_id, models.Completion.text)
+        .join(models.Completion)
+        .where(slot.item_id.in_(of_items))
+        .order_by(slot.item_id, slot.slot)
+    ):
+        texts.setdefault(id, []).append(completion)
+    of_prompts = select(item.prompt_id).where(item.id.in_(of_items))
+    contents = session.execute(
+        select(models.Prompt.id, models.Prompt.content).where(models.Prompt.id.in_(of_prompts))
+    )
+    by_id = {id: prompt_of(content) for id, content in contents}
+    return [
+        Judged(
+            id=row.id,
+            kind=kind,
+            choice=row.choice,
+            ranking=tuple(map(tuple, row.ranking)),
+            margin=row.margin,
+            annotator=annotator,
+            superseded=later_id is not None,
+            prompt=by_id[prompt],
+            completions=tuple(texts[row.item_id]),
+        )
+        for row, annotator, kind, prompt, later_id in rows
+    ]
+
+
+def _members(
+    session: Session, kind: ExportKind, filters: Filters, label: str, *, skip_bad: bool
+) -> tuple[list[int], Selection[Comparison] | Selection[Ranking] | Selection[Prompt]]:
+    """Ids of the rows that an export is made of, and its records."""
+    if kind == "prompts":
+        if filters.annotators or filters.rounds or filters.since is not None:
+            raise InputError(
+                f"an export of prompts cannot be filtered by {filters.to_json()}; only part applies to prompts"
+            )
+        found = prompts(session, part=filters.part, heldout=filters.heldout)
+        return [id for id, _ in found], Selection(records=tuple(prompt for _, prompt in found), left_out={})
+    rows = judged(session, filters)
+    why_not, select_from = (_why_not_compared, compare) if kind == "comparisons" else (_why_not_ranked, rank)
+    members = [row.id for row in rows if not why_not(row, skip_bad)]
+    return members, select_from(rows, label, skip_bad=skip_bad)
+
+
+def _why_not_compared(row: Judged, skip_bad: bool) -> str:
+    if row.superseded or row.kind != "pair":
+        return "superseded" if row.superseded else row.kind
+    if row.choice not in ("a", "b"):
+        return row.choice
+    return "empty" if skip_bad and _any_empty(row) else ""
+
+
+def _why_not_ranked(row: Judged, skip_bad: bool) -> str:
+    if row.superseded or row.kind != "rank":
+        return "superseded" if row.superseded else row.kind
+    if row.choice != "ranking":
+        return row.choice
+    if any(len(group) > 1 for group in row.ranking):
+        return "tie"
+    return "empty" if skip_bad and _any_empty(row) else ""
+
+
+def _any_empty(row: Judged) -> bool:
+    return not all(completion.strip() for completion in row.completions)
+
+
+def _in_part(prompt: Prompt, part: Part, heldout: float) -> bool:
+    return part == "all" or part_of(prompt, heldout=heldout) == part
+
+
+def _known_names(session: Session, names: Sequence[str]) -> None:
+    known = sorted(session.scalars(select(models.Annotator.name)))
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0) or ["none yet"]
+            raise InputError(f"annotator {name!r} is not in the store; there is {', '.join(near)}")

@@ -1,0 +1,147 @@
+"""What the store takes and gives besides the records: plain frozen data, no database behind it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar, get_args
+from uuid import uuid4
+
+from prefloop.configs.common import require
+from prefloop.errors import InputError
+from prefloop.records import Comparison, Prompt, Ranking
+
+Choice = Literal["a", "b", "tie", "both_bad", "skip", "ranking"]
+CHOICES: tuple[str, ...] = get_args(Choice)
+AnnotatorKind = Literal["human", "ai", "simulated"]
+ANNOTATOR_KINDS: tuple[str, ...] = get_args(AnnotatorKind)
+ItemKind = Literal["pair", "rank"]
+ExportKind = Literal["comparisons", "rankings", "prompts"]
+EXPORT_KINDS: tuple[str, ...] = get_args(ExportKind)
+Part = Literal["all", "train", "heldout"]
+PARTS: tuple[str, ...] = get_args(Part)
+PairStrategy = Literal["all", "random"]
+PAIR_STRATEGIES: tuple[str, ...] = get_args(PairStrategy)
+
+Record = TypeVar("Record", Comparison, Ranking, Prompt)
+
+
+class Conflict(InputError):
+    """The request contradicts what the store already holds. Nothing was written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """Something to judge. It holds no model name and no sampling setting, so whoever is shown it is blind to them."""
+
+    id: int
+    kind: ItemKind
+    prompt: Prompt
+    completions: tuple[str, ...]
+    """By slot; of a pair, slot 0 is `a` and slot 1 is `b`."""
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What an annotator says of an item, before it is written."""
+
+    item: int
+    annotator: int
+    choice: Choice
+    """`a` and `b` name slots 0 and 1 of a pair, whatever side they were shown on."""
+    order_shown: tuple[int, ...]
+    """Slots as the annotator saw them, first to last."""
+    ranking: tuple[tuple[int, ...], ...] = ()
+    """Groups of slots, best first, ties together; may leave slots out. Only with the choice `ranking`."""
+    strength: int = 0
+    """How strongly, in the levels of the guideline; 0 = not said."""
+    margin: float = 0.0
+    """How much better, in units of the reward; 0 = not said."""
+    duration_ms: int = 0
+    guideline_version: str = ""
+    supersedes: int | None = None
+    """The judgement this one corrects."""
+    idempotency_key: str = field(default_factory=lambda: uuid4().hex)
+    """Sent again with the same judgement it changes nothing; with another one it is a `Conflict`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filters:
+    """Which judgements (or prompts) to take. Empty means all."""
+
+    annotators: tuple[str, ...] = ()
+    """Names."""
+    rounds: tuple[int, ...] = ()
+    part: Part = "all"
+    heldout: float = 0.1
+    """Share of prompts held out, by hash; it says what `part` means."""
+    since: datetime | None = None
+    """Judged at this moment or later."""
+
+    def __post_init__(self) -> None:
+        require(self.part in PARTS, f"part is {self.part!r}; it must be one of {', '.join(PARTS)}")
+        require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
+        require(
+            self.since is None or self.since.tzinfo is not None,
+            f"since is {self.since}; give it a time zone, for example {self.since}+00:00",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Only what is filtered by, as JSON types."""
+        chosen: dict[str, Any] = {}
+        if self.annotators:
+            chosen["annotators"] = sorted(self.annotators)
+        if self.rounds:
+            chosen["rounds"] = sorted(self.rounds)
+        if self.part != "all":
+            chosen |= {"part": self.part, "heldout": self.heldout}
+        if self.since is not None:
+            chosen["since"] = self.since.isoformat()
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection(Generic[Record]):
+    """Records taken from the store and what was left out on the way."""
+
+    records: tuple[Record, ...]
+    left_out: Mapping[str, int]
+    """Reason (`tie`, `both_bad`, `skip`, `superseded`; `pair` or `rank`: an item of the other kind; `empty`) -> judgements. What the filters exclude is not counted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Export:
+    """A data set taken from the store, fixed by its content hash."""
+
+    id: int
+    kind: ExportKind
+    sha256: str
+    """`prefloop.data.hashing.content_hash` of its records."""
+    rows: int
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Data from outside the store that a run read."""
+
+    name: str
+    """File, folder or data set, as it was given."""
+    sha256: str
+    """Hash of the content that was read."""
+    rows: int
+    role: str = "train"
+    """What it was read for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AddedItems:
+    """Items made from stored completions."""
+
+    ids: tuple[int, ...]
+    """All of them, also those that were there before."""
+    new: int
+    identical: int
+    """Pairs not made because both texts are the same: nobody can prefer one."""
+    single: int
+    """Prompts with fewer than two different texts, so without a pair."""

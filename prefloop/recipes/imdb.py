@@ -1,0 +1,201 @@
+"""`prefloop run imdb`: positive film reviews, on real text and a judge fitted on the stars that people gave.
+
+The reviews are parted once by hash: one part fits the gold judge and is seen by nothing else, the other trains the language model and gives the
+openings that policies continue. A demonstration is an opening and the sentences that its author wrote next.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefloop.configs.common import Data, Optim, RunSettings, Sampling
+from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
+from prefloop.configs.pretrain import Architecture, PretrainConfig
+from prefloop.configs.recipes import IMDBConfig
+from prefloop.configs.reward import RewardConfig
+from prefloop.configs.sample import SampleConfig
+from prefloop.configs.sft import SFTConfig
+from prefloop.data import BadRow, read_rows, write_jsonl
+from prefloop.errors import InputError
+from prefloop.feedback.gold import SentimentJudge, plain_review
+from prefloop.recipes.plan import Plan
+from prefloop.records import Demonstration, Prompt, Text
+
+JUDGE_SHARE = 0.4
+"""Share of the reviews that only the gold judge sees."""
+HELDOUT = 0.1
+"""Share of openings, by hash, that nothing is trained on."""
+_SENTENCE_END = re.compile(r"[.!?][\"')]*$")
+
+
+def plan(config: IMDBConfig, project: Path) -> Plan:
+    """Fit the judge, write texts, demonstrations and prompts into the project, and say how each stage is run."""
+    data, folder = project / "data", project / "judge"
+    files = {name: str(data / f"{name}.jsonl") for name in ("texts", "demonstrations", "prompts")}
+    if config.resume and folder.exists() and all(Path(file).exists() for file in files.values()):
+        judge = SentimentJudge.load(folder)
+    else:
+        judge = _prepare(config, data, folder, files)
+    whole, short = judge.accuracy, judge.accuracy_short
+    measured = judge.settings.measured
+    note = (
+        f"The gold judge is a classifier of words and word pairs, fitted on star ratings of reviews that no policy saw: on held-out reviews it is right on "
+        f"{whole.value:.1%} [{whole.low:.1%}, {whole.high:.1%}] (n = {whole.n}), on {measured} words of them on {short.value:.1%} [{short.low:.1%}, {short.high:.1%}]. "
+        "It counts words, so what pleases it is positive wording, not a good review."
+    )
+    print(note)
+
+    def run(stage: str) -> RunSettings:
+        return RunSettings(out=str(project / stage), seed=config.seed, resume=config.resume, save_every=100)
+
+    base = config.model or str(project / "pretrain" / "final")
+    sft, reward = (str(project / stage / "final") for stage in ("sft", "reward"))
+    prompts = Data(source=files["prompts"], heldout=HELDOUT)
+    sampling = Sampling(max_new_tokens=config.completion_tokens, batch_size=128)
+    compute = config.compute
+    pretrain = PretrainConfig(
+        run=run("pretrain"),
+        data=Data(source=files["texts"], heldout=0.02),
+        architecture=Architecture(
+            hidden_size=256, layers=4, heads=4, ffn_size=704, vocab_size=4096, max_positions=512
+        ),
+        block_tokens=256,
+        batch_blocks=32,
+        epochs=1,
+        optim=Optim(lr=2e-3, schedule="cosine", warmup=0.05, weight_decay=0.1),
+        compute=compute,
+    )
+    return Plan(
+        recipe="imdb",
+        settings=config,
+        project=project,
+        pretrain=() if config.model else (pretrain,),
+        sft=SFTConfig(
+            run=run("sft"),
+            data=Data(source=files["demonstrations"], heldout=HELDOUT),
+            model=base,
+            batch_size=64,
+            epochs=1,
+            optim=Optim(lr=3e-4, schedule="cosine", warmup=0.03),
+            compute=compute,
+        ),
+        sample=SampleConfig(
+            model=sft,
+            data=prompts,
+            store=str(project / "prefloop.db"),
+            completions_per_prompt=4,
+            part="all",
+            seed=config.seed,
+            sampling=sampling,
+            compute=compute,
+        ),
+        pairs=config.pairs,
+        gold=judge,
+        temperature=1.0,
+        reward=RewardConfig(
+            run=run("reward"),
+            data=Data(source="store", heldout=HELDOUT),
+            model=sft,
+            batch_size=32,
+            epochs=1,
+            optim=Optim(lr=2e-4, schedule="linear", warmup=0.05),
+            compute=compute,
+        ),
+        ppo=PPOConfig(
+            run=run("ppo"),
+            data=prompts,
+            model=sft,
+            reward_model=reward,
+            sampling=sampling,
+            steps=80,
+            batch_prompts=128,
+            epochs=2,
+            minibatches=2,
+            kl=KL(coef=0.05),
+            critic=CriticSettings(optim=Optim(lr=3e-4, schedule="constant")),
+            reward=RewardShaping(),
+            optim=Optim(lr=1e-4, schedule="linear", warmup=0.05),
+            compute=compute,
+        ),
+        dpo=DPOConfig(
+            run=run("dpo"),
+            data=Data(source="store", heldout=HELDOUT),
+            model=sft,
+            beta=0.1,
+            batch_size=32,
+            epochs=1,
+            optim=Optim(lr=1e-4, schedule="linear", warmup=0.1),
+            compute=compute,
+        ),
+        evaluation=sampling,
+        best_of=16,
+        gold_is_log_odds=True,
+        notes=(note,),
+    )
+
+
+def _prepare(config: IMDBConfig, data: Path, folder: Path, files: dict[str, str]) -> SentimentJudge:
+    """Part the reviews, fit the judge on one part, write the stages' files from the other."""
+    apart: list[tuple[str, int]] = []
+    open_reviews: list[tuple[str, str]] = []
+    for origin, text, rating in _reviews(config.data):
+        if _position(text) < JUDGE_SHARE:
+            apart.append((text, rating))
+        else:
+            open_reviews.append((origin, plain_review(text)))
+    judge = SentimentJudge.fit([text for text, _ in apart], [rating for _, rating in apart], config.seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    judge.save(folder)
+    data.mkdir(parents=True, exist_ok=True)
+    demonstrations = [
+        demonstration
+        for origin, text in open_reviews
+        if (demonstration := _demonstration(text, config.prompt_words, origin)) is not None
+    ]
+    prompts = list(dict.fromkeys(demonstration.prompt for demonstration in demonstrations))[: config.prompts]
+    write_jsonl([Text(text=text, origin=origin) for origin, text in open_reviews], files["texts"])
+    write_jsonl(demonstrations, files["demonstrations"])
+    write_jsonl(prompts, files["prompts"])
+    print(
+        f"{len(apart)} reviews for the judge, {len(open_reviews)} for the language model; {len(demonstrations)} of those have "
+        f"an opening of {config.prompt_words} words with sentences after it, {len(prompts)} openings are used as prompts"
+    )
+    return judge
+
+
+def _reviews(source: str) -> Iterator[tuple[str, str, int]]:
+    """Origin, text and stars of every review; `InputError` at the first row that has not both."""
+    for row in read_rows(source):
+        if isinstance(row, BadRow):
+            raise InputError(str(row))
+        text, rating = row.values.get("text"), row.values.get("rating")
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{row.origin}: `text` is {text!r}; it must be a review's text")
+        if not isinstance(rating, int) or not 1 <= rating <= 10:
+            raise InputError(
+                f"{row.origin}: `rating` is {rating!r}; it must be a whole number of stars, 1 to 10"
+            )
+        yield row.origin, text, rating
+
+
+def _position(text: str) -> float:
+    """Where in [0, 1) the hash of a review stands."""
+    return int.from_bytes(hashlib.sha256(f"reviews {text}".encode()).digest()[:6], "big") / 2**48
+
+
+MOST_WORDS, FEWEST_WORDS = 34, 12
+"""Words of a demonstration's completion."""
+
+
+def _demonstration(text: str, prompt_words: int, origin: str) -> Demonstration | None:
+    """The opening, and what follows up to the last end of a sentence within reach; None where there is none."""
+    words = text.split()
+    following = words[prompt_words : prompt_words + MOST_WORDS]
+    ends = [place + 1 for place, word in enumerate(following) if _SENTENCE_END.search(word)]
+    if not ends or ends[-1] < FEWEST_WORDS:
+        return None
+    opening = " ".join(words[:prompt_words])
+    completion = " " + " ".join(following[: ends[-1]])
+    return Demonstration(prompt=Prompt(content=opening), completion=completion, origin=origin)

@@ -1,0 +1,292 @@
+"""The whole loop: pretrain, SFT, sample, compare, reward model, PPO, DPO, judge, report. `plan` says with which settings."""
+
+import json
+import logging
+import random
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from prefloop.algorithms import dpo, ppo, pretrain, reward, sft
+from prefloop.algorithms.sample import sample_completions
+from prefloop.configs.recipes import IMDBConfig, LoopSettings, ToyConfig
+from prefloop.data.store import Filters, Store
+from prefloop.data.store.lineage import lineage
+from prefloop.errors import InputError
+from prefloop.evaluation import (
+    Evaluation,
+    RewardModelSummary,
+    StageTime,
+    Summary,
+    write_evaluation,
+    write_report,
+    write_summary,
+)
+from prefloop.evaluation.evaluate import (
+    PolicyResults,
+    Setting,
+    best_of_n_curve,
+    evaluate_policies,
+    evaluate_reward_model,
+)
+from prefloop.evaluation.reward_model_quality import BestOf, RewardModelQuality
+from prefloop.evaluation.wording import said
+from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, label_items
+from prefloop.recipes import imdb, toy
+from prefloop.recipes.plan import Plan
+from prefloop.records import Prompt
+from prefloop.runtime import World, start_world
+from prefloop.runtime.environment import environment
+from prefloop.runtime.tune import peak_rss_mb
+
+log = logging.getLogger(__name__)
+
+ANNOTATOR = "simulated"
+
+
+def run_recipe(config: LoopSettings) -> Path:
+    """Run a recipe's whole loop and return its report. Finished stages are kept when it is resumed."""
+    project = Path(config.out)
+    if project.exists() and any(project.iterdir()) and not config.resume:
+        raise InputError(
+            f"{project} is not empty; add --resume true to go on with it, or name another folder with --out"
+        )
+    project.mkdir(parents=True, exist_ok=True)
+    if isinstance(config, ToyConfig):
+        return _loop(toy.plan(config, project))
+    assert isinstance(config, IMDBConfig), type(config).__name__
+    return _loop(imdb.plan(config, project))
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds of every stage."""
+
+    times: list[StageTime] = field(default_factory=list)
+
+    def stage(self, name: str, finished: Path, work: Callable[[], Any], *, keep: bool) -> None:
+        """Do a stage, unless it is kept and was finished before."""
+        summary = finished.parent / "summary.json"
+        if keep and finished.exists():
+            log.info("%s: finished before", name)
+            seconds = float(json.loads(summary.read_text())["seconds"]) if summary.exists() else 0.0
+            self.times.append(StageTime(stage=name, seconds=seconds))
+            return
+        began = time.monotonic()
+        work()
+        self.times.append(StageTime(stage=name, seconds=time.monotonic() - began))
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(stage.seconds for stage in self.times)
+
+
+def _loop(plan: Plan) -> Path:
+    world = start_world(plan.settings.compute.device)
+    clock, project, keep = Clock(), plan.project, plan.settings.resume
+    annotator = SimulatedAnnotator(
+        name=ANNOTATOR,
+        utility=plan.gold.utility,
+        temperature=plan.temperature,
+        flip=plan.settings.flip,
+        seed=plan.settings.seed,
+    )
+    for config in plan.pretrain:
+        clock.stage(
+            "pretrain",
+            project / "pretrain" / "final",
+            lambda config=config: pretrain.train(config),
+            keep=keep,
+        )
+    clock.stage("sft", project / "sft" / "final", lambda: sft.train(plan.sft), keep=keep)
+    clock.stage("sample", project / "sample" / "done", lambda: sample_completions(plan.sample), keep=False)
+    clock.stage(
+        "compare",
+        project / "compare" / "done",
+        lambda: world.on_main(lambda: _compare(plan, annotator)),
+        keep=False,
+    )
+    clock.stage("reward", project / "reward" / "final", lambda: reward.train(plan.reward), keep=keep)
+    clock.stage("ppo", project / "ppo" / "final", lambda: ppo.train(plan.ppo), keep=keep)
+    clock.stage("dpo", project / "dpo" / "final", lambda: dpo.train(plan.dpo), keep=keep)
+    results: list[Results] = []
+    clock.stage(
+        "evaluate",
+        project / "evaluate" / "done",
+        lambda: results.append(_evaluate(plan, annotator, world)),
+        keep=False,
+    )
+    report = world.on_main(lambda: _write(plan, results[0], clock))
+    _print_results(results[0].policies, results[0].quality, clock.seconds, report)
+    return report
+
+
+def _compare(plan: Plan, annotator: SimulatedAnnotator) -> None:
+    """Pair the samples and let the annotator judge a random choice of the pairs."""
+    with Store.open(plan.sample.store) as store:
+        store.add_pairs(strategy="all", seed=plan.settings.seed)
+        id = store.add_annotator(annotator.name, kind="simulated", settings=annotator.settings())
+        done = len(store.comparisons(Filters(annotators=(annotator.name,))).records)
+        waiting = store.open_items(id)
+        chosen = random.Random(f"{plan.settings.seed} pairs").sample(
+            waiting, min(max(0, plan.pairs - done), len(waiting))
+        )
+        labelled = label_items(store, annotator, sorted(chosen, key=lambda item: item.id))
+    print(
+        f"compare: {sum(labelled.choices.values())} judgements by {annotator.name}, {plan.settings.flip:.0%} of them turned round"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Results:
+    """What evaluation found."""
+
+    prompts: tuple[Prompt, ...]
+    policies: PolicyResults
+    quality: RewardModelQuality
+    best_of: tuple[BestOf, ...]
+
+
+def _evaluate(plan: Plan, annotator: SimulatedAnnotator, world: World) -> Results:
+    """Every policy on the same held-out prompts; the reward model on the comparisons of held-out prompts."""
+    heldout = plan.reward.data.heldout
+    with Store.open(plan.sample.store) as store:
+        prompts = tuple(store.prompts(part="heldout", heldout=heldout)[: plan.settings.eval_prompts])
+        judged = store.comparisons(
+            Filters(annotators=(annotator.name,), part="heldout", heldout=heldout)
+        ).records
+    policies = {stage: str(plan.project / stage / "final") for stage in ("sft", "ppo", "dpo")}
+    reward_model = str(plan.project / "reward" / "final")
+
+    def setting(k: int) -> Setting:
+        return Setting(
+            sampling=plan.evaluation,
+            completions_per_prompt=k,
+            seed=plan.settings.seed + EVALUATION_SEED,
+            max_prompt_tokens=plan.sample.data.max_prompt_tokens,
+            compute=plan.settings.compute,
+            world=world,
+        )
+
+    results = evaluate_policies(
+        policies,
+        prompts,
+        setting(1),
+        gold=plan.gold.utility,
+        reward_model=reward_model,
+        gold_is_log_odds=plan.gold_is_log_odds,
+        say=lambda text: print(text) if world.is_main else None,
+    )
+    quality = evaluate_reward_model(
+        reward_model,
+        judged,
+        compute=plan.settings.compute,
+        world=world,
+        max_prompt_tokens=plan.reward.data.max_prompt_tokens,
+        max_completion_tokens=plan.reward.data.max_completion_tokens,
+        gold=plan.gold.utility,
+        ceiling=agreement_ceiling(judged, [annotator]),
+    )
+    best_of: tuple[BestOf, ...] = ()
+    if plan.best_of:
+        some = prompts[:BEST_OF_PROMPTS]
+        best_of = best_of_n_curve(
+            policies["sft"], reward_model, some, setting(plan.best_of), gold=plan.gold.utility
+        )
+    return Results(prompts=prompts, policies=results, quality=quality, best_of=best_of)
+
+
+EVALUATION_SEED = 1_000_003
+"""Added to the seed, so that evaluation does not draw with the numbers that training drew with."""
+BEST_OF_PROMPTS = 100
+
+
+def _write(plan: Plan, results: Results, clock: Clock) -> Path:
+    """summary.json, evaluation.json and report.html."""
+    project = plan.project
+    with Store.open(plan.sample.store) as store:
+        trees = [str(lineage(store, str(plan.project / stage / "final"))) for stage in ("ppo", "dpo")]
+    policies = tuple(
+        replace(policy, checkpoint=str(Path(policy.checkpoint).relative_to(project)))
+        for policy in results.policies.policies
+    )
+    settings = [*plan.pretrain, plan.sft, plan.sample, plan.reward, plan.ppo, plan.dpo]
+    summary = Summary(
+        recipe=plan.recipe,
+        seconds=clock.seconds,
+        peak_rss_mb=peak_rss_mb(),
+        reward_model=RewardModelSummary(
+            accuracy=results.quality.accuracy,
+            ceiling=results.quality.ceiling,
+            gold_accuracy=results.quality.gold_accuracy,
+            checkpoint="reward/final",
+        ),
+        policies=policies,
+        alarms=results.policies.alarms,
+        notes=plan.notes,
+        stages=tuple(clock.times),
+        seed=plan.settings.seed,
+        commands=(_command(plan),),
+        settings={type(config).__name__: asdict(config) for config in settings},
+        versions=environment(),
+    )
+    write_summary(project / "summary.json", summary)
+    write_evaluation(
+        project / "evaluation.json",
+        Evaluation(
+            prompts=results.prompts,
+            policies=results.policies.evaluated,
+            reward_model=results.quality,
+            wins=results.policies.wins,
+            best_of_n=results.best_of,
+            lineage="\n\n".join(trees),
+        ),
+    )
+    return write_report(project)
+
+
+def _command(plan: Plan) -> str:
+    """The command that makes the same numbers again: the settings that are not the defaults."""
+    defaults = {each.name: each.default for each in fields(plan.settings)}
+    words = ["prefloop", "run", plan.recipe]
+    for name, default in defaults.items():
+        value = getattr(plan.settings, name)
+        if name not in ("compute", "resume") and value != default:
+            words += [f"--{name}", shlex.quote(str(value))]
+    return " ".join(words)
+
+
+def _print_results(
+    policies: PolicyResults, quality: RewardModelQuality, seconds: float, report: Path
+) -> None:
+    """The table a user waits for."""
+    accuracy, gold = quality.accuracy, quality.gold_accuracy
+    print(f"\nreward model: accuracy {said(accuracy, share=True)} on held-out comparisons", end="")
+    print(
+        f", at most {quality.ceiling:.1%} is possible with labels this noisy" if quality.ceiling else "",
+        end="",
+    )
+    print(f"; {said(gold, share=True)} against the gold judge" if gold else "")
+    rows = [("policy", "gold", "reward model", "KL (nats)", "wins against sft", "tokens", "repetition")]
+    for p in policies.policies:
+        rows.append(
+            (
+                p.name,
+                said(p.gold) if p.gold else "",
+                said(p.proxy) if p.proxy else "",
+                said(p.kl) if p.name != "sft" else "0",
+                said(p.win_rate_vs_sft, share=True) if p.win_rate_vs_sft and p.name != "sft" else "",
+                said(p.length),
+                said(p.repetition, share=True),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for alarm in policies.alarms:
+        print(f"! {alarm}")
+    print(f"\n{seconds:.0f} s, {peak_rss_mb():.0f} MB. Report: {report}")

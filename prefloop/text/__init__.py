@@ -1,0 +1,39 @@
+"""Tokenizers, chat templates, and records as groups of tokens. No model is loaded here."""
+
+from prefloop.text.encode import (
+    Encoded,
+    EncodedPrompts,
+    comparison_group,
+    completions_group,
+    decode_completion,
+    decode_completions,
+    demonstration_group,
+    encode_all,
+    encode_completion,
+    encode_prompt,
+    encode_prompts,
+    pretraining_blocks,
+)
+from prefloop.text.groups import Group, cut_by_tokens
+from prefloop.text.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids, train_tokenizer
+
+__all__ = [
+    "Encoded",
+    "EncodedPrompts",
+    "Group",
+    "check_vocabulary",
+    "comparison_group",
+    "completions_group",
+    "cut_by_tokens",
+    "decode_completion",
+    "decode_completions",
+    "demonstration_group",
+    "encode_all",
+    "encode_completion",
+    "encode_prompt",
+    "encode_prompts",
+    "load_tokenizer",
+    "pretraining_blocks",
+    "stop_token_ids",
+    "train_tokenizer",
+]

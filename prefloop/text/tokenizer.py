@@ -1,0 +1,157 @@
+"""Loading tokenizers, and training one of our own: byte-level BPE that writes any text and a chat template
+with one token per role.
+
+transformers is imported inside the functions: it takes a second, and who imports this module may only want
+its names.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefloop.errors import InputError
+from prefloop.text.template import conventions
+from prefloop.text.tokens import check_unicode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
+ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>")
+SPECIAL_TOKENS = (BOS, EOS, PAD, *ROLE_TOKENS)
+"""Of the tokenizers trained here, in the order of their ids."""
+
+CHAT_TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message['role'] == 'assistant' %}
+        {{- '<|assistant|>' + message['content'] + eos_token }}
+    {%- elif message['role'] == 'user' or message['role'] == 'system' %}
+        {{- '<|' + message['role'] + '|>' + message['content'] }}
+    {%- else %}
+        {{- raise_exception('the roles of this template are system, user and assistant') }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' }}
+{%- endif %}
+"""
+"""Each turn is its role's token and its content, nothing trimmed. The end token closes the assistant's turns,
+so that chats, plain completions and pretraining documents all end in the same token and there is one way to
+stop; other turns end where the next role's token stands."""
+
+_EXACT_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_SMALLEST = 256 + len(SPECIAL_TOKENS)
+
+
+def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a folder or of a model on the hub.
+
+    Raises `InputError` where there is none, where it has no end token, or where it is not a fast one (we need
+    to know which characters a token covers).
+    """
+    name = str(name_or_path)
+    folder = Path(name).expanduser()
+    if not folder.exists() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise InputError(
+            f"there is no folder {name!r} to load a tokenizer from; give an existing folder or a hub name"
+        )
+    try:
+        tokenizer = _load(name, folder, trust_remote_code)
+    except Exception as error:  # the library raises bare Exception for a broken tokenizer.json
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"no tokenizer could be loaded from {name!r} ({reason}); give a hub name or a folder with tokenizer.json, "
+            "and set trust_remote_code if the model brings Python code that you have read"
+        ) from error
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"the tokenizer of {name!r} has no fast version (tokenizer.json); convert it with the tokenizers library, or take another model"
+        )
+    conventions(tokenizer)
+    return tokenizer
+
+
+def _load(name: str, folder: Path, trust_remote_code: bool) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file() and (folder / "tokenizer.json").is_file():
+        declared = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+        if declared in _EXACT_CLASSES:
+            # AutoTokenizer would let the model's architecture choose a class, which rebuilds the tokenizer its own way
+            return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    return AutoTokenizer.from_pretrained(
+        str(folder) if folder.exists() else name, trust_remote_code=trust_remote_code
+    )
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> "PreTrainedTokenizerFast":
+    """Train a byte-level BPE tokenizer of at most `vocab_size` tokens; the same texts give the same
+    tokenizer.
+
+    It writes any text exactly, begins each with `<|bos|>`, and has its own end, pad and role tokens and a
+    chat template. `texts` is read once, one at a time. `save_pretrained` writes a folder that `AutoTokenizer`
+    loads.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocab_size < _SMALLEST:
+        raise InputError(
+            f"vocab_size is {vocab_size}; it must be {_SMALLEST} or more: one token per byte and {len(SPECIAL_TOKENS)} special ones"
+        )
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_readable(texts), trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, SPECIAL_TOKENS.index(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        extra_special_tokens=list(ROLE_TOKENS),
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _readable(texts: Iterable[str]) -> Iterator[str]:
+    empty = True
+    for number, text in enumerate(texts, 1):
+        check_unicode(text, f"text {number}")
+        empty = empty and not text
+        yield text
+    if empty:
+        raise InputError("there is no text to train a tokenizer on; check data.source and data.limit")
+
+
+def stop_token_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """Tokens at which sampling stops: the end token, and the chat template's end of turn where that is
+    another one."""
+    return conventions(tokenizer).stops
+
+
+def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", model_vocab_size: int) -> None:
+    """Raise `InputError` if the tokenizer has tokens that a model with `model_vocab_size` embeddings has no
+    row for.
+
+    More embeddings than tokens are fine; many models round their number up.
+    """
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= model_vocab_size:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path!r} has token {token!r} with id {largest}, but the model has {model_vocab_size} embeddings; "
+            "use the model's own tokenizer, or resize its embeddings before training"
+        )
