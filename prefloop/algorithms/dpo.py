@@ -45,17 +45,19 @@ def train(config: DPOConfig) -> Path:
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     inputs = comparisons(config.data, tokenizer, store_of(config.run.out, config.run.store), world)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
-    with Run.open(
-        config.run,
-        stage="dpo",
-        config=config,
-        total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
-        world=world,
-        headline=("accuracy", "margin"),
-        fingerprint={"data": inputs.read.sha256},
-    ) as run:
+    with (
+        Run.open(
+            config.run,
+            stage="dpo",
+            config=config,
+            total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+            world=world,
+            headline=("accuracy", "margin"),
+            fingerprint={"data": inputs.read.sha256},
+        ) as run,
+        RunRecord(stage="dpo", config=config, settings=config.run, world=world) as record,
+    ):
         run.say(inputs.read.summary)
-        record = RunRecord(stage="dpo", config=config, settings=config.run, world=world)
         record.begin(start=config.model, models={"reference": config.reference}, reads=[inputs.read])
         opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
         policy = opened.role
@@ -85,7 +87,7 @@ def train(config: DPOConfig) -> Path:
         return run.final
 
 
-def _reference(config: DPOConfig, policy: Policy, groups: Sequence[Group], run: Run) -> Float[Tensor, " 2n"]:
+def _reference(config: DPOConfig, policy: Policy, groups: Sequence[Group], run: Run) -> Float[Tensor, " B"]:
     """Reference log-probabilities of chosen, rejected, chosen, ...: those of the starting policy unless another is named."""
     name = config.reference or config.model
     is_start = not run.start and not config.reference

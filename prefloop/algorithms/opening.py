@@ -64,10 +64,7 @@ def open_reward_model(
     adapted, peft = lora_reward_model(new_reward_model(model, tokenizer, compute, seed=seed), lora, seed=seed)
     check_vocabulary(tokenizer, vocabulary_size(adapted))
     if run.start:
-        head = load_adapter_weights(peft, adapted.adapter_name, Path(run.source(model, ADAPTER)))
-        (weight,) = head.values()
-        trained = next(p for p in adapted.score_head.parameters() if p.requires_grad)
-        trained.data.copy_(weight)
+        load_adapter_weights(peft, adapted.adapter_name, Path(run.source(model, ADAPTER)))
     return Opened(role=adapted, save=lambda folder: save_merged(adapted, peft, tokenizer, folder))
 
 

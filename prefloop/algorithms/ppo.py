@@ -17,7 +17,7 @@ Logged at every step:
     clip_fraction     share of tokens whose gradient the clip has cut
     approx_kl         mean k3 estimate per token between the policy that sampled and the one being updated
     explained_variance   share of the returns' variance that the critic predicted before learning from them
-    lr, lr/critic, grad_norm, grad_norm/critic
+    loss, lr, lr/critic, grad_norm, grad_norm/critic, skipped, skipped/critic   means over the step's updates
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,19 +97,25 @@ def train(config: PPOConfig) -> Path:
     train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
     if not len(train_prompts):
         raise InputError(f"{config.data.source}: no prompt to train on; lower data.heldout, or give more")
+    ptx, ptx_reads = open_ptx(config, tokenizer, world)
     batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
-    with Run.open(
-        config.run,
-        stage="ppo",
-        config=config,
-        total_steps=config.steps,
-        world=world,
-        headline=("score", "kl"),
-        fingerprint={"data": read.sha256},
-    ) as run:
+    with (
+        Run.open(
+            config.run,
+            stage="ppo",
+            config=config,
+            total_steps=config.steps,
+            world=world,
+            headline=("score", "kl"),
+            fingerprint={"data": read.sha256, "ptx_data": [read.sha256 for read in ptx_reads]},
+        ) as run,
+        RunRecord(stage="ppo", config=config, settings=config.run, world=world) as record,
+    ):
         run.say(read.summary)
-        ptx, ptx_reads = open_ptx(config, tokenizer, world)
-        record = RunRecord(stage="ppo", config=config, settings=config.run, world=world)
+        if config.kl.placement == "reward" and config.kl.estimator != "k1":
+            run.say(
+                f"kl.estimator {config.kl.estimator} in the reward does not pull to the reference as a KL does; k1 does (docs/ppo.md)"
+            )
         reward_model = "" if ":" in config.reward_model else config.reward_model
         record.begin(
             start=config.model,
@@ -306,7 +312,7 @@ def _learn(
     world: World,
 ) -> dict[str, float]:
     """The epochs of clipped updates over one step's experience; their metrics."""
-    metrics, results = Metrics(), {}
+    metrics, updates = Metrics(), Metrics()
     ratio = 0.0
     learns_policy = step > config.critic.warmup_steps
     batch = int(world.sum_float(len(experience.groups)))
@@ -332,12 +338,18 @@ def _learn(
 
             if learns_policy:
                 extra = _ptx_parts(config, ptx, roles, world)
-                results |= roles.update_policy([*_jobs(parts, policy_loss), *extra], groups)
+                _count(updates, roles.update_policy([*_jobs(parts, policy_loss), *extra], groups))
             if roles.has_own_critic:
-                results |= roles.update_critic(_jobs(parts, value_loss), groups)
+                _count(updates, roles.update_critic(_jobs(parts, value_loss), groups))
             if epoch == number == 0:
                 ratio = world.max_float(watch.largest_ratio_distance)
-    return {**results, **metrics.reduce(world), "ratio": ratio}
+    return {**updates.reduce(world), **metrics.reduce(world), "ratio": ratio}
+
+
+def _count(updates: Metrics, update: Mapping[str, float]) -> None:
+    """Take one update's numbers into their means over the step."""
+    for name, value in update.items():
+        updates.add(name, value, 1)
 
 
 @dataclass(slots=True)

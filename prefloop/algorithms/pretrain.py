@@ -37,20 +37,22 @@ def train(config: PretrainConfig) -> Path:
     blocks = pretraining_blocks(tokenizer, [text.text for text in train_texts], config.block_tokens)
     heldout = pretraining_blocks(tokenizer, [text.text for text in heldout_texts], config.block_tokens)
     batches = Batches(count=len(blocks), size=config.batch_blocks, seed=config.run.seed)
-    with Run.open(
-        config.run,
-        stage="pretrain",
-        config=config,
-        total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
-        world=world,
-        headline=("loss", "heldout_perplexity"),
-        fingerprint={"data": read.sha256},
-    ) as run:
+    with (
+        Run.open(
+            config.run,
+            stage="pretrain",
+            config=config,
+            total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+            world=world,
+            headline=("loss", "heldout_perplexity"),
+            fingerprint={"data": read.sha256},
+        ) as run,
+        RunRecord(stage="pretrain", config=config, settings=config.run, world=world) as record,
+    ):
         run.say(read.summary)
         run.say(
             f"{sum(block.tokens for block in blocks):,} tokens in {len(blocks)} blocks, vocabulary {len(tokenizer)}"
         )
-        record = RunRecord(stage="pretrain", config=config, settings=config.run, world=world)
         record.begin(start=config.model, reads=[read])
         policy = _open(config, tokenizer, run)
         updater = Updater(

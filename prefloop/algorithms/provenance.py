@@ -1,19 +1,22 @@
 """A training run's entry in the store: what it read, what it started from, what it made."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from prefloop.algorithms.inputs import Read, store_of
 from prefloop.configs.common import RunSettings
 from prefloop.data.store import Store
+from prefloop.errors import InputError
 from prefloop.models.load import weights_sha256
 from prefloop.runtime.world import World
 
 
 class RunRecord:
-    """The entry of one run; only rank 0 writes it."""
+    """The entry of one run, in a `with` statement: a run that ends with an error is marked so. Only rank 0 writes it."""
 
     def __init__(self, *, stage: str, config: Any, settings: RunSettings, world: World) -> None:
         self._stage = stage
@@ -32,7 +35,7 @@ class RunRecord:
             with Store.open(self._store) as store:
                 known = {
                     role: store.add_checkpoint(
-                        _name(name, store), kind=_kind(role), weights_sha256=weights_sha256(name)
+                        name_in_store(name, store), kind=_kind(role), weights_sha256=weights_sha256(name)
                     )
                     for role, name in {"start": start, **(models or {})}.items()
                     if name
@@ -44,11 +47,24 @@ class RunRecord:
                     models_read=known,
                     exports=[export for read in reads for export in read.exports],
                     sources=[source for read in reads for source in read.sources],
-                    folder=_name(self._settings.out, store),
+                    folder=name_in_store(self._settings.out, store),
                     resume=self._settings.resume,
                 )
 
         self._world.on_main(work)
+
+    def __enter__(self) -> "RunRecord":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None or not self._id or not self._world.is_main:
+            return
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        # Suppressed: the error that ended the run matters more than one of its record.
+        with contextlib.suppress(InputError), Store.open(self._store) as store:
+            store.stop_training_run(self._id, status, f"{type(error).__name__}: {error}")
 
     def finish(self, folder: Path, *, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         """Write down what the run made."""
@@ -57,7 +73,7 @@ class RunRecord:
             with Store.open(self._store) as store:
                 store.finish_training_run(
                     self._id,
-                    _name(str(folder), store),
+                    name_in_store(str(folder), store),
                     weights_sha256=weights_sha256(str(folder)),
                     kind=kind,
                     step=step,
@@ -67,7 +83,7 @@ class RunRecord:
         self._world.on_main(work)
 
 
-def _name(given: str, store: Store) -> str:
+def name_in_store(given: str, store: Store) -> str:
     """A path inside the project is named relative to it, so that a project can be moved; anything else as it was given."""
     path = Path(given)
     if not path.exists():

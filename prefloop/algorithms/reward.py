@@ -37,17 +37,19 @@ def train(config: RewardConfig) -> Path:
     inputs = comparisons(config.data, tokenizer, store_of(config.run.out, config.run.store), world)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
     tokens = config.compute.micro_batch_tokens
-    with Run.open(
-        config.run,
-        stage="reward",
-        config=config,
-        total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
-        world=world,
-        headline=("loss", "accuracy"),
-        fingerprint={"data": inputs.read.sha256},
-    ) as run:
+    with (
+        Run.open(
+            config.run,
+            stage="reward",
+            config=config,
+            total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+            world=world,
+            headline=("loss", "accuracy"),
+            fingerprint={"data": inputs.read.sha256},
+        ) as run,
+        RunRecord(stage="reward", config=config, settings=config.run, world=world) as record,
+    ):
         run.say(inputs.read.summary)
-        record = RunRecord(stage="reward", config=config, settings=config.run, world=world)
         record.begin(start=config.model, reads=[inputs.read])
         opened = open_reward_model(config.model, tokenizer, config.lora, config.compute, run)
         reward_model = opened.role
@@ -116,7 +118,7 @@ def _step(
     return {**result.metrics(), **metrics.reduce(world)}
 
 
-def _heldout_metrics(scores: Float[Tensor, " 2n"]) -> dict[str, float]:
+def _heldout_metrics(scores: Float[Tensor, " B"]) -> dict[str, float]:
     """Loss and accuracy on held-out comparisons, from scores of chosen, rejected, chosen, ...; nothing where nothing is held out."""
     if not len(scores):
         return {}

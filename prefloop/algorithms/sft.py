@@ -31,17 +31,19 @@ def train(config: SFTConfig) -> Path:
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     inputs = demonstrations(config.data, tokenizer, world)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
-    with Run.open(
-        config.run,
-        stage="sft",
-        config=config,
-        total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
-        world=world,
-        headline=("loss", "heldout_loss"),
-        fingerprint={"data": inputs.read.sha256},
-    ) as run:
+    with (
+        Run.open(
+            config.run,
+            stage="sft",
+            config=config,
+            total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+            world=world,
+            headline=("loss", "heldout_loss"),
+            fingerprint={"data": inputs.read.sha256},
+        ) as run,
+        RunRecord(stage="sft", config=config, settings=config.run, world=world) as record,
+    ):
         run.say(inputs.read.summary)
-        record = RunRecord(stage="sft", config=config, settings=config.run, world=world)
         record.begin(start=config.model, reads=[inputs.read])
         opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
         policy = opened.role

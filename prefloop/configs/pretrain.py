@@ -25,6 +25,8 @@ class Architecture:
     """One matrix for input embeddings and output head."""
 
     def __post_init__(self) -> None:
+        for name in ("hidden_size", "layers", "heads", "ffn_size", "max_positions"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
         require(
             self.hidden_size % self.heads == 0 and (self.hidden_size // self.heads) % 2 == 0,
             f"hidden_size is {self.hidden_size} with {self.heads} heads; each head needs an even, whole width",

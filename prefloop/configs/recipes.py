@@ -31,7 +31,7 @@ class LoopSettings:
 class ToyConfig(LoopSettings):
     """The whole loop in minutes, with nothing to download: a small world of readable English whose gold preference is a formula."""
 
-    texts: int = 30_000
+    texts: int = 16_000
     """Documents the language model is trained on."""
     demonstrations: int = 4_000
     """Questions with an answer, good, middling or bad, for SFT."""
@@ -53,9 +53,9 @@ class IMDBConfig(LoopSettings):
     """Words of a review's beginning that make a prompt."""
     completion_tokens: int = 48
     """Tokens the policies write."""
-    prompts: int = 6_000
+    prompts: int = 4_000
     """Review openings for sampling, PPO and evaluation."""
-    pairs: int = 10_000
+    pairs: int = 8_000
     """Comparisons, at most."""
 
 

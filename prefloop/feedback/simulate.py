@@ -34,6 +34,8 @@ class SimulatedAnnotator:
     tie_width: float = 0.0
     """Says tie where the utilities differ by less than this."""
     seed: int = 0
+    utility_sha256: str = ""
+    """Hash of what the utility depends on, where it has one; kept with the annotator."""
 
     def __post_init__(self) -> None:
         where = f"annotator {self.name!r}"
@@ -55,6 +57,7 @@ class SimulatedAnnotator:
             "flip": self.flip,
             "tie_width": self.tie_width,
             "seed": self.seed,
+            "utility_sha256": self.utility_sha256,
         }
 
     def utility_of(self, prompt: Prompt, completion: str) -> float:

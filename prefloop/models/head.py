@@ -20,7 +20,7 @@ class Head:
     """`logits = hidden @ weight.T * scale + bias`."""
 
     weight: Float[Tensor, "V d"]
-    bias: Float[Tensor, " V"]
+    bias: Float[Tensor, " V_or_0"]
     """A tensor of no elements where the head has no bias."""
     scale: float = 1.0
 
@@ -30,8 +30,8 @@ class TokenStatistics:
     """Of each predicted token, float32, at the given temperature. What was not asked for has no elements."""
 
     logprobs: Float[Tensor, " M"]
-    entropy: Float[Tensor, " M"]
-    kl: Float[Tensor, " M"]
+    entropy: Float[Tensor, " _"]
+    kl: Float[Tensor, " _"]
     """Sum over the vocabulary of p (log p - log p_reference)."""
 
 

@@ -32,6 +32,9 @@ from prefloop.text.groups import Group
 
 log = logging.getLogger(__name__)
 
+_CACHE_LINE = 64
+"""Bytes; PyTorch allocates in multiples of it."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -76,6 +79,7 @@ def prepare(model: PreTrainedModel, compute: Compute) -> Way:
     transformers_logging.disable_progress_bar()
     turn_off_dropout(model)
     model.to(device_of(compute))  # pyright: ignore[reportArgumentType]
+    align_weights(model)
     way: Way = "padded"
     if compute.attention != "padded":
         before = model.config._attn_implementation
@@ -114,6 +118,17 @@ def turn_off_dropout(model: nn.Module) -> None:
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     model.eval()
+
+
+def align_weights(model: nn.Module) -> None:
+    """Move weights that begin off a cache line into memory of PyTorch's own.
+
+    Weights read from a file begin wherever its header happens to end, and vectorised kernels add up in an order that depends on where a row
+    begins: without this a model and its saved copy differ in the last bit, and a resumed run would drift from an unbroken one.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.data_ptr() % _CACHE_LINE:
+            tensor.data = tensor.data.clone()
 
 
 def _head_is_linear(model: PreTrainedModel, way: Way) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.utils import set_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,6 +88,8 @@ def save_adapter(peft: PeftModel, name: str, folder: Path) -> None:
 def load_adapter_weights(peft: PeftModel, name: str, folder: Path) -> dict[str, torch.Tensor]:
     """Read a saved adapter's weights into adapter `name`; returns what the file holds besides (a score head, say).
 
+    A head goes in too where the adapter has one of its own, as a reward model's does.
+
     Raises `InputError` where the file does not fit the trunk.
     """
     file = folder / "adapter_model.safetensors"
@@ -95,7 +97,8 @@ def load_adapter_weights(peft: PeftModel, name: str, folder: Path) -> dict[str, 
         raise InputError(f"{folder} holds no adapter_model.safetensors")
     weights = load_file(file)
     adapter = {key: value for key, value in weights.items() if ".lora_" in key}
-    result = set_peft_model_state_dict(peft, adapter, adapter_name=name)
+    has_head = any(isinstance(module, ModulesToSaveWrapper) for module in peft.modules())
+    result = set_peft_model_state_dict(peft, weights if has_head else adapter, adapter_name=name)
     if result.unexpected_keys:
         raise InputError(
             f"the adapter in {folder} does not fit this model: it has {result.unexpected_keys[0]}"

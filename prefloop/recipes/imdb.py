@@ -59,7 +59,7 @@ def plan(config: IMDBConfig, project: Path) -> Plan:
         run=run("pretrain"),
         data=Data(source=files["texts"], heldout=0.02),
         architecture=Architecture(
-            hidden_size=256, layers=4, heads=4, ffn_size=704, vocab_size=4096, max_positions=512
+            hidden_size=192, layers=4, heads=4, ffn_size=512, vocab_size=4096, max_positions=512
         ),
         block_tokens=256,
         batch_blocks=32,
@@ -109,11 +109,11 @@ def plan(config: IMDBConfig, project: Path) -> Plan:
             model=sft,
             reward_model=reward,
             sampling=sampling,
-            steps=80,
+            steps=60,
             batch_prompts=128,
             epochs=2,
             minibatches=2,
-            kl=KL(coef=0.05),
+            kl=KL(coef=0.1),
             critic=CriticSettings(optim=Optim(lr=3e-4, schedule="constant")),
             reward=RewardShaping(),
             optim=Optim(lr=1e-4, schedule="linear", warmup=0.05),

@@ -94,6 +94,7 @@ def _loop(plan: Plan) -> Path:
         temperature=plan.temperature,
         flip=plan.settings.flip,
         seed=plan.settings.seed,
+        utility_sha256=plan.gold.sha256,
     )
     for config in plan.pretrain:
         clock.stage(

@@ -40,7 +40,7 @@ def plan(config: ToyConfig, project: Path) -> Plan:
     base, sft, reward = (str(project / stage / "final") for stage in ("pretrain", "sft", "reward"))
     store = str(project / "prefloop.db")
     prompts = Data(source=files["prompts"], heldout=HELDOUT)
-    sampling = Sampling(max_new_tokens=64, batch_size=128)
+    sampling = Sampling(max_new_tokens=48, batch_size=128)
     compute = config.compute
     return Plan(
         recipe="toy",
@@ -51,7 +51,7 @@ def plan(config: ToyConfig, project: Path) -> Plan:
                 run=run("pretrain"),
                 data=Data(source=files["texts"], heldout=0.02),
                 architecture=Architecture(
-                    hidden_size=128, layers=5, heads=4, ffn_size=352, vocab_size=1024, max_positions=256
+                    hidden_size=128, layers=5, heads=4, ffn_size=352, vocab_size=1536, max_positions=256
                 ),
                 block_tokens=128,
                 batch_blocks=32,
@@ -101,7 +101,7 @@ def plan(config: ToyConfig, project: Path) -> Plan:
             batch_prompts=128,
             epochs=2,
             minibatches=2,
-            kl=KL(coef=0.05),
+            kl=KL(coef=0.1),
             reward=RewardShaping(missing_eos=1.0),
             critic=CriticSettings(optim=Optim(lr=1e-3, schedule="constant")),
             optim=Optim(lr=3e-4, schedule="linear", warmup=0.05),

@@ -1,0 +1,177 @@
+"""Completions of a policy into the store, with all that is needed to judge them, to weigh them, and to draw them again.
+
+What is drawn for a prompt depends on the weights, the seed, the sampling settings and the prompt itself: not on which other prompts there are,
+their order, the number of processes, or where an earlier run stopped. So the same command twice adds nothing, and goes on after an
+interruption with what is missing.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+
+from transformers import PreTrainedTokenizerBase
+
+from prefloop.algorithms.inputs import Prompts, Read, prompts
+from prefloop.algorithms.opening import vocabulary_size
+from prefloop.algorithms.provenance import name_in_store
+from prefloop.configs.common import Sampling
+from prefloop.configs.sample import SampleConfig
+from prefloop.data.store import Store
+from prefloop.errors import InputError
+from prefloop.models.load import load_policy, weights_sha256
+from prefloop.models.roles import Policy
+from prefloop.records import Completion, Prompt
+from prefloop.rollout import make_rollout, sample
+from prefloop.runtime.interrupt import Interrupted
+from prefloop.runtime.progress import Progress
+from prefloop.runtime.world import World, start_world
+from prefloop.text import check_vocabulary, decode_completion, load_tokenizer, stop_token_ids
+
+ROUNDS = 8
+"""Decoding batches between two writes to the store: what an interruption can lose, and enough to keep a batch full."""
+
+
+def sample_completions(config: SampleConfig) -> str:
+    """Draw what the store does not have yet, write it as it comes, and print a summary; the store's name."""
+    world = start_world(config.compute.device)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
+    chosen, read = world.on_main(lambda: _prompts(config, tokenizer))
+    policy = load_policy(config.model, config.compute)
+    check_vocabulary(tokenizer, vocabulary_size(policy))
+    name, checkpoint = world.on_main(lambda: _add_checkpoint(config))
+    missing = world.on_main(lambda: _missing(config, checkpoint, chosen))
+    k, size = config.completions_per_prompt, max(1, ROUNDS * config.sampling.batch_size * world.size)
+    per_write = max(world.size, size // k)
+    progress = Progress(
+        stage="sample",
+        start=(len(chosen) - len(missing)) * k,
+        total=len(chosen) * k,
+        headline=(),
+        shown=world.is_main,
+        unit="completion",
+    )
+    progress.write(read.summary)
+    progress.begin()
+    written: list[Completion] = []
+    try:
+        for start in range(0, len(missing), per_write):
+            places = missing[start : start + per_write]
+            drawn = _draw(config, policy, tokenizer, name, chosen, world.share(places), world, progress)
+            shares = world.gather_objects(drawn)
+            # Dealt out in turn, so taken back in turn: the store's order is that of the prompts.
+            new = [one for i in range(len(places)) for one in shares[i % world.size][i // world.size]]
+            world.on_main(lambda new=new: _write(config.store, new, checkpoint))
+            written += new
+    except KeyboardInterrupt:
+        done = (len(chosen) - len(missing)) * k + len(written)
+        raise Interrupted(
+            f"{done} of {len(chosen) * k} completions are in {config.store}; the same command goes on"
+        ) from None
+    finally:
+        progress.close()
+    if world.is_main:
+        print(_summary(config, name, len(chosen), len(missing), written))
+    return config.store
+
+
+def _prompts(config: SampleConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[Prompts, Read]:
+    """The prompts of the part that is asked for."""
+    train, heldout, read = prompts(config.data, tokenizer, config.store)
+    parts = {"train": (train,), "heldout": (heldout,), "all": (train, heldout)}[config.part]
+    chosen = Prompts(
+        records=tuple(prompt for part in parts for prompt in part.records),
+        ids=[ids for part in parts for ids in part.ids],
+    )
+    if not len(chosen):
+        raise InputError(
+            f"{config.data.source}: no prompt in part {config.part!r} (heldout {config.data.heldout}); give more prompts, or part all"
+        )
+    return chosen, read
+
+
+def _add_checkpoint(config: SampleConfig) -> tuple[str, int]:
+    """The policy's name and id in the store."""
+    with Store.open(config.store) as store:
+        name = name_in_store(config.model, store)
+        return name, store.add_checkpoint(name, kind="policy", weights_sha256=weights_sha256(config.model))
+
+
+def _missing(config: SampleConfig, checkpoint: int, chosen: Prompts) -> list[int]:
+    """Places of the prompts that the store does not have all K completions of, as this command would draw them."""
+    sampling = config.sampling
+    drawn = (config.seed, sampling.temperature, sampling.top_p, sampling.top_k)
+    found: dict[str, set[int]] = {}
+    with Store.open(config.store) as store:
+        for one in store.completions([checkpoint]):
+            if (one.seed, one.temperature, one.top_p, one.top_k) == drawn and _within(one, sampling):
+                found.setdefault(one.prompt.sha256, set()).add(one.index)
+    wanted = set(range(config.completions_per_prompt))
+    return [i for i, prompt in enumerate(chosen.records) if not wanted <= found.get(prompt.sha256, set())]
+
+
+def _within(completion: Completion, sampling: Sampling) -> bool:
+    """Whether a completion is what this limit of tokens gives; the store does not keep the limit it was drawn under."""
+    limit = sampling.max_new_tokens
+    return completion.tokens <= limit if completion.ended else completion.tokens == limit
+
+
+def _draw(
+    config: SampleConfig,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    chosen: Prompts,
+    places: Sequence[int],
+    world: World,
+    progress: Progress,
+) -> list[list[Completion]]:
+    """This process's share of a round, K completions a prompt."""
+    shown = 0
+
+    def show(done: int) -> None:
+        nonlocal shown
+        progress.advance((done - shown) * world.size)  # the others are about as fast
+        shown = done
+
+    records, ids = [chosen.records[i] for i in places], [chosen.ids[i] for i in places]
+    with policy.active() as model:
+        samples = sample(
+            model,
+            ids,
+            k=config.completions_per_prompt,
+            stop_ids=stop_token_ids(tokenizer),
+            sampling=config.sampling,
+            seed=config.seed,
+            row_keys=[_key(prompt) for prompt in records],
+            progress=show,
+        )
+    rollout = make_rollout(records, ids, samples, lambda tokens: decode_completion(tokenizer, tokens))
+    completions = iter(rollout.completions(policy=name, sampling=config.sampling, seed=config.seed))
+    return [list(islice(completions, config.completions_per_prompt)) for _ in records]
+
+
+def _key(prompt: Prompt) -> int:
+    """The prompt's name among the random numbers: its content, so that its place in a file does not matter."""
+    return int(prompt.sha256[:16], 16)
+
+
+def _write(store: str, completions: Sequence[Completion], checkpoint: int) -> None:
+    with Store.open(store) as opened:
+        opened.add_completions(completions, checkpoint)
+
+
+def _summary(
+    config: SampleConfig, name: str, prompts: int, missing: int, written: Sequence[Completion]
+) -> str:
+    sampling, k = config.sampling, config.completions_per_prompt
+    lines = [
+        f"{config.store}: {k} completions of each of {prompts} prompts by {name}; "
+        f"{len(written)} drawn now, {(prompts - missing) * k} were there"
+    ]
+    if written:
+        tokens = sum(one.tokens for one in written) / len(written)
+        ended = sum(one.ended for one in written) / len(written)
+        lines.append(
+            f"  {tokens:.1f} tokens on average, {ended:.1%} ended by themselves "
+            f"(temperature {sampling.temperature}, at most {sampling.max_new_tokens} tokens, seed {config.seed})"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,201 @@
+"""The commands: for each its settings, what does the work, and how it is used. Both are named, not imported, until they are needed."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from prefloop.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One command of the program."""
+
+    summary: str
+    settings: str
+    """`module:dataclass`."""
+    work: str
+    """`module:function` of the settings. It returns what the next command starts from (a path), an exit code, or nothing."""
+    positional: tuple[str, ...] = ()
+    """Settings that may be given without their flag, in order."""
+    examples: tuple[str, ...] = ()
+    then: str = ""
+    """The next command to type, shown when this one has ended; `{}` is what the work returned."""
+
+
+STAGES: Mapping[str, Command] = {
+    "pretrain": Command(
+        summary="train a tokenizer and a language model from scratch, on plain text",
+        settings="prefloop.configs.pretrain:PretrainConfig",
+        work="prefloop.algorithms.pretrain:train",
+        examples=("prefloop pretrain --data reviews.parquet --out runs/first/pretrain",),
+        then="prefloop sft --model {} --data DEMONSTRATIONS --out RUNS/sft",
+    ),
+    "sft": Command(
+        summary="fine-tune a model on demonstrations and chats",
+        settings="prefloop.configs.sft:SFTConfig",
+        work="prefloop.algorithms.sft:train",
+        examples=("prefloop sft --model runs/first/pretrain/final --data chats.jsonl --out runs/first/sft",),
+        then="prefloop sample --model {} --data PROMPTS --store RUNS/prefloop.db",
+    ),
+    "sample": Command(
+        summary="draw completions from a model into the store",
+        settings="prefloop.configs.sample:SampleConfig",
+        work="prefloop.algorithms.sample:sample_completions",
+        examples=(
+            "prefloop sample --model runs/first/sft/final --data prompts.jsonl --store runs/first/prefloop.db",
+        ),
+        then="prefloop label simulate --store {} --utility toy|MODULE:FUNCTION",
+    ),
+    "label simulate": Command(
+        summary="pair completions and let a simulated annotator compare them",
+        settings="prefloop.configs.label:SimulateConfig",
+        work="prefloop.cli.label:simulate",
+        examples=("prefloop label simulate --store runs/first/prefloop.db --utility toy --flip 0.1",),
+        then="prefloop reward --model MODEL --data store --store {} --out RUNS/reward",
+    ),
+    "reward": Command(
+        summary="train a reward model on comparisons",
+        settings="prefloop.configs.reward:RewardConfig",
+        work="prefloop.cli.evaluate:reward",
+        examples=(
+            "prefloop reward --model runs/first/sft/final --data store --out runs/first/reward",
+            "prefloop reward --model MODEL --data comparisons.jsonl --out runs/first/reward",
+        ),
+        then="prefloop ppo --model MODEL --reward_model {} --data PROMPTS --out RUNS/ppo",
+    ),
+    "ppo": Command(
+        summary="train a policy against a reward model",
+        settings="prefloop.configs.ppo:PPOConfig",
+        work="prefloop.algorithms.ppo:train",
+        examples=(
+            "prefloop ppo --model runs/first/sft/final --reward_model runs/first/reward/final "
+            "--data prompts.jsonl --out runs/first/ppo",
+        ),
+        then="prefloop chat {}",
+    ),
+    "dpo": Command(
+        summary="train a policy directly on comparisons",
+        settings="prefloop.configs.dpo:DPOConfig",
+        work="prefloop.algorithms.dpo:train",
+        examples=("prefloop dpo --model runs/first/sft/final --data store --out runs/first/dpo",),
+        then="prefloop chat {}",
+    ),
+    "eval": Command(
+        summary="measure policies, and a reward model, on held-out prompts",
+        settings="prefloop.configs.evaluate:EvalConfig",
+        work="prefloop.cli.evaluate:evaluate",
+        examples=(
+            "prefloop eval --policies sft=runs/first/sft/final ppo=runs/first/ppo/final --data prompts.jsonl "
+            "--reward_model runs/first/reward/final --out runs/first",
+        ),
+        then="prefloop report {}",
+    ),
+    "report": Command(
+        summary="build the report of a project folder",
+        settings="prefloop.configs.project:ReportConfig",
+        work="prefloop.cli.project:report",
+        positional=("project",),
+        examples=("prefloop report runs/first",),
+    ),
+    "chat": Command(
+        summary="talk to a model in the terminal",
+        settings="prefloop.configs.chat:ChatConfig",
+        work="prefloop.rollout.chat:chat",
+        positional=("model",),
+        examples=("prefloop chat runs/first/ppo/final", "echo 'How do I make tea?' | prefloop chat MODEL"),
+    ),
+    "lineage": Command(
+        summary="print the data, labels and models that made a checkpoint",
+        settings="prefloop.configs.project:LineageConfig",
+        work="prefloop.cli.project:lineage",
+        positional=("checkpoint",),
+        examples=("prefloop lineage runs/first/ppo/final",),
+    ),
+    "data check": Command(
+        summary="say what a source holds, and every bad row",
+        settings="prefloop.configs.data:CheckConfig",
+        work="prefloop.cli.data:check",
+        positional=("source",),
+        examples=("prefloop data check comparisons.jsonl --against test.jsonl",),
+    ),
+    "data import": Command(
+        summary="put the records of a source into a store",
+        settings="prefloop.configs.data:ImportConfig",
+        work="prefloop.cli.data:import_records",
+        positional=("source",),
+        examples=("prefloop data import comparisons.jsonl --store runs/first/prefloop.db",),
+    ),
+    "data export": Command(
+        summary="write a store's comparisons, rankings or prompts to a file",
+        settings="prefloop.configs.data:ExportConfig",
+        work="prefloop.cli.data:export",
+        examples=("prefloop data export --store runs/first/prefloop.db --out comparisons.jsonl",),
+    ),
+}
+"""Every command but `run`, in the order of the loop."""
+
+GROUPS: Mapping[str, str] = {
+    "run": "The whole loop in one command, from nothing to a report.",
+    "label": "Compare completions in a store.",
+    "data": "Look at data, and move it into a store and out of it.",
+}
+"""Words that need a second one."""
+
+
+def commands() -> dict[str, Command]:
+    """Every command, the recipes of `run` first."""
+    recipes = import_module("prefloop.configs.recipes").RECIPES
+    runs = {
+        f"run {name}": Command(
+            summary=_first_line(cls),
+            settings=f"{cls.__module__}:{cls.__qualname__}",
+            work="prefloop.recipes.run:run_recipe",
+            examples=(f"prefloop run {name} --out runs/{name}",),
+        )
+        for name, cls in recipes.items()
+    }
+    return runs | dict(STAGES)
+
+
+def _first_line(cls: type) -> str:
+    line = (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
+    return line[:1].lower() + line[1:]
+
+
+def find(arguments: Sequence[str]) -> tuple[str, Command, list[str]]:
+    """The command that the first one or two arguments name, and the arguments after them.
+
+    Raises `InputError` with the nearest names for a command that is not there.
+    """
+    known = commands()
+    first, *rest = arguments
+    if first in known:
+        return first, known[first], rest
+    if first in GROUPS:
+        members = members_of(first)
+        if not rest or rest[0].startswith("-"):
+            raise InputError(f"prefloop {first} needs one more word: {', '.join(members)}")
+        if rest[0] in members:
+            return f"{first} {rest[0]}", known[f"{first} {rest[0]}"], rest[1:]
+        raise InputError(f"prefloop {first} {rest[0]} is not a command; {_nearest(rest[0], members)}")
+    words = list(dict.fromkeys(name.partition(" ")[0] for name in known))
+    raise InputError(f"prefloop {first} is not a command; {_nearest(first, words)}")
+
+
+def members_of(group: str) -> list[str]:
+    """The second words of a group."""
+    return [name.partition(" ")[2] for name in commands() if name.startswith(f"{group} ")]
+
+
+def _nearest(given: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(given, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+
+
+def load(name: str) -> Any:
+    """What `module:name` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)

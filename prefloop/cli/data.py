@@ -1,0 +1,82 @@
+"""`prefloop data`."""
+
+import json
+from collections.abc import Callable
+
+from prefloop import data
+from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
+
+
+def check(config: CheckConfig) -> int:
+    """Print what a source holds; 1 if there are bad rows in it."""
+    report = data.check(
+        config.source,
+        split=config.split,
+        heldout=config.heldout,
+        against=config.against,
+        against_split=config.against_split,
+        tokenizer=_counter(config.tokenizer) if config.tokenizer else None,
+    )
+    print(json.dumps(report.to_json(), indent=1, ensure_ascii=False) if config.json else report)
+    return int(bool(report.summary.bad or (report.against and report.against.bad)))
+
+
+def _counter(name: str) -> Callable[[str], int]:
+    """Counts tokens as a model's tokenizer does."""
+    from prefloop.text import load_tokenizer
+
+    tokenizer = load_tokenizer(name)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def import_records(config: ImportConfig) -> None:
+    """Read a source and write it into a store."""
+    from prefloop.data.importing import import_records as write
+    from prefloop.data.store import Store
+
+    loaded = data.load_records(
+        config.source, split=config.split, skip_bad=config.skip_bad, limit=config.limit
+    )
+    with Store.open(config.store) as store:
+        before = store.counts()
+        made = write(
+            store,
+            loaded,
+            author=config.author,
+            annotator=config.annotator,
+            annotator_kind=config.annotator_kind,
+            round=config.round,
+            tags=config.tags,
+            skip_bad=config.skip_bad,
+        )
+        after = store.counts()
+    print(loaded.summary)
+    if loaded.summary.bad:
+        print(loaded.summary.bad_rows())
+    for count, one, table in (
+        (made.prompts, "prompts", "prompt"),
+        (made.completions, f"completions by {config.author}", "completion"),
+        (made.comparisons, "comparisons", "judgement"),
+        (made.rankings, "rankings", "judgement"),
+    ):
+        if count:
+            print(f"  {count} {one}, {after[table] - before[table]} of them new in {config.store}")
+    if made.repeated:
+        print(f"  {made.repeated} rows repeat a judgement by the same annotator, which is taken once")
+    for line in made.bad:
+        print(f"  left out: {line}")
+
+
+def export(config: ExportConfig) -> None:
+    """Write a file from a store."""
+    from prefloop.data.store import Filters, Store
+
+    filters = Filters(
+        annotators=config.annotators, rounds=config.rounds, part=config.part, heldout=config.heldout
+    )
+    with Store.open(config.store, create=False) as store:
+        made = store.export(config.kind, filters, config.out, skip_bad=config.skip_bad)
+    print(f"{config.out}: {made.rows} {made.kind}, export {made.id}, sha256 {made.sha256}")
+    left_out = ", ".join(f"{reason} {count}" for reason, count in made.left_out.items() if count)
+    if left_out:
+        print(f"  left out: {left_out}")

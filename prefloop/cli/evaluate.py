@@ -1,0 +1,211 @@
+"""`prefloop eval`, and what `prefloop reward` reports of the model it has trained."""
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from prefloop.algorithms import reward as training
+from prefloop.algorithms.inputs import comparisons, prompts, store_of
+from prefloop.configs.common import Data
+from prefloop.configs.evaluate import EvalConfig
+from prefloop.configs.reward import RewardConfig
+from prefloop.data.store import Store
+from prefloop.data.store import lineage as find_lineage
+from prefloop.errors import InputError
+from prefloop.evaluation import Evaluation, RewardModelSummary, Summary, write_evaluation, write_summary
+from prefloop.evaluation.evaluate import PolicyResults, Setting, evaluate_policies, evaluate_reward_model
+from prefloop.evaluation.json_files import write_json
+from prefloop.evaluation.reward_model_quality import RewardModelQuality
+from prefloop.evaluation.tables import policy_table, reward_model_lines
+from prefloop.evaluation.win_rate import WinMatrix
+from prefloop.feedback.utility import find_utility
+from prefloop.records import Comparison, Prompt
+from prefloop.runtime.environment import environment
+from prefloop.runtime.tune import peak_rss_mb
+from prefloop.runtime.world import World, start_world
+from prefloop.text import load_tokenizer
+
+
+def reward(config: RewardConfig) -> Path:
+    """Train a reward model, then measure it on the comparisons that were held out; its folder.
+
+    The numbers are printed and written to `heldout.json` in the run folder.
+    """
+    folder = training.train(config)
+    world = start_world(config.compute.device)
+    data = config.data
+    store = store_of(config.run.out, config.run.store)
+    heldout = _comparisons(data, str(folder), config.compute.trust_remote_code, store, "heldout", world)
+    if not heldout:
+        if world.is_main:
+            print("no comparison is held out, so the reward model is not measured; set data.heldout above 0")
+        return folder
+    quality = evaluate_reward_model(
+        str(folder),
+        heldout,
+        compute=config.compute,
+        world=world,
+        max_prompt_tokens=data.max_prompt_tokens,
+        max_completion_tokens=data.max_completion_tokens,
+    )
+    if world.is_main:
+        write_json(Path(config.run.out) / "heldout.json", quality)
+        print(f"reward model: {reward_model_lines(quality)}")
+    return folder
+
+
+def evaluate(config: EvalConfig) -> str:
+    """Measure, print the tables, and write summary.json and evaluation.json; the project folder."""
+    began = time.monotonic()
+    world = start_world(config.compute.device)
+    folders = policies_of(config.policies)
+    asked: tuple[Prompt, ...] = ()
+    results = PolicyResults(policies=(), evaluated=(), wins=WinMatrix(names=(), rates=()), alarms=())
+    if folders:
+        asked = world.on_main(lambda: _prompts(config, next(iter(folders.values()))))
+        results = evaluate_policies(
+            folders,
+            asked,
+            Setting(
+                sampling=config.sampling,
+                completions_per_prompt=config.completions_per_prompt,
+                seed=config.seed,
+                max_prompt_tokens=config.data.max_prompt_tokens,
+                compute=config.compute,
+                world=world,
+            ),
+            gold=find_utility(config.gold) if config.gold else None,
+            reward_model=config.reward_model,
+            say=print if world.is_main else _say_nothing,
+        )
+    quality = _quality(config, world) if config.comparisons else None
+    if world.is_main:
+        if folders:
+            print(policy_table(results.policies))
+        for alarm in results.alarms:
+            print(f"! {alarm}")
+        if quality:
+            print(f"reward model: {reward_model_lines(quality)}")
+        _write(config, asked, results, quality, time.monotonic() - began)
+    return config.out
+
+
+def _say_nothing(text: str) -> None:
+    """What processes other than the first print."""
+
+
+def policies_of(given: tuple[str, ...]) -> dict[str, str]:
+    """Name -> folder, in the order given. Raises `InputError` for one without a name, or a name given twice."""
+    folders: dict[str, str] = {}
+    for each in given:
+        name, equals, folder = each.partition("=")
+        if not (equals and name and folder):
+            raise InputError(
+                f"policies has {each!r}; write it as name=folder, for example sft=runs/first/sft/final"
+            )
+        if name in folders:
+            raise InputError(
+                f"policies names {name!r} twice, {folders[name]} and {folder}; give each its own name"
+            )
+        folders[name] = folder
+    return folders
+
+
+def _prompts(config: EvalConfig, model: str) -> tuple[Prompt, ...]:
+    """The prompts of the part that is asked for."""
+    tokenizer = load_tokenizer(model, trust_remote_code=config.compute.trust_remote_code)
+    train, heldout, read = prompts(config.data, tokenizer, _store(config))
+    print(read.summary)
+    chosen = {"train": train.records, "heldout": heldout.records, "all": train.records + heldout.records}
+    if not chosen[config.part]:
+        raise InputError(
+            f"{config.data.source}: no prompt in part {config.part!r} (heldout {config.data.heldout}); give more prompts, or part all"
+        )
+    return chosen[config.part]
+
+
+def _quality(config: EvalConfig, world: World) -> RewardModelQuality:
+    data = replace(config.data, source=config.comparisons)
+    judged = _comparisons(
+        data, config.reward_model, config.compute.trust_remote_code, _store(config), config.part, world
+    )
+    if not judged:
+        raise InputError(
+            f"{config.comparisons}: no comparison in part {config.part!r}; give more, or part all"
+        )
+    gold = find_utility(config.gold) if config.gold else None
+    return evaluate_reward_model(
+        config.reward_model,
+        judged,
+        compute=config.compute,
+        world=world,
+        max_prompt_tokens=data.max_prompt_tokens,
+        max_completion_tokens=data.max_completion_tokens,
+        gold=gold,
+    )
+
+
+def _comparisons(
+    data: Data, model: str, trust_remote_code: bool, store: str, part: str, world: World
+) -> tuple[Comparison, ...]:
+    """The comparisons of one part, those left out that training leaves out."""
+    tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
+    inputs = comparisons(data, tokenizer, store, world)
+    train, heldout = inputs.train.records, inputs.heldout.records
+    return {"train": train, "heldout": heldout, "all": train + heldout}[part]
+
+
+def _store(config: EvalConfig) -> str:
+    return store_of(str(Path(config.out) / "eval"), config.store)
+
+
+def _write(
+    config: EvalConfig,
+    asked: tuple[Prompt, ...],
+    results: PolicyResults,
+    quality: RewardModelQuality | None,
+    seconds: float,
+) -> None:
+    project = Path(config.out)
+    reward_model = None
+    if quality:
+        reward_model = RewardModelSummary(
+            accuracy=quality.accuracy, ceiling=quality.ceiling, gold_accuracy=quality.gold_accuracy,
+            checkpoint=config.reward_model,
+        )  # fmt: skip
+    summary = Summary(
+        recipe="eval",
+        seconds=seconds,
+        peak_rss_mb=peak_rss_mb(),
+        reward_model=reward_model,
+        policies=results.policies,
+        alarms=results.alarms,
+        seed=config.seed,
+        settings={"EvalConfig": asdict(config)},
+        versions=environment(),
+    )
+    write_summary(project / "summary.json", summary)
+    write_evaluation(
+        project / "evaluation.json",
+        Evaluation(
+            prompts=asked,
+            policies=results.evaluated,
+            reward_model=quality,
+            wins=results.wins,
+            lineage=_lineage(config, results),
+        ),
+    )
+
+
+def _lineage(config: EvalConfig, results: PolicyResults) -> str:
+    """The trees of the policies that the project's store knows."""
+    if "://" not in _store(config) and not Path(_store(config)).exists():
+        return ""
+    trees = []
+    with Store.open(_store(config), create=False) as store:
+        for policy in results.policies[1:]:
+            try:
+                trees.append(find_lineage(store, policy.checkpoint).render())
+            except InputError:
+                continue  # made elsewhere
+    return "\n\n".join(trees)

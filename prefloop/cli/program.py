@@ -1,0 +1,143 @@
+"""From a command line to a command, and from its errors to what a user and a shell can use.
+
+Exit codes: 0 done; 1 a fault of prefloop, or what `data check` found; 2 something the user gave is wrong; 130 stopped by Ctrl-C.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefloop import __version__
+from prefloop.cli import help as pages
+from prefloop.cli.commands import GROUPS, Command, commands, find, load
+from prefloop.cli.flags import read_flags
+from prefloop.configs.load import load_config
+from prefloop.errors import InputError
+
+ABOUT = (
+    "prefloop runs the whole human-preference loop: base model, SFT, samples, comparisons by people or simulated annotators, "
+    "reward model, PPO and DPO, evaluation, report, and round again."
+)
+NOTES = (
+    "`prefloop run toy --out demo` is the place to start: it needs no data and no download. `prefloop COMMAND --help` lists what a command takes.",
+    "Short flags, in every command that has the long one: --data FILE is --data.source, --out DIR is --run.out, and so are --seed, --resume "
+    "and --store. Several processes: torchrun --nproc-per-node 2 -m prefloop COMMAND ...",
+)
+
+HELP = ("-h", "--help", "help")
+WAIT_FOR_MAIN = 10.0
+"""Seconds another process waits before it prints an error of its own."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. `arguments` default to those of this process."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(given)
+    except InputError as error:
+        _print_error(f"prefloop: error: {error}")
+        return 2
+    except KeyboardInterrupt as stop:
+        # A run that was stopped says how to go on with it; torchrun stops all, and one of them speaks.
+        if _is_main():
+            print(f"prefloop: {str(stop) or 'stopped'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`). Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        _print_error(_unexpected(error))
+        return 1
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in HELP:
+        print(overview())
+        return 0
+    if given[0] in ("--version", "-V"):
+        print(f"prefloop {__version__}")
+        return 0
+    if given[0] in GROUPS and (len(given) == 1 or given[1] in HELP):
+        print(overview(given[0]))
+        return 0
+    name, command, rest = find(given)
+    settings = load(command.settings)
+    if any(word in HELP[:2] for word in rest):
+        about = (settings.__doc__ or "").strip()
+        print(
+            pages.page(
+                f"prefloop {name}", about, settings, positional=command.positional, examples=command.examples
+            )
+        )
+        return 0
+    flags = read_flags(rest, settings, positional=command.positional)
+    config = load_config(settings, flags.config, flags.given)
+    _set_up_logging()
+    return _finish(command, load(command.work)(config))
+
+
+def _finish(command: Command, result: Any) -> int:
+    """Say what to do next, and let the other processes go."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    if isinstance(result, Path | str):
+        if _is_main() and command.then:
+            print(f"next: {command.then.format(result)}")
+        return 0
+    return result or 0
+
+
+def _set_up_logging() -> None:
+    """What our modules log goes to standard error, from one process; libraries only when they warn."""
+    import logging
+
+    logging.basicConfig(level=logging.WARNING if _is_main() else logging.ERROR, format="%(message)s")
+    if _is_main():
+        logging.getLogger("prefloop").setLevel(logging.INFO)
+
+
+def overview(group: str = "") -> str:
+    """The page of the program, or of a group of commands."""
+    known = commands()
+    if group:
+        members = {
+            name.partition(" ")[2]: command.summary
+            for name, command in known.items()
+            if name.startswith(f"{group} ")
+        }
+        return pages.overview(f"prefloop {group}", GROUPS[group], members, ())
+    return pages.overview(
+        "prefloop", ABOUT, {name: command.summary for name, command in known.items()}, NOTES
+    )
+
+
+def _is_main() -> bool:
+    """Whether this is the process that prints: the only one, or torchrun's first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _print_error(text: str) -> None:
+    """Print to standard error, once for all processes.
+
+    What is wrong is nearly always the same on every process, and the first one says it: torchrun then ends the others before they have
+    waited. An error of this process alone is printed after the wait.
+    """
+    if not _is_main():
+        time.sleep(WAIT_FOR_MAIN)
+    print(text, file=sys.stderr)
+
+
+def _unexpected(error: Exception) -> str:
+    """The text for an error that is no user's: memory has a way out, anything else is ours to mend."""
+    import traceback
+
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        reason = (str(error).splitlines() or ["no more memory"])[0]
+        return f"prefloop: error: out of memory ({reason}); lower compute.micro_batch_tokens, sampling.batch_size or the batch size"
+    told = "".join(traceback.format_exception(error)).rstrip()
+    return f"prefloop: this is a fault in prefloop {__version__}, not in what you gave; please report it with the lines below\n{told}"

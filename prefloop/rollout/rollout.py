@@ -1,0 +1,87 @@
+"""A rollout: prompts, the completions a policy drew for them, and what it thought of every token when it drew them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from prefloop.configs.common import Sampling
+from prefloop.records import Completion, Prompt
+from prefloop.rollout.sampler import Sampled
+from prefloop.text.groups import Group
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """P prompts with their completions. Every list is by prompt and then by completion, in the order of `prompts`."""
+
+    prompts: tuple[Prompt, ...]
+    groups: list[Group]
+    """Token ids as they were drawn, never encoded again from the text; every completion token is the policy's own and kept by the mask."""
+    texts: list[list[str]]
+    """The completions as text: without the prompt and without the stop token."""
+    ended: list[list[bool]]
+    """Whether the policy stopped by itself."""
+    sampler_logprobs: list[list[list[float]]]
+    """Log-probability of each token at the sampling temperature, as the sampler's forward pass gave it."""
+
+    def __len__(self) -> int:
+        """Completions, over all prompts."""
+        return sum(map(len, self.texts))
+
+    def pairs(self) -> tuple[list[Prompt], list[str]]:
+        """The prompt and the text of every completion, one after another: what a scorer is called with."""
+        prompts = [
+            prompt for prompt, texts in zip(self.prompts, self.texts, strict=True) for _ in range(len(texts))
+        ]
+        return prompts, [text for texts in self.texts for text in texts]
+
+    def by_prompt(self, values: Sequence[Value]) -> list[list[Value]]:
+        """One value for every completion, in the order of `pairs`, as a list for every prompt."""
+        if len(values) != len(self):
+            raise ValueError(f"there are {len(self)} completions but {len(values)} values")
+        rest = iter(values)
+        return [list(islice(rest, len(texts))) for texts in self.texts]
+
+    def completions(self, *, policy: str, sampling: Sampling, seed: int) -> Iterable[Completion]:
+        """The completions as records for the store, with where they come from."""
+        for i, prompt in enumerate(self.prompts):
+            for j, text in enumerate(self.texts[i]):
+                yield Completion(
+                    prompt=prompt,
+                    text=text,
+                    policy=policy,
+                    logprob=sum(self.sampler_logprobs[i][j]),
+                    tokens=len(self.groups[i].completions[j]),
+                    ended=self.ended[i][j],
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    top_k=sampling.top_k,
+                    seed=seed,
+                    index=j,
+                )
+
+
+def make_rollout(
+    prompts: Sequence[Prompt],
+    prompt_ids: Sequence[Sequence[int]],
+    samples: Sequence[Sequence[Sampled]],
+    decode: Callable[[Sequence[int]], str],
+) -> Rollout:
+    """Put together what was sampled. `decode` gives the text of a completion's ids and leaves the stop token out."""
+    return Rollout(
+        prompts=tuple(prompts),
+        groups=[
+            Group(
+                prompt=ids,
+                completions=tuple(one.tokens for one in drawn),
+                masks=tuple([True] * len(one.tokens) for one in drawn),
+            )
+            for ids, drawn in zip(prompt_ids, samples, strict=True)
+        ],
+        texts=[[decode(one.tokens) for one in drawn] for _, drawn in zip(prompts, samples, strict=True)],
+        ended=[[one.ended for one in drawn] for drawn in samples],
+        sampler_logprobs=[[one.logprobs for one in drawn] for drawn in samples],
+    )

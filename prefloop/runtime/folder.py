@@ -1,0 +1,99 @@
+"""Taking possession of a run folder, and the files in it that are written once."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prefloop.errors import InputError
+from prefloop.runtime.environment import environment
+from prefloop.runtime.files import write_whole, writing
+
+_OWN = (
+    "config.yaml",
+    "metrics.jsonl",
+    "log.txt",
+    "checkpoints",
+    "final",
+    "summary.json",
+    "tensorboard",
+    "samples",
+)
+"""What marks a folder as holding a run."""
+
+RESUME_DIR = "resume"
+"""The part of a checkpoint that serves to go on, beside what the algorithm saved."""
+
+
+class FolderLock:
+    """Holds a run folder for this process. The kernel lets go of it when the process ends, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            InputError: Another process has it.
+        """
+        self._descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise InputError(
+                f"{folder} is being written by another process; wait for it, or name another folder"
+            ) from error
+
+    def close(self) -> None:
+        """Let go."""
+        os.close(self._descriptor)
+
+
+def claim(folder: Path, *, resume: bool) -> FolderLock:
+    """Make a run folder, or enter one to go on with it.
+
+    Raises:
+        InputError: It holds a run and `resume` is off, another process writes in it, or it cannot be written.
+    """
+    held = [name for name in _OWN if (folder / name).exists()]
+    if held and not resume:
+        raise InputError(
+            f"{folder} already holds a run (it has {', '.join(held)}); "
+            "go on with it by --run.resume true, or name another folder with --run.out"
+        )
+    with writing(folder, way_out="name another folder with --run.out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        return FolderLock(folder)
+
+
+def describe(folder: Path, config: Any) -> None:
+    """Write `config.yaml` and `environment.json`."""
+    versions = environment()
+    settings = dataclasses.asdict(config)
+    # This file is for starting and resuming alike; whether to resume is said on the command line.
+    settings["run"]["resume"] = False
+    header = "".join(f"# {name}: {value}\n" for name, value in versions.items())
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=1000)
+    with writing(folder, way_out="make room, then start again"):
+        write_whole(folder / "config.yaml", header + text)
+        write_whole(folder / "environment.json", json.dumps(versions, indent=1) + "\n")
+
+
+def publish(checkpoint: Path, new: Path) -> None:
+    """Fill `new` with what the algorithm saved in `checkpoint`, without the part that serves to go on; files are shared, not copied."""
+
+    def rest(folder: str, names: list[str]) -> set[str]:
+        return {RESUME_DIR} & set(names) if Path(folder) == checkpoint else set()
+
+    shutil.copytree(checkpoint, new, dirs_exist_ok=True, copy_function=_link, ignore=rest)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # the file system has no hard links
+        shutil.copy2(source, target)

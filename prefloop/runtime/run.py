@@ -1,0 +1,388 @@
+"""A run: its folder, its loop over steps, its checkpoints, and how it stops and goes on.
+
+    run.out/
+      config.yaml        the resolved settings; `prefloop STAGE --config` reads it back
+      environment.json   versions and machine
+      metrics.jsonl      a line a step
+      tensorboard/       the same for TensorBoard
+      log.txt            what happened, with the time
+      samples/           step-N.jsonl
+      checkpoints/       step-N/: what the algorithm saved, and resume/ to go on from
+      nonfinite/         what a step with a loss or gradient that is not finite was made of
+      final/             the finished model, as the algorithm saved it: what later stages load
+      summary.json       what came of it
+
+`tests/runtime/test_loop.py` is a whole training loop on this.
+"""
+
+import dataclasses
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from prefloop.configs.common import RunSettings
+from prefloop.errors import InputError
+from prefloop.runtime.checkpoint import Checkpoints, compare_fingerprints, replace_folder
+from prefloop.runtime.environment import flatten
+from prefloop.runtime.files import write_whole, writing
+from prefloop.runtime.folder import RESUME_DIR, claim, describe, publish
+from prefloop.runtime.interrupt import Interrupted, StopSignal
+from prefloop.runtime.journal import Journal
+from prefloop.runtime.progress import Progress
+from prefloop.runtime.state import (
+    StateTree,
+    load_state,
+    random_state,
+    restore_random_state,
+    save_state,
+    seed_everything,
+)
+from prefloop.runtime.tune import peak_rss_mb, tune
+from prefloop.runtime.world import World
+
+_MAY_DIFFER = (
+    # How long a run is and how often it reports may change on the way; so may where and how fast it computes.
+    *("total_steps", "epochs", "max_steps", "steps", "eval_every", "compute.", "sampling.batch_size"),
+    *(
+        f"run.{key}"
+        for key in ("out", "store", "resume", "save_every", "keep", "log_every", "max_nonfinite", "tune")
+    ),
+)
+
+
+class Run:
+    """A stage's run folder and loop. Made by `Run.open` on every process, used in a `with` statement; only rank 0 writes."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        *,
+        stage: str,
+        fingerprint: dict[str, Any],
+        total_steps: int,
+        world: World,
+        headline: tuple[str, str],
+        source: tuple[Path, StateTree] | None,
+        journal: Journal | None,
+        resources: ExitStack,
+    ) -> None:
+        """Use `Run.open`, which makes the parts."""
+        self.folder = Path(settings.out)
+        self.settings = settings
+        self.stage = stage
+        self.total_steps = total_steps
+        self.world = world
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=settings.keep)
+        self._fingerprint = fingerprint
+        self._source = source
+        self._journal = journal
+        self._resources = resources
+        self._stop = StopSignal(shown=world.is_main)
+        self._progress = Progress(
+            stage=stage, start=self.start, total=total_steps, headline=headline, shown=False
+        )
+        self._began = time.monotonic()
+        self._finished = False
+        self._last_metrics: dict[str, float] = {}
+        self._summary: dict[str, Any] = {}
+
+    @classmethod
+    def open(
+        cls,
+        settings: RunSettings,
+        *,
+        stage: str,
+        config: Any,
+        total_steps: int,
+        world: World,
+        headline: tuple[str, str],
+        fingerprint: Mapping[str, Any] | None = None,
+    ) -> "Run":
+        """Make the run folder, or go on with it; set up the machine and seed every random generator. Build models after this.
+
+        Args:
+            settings: `config.run`.
+            stage: The command's name, for example `sft`.
+            config: The stage's dataclass.
+            total_steps: Steps of the whole run, those before a restart included.
+            world: The processes of this run.
+            headline: The two metrics shown in the progress bar.
+            fingerprint: More that must be the same when the run goes on, such as a hash of the data.
+
+        Raises:
+            InputError: The folder holds a run and `run.resume` is off, another process writes there, it cannot be written,
+                or its checkpoint is of another stage, model, data or settings. Nothing is changed then.
+        """
+        if total_steps < 1:
+            raise InputError(f"{stage} has no steps to do; give it more data, epochs or steps")
+        folder = Path(settings.out)
+        own = {
+            "stage": stage,
+            "total_steps": total_steps,
+            **flatten(dataclasses.asdict(config)),
+            **(fingerprint or {}),
+        }
+        with ExitStack() as stack:
+            lock = world.together(lambda: claim(folder, resume=settings.resume) if world.is_main else None)
+            if lock is not None:
+                stack.callback(lock.close)
+            source, changes = _find_checkpoint(settings, own, world)
+            start = source[1]["step"] if source else 0
+            journal = world.together(lambda: _begin(settings, config, start) if world.is_main else None)
+            if journal is not None:
+                stack.callback(journal.close)
+            run = cls(
+                settings,
+                stage=stage,
+                fingerprint=own,
+                total_steps=total_steps,
+                world=world,
+                headline=headline,
+                source=source,
+                journal=journal,
+                resources=stack.pop_all(),
+            )
+        run.say(f"{stage}: {tune(settings)}")
+        for change in changes:
+            run.say(f"changed since the checkpoint: {change}")
+        run._say_where_it_starts()
+        seed_everything(settings.seed)
+        return run
+
+    @property
+    def start(self) -> int:
+        """Steps done before this process began."""
+        return self._source[1]["step"] if self._source else 0
+
+    @property
+    def resumed(self) -> StateTree:
+        """What the algorithm's `state` gave at the checkpoint this run goes on from; an empty dict for a new run."""
+        return self._source[1]["algorithm"] if self._source else {}
+
+    def source(self, fallback: str, part: str = "") -> str:
+        """Where to load a model from: what `save` put under `part` of the checkpoint this run goes on from, or `fallback` for a new run."""
+        return str(self._source[0] / part) if self._source else fallback
+
+    @property
+    def last_metrics(self) -> dict[str, float]:
+        """The latest value of every metric logged by this process's run."""
+        return dict(self._last_metrics)
+
+    @property
+    def final(self) -> Path:
+        """The finished model's folder. It is there, whole, once `steps` has ended."""
+        return self.folder / "final"
+
+    @property
+    def nonfinite(self) -> Path:
+        """Where an `Updater` of this run dumps steps that are not finite."""
+        return self.folder / "nonfinite"
+
+    def steps(self, *, save: Callable[[Path], None], state: Callable[[], StateTree]) -> Iterator[int]:
+        """The numbers of the steps still to do, from `start + 1` to `total_steps`; checkpoints are written between them.
+
+        Args:
+            save: Writes the model into the empty folder it is given. Called on rank 0.
+            state: Everything else that must survive a restart, as a tree for `save_state`. Called on every process.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; the step was finished and a checkpoint written.
+            InputError: A checkpoint could not be written. The one before is intact.
+        """
+        self._restore_random_state()
+        self._stop.install()
+        self._progress.begin()
+        for step in range(self.start + 1, self.total_steps + 1):
+            yield step
+            self._progress.advance()
+            stop = self.world.max_float(float(self._stop.requested)) > 0
+            every = self.settings.save_every
+            if stop or step == self.total_steps or (every and step % every == 0):
+                self._save(step, save, state)
+            if stop:
+                self._interrupt(step)
+        self._publish()
+        self._progress.close()
+        self._stop.remove()
+        self._finished = True
+
+    def log(self, step: int, metrics: Mapping[str, float], *, always: bool = False) -> None:
+        """Show a step's metrics, and write them if it is every `run.log_every`-th step, the last one, or `always` is set."""
+        self._progress.numbers(metrics)
+        self._last_metrics |= metrics
+        due = always or step % self.settings.log_every == 0 or step == self.total_steps
+        if due and self._journal is not None:
+            self._journal.metrics(step, metrics)
+
+    def say(self, text: str) -> None:
+        """Print a line and keep it in `log.txt`."""
+        if self._journal is not None:
+            self._journal.log(text)
+            self._progress.write(text)
+
+    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a step's samples to `samples/step-N.jsonl`, one JSON object a line."""
+        if self._journal is not None:
+            self._journal.samples(step, rows)
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        """Add results, as JSON types, to `summary.json`."""
+        self._summary |= values
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._resources:
+            self._stop.remove()
+            self._progress.close()
+            if error is None:
+                self._write_summary()
+            elif self._journal is not None:
+                with suppress(InputError):  # a full disk, most likely what `error` says already
+                    self._journal.log(f"stopped: {kind.__name__ if kind else ''}: {error}")
+
+    def _restore_random_state(self) -> None:
+        if self._source:
+            states = self._source[1]["random"]
+            # More processes than before have no state of their own to go back to; they share.
+            restore_random_state(states[self.world.rank % len(states)], self.world.device)
+
+    def _save(self, step: int, save: Callable[[Path], None], state: Callable[[], StateTree]) -> None:
+        tree = {
+            "step": step,
+            "seconds": self._seconds(),
+            "fingerprint": self._fingerprint,
+            "random": self.world.gather_objects(random_state(self.world.device)),
+            "algorithm": state(),
+        }
+
+        def write(folder: Path) -> None:
+            save(folder)
+            save_state(tree, folder / RESUME_DIR)
+
+        if self._journal is not None:
+            self._journal.flush()
+        self.world.on_main(lambda: self.checkpoints.save(step, write))
+
+    def _publish(self) -> None:
+        """Put the finished model in place."""
+
+        def work() -> None:
+            trained = self.start < self.total_steps
+            if trained or not self.final.is_dir():
+                checkpoint = self.checkpoints.path(self.total_steps)
+                with writing(
+                    self.final,
+                    way_out=f"make room, then go on with --run.resume true ({checkpoint} is intact)",
+                ):
+                    replace_folder(
+                        self.final, self.folder / ".new-final", lambda new: publish(checkpoint, new)
+                    )
+
+        self.world.on_main(work)
+
+    def _interrupt(self, step: int) -> None:
+        self._progress.close()
+        raise Interrupted(
+            f"stopped after step {step} of {self.total_steps}; the checkpoint is in {self.checkpoints.path(step)}; "
+            f"go on with: {self.resume_command()}"
+        )
+
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        settings = shlex.quote(str(self.folder / "config.yaml"))
+        program = "prefloop"
+        if self.world.size > 1:
+            program = (
+                f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', self.world.size)} -m prefloop"
+            )
+        return f"{program} {self.stage} --config {settings} --run.resume true"
+
+    def _seconds(self) -> float:
+        before = self._source[1]["seconds"] if self._source else 0.0
+        return before + time.monotonic() - self._began
+
+    def _say_where_it_starts(self) -> None:
+        if self._journal is None:
+            return
+        lost = self._journal.lost
+        again = f"; the {lost} steps after it were not saved and are done again" if lost else ""
+        if self._source:
+            done = " Nothing is left to do." if self.start == self.total_steps else ""
+            self.say(
+                f"going on from {self._source[0]}, step {self.start} of {self.total_steps}{again}.{done}"
+            )
+            if len(self._source[1]["random"]) != self.world.size:
+                self.say(
+                    "the number of processes has changed: anything drawn per process differs from an unbroken run"
+                )
+        elif self.settings.resume:
+            again = f"; {lost} steps were not saved and are done again" if lost else ""
+            self.say(f"no checkpoint in {self.folder}, starting from the beginning{again}")
+
+    def _write_summary(self) -> None:
+        peak = self.world.max_float(peak_rss_mb())
+        if self._journal is None:
+            return
+        summary = {
+            "stage": self.stage,
+            "finished": self._finished,
+            "steps": self.total_steps,
+            "seconds": round(self._seconds(), 3),
+            "peak_rss_mb": round(peak, 1),
+            "final": str(self.final),
+            "metrics": self._last_metrics,
+            **self._summary,
+        }
+        self._journal.flush()
+        with writing(self.folder, way_out="make room, then go on with --run.resume true"):
+            write_whole(self.folder / "summary.json", json.dumps(null_for_nan(summary), indent=1) + "\n")
+
+
+def null_for_nan(value: Any) -> Any:
+    """JSON types with NaN and infinities, which JSON has not, as None."""
+    if isinstance(value, Mapping):
+        return {key: null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [null_for_nan(item) for item in value]
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return None
+    return value
+
+
+def _find_checkpoint(
+    settings: RunSettings, own: dict[str, Any], world: World
+) -> tuple[tuple[Path, StateTree] | None, list[str]]:
+    """The checkpoint to go on from, its folder and state, and which settings have changed since in a way that is allowed."""
+    checkpoints = Checkpoints(Path(settings.out) / "checkpoints", keep=settings.keep)
+    # An unreadable folder of checkpoints must not pass for an empty one, so only rank 0 looks and all hear of it.
+    latest = world.on_main(checkpoints.latest) if settings.resume else None
+    if latest is None:
+        return None, []
+    step, folder = latest
+    saved: StateTree = world.together(lambda: load_state(folder / RESUME_DIR))
+    changes = compare_fingerprints(saved["fingerprint"], own, may_differ=_MAY_DIFFER)
+    if step > own["total_steps"]:
+        raise InputError(
+            f"{folder} has done {step} steps, more than the {own['total_steps']} asked for; "
+            "ask for more, or start a new run in another folder"
+        )
+    return (folder, saved), [change for change in changes if not change.startswith("run.resume:")]
+
+
+def _begin(settings: RunSettings, config: Any, start: int) -> Journal:
+    """The files of a run that begins, or goes on after `start` steps."""
+    folder = Path(settings.out)
+    Checkpoints(folder / "checkpoints", keep=settings.keep).clean()
+    describe(folder, config)
+    with writing(folder, way_out="make room, then start again"):
+        return Journal(folder, start=start)

@@ -1,0 +1,28 @@
+"""How a step is cut into passes, and whether these are packed, changes nothing: not the gradients, not the metrics."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prefloop.configs.common import Compute
+from tests.algorithms.small import STAGES, assert_close, samples_of, settings, train_and_keep_samples
+
+WAYS = {
+    "one_each": Compute(device="cpu", micro_batch_tokens=1),
+    "uneven": Compute(device="cpu", micro_batch_tokens=30),
+    "padded": Compute(device="cpu", attention="padded"),
+    "checkpointed": Compute(device="cpu", gradient_checkpointing=True),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", STAGES)
+def test_a_step_does_not_depend_on_its_passes(
+    name: str, way: str, project: Path, unbroken: Callable[[str], Path]
+) -> None:  # N1 N6 N8 M9 M11 M16 D6
+    config = settings(name, project, out=f"{way}-{name}", compute=WAYS[way])
+    train_and_keep_samples(config)
+    out = Path(config.run.out)
+    assert samples_of(out) == samples_of(unbroken(name))
+    assert_close(out, unbroken(name))

@@ -1,0 +1,35 @@
+"""Two gloo processes go the way of one, though no batch divides by two and the last of an epoch may be a single example."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.algorithms.small import STAGES, assert_close, samples_of
+from tests.runtime.processes import ROOT
+
+
+@pytest.fixture(scope="module")
+def two(project: Path) -> Path:
+    """The project, after every stage has run in it in two processes."""
+    command = [sys.executable, "-m", "tests.algorithms.ranks", str(project), *STAGES]
+    done = subprocess.run(command, cwd=ROOT, timeout=240, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_two_processes_equal_one(name: str, two: Path, unbroken: Callable[[str], Path]) -> None:  # N3 M10
+    assert_close(two / f"two-{name}", unbroken(name))
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name.startswith("ppo")])
+def test_two_processes_draw_the_same_completions(
+    name: str, two: Path, unbroken: Callable[[str], Path]
+) -> None:  # D7
+    whole = samples_of(unbroken(name))
+    assert samples_of(two / f"two-{name}") == whole
+    assert len(whole) == 3 + 3 + 1 + 3  # prompts of each step
+    assert len({str(sample) for samples in whole.values() for sample in samples}) > 10

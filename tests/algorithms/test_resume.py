@@ -1,0 +1,139 @@
+"""A run that is stopped and goes on ends, bit for bit, where the unbroken one does."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prefloop.errors import InputError
+from prefloop.runtime import Run
+from prefloop.runtime.interrupt import Interrupted
+from tests.algorithms.killed import KILLS, STAGES_KILLED
+from tests.algorithms.small import (
+    STAGES,
+    assert_same,
+    interrupt,
+    metrics_of,
+    resumed,
+    settings,
+    train,
+    weights_of,
+)
+from tests.runtime.processes import ROOT
+
+
+def train_with_a_stop_after_every_step(config: Any, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Ctrl-C in each step, the last one too; every step is done by a run that has just been opened. The number of stops."""
+    real = Run.log
+    stops = 0
+
+    def log_and_interrupt(self: Run, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        interrupt()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", log_and_interrupt)
+        while True:
+            try:
+                train(resumed(config))
+            except Interrupted:
+                stops += 1
+            else:
+                return stops
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_resumed_at_every_step_equals_uninterrupted(
+    name: str, project: Path, unbroken: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:  # R1 R2 R5 R6
+    whole = unbroken(name)
+    broken = settings(name, project, out=f"broken-{name}")
+    # Each is at least one epoch and a step long, so stops fall on an epoch's boundary and on both sides of it.
+    assert train_with_a_stop_after_every_step(broken, monkeypatch) == metrics_of(whole)[-1]["step"]
+    assert_same(Path(broken.run.out), whole)
+
+
+def test_the_controller_and_running_moments_do_change(unbroken: Callable[[str], Path]) -> None:  # R6
+    # Otherwise the test above would not see them forgotten.
+    coefs = [row["kl_coef"] for row in metrics_of(unbroken("ppo"))]
+    assert len(set(coefs)) == len(coefs)
+
+
+@pytest.fixture(scope="module")
+def killed(project: Path) -> Path:
+    """The project, after runs in it were killed again and again in child processes, and in the end left to finish."""
+    command = [sys.executable, "-m", "tests.algorithms.killed", str(project)]
+    done = subprocess.run(command, cwd=ROOT, timeout=240, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.mark.parametrize("name", STAGES_KILLED)
+def test_killed_run_ends_as_the_unbroken_one(
+    name: str, killed: Path, unbroken: Callable[[str], Path]
+) -> None:  # R1 R7
+    out = killed / f"killed-{name}"
+    assert (out.with_suffix(".kills")).read_text() == str(KILLS)
+    assert_same(out, unbroken(name))
+
+
+@pytest.mark.parametrize("name", ["sft", "reward_lora", "ppo"])
+def test_nothing_left_to_do_trains_nothing(name: str, project: Path) -> None:  # R2
+    config = settings(name, project, out=f"again-{name}")
+    final = train(config)
+    before, rows = weights_of(final), metrics_of(Path(config.run.out))
+    train(resumed(config))
+    after = weights_of(final)
+    assert all(torch.equal(before[key], after[key]) for key in before | after)
+    assert metrics_of(Path(config.run.out)) == rows
+
+
+def test_more_epochs_go_on_from_the_end(project: Path) -> None:  # R2 R4
+    config = settings("sft", project, out="longer")
+    train(config)
+    steps = metrics_of(Path(config.run.out))[-1]["step"]
+    train(resumed(replace(config, epochs=3)))
+    assert metrics_of(Path(config.run.out))[-1]["step"] == steps * 3 // 2
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("sft", {"model": "other"}, "model: "),
+        ("sft", {"batch_size": 5}, "batch_size: 4 -> 5"),
+        ("dpo", {"beta": 0.4}, "beta: 0.5 -> 0.4"),
+        ("ppo", {"gamma": 0.9}, "gamma: 1.0 -> 0.9"),
+        ("ppo", {"ptx": "comparisons.jsonl"}, "ptx: "),
+    ],
+)
+def test_resuming_with_another_setting_names_it(
+    name: str, changes: dict[str, Any], named: str, project: Path, unbroken: Callable[[str], Path]
+) -> None:
+    whole = unbroken(name)
+    files = {key: str(project / value) for key, value in changes.items() if isinstance(value, str)}
+    config = settings(name, project, out=whole.name)
+    before = weights_of(whole)
+    with pytest.raises(InputError, match=named):
+        train(resumed(replace(config, **(changes | files))))
+    after = weights_of(whole)
+    assert all(torch.equal(before[key], after[key]) for key in before | after)
+
+
+@pytest.mark.parametrize(("name", "file", "named"), [("sft", "demonstrations", "data: "), ("ppo", "demonstrations", "ptx_data: ")])
+def test_resuming_with_other_data_under_the_same_name_is_refused(
+    name: str, file: str, named: str, project: Path, unbroken: Callable[[str], Path]
+) -> None:
+    whole = unbroken(name)
+    data = project / f"{file}.jsonl"
+    content = data.read_text()
+    try:
+        data.write_text(content.replace("!", "?"))
+        with pytest.raises(InputError, match=named):
+            train(resumed(settings(name, project, out=whole.name)))
+    finally:
+        data.write_text(content)

@@ -1,0 +1,166 @@
+"""From a command line to an exit code: mistakes, interruptions and faults."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prefloop.cli import program as module
+from prefloop.cli.commands import Command
+from prefloop.cli.program import main
+from prefloop.errors import InputError
+from prefloop.runtime.interrupt import Interrupted
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a command ends with."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("prefloop: error: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("prefloop: error: ").rstrip("\n")
+
+
+def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "pppo") == "prefloop pppo is not a command; did you mean ppo?"
+    assert refused(capsys, "xyzzy").startswith(
+        "prefloop xyzzy is not a command; there are run, pretrain, sft"
+    )
+    assert refused(capsys, "data", "chekc") == "prefloop data chekc is not a command; did you mean check?"
+    assert refused(capsys, "run", "--out", "x") == "prefloop run needs one more word: toy, imdb"
+    assert refused(capsys, "run", "tyo") == "prefloop run tyo is not a command; did you mean toy?"
+
+
+def test_mistakes_in_settings_name_file_line_and_way_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("model: m\nkl:\n  coff: 1\n")
+    assert (
+        refused(capsys, "ppo", "--config", str(file))
+        == f"{file}:3: kl.coff is not a setting; did you mean kl.coef?"
+    )
+    assert refused(capsys, "ppo", "--step", "3") == "--step is not a flag; did you mean --steps?"
+
+
+def test_version_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("prefloop ")
+    assert main(["data"]) == 0
+    assert "import" in capsys.readouterr().out
+
+
+class Work:
+    """Stands in for a command's function."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.result: object = None
+        command = Command(
+            summary="",
+            settings="prefloop.configs.project:ReportConfig",
+            work="x:y",
+            positional=("project",),
+            then="see {}",
+        )
+        monkeypatch.setattr(module, "find", lambda given: ("report", command, given[1:]))
+        real = module.load
+        monkeypatch.setattr(module, "load", lambda name: self if name == "x:y" else real(name))
+
+    def __call__(self, config: object) -> object:
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    return Work(monkeypatch)
+
+
+def test_exit_codes(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    for result, code, out in ((None, 0, ""), (1, 1, ""), (Path("a/b"), 0, "next: see a/b\n")):
+        work.result = result
+        assert main(["report", "x"]) == code
+        assert capsys.readouterr() == (out, "")
+
+
+def test_an_input_error_is_one_line_without_a_traceback(
+    work: Work, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work.result = InputError("file:3: x is 1; it must be 2")
+    assert main(["report", "x"]) == 2
+    assert capsys.readouterr() == ("", "prefloop: error: file:3: x is 1; it must be 2\n")
+
+
+def test_a_fault_of_ours_says_so_before_its_traceback(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    work.result = ValueError("oh")
+    assert main(["report", "x"]) == 1
+    first, second, *_, last = capsys.readouterr().err.splitlines()
+    assert "this is a fault in prefloop" in first
+    assert second == "Traceback (most recent call last):"
+    assert last == "ValueError: oh"
+
+
+def test_no_memory_has_a_way_out(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    work.result = MemoryError()
+    assert main(["report", "x"]) == 1
+    assert "lower compute.micro_batch_tokens" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_go_on(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    work.result = Interrupted("stopped after step 3; go on with: prefloop sft")
+    assert main(["report", "x"]) == 130
+    assert capsys.readouterr().err == "prefloop: stopped after step 3; go on with: prefloop sft\n"
+    work.result = KeyboardInterrupt()
+    assert main(["report", "x"]) == 130
+    assert capsys.readouterr().err == "prefloop: stopped\n"
+
+
+def test_one_process_speaks_for_all(
+    work: Work, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait, and torchrun ends them before they speak; one that is alone with its error speaks after the wait."""
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setenv("RANK", "1")
+    work.result = InputError("x")
+    assert main(["report", "x"]) == 2
+    assert waited == [module.WAIT_FOR_MAIN]
+    work.result = Path("a")
+    capsys.readouterr()
+    assert main(["report", "x"]) == 0
+    work.result = Interrupted("go on")
+    assert main(["report", "x"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_reader_that_has_gone_is_no_fault() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m prefloop ppo --help | true; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() in ("0", "1")  # 0 if all was written before the reader went
+    assert done.stderr == ""
+
+
+def test_ctrl_c_outside_a_run(tmp_path: Path) -> None:
+    """A store that another process holds makes a command wait long enough to be interrupted."""
+    os.mkfifo(tmp_path / "slow.jsonl")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "prefloop", "data", "check", str(tmp_path / "slow.jsonl")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with (tmp_path / "slow.jsonl").open("w"):  # opens once the child reads
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (130, "", "prefloop: stopped\n")

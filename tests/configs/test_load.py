@@ -1,0 +1,255 @@
+"""Settings from files: what is read, what is refused, and where the message points."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pytest
+import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from prefloop.configs.common import Optim, RunSettings
+from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.load import Given, load_config, names_of, nearest, overlay, types_of
+from prefloop.configs.ppo import PPOConfig
+from prefloop.configs.pretrain import PretrainConfig
+from prefloop.configs.reward import RewardConfig
+from prefloop.configs.sample import SampleConfig
+from prefloop.configs.sft import SFTConfig
+from prefloop.errors import InputError
+from prefloop.runtime.folder import describe
+
+STAGES = (PretrainConfig, SFTConfig, RewardConfig, PPOConfig, DPOConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inner:
+    """A group."""
+
+    rate: float = 1.0
+    kind: Literal["slow", "fast"] = "slow"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outer:
+    """One setting of every type."""
+
+    name: str
+    count: int = 3
+    on: bool = False
+    words: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = (1,)
+    maybe: int | None = None
+    inner: Inner = field(default_factory=lambda: Inner(rate=0.5))
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    return file
+
+
+def refused(tmp_path: Path, text: str, cls: Any = Outer) -> str:
+    """The error without the folder."""
+    file = write(tmp_path, text)
+    with pytest.raises(InputError) as error:
+        load_config(cls, file)
+    message = str(error.value)
+    assert "\n" not in message
+    return message.replace(f"{tmp_path}/", "")
+
+
+def test_every_type_is_read(tmp_path: Path) -> None:
+    text = (
+        "name: a\ncount: 4\non: true\nwords: [x, y]\nnumbers: []\nmaybe: 7\ninner:\n  rate: 2\n  kind: fast\n"
+    )
+    read = load_config(Outer, write(tmp_path, text))
+    assert read == Outer(
+        name="a",
+        count=4,
+        on=True,
+        words=("x", "y"),
+        numbers=(),
+        maybe=7,
+        inner=Inner(rate=2.0, kind="fast"),
+    )
+    assert isinstance(read.inner.rate, float)
+
+
+def test_what_is_not_named_keeps_the_stages_own_default(tmp_path: Path) -> None:
+    read = load_config(Outer, write(tmp_path, "name: a\ninner: {kind: fast}\n"))
+    assert read.inner == Inner(rate=0.5, kind="fast")
+    file = write(tmp_path, "model: m\nrun: {out: o}\noptim: {lr: 1e-3}\n")
+    assert load_config(DPOConfig, file).optim == Optim(lr=1e-3, schedule="linear", warmup=0.1)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "inner:\n"])
+def test_an_empty_file_or_group_changes_nothing(tmp_path: Path, text: str) -> None:
+    flags = {"name": Given(value="a", where="--name")}
+    assert load_config(Outer, write(tmp_path, text), flags) == Outer(name="a")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-5", 1e-5), ("1E3", 1000.0), ("-.5e1", -5.0), ("3", 3.0), (".inf", float("inf"))]
+)
+def test_numbers_that_yaml_takes_for_text(tmp_path: Path, text: str, value: float) -> None:
+    assert load_config(Outer, write(tmp_path, f"name: a\ninner: {{rate: {text}}}")).inner.rate == value
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "name: a\ncount: 4\ninner: {rate: 2, kind: fast}\n")
+    flags: Any = {"count": Given(value=9, where="--count"), "inner": {"rate": Given(value=3.0, where="--x")}}
+    assert load_config(Outer, file, flags) == Outer(name="a", count=9, inner=Inner(rate=3.0, kind="fast"))
+
+
+def test_overlay_leaves_both_as_they_were() -> None:
+    below: Any = {"a": Given(value=1, where=""), "g": {"b": Given(value=2, where="")}}
+    above: Any = {"g": {"c": Given(value=3, where="")}}
+    assert {name: set(tree) for name, tree in overlay(below, above).items() if isinstance(tree, dict)} == {
+        "g": {"b", "c"}
+    }
+    assert set(below["g"]) == {"b"}
+    assert set(above) == {"g"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nmae: a\n", "settings.yaml:1: nmae is not a setting; did you mean name?"),
+        ("name: a\ninner:\n  raet: 1\n", "settings.yaml:3: inner.raet is not a setting; did you mean inner.rate?"),
+        ("name: a\nrate: 1\n", "settings.yaml:2: rate is not a setting; did you mean inner.rate?"),
+        ("name: a\nname: b\n", "settings.yaml:2: name is set in line 1 already; keep one of the two"),
+        ("name: 3\n", "settings.yaml:1: name is 3; it must be text, in quotes"),
+        ("name: a\ncount: 3.5\n", "settings.yaml:2: count is 3.5; it must be a whole number"),
+        ("name: a\ncount: true\n", "settings.yaml:2: count is True; it must be a whole number"),
+        ("name: a\non: 1\n", "settings.yaml:2: on is 1; it must be true or false"),
+        ("name: a\nwords: x\n", "settings.yaml:2: words is 'x'; it must be a list, each of its items text"),
+        ("name: a\nnumbers: [1, x]\n", "settings.yaml:2: numbers is [1, 'x']; it must be a whole number"),
+        ("name: a\nmaybe: x\n", "settings.yaml:2: maybe is 'x'; it must be a whole number"),
+        (
+            "name: a\ninner: {kind: fsat}\n",
+            "settings.yaml:2: inner.kind is 'fsat'; it must be one of slow, fast (did you mean fast?)",
+        ),
+        (
+            "name: a\ninner: 3\n",
+            "settings.yaml:2: inner is a group of settings, names with values, such as `inner: {rate: ...}`",
+        ),
+        ("- a\n", "settings.yaml:1: this is a file of settings, names with values, such as `name: ...`"),
+        ("name: a\n  b: c\n", "settings.yaml:2: is not YAML (mapping values are not allowed here); correct the line"),
+        ("name: !!python/object:os.system x\n", "settings.yaml:1: is not YAML"),
+        ("count: 1\n", "name is not set; give --name ..., or the name in a file of settings with --config"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    assert refused(tmp_path, text).startswith(message)
+
+
+def test_a_name_like_no_other_gets_the_list(tmp_path: Path) -> None:
+    assert refused(tmp_path, "zzz: 1\n").endswith(
+        "there are name, count, on, words, numbers, maybe, inner.rate, inner.kind"
+    )
+
+
+def test_contradictory_settings_are_said_with_the_line_of_the_first_one_named(tmp_path: Path) -> None:
+    text = "model: m\nreward_model: r\nrun: {out: o}\nkl:\n  coef: 0\n  target: 3\n"
+    assert refused(tmp_path, text, PPOConfig).startswith(
+        "settings.yaml:6: kl.target is set but kl.coef is 0;"
+    )
+    text = "model: m\nrun:\n  out: o\n  keep: 0\n"
+    assert refused(tmp_path, text, SFTConfig).startswith("settings.yaml:4: run.keep is 0;")
+
+
+def test_a_flag_can_mend_what_the_file_alone_would_not_allow(tmp_path: Path) -> None:
+    file = write(tmp_path, "model: m\nrun: {out: o}\nepochs: 0\n")
+    with pytest.raises(InputError, match=r":3: epochs is 0"):
+        load_config(SFTConfig, file)
+    assert load_config(SFTConfig, file, {"max_steps": Given(value=5, where="--max_steps")}).max_steps == 5
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file; give a YAML file"):
+        load_config(Outer, tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(Outer, tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(Outer, tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("lr", "optim.lr"),
+        ("kl.coff", "kl.coef"),
+        ("critic.lr", "critic.optim.lr"),
+        ("max_new_token", "sampling.max_new_tokens"),
+        ("xyzzy", ""),
+    ],
+)
+def test_nearest_name(name: str, near: str) -> None:
+    assert nearest(name, list(names_of(PPOConfig))) == near
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def values_of(kind: Any) -> st.SearchStrategy[Any]:
+    if dataclasses.is_dataclass(kind):
+        return configs(kind)
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if get_origin(kind) is tuple:
+        return st.lists(values_of(get_args(kind)[0]), max_size=3).map(tuple)
+    if get_origin(kind) in (Union, UnionType):
+        return st.none() | values_of(next(k for k in get_args(kind) if k is not type(None)))
+    return {
+        bool: st.booleans(),
+        int: st.integers(0, 2000),
+        float: st.floats(0, 2) | st.just(0.0),
+        str: TEXT,
+    }[kind]
+
+
+@st.composite
+def configs(draw: st.DrawFn, cls: Any) -> Any:
+    """Settings of a class that it accepts: every one drawn or left at its default."""
+    chosen = {}
+    for each in dataclasses.fields(cls):
+        must = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        if each.name == "resume":
+            continue  # whether to go on is said on the command line
+        if must or draw(st.integers(0, 3)) == 0:
+            chosen[each.name] = draw(values_of(types_of(cls)[each.name]))
+    if cls is RunSettings:
+        chosen["out"] = draw(TEXT.filter(bool))
+    try:
+        return cls(**chosen)
+    except InputError:
+        assume(False)
+
+
+@pytest.mark.parametrize("cls", STAGES)
+def test_what_a_run_writes_reads_back_as_the_same_settings(
+    cls: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+
+    @settings(max_examples=40)
+    @given(config=configs(cls))
+    def check(config: Any) -> None:
+        describe(folder, config)
+        assert load_config(cls, folder / "config.yaml") == config
+
+    check()
+
+
+@given(config=configs(SampleConfig))
+def test_settings_without_a_run_read_back_too(
+    config: SampleConfig, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("sample") / "settings.yaml"
+    file.write_text(yaml.safe_dump(dataclasses.asdict(config), allow_unicode=True), encoding="utf-8")
+    assert load_config(SampleConfig, file) == config
