@@ -1,6 +1,7 @@
 """A tiny model, tokenizer and data of the toy world, made in a second: what tests of commands and whole loops start from."""
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from prefloop.configs.common import Compute
@@ -54,7 +55,7 @@ def make_comparisons(file: Path, count: int = 12) -> Path:
     replies = WORLD.demonstrations(count + 1)
     pairs = [
         Comparison(prompt=this.prompt, chosen=this.completion, rejected=other.completion)
-        for this, other in zip(replies, replies[1:], strict=False)
+        for this, other in pairwise(replies)
         if this.completion != other.completion
     ]
     return write_jsonl(pairs, file).path

@@ -58,8 +58,8 @@ def train(config: DPOConfig) -> Path:
         RunRecord(stage="dpo", config=config, settings=config.run, world=world) as record,
     ):
         run.say(inputs.read.summary)
-        record.begin(start=config.model, models={"reference": config.reference}, reads=[inputs.read])
         opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
+        record.begin(start=config.model, models={"reference": config.reference}, reads=[inputs.read])
         policy = opened.role
         groups = [*inputs.train.groups, *inputs.heldout.groups]
         reference = _reference(config, policy, groups, run).view(-1, 2)

@@ -73,7 +73,11 @@ class Inputs(Generic[R]):
 
 def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> tuple[tuple[R, ...], Read]:
     if not data.source:
-        raise InputError("data.source is empty; name a file, a folder, a data set or `store`")
+        raise InputError("data.source is empty; name a file, a folder or a data set")
+    if data.source == STORE:
+        raise InputError(
+            "data.source is `store`, which holds prompts and comparisons; name a file, a folder or a data set here"
+        )
     loaded = load(data.source, split=data.split, skip_bad=data.skip_bad, limit=data.limit, **options)
     digest = content_hash(loaded.records)
     source = Source(name=data.source, sha256=digest, rows=len(loaded.records))

@@ -5,19 +5,21 @@ advantages with the critic; then a few passes of clipped updates over them. What
 computed under the training forward and not taken from the sampler; means are over the tokens of a whole minibatch, whatever the
 micro-batches and processes; advantages are whitened over the whole batch.
 
-Logged at every step:
-    score             mean score of the reward model, as it gave it
-    reward            mean of what the policy was paid: shaped score minus the KL penalty, summed over a completion
-    kl                mean KL to the reference per completion, by the chosen estimator (k1 unless set otherwise)
-    kl_coef           weight of that penalty, which an adaptive controller changes
-    entropy           mean entropy of the policy per token, in nats
-    length, ended     mean completion tokens; share that stopped by itself
+Logged at every step, means over completions or tokens of the whole step:
+    score             score of the reward model, as it gave it
+    reward            what the policy was paid: shaped score minus the KL penalty where that is in the reward, summed over a completion
+    kl                KL to the reference per completion, by the chosen estimator (k1 unless set otherwise)
+    kl_distance       distance of the policy's from the reference's log-probability, per token
+    kl_coef           weight of the KL penalty, which an adaptive controller changes
+    entropy           entropy of the policy per token, in nats
+    length, ended     completion tokens; share that stopped by itself
     policy_loss, value_loss
     ratio             largest distance of a probability ratio from 1 in the first minibatch: float noise, or something is wrong
     clip_fraction     share of tokens whose gradient the clip has cut
-    approx_kl         mean k3 estimate per token between the policy that sampled and the one being updated
+    approx_kl         k3 estimate per token between the policy that sampled and the one being updated
     explained_variance   share of the returns' variance that the critic predicted before learning from them
-    loss, lr, lr/critic, grad_norm, grad_norm/critic, skipped, skipped/critic   means over the step's updates
+    loss, lr, grad_norm  means over the step's updates; a separate critic's end in /critic, a shared trunk has lr/policy and lr/critic
+    skipped           share of updates left out because loss or gradient was not finite; skipped/critic likewise
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,6 +94,8 @@ class Adaptive:
 def train(config: PPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
     world = start_world(config.compute.device)
+    if config.kl.target:  # refuses settings it could not go on with, before anything is done
+        _controlled(config, config.kl.coef, config.kl.target, config.batch_prompts)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     store = store_of(config.run.out, config.run.store)
     train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
@@ -116,13 +120,13 @@ def train(config: PPOConfig) -> Path:
             run.say(
                 f"kl.estimator {config.kl.estimator} in the reward does not pull to the reference as a KL does; k1 does (docs/ppo.md)"
             )
+        roles = open_roles(config, tokenizer, run)
         reward_model = "" if ":" in config.reward_model else config.reward_model
         record.begin(
             start=config.model,
             models={"reference": config.reference, "reward_model": reward_model},
             reads=[read, *ptx_reads],
         )
-        roles = open_roles(config, tokenizer, run)
         adaptive = Adaptive(kl_coef=config.kl.coef, scores=RunningMoments())
         if run.resumed:
             roles.load_state(run.resumed["roles"])
@@ -143,18 +147,18 @@ def train(config: PPOConfig) -> Path:
             learned = _learn(config, roles, experience, ptx, adaptive.kl_coef, step, world)
             check_start("ratio", 1 + learned["ratio"], expected_at_start("ratio"), _tolerance(config))
             if config.kl.target:
-                adaptive.kl_coef = next_coef(
-                    adaptive.kl_coef,
-                    metrics["kl"],
-                    target=config.kl.target,
-                    horizon=config.kl.horizon,
-                    n=len(chosen) * config.completions_per_prompt,
-                )
+                adaptive.kl_coef = _controlled(config, adaptive.kl_coef, metrics["kl"], len(chosen))
             run.log(step, {**metrics, **learned})
             if step == 1 or step % SAMPLES_EVERY == 0 or step == run.total_steps:
                 run.samples(step, _shown(rollout, scores))
         record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
         return run.final
+
+
+def _controlled(config: PPOConfig, coef: float, kl: float, prompts: int) -> float:
+    """The KL coefficient after a step of so many prompts with this mean KL."""
+    n = prompts * config.completions_per_prompt
+    return next_coef(coef, kl, target=config.kl.target, horizon=config.kl.horizon, n=n)
 
 
 SAMPLES_EVERY = 10

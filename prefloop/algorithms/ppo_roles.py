@@ -38,7 +38,7 @@ from prefloop.models.lora import (
 )
 from prefloop.models.packing import Batch, micro_batches
 from prefloop.models.roles import BASE, Critic, Policy, RewardModel, scalar_head
-from prefloop.rollout import Rollout, checked, load_function
+from prefloop.rollout import Rollout, load_function
 from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
 from prefloop.text import check_vocabulary, completions_group, load_tokenizer, pretraining_blocks
 from prefloop.text.groups import Group
@@ -130,12 +130,18 @@ def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) 
     else:
         policy, critic, reward_models, save = _separate(config, tokenizer, run)
     check_vocabulary(tokenizer, vocabulary_size(policy))
+    if not own_critic and not policy.linear_head:
+        raise InputError(
+            f"critic.start is `shared`, but {config.model} has a head that is more than a linear layer; set critic.start to reward or policy"
+        )
     if is_function:
         score, moments = _function_score(config.reward_model, run.world), (0.0, 1.0)
     else:
         (reward_model,) = reward_models
         score = _model_score(config, reward_model, tokenizer, run.world)
-        moments = reward_moments(reward_model)
+        # On a shared trunk the configuration in memory is the policy's.
+        on_trunk = reward_model.adapter_name != BASE
+        moments = stored_reward_moments(config.reward_model) if on_trunk else reward_moments(reward_model)
     reference = _reference(config, policy, run)
 
     per_step = config.epochs * config.minibatches
@@ -331,7 +337,7 @@ def _model_score(
 
 def _function_score(name: str, world: World) -> Score:
     """Scores by a Python function, checked for count and numbers."""
-    function = checked(load_function(name), name=name)
+    function = load_function(name)
 
     def score(rollout: Rollout) -> Tensor:
         values = function(*rollout.pairs()) if len(rollout) else []

@@ -53,8 +53,8 @@ def train(config: PretrainConfig) -> Path:
         run.say(
             f"{sum(block.tokens for block in blocks):,} tokens in {len(blocks)} blocks, vocabulary {len(tokenizer)}"
         )
-        record.begin(start=config.model, reads=[read])
         policy = _open(config, tokenizer, run)
+        record.begin(start=config.model, reads=[read])
         updater = Updater(
             [parameters_of(policy, config.optim, name="policy")],
             total_steps=run.total_steps,

@@ -50,8 +50,8 @@ def train(config: RewardConfig) -> Path:
         RunRecord(stage="reward", config=config, settings=config.run, world=world) as record,
     ):
         run.say(inputs.read.summary)
-        record.begin(start=config.model, reads=[inputs.read])
         opened = open_reward_model(config.model, tokenizer, config.lora, config.compute, run)
+        record.begin(start=config.model, reads=[inputs.read])
         reward_model = opened.role
         updater = Updater(
             [parameters_of(reward_model, config.optim, name="reward_model")],

@@ -44,8 +44,8 @@ def train(config: SFTConfig) -> Path:
         RunRecord(stage="sft", config=config, settings=config.run, world=world) as record,
     ):
         run.say(inputs.read.summary)
-        record.begin(start=config.model, reads=[inputs.read])
         opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
+        record.begin(start=config.model, reads=[inputs.read])
         policy = opened.role
         updater = Updater(
             [parameters_of(policy, config.optim, name="policy")],

@@ -18,6 +18,7 @@ def simulate(config: SimulateConfig) -> str:
         seed=config.seed,
     )
     with Store.open(config.store, create=False) as store:
+        known = store.add_annotator(config.annotator, kind="simulated", settings=annotator.settings())
         checkpoints = [store.find_checkpoint(name) for name in config.checkpoints]
         added = store.add_pairs(
             strategy=config.pairs, seed=config.seed, round=config.round, checkpoints=checkpoints
@@ -27,7 +28,6 @@ def simulate(config: SimulateConfig) -> str:
                 f"{store.label}: no prompt has two different completions to compare; draw more with `prefloop sample`"
             )
         pairs = set(added.ids)
-        known = store.add_annotator(config.annotator, kind="simulated", settings=annotator.settings())
         new = [item for item in store.open_items(known, rounds=(config.round,)) if item.id in pairs]
         labelled = label_items(store, annotator, new)
         print(f"{store.label}: {len(added.ids)} pairs, {added.new} of them new")

@@ -31,11 +31,11 @@ class LoopSettings:
 class ToyConfig(LoopSettings):
     """The whole loop in minutes, with nothing to download: a small world of readable English whose gold preference is a formula."""
 
-    texts: int = 16_000
+    texts: int = 12_000
     """Documents the language model is trained on."""
     demonstrations: int = 4_000
     """Questions with an answer, good, middling or bad, for SFT."""
-    prompts: int = 2_500
+    prompts: int = 4_000
     """Questions for sampling, PPO and evaluation."""
     pairs: int = 4_000
     """Comparisons, at most."""

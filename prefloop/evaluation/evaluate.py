@@ -260,7 +260,7 @@ def evaluate_reward_model(
 ) -> RewardModelQuality:
     """Accuracy, calibration and length bias on held-out comparisons, with intervals clustered by prompt.
 
-    `gold` adds the accuracy against noise-free utilities, `ceiling` what a perfect model would reach on labels as noisy as these.
+    `gold` adds the accuracy against noise-free utilities (unless they are equal in every pair), `ceiling` what a perfect model would reach on labels as noisy as these.
     Comparisons over the budgets raise `InputError`: nothing is left out of an evaluation silently.
     """
     tokenizer = load_tokenizer(folder, trust_remote_code=compute.trust_remote_code)
@@ -281,7 +281,10 @@ def evaluate_reward_model(
     if gold is not None:
         chosen_gold = [gold(c.prompt, c.chosen) for c in comparisons]
         rejected_gold = [gold(c.prompt, c.rejected) for c in comparisons]
-        gold_accuracy = accuracy_against_gold(chosen, rejected, chosen_gold, rejected_gold, clusters=clusters)
+        if chosen_gold != rejected_gold:  # a policy that has learned little may write nothing but ties
+            gold_accuracy = accuracy_against_gold(
+                chosen, rejected, chosen_gold, rejected_gold, clusters=clusters
+            )
     return reward_model_quality(
         chosen,
         rejected,

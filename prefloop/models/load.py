@@ -78,6 +78,10 @@ def prepare(model: PreTrainedModel, compute: Compute) -> Way:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     turn_off_dropout(model)
+    embedding = model.get_input_embeddings()
+    if isinstance(embedding, nn.Embedding):
+        # Its row would never learn from what is read; where padding is the end token, that is the row a score is read at.
+        embedding.padding_idx = None
     model.to(device_of(compute))  # pyright: ignore[reportArgumentType]
     align_weights(model)
     way: Way = "padded"

@@ -237,7 +237,6 @@ class Critic(nn.Module):
 
     def values_of(self, hidden: Float[Tensor, "N d"], batch: Batch) -> Float[Tensor, "B T"]:
         """As `forward`, from hidden states that are already there."""
-        row_values = self.value_head(hidden.float()).squeeze(
-            -1
-        )  # a column of N numbers: cheaper than gathering M rows
+        # a column of N numbers: cheaper than gathering M rows
+        row_values = self.value_head(hidden.float()).squeeze(-1) + self.offset
         return scatter_tokens(row_values.index_select(0, batch.predictors), batch)

@@ -70,14 +70,15 @@ class Clock:
     def stage(self, name: str, finished: Path, work: Callable[[], Any], *, keep: bool) -> None:
         """Do a stage, unless it is kept and was finished before."""
         summary = finished.parent / "summary.json"
+        began = time.monotonic()
         if keep and finished.exists():
             log.info("%s: finished before", name)
-            seconds = float(json.loads(summary.read_text())["seconds"]) if summary.exists() else 0.0
-            self.times.append(StageTime(stage=name, seconds=seconds))
-            return
-        began = time.monotonic()
-        work()
-        self.times.append(StageTime(stage=name, seconds=time.monotonic() - began))
+        else:
+            work()
+        seconds = time.monotonic() - began
+        if keep and summary.exists():  # a run counts what it took before it was resumed
+            seconds = max(seconds, float(json.loads(summary.read_text())["seconds"]))
+        self.times.append(StageTime(stage=name, seconds=seconds))
 
     @property
     def seconds(self) -> float:

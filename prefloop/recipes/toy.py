@@ -18,6 +18,7 @@ from prefloop.data import write_jsonl
 from prefloop.data.toy_world import ToyWorld
 from prefloop.feedback.gold import ToyJudge
 from prefloop.recipes.plan import Plan
+from prefloop.records import Text
 
 HELDOUT = 0.2
 """Share of questions, by hash, that nothing is trained on."""
@@ -30,8 +31,11 @@ def plan(config: ToyConfig, project: Path) -> Plan:
     files = {name: str(data / f"{name}.jsonl") for name in ("texts", "demonstrations", "prompts")}
     if not all(Path(file).exists() for file in files.values()):
         data.mkdir(parents=True, exist_ok=True)
-        write_jsonl(world.texts(config.texts), files["texts"])
-        write_jsonl(world.demonstrations(config.demonstrations), files["demonstrations"])
+        demonstrations = world.demonstrations(config.demonstrations)
+        # Replies as documents too: how a reply begins must be in the tokenizer's vocabulary and the language model's experience.
+        replies = [Text(text=demonstration.completion) for demonstration in demonstrations]
+        write_jsonl([*world.texts(config.texts), *replies], files["texts"])
+        write_jsonl(demonstrations, files["demonstrations"])
         write_jsonl(world.prompts(config.prompts), files["prompts"])
 
     def run(stage: str) -> RunSettings:
@@ -73,7 +77,7 @@ def plan(config: ToyConfig, project: Path) -> Plan:
             model=sft,
             data=prompts,
             store=store,
-            completions_per_prompt=4,
+            completions_per_prompt=2,
             part="all",
             seed=config.seed,
             sampling=sampling,
@@ -88,7 +92,7 @@ def plan(config: ToyConfig, project: Path) -> Plan:
             model=sft,
             batch_size=32,
             epochs=1,
-            optim=Optim(lr=5e-4, schedule="linear", warmup=0.05),
+            optim=Optim(lr=1e-3, schedule="linear", warmup=0.1),
             compute=compute,
         ),
         ppo=PPOConfig(
@@ -97,8 +101,8 @@ def plan(config: ToyConfig, project: Path) -> Plan:
             model=sft,
             reward_model=reward,
             sampling=sampling,
-            steps=60,
-            batch_prompts=128,
+            steps=40,
+            batch_prompts=96,
             epochs=2,
             minibatches=2,
             kl=KL(coef=0.1),

@@ -1,14 +1,11 @@
 """Scorers: what says how good a completion is. A reward model, an AI judge and a user's Python function all look the same from here."""
 
-import importlib
 import math
-import os
-import sys
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from numbers import Real
 from typing import Any, Protocol, cast, runtime_checkable
 
+from prefloop.configs.functions import find_function
 from prefloop.errors import InputError
 from prefloop.records import Prompt
 from prefloop.rollout.rollout import Rollout
@@ -35,23 +32,7 @@ def load_function(spec: str) -> Scorer:
 
     Raises `InputError` that says which part of `spec` is wrong: not of that form, no such module, no such function, not callable.
     """
-    module_name, separator, name = spec.partition(":")
-    if not (separator and module_name and name) or ":" in name:
-        raise InputError(
-            f"reward function {spec!r} is not of the form module:function, for example rewards:helpful"
-        )
-    module = _import(module_name, spec)
-    if not hasattr(module, name):
-        public = [each for each in vars(module) if not each.startswith("_") and callable(vars(module)[each])]
-        near = get_close_matches(name, public, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(public) or 'no functions'}"
-        raise InputError(f"reward function {spec!r}: {_where(module)} has no {name!r}; {hint}")
-    function = getattr(module, name)
-    if not callable(function):
-        raise InputError(
-            f"reward function {spec!r} is a {type(function).__name__}, not a function of (prompts, completions)"
-        )
-    return checked(cast(Scorer, function), name=spec)
+    return checked(cast(Scorer, find_function(spec, what="reward function")), name=spec)
 
 
 def checked(scorer: Scorer, *, name: str) -> Scorer:
@@ -102,28 +83,3 @@ def _as_float(value: object) -> float | None:
 def _short(value: object, limit: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _import(name: str, spec: str) -> Any:
-    """Import a module, looking in the current folder first for this one, and last for whatever it imports later."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise InputError(
-                f"reward function {spec!r}: there is no module {name!r} in {here} or among the installed packages"
-            ) from error
-        raise InputError(
-            f"reward function {spec!r}: importing {name!r} failed because {error.name!r} is not installed"
-        ) from error
-    finally:
-        sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(here)
-
-
-def _where(module: Any) -> str:
-    return str(getattr(module, "__file__", None) or module.__name__)

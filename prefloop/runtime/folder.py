@@ -70,6 +70,20 @@ def claim(folder: Path, *, resume: bool) -> FolderLock:
         return FolderLock(folder)
 
 
+def contents(folder: Path) -> frozenset[str] | None:
+    """Names of what is in a folder; None if there is no such folder."""
+    return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else None
+
+
+def withdraw(folder: Path, before: frozenset[str] | None) -> None:
+    """Leave a folder as `contents` found it: for a run that was refused before its first step was done."""
+    for path in folder.iterdir():
+        if path.name not in (before or ()):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    if before is None:
+        folder.rmdir()
+
+
 def describe(folder: Path, config: Any) -> None:
     """Write `config.yaml` and `environment.json`."""
     versions = environment()

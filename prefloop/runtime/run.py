@@ -31,7 +31,7 @@ from prefloop.errors import InputError
 from prefloop.runtime.checkpoint import Checkpoints, compare_fingerprints, replace_folder
 from prefloop.runtime.environment import flatten
 from prefloop.runtime.files import write_whole, writing
-from prefloop.runtime.folder import RESUME_DIR, claim, describe, publish
+from prefloop.runtime.folder import RESUME_DIR, claim, contents, describe, publish, withdraw
 from prefloop.runtime.interrupt import Interrupted, StopSignal
 from prefloop.runtime.journal import Journal
 from prefloop.runtime.progress import Progress
@@ -70,6 +70,7 @@ class Run:
         headline: tuple[str, str],
         source: tuple[Path, StateTree] | None,
         journal: Journal | None,
+        before: frozenset[str] | None,
         resources: ExitStack,
     ) -> None:
         """Use `Run.open`, which makes the parts."""
@@ -82,6 +83,7 @@ class Run:
         self._fingerprint = fingerprint
         self._source = source
         self._journal = journal
+        self._before = before
         self._resources = resources
         self._stop = StopSignal(shown=world.is_main)
         self._progress = Progress(
@@ -128,6 +130,7 @@ class Run:
             **flatten(dataclasses.asdict(config)),
             **(fingerprint or {}),
         }
+        before = contents(folder)
         with ExitStack() as stack:
             lock = world.together(lambda: claim(folder, resume=settings.resume) if world.is_main else None)
             if lock is not None:
@@ -146,6 +149,7 @@ class Run:
                 headline=headline,
                 source=source,
                 journal=journal,
+                before=before,
                 resources=stack.pop_all(),
             )
         run.say(f"{stage}: {tune(settings)}")
@@ -249,6 +253,10 @@ class Run:
             elif self._journal is not None:
                 with suppress(InputError):  # a full disk, most likely what `error` says already
                     self._journal.log(f"stopped: {kind.__name__ if kind else ''}: {error}")
+        refused = isinstance(error, InputError) and not self._last_metrics and not self.nonfinite.exists()
+        if refused and not self.settings.resume and self._journal is not None:
+            with suppress(OSError):  # what is wrong is said by `error`
+                withdraw(self.folder, self._before)
 
     def _restore_random_state(self) -> None:
         if self._source:

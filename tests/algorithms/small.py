@@ -26,6 +26,7 @@ from tests.tiny_project import make_model
 
 OPTIM = Optim(lr=3e-3, schedule="cosine", warmup=0.2, weight_decay=0.1, eps=1e-3, max_grad_norm=0.5)
 """With so large an epsilon the update goes by the size of the gradient, which Adam otherwise hides; it also keeps float noise small."""
+CPU = Compute(device="cpu")
 ADAPTER = LoRA(rank=2, alpha=8.0)
 TRAIN: dict[type, Callable[[Any], Path]] = {
     PretrainConfig: pretrain.train,
@@ -45,7 +46,10 @@ def make_project(folder: Path) -> Path:
     """Data; a language model that has learned to stop, so that completions end; reward models with and without an adapter."""
     folder.mkdir(parents=True, exist_ok=True)
     words = ["sun", "a", "rain or", "tea", "it is", "no", "wind", "yes, so", "b", "oak", "to be", "ice", "hm"]
-    write(folder / "texts.jsonl", [{"text": f"{word} and {word}s. " * (1 + i % 3)} for i, word in enumerate(words)])
+    write(
+        folder / "texts.jsonl",
+        [{"text": f"{word} and {word}s. " * (1 + i % 3)} for i, word in enumerate(words)],
+    )
     write(
         folder / "demonstrations.jsonl",
         [{"prompt": word, "completion": word[: 1 + i % 4] + "!"} for i, word in enumerate(words)],
@@ -81,7 +85,7 @@ def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def settings(name: str, project: Path, *, out: str, compute: Compute = Compute(device="cpu")) -> Any:
+def settings(name: str, project: Path, *, out: str, compute: Compute = CPU) -> Any:
     """The configuration of stage `name`, in folder `out` of the project. Batch sizes do not divide the data, so an epoch ends raggedly."""
     model = str(project / "stopping/final")
     run = RunSettings(out=str(project / out), seed=3)
@@ -104,9 +108,11 @@ def settings(name: str, project: Path, *, out: str, compute: Compute = Compute(d
         return PretrainConfig(
             run=run,
             data=data("texts"),
-            architecture=Architecture(hidden_size=16, layers=1, heads=2, ffn_size=24, vocab_size=300, max_positions=64),
-            block_tokens=24,
-            batch_blocks=6,
+            architecture=Architecture(
+                hidden_size=16, layers=1, heads=2, ffn_size=24, vocab_size=300, max_positions=64
+            ),
+            block_tokens=16,
+            batch_blocks=4,
             epochs=2,
             eval_every=2,
             optim=OPTIM,
@@ -125,7 +131,9 @@ def settings(name: str, project: Path, *, out: str, compute: Compute = Compute(d
             compute=compute,
         )
     if name in ("reward", "reward_lora"):
-        return RewardConfig(**pairs, margin=True, centring=0.1, lora=ADAPTER if name == "reward_lora" else LoRA())
+        return RewardConfig(
+            **pairs, margin=True, centring=0.1, lora=ADAPTER if name == "reward_lora" else LoRA()
+        )
     if name in ("dpo", "dpo_lora"):
         return DPOConfig(
             **pairs,
@@ -215,7 +223,10 @@ def short_is_good(prompts: Sequence[Any], completions: Sequence[str]) -> list[fl
 
 def metrics_of(out: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics, without their times."""
-    return [{name: value for name, value in row.items() if name != "time"} for row in read_metrics(out / "metrics.jsonl")]
+    return [
+        {name: value for name, value in row.items() if name != "time"}
+        for row in read_metrics(out / "metrics.jsonl")
+    ]
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -233,10 +244,15 @@ def assert_same(ours: Path, theirs: Path) -> None:
     assert [row["step"] for row in rows] == [row["step"] for row in others]
     for row, other in zip(rows, others, strict=True):
         # By repr: every bit counts, and NaN equals NaN.
-        wrong = {name: (row.get(name), other.get(name)) for name in row | other if repr(row.get(name)) != repr(other.get(name))}
+        wrong = {
+            name: (row.get(name), other.get(name))
+            for name in row | other
+            if repr(row.get(name)) != repr(other.get(name))
+        }
         assert not wrong, (row["step"], wrong)
     a, b = weights_of(ours / "final"), weights_of(theirs / "final")
-    assert a.keys() == b.keys() and a
+    assert a
+    assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
@@ -255,14 +271,15 @@ def assert_close(ours: Path, theirs: Path, *, tolerance: float = 1e-5) -> None:
         }
         assert not wrong, (row["step"], wrong)
     a, b = weights_of(ours / "final"), weights_of(theirs / "final")
-    assert a.keys() == b.keys() and a
+    assert a
+    assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
 def close(a: float, b: float, tolerance: float) -> bool:
     """|a - b| within `tolerance`, or within that share of |b|; NaN is close to NaN."""
-    return a != a and b != b or abs(a - b) <= tolerance * max(1.0, abs(b))
+    return (a != a and b != b) or abs(a - b) <= tolerance * max(1.0, abs(b))
 
 
 def resumed(config: Any, **changes: Any) -> Any:

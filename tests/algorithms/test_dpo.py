@@ -53,7 +53,9 @@ def test_begins_at_ln_2_and_learns_the_preference(project: Path, tmp_path: Path)
     assert last["heldout_reward_chosen"] > 0.1
 
 
-def test_heldout_metrics_are_those_of_the_saved_policy_and_its_start(project: Path, tmp_path: Path) -> None:  # N9 K9
+def test_heldout_metrics_are_those_of_the_saved_policy_and_its_start(
+    project: Path, tmp_path: Path
+) -> None:  # N9 K9
     settings = config(project, tmp_path / "dpo", max_steps=4, beta=0.3)
     last = logged(settings)[-1]
     rewards = 0.3 * (
@@ -67,7 +69,12 @@ def test_heldout_metrics_are_those_of_the_saved_policy_and_its_start(project: Pa
 
 def test_another_reference_is_used(project: Path, tmp_path: Path) -> None:  # K7 K9
     settings = config(
-        project, tmp_path / "dpo", max_steps=1, reference=str(project / "other"), optim=Optim(lr=0.0), beta=2.0
+        project,
+        tmp_path / "dpo",
+        max_steps=1,
+        reference=str(project / "other"),
+        optim=Optim(lr=0.0),
+        beta=2.0,
     )
     row = logged(settings)[0]
     rewards = 2.0 * (
@@ -86,7 +93,9 @@ def test_a_wrong_reference_stops_the_run_at_step_0(
     real = dpo.reference_logprobs
     settings = {**changes, "beta": changes.get("beta", 1.0), "max_steps": 1}
     logged(config(project, tmp_path / "right", **settings))
-    monkeypatch.setattr(dpo, "reference_logprobs", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs))
+    monkeypatch.setattr(
+        dpo, "reference_logprobs", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
+    )
     with pytest.raises(RuntimeError, match=r"step 0: dpo is .* must be 0\.693"):
         logged(config(project, tmp_path / "wrong", **settings))
 
@@ -132,4 +141,6 @@ def test_the_reference_is_computed_once_and_read_again(
     assert list(Path(settings.reference_cache).iterdir()) == [file]
     # Other weights are another reference: the file is not for them.
     with pytest.raises(AssertionError, match="computed again"):
-        logged(replace(again, model=str(project / "other"), run=replace(again.run, out=str(tmp_path / "third"))))
+        logged(
+            replace(again, model=str(project / "other"), run=replace(again.run, out=str(tmp_path / "third")))
+        )

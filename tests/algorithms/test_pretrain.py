@@ -35,7 +35,7 @@ def config(out: Path, **changes: Any) -> PretrainConfig:
 def test_perplexity_of_heldout_documents_falls(tmp_path: Path) -> None:
     rows = logged(config(tmp_path / "pretrain"))
     assert rows[0]["loss"] > 5  # about the logarithm of 310
-    assert rows[-1]["heldout_perplexity"] < 6
+    assert rows[-1]["heldout_perplexity"] < 10
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "pretrain/final", use_safetensors=True)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pretrain/final")
     assert model.config.vocab_size == len(tokenizer) <= SIZE.vocab_size

@@ -108,7 +108,7 @@ def test_more_epochs_go_on_from_the_end(project: Path) -> None:  # R2 R4
         ("sft", {"batch_size": 5}, "batch_size: 4 -> 5"),
         ("dpo", {"beta": 0.4}, "beta: 0.5 -> 0.4"),
         ("ppo", {"gamma": 0.9}, "gamma: 1.0 -> 0.9"),
-        ("ppo", {"ptx": "comparisons.jsonl"}, "ptx: "),
+        ("ppo", {"ptx": "short.jsonl"}, "ptx: "),
     ],
 )
 def test_resuming_with_another_setting_names_it(
@@ -124,7 +124,9 @@ def test_resuming_with_another_setting_names_it(
     assert all(torch.equal(before[key], after[key]) for key in before | after)
 
 
-@pytest.mark.parametrize(("name", "file", "named"), [("sft", "demonstrations", "data: "), ("ppo", "demonstrations", "ptx_data: ")])
+@pytest.mark.parametrize(
+    ("name", "file", "named"), [("sft", "demonstrations", "data: "), ("ppo", "demonstrations", "ptx_data: ")]
+)
 def test_resuming_with_other_data_under_the_same_name_is_refused(
     name: str, file: str, named: str, project: Path, unbroken: Callable[[str], Path]
 ) -> None:

@@ -87,9 +87,12 @@ def test_centring_keeps_scores_near_zero(project: Path, tmp_path: Path) -> None:
     assert means[1.0] < 0.5 * means[0.0]
 
 
-def test_margin_and_smoothing_change_the_first_loss_as_the_formula_says(project: Path, tmp_path: Path) -> None:  # K7
+def test_margin_and_smoothing_change_the_first_loss_as_the_formula_says(
+    project: Path, tmp_path: Path
+) -> None:  # K7
     rows = [
-        {"prompt": f"{i}", "chosen": "a yes", "rejected": "b no", "margin": 0.5 * (1 + i % 3)} for i in range(6)
+        {"prompt": f"{i}", "chosen": "a yes", "rejected": "b no", "margin": 0.5 * (1 + i % 3)}
+        for i in range(6)
     ]
     losses = {}
     for name, changes in {
@@ -107,7 +110,12 @@ def test_margin_and_smoothing_change_the_first_loss_as_the_formula_says(project:
     folder = str(tmp_path / "plain/final")
     groups = comparisons(settings.data, load_tokenizer(folder), "", start_world("cpu")).train.groups
     model = load_reward_model(folder, CPU)
-    d = score_groups(model, groups, tokens=99, world=start_world("cpu")).double().view(-1, 2).diff(dim=1)[:, 0]
+    d = (
+        score_groups(model, groups, tokens=99, world=start_world("cpu"))
+        .double()
+        .view(-1, 2)
+        .diff(dim=1)[:, 0]
+    )
     margins = torch.tensor([row["margin"] for row in rows], dtype=torch.float64)
     plain = torch.log1p(d.exp())
     assert losses["plain"] == pytest.approx(plain.mean().item(), rel=1e-5)
@@ -117,7 +125,13 @@ def test_margin_and_smoothing_change_the_first_loss_as_the_formula_says(project:
 
 
 def test_an_adapter_learns_the_rule_too(project: Path, tmp_path: Path) -> None:  # R8
-    settings = config(project, tmp_path / "reward", model=str(project / "stopping/final"), lora=LoRA(rank=4, alpha=16.0), epochs=10)
+    settings = config(
+        project,
+        tmp_path / "reward",
+        model=str(project / "stopping/final"),
+        lora=LoRA(rank=4, alpha=16.0),
+        epochs=10,
+    )
     row = logged(settings)[-1]
     assert row["heldout_accuracy"] > 0.9
     scores = heldout_scores(settings)  # by the merged model

@@ -1,7 +1,5 @@
 """From a command line to an exit code: mistakes, interruptions and faults."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -149,18 +147,3 @@ def test_a_reader_that_has_gone_is_no_fault() -> None:
     )
     assert done.stdout.strip() in ("0", "1")  # 0 if all was written before the reader went
     assert done.stderr == ""
-
-
-def test_ctrl_c_outside_a_run(tmp_path: Path) -> None:
-    """A store that another process holds makes a command wait long enough to be interrupted."""
-    os.mkfifo(tmp_path / "slow.jsonl")
-    child = subprocess.Popen(
-        [sys.executable, "-m", "prefloop", "data", "check", str(tmp_path / "slow.jsonl")],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with (tmp_path / "slow.jsonl").open("w"):  # opens once the child reads
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
-    assert (child.returncode, out, err) == (130, "", "prefloop: stopped\n")

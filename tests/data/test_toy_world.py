@@ -135,16 +135,22 @@ def test_components_by_hand() -> None:
         helpful=0.0, on_topic=-1.0, polite=0.0, readable=1.0, ended=1.0, padding=0.0
     )
     assert gold_components(SOUP, "") == GoldComponents(
-        helpful=0.0, on_topic=0.0, polite=0.0, readable=0.0, ended=0.0, padding=0.0
+        helpful=0.0, on_topic=0.0, polite=0.0, readable=-1.0, ended=0.0, padding=0.0
     )
+
+
+@pytest.mark.parametrize("scrap", ["window.", "<|bos|><|bos|> window.", "", "."])
+def test_scraps_lose_against_any_reply_that_reads(scrap: str) -> None:
+    """A policy that has fallen to pieces must not be paid for ending its sentence."""
+    assert gold_utility(SOUP, scrap) < gold_utility(SOUP, "Some people do it and some people do not. Stir in a little cream.")
 
 
 def test_readable_counts_known_neighbours() -> None:
     # <start>-stir, stir-in, in-a, a-little, little-cream known; cream-zebra, zebra-<end> not; a full reply has 6 words
-    assert gold_components(SOUP, "Stir in a little cream zebra.").readable == pytest.approx(5 / 7)
-    assert gold_components(SOUP, "Stir in a little cream.").readable == pytest.approx(5 / 6)
+    assert gold_components(SOUP, "Stir in a little cream zebra.").readable == pytest.approx(2 * 5 / 7 - 1)
+    assert gold_components(SOUP, "Stir in a little cream.").readable == pytest.approx(2 * 5 / 6 - 1)
     # a piece that is only punctuation is a word that nobody says
-    assert gold_components(SOUP, "Of course ! ! ! ! !").readable < 0.2
+    assert gold_components(SOUP, "Of course ! ! ! ! !").readable < -0.6
 
 
 def test_wasted_words_by_hand() -> None:
@@ -322,7 +328,7 @@ def test_any_text_has_a_bounded_utility(text: str) -> None:
     assert 0 <= components.helpful <= 1
     assert components.on_topic in (-1, 0, 1)
     assert -1 <= components.polite <= 1
-    assert 0 <= components.readable <= 1
+    assert -1 <= components.readable <= 1
     assert components.ended in (0, 1)
     assert 0 <= components.padding < 1
     assert components.utility <= BEST_UTILITY

@@ -127,6 +127,8 @@ def test_broken_logits_are_an_error(bad: float, temperature: float):
     logits[1] = bad
     with pytest.raises(InputError, match="NaN or infinite in 1 of 3 rows"):
         draw(logits, torch.full((3,), 0.5, dtype=torch.float64), temperature=temperature)
+    with pytest.raises(InputError, match="NaN or infinite in 1 of 3 rows"):
+        draw(logits, torch.full((3,), 0.5, dtype=torch.float64), temperature=0.5, top_k=5, top_p=0.9)
 
 
 def test_temperature_zero_takes_the_most_probable_token():
@@ -174,7 +176,7 @@ def test_top_k_and_top_p_keep_exactly_the_right_tokens(logits: np.ndarray, top_k
         assert abs(len(kept) - len(wanted)) == 1
 
 
-def test_top_p_over_more_tokens_than_are_looked_at_first():
+def test_top_p_over_many_equal_tokens_keeps_the_lower_ids():
     logits = np.zeros(3000, dtype=np.float32)
     keep = support(torch.from_numpy(logits)[None], top_k=0, top_p=0.5001)
     assert keep is not None

@@ -46,9 +46,10 @@ class GoldComponents:
     polite: float
     """In [-1, 1]: half for a kind opening, half for a kind closing, once each; less a half for every rude sentence."""
     readable: float
-    """In [0, 1]: share of neighbouring words, sentence bounds included, that this world's replies have; scaled down below `FULL_WORDS`."""
+    """In [-1, 1]: twice the share of neighbouring words, sentence bounds included, that this world's replies have, less 1; the share is scaled
+    down below `FULL_WORDS`. So scraps and no text at all lose against any reply that reads."""
     ended: float
-    """0 or 1: whether the last sentence ends, in a full stop or an exclamation mark."""
+    """In [0, 1]: that share if the last sentence ends, in a full stop or an exclamation mark: ending well needs something to end."""
     padding: float
     """In [0, 1): wasted words w (filler, repetition, courtesies after the first, length past `FAIR_WORDS`) as w / (w + `HALF_PADDING`)."""
 
@@ -92,12 +93,14 @@ def gold_components(prompt: Prompt, completion: str) -> GoldComponents:
         - 0.5 * courtesies.count("rude")
     )
     wasted = _wasted_words(sentences)
+    readable = _readable(sentences, closed)
+    ends = bool(sentences) and closed and not completion.rstrip().rstrip("\"')").endswith("?")
     return GoldComponents(
         helpful=max(0, min(FULL_STEPS, _longest_rise(own)) - len(wrong)) / FULL_STEPS,
         on_topic=float((subject.name in names) - bool(names - {subject.name})),
         polite=max(-1.0, polite),
-        readable=_readable(sentences, closed),
-        ended=float(bool(sentences) and closed and not completion.rstrip().rstrip("\"')").endswith("?")),
+        readable=2 * readable - 1,
+        ended=readable if ends else 0.0,
         padding=wasted / (wasted + HALF_PADDING),
     )
 

@@ -1,0 +1,45 @@
+# make demo and make test need Python 3.11 and nothing else; the first of them sets .venv up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: setup demo test check evidence clean
+
+setup: $(STAMP)
+
+# Run again only when the project's requirements change.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,imdb,postgres,dev]'
+	touch $(STAMP)
+
+# A demo that was interrupted goes on; one that is finished is shown again. `make clean` removes it.
+demo: setup
+	@if [ -f demo/report.html ]; then \
+		echo "demo/report.html is there already; \`make clean\` removes it, then \`make demo\` makes it anew"; \
+	else \
+		$(BIN)/prefloop run toy --out demo $$([ -d demo ] && echo --resume true); \
+	fi
+	@echo
+	@echo "The report:           demo/report.html"
+	@echo "Talk to the policy:   $(BIN)/prefloop chat demo/ppo/final"
+	@echo "What made it:         $(BIN)/prefloop lineage demo/ppo/final"
+	@echo "Change one stage:     $(BIN)/prefloop ppo --config demo/ppo/config.yaml --out demo/ppo-2 --kl.coef 0.05"
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check prefloop tests bench
+	$(BIN)/ruff format --check prefloop tests bench
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+# Three seeds of the toy recipe, and the film reviews with IMDB=FOLDER: the tables of docs/results.md.
+evidence: setup
+	$(BIN)/python -m prefloop.recipes.evidence --out evidence $(if $(IMDB),--imdb $(IMDB))
+
+clean:
+	rm -rf demo evidence

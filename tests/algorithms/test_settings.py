@@ -1,0 +1,99 @@
+"""Every setting is read: watched while stages run, and looked for in the source where a stage is not run here."""
+
+import ast
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import prefloop
+from prefloop.configs.chat import ChatConfig
+from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
+from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
+from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.evaluate import EvalConfig
+from prefloop.configs.label import SimulateConfig
+from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
+from prefloop.configs.pretrain import Architecture, PretrainConfig
+from prefloop.configs.project import LineageConfig, ReportConfig
+from prefloop.configs.recipes import IMDBConfig, ToyConfig
+from prefloop.configs.reward import RewardConfig
+from prefloop.configs.sample import SampleConfig
+from prefloop.configs.sft import SFTConfig
+from tests.algorithms.small import settings, train
+
+SHARED = (Optim, LoRA, Sampling, Data, Compute, RunSettings)
+OF_STAGES = (
+    *(PretrainConfig, Architecture, SFTConfig, RewardConfig, DPOConfig, PPOConfig),
+    *(KL, RewardShaping, CriticSettings),
+)
+OTHERS = (
+    *(SampleConfig, EvalConfig, ChatConfig, CheckConfig, ImportConfig, ExportConfig),
+    *(SimulateConfig, LineageConfig, ReportConfig, ToyConfig, IMDBConfig),
+)
+
+
+def test_running_the_stages_reads_every_setting(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # K7 R4
+    """A read counts if our own code outside the settings' modules does it; copying settings and writing them down does not."""
+    read: set[tuple[str, str]] = set()
+    for cls in (*SHARED, *OF_STAGES):
+
+        def watch(self: Any, name: str, cls: type = cls) -> Any:
+            reader = sys._getframe(1).f_globals.get("__name__", "")
+            if reader.startswith("prefloop.") and not reader.startswith("prefloop.configs"):
+                read.add((cls.__name__, name))
+            return object.__getattribute__(self, name)
+
+        monkeypatch.setattr(cls, "__getattribute__", watch)
+    for name in ("pretrain", "sft", "sft_lora", "reward", "dpo", "ppo", "ppo_shared", "ppo_policy_critic"):
+        config = settings(name, project, out=f"watched-{name}")
+        if "lora" in name:
+            # Where adapters go is asked for by name.
+            config = replace(config, lora=replace(config.lora, targets=("q_proj",)))
+        train(config)
+    monkeypatch.undo()
+    wanted = {
+        (cls.__name__, field.name) for cls in (*SHARED, *OF_STAGES) for field in dataclasses.fields(cls)
+    }
+    assert sorted(wanted - read) == []
+
+
+def attributes(folder: Path) -> Iterator[str]:
+    """Names of all attributes that the package reads, but for the settings' own modules."""
+    for file in folder.rglob("*.py"):
+        if "configs" not in file.parts:
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    yield node.attr
+
+
+@pytest.mark.parametrize("cls", OTHERS)
+def test_settings_of_other_commands_are_named_somewhere(cls: Any) -> None:  # K7 R4
+    used = set(attributes(Path(prefloop.__file__).parent))
+    assert [field.name for field in dataclasses.fields(cls) if field.name not in used] == []
+
+
+def test_every_class_of_settings_is_looked_at() -> None:  # R4
+    """A new one is added above, or this fails."""
+    import importlib
+    import pkgutil
+
+    import prefloop.configs
+
+    known = {cls.__name__ for cls in (*SHARED, *OF_STAGES, *OTHERS)} | {"LoopSettings"}
+    found = set()
+    for module in pkgutil.iter_modules(prefloop.configs.__path__, "prefloop.configs."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if (
+                dataclasses.is_dataclass(value)
+                and isinstance(value, type)
+                and value.__module__ == module.name
+            ):
+                found.add(value.__name__)
+    assert {name for name in found if not name.startswith("_")} - known - {"Given"} == set()
