@@ -1,6 +1,6 @@
 # make demo and make test need Python 3.11 and nothing else; the first of them sets .venv up.
 
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed

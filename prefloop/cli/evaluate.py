@@ -50,7 +50,7 @@ def reward(config: RewardConfig) -> Path:
     )
     if world.is_main:
         write_json(Path(config.run.out) / "heldout.json", quality)
-        print(f"reward model: {reward_model_lines(quality)}")
+        print(f"reward model, held-out prompts: {reward_model_lines(quality)}")
     return folder
 
 
@@ -85,9 +85,12 @@ def evaluate(config: EvalConfig) -> str:
         for alarm in results.alarms:
             print(f"! {alarm}")
         if quality:
-            print(f"reward model: {reward_model_lines(quality)}")
+            print(f"reward model, {PARTS[config.part]}: {reward_model_lines(quality)}")
         _write(config, asked, results, quality, time.monotonic() - began)
     return config.out
+
+
+PARTS = {"heldout": "held-out prompts", "train": "prompts it may have been trained on", "all": "all prompts"}
 
 
 def _say_nothing(text: str) -> None:

@@ -41,7 +41,7 @@ def policy_table(policies: Sequence[PolicySummary]) -> str:
 def reward_model_lines(quality: RewardModelQuality) -> str:
     """Accuracy beside what is possible and what chance gives, calibration, and what length explains."""
     accuracy, length, calibration = quality.accuracy, quality.length, quality.calibration
-    lines = [f"accuracy {said(accuracy, share=True)} on {accuracy.n} held-out comparisons; chance is 50 %"]
+    lines = [f"accuracy {said(accuracy, share=True)} on {accuracy.n} comparisons; chance is 50 %"]
     if quality.ceiling is not None:
         lines.append(f"  at most {quality.ceiling:.1%} can be expected on labels this noisy")
     if quality.gold_accuracy is not None:

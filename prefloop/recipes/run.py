@@ -33,7 +33,7 @@ from prefloop.evaluation.evaluate import (
     evaluate_reward_model,
 )
 from prefloop.evaluation.reward_model_quality import BestOf, RewardModelQuality
-from prefloop.evaluation.wording import said
+from prefloop.evaluation.tables import policy_table, reward_model_lines
 from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, label_items
 from prefloop.recipes import imdb, toy
 from prefloop.recipes.plan import Plan
@@ -123,7 +123,8 @@ def _loop(plan: Plan) -> Path:
         keep=False,
     )
     report = world.on_main(lambda: _write(plan, results[0], clock))
-    _print_results(results[0].policies, results[0].quality, clock.seconds, report)
+    if world.is_main:
+        _print_results(results[0].policies, results[0].quality, clock.seconds, report)
     return report
 
 
@@ -211,7 +212,7 @@ def _write(plan: Plan, results: Results, clock: Clock) -> Path:
     """summary.json, evaluation.json and report.html."""
     project = plan.project
     with Store.open(plan.sample.store) as store:
-        trees = [str(lineage(store, str(plan.project / stage / "final"))) for stage in ("ppo", "dpo")]
+        trees = [lineage(store, str(plan.project / stage / "final")).render() for stage in ("ppo", "dpo")]
     policies = tuple(
         replace(policy, checkpoint=str(Path(policy.checkpoint).relative_to(project)))
         for policy in results.policies.policies
@@ -265,30 +266,9 @@ def _command(plan: Plan) -> str:
 def _print_results(
     policies: PolicyResults, quality: RewardModelQuality, seconds: float, report: Path
 ) -> None:
-    """The table a user waits for."""
-    accuracy, gold = quality.accuracy, quality.gold_accuracy
-    print(f"\nreward model: accuracy {said(accuracy, share=True)} on held-out comparisons", end="")
-    print(
-        f", at most {quality.ceiling:.1%} is possible with labels this noisy" if quality.ceiling else "",
-        end="",
-    )
-    print(f"; {said(gold, share=True)} against the gold judge" if gold else "")
-    rows = [("policy", "gold", "reward model", "KL (nats)", "wins against sft", "tokens", "repetition")]
-    for p in policies.policies:
-        rows.append(
-            (
-                p.name,
-                said(p.gold) if p.gold else "",
-                said(p.proxy) if p.proxy else "",
-                said(p.kl) if p.name != "sft" else "0",
-                said(p.win_rate_vs_sft, share=True) if p.win_rate_vs_sft and p.name != "sft" else "",
-                said(p.length),
-                said(p.repetition, share=True),
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    """The tables a user waits for."""
+    print(f"\nreward model, held-out prompts: {reward_model_lines(quality)}\n")
+    print(policy_table(policies.policies))
     for alarm in policies.alarms:
         print(f"! {alarm}")
     print(f"\n{seconds:.0f} s, {peak_rss_mb():.0f} MB. Report: {report}")

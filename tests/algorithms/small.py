@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from prefloop.algorithms import dpo, ppo, pretrain, reward, sft
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
@@ -26,7 +26,8 @@ from tests.tiny_project import make_model
 
 OPTIM = Optim(lr=3e-3, schedule="cosine", warmup=0.2, weight_decay=0.1, eps=1e-3, max_grad_norm=0.5)
 """With so large an epsilon the update goes by the size of the gradient, which Adam otherwise hides; it also keeps float noise small."""
-CPU = Compute(device="cpu")
+CPU = Compute(device="cpu", attention="packed")
+"""Not `auto`: that would fall back to `padded`, with a warning, where packing goes wrong."""
 ADAPTER = LoRA(rank=2, alpha=8.0)
 TRAIN: dict[type, Callable[[Any], Path]] = {
     PretrainConfig: pretrain.train,
@@ -64,6 +65,7 @@ def make_project(folder: Path) -> Path:
     write(folder / "prompts.jsonl", [{"prompt": word} for word in words[:7]])
     write(folder / "short.jsonl", [{"prompt": word, "completion": word[:1]} for word in words])
     start = make_model(folder / "start", chat=False)
+    sharpen(start)
     make_model(folder / "other", chat=False, seed=1)
     stopping = SFTConfig(
         run=RunSettings(out=str(folder / "stopping")),
@@ -72,12 +74,23 @@ def make_project(folder: Path) -> Path:
         epochs=14,
         batch_size=13,
         optim=Optim(lr=2e-2, schedule="constant"),
-        compute=Compute(device="cpu"),
+        compute=CPU,
     )
     train(stopping)
     train(settings("reward", folder, out="reward"))
     train(settings("reward_lora", folder, out="reward_lora"))
     return folder
+
+
+def sharpen(model: Path) -> None:
+    """Make a fresh model attend: its weights are so small that it would take the mean of all tokens, wherever they stand."""
+    file = model / "model.safetensors"
+    weights = load_file(file)
+    save_file(
+        {name: weight * (10 if ".self_attn." in name else 1) for name, weight in weights.items()},
+        file,
+        metadata={"format": "pt"},
+    )
 
 
 def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -1,18 +1,18 @@
 """How a step is cut into passes, and whether these are packed, changes nothing: not the gradients, not the metrics."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from prefloop.configs.common import Compute
-from tests.algorithms.small import STAGES, assert_close, samples_of, settings, train_and_keep_samples
+from tests.algorithms.small import CPU, STAGES, assert_close, samples_of, settings, train_and_keep_samples
 
 WAYS = {
-    "one_each": Compute(device="cpu", micro_batch_tokens=1),
-    "uneven": Compute(device="cpu", micro_batch_tokens=30),
-    "padded": Compute(device="cpu", attention="padded"),
-    "checkpointed": Compute(device="cpu", gradient_checkpointing=True),
+    "one_each": replace(CPU, micro_batch_tokens=1),
+    "uneven": replace(CPU, micro_batch_tokens=30),
+    "padded": replace(CPU, attention="padded"),
+    "checkpointed": replace(CPU, gradient_checkpointing=True),
 }
 
 

@@ -94,7 +94,7 @@ def test_margin_and_smoothing_change_the_first_loss_as_the_formula_says(
         {"prompt": f"{i}", "chosen": "a yes", "rejected": "b no", "margin": 0.5 * (1 + i % 3)}
         for i in range(6)
     ]
-    losses = {}
+    settings, losses = config(project, tmp_path / "settings"), {}
     for name, changes in {
         "plain": {},
         "margin": {"margin": True},

@@ -1,6 +1,7 @@
 """`prefloop data`: check, import and export, end to end on small files."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(name: str, rows: list[dict[str, object]]) -> str:
+def write(name: str, rows: Sequence[Mapping[str, object]]) -> str:
     Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return name
 

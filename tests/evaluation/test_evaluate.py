@@ -1,7 +1,6 @@
 """Policies and reward models measured on held-out prompts: numbers recomputed one completion at a time, and what must be zero is."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,8 +195,7 @@ def test_best_of_n_starts_at_the_policy_and_rises_by_proxy(
     models: dict[str, str], prompts: list[Prompt]
 ) -> None:
     curve = best_of_n_curve(models["sft"], models["reward"], prompts, setting(4), gold=gold)
-    assert [point.n for point in curve][0] == 1
-    assert [point.n for point in curve][-1] == 4
+    assert (curve[0].n, curve[-1].n) == (1, 4)
     proxies = [point.proxy.value for point in curve]
     assert proxies == sorted(proxies)
     results = evaluate_policies(

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,19 +36,19 @@ class Asked:
     """A talk that notes the prompts its model was given, and answers with given words."""
 
     def __init__(
-        self, model: Path, monkeypatch: pytest.MonkeyPatch, *, answers: list[str], **settings: str
+        self, model: Path, monkeypatch: pytest.MonkeyPatch, *, answers: list[str], system: str = ""
     ) -> None:
         self.out = io.StringIO()
         self.prompts: list[list[int]] = []
         compute = Compute(device="cpu", attention="padded")
         config = ChatConfig(
-            model=str(model), sampling=Sampling(max_new_tokens=TOKENS), compute=compute, **settings
+            model=str(model), sampling=Sampling(max_new_tokens=TOKENS), compute=compute, system=system
         )
         self.tokenizer = load_tokenizer(model)
         self.talk = Talk(config, load_policy(str(model), compute), self.tokenizer, self.out)
         words = iter(answers)
 
-        def stream(model: object, prompt: list[int], **kwargs: object) -> list[int]:
+        def stream(model: object, prompt: list[int], **kwargs: object) -> list[Any]:
             self.prompts.append(prompt)
             return [
                 *self.tokenizer.encode(next(words), add_special_tokens=False),
