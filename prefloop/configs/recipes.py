@@ -31,7 +31,7 @@ class LoopSettings:
 class ToyConfig(LoopSettings):
     """The whole loop in minutes, with nothing to download: a small world of readable English whose gold preference is a formula."""
 
-    texts: int = 12_000
+    texts: int = 22_000
     """Documents the language model is trained on."""
     demonstrations: int = 4_000
     """Questions with an answer, good, middling or bad, for SFT."""

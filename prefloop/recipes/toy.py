@@ -58,7 +58,7 @@ def plan(config: ToyConfig, project: Path) -> Plan:
                     hidden_size=128, layers=5, heads=4, ffn_size=352, vocab_size=1536, max_positions=256
                 ),
                 block_tokens=128,
-                batch_blocks=32,
+                batch_blocks=16,
                 epochs=1,
                 optim=Optim(lr=3e-3, schedule="cosine", warmup=0.05, weight_decay=0.1),
                 compute=compute,
@@ -92,7 +92,7 @@ def plan(config: ToyConfig, project: Path) -> Plan:
             model=sft,
             batch_size=32,
             epochs=1,
-            optim=Optim(lr=1e-3, schedule="linear", warmup=0.1),
+            optim=Optim(lr=5e-4, schedule="linear", warmup=0.1),
             compute=compute,
         ),
         ppo=PPOConfig(
@@ -102,7 +102,7 @@ def plan(config: ToyConfig, project: Path) -> Plan:
             reward_model=reward,
             sampling=sampling,
             steps=40,
-            batch_prompts=96,
+            batch_prompts=128,
             epochs=2,
             minibatches=2,
             kl=KL(coef=0.1),
