@@ -12,7 +12,9 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 _SHAPED = re.compile(r"\b(Float|Int|UInt|Bool|Shaped|Num)\d*\[")
-_check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number is fine where a float is asked for
+_check = beartype(
+    conf=BeartypeConf(is_pep484_tower=True)
+)  # a whole number is fine where a float is asked for
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -51,10 +51,7 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    if any(mark in name for mark in ("/", "\\", ".")) and Path(name).is_file():
-        raise InputError(
-            f"model {name!r} is a file; give the folder that holds config.json and model.safetensors, or a hub name"
-        )
+    _check_name(name)
     try:
         model, info = auto.from_pretrained(
             name,
@@ -70,6 +67,20 @@ def _from_pretrained(
             f"model {name!r} could not be loaded: {first} (it must be a folder or hub name with config.json and safetensors weights)"
         ) from error
     return model, info
+
+
+def _check_name(name: str) -> None:
+    """Refuse at once what can be neither a folder nor a hub name, instead of asking the hub for it for a minute."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        raise InputError(
+            f"model {name!r} is a file; give the folder that holds config.json and model.safetensors, or a hub name"
+        )
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+    if is_path and not path.exists():
+        raise InputError(
+            f"model {name!r} is not there; give a folder that holds config.json and safetensors weights, or a hub name"
+        )
 
 
 def prepare(model: PreTrainedModel, compute: Compute) -> Way:

@@ -142,7 +142,9 @@ def test_components_by_hand() -> None:
 @pytest.mark.parametrize("scrap", ["window.", "<|bos|><|bos|> window.", "", "."])
 def test_scraps_lose_against_any_reply_that_reads(scrap: str) -> None:
     """A policy that has fallen to pieces must not be paid for ending its sentence."""
-    assert gold_utility(SOUP, scrap) < gold_utility(SOUP, "Some people do it and some people do not. Stir in a little cream.")
+    assert gold_utility(SOUP, scrap) < gold_utility(
+        SOUP, "Some people do it and some people do not. Stir in a little cream."
+    )
 
 
 def test_readable_counts_known_neighbours() -> None:

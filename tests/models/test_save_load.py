@@ -139,9 +139,9 @@ def test_a_reward_model_is_not_taken_for_a_policy(llama: Path, tmp_path: Path) -
         load_policy(str(tmp_path / "reward"), Compute())
 
 
-@pytest.mark.parametrize("name", ["absent/folder", "no-such-model"])
+@pytest.mark.parametrize("name", ["absent/folder", "no-such-model", "./absent", "runs/absent/final"])
 def test_a_model_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=name):
         load_policy(name, Compute())
 
