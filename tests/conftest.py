@@ -11,6 +11,10 @@ from beartype import BeartypeConf, beartype
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+os.environ.setdefault(
+    "HF_HUB_OFFLINE", "1"
+)  # nothing is downloaded, and a name that is nowhere fails at once
+
 _SHAPED = re.compile(r"\b(Float|Int|UInt|Bool|Shaped|Num)\d*\[")
 _check = beartype(
     conf=BeartypeConf(is_pep484_tower=True)

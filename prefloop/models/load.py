@@ -184,6 +184,11 @@ def load_policy(name: str, compute: Compute) -> Policy:
         raise InputError(
             f"model {name!r} lacks weights for {', '.join(missing[:3])}; is it a causal language model? (a reward model is not a policy)"
         )
+    heads = sorted(key for key in info["unexpected_keys"] if key.startswith(("score.", "classifier.")))
+    if heads:  # with tied embeddings nothing is missing, and a trunk bent to scoring would pass for a policy
+        raise InputError(
+            f"model {name!r} has a head {heads[0]}, which scores texts; name a causal language model (a reward model is not a policy)"
+        )
     return as_policy(model, compute)
 
 

@@ -87,7 +87,7 @@ class Run:
         self._resources = resources
         self._stop = StopSignal(shown=world.is_main)
         self._progress = Progress(
-            stage=stage, start=self.start, total=total_steps, headline=headline, shown=False
+            stage=stage, start=self.start, total=total_steps, headline=headline, shown=world.is_main
         )
         self._began = time.monotonic()
         self._finished = False

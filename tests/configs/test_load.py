@@ -11,7 +11,7 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prefloop.configs.common import Optim, RunSettings
+from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.load import Given, load_config, names_of, nearest, overlay, types_of
 from prefloop.configs.ppo import PPOConfig
@@ -246,10 +246,20 @@ def test_what_a_run_writes_reads_back_as_the_same_settings(
     check()
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["\x85", "a\u2028b", "é", " a ", "1e5", "no", "~", "#", "a: b", "\t", "\r\n", "\x00", "\ufeff", "日本"],
+)
+def test_text_that_yaml_could_read_as_something_else(text: str, tmp_path: Path) -> None:
+    config = SFTConfig(run=RunSettings(out=text), data=Data(source=text, split=text), model=text)
+    describe(tmp_path, config)
+    assert load_config(SFTConfig, tmp_path / "config.yaml") == config
+
+
 @given(config=configs(SampleConfig))
 def test_settings_without_a_run_read_back_too(
     config: SampleConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = tmp_path_factory.mktemp("sample") / "settings.yaml"
-    file.write_text(yaml.safe_dump(dataclasses.asdict(config), allow_unicode=True), encoding="utf-8")
+    file.write_text(yaml.safe_dump(dataclasses.asdict(config)), encoding="utf-8")
     assert load_config(SampleConfig, file) == config
