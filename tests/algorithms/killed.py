@@ -1,7 +1,8 @@
 """Runs that are killed: `python -m tests.algorithms.killed PROJECT`, looked at by `test_resume.py`.
 
 Children are forked from one process that has PyTorch loaded. Each stage is killed by SIGKILL some time after it has saved another step,
-resumed and killed again; the last child finishes.
+resumed and killed again; the last child finishes. A child that is to be killed waits in its second step: however fast the machine, it cannot
+finish first.
 """
 
 import os
@@ -10,9 +11,11 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from prefloop.runtime import Run
 from prefloop.runtime.checkpoint import Checkpoints
 from tests.algorithms.small import resumed, settings, train
 from tests.runtime.trials import ended, fork
@@ -30,15 +33,29 @@ def main() -> None:
         for kill in range(KILLS + 1):
             before = latest(out)
             config = resumed(settings(name, project, out=out.name), save_every=1)
-            child = fork(lambda: void(train(config)), out.with_suffix(".out"))  # noqa: B023
             if kill < KILLS:
+                child = fork(lambda: train_until(before + 2, config), out.with_suffix(".out"))  # noqa: B023
                 wait_for_step(out, before + 1)
                 time.sleep(chance.random() * 0.1)
                 os.kill(child, signal.SIGKILL)
                 assert ended(child) == -signal.SIGKILL
             else:
+                child = fork(lambda: void(train(config)), out.with_suffix(".out"))  # noqa: B023
                 assert ended(child) == 0, out.with_suffix(".out").read_text()
         out.with_suffix(".kills").write_text(str(KILLS))
+
+
+def train_until(step: int, config: Any) -> None:
+    """Train, and wait for ever where a step would end."""
+    log = Run.log
+
+    def log_or_wait(self: Run, now: int, *args: Any, **kwargs: Any) -> None:
+        while now >= step:
+            time.sleep(1)
+        log(self, now, *args, **kwargs)
+
+    Run.log = log_or_wait
+    train(config)
 
 
 def latest(out: Path) -> int:
