@@ -99,7 +99,7 @@ NOT_BUILT = {
 }
 """Rows about what prefloop does not have (yet)."""
 
-_MARK = re.compile(r"#((?: [MNKCDR]\d+)+)\s*$")
+MARK = re.compile(r"#((?: [MNKCDR]\d+)+)\s*$")
 
 
 def marked() -> dict[str, list[str]]:
@@ -110,7 +110,7 @@ def marked() -> dict[str, list[str]]:
         for line in file.read_text(encoding="utf-8").splitlines():
             begun = re.match(r"\s*def (test_\w+)", line)
             name = begun.group(1) if begun else name
-            mark = _MARK.search(line)
+            mark = MARK.search(line)
             if mark and name:
                 for row in mark.group(1).split():
                     test = f"{file.relative_to(REPOSITORY)}::{name}"

@@ -1,6 +1,8 @@
 """The page of silent bugs says what the tests say."""
 
-from tests.silent_bugs import NOT_BUILT, PAGE, ROWS, marked, page
+import re
+
+from tests.silent_bugs import MARK, NOT_BUILT, PAGE, REPOSITORY, ROWS, marked, page
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -18,3 +20,28 @@ def test_the_comment_of_a_test_is_found_over_several_lines() -> None:
     tests = marked()
     assert "tests/algorithms/test_ppo.py::test_values_do_not_depend_on_the_temperature" in tests["K2"]
     assert "tests/algorithms/test_dpo.py::test_begins_at_ln_2_and_learns_the_preference" in tests["K9"]
+
+
+def test_no_mark_is_written_so_that_it_is_not_found() -> None:
+    """A comma between two rows, or words behind them, and a test would be missing from the page."""
+    lost = [
+        f"{file.relative_to(REPOSITORY)}:{number}: {line.strip()}"
+        for file in sorted((REPOSITORY / "tests").rglob("test_*.py"))
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"#[^\"']*\b[MNKCDR]\d+\b", line) and not MARK.search(line)
+    ]
+    assert lost == []
+
+
+def test_every_row_has_a_test_or_says_why_not() -> None:
+    rows = {row for rows in ROWS.values() for row in rows}
+    assert rows - marked().keys() - NOT_BUILT.keys() == set()
+
+
+def test_rows_are_those_of_the_list_this_page_was_made_from() -> None:
+    """16 of masks, 9 of normalisation, 15 of KL, 9 of critics, 10 of data, 8 of checkpoints, numbered without a gap."""
+    counts = [16, 9, 15, 9, 10, 8]
+    expected = [
+        f"{letter}{n}" for letter, count in zip("MNKCDR", counts, strict=True) for n in range(1, count + 1)
+    ]
+    assert [row for rows in ROWS.values() for row in rows] == expected

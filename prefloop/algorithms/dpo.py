@@ -13,11 +13,12 @@ from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import comparisons, store_of
-from prefloop.algorithms.opening import open_policy, parameters_of, replayable
-from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.opening import check_room, open_policy, open_reference, parameters_of, replayable
+from prefloop.algorithms.provenance import START, Models, RunRecord, models_read
 from prefloop.algorithms.reference import reference_logprobs
 from prefloop.configs.dpo import DPOConfig
 from prefloop.losses import (
@@ -30,7 +31,6 @@ from prefloop.losses import (
     pairwise_accuracy,
     sequence_sum,
 )
-from prefloop.models.load import load_policy, weights_sha256
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy
 from prefloop.rollout.scoring import summed_logprobs
@@ -44,6 +44,7 @@ def train(config: DPOConfig) -> Path:
     world = start_world(config.compute.device)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     inputs = comparisons(config.data, tokenizer, store_of(config.run.out, config.run.store), world)
+    models = models_read(world, model=config.model, reference=config.reference)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
     with (
         Run.open(
@@ -53,16 +54,17 @@ def train(config: DPOConfig) -> Path:
             total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
             world=world,
             headline=("accuracy", "margin"),
-            fingerprint={"data": inputs.read.sha256},
+            reads={"data": inputs.read.content, **models.contents},
         ) as run,
         RunRecord(stage="dpo", config=config, settings=config.run, world=world) as record,
     ):
         run.say(inputs.read.summary)
         opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
-        record.begin(start=config.model, models={"reference": config.reference}, reads=[inputs.read])
+        check_room(opened.role, inputs.train, inputs.heldout)
+        record.begin(models=models, reads=[inputs.read])
         policy = opened.role
         groups = [*inputs.train.groups, *inputs.heldout.groups]
-        reference = _reference(config, policy, groups, run).view(-1, 2)
+        reference = _reference(config, models, policy, tokenizer, groups, run).view(-1, 2)
         updater = Updater(
             [parameters_of(policy, config.optim, name="policy")],
             total_steps=run.total_steps,
@@ -73,11 +75,13 @@ def train(config: DPOConfig) -> Path:
         if run.resumed:
             updater.load_state(run.resumed["updater"])
 
+        unchecked = not run.start and models.reference_is_start()
         for step in run.steps(save=opened.save, state=lambda: {"updater": updater.state()}):
             places = world.share(batches.at(step))
             metrics = _step(config, updater, policy, [groups[i] for i in places], reference[places], world)
-            if step == 1 and config.reference in ("", config.model):
+            if unchecked and not metrics["skipped"]:  # a step that was skipped has changed nothing
                 _check_start(config, metrics)
+                unchecked = False
             if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
                 metrics |= _heldout_metrics(
                     config, policy, inputs.heldout.groups, reference[len(inputs.train) :], world
@@ -87,17 +91,24 @@ def train(config: DPOConfig) -> Path:
         return run.final
 
 
-def _reference(config: DPOConfig, policy: Policy, groups: Sequence[Group], run: Run) -> Float[Tensor, " B"]:
+def _reference(
+    config: DPOConfig,
+    models: Models,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    groups: Sequence[Group],
+    run: Run,
+) -> Float[Tensor, " B"]:
     """Reference log-probabilities of chosen, rejected, chosen, ...: those of the starting policy unless another is named."""
-    name = config.reference or config.model
+    role = "reference" if config.reference else START
     is_start = not run.start and not config.reference
-    model = policy if is_start else load_policy(name, config.compute)
+    model = policy if is_start else open_reference(models.names[role], tokenizer, config.compute)
     return reference_logprobs(
         model,
         groups,
-        weights=run.world.on_main(lambda: weights_sha256(name)),
+        weights=models.sha256[role],
         tokens=config.compute.micro_batch_tokens,
-        cache=Path(config.reference_cache or Path(config.run.out).parent / "cache"),
+        cache=_cache(config),
         world=run.world,
     )
 
@@ -174,4 +185,18 @@ def _check_start(config: DPOConfig, metrics: dict[str, float]) -> None:
     """Before the first update policy = reference, so the loss has a known value; anything else is a bug or a wrong reference."""
     expected = expected_at_start("dpo", beta=config.beta, label_smoothing=config.label_smoothing)
     observed = metrics["loss"] - config.sft_coef * metrics["nll"]
-    check_start("dpo", observed, expected, tolerance=1e-3 if config.compute.dtype == "float32" else 5e-2)
+    tolerance = 1e-3 if config.compute.dtype == "float32" else 5e-2
+    check_start("dpo loss", observed, expected, tolerance, way_out=_way_out(config))
+
+
+def _way_out(config: DPOConfig) -> str:
+    cache = f"remove the stored reference log-probabilities in {_cache(config)}"
+    return (
+        f"{cache}, or set compute.dtype float32 and compute.attention padded; if it stays, the model's own code is not "
+        "deterministic (dropout, state kept between calls), or this is a fault of prefloop: please report it"
+    )
+
+
+def _cache(config: DPOConfig) -> Path:
+    """Where reference log-probabilities are kept."""
+    return Path(config.reference_cache or Path(config.run.out).parent / "cache")

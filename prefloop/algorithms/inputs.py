@@ -20,6 +20,7 @@ from prefloop.data.load import Loaded
 from prefloop.data.store import Filters, Source, Store
 from prefloop.errors import InputError
 from prefloop.records import Comparison, Conversation, Demonstration, Prompt, Text
+from prefloop.runtime.checkpoint import Content
 from prefloop.runtime.world import World
 from prefloop.text import encode_all, encode_prompts
 from prefloop.text.groups import Group
@@ -42,10 +43,12 @@ class Examples(Generic[R]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
-    """Prompts, and each one's tokens."""
+    """Prompts, each one's tokens, and where it stands."""
 
     records: tuple[Prompt, ...]
     ids: list[list[int]]
+    origins: tuple[str, ...]
+    """`file:line`, or the store and the place in it."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -61,6 +64,12 @@ class Read:
     """Of all records read, trained on and held out."""
     summary: str
 
+    @property
+    def content(self) -> Content:
+        """For the fingerprint of a run that reads it."""
+        names = ", ".join(source.name for source in self.sources) or STORE
+        return Content(what=f"the data of {names}", sha256=self.sha256)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs(Generic[R]):
@@ -71,7 +80,7 @@ class Inputs(Generic[R]):
     read: Read
 
 
-def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> tuple[tuple[R, ...], Read]:
+def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> tuple[Loaded[R], Read]:
     if not data.source:
         raise InputError("data.source is empty; name a file, a folder or a data set")
     if data.source == STORE:
@@ -81,7 +90,7 @@ def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> t
     loaded = load(data.source, split=data.split, skip_bad=data.skip_bad, limit=data.limit, **options)
     digest = content_hash(loaded.records)
     source = Source(name=data.source, sha256=digest, rows=len(loaded.records))
-    return loaded.records, Read(sources=(source,), exports=(), sha256=digest, summary=str(loaded.summary))
+    return loaded, Read(sources=(source,), exports=(), sha256=digest, summary=str(loaded.summary))
 
 
 def _part(records: Sequence[R], read: Read, data: Data, tokenizer: PreTrainedTokenizerBase) -> Inputs[R]:
@@ -119,8 +128,8 @@ def demonstrations(
     """Demonstrations and conversations from a file or data set."""
 
     def work() -> Inputs[Demonstration | Conversation]:
-        records, read = _from_files(data, load_demonstrations)
-        return _part(records, read, data, tokenizer)
+        loaded, read = _from_files(data, load_demonstrations)
+        return _part(loaded.records, read, data, tokenizer)
 
     return world.on_main(work)
 
@@ -132,8 +141,8 @@ def comparisons(
 
     def work() -> Inputs[Comparison]:
         if data.source != STORE:
-            records, read = _from_files(data, load_comparisons)
-            return _part(records, read, data, tokenizer)
+            loaded, read = _from_files(data, load_comparisons)
+            return _part(loaded.records, read, data, tokenizer)
         with Store.open(store, create=False) as opened:
             export = opened.export("comparisons", Filters(), skip_bad=data.skip_bad)
             everything = opened.exported(export.id)
@@ -158,31 +167,42 @@ def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple
         records = records[: data.limit] if data.limit else records
         summary = f"{store}: {len(records)} of {export.rows} prompts (export {export.id})."
         read = Read(sources=(), exports=(export.id,), sha256=content_hash(records), summary=summary)
+        origins = tuple(f"{store}: prompt {place + 1}" for place in range(len(records)))
     else:
-        records, read = _from_files(data, load_prompts)
+        loaded, read = _from_files(data, load_prompts)
+        records, origins = loaded.records, loaded.origins
     encoded = encode_prompts(
         tokenizer,
         records,
         max_prompt_tokens=data.max_prompt_tokens,
         overlong=data.overlong,
         skip_bad=data.skip_bad,
+        origins=origins,
     )
     kept = [records[place] for place in encoded.kept]
     train, heldout = split(kept, heldout=data.heldout)
-    ids = dict(zip((prompt.sha256 for prompt in kept), encoded.prompts, strict=True))
+    known = {
+        prompt.sha256: (ids, origins[place])
+        for prompt, ids, place in zip(kept, encoded.prompts, encoded.kept, strict=True)
+    }
+
+    def part(some: Sequence[Prompt]) -> Prompts:
+        found = [known[prompt.sha256] for prompt in some]
+        return Prompts(
+            records=tuple(some),
+            ids=[ids for ids, _ in found],
+            origins=tuple(origin for _, origin in found),
+        )
+
     summary = f"{read.summary} As tokens: {encoded.describe()}. Train {len(train)}, held out {len(heldout)}."
     read = Read(sources=read.sources, exports=read.exports, sha256=read.sha256, summary=summary)
-    return (
-        Prompts(records=tuple(train), ids=[ids[prompt.sha256] for prompt in train]),
-        Prompts(records=tuple(heldout), ids=[ids[prompt.sha256] for prompt in heldout]),
-        read,
-    )
+    return part(train), part(heldout), read
 
 
 def texts(data: Data) -> tuple[tuple[Text, ...], tuple[Text, ...], Read]:
     """Documents: (train, held out, where they came from)."""
-    records, read = _from_files(data, load_texts)
-    train, heldout = split(records, heldout=data.heldout)
+    loaded, read = _from_files(data, load_texts)
+    train, heldout = split(loaded.records, heldout=data.heldout)
     if not train:
         raise InputError(f"{data.source}: no text to train on; lower data.heldout, or give more data")
     summary = f"{read.summary} Train {len(train)}, held out {len(heldout)}."

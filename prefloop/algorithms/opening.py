@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from prefloop.algorithms.inputs import Examples, Prompts
 from prefloop.configs.common import Compute, LoRA, Optim
 from prefloop.models.load import (
     load_policy,
@@ -16,9 +17,10 @@ from prefloop.models.load import (
     save_policy,
 )
 from prefloop.models.lora import ADAPTER, load_adapter_weights, lora_policy, lora_reward_model, save_merged
-from prefloop.models.roles import BASE, Critic, Policy, RewardModel
+from prefloop.models.roles import BASE, Critic, Policy, RewardModel, vocabulary_size
+from prefloop.models.trunk import check_length
 from prefloop.runtime import ParameterGroup, Run, StateTree
-from prefloop.text import check_vocabulary
+from prefloop.text import check_same_tokens, check_vocabulary, load_tokenizer
 from prefloop.text.groups import Group
 
 Role = TypeVar("Role", Policy, RewardModel)
@@ -68,9 +70,41 @@ def open_reward_model(
     return Opened(role=adapted, save=lambda folder: save_merged(adapted, peft, tokenizer, folder))
 
 
-def vocabulary_size(role: Policy | RewardModel) -> int:
-    """Rows of the input embedding."""
-    return role.model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportReturnType, reportAttributeAccessIssue, reportIndexIssue]
+def open_reference(name: str, tokenizer: PreTrainedTokenizerBase, compute: Compute) -> Policy:
+    """A reference of its own, frozen. Raises `InputError` where its tokens are not the policy's: the same ids would mean other text."""
+    theirs = load_tokenizer(name, trust_remote_code=compute.trust_remote_code)
+    check_same_tokens(tokenizer, theirs, what=f"reference {name!r}")
+    reference = load_policy(name, compute)
+    check_vocabulary(tokenizer, vocabulary_size(reference))
+    reference.requires_grad_(False)
+    return reference
+
+
+_SHORTER = "shorten it, or lower data.max_prompt_tokens or data.max_completion_tokens (see data.overlong)"
+
+
+def check_room(role: Policy | RewardModel, *parts: Examples[Any]) -> None:
+    """Raise `InputError` for the first example with more tokens than the model has positions, before a step is paid for."""
+    for examples in parts:
+        for record, group in zip(examples.records, examples.groups, strict=True):
+            where = f"{record.origin}: the prompt with its longest completion"
+            check_length(role.model, longest_of(group), what=where, way_out=_SHORTER)
+
+
+def longest_of(group: Group) -> int:
+    """Tokens of a prompt with its longest completion."""
+    return len(group.prompt) + max(map(len, group.completions))
+
+
+def check_prompt_room(role: Policy | Critic, prompts: Prompts, *, new_tokens: int) -> None:
+    """The same for prompts that are to be answered with up to `new_tokens` tokens."""
+    for ids, origin in zip(prompts.ids, prompts.origins, strict=True):
+        check_length(
+            role.model,
+            len(ids) + new_tokens,
+            what=f"{origin}: the prompt with sampling.max_new_tokens = {new_tokens}",
+            way_out="shorten the prompt, or lower data.max_prompt_tokens (see data.overlong) or sampling.max_new_tokens",
+        )
 
 
 def parameters_of(role: Policy | RewardModel | Critic, optim: Optim, *, name: str) -> ParameterGroup:

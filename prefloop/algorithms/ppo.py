@@ -33,8 +33,9 @@ from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import Prompts, prompts, store_of
+from prefloop.algorithms.opening import check_prompt_room, longest_of
 from prefloop.algorithms.ppo_roles import Roles, open_ptx, open_roles
-from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.algorithms.sft import trained_tokens
 from prefloop.configs.ppo import PPOConfig
 from prefloop.errors import InputError
@@ -64,6 +65,7 @@ from prefloop.losses import (
 )
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import scatter_tokens
+from prefloop.models.trunk import check_length
 from prefloop.rollout import Rollout, make_rollout, sample
 from prefloop.runtime import Metrics, Run, World, start_world
 from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
@@ -102,6 +104,10 @@ def train(config: PPOConfig) -> Path:
     if not len(train_prompts):
         raise InputError(f"{config.data.source}: no prompt to train on; lower data.heldout, or give more")
     ptx, ptx_reads = open_ptx(config, tokenizer, world)
+    reads = [read, *ptx_reads]
+    data = {name: one.content for name, one in zip(("data", "ptx_data"), reads, strict=False)}
+    reward_model = "" if ":" in config.reward_model else config.reward_model
+    models = models_read(world, model=config.model, reference=config.reference, reward_model=reward_model)
     batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
     with (
         Run.open(
@@ -111,22 +117,22 @@ def train(config: PPOConfig) -> Path:
             total_steps=config.steps,
             world=world,
             headline=("score", "kl"),
-            fingerprint={"data": read.sha256, "ptx_data": [read.sha256 for read in ptx_reads]},
+            reads={**data, **models.contents},
         ) as run,
         RunRecord(stage="ppo", config=config, settings=config.run, world=world) as record,
     ):
-        run.say(read.summary)
+        for each in reads:
+            run.say(each.summary)
         if config.kl.placement == "reward" and config.kl.estimator != "k1":
             run.say(
                 f"kl.estimator {config.kl.estimator} in the reward does not pull to the reference as a KL does; k1 does (docs/ppo.md)"
             )
         roles = open_roles(config, tokenizer, run)
-        reward_model = "" if ":" in config.reward_model else config.reward_model
-        record.begin(
-            start=config.model,
-            models={"reference": config.reference, "reward_model": reward_model},
-            reads=[read, *ptx_reads],
-        )
+        for role in (roles.policy, roles.reference, roles.critic):
+            check_prompt_room(role, train_prompts, new_tokens=config.sampling.max_new_tokens)
+        if ptx:
+            check_length(roles.policy.model, max(map(longest_of, ptx)), what=f"{config.ptx}: a record")
+        record.begin(models=models, reads=reads)
         adaptive = Adaptive(kl_coef=config.kl.coef, scores=RunningMoments())
         if run.resumed:
             roles.load_state(run.resumed["roles"])
@@ -142,10 +148,10 @@ def train(config: PPOConfig) -> Path:
             rollout = _sample(config, roles, train_prompts, chosen, step, stop_ids, decode, world)
             scores = roles.score(rollout)
             experience, metrics = _judge(config, roles, rollout, scores, adaptive, world)
-            if step == 1 and config.reference in ("", config.model):
-                check_start("kl", metrics["kl_distance"], expected_at_start("kl"), _tolerance(config))
+            if step == 1 and models.reference_is_start():
+                _check_start(config, "kl", metrics["kl_distance"])
             learned = _learn(config, roles, experience, ptx, adaptive.kl_coef, step, world)
-            check_start("ratio", 1 + learned["ratio"], expected_at_start("ratio"), _tolerance(config))
+            _check_start(config, "ratio", 1 + learned["ratio"])
             if config.kl.target:
                 adaptive.kl_coef = _controlled(config, adaptive.kl_coef, metrics["kl"], len(chosen))
             run.log(step, {**metrics, **learned})
@@ -166,9 +172,18 @@ SAMPLES_EVERY = 10
 SAMPLES_SHOWN = 8
 
 
-def _tolerance(config: PPOConfig) -> float:
-    """How far float noise may take a ratio from 1 or a log-ratio from 0 between two forward passes of other micro-batches."""
-    return 2e-3 if config.compute.dtype == "float32" else 0.1
+def _check_start(config: PPOConfig, name: str, observed: float) -> None:
+    """What must hold before a step's first update; float noise between two forward passes of other micro-batches is let pass."""
+    tolerance = 2e-3 if config.compute.dtype == "float32" else 0.1
+    check_start(
+        name,
+        observed,
+        expected_at_start(name),
+        tolerance,
+        way_out=f"raise sampling.temperature (it is {config.sampling.temperature}, and logits are divided by it), or set "
+        "compute.dtype float32 and compute.attention padded; if it stays, the model's own code is not deterministic (dropout, "
+        "state kept between calls), or this is a fault of prefloop: please report it",
+    )
 
 
 def _sample(

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.inputs import Read, demonstrations, texts
-from prefloop.algorithms.opening import parameters_of, replayable, vocabulary_size
+from prefloop.algorithms.opening import open_reference, parameters_of, replayable
 from prefloop.configs.ppo import PPOConfig
 from prefloop.errors import InputError
 from prefloop.models.average import MovingAverage
@@ -37,10 +37,10 @@ from prefloop.models.lora import (
     save_merged,
 )
 from prefloop.models.packing import Batch, micro_batches
-from prefloop.models.roles import BASE, Critic, Policy, RewardModel, scalar_head
+from prefloop.models.roles import BASE, Critic, Policy, RewardModel, scalar_head, vocabulary_size
 from prefloop.rollout import Rollout, load_function
 from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
-from prefloop.text import check_vocabulary, completions_group, load_tokenizer, pretraining_blocks
+from prefloop.text import check_vocabulary, load_tokenizer, pretraining_blocks
 from prefloop.text.groups import Group
 
 CRITIC, EMA = "critic", "ema"
@@ -142,7 +142,7 @@ def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) 
         # On a shared trunk the configuration in memory is the policy's.
         on_trunk = reward_model.adapter_name != BASE
         moments = stored_reward_moments(config.reward_model) if on_trunk else reward_moments(reward_model)
-    reference = _reference(config, policy, run)
+    reference = _reference(config, policy, tokenizer, run)
 
     per_step = config.epochs * config.minibatches
     policy_groups = [parameters_of(policy, config.optim, name="policy")]
@@ -284,17 +284,13 @@ def _frozen_reward_model(config: PPOConfig) -> RewardModel:
     return reward_model
 
 
-def _reference(config: PPOConfig, policy: Policy, run: Run) -> Policy:
+def _reference(config: PPOConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, run: Run) -> Policy:
     """The policy's starting weights, frozen, unless another model is named. With an adapter: the trunk with it off."""
     if config.reference and config.reference != config.model:
-        reference = load_policy(config.reference, config.compute)
-        reference.requires_grad_(False)
-        return reference
+        return open_reference(config.reference, tokenizer, config.compute)
     if policy.adapter_name != BASE or not run.start:
         return policy.frozen_copy()
-    reference = load_policy(config.model, config.compute)
-    reference.requires_grad_(False)
-    return reference
+    return open_reference(config.model, tokenizer, config.compute)
 
 
 def _with_average(
@@ -314,18 +310,10 @@ def _model_score(
 ) -> Score:
     """Scores by a reward model: on the sampled tokens where it reads the same ones, else on the text in its own tokens."""
     theirs = load_tokenizer(config.reward_model, trust_remote_code=config.compute.trust_remote_code)
-    same = theirs.get_vocab() == tokenizer.get_vocab() and theirs.chat_template == tokenizer.chat_template
     check_vocabulary(theirs, vocabulary_size(reward_model))
 
     def score(rollout: Rollout) -> Tensor:
-        groups = (
-            rollout.groups
-            if same
-            else [
-                completions_group(theirs, prompt, texts, ended=ended)
-                for prompt, texts, ended in zip(rollout.prompts, rollout.texts, rollout.ended, strict=True)
-            ]
-        )
+        groups = rollout.groups_for(theirs, policy=tokenizer)
         out = torch.zeros(len(rollout), device=world.device)
         with torch.no_grad():
             for part in micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device):

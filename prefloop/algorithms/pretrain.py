@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import texts
-from prefloop.algorithms.opening import parameters_of, vocabulary_size
-from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.opening import parameters_of
+from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.algorithms.sft import likelihood_metrics, likelihood_step
 from prefloop.configs.pretrain import PretrainConfig
 from prefloop.models.load import load_policy, new_language_model, save_policy
-from prefloop.models.roles import Policy
+from prefloop.models.roles import Policy, vocabulary_size
+from prefloop.models.trunk import check_length
 from prefloop.runtime import Run, Updater, start_world
 from prefloop.text import check_vocabulary, load_tokenizer, pretraining_blocks, train_tokenizer
 
@@ -36,6 +37,7 @@ def train(config: PretrainConfig) -> Path:
     )
     blocks = pretraining_blocks(tokenizer, [text.text for text in train_texts], config.block_tokens)
     heldout = pretraining_blocks(tokenizer, [text.text for text in heldout_texts], config.block_tokens)
+    models = models_read(world, model=config.model)
     batches = Batches(count=len(blocks), size=config.batch_blocks, seed=config.run.seed)
     with (
         Run.open(
@@ -44,8 +46,8 @@ def train(config: PretrainConfig) -> Path:
             config=config,
             total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
             world=world,
-            headline=("loss", "heldout_perplexity"),
-            fingerprint={"data": read.sha256},
+            headline=("loss", "heldout_perplexity", "grad_norm"),
+            reads={"data": read.content, **models.contents},
         ) as run,
         RunRecord(stage="pretrain", config=config, settings=config.run, world=world) as record,
     ):
@@ -54,7 +56,7 @@ def train(config: PretrainConfig) -> Path:
             f"{sum(block.tokens for block in blocks):,} tokens in {len(blocks)} blocks, vocabulary {len(tokenizer)}"
         )
         policy = _open(config, tokenizer, run)
-        record.begin(start=config.model, reads=[read])
+        record.begin(models=models, reads=[read])
         updater = Updater(
             [parameters_of(policy, config.optim, name="policy")],
             total_steps=run.total_steps,
@@ -86,4 +88,5 @@ def _open(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase, run: Run) 
         return new_language_model(config.architecture, tokenizer, config.compute, seed=config.run.seed)
     policy = load_policy(source, config.compute)
     check_vocabulary(tokenizer, vocabulary_size(policy))
+    check_length(policy.model, config.block_tokens, what="a block", way_out="lower block_tokens")
     return policy

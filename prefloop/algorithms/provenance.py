@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,8 +11,47 @@ from prefloop.algorithms.inputs import Read, store_of
 from prefloop.configs.common import RunSettings
 from prefloop.data.store import Store
 from prefloop.errors import InputError
-from prefloop.models.load import weights_sha256
+from prefloop.models.weights import weights_sha256
+from prefloop.runtime.checkpoint import Content
 from prefloop.runtime.world import World
+
+START = "model"
+"""The role of the model that a run goes on from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Models:
+    """The models a run reads, by role, with the hashes of their weights: taken once, before anything is loaded."""
+
+    names: Mapping[str, str]
+    sha256: Mapping[str, str]
+
+    @property
+    def contents(self) -> dict[str, Content]:
+        """For the run's fingerprint."""
+        return {
+            f"weights.{role}": Content(what=f"the weights of {role} {name}", sha256=self.sha256[role])
+            for role, name in self.names.items()
+        }
+
+    def reference_is_start(self) -> bool:
+        """Whether the reference has the weights that the policy starts with; it has where none is named."""
+        return "reference" not in self.names or self.sha256["reference"] == self.sha256[START]
+
+
+def models_read(world: World, **names: str) -> Models:
+    """Hash the weights of models by role, the same name once; empty names are left out.
+
+    Raises:
+        InputError: There is no such model, or it has no safetensors weights.
+    """
+    given = {role: name for role, name in names.items() if name}
+
+    def work() -> dict[str, str]:
+        return {name: weights_sha256(name) for name in dict.fromkeys(given.values())}
+
+    by_name = world.on_main(work)
+    return Models(names=given, sha256={role: by_name[name] for role, name in given.items()})
 
 
 class RunRecord:
@@ -26,24 +65,21 @@ class RunRecord:
         self._store = store_of(settings.out, settings.store)
         self._id = 0
 
-    def begin(
-        self, *, start: str = "", models: Mapping[str, str] | None = None, reads: Sequence[Read] = ()
-    ) -> None:
-        """Write down that the run begins. `start` is the model it goes on from, `models` others by role; empty names are left out."""
+    def begin(self, *, models: Models, reads: Sequence[Read] = ()) -> None:
+        """Write down that the run begins, from which models and data."""
 
         def work() -> None:
             with Store.open(self._store) as store:
                 known = {
                     role: store.add_checkpoint(
-                        name_in_store(name, store), kind=_kind(role), weights_sha256=weights_sha256(name)
+                        name_in_store(name, store), kind=_kind(role), weights_sha256=models.sha256[role]
                     )
-                    for role, name in {"start": start, **(models or {})}.items()
-                    if name
+                    for role, name in models.names.items()
                 }
                 self._id = store.begin_training_run(
                     self._stage,
                     config=asdict(self._config),
-                    start=known.pop("start", None),
+                    start=known.pop(START, None),
                     models_read=known,
                     exports=[export for read in reads for export in read.exports],
                     sources=[source for read in reads for source in read.sources],

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import comparisons, store_of
-from prefloop.algorithms.opening import open_reward_model, parameters_of, replayable
-from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.opening import check_room, open_reward_model, parameters_of, replayable
+from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.configs.reward import RewardConfig
 from prefloop.losses import bradley_terry, centring, example_mean, pairwise_accuracy
 from prefloop.models.load import set_reward_moments
@@ -35,6 +35,7 @@ def train(config: RewardConfig) -> Path:
     world = start_world(config.compute.device)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     inputs = comparisons(config.data, tokenizer, store_of(config.run.out, config.run.store), world)
+    models = models_read(world, model=config.model)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
     tokens = config.compute.micro_batch_tokens
     with (
@@ -45,13 +46,14 @@ def train(config: RewardConfig) -> Path:
             total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
             world=world,
             headline=("loss", "accuracy"),
-            fingerprint={"data": inputs.read.sha256},
+            reads={"data": inputs.read.content, **models.contents},
         ) as run,
         RunRecord(stage="reward", config=config, settings=config.run, world=world) as record,
     ):
         run.say(inputs.read.summary)
         opened = open_reward_model(config.model, tokenizer, config.lora, config.compute, run)
-        record.begin(start=config.model, reads=[inputs.read])
+        check_room(opened.role, inputs.train, inputs.heldout)
+        record.begin(models=models, reads=[inputs.read])
         reward_model = opened.role
         updater = Updater(
             [parameters_of(reward_model, config.optim, name="reward_model")],

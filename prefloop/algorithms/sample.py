@@ -11,14 +11,15 @@ from itertools import islice
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.inputs import Prompts, Read, prompts
-from prefloop.algorithms.opening import vocabulary_size
+from prefloop.algorithms.opening import check_prompt_room
 from prefloop.algorithms.provenance import name_in_store
 from prefloop.configs.common import Sampling
 from prefloop.configs.sample import SampleConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
-from prefloop.models.load import load_policy, weights_sha256
-from prefloop.models.roles import Policy
+from prefloop.models.load import load_policy
+from prefloop.models.roles import Policy, vocabulary_size
+from prefloop.models.weights import weights_sha256
 from prefloop.records import Completion, Prompt
 from prefloop.rollout import make_rollout, sample
 from prefloop.runtime.interrupt import Interrupted
@@ -37,6 +38,7 @@ def sample_completions(config: SampleConfig) -> str:
     chosen, read = world.on_main(lambda: _prompts(config, tokenizer))
     policy = load_policy(config.model, config.compute)
     check_vocabulary(tokenizer, vocabulary_size(policy))
+    check_prompt_room(policy, chosen, new_tokens=config.sampling.max_new_tokens)
     name, checkpoint = world.on_main(lambda: _add_checkpoint(config))
     missing = world.on_main(lambda: _missing(config, checkpoint, chosen))
     k, size = config.completions_per_prompt, max(1, ROUNDS * config.sampling.batch_size * world.size)
@@ -45,7 +47,7 @@ def sample_completions(config: SampleConfig) -> str:
         stage="sample",
         start=(len(chosen) - len(missing)) * k,
         total=len(chosen) * k,
-        headline=(),
+        headline=("tokens", "ended"),
         shown=world.is_main,
         unit="completion",
     )
@@ -61,6 +63,7 @@ def sample_completions(config: SampleConfig) -> str:
             new = [one for i in range(len(places)) for one in shares[i % world.size][i // world.size]]
             world.on_main(lambda new=new: _write(config.store, new, checkpoint))
             written += new
+            progress.numbers(_means(written))
     except KeyboardInterrupt:
         done = (len(chosen) - len(missing)) * k + len(written)
         raise Interrupted(
@@ -80,6 +83,7 @@ def _prompts(config: SampleConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[
     chosen = Prompts(
         records=tuple(prompt for part in parts for prompt in part.records),
         ids=[ids for part in parts for ids in part.ids],
+        origins=tuple(origin for part in parts for origin in part.origins),
     )
     if not len(chosen):
         raise InputError(
@@ -125,13 +129,6 @@ def _draw(
     progress: Progress,
 ) -> list[list[Completion]]:
     """This process's share of a round, K completions a prompt."""
-    shown = 0
-
-    def show(done: int) -> None:
-        nonlocal shown
-        progress.advance((done - shown) * world.size)  # the others are about as fast
-        shown = done
-
     records, ids = [chosen.records[i] for i in places], [chosen.ids[i] for i in places]
     with policy.active() as model:
         samples = sample(
@@ -142,7 +139,7 @@ def _draw(
             sampling=config.sampling,
             seed=config.seed,
             row_keys=[_key(prompt) for prompt in records],
-            progress=show,
+            progress=progress.follow(processes=world.size),
         )
     rollout = make_rollout(records, ids, samples, lambda tokens: decode_completion(tokenizer, tokens))
     completions = iter(rollout.completions(policy=name, sampling=config.sampling, seed=config.seed))
@@ -159,6 +156,14 @@ def _write(store: str, completions: Sequence[Completion], checkpoint: int) -> No
         opened.add_completions(completions, checkpoint)
 
 
+def _means(completions: Sequence[Completion]) -> dict[str, float]:
+    """Mean tokens, and the share that ended by itself."""
+    return {
+        "tokens": sum(one.tokens for one in completions) / len(completions),
+        "ended": sum(one.ended for one in completions) / len(completions),
+    }
+
+
 def _summary(
     config: SampleConfig, name: str, prompts: int, missing: int, written: Sequence[Completion]
 ) -> str:
@@ -168,10 +173,9 @@ def _summary(
         f"{len(written)} drawn now, {(prompts - missing) * k} were there"
     ]
     if written:
-        tokens = sum(one.tokens for one in written) / len(written)
-        ended = sum(one.ended for one in written) / len(written)
+        means = _means(written)
         lines.append(
-            f"  {tokens:.1f} tokens on average, {ended:.1%} ended by themselves "
+            f"  {means['tokens']:.1f} tokens on average, {means['ended']:.1%} ended by themselves "
             f"(temperature {sampling.temperature}, at most {sampling.max_new_tokens} tokens, seed {config.seed})"
         )
     return "\n".join(lines)

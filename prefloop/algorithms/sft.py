@@ -14,8 +14,8 @@ import torch
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import demonstrations
-from prefloop.algorithms.opening import open_policy, parameters_of, replayable
-from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.opening import check_room, open_policy, parameters_of, replayable
+from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.configs.sft import SFTConfig
 from prefloop.losses import mean_over, sum_and_count
 from prefloop.models.packing import MicroBatch, micro_batches
@@ -30,6 +30,7 @@ def train(config: SFTConfig) -> Path:
     world = start_world(config.compute.device)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     inputs = demonstrations(config.data, tokenizer, world)
+    models = models_read(world, model=config.model)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
     with (
         Run.open(
@@ -38,14 +39,15 @@ def train(config: SFTConfig) -> Path:
             config=config,
             total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
             world=world,
-            headline=("loss", "heldout_loss"),
-            fingerprint={"data": inputs.read.sha256},
+            headline=("loss", "heldout_loss", "grad_norm"),
+            reads={"data": inputs.read.content, **models.contents},
         ) as run,
         RunRecord(stage="sft", config=config, settings=config.run, world=world) as record,
     ):
         run.say(inputs.read.summary)
         opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
-        record.begin(start=config.model, reads=[inputs.read])
+        check_room(opened.role, inputs.train, inputs.heldout)
+        record.begin(models=models, reads=[inputs.read])
         policy = opened.role
         updater = Updater(
             [parameters_of(policy, config.optim, name="policy")],

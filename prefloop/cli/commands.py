@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from typing import Any
 
@@ -21,6 +21,8 @@ class Command:
     positional: tuple[str, ...] = ()
     """Settings that may be given without their flag, in order."""
     examples: tuple[str, ...] = ()
+    single: bool = False
+    """One process does all of it; the others that torchrun has started leave at once."""
     then: str = ""
     """The next command to type, shown when this one has ended; `{}` is what the work returned."""
 
@@ -53,6 +55,7 @@ STAGES: Mapping[str, Command] = {
         summary="pair completions and let a simulated annotator compare them",
         settings="prefloop.configs.label:SimulateConfig",
         work="prefloop.cli.label:simulate",
+        single=True,
         examples=("prefloop label simulate --store runs/first/prefloop.db --utility toy --flip 0.1",),
         then="prefloop reward --model MODEL --data store --store {} --out RUNS/reward",
     ),
@@ -97,6 +100,7 @@ STAGES: Mapping[str, Command] = {
         summary="build the report of a project folder",
         settings="prefloop.configs.project:ReportConfig",
         work="prefloop.cli.project:report",
+        single=True,
         positional=("project",),
         examples=("prefloop report runs/first",),
     ),
@@ -104,6 +108,7 @@ STAGES: Mapping[str, Command] = {
         summary="talk to a model in the terminal",
         settings="prefloop.configs.chat:ChatConfig",
         work="prefloop.rollout.chat:chat",
+        single=True,
         positional=("model",),
         examples=("prefloop chat runs/first/ppo/final", "echo 'How do I make tea?' | prefloop chat MODEL"),
     ),
@@ -111,6 +116,7 @@ STAGES: Mapping[str, Command] = {
         summary="print the data, labels and models that made a checkpoint",
         settings="prefloop.configs.project:LineageConfig",
         work="prefloop.cli.project:lineage",
+        single=True,
         positional=("checkpoint",),
         examples=("prefloop lineage runs/first/ppo/final",),
     ),
@@ -118,6 +124,7 @@ STAGES: Mapping[str, Command] = {
         summary="say what a source holds, and every bad row",
         settings="prefloop.configs.data:CheckConfig",
         work="prefloop.cli.data:check",
+        single=True,
         positional=("source",),
         examples=("prefloop data check comparisons.jsonl --against test.jsonl",),
     ),
@@ -125,6 +132,7 @@ STAGES: Mapping[str, Command] = {
         summary="put the records of a source into a store",
         settings="prefloop.configs.data:ImportConfig",
         work="prefloop.cli.data:import_records",
+        single=True,
         positional=("source",),
         examples=("prefloop data import comparisons.jsonl --store runs/first/prefloop.db",),
     ),
@@ -132,6 +140,7 @@ STAGES: Mapping[str, Command] = {
         summary="write a store's comparisons, rankings or prompts to a file",
         settings="prefloop.configs.data:ExportConfig",
         work="prefloop.cli.data:export",
+        single=True,
         examples=("prefloop data export --store runs/first/prefloop.db --out comparisons.jsonl",),
     ),
 }
@@ -153,11 +162,21 @@ def commands() -> dict[str, Command]:
             summary=_first_line(cls),
             settings=f"{cls.__module__}:{cls.__qualname__}",
             work="prefloop.recipes.run:run_recipe",
-            examples=(f"prefloop run {name} --out runs/{name}",),
+            examples=(f"prefloop run {name} {_required(cls)}--out runs/{name}",),
         )
         for name, cls in recipes.items()
     }
     return runs | dict(STAGES)
+
+
+def _required(cls: Any) -> str:
+    """Flags that must be given besides the project folder."""
+    needed = (
+        field.name
+        for field in fields(cls)
+        if field.default is MISSING and field.default_factory is MISSING and field.name != "out"
+    )
+    return "".join(f"--{name} {name.upper()} " for name in needed)
 
 
 def _first_line(cls: type) -> str:

@@ -18,7 +18,7 @@ from prefloop.evaluation.json_files import write_json
 from prefloop.evaluation.reward_model_quality import RewardModelQuality
 from prefloop.evaluation.tables import policy_table, reward_model_lines
 from prefloop.evaluation.win_rate import WinMatrix
-from prefloop.feedback.utility import find_utility
+from prefloop.feedback.utility import find_utility, is_log_odds
 from prefloop.records import Comparison, Prompt
 from prefloop.runtime.environment import environment
 from prefloop.runtime.tune import peak_rss_mb
@@ -75,6 +75,7 @@ def evaluate(config: EvalConfig) -> str:
                 world=world,
             ),
             gold=find_utility(config.gold) if config.gold else None,
+            gold_is_log_odds=bool(config.gold) and is_log_odds(config.gold),
             reward_model=config.reward_model,
             say=print if world.is_main else _say_nothing,
         )

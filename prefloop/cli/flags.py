@@ -24,6 +24,7 @@ SHORT = {
     "seed": "run.seed",
     "resume": "run.resume",
     "store": "run.store",
+    "skip_bad": "data.skip_bad",
 }
 """What may be written shorter, in every command that has the long one and no setting of the short name."""
 

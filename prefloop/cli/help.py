@@ -16,10 +16,12 @@ _WORDS = {bool: "[true|false]", int: "N", float: "X", str: "TEXT"}
 _LEAST_INDENT, _MOST_INDENT = 18, 34
 
 
-def overview(name: str, about: str, commands: Mapping[str, str], notes: Sequence[str]) -> str:
+def overview(
+    name: str, about: str, commands: Mapping[str, str], notes: Sequence[str], *, examples: Sequence[str] = ()
+) -> str:
     """The page of a program or of a group of commands: one line a command."""
     width = _width()
-    lines = [f"usage: {name} COMMAND [...]", "", *textwrap.wrap(about, width), ""]
+    lines = [f"usage: {name} COMMAND [...]", "", *textwrap.wrap(about, width), "", *_examples(examples)]
     rows = [(f"  {command}", summary) for command, summary in commands.items()]
     lines += _table(rows, width)
     for note in notes:
@@ -33,8 +35,7 @@ def page(name: str, about: str, cls: Any, *, positional: Sequence[str], examples
     places = " ".join(place.rpartition(".")[2].upper() for place in positional)
     lines = [f"usage: {' '.join(filter(None, (name, places)))} [--config FILE] [--NAME VALUE ...]", ""]
     lines += [*textwrap.wrap(about, width), ""]
-    if examples:
-        lines += ["examples:", *(f"  {example}" for example in examples), ""]
+    lines += _examples(examples)
     rows = [
         (
             "  --config FILE",
@@ -51,6 +52,10 @@ def page(name: str, about: str, cls: Any, *, positional: Sequence[str], examples
             *_table(_rows(settings, spelt, positional), width),
         ]
     return "\n".join(lines)
+
+
+def _examples(examples: Sequence[str]) -> list[str]:
+    return ["examples:", *(f"  {example}" for example in examples), ""] if examples else []
 
 
 _Setting = tuple[str, Any, Any, str]

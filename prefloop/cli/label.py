@@ -1,5 +1,9 @@
 """`prefloop label`."""
 
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+
 from prefloop.configs.label import SimulateConfig
 from prefloop.data.store import Filters, Store
 from prefloop.errors import InputError
@@ -11,22 +15,19 @@ def simulate(config: SimulateConfig) -> str:
     """Pair stored completions, judge the pairs, and print what was made and how good the labels are; the store's name."""
     annotator = SimulatedAnnotator(
         name=config.annotator,
-        utility=find_utility(config.utility),
+        utility=cache(find_utility(config.utility)),
         temperature=config.temperature,
         flip=config.flip,
         tie_width=config.tie_width,
         seed=config.seed,
     )
     with Store.open(config.store, create=False) as store:
-        known = store.add_annotator(config.annotator, kind="simulated", settings=annotator.settings())
         checkpoints = [store.find_checkpoint(name) for name in config.checkpoints]
+        _check_before_writing(store, annotator, checkpoints)
+        known = store.add_annotator(config.annotator, kind="simulated", settings=annotator.settings())
         added = store.add_pairs(
             strategy=config.pairs, seed=config.seed, round=config.round, checkpoints=checkpoints
         )
-        if not added.ids:
-            raise InputError(
-                f"{store.label}: no prompt has two different completions to compare; draw more with `prefloop sample`"
-            )
         pairs = set(added.ids)
         new = [item for item in store.open_items(known, rounds=(config.round,)) if item.id in pairs]
         labelled = label_items(store, annotator, new)
@@ -41,6 +42,17 @@ def simulate(config: SimulateConfig) -> str:
         print(f"  new judgements by {config.annotator}: {len(labelled.judgements)} ({counts})")
         _print_quality(store, annotator)
     return config.store
+
+
+def _check_before_writing(store: Store, annotator: SimulatedAnnotator, checkpoints: Sequence[int]) -> None:
+    """Raise `InputError` where there is nothing to compare, or the utility of a completion is no number."""
+    texts = dict.fromkeys((one.prompt, one.text) for one in store.completions(checkpoints))
+    if max(Counter(prompt for prompt, _ in texts).values(), default=0) < 2:
+        raise InputError(
+            f"{store.label}: no prompt has two different completions to compare; draw more with `prefloop sample`"
+        )
+    for prompt, text in texts:
+        annotator.utility_of(prompt, text)
 
 
 def _print_quality(store: Store, annotator: SimulatedAnnotator) -> None:

@@ -24,7 +24,7 @@ ABOUT = (
 NOTES = (
     "`prefloop run toy --out demo` is the place to start: it needs no data and no download. `prefloop COMMAND --help` lists what a command takes.",
     "Short flags, in every command that has the long one: --data FILE is --data.source, --out DIR is --run.out, and so are --seed, --resume "
-    "and --store. Several processes: torchrun --nproc-per-node 2 -m prefloop COMMAND ...",
+    "and --store; --skip-bad is --data.skip_bad. Several processes: torchrun --nproc-per-node 2 -m prefloop COMMAND ...",
 )
 
 HELP = ("-h", "--help", "help")
@@ -76,6 +76,8 @@ def _dispatch(given: list[str]) -> int:
         return 0
     flags = read_flags(rest, settings, positional=command.positional)
     config = load_config(settings, flags.config, flags.given)
+    if command.single and not _is_main():
+        return 0
     _set_up_logging()
     return _finish(command, load(command.work)(config))
 
@@ -110,7 +112,8 @@ def overview(group: str = "") -> str:
             for name, command in known.items()
             if name.startswith(f"{group} ")
         }
-        return pages.overview(f"prefloop {group}", GROUPS[group], members, ())
+        examples = [each for name in members for each in known[f"{group} {name}"].examples]
+        return pages.overview(f"prefloop {group}", GROUPS[group], members, (), examples=examples)
     return pages.overview(
         "prefloop", ABOUT, {name: command.summary for name, command in known.items()}, NOTES
     )

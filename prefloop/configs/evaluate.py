@@ -21,7 +21,7 @@ class EvalConfig:
     comparisons: str = ""
     """Comparisons to measure the reward model on: a file, a data set, or `store`."""
     gold: str = ""
-    """A judge who knows how good a completion is: `toy`, or `module:function` of (prompt, completion). Win rates need one."""
+    """A judge who knows how good a completion is: `toy`, the folder of a fitted judge (`judge` in the project of `run imdb`), or `module:function` of (prompt, completion). Win rates need one."""
     part: Literal["heldout", "train", "all"] = "heldout"
     """Which prompts and comparisons, by the hash of the prompt."""
     completions_per_prompt: int = 1

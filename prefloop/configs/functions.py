@@ -4,6 +4,7 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,28 @@ def find_function(spec: str, *, what: str) -> Callable[..., Any]:
     return function
 
 
+def call(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
+    """A user's function on these arguments. Raises `InputError` that says what it raised, and at which of its lines."""
+    try:
+        return function(*arguments)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} raised {_told(error)}; correct the function") from error
+
+
+def _told(error: Exception) -> str:
+    """An error on one line, with the place it came from."""
+    reason = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    place = (
+        f"{error.filename}:{error.lineno}"
+        if isinstance(error, SyntaxError)
+        else f"{frames[-1].filename}:{frames[-1].lineno}"
+    )
+    return f"{type(error).__name__}{': ' if reason else ''}{reason} ({place})"
+
+
 def _import(name: str, what: str) -> Any:
     """Import a module, looking in the current folder first for this one, and last for whatever it imports later."""
     here = os.getcwd()
@@ -47,6 +70,8 @@ def _import(name: str, what: str) -> Any:
         raise InputError(
             f"{what}: importing {name!r} failed because {error.name!r} is not installed"
         ) from error
+    except Exception as error:
+        raise InputError(f"{what}: importing {name!r} raised {_told(error)}; correct the module") from error
     finally:
         sys.path.remove(here)
         if here not in sys.path:

@@ -13,7 +13,7 @@ class SimulateConfig:
     store: str
     """Store that holds the completions: a file or a database URL."""
     utility: str = "toy"
-    """How good a completion truly is: `toy`, or `module:function` for a Python function of (prompt, completion) that gives a number."""
+    """How good a completion truly is: `toy`, the folder of a fitted judge, or `module:function` for a Python function of (prompt, completion) that gives a number."""
     annotator: str = "simulated"
     """Name of the annotator. Other settings need another name."""
     temperature: float = 1.0

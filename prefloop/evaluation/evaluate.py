@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.common import Compute, Sampling
 from prefloop.evaluation.intervals import (
@@ -26,12 +28,21 @@ from prefloop.evaluation.summary import EvaluatedCompletion, EvaluatedPolicy, Po
 from prefloop.evaluation.text_statistics import policy_alarms, text_statistics
 from prefloop.evaluation.win_rate import WinMatrix, win_matrix, win_rate
 from prefloop.models.load import load_policy, load_reward_model
-from prefloop.models.roles import Policy, RewardModel
+from prefloop.models.roles import Policy, RewardModel, vocabulary_size
 from prefloop.records import Comparison, Prompt
 from prefloop.rollout import Rollout, make_rollout, sample
 from prefloop.rollout.scoring import score_groups, summed_kl, summed_logprobs
 from prefloop.runtime import World
-from prefloop.text import decode_completion, encode_all, encode_prompts, load_tokenizer, stop_token_ids
+from prefloop.runtime.progress import Progress
+from prefloop.text import (
+    check_same_tokens,
+    check_vocabulary,
+    decode_completion,
+    encode_all,
+    encode_prompts,
+    load_tokenizer,
+    stop_token_ids,
+)
 
 Gold = Callable[[Prompt, str], float]
 
@@ -90,26 +101,55 @@ def evaluate_policies(
     completions with a gold utility above 0. Only process 0's result is complete; all must call it.
     """
     names = list(folders)
+    tokenizers = {name: _tokenizer(folder, setting) for name, folder in folders.items()}
+    for name in names[1:]:
+        what = f"policy {name} ({folders[name]})"
+        check_same_tokens(tokenizers[names[0]], tokenizers[name], what=what)
     reference = load_policy(folders[names[0]], setting.compute)
-    judge = load_reward_model(reward_model, setting.compute) if reward_model else None
+    judge = _open_judge(reward_model, setting) if reward_model else None
     measured: dict[str, Measured] = {}
     for name in names:
         say(f"evaluating {name} on {len(prompts)} held-out prompts")
         policy = reference if name == names[0] else load_policy(folders[name], setting.compute)
-        measured[name] = _measure(policy, folders[name], reference, prompts, setting, gold, judge)
+        check_vocabulary(tokenizers[name], vocabulary_size(policy))
+        measured[name] = _measure(policy, tokenizers[name], reference, prompts, setting, gold, judge)
     return _summarise(folders, measured, setting, gold is not None, gold_is_log_odds)
+
+
+def _tokenizer(folder: str, setting: Setting) -> PreTrainedTokenizerBase:
+    return load_tokenizer(folder, trust_remote_code=setting.compute.trust_remote_code)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judge:
+    """A reward model and the tokens it reads."""
+
+    model: RewardModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def scores(self, rollout: Rollout, policy: PreTrainedTokenizerBase, setting: Setting) -> np.ndarray:
+        """Of every completion; `policy` is the tokenizer that drew them."""
+        groups = rollout.groups_for(self.tokenizer, policy=policy)
+        tokens = setting.compute.micro_batch_tokens
+        return score_groups(self.model, groups, tokens=tokens, world=setting.world).double().numpy()
+
+
+def _open_judge(folder: str, setting: Setting) -> _Judge:
+    judge = _Judge(model=load_reward_model(folder, setting.compute), tokenizer=_tokenizer(folder, setting))
+    check_vocabulary(judge.tokenizer, vocabulary_size(judge.model))
+    return judge
 
 
 def _measure(
     policy: Policy,
-    folder: str,
+    tokenizer: PreTrainedTokenizerBase,
     reference: Policy,
     prompts: Sequence[Prompt],
     setting: Setting,
     gold: Gold | None,
-    judge: RewardModel | None,
+    judge: _Judge | None,
 ) -> Measured:
-    rollout = answer(policy, folder, prompts, setting)
+    rollout = answer(policy, tokenizer, prompts, setting)
     groups, options = rollout.groups, {"tokens": setting.compute.micro_batch_tokens, "world": setting.world}
     asked, texts = rollout.pairs()
     zeros = np.zeros(len(texts))
@@ -125,7 +165,7 @@ def _measure(
         gold=np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
         if gold
         else zeros[:0],
-        proxy=score_groups(judge, groups, **options).double().numpy() if judge else zeros[:0],
+        proxy=judge.scores(rollout, tokenizer, setting) if judge else zeros[:0],
         kl=kl,
         nll=-summed_logprobs(reference, groups, **options).double().numpy(),
         tokens=np.array(
@@ -134,24 +174,36 @@ def _measure(
     )
 
 
-def answer(policy: Policy, folder: str, prompts: Sequence[Prompt], setting: Setting) -> Rollout:
+def answer(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], setting: Setting
+) -> Rollout:
     """The policy's completions of all prompts, shared over processes; the same on every process."""
-    tokenizer = load_tokenizer(folder, trust_remote_code=setting.compute.trust_remote_code)
     encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=setting.max_prompt_tokens)
-    places = setting.world.share(range(len(prompts)))
-    with policy.active() as model:
+    world, k = setting.world, setting.completions_per_prompt
+    places = world.share(range(len(prompts)))
+    progress = Progress(
+        stage="eval",
+        start=0,
+        total=len(prompts) * k,
+        headline=(),
+        shown=world.is_main,
+        unit="completion",
+    )
+    progress.begin()
+    with policy.active() as model, closing(progress):
         own = sample(
             model,
             [encoded.prompts[i] for i in places],
-            k=setting.completions_per_prompt,
+            k=k,
             stop_ids=stop_token_ids(tokenizer),
             sampling=setting.sampling,
             seed=setting.seed,
             row_keys=places,
+            progress=progress.follow(processes=world.size),
         )
     found = {
         place: drawn
-        for part in setting.world.gather_objects(dict(zip(places, own, strict=True)))
+        for part in world.gather_objects(dict(zip(places, own, strict=True)))
         for place, drawn in part.items()
     }
     samples = [found[i] for i in range(len(prompts))]
@@ -271,6 +323,7 @@ def evaluate_reward_model(
         max_completion_tokens=max_completion_tokens,
     )
     reward_model = load_reward_model(folder, compute)
+    check_vocabulary(tokenizer, vocabulary_size(reward_model))
     scores = score_groups(reward_model, encoded.groups, tokens=compute.micro_batch_tokens, world=world)
     chosen, rejected = scores.double().view(-1, 2).numpy().T
     clusters = [comparison.prompt.sha256 for comparison in comparisons]
@@ -300,12 +353,10 @@ def best_of_n_curve(
     policy: str, reward_model: str, prompts: Sequence[Prompt], setting: Setting, *, gold: Gold
 ) -> tuple[BestOf, ...]:
     """Proxy and gold of the policy with best-of-n by the reward model, n up to `completions_per_prompt`."""
-    role, judge = load_policy(policy, setting.compute), load_reward_model(reward_model, setting.compute)
-    rollout = answer(role, policy, prompts, setting)
-    proxy = score_groups(
-        judge, rollout.groups, tokens=setting.compute.micro_batch_tokens, world=setting.world
-    )
+    tokenizer = _tokenizer(policy, setting)
+    rollout = answer(load_policy(policy, setting.compute), tokenizer, prompts, setting)
+    proxy = _open_judge(reward_model, setting).scores(rollout, tokenizer, setting)
     asked, texts = rollout.pairs()
     utilities = np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
     shape = (len(prompts), setting.completions_per_prompt)
-    return best_of_n(proxy.double().numpy().reshape(shape), utilities.reshape(shape))
+    return best_of_n(proxy.reshape(shape), utilities.reshape(shape))

@@ -1,11 +1,13 @@
-"""The utility that a user names: the toy world's, or a Python function."""
+"""The utility that a user names: the toy world's, a fitted judge's, or a Python function."""
 
+import math
 from functools import wraps
 from numbers import Real
+from pathlib import Path
 
-from prefloop.configs.functions import find_function
+from prefloop.configs.functions import call, find_function
 from prefloop.errors import InputError
-from prefloop.feedback.gold import ToyJudge
+from prefloop.feedback.gold import SentimentJudge, ToyJudge
 from prefloop.feedback.simulate import Utility
 from prefloop.records import Prompt
 
@@ -13,25 +15,37 @@ TOY = "toy"
 
 
 def find_utility(name: str) -> Utility:
-    """`toy`, or `module:function` for a function of (prompt, completion) that gives a number.
+    """`toy`, the folder of a fitted judge, or `module:function` for a function of (prompt, completion) that gives a number.
 
-    Raises `InputError` where there is no such function; the utility does where the function gives anything but a number.
+    Raises `InputError` where there is no such judge or function; the utility does where the function raises, or gives anything but a number.
     """
     if name == TOY:
         return ToyJudge().utility
+    if Path(name).is_dir():
+        return SentimentJudge.load(name).utility
     if ":" not in name:
         raise InputError(
-            f"utility is {name!r}; it must be {TOY}, or module:function for a function of (prompt, completion)"
+            f"utility is {name!r}; it must be {TOY}, a judge's folder that is there, or module:function for a function of (prompt, completion)"
         )
     function = find_function(name, what="utility")
 
     @wraps(function)
     def utility(prompt: Prompt, completion: str) -> float:
-        value = function(prompt, completion)
+        value = call(function, prompt, completion, what=f"utility {name}")
         if not isinstance(value, Real) and getattr(value, "shape", None) != ():
             raise InputError(
                 f"utility {name} gave {value!r:.60} of type {type(value).__name__} for completion {completion[:60]!r}; it must be a number"
             )
-        return float(value)  # pyright: ignore[reportArgumentType]  a number, or an array without axes
+        number = float(value)  # pyright: ignore[reportArgumentType]  a number, or an array without axes
+        if not math.isfinite(number):
+            raise InputError(
+                f"utility {name} gave {number} for completion {completion[:60]!r}; it must be a finite number"
+            )
+        return number
 
     return utility
+
+
+def is_log_odds(name: str) -> bool:
+    """Whether the utility's sign means something by itself: a fitted judge's is the log-odds that a text is positive."""
+    return Path(name).is_dir()

@@ -7,6 +7,8 @@ and shows here first. Every run compares and stops.
 import math
 from collections.abc import Callable, Mapping
 
+from prefloop.errors import InputError
+
 
 def _log_two(**_: float) -> float:
     """-log σ(0), whatever the loss's settings are: label smoothing mixes two equal terms."""
@@ -26,11 +28,21 @@ def expected_at_start(name: str, **settings: float) -> float:
     return EXPECTED_AT_START[name](**settings)
 
 
-def check_start(name: str, observed: float, expected: float, tolerance: float) -> None:
-    """Raise RuntimeError unless `observed` is within `tolerance` of `expected`; NaN never is."""
+def check_start(name: str, observed: float, expected: float, tolerance: float, *, way_out: str) -> None:
+    """Stop a run whose policy does not give the log-probabilities it is compared with.
+
+    Args:
+        name: What is compared.
+        observed: Its value in this run.
+        expected: Its value where nothing is wrong.
+        tolerance: How far float noise may take it.
+        way_out: What the user can change, as a clause.
+
+    Raises:
+        InputError: `observed` is not within `tolerance` of `expected`; NaN never is.
+    """
     if not abs(observed - expected) <= tolerance:
-        raise RuntimeError(
-            f"step 0: {name} is {observed:.6g}, but before the first update it must be {expected:.6g} (within {tolerance:g}). "
-            "The policy does not give the log-probabilities it is compared with. Usual causes: dropout on, a sampling temperature "
-            "on one side only, another model or adapters left on in the reference, another precision, or a mask off by a token"
+        raise InputError(
+            f"step 0: {name} is {observed:.6g}, but before the first update it must be {expected:.6g} (within {tolerance:g}): "
+            f"the policy does not give the log-probabilities it is compared with; {way_out}"
         )

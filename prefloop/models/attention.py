@@ -82,15 +82,15 @@ def _completion_mask(layout: Layout) -> Tensor:
 def packed_attention(
     query: Float[Tensor, "1 h n d"],
     key: Float[Tensor, "1 k n d"],
-    value: Float[Tensor, "1 k n d"],
+    value: Float[Tensor, "1 k n v"],
     layout: Layout,
     scaling: float,
-) -> Float[Tensor, "1 n h d"]:
+) -> Float[Tensor, "1 n h v"]:
     """Attention of a packed row. Cost: prompts L^2/2 each once, completions T(P + T) each, padded to the longest of the batch."""
-    _, heads, n, head_dim = query.shape
+    _, heads, n, _ = query.shape
     q, k, v = (x[0].transpose(0, 1).reshape(n, -1) for x in (query, key, value))
     if layout.single:
-        return _causal(q, k, v, layout.sequences, heads, scaling).view(1, n, heads, head_dim)
+        return _causal(q, k, v, layout.sequences, heads, scaling).view(1, n, heads, -1)
 
     split = layout.prompt_tokens
     prompts, completions = layout.prompts, layout.completions
@@ -118,7 +118,7 @@ def packed_attention(
         scale=scaling,
     )
     out = torch.cat([_to_row(prompt_out, prompts), _to_row(completion_out, completions)])
-    return out.view(1, n, heads, head_dim)
+    return out.view(1, n, heads, -1)
 
 
 def _attention(

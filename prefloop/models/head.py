@@ -35,14 +35,29 @@ class TokenStatistics:
     """Sum over the vocabulary of p (log p - log p_reference)."""
 
 
-def _chunks(rows: int, vocabulary: int) -> list[slice]:
-    size = max(1, min(rows, CHUNK_ELEMENTS // vocabulary))
+def _chunks(rows: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor, factor: float) -> Tensor:
-    """Float32 log-softmax of one chunk, in place where the dtype allows."""
-    logits = (hidden @ weight.T).float()
+def _buffer(rows: int, weight: Tensor) -> Float[Tensor, "c V"]:
+    """Room for one chunk's logits, used again for every chunk: fresh memory would cost a page fault every 4 KiB."""
+    vocabulary = weight.shape[0]
+    return weight.new_empty(max(1, min(rows, CHUNK_ELEMENTS // vocabulary)), vocabulary, dtype=torch.float32)
+
+
+def _log_softmax(
+    hidden: Float[Tensor, "n d"],
+    weight: Float[Tensor, "V d"],
+    bias: Tensor,
+    factor: float,
+    buffer: Float[Tensor, "c V"],
+) -> Float[Tensor, "n V"]:
+    """Float32 log-softmax of one chunk, in the buffer's memory."""
+    logits = buffer[: hidden.shape[0]]
+    if hidden.dtype == torch.float32:
+        torch.mm(hidden, weight.T, out=logits)
+    else:
+        logits.copy_(hidden @ weight.T)
     if factor != 1.0:
         logits.mul_(factor)
     if bias.numel():
@@ -70,12 +85,18 @@ class _Statistics(torch.autograd.Function):
         logprobs = torch.empty(rows, dtype=torch.float32, device=hidden.device)
         entropy = torch.empty_like(logprobs) if want_entropy else logprobs[:0]
         kl = torch.empty_like(logprobs) if want_kl else logprobs[:0]
-        for chunk in _chunks(rows, weight.shape[0]):
-            logp = _log_softmax(hidden[chunk], weight, bias, factor)
+        buffer = _buffer(rows, weight)
+        reference_buffer = torch.empty_like(buffer) if want_kl else buffer
+        for chunk in _chunks(rows, len(buffer)):
+            logp = _log_softmax(hidden[chunk], weight, bias, factor, buffer)
             logprobs[chunk] = logp.gather(1, targets[chunk, None]).squeeze(1)
             if want_kl:
                 logq = _log_softmax(
-                    reference_hidden[chunk], reference_weight, reference_bias, reference_factor
+                    reference_hidden[chunk],
+                    reference_weight,
+                    reference_bias,
+                    reference_factor,
+                    reference_buffer,
                 )
                 kl[chunk] = (logp.exp() * (logp - logq)).sum(-1)
             if want_entropy:
@@ -96,13 +117,19 @@ class _Statistics(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        for chunk in _chunks(hidden.shape[0], weight.shape[0]):
-            logp = _log_softmax(hidden[chunk], weight, bias, ctx.factor)
+        buffer = _buffer(hidden.shape[0], weight)
+        reference_buffer = torch.empty_like(buffer) if ctx.want_kl else buffer
+        for chunk in _chunks(hidden.shape[0], len(buffer)):
+            logp = _log_softmax(hidden[chunk], weight, bias, ctx.factor, buffer)
             # With z the tempered logits: d logprob/dz = onehot - p; d entropy/dz = -p (log p + entropy); d kl/dz = p (log p - log q - kl).
             coefficient = -grad_logprobs[chunk, None]
             if ctx.want_kl:
                 logq = _log_softmax(
-                    reference_hidden[chunk], reference_weight, reference_bias, ctx.reference_factor
+                    reference_hidden[chunk],
+                    reference_weight,
+                    reference_bias,
+                    ctx.reference_factor,
+                    reference_buffer,
                 )
                 coefficient = coefficient + grad_kl[chunk, None] * (logp - logq - kl[chunk, None])
             if ctx.want_entropy:

@@ -1,8 +1,6 @@
 """Loading, making and saving the roles in Hugging Face formats. Weights are safetensors only; remote code stays off unless named."""
 
 import copy
-import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from prefloop.models import attention
 from prefloop.models.packing import pack
 from prefloop.models.roles import Critic, Policy, RewardModel, scalar_head
 from prefloop.models.trunk import Way, hidden_rows, why_not_packed
+from prefloop.models.weights import check_name
 from prefloop.text.groups import Group
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    _check_name(name)
+    check_name(name)
     try:
         model, info = auto.from_pretrained(
             name,
@@ -67,20 +66,6 @@ def _from_pretrained(
             f"model {name!r} could not be loaded: {first} (it must be a folder or hub name with config.json and safetensors weights)"
         ) from error
     return model, info
-
-
-def _check_name(name: str) -> None:
-    """Refuse at once what can be neither a folder nor a hub name, instead of asking the hub for it for a minute."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        raise InputError(
-            f"model {name!r} is a file; give the folder that holds config.json and model.safetensors, or a hub name"
-        )
-    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-    if is_path and not path.exists():
-        raise InputError(
-            f"model {name!r} is not there; give a folder that holds config.json and safetensors weights, or a hub name"
-        )
 
 
 def prepare(model: PreTrainedModel, compute: Compute) -> Way:
@@ -330,25 +315,3 @@ def stored_reward_moments(folder: str) -> tuple[float, float]:
 
 def _moments(config: PretrainedConfig) -> tuple[float, float]:
     return float(getattr(config, "reward_mean", 0.0)), float(getattr(config, "reward_std", 1.0))
-
-
-def weights_sha256(folder: str) -> str:
-    """Hash of the safetensors of a model folder or a cached hub model, for caches and provenance."""
-    path = Path(folder)
-    if not path.is_dir():
-        from huggingface_hub import snapshot_download
-
-        path = Path(snapshot_download(folder, local_files_only=True))
-    digest = hashlib.sha256()
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise InputError(f"{folder!r} holds no safetensors weights")
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    config = path / "config.json"
-    if config.exists():
-        digest.update(json.dumps(json.loads(config.read_text()), sort_keys=True).encode())
-    return digest.hexdigest()

@@ -65,6 +65,11 @@ def scalar_head(width: int, *, std: float, generator: torch.Generator) -> nn.Lin
     return head
 
 
+def vocabulary_size(role: "Policy | RewardModel") -> int:
+    """Rows of the input embedding."""
+    return role.model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportReturnType, reportAttributeAccessIssue, reportIndexIssue]
+
+
 class Policy(nn.Module):
     """A causal language model, as policy or reference."""
 

@@ -25,14 +25,21 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
     return trunk
 
 
-def check_length(model: PreTrainedModel, longest: int) -> None:
-    """Raise `InputError` where a sequence is longer than the model has positions for."""
+def check_length(
+    model: PreTrainedModel,
+    longest: int,
+    *,
+    what: str = "a prompt with its completion",
+    way_out: str = "lower data.max_prompt_tokens, data.max_completion_tokens or sampling.max_new_tokens",
+) -> None:
+    """Raise `InputError` where a sequence of `longest` tokens is longer than the model has positions for.
+
+    `what` says what has so many tokens and where it stands, `way_out` what to change.
+    """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and longest > limit:
         raise InputError(
-            f"a prompt with its completion has {longest} tokens, but {model.config.model_type} at "
-            f"{model.name_or_path or 'this path'} has {limit} positions; lower data.max_prompt_tokens, data.max_completion_tokens or "
-            "sampling.max_new_tokens"
+            f"{what} has {longest} tokens, but {model.config.model_type} at {model.name_or_path or 'this path'} has {limit} positions; {way_out}"
         )
 
 

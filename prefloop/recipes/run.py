@@ -1,14 +1,13 @@
 """The whole loop: pretrain, SFT, sample, compare, reward model, PPO, DPO, judge, report. `plan` says with which settings."""
 
-import json
 import logging
 import random
 import shlex
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+
+import yaml
 
 from prefloop.algorithms import dpo, ppo, pretrain, reward, sft
 from prefloop.algorithms.sample import sample_completions
@@ -19,7 +18,6 @@ from prefloop.errors import InputError
 from prefloop.evaluation import (
     Evaluation,
     RewardModelSummary,
-    StageTime,
     Summary,
     write_evaluation,
     write_report,
@@ -36,59 +34,81 @@ from prefloop.evaluation.reward_model_quality import BestOf, RewardModelQuality
 from prefloop.evaluation.tables import policy_table, reward_model_lines
 from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, label_items
 from prefloop.recipes import imdb, toy
+from prefloop.recipes.clock import Clock
 from prefloop.recipes.plan import Plan
 from prefloop.records import Prompt
 from prefloop.runtime import World, start_world
-from prefloop.runtime.environment import environment
-from prefloop.runtime.tune import peak_rss_mb
+from prefloop.runtime.checkpoint import compare_fingerprints
+from prefloop.runtime.environment import environment, flatten
+from prefloop.runtime.files import write_whole, writing
+from prefloop.runtime.folder import contents, withdraw
+from prefloop.runtime.interrupt import Interrupted
+from prefloop.runtime.run import program
 
 log = logging.getLogger(__name__)
 
 ANNOTATOR = "simulated"
+SETTINGS = "config.yaml"
+"""The project's settings, which `prefloop run RECIPE --config` reads back."""
+_MAY_DIFFER = ("out", "eval_prompts", "compute.")
 
 
 def run_recipe(config: LoopSettings) -> Path:
-    """Run a recipe's whole loop and return its report. Finished stages are kept when it is resumed."""
+    """Run a recipe's whole loop and return its report. Finished stages are kept when it is resumed.
+
+    Raises:
+        InputError: Something given is wrong; a project that was to be new is left as it was found.
+        Interrupted: Ctrl-C or SIGTERM.
+    """
+    world = start_world(config.compute.device)
     project = Path(config.out)
-    if project.exists() and any(project.iterdir()) and not config.resume:
-        raise InputError(
-            f"{project} is not empty; add --resume true to go on with it, or name another folder with --out"
-        )
-    project.mkdir(parents=True, exist_ok=True)
-    if isinstance(config, ToyConfig):
-        return _loop(toy.plan(config, project))
-    assert isinstance(config, IMDBConfig), type(config).__name__
-    return _loop(imdb.plan(config, project))
+    before = world.on_main(lambda: _enter(project, config))
+    clock = Clock(project, world)
+    try:
+        plan = clock.stage("prepare", lambda: world.on_main(lambda: _plan(config, project)))
+    except InputError:
+        if world.is_main and not before:
+            withdraw(project, before)
+        raise
+    try:
+        return _loop(plan, clock, world)
+    except KeyboardInterrupt as stop:
+        # A stage would say how to go on with itself; here the recipe goes on with it.
+        what = str(stop).partition("; go on with: ")[0] or "stopped"
+        again = f"{program(world)} run {plan.recipe} --config {shlex.quote(str(project / SETTINGS))} --resume"
+        raise Interrupted(f"{what}; go on with: {again}") from stop
 
 
-@dataclass(slots=True)
-class Clock:
-    """Seconds of every stage."""
-
-    times: list[StageTime] = field(default_factory=list)
-
-    def stage(self, name: str, finished: Path, work: Callable[[], Any], *, keep: bool) -> None:
-        """Do a stage, unless it is kept and was finished before."""
-        summary = finished.parent / "summary.json"
-        began = time.monotonic()
-        if keep and finished.exists():
-            log.info("%s: finished before", name)
-        else:
-            work()
-        seconds = time.monotonic() - began
-        if keep and summary.exists():  # a run counts what it took before it was resumed
-            seconds = max(seconds, float(json.loads(summary.read_text())["seconds"]))
-        self.times.append(StageTime(stage=name, seconds=seconds))
-
-    @property
-    def seconds(self) -> float:
-        """Of all stages."""
-        return sum(stage.seconds for stage in self.times)
+def _enter(project: Path, config: LoopSettings) -> frozenset[str] | None:
+    """Make the project folder, or go on with one that was made with the same settings; what was in it, None if it was not there."""
+    file = project / SETTINGS
+    settings = {name: value for name, value in asdict(config).items() if name != "resume"}
+    with writing(project, way_out="name another folder with --out"):
+        before = contents(project)
+        if before and not config.resume:
+            raise InputError(
+                f"{project} is not empty; add --resume true to go on with it, or name another folder with --out"
+            )
+        if file.exists():
+            saved = flatten(yaml.safe_load(file.read_text(encoding="utf-8")))
+            compare_fingerprints(saved, flatten(settings), may_differ=_MAY_DIFFER)
+            return before
+        project.mkdir(parents=True, exist_ok=True)
+        write_whole(file, yaml.safe_dump(settings, sort_keys=False))
+        return before
 
 
-def _loop(plan: Plan) -> Path:
-    world = start_world(plan.settings.compute.device)
-    clock, project, keep = Clock(), plan.project, plan.settings.resume
+def _plan(config: LoopSettings, project: Path) -> Plan:
+    """What the recipe does; its data is written into the project."""
+    with writing(project, way_out="make room, then go on with --resume true"):
+        if isinstance(config, ToyConfig):
+            return toy.plan(config, project)
+        assert isinstance(config, IMDBConfig), type(config).__name__
+        return imdb.plan(config, project)
+
+
+def _loop(plan: Plan, clock: Clock, world: World) -> Path:
+    project = plan.project
     annotator = SimulatedAnnotator(
         name=ANNOTATOR,
         utility=plan.gold.utility,
@@ -97,35 +117,31 @@ def _loop(plan: Plan) -> Path:
         seed=plan.settings.seed,
         utility_sha256=plan.gold.sha256,
     )
+
+    def train(name: str, work: Callable[[], object]) -> None:
+        """A stage with a run folder: kept where it was finished before."""
+        finished = world.on_main((project / name / "final").exists)
+        if plan.settings.resume and finished:
+            log.info("%s: finished before", name)
+            work = _nothing
+        clock.stage(name, work, summary=project / name / "summary.json")
+
     for config in plan.pretrain:
-        clock.stage(
-            "pretrain",
-            project / "pretrain" / "final",
-            lambda config=config: pretrain.train(config),
-            keep=keep,
-        )
-    clock.stage("sft", project / "sft" / "final", lambda: sft.train(plan.sft), keep=keep)
-    clock.stage("sample", project / "sample" / "done", lambda: sample_completions(plan.sample), keep=False)
-    clock.stage(
-        "compare",
-        project / "compare" / "done",
-        lambda: world.on_main(lambda: _compare(plan, annotator)),
-        keep=False,
-    )
-    clock.stage("reward", project / "reward" / "final", lambda: reward.train(plan.reward), keep=keep)
-    clock.stage("ppo", project / "ppo" / "final", lambda: ppo.train(plan.ppo), keep=keep)
-    clock.stage("dpo", project / "dpo" / "final", lambda: dpo.train(plan.dpo), keep=keep)
-    results: list[Results] = []
-    clock.stage(
-        "evaluate",
-        project / "evaluate" / "done",
-        lambda: results.append(_evaluate(plan, annotator, world)),
-        keep=False,
-    )
-    report = world.on_main(lambda: _write(plan, results[0], clock))
+        train("pretrain", lambda config=config: pretrain.train(config))
+    train("sft", lambda: sft.train(plan.sft))
+    clock.stage("sample", lambda: sample_completions(plan.sample))
+    clock.stage("compare", lambda: world.on_main(lambda: _compare(plan, annotator)))
+    train("reward", lambda: reward.train(plan.reward))
+    train("ppo", lambda: ppo.train(plan.ppo))
+    train("dpo", lambda: dpo.train(plan.dpo))
+    results = clock.stage("evaluate", lambda: _evaluate(plan, annotator, world))
+    report = world.on_main(lambda: _write(plan, results, clock))
     if world.is_main:
-        _print_results(results[0].policies, results[0].quality, clock.seconds, report)
+        _print_results(results, clock, report)
     return report
+
+
+def _nothing() -> None: ...
 
 
 def _compare(plan: Plan, annotator: SimulatedAnnotator) -> None:
@@ -221,7 +237,7 @@ def _write(plan: Plan, results: Results, clock: Clock) -> Path:
     summary = Summary(
         recipe=plan.recipe,
         seconds=clock.seconds,
-        peak_rss_mb=peak_rss_mb(),
+        peak_rss_mb=clock.peak_rss_mb,
         reward_model=RewardModelSummary(
             accuracy=results.quality.accuracy,
             ceiling=results.quality.ceiling,
@@ -231,7 +247,7 @@ def _write(plan: Plan, results: Results, clock: Clock) -> Path:
         policies=policies,
         alarms=results.policies.alarms,
         notes=plan.notes,
-        stages=tuple(clock.times),
+        stages=clock.times,
         seed=plan.settings.seed,
         commands=(_command(plan),),
         settings={type(config).__name__: asdict(config) for config in settings},
@@ -263,12 +279,10 @@ def _command(plan: Plan) -> str:
     return " ".join(words)
 
 
-def _print_results(
-    policies: PolicyResults, quality: RewardModelQuality, seconds: float, report: Path
-) -> None:
+def _print_results(results: Results, clock: Clock, report: Path) -> None:
     """The tables a user waits for."""
-    print(f"\nreward model, held-out prompts: {reward_model_lines(quality)}\n")
-    print(policy_table(policies.policies))
-    for alarm in policies.alarms:
+    print(f"\nreward model, held-out prompts: {reward_model_lines(results.quality)}\n")
+    print(policy_table(results.policies.policies))
+    for alarm in results.policies.alarms:
         print(f"! {alarm}")
-    print(f"\n{seconds:.0f} s, {peak_rss_mb():.0f} MB. Report: {report}")
+    print(f"\n{clock.seconds:.0f} s, {clock.peak_rss_mb:.0f} MB. Report: {report}")

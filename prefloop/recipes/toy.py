@@ -55,7 +55,7 @@ def plan(config: ToyConfig, project: Path) -> Plan:
                 run=run("pretrain"),
                 data=Data(source=files["texts"], heldout=0.02),
                 architecture=Architecture(
-                    hidden_size=128, layers=5, heads=4, ffn_size=352, vocab_size=1536, max_positions=256
+                    hidden_size=128, layers=4, heads=4, ffn_size=352, vocab_size=1536, max_positions=256
                 ),
                 block_tokens=128,
                 batch_blocks=16,
@@ -101,11 +101,11 @@ def plan(config: ToyConfig, project: Path) -> Plan:
             model=sft,
             reward_model=reward,
             sampling=sampling,
-            steps=40,
+            steps=24,
             batch_prompts=128,
             epochs=2,
             minibatches=2,
-            kl=KL(coef=0.1),
+            kl=KL(coef=0.15),
             reward=RewardShaping(missing_eos=1.0),
             critic=CriticSettings(optim=Optim(lr=1e-3, schedule="constant")),
             optim=Optim(lr=3e-4, schedule="linear", warmup=0.05),

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+from transformers import PreTrainedTokenizerBase
+
 from prefloop.configs.common import Sampling
 from prefloop.records import Completion, Prompt
 from prefloop.rollout.sampler import Sampled
+from prefloop.text import completions_group
 from prefloop.text.groups import Group
 
 Value = TypeVar("Value")
@@ -37,6 +40,15 @@ class Rollout:
             prompt for prompt, texts in zip(self.prompts, self.texts, strict=True) for _ in range(len(texts))
         ]
         return prompts, [text for texts in self.texts for text in texts]
+
+    def groups_for(self, judge: PreTrainedTokenizerBase, *, policy: PreTrainedTokenizerBase) -> list[Group]:
+        """The completions in the tokens that a judge reads: as they were drawn where those are the policy's, else their texts encoded anew."""
+        if judge.get_vocab() == policy.get_vocab() and judge.chat_template == policy.chat_template:
+            return self.groups
+        return [
+            completions_group(judge, prompt, texts, ended=ended)
+            for prompt, texts, ended in zip(self.prompts, self.texts, self.ended, strict=True)
+        ]
 
     def by_prompt(self, values: Sequence[Value]) -> list[list[Value]]:
         """One value for every completion, in the order of `pairs`, as a list for every prompt."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, Protocol, cast, runtime_checkable
 
-from prefloop.configs.functions import find_function
+from prefloop.configs.functions import call, find_function
 from prefloop.errors import InputError
 from prefloop.records import Prompt
 from prefloop.rollout.rollout import Rollout
@@ -38,11 +38,12 @@ def load_function(spec: str) -> Scorer:
 def checked(scorer: Scorer, *, name: str) -> Scorer:
     """The same scorer, whose result is refused unless it is one finite number for every completion.
 
-    Raises `InputError` naming the scorer, and for a single bad value its index, the start of its prompt, and the value. 0.0 is a number like others.
+    Raises `InputError` naming the scorer, and for a single bad value its index, the start of its prompt, and the value; what the scorer
+    raises itself is one too, with its line. 0.0 is a number like others.
     """
 
     def scores(prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequence[float]:
-        result: Any = scorer(prompts, completions)
+        result: Any = call(scorer, prompts, completions, what=f"reward function {name}")
         if not isinstance(result, Iterable) or isinstance(result, str | bytes | dict):
             raise InputError(
                 f"reward function {name} returned {_short(result)} of type {type(result).__name__}; "

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefloop.errors import InputError
@@ -106,19 +107,52 @@ def replace_folder(final: Path, new: Path, write: Callable[[Path], None]) -> Non
     fsync(final.parent)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """Something a run reads that must not change under the same name: a file of data, a model's weights."""
+
+    what: str
+    """For the user, for example `the weights of model runs/sft/final`."""
+    sha256: str
+
+
 def compare_fingerprints(
-    saved: Mapping[str, object], current: Mapping[str, object], *, may_differ: Iterable[str]
+    saved: Mapping[str, object],
+    current: Mapping[str, object],
+    *,
+    may_differ: Iterable[str],
+    reads: Mapping[str, Content] | None = None,
 ) -> list[str]:
     """Check that a checkpoint belongs to this run; return the allowed differences as `key: before -> now`.
 
     Args:
-        saved: What the checkpoint was made with, by dotted key.
+        saved: What the checkpoint was made with, by dotted key; of what it has read, the hash.
         current: What this run is made with.
         may_differ: Keys that may change between the two; one that ends in a dot stands for all keys below it.
+        reads: What this run reads, by key.
 
     Raises:
-        InputError: A key outside `may_differ` differs. All such keys are named with both values.
+        InputError: A key outside `may_differ` differs, or what is read. All such keys are named with both values.
     """
+    read = reads or {}
+    settings = {key: value for key, value in saved.items() if key not in read}
+    changes = _compare_settings(settings, current, may_differ)
+    other = [
+        f"{content.what} (sha256 {str(saved.get(key, 'not known'))[:12]} -> {content.sha256[:12]})"
+        for key, content in read.items()
+        if saved.get(key) != content.sha256
+    ]
+    if other:
+        raise InputError(
+            f"{' and '.join(other)} changed since the run was begun; "
+            "put back what was there, or start a new run in another folder"
+        )
+    return changes
+
+
+def _compare_settings(
+    saved: Mapping[str, object], current: Mapping[str, object], may_differ: Iterable[str]
+) -> list[str]:
     allowed = tuple(may_differ)
     differences = {
         key: f"{key}: {_show(saved, key)} -> {_show(current, key)}"
@@ -133,8 +167,8 @@ def compare_fingerprints(
     wrong = [text for key, text in differences.items() if key not in fine]
     if wrong:
         raise InputError(
-            f"the checkpoint was made with other settings ({'; '.join(wrong)}); "
-            "go on with the settings of its config.yaml, or start a new run in another folder"
+            f"the run was begun with other settings ({'; '.join(wrong)}); "
+            "go on with those of its config.yaml, or start a new one in another folder"
         )
     return [differences[key] for key in fine]
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from tqdm import tqdm
@@ -25,7 +25,10 @@ class Progress:
         unit: str = "step",
         stream: TextIO | None = None,
     ) -> None:
-        """Nothing is drawn before `begin`. `shown` is off on all processes but one; `unit` is what is counted."""
+        """Nothing is drawn before `begin`. The first two of `headline` that are known are shown; `unit` is what is counted.
+
+        `shown` is off on all processes but one.
+        """
         self._stream = stream or sys.stderr
         self._stage, self._start, self._total, self._done = stage, start, total, start
         self._headline = headline
@@ -50,11 +53,15 @@ class Progress:
 
     def numbers(self, metrics: Mapping[str, float]) -> None:
         """Take the headline numbers from a step's metrics."""
-        self._numbers |= {name: metrics[name] for name in self._headline if name in metrics}
+        known = self._numbers | {name: metrics[name] for name in self._headline if name in metrics}
+        self._numbers = {name: known[name] for name in self._headline if name in known}
         if self._bar is not None:
             self._bar.set_postfix(
-                {name: f"{value:.4g}" for name, value in self._numbers.items()}, refresh=False
+                {name: f"{value:.4g}" for name, value in self._shown_numbers()}, refresh=False
             )
+
+    def _shown_numbers(self) -> list[tuple[str, float]]:
+        return list(self._numbers.items())[:2]
 
     def advance(self, count: int = 1) -> None:
         """So many more are done."""
@@ -67,12 +74,23 @@ class Progress:
             self._last_line = time.monotonic()
             self.write(self.line())
 
+    def follow(self, *, processes: int) -> Callable[[int], None]:
+        """A callback for work that says how much of it this process has done so far; the others are taken to be about as fast."""
+        before = 0
+
+        def advance(done: int) -> None:
+            nonlocal before
+            self.advance((done - before) * processes)
+            before = done
+
+        return advance
+
     def line(self) -> str:
         """`sft 120/1000 (12%), 3.2 steps/s, 4:35 left, loss 2.31, accuracy 0.52`."""
         seconds = time.monotonic() - self._began
         rate = (self._done - self._start) / seconds if seconds > 0 else 0.0
         left = tqdm.format_interval((self._total - self._done) / rate) if rate > 0 else "?"
-        numbers = "".join(f", {name} {value:.4g}" for name, value in self._numbers.items())
+        numbers = "".join(f", {name} {value:.4g}" for name, value in self._shown_numbers())
         share = 100 * self._done // max(1, self._total)
         return f"{self._stage} {self._done}/{self._total} ({share}%), {rate:.3g} {self._unit}s/s, {left} left{numbers}"
 

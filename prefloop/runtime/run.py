@@ -20,7 +20,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from typing import Any
 
 from prefloop.configs.common import RunSettings
 from prefloop.errors import InputError
-from prefloop.runtime.checkpoint import Checkpoints, compare_fingerprints, replace_folder
+from prefloop.runtime.checkpoint import Checkpoints, Content, compare_fingerprints, replace_folder
 from prefloop.runtime.environment import flatten
 from prefloop.runtime.files import write_whole, writing
 from prefloop.runtime.folder import RESUME_DIR, claim, contents, describe, publish, withdraw
@@ -67,7 +67,7 @@ class Run:
         fingerprint: dict[str, Any],
         total_steps: int,
         world: World,
-        headline: tuple[str, str],
+        headline: Sequence[str],
         source: tuple[Path, StateTree] | None,
         journal: Journal | None,
         before: frozenset[str] | None,
@@ -103,8 +103,8 @@ class Run:
         config: Any,
         total_steps: int,
         world: World,
-        headline: tuple[str, str],
-        fingerprint: Mapping[str, Any] | None = None,
+        headline: Sequence[str],
+        reads: Mapping[str, Content] | None = None,
     ) -> "Run":
         """Make the run folder, or go on with it; set up the machine and seed every random generator. Build models after this.
 
@@ -114,28 +114,24 @@ class Run:
             config: The stage's dataclass.
             total_steps: Steps of the whole run, those before a restart included.
             world: The processes of this run.
-            headline: The two metrics shown in the progress bar.
-            fingerprint: More that must be the same when the run goes on, such as a hash of the data.
+            headline: The metrics for the progress bar, which shows the first two of them that are known.
+            reads: What the run reads that must be the same when it goes on: data, weights of models. By key, which is no setting's.
 
         Raises:
             InputError: The folder holds a run and `run.resume` is off, another process writes there, it cannot be written,
-                or its checkpoint is of another stage, model, data or settings. Nothing is changed then.
+                or its checkpoint is of another stage, other settings, data or weights. Nothing is changed then.
         """
         if total_steps < 1:
             raise InputError(f"{stage} has no steps to do; give it more data, epochs or steps")
         folder = Path(settings.out)
-        own = {
-            "stage": stage,
-            "total_steps": total_steps,
-            **flatten(dataclasses.asdict(config)),
-            **(fingerprint or {}),
-        }
+        own = {"stage": stage, "total_steps": total_steps, **flatten(dataclasses.asdict(config))}
+        hashes = {key: content.sha256 for key, content in (reads or {}).items()}
         before = contents(folder)
         with ExitStack() as stack:
             lock = world.together(lambda: claim(folder, resume=settings.resume) if world.is_main else None)
             if lock is not None:
                 stack.callback(lock.close)
-            source, changes = _find_checkpoint(settings, own, world)
+            source, changes = _find_checkpoint(settings, own, reads or {}, world)
             start = source[1]["step"] if source else 0
             journal = world.together(lambda: _begin(settings, config, start) if world.is_main else None)
             if journal is not None:
@@ -143,7 +139,7 @@ class Run:
             run = cls(
                 settings,
                 stage=stage,
-                fingerprint=own,
+                fingerprint=own | hashes,
                 total_steps=total_steps,
                 world=world,
                 headline=headline,
@@ -308,12 +304,7 @@ class Run:
     def resume_command(self) -> str:
         """The command that goes on with this run."""
         settings = shlex.quote(str(self.folder / "config.yaml"))
-        program = "prefloop"
-        if self.world.size > 1:
-            program = (
-                f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', self.world.size)} -m prefloop"
-            )
-        return f"{program} {self.stage} --config {settings} --run.resume true"
+        return f"{program(self.world)} {self.stage} --config {settings} --run.resume true"
 
     def _seconds(self) -> float:
         before = self._source[1]["seconds"] if self._source else 0.0
@@ -356,6 +347,13 @@ class Run:
             write_whole(self.folder / "summary.json", json.dumps(null_for_nan(summary), indent=1) + "\n")
 
 
+def program(world: World) -> str:
+    """How prefloop was started, for a command that is shown."""
+    if world.size == 1:
+        return "prefloop"
+    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', world.size)} -m prefloop"
+
+
 def null_for_nan(value: Any) -> Any:
     """JSON types with NaN and infinities, which JSON has not, as None."""
     if isinstance(value, Mapping):
@@ -368,7 +366,7 @@ def null_for_nan(value: Any) -> Any:
 
 
 def _find_checkpoint(
-    settings: RunSettings, own: dict[str, Any], world: World
+    settings: RunSettings, own: dict[str, Any], reads: Mapping[str, Content], world: World
 ) -> tuple[tuple[Path, StateTree] | None, list[str]]:
     """The checkpoint to go on from, its folder and state, and which settings have changed since in a way that is allowed."""
     checkpoints = Checkpoints(Path(settings.out) / "checkpoints", keep=settings.keep)
@@ -378,7 +376,7 @@ def _find_checkpoint(
         return None, []
     step, folder = latest
     saved: StateTree = world.together(lambda: load_state(folder / RESUME_DIR))
-    changes = compare_fingerprints(saved["fingerprint"], own, may_differ=_MAY_DIFFER)
+    changes = compare_fingerprints(saved["fingerprint"], own, may_differ=_MAY_DIFFER, reads=reads)
     if step > own["total_steps"]:
         raise InputError(
             f"{folder} has done {step} steps, more than the {own['total_steps']} asked for; "

@@ -15,12 +15,19 @@ from prefloop.text.encode import (
     pretraining_blocks,
 )
 from prefloop.text.groups import Group, cut_by_tokens
-from prefloop.text.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids, train_tokenizer
+from prefloop.text.tokenizer import (
+    check_same_tokens,
+    check_vocabulary,
+    load_tokenizer,
+    stop_token_ids,
+    train_tokenizer,
+)
 
 __all__ = [
     "Encoded",
     "EncodedPrompts",
     "Group",
+    "check_same_tokens",
     "check_vocabulary",
     "comparison_group",
     "completions_group",

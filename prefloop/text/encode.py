@@ -143,10 +143,11 @@ def encode_prompts(
     max_prompt_tokens: int,
     overlong: Overlong = "error",
     skip_bad: bool = False,
+    origins: Sequence[str] = (),
 ) -> EncodedPrompts:
-    """Prompts to sample from, under the same rules as `encode_all`."""
+    """Prompts to sample from, under the same rules as `encode_all`. `origins` says where each stands; else messages count them."""
     drafts = encode_openings(tokenizer, [_attempt(write_opening, tokenizer, prompt) for prompt in prompts])
-    origins = [f"prompt {place + 1}" for place in range(len(prompts))]
+    origins = origins or [f"prompt {place + 1}" for place in range(len(prompts))]
     tally, kept = _sort(drafts, origins, (max_prompt_tokens, 0), overlong, skip_bad)
     return EncodedPrompts(
         prompts=[draft.prompt for draft in kept],

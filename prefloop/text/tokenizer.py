@@ -143,6 +143,20 @@ def stop_token_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     return conventions(tokenizer).stops
 
 
+def check_same_tokens(
+    tokenizer: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase", *, what: str
+) -> None:
+    """Raise `InputError` if two tokenizers give tokens other ids: log-probabilities of the same ids would be those of different texts.
+
+    `what` names the model that `other` belongs to.
+    """
+    if tokenizer.get_vocab() != other.get_vocab():
+        raise InputError(
+            f"{what} has another tokenizer than {tokenizer.name_or_path!r}, so their log-probabilities cannot be compared; "
+            "name a model with the same tokenizer"
+        )
+
+
 def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", model_vocab_size: int) -> None:
     """Raise `InputError` if the tokenizer has tokens that a model with `model_vocab_size` embeddings has no
     row for.

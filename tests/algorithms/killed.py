@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,14 @@ def main() -> None:
         out.with_suffix(".kills").write_text(str(KILLS))
 
 
-def train_until(step: int, config: Any) -> None:
+def train_until(last: int, config: Any) -> None:
     """Train, and wait for ever where a step would end."""
     log = Run.log
 
-    def log_or_wait(self: Run, now: int, *args: Any, **kwargs: Any) -> None:
-        while now >= step:
+    def log_or_wait(self: Run, step: int, metrics: Mapping[str, float], *, always: bool = False) -> None:
+        while step >= last:
             time.sleep(1)
-        log(self, now, *args, **kwargs)
+        log(self, step, metrics, always=always)
 
     Run.log = log_or_wait
     train(config)

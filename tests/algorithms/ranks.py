@@ -5,7 +5,6 @@ in the same processes, as in a recipe.
 """
 
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 
 from prefloop.runtime import start_world
 from tests.algorithms.small import settings, train_and_keep_samples
-from tests.runtime.processes import environment
+from tests.runtime.processes import environment, free_port
 from tests.runtime.trials import ended, fork
 
 SIZE = 2
@@ -31,9 +30,7 @@ def work(rank: int, port: int, project: Path, names: list[str]) -> None:
 
 def main() -> None:
     project, names = Path(sys.argv[1]), sys.argv[2:]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     outputs = [project / f"rank-{rank}.out" for rank in range(SIZE)]
     children = [
         fork(lambda: work(rank, port, project, names), output)  # noqa: B023

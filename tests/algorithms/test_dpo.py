@@ -1,18 +1,22 @@
 """DPO begins at ln 2, raises the chosen side's implicit reward, and is held to the right reference."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from prefloop.algorithms import dpo
+from prefloop.algorithms import dpo, provenance
 from prefloop.algorithms.inputs import comparisons
 from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.dpo import DPOConfig
+from prefloop.errors import InputError
 from prefloop.models.load import load_policy
+from prefloop.models.weights import weights_sha256
 from prefloop.rollout.scoring import summed_logprobs
 from prefloop.runtime import start_world
 from prefloop.text import load_tokenizer
@@ -96,8 +100,45 @@ def test_a_wrong_reference_stops_the_run_at_step_0(
     monkeypatch.setattr(
         dpo, "reference_logprobs", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
     )
-    with pytest.raises(RuntimeError, match=r"step 0: dpo is .* must be 0\.693"):
+    with pytest.raises(InputError, match=r"step 0: dpo loss is .* must be 0\.693147 \(within 0\.001\)"):
         logged(config(project, tmp_path / "wrong", **settings))
+    assert not (tmp_path / "wrong").exists()  # refused before its first step was done
+    # A copy of the model is the same reference, by whatever name.
+    shutil.copytree(project / "start", tmp_path / "copy")
+    with pytest.raises(InputError, match="step 0: dpo loss is"):
+        logged(config(project, tmp_path / "wrong", reference=str(tmp_path / "copy"), **settings))
+
+
+def test_a_spoilt_cache_of_the_reference_is_said_with_the_way_out(project: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    settings: dict[str, Any] = {"reference_cache": str(cache), "max_steps": 1, "beta": 1.0}
+    logged(config(project, tmp_path / "first", **settings))
+    (file,) = cache.glob("*.safetensors")
+    logprobs = load_file(file)["logprobs"].clone()
+    save_file({"logprobs": logprobs + torch.arange(len(logprobs))}, file)
+    with pytest.raises(InputError) as error:
+        logged(config(project, tmp_path / "second", **settings))
+    said = str(error.value)
+    assert f"remove the stored reference log-probabilities in {cache}" in said
+    assert "\n" not in said
+    file.unlink()
+    logged(config(project, tmp_path / "second", **settings))
+
+
+def test_every_models_weights_are_hashed_once(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads every byte of them, which takes a while for large ones."""
+    hashed: list[str] = []
+
+    def counted(name: str) -> str:
+        hashed.append(name)
+        return weights_sha256(name)
+
+    monkeypatch.setattr(provenance, "weights_sha256", counted)
+    model = str(project / "start")
+    logged(config(project, tmp_path / "dpo", model=model, reference=model, max_steps=1))
+    assert hashed == [model, str(tmp_path / "dpo/final")]
 
 
 def test_the_sft_term_raises_the_likelihood_of_chosen(project: Path, tmp_path: Path) -> None:  # K7 N7

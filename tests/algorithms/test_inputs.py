@@ -109,7 +109,7 @@ def test_a_prompt_over_the_budget(stage: str, project: Path, tmp_path: Path) -> 
     message = refused(with_rows(base, rows, **budget))
     assert "max_prompt_tokens = 12" in message
     assert "overlong" in message
-    assert "rows.jsonl:6" in message or stage == "ppo"
+    assert "rows.jsonl:6" in message
     for choice, said in (("drop", "dropped 1"), ("truncate", "truncated 1")):
         config = with_rows(base, rows, **budget, overlong=choice)
         config = replace(config, run=replace(config.run, out=str(tmp_path / choice)))
@@ -319,7 +319,7 @@ def test_wrong_dtype_and_misspelt_keys_name_line_and_what_is_right(tmp_path: Pat
 )
 def test_contradictory_settings(
     changes: dict[str, Any], words: list[str], project: Path, tmp_path: Path
-) -> None:
+) -> None:  # K3
     with pytest.raises(InputError) as caught:
         tiny.ppo(project, tmp_path / "run", **changes)
     assert all(word in str(caught.value) for word in words)

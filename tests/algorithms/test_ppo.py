@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from prefloop.algorithms import ppo, ppo_roles
 from prefloop.configs.common import Optim, Sampling
 from prefloop.configs.ppo import KL, CriticSettings
+from prefloop.errors import InputError
 from prefloop.models.load import load_policy
 from prefloop.models.roles import Policy
 from tests.algorithms import test_reward, tiny
@@ -197,10 +198,14 @@ def test_a_wrong_reference_stops_the_run_at_step_0(
     estimator: Estimator, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # K9
     other = load_policy(str(project / "other"), CPU)
-    monkeypatch.setattr(ppo_roles, "_reference", lambda config, policy, run: other)
+    monkeypatch.setattr(ppo_roles, "_reference", lambda *_: other)
     settings = tiny.ppo(project, tmp_path / "ppo", kl=KL(coef=0.1, estimator=estimator))
-    with pytest.raises(RuntimeError, match="step 0: kl is"):
+    with pytest.raises(
+        InputError, match=r"step 0: kl is .* must be 0 \(within .*raise sampling.temperature \(it is 1"
+    ) as error:
         logged(settings)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "ppo").exists()  # refused before its first step was done
 
 
 def test_old_logprobs_of_another_forward_stop_the_run(
@@ -221,7 +226,7 @@ def test_old_logprobs_of_another_forward_stop_the_run(
         model=str(project / "stopping/final"),
         sampling=Sampling(max_new_tokens=5, temperature=0.7),
     )
-    with pytest.raises(RuntimeError, match="step 0: ratio is"):
+    with pytest.raises(InputError, match=r"step 0: ratio is .* must be 1 \(within"):
         logged(settings)
     assert set(calls) == {0.7}
 

@@ -1,5 +1,7 @@
 """A run that is stopped and goes on ends, bit for bit, where the unbroken one does."""
 
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from prefloop.errors import InputError
 from prefloop.runtime import Run
@@ -125,17 +128,56 @@ def test_resuming_with_another_setting_names_it(
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "named"), [("sft", "demonstrations", "data: "), ("ppo", "demonstrations", "ptx_data: ")]
+    ("name", "file"),
+    [("sft", "demonstrations"), ("ppo", "prompts"), ("ppo", "demonstrations"), ("dpo", "comparisons")],
 )
 def test_resuming_with_other_data_under_the_same_name_is_refused(
-    name: str, file: str, named: str, project: Path, unbroken: Callable[[str], Path]
+    name: str, file: str, project: Path, unbroken: Callable[[str], Path]
 ) -> None:
     whole = unbroken(name)
     data = project / f"{file}.jsonl"
     content = data.read_text()
     try:
-        data.write_text(content.replace("!", "?"))
-        with pytest.raises(InputError, match=named):
+        data.write_text(content.replace("!", "?").replace("tea", "sea"))
+        with pytest.raises(
+            InputError, match=rf"^the data of \S*{file}.jsonl \(sha256 .* changed since the run"
+        ):
             train(resumed(settings(name, project, out=whole.name)))
     finally:
         data.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("pretrain", "model"),
+        ("sft", "model"),
+        ("sft_lora", "model"),
+        ("reward", "model"),
+        ("dpo", "model"),
+        ("dpo", "reference"),
+        ("ppo", "model"),
+        ("ppo", "reward_model"),
+        ("ppo_policy_critic", "reference"),
+    ],
+)
+def test_resuming_from_a_model_that_was_replaced_is_refused_by_name(
+    name: str, role: str, project: Path, tmp_path: Path
+) -> None:
+    """Trained again into the same folder, say: the run would go on half from one model and half from another."""
+    config = settings(name, project, out=f"replaced-{name}-{role}")
+    model = tmp_path / role
+    shutil.copytree(getattr(config, role) or project / "stopping/final", model)
+    config = replace(config, **{role: str(model)})
+    train(config)
+    final = weights_of(Path(config.run.out))
+    file = model / "model.safetensors"
+    before, weights = file.read_bytes(), load_file(file)
+    save_file({key: value + 1e-3 for key, value in weights.items()}, file, metadata={"format": "pt"})
+    said = rf"^the weights of {role} {re.escape(str(model))} \(sha256 \w{{12}} -> \w{{12}}\) changed since"
+    with pytest.raises(InputError, match=said):
+        train(resumed(config))
+    after = weights_of(Path(config.run.out))
+    assert all(torch.equal(final[key], after[key]) for key in final | after)
+    file.write_bytes(before)
+    train(resumed(config))

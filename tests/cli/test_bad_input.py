@@ -101,9 +101,12 @@ def test_malformed_rows(refused: Run, change: Callable[[dict[str, object]], obje
     assert "skip_bad" in error
 
 
-def test_skip_bad_counts_and_lists_what_it_leaves_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("flag", ["--skip-bad", "--skip_bad", "--data.skip_bad"])
+def test_skip_bad_counts_and_lists_what_it_leaves_out(
+    here: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:  # D5
     spoil("demos.jsonl", 3, lambda row: "x")
-    line = f"sft --model model --data demos.jsonl --data.skip_bad --out out --max_steps 1 {CPU}"
+    line = f"sft --model model --data demos.jsonl {flag} --out out --max_steps 1 {CPU}"
     assert main(line.split()) == 0
     assert "1 bad rows left out: 3" in capsys.readouterr().err
     assert "1 bad rows left out: 3" in Path("out/log.txt").read_text()
@@ -118,16 +121,74 @@ def test_chosen_equal_to_rejected(refused: Run, stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["sft --data demos.jsonl", "dpo --data pairs.jsonl", "reward --data pairs.jsonl"]
+    "stage",
+    [
+        "sft --out out --data demos.jsonl",
+        "dpo --out out --data pairs.jsonl",
+        "reward --out out --data pairs.jsonl",
+        "ppo --out out --data prompts.jsonl --reward_model likes:it --critic.start policy",
+        "sample --store s.db --data prompts.jsonl",
+    ],
 )
 def test_a_prompt_longer_than_the_budget(refused: Run, stage: str) -> None:
-    error = refused(f"{stage} --model model --out out --data.max_prompt_tokens 5 {CPU}")
+    error = refused(f"{stage} --model model --data.max_prompt_tokens 5 {CPU}")
     assert "the prompt has " in error
     assert (
         "above max_prompt_tokens = 5; raise the budget, shorten the text, or set overlong to drop or truncate"
         in error
     )
     assert ".jsonl:1" in error
+
+
+@pytest.mark.parametrize(
+    "stage", ["sft --data demos.jsonl", "dpo --data pairs.jsonl", "reward --data pairs.jsonl"]
+)
+def test_longer_than_the_model_reads(refused: Run, here: Path, stage: str) -> None:
+    """Within the budgets, and above the model's positions: said of the row before the first step, not when its turn comes."""
+    file = stage.split()[-1]
+    spoil(
+        file,
+        5,
+        lambda row: {name: f"{text}{' and more' * 30}" for name, text in row.items() if name != "margin"},
+    )
+    error = refused(f"{stage} --model model --out out --max_steps 1 --batch_size 1 {CPU}")
+    assert error.startswith(f"{file}:5: the prompt with its longest completion has ")
+    assert "but llama at model has 256 positions; shorten it, or lower data.max_prompt_tokens" in error
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "ppo --out out --reward_model likes:it --critic.start policy --steps 1 --batch_prompts 1",
+        "sample --store s.db",
+    ],
+)
+def test_a_prompt_that_leaves_no_room_to_answer(refused: Run, here: Path, stage: str) -> None:
+    (here / "likes.py").write_text("def it(prompts, completions):\n    return [1.0] * len(completions)\n")
+    spoil("prompts.jsonl", 6, lambda row: {"prompt": "zq" * 120})
+    error = refused(
+        f"{stage} --model model --data prompts.jsonl --data.heldout 0 --sampling.max_new_tokens 32 {CPU}"
+    )
+    assert error.startswith("prompts.jsonl:6: the prompt with sampling.max_new_tokens = 32 has ")
+    assert "256 positions; shorten the prompt, or lower " in error
+
+
+def test_blocks_longer_than_the_model_reads(refused: Run) -> None:
+    error = refused(f"pretrain --model model --data texts.jsonl --out out --block_tokens 300 {CPU}")
+    assert error == "a block has 300 tokens, but llama at model has 256 positions; lower block_tokens"
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["dpo --data pairs.jsonl", "ppo --data prompts.jsonl --reward_model likes:it --critic.start policy"],
+)
+def test_a_reference_with_other_tokens(refused: Run, here: Path, stage: str) -> None:  # K9
+    """As many embeddings, so nothing would fail: its log-probabilities would be those of another text."""
+    (here / "likes.py").write_text("def it(prompts, completions):\n    return [1.0] * len(completions)\n")
+    make_model(here / "second", seed=3)
+    train_tokenizer((f"zebra {n} quay" for n in range(99)), vocab_size=290).save_pretrained("second")
+    error = refused(f"{stage} --model model --reference second --out out {CPU}")
+    assert error.startswith("reference 'second' has another tokenizer than 'model'")
 
 
 def test_a_completion_longer_than_the_budget(refused: Run) -> None:
@@ -266,6 +327,7 @@ def test_contradictory_settings(refused: Run) -> None:
         ("return [float('nan')] * len(completions)", "returned nan for item 0"),
         ("return 'high'", "returned 'high' of type str; it must return a sequence of 4 numbers"),
         ("return None", "returned None of type NoneType"),
+        ("return 1 / 0", "reward function likes:it raised ZeroDivisionError: division by zero ("),
     ],
 )
 def test_a_reward_function_that_returns_something_else(

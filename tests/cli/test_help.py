@@ -1,15 +1,17 @@
 """Help: complete, and there at once."""
 
 import dataclasses
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from prefloop.cli.commands import GROUPS, commands, load
+from prefloop.cli.commands import GROUPS, commands, find, load
+from prefloop.cli.flags import read_flags
 from prefloop.cli.help import field_docs
 from prefloop.cli.program import main
-from prefloop.configs.load import in_words, names_of
+from prefloop.configs.load import in_words, load_config, names_of
 
 SLOW = ("torch", "transformers", "tokenizers", "peft", "scipy", "sklearn", "sqlalchemy", "numpy", "datasets")
 
@@ -89,3 +91,28 @@ def test_a_page_shows_short_flags_defaults_and_what_is_required(capsys: pytest.C
 def test_inherited_settings_have_their_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "toy", "--help"]) == 0
     assert "Project folder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "example"), [(name, each) for name, command in commands().items() for each in command.examples]
+)
+def test_an_example_can_be_typed(name: str, example: str) -> None:
+    """Its flags exist, and nothing that is required is missing."""
+    words = shlex.split(example.rpartition("| ")[2])
+    assert words.pop(0) == "prefloop"
+    found, command, rest = find(words)
+    assert found == name
+    settings = load(command.settings)
+    flags = read_flags(rest, settings, positional=command.positional)
+    load_config(settings, flags.config, flags.given)
+
+
+def test_every_command_has_an_example() -> None:
+    assert [name for name, command in commands().items() if not command.examples] == []
+
+
+def test_a_group_shows_its_commands_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "  prefloop run toy --out runs/toy\n" in page
+    assert "  prefloop run imdb --data DATA --out runs/imdb\n" in page

@@ -1,5 +1,6 @@
 """`prefloop label simulate`."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,34 @@ def test_a_python_function_judges(store: str, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "return float('nan') if completion == 'No idea' else 1.0",
+            "utility odd:u gave nan for completion 'No idea'",
+        ),
+        ("return 1 / 0", "utility odd:u raised ZeroDivisionError: division by zero ("),
+        ("return None", "utility odd:u gave None of type NoneType"),
+    ],
+)
+def test_a_function_that_gives_no_number_writes_nothing(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    Path("odd.py").write_text(f"def u(prompt, completion):\n    {body}\n")
+    monkeypatch.delitem(sys.modules, "odd", raising=False)
+    assert message in run(capsys, f"label simulate --store {store} --utility odd:u", code=2)
+    with Store.open(store) as opened:
+        counts = opened.counts()
+    assert (counts["annotator"], counts["item"], counts["judgement"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--utility tyo", "utility is 'tyo'; it must be toy, or module:function"),
+        (
+            "--utility tyo",
+            "utility is 'tyo'; it must be toy, a judge's folder that is there, or module:function",
+        ),
         ("--utility none_such:f", "utility 'none_such:f': there is no module 'none_such'"),
         ("--utility math:sqr", "has no 'sqr'; did you mean 'sqrt'?"),
         ("--utility math:pi", "utility 'math:pi' is a float, not a function"),
@@ -92,7 +118,7 @@ def test_a_python_function_judges(store: str, capsys: pytest.CaptureFixture[str]
 def test_mistakes(store: str, capsys: pytest.CaptureFixture[str], flags: str, message: str) -> None:
     assert message in run(capsys, f"label simulate --store {store} {flags}", code=2)
     with Store.open(store) as opened:
-        assert opened.counts()["item"] == 0
+        assert opened.counts()["item"] == opened.counts()["annotator"] == 0
 
 
 def test_other_settings_need_another_name(store: str, capsys: pytest.CaptureFixture[str]) -> None:

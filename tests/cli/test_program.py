@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from prefloop.cli import program as module
-from prefloop.cli.commands import Command
+from prefloop.cli.commands import Command, commands
 from prefloop.cli.program import main
 from prefloop.errors import InputError
 from prefloop.runtime.interrupt import Interrupted
+from tests.tiny_project import make_comparisons
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -135,6 +136,29 @@ def test_one_process_speaks_for_all(
     work.result = Interrupted("go on")
     assert main(["report", "x"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_of_several_processes_one_does_what_cannot_be_shared(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Under torchrun two annotators would judge at once, and two files be written over one another."""
+    store = tmp_path / "prefloop.db"
+    line = ["data", "import", str(make_comparisons(tmp_path / "c.jsonl")), "--store", str(store)]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main(line) == 0
+    assert capsys.readouterr() == ("", "")
+    assert not store.exists()
+    monkeypatch.setenv("RANK", "0")
+    assert main(line) == 0
+    assert "comparisons" in capsys.readouterr().out
+    assert store.exists()
+
+
+def test_stages_share_their_work_and_the_rest_is_for_one_process() -> None:
+    shared = {name for name, command in commands().items() if not command.single}
+    stages = {"pretrain", "sft", "sample", "reward", "ppo", "dpo", "eval"}
+    assert shared == stages | {name for name in commands() if name.startswith("run ")}
 
 
 def test_a_reader_that_has_gone_is_no_fault() -> None:

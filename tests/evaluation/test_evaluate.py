@@ -1,10 +1,13 @@
 """Policies and reward models measured on held-out prompts: numbers recomputed one completion at a time, and what must be zero is."""
 
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from prefloop.configs.common import Compute, Sampling
 from prefloop.data.toy_world import ToyWorld
@@ -22,7 +25,13 @@ from prefloop.models.packing import pack
 from prefloop.records import Comparison, Prompt
 from prefloop.rollout.scoring import score_groups
 from prefloop.runtime import start_world
-from prefloop.text import comparison_group, decode_completion, load_tokenizer
+from prefloop.text import (
+    comparison_group,
+    completions_group,
+    decode_completion,
+    load_tokenizer,
+    train_tokenizer,
+)
 from prefloop.text.groups import Group
 from tests.tiny_project import make_model
 
@@ -74,7 +83,7 @@ def test_numbers_are_those_of_the_completions(models: dict[str, str], prompts: l
     reference, policy = load_policy(models["sft"], CPU), load_policy(models["ppo"], CPU)
     summary, evaluated = results.policies[2], results.evaluated[2]
     assert [len(row) for row in evaluated.completions] == [2] * len(prompts)
-    rollout = answer(policy, models["ppo"], prompts, setting(2))  # the same draws, with their tokens
+    rollout = answer(policy, tokenizer, prompts, setting(2))  # the same draws, with their tokens
     golds, proxies, lengths, kls = [], [], [], []
     for prompt, row, group in zip(prompts, evaluated.completions, rollout.groups, strict=True):
         for one, tokens in zip(row, group.completions, strict=True):
@@ -203,3 +212,37 @@ def test_best_of_n_starts_at_the_policy_and_rises_by_proxy(
     )
     assert results.policies[0].proxy is not None
     assert curve[0].proxy.value == pytest.approx(results.policies[0].proxy.value, rel=1e-5)
+
+
+def with_other_tokens(folder: Path) -> PreTrainedTokenizerFast:
+    """Give a model another tokenizer whose ids it has embeddings for."""
+    other = train_tokenizer((f"zebra {number} quay" for number in range(99)), vocab_size=290)
+    other.save_pretrained(folder)
+    return other
+
+
+def test_policies_of_other_tokens_are_refused(
+    models: dict[str, str], prompts: list[Prompt], tmp_path: Path
+) -> None:  # K9
+    """The KL between them would be that of two different texts."""
+    with_other_tokens(make_model(tmp_path / "other", seed=2))
+    folders = {"sft": models["sft"], "other": str(tmp_path / "other")}
+    with pytest.raises(InputError, match=r"policy other \(.*other\) has another tokenizer than "):
+        evaluate_policies(folders, prompts, setting(), gold=gold)
+
+
+def test_a_reward_model_of_other_tokens_reads_the_text(
+    models: dict[str, str], prompts: list[Prompt], tmp_path: Path
+) -> None:  # M14
+    shutil.copytree(models["reward"], tmp_path / "reward")
+    theirs = with_other_tokens(tmp_path / "reward")
+    reward_model = str(tmp_path / "reward")
+    results = evaluate_policies(
+        {"sft": models["sft"]}, prompts, setting(2), gold=None, reward_model=reward_model
+    )
+    judge = load_reward_model(reward_model, CPU)
+    for prompt, row in zip(prompts, results.evaluated[0].completions, strict=True):
+        group = completions_group(theirs, prompt, [one.text for one in row], ended=[one.ended for one in row])
+        with torch.no_grad():
+            scores = judge(pack([group])).tolist()
+        assert [one.proxy for one in row] == pytest.approx(scores, abs=1e-4)

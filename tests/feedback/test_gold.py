@@ -25,6 +25,7 @@ from prefloop.feedback.gold import (
     _terms,
     plain_review,
 )
+from prefloop.feedback.utility import find_utility, is_log_odds
 from prefloop.records import Prompt
 
 GOOD = ("wonderful", "moving", "brilliant", "funny", "charming", "superb")
@@ -157,6 +158,16 @@ def test_saved_and_loaded_is_equal_and_needs_no_scikit_learn(
     texts, _ = made_up_reviews(20, seed=9)
     np.testing.assert_array_equal(loaded.positive_probability(texts), judge.positive_probability(texts))
     assert sorted(path.name for path in (tmp_path / "gold").iterdir()) == ["sentiment.json", "sentiment.npz"]
+
+
+def test_a_saved_judge_is_named_by_its_folder(judge: SentimentJudge, tmp_path: Path) -> None:
+    judge.save(tmp_path / "judge")
+    utility = find_utility(str(tmp_path / "judge"))
+    assert utility(PROMPT, "a brilliant story") == judge.utility(PROMPT, "a brilliant story")
+    assert is_log_odds(str(tmp_path / "judge"))
+    assert not is_log_odds("toy")
+    with pytest.raises(InputError, match="sentiment"):
+        find_utility(str(tmp_path))
 
 
 def test_damaged_or_missing_judge_is_an_error(judge: SentimentJudge, tmp_path: Path) -> None:

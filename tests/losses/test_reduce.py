@@ -1,4 +1,5 @@
 import ast
+import inspect
 import math
 from pathlib import Path
 
@@ -142,6 +143,11 @@ def test_mask_of_another_shape_or_kind_is_refused():  # M12
         masked_sum(torch.ones(2, 2), torch.ones(2, dtype=torch.bool))
     with pytest.raises(Exception, match=r"(?i)type|bool"):
         masked_sum(torch.ones(2, 3), torch.ones(2, 3))
+    unchecked = inspect.unwrap(keep)  # outside tests nobody checks annotations
+    with pytest.raises(AssertionError, match="shape"):
+        unchecked(torch.ones(2, 2), torch.ones(2, dtype=torch.bool))
+    with pytest.raises(RuntimeError, match="bool"):
+        unchecked(torch.ones(2, 3), torch.ones(2, 3))
 
 
 def test_half_precision_is_summed_in_float32():  # K10

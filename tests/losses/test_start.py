@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from prefloop.errors import InputError
 from prefloop.losses import (
     ESTIMATORS,
     EXPECTED_AT_START,
@@ -32,15 +33,17 @@ def test_every_entry_is_what_its_loss_gives_at_the_reference():
 
 
 def test_check_passes_within_the_tolerance_and_says_why_not():  # K9
-    check_start("loss", 0.69315, math.log(2), 1e-4)
-    check_start("kl", 0.0, 0.0, 0.0)
-    with pytest.raises(
-        RuntimeError, match=r"step 0: loss is 0\.71, .* it must be 0\.693147 \(within 0\.0001\)"
-    ):
-        check_start("loss", 0.71, math.log(2), 1e-4)
+    check_start("loss", 0.69315, math.log(2), 1e-4, way_out="do this")
+    check_start("kl", 0.0, 0.0, 0.0, way_out="do this")
+    with pytest.raises(InputError) as error:
+        check_start("loss", 0.71, math.log(2), 1e-4, way_out="do this")
+    assert str(error.value) == (
+        "step 0: loss is 0.71, but before the first update it must be 0.693147 (within 0.0001): "
+        "the policy does not give the log-probabilities it is compared with; do this"
+    )
 
 
 @pytest.mark.parametrize("observed", [math.nan, math.inf, -math.inf])
 def test_check_refuses_what_is_not_finite(observed: float):
-    with pytest.raises(RuntimeError, match="step 0"):
-        check_start("ratio", observed, 1.0, 1e-3)
+    with pytest.raises(InputError, match="step 0"):
+        check_start("ratio", observed, 1.0, 1e-3, way_out="do this")

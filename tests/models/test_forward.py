@@ -1,20 +1,37 @@
 """Packed = padded = one sequence at a time through the model's own forward pass: numbers and gradients."""
 
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from prefloop.configs.common import Compute
 from prefloop.errors import InputError
+from prefloop.models.attention import packed_attention
 from prefloop.models.load import as_policy, critic_from_reward_model, new_reward_model
 from prefloop.models.packing import micro_batches, pack
-from prefloop.models.roles import Policy, RewardModel
+from prefloop.models.roles import Policy
+from prefloop.records import Prompt
+from prefloop.text import completions_group
 from prefloop.text.groups import Group
-from tests.models.tiny import NOT_PACKABLE, PACKABLE, VOCABULARY, make, random_groups
+from tests.models.tiny import (
+    MORE_PACKABLE,
+    NOT_PACKABLE,
+    NOT_PACKABLE_BECAUSE,
+    PACKABLE,
+    SHAPE,
+    VOCABULARY,
+    make,
+    random_groups,
+)
+from tests.tiny_project import tokenizer
 
 
 def plain_logprobs(model: torch.nn.Module, groups: list[Group], temperature: float) -> list[Tensor]:
@@ -43,11 +60,11 @@ def assert_close(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
         assert (left[name] - right[name]).abs().max() <= 1e-4 * scale, name
 
 
-@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("name", MORE_PACKABLE)
 @pytest.mark.parametrize("k", [1, 2, 8])
 @pytest.mark.parametrize("way", ["packed", "padded"])
-def test_logprobs_and_gradients_equal_one_sequence_at_a_time(name: str, k: int, way: str) -> None:  # D6, M3
-    model = make(PACKABLE[name])
+def test_logprobs_and_gradients_equal_one_sequence_at_a_time(name: str, k: int, way: str) -> None:  # D6 M3 M5
+    model = make(MORE_PACKABLE[name])
     policy = as_policy(model, Compute(attention="auto" if way == "packed" else "padded"))
     assert policy.way == way
     groups = random_groups(k, seed=k)
@@ -73,7 +90,7 @@ def test_what_cannot_be_packed_runs_padded_and_says_so(name: str, caplog: pytest
         policy = as_policy(model, Compute())
     assert policy.way == "padded"
     assert type(model).__name__ in caplog.text
-    assert "sliding" in caplog.text
+    assert NOT_PACKABLE_BECAUSE[name] in caplog.text
     groups = random_groups(2, seed=5)
     ours = policy(pack(groups), temperature=1.3)
     for b, row in enumerate(plain_logprobs(model, groups, 1.3)):
@@ -109,7 +126,7 @@ def test_masked_completion_tokens_are_context_only() -> None:  # M2
     assert not partly[0][~mask].any()
 
 
-def test_tokens_after_a_completion_change_nothing() -> None:  # M13, M9
+def test_tokens_after_a_completion_change_nothing() -> None:  # M13 M9
     """Longer neighbours mean more padding inside attention; log-probabilities and gradients of a completion stay."""
     model = make(PACKABLE["gpt2"])
     policy = as_policy(model, Compute())
@@ -123,36 +140,65 @@ def test_tokens_after_a_completion_change_nothing() -> None:  # M13, M9
     )
 
 
-@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("name", MORE_PACKABLE)
 @pytest.mark.parametrize("k", [1, 2, 8])
 def test_scores_and_values_equal_one_sequence_at_a_time(
     name: str, k: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """C1, M14: the score is at the last token, a value before each token, whatever stands beside them in the batch."""
+) -> None:  # C1 M14
+    """The score is at the last token, a value before each token, whatever stands beside them in the batch."""
     folder = tmp_path_factory.mktemp("model")
-    make(PACKABLE[name]).save_pretrained(folder)
+    make(MORE_PACKABLE[name]).save_pretrained(folder)
     reward_model = new_reward_model(str(folder), FakeTokenizer(), Compute(), seed=3)  # pyright: ignore[reportArgumentType]
     critic = critic_from_reward_model(reward_model)
-    padded = RewardModel(reward_model.model, reward_model.score_head, way="padded")
-    assert reward_model.way == "packed"
+    assert reward_model.way == critic.way == "packed"
     groups = random_groups(k, seed=11)
     batch = pack(groups)
-    scores, values = reward_model(batch), critic(batch)
-    assert torch.allclose(scores, padded(batch), atol=1e-4)
-    b = 0
+    weights = torch.randn(batch.completion_mask.shape, generator=torch.Generator().manual_seed(2))
+
+    plain_scores, plain_values = [], torch.zeros_like(weights)
     for group in groups:
         for completion in group.completions:
             ids = torch.tensor([[*group.prompt, *completion]])
-            hidden = reward_model.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-            row = reward_model.score_head(hidden).squeeze(-1)
-            assert torch.allclose(scores[b], row[-1], atol=1e-4)
-            start = len(group.prompt) - 1
-            assert torch.allclose(values[b, : len(completion)], row[start:-1], atol=1e-4)
-            b += 1
-    assert_close(
-        gradients(reward_model.model, reward_model(batch).square().sum()),
-        gradients(reward_model.model, padded(batch).square().sum()),
-    )
+            row = per_token(reward_model.model, reward_model.score_head, ids)
+            plain_scores.append(row[-1])
+            row = per_token(critic.model, critic.value_head, ids)
+            plain_values[len(plain_scores) - 1, : len(completion)] = row[len(group.prompt) - 1 : -1]
+    of_scores = gradients(reward_model, torch.stack(plain_scores).square().sum())
+    of_values = gradients(critic, (plain_values * weights).sum())
+
+    for way in ("packed", "padded"):
+        reward_model.way = critic.way = way
+        scores, values = reward_model(batch), critic(batch)
+        assert torch.allclose(scores, torch.stack(plain_scores), atol=1e-4)
+        assert torch.allclose(values, plain_values, atol=1e-4)
+        assert_close(gradients(reward_model, scores.square().sum()), of_scores)
+        assert_close(gradients(critic, (values * weights).sum()), of_values)
+
+
+def per_token(model: PreTrainedModel, head: torch.nn.Module, ids: Tensor) -> Tensor:
+    """The head at every token of one sequence, from the trunk's own forward pass."""
+    return head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]).squeeze(-1)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("k", [1, 2])
+def test_an_empty_prompt_is_the_start_token_and_completions_are_predicted_from_it(k: int, chat: bool) -> None:
+    ours = copy.copy(tokenizer())
+    ours.chat_template = ours.chat_template if chat else None
+    groups = [
+        completions_group(ours, Prompt(content=text), ["yes", "no, never"][:k]) for text in ("", "Tea?")
+    ]
+    assert groups[0].prompt == [ours.bos_token_id]
+    model = make(lambda: LlamaForCausalLM(LlamaConfig(**{**SHAPE, "vocab_size": len(ours)})))
+    policy = as_policy(model, Compute())
+    plain = plain_logprobs(model, groups, 1.0)
+    expected = gradients(model, torch.cat(plain).sum())
+    for way in ("packed", "padded"):
+        policy.way = way
+        logprobs = policy(pack(groups))
+        for b, row in enumerate(plain):
+            assert torch.allclose(logprobs[b, : len(row)], row, atol=1e-4)
+        assert_close(gradients(model, logprobs.sum()), expected)
 
 
 class FakeTokenizer:
@@ -161,7 +207,7 @@ class FakeTokenizer:
 
 
 @pytest.mark.parametrize("k", [1, 4])
-def test_micro_batches_cover_every_group_once_and_sum_to_the_same(k: int) -> None:  # N1, D8
+def test_micro_batches_cover_every_group_once_and_sum_to_the_same(k: int) -> None:  # N1 D8
     model = make(PACKABLE["llama"])
     policy = as_policy(model, Compute())
     groups = random_groups(k, seed=4, count=7)
@@ -194,8 +240,8 @@ def test_longer_than_the_positions_is_an_error_that_says_what_to_lower() -> None
 
 
 @pytest.mark.parametrize("dropout_off_by", ["module", "attention attribute"])
-def test_dropout_is_off_in_every_role(dropout_off_by: str) -> None:  # K8, K11
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+def test_dropout_is_off_in_every_role(dropout_off_by: str) -> None:  # K8 K11
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     build: Callable[[], torch.nn.Module] = {
         "module": lambda: GPT2LMHeadModel(
@@ -261,3 +307,30 @@ def test_statistics_without_a_linear_head_use_the_models_own_logits() -> None:
     )
     assert torch.allclose(a.logprobs, b.logprobs, atol=1e-4)
     assert torch.allclose(a.entropy, b.entropy, atol=1e-4)
+
+
+class Operations(TorchDispatchMode):
+    """The names of all operations while it is entered, those of a backward pass too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_no_gradient_of_attention_is_scattered_with_accumulation(k: int) -> None:
+    """From row to blocks and back, the gradient of a gather is a gather."""
+    batch = pack(random_groups(k, seed=2))
+    query, key, value = (torch.randn(1, heads, batch.tokens, 8, requires_grad=True) for heads in (4, 2, 2))
+    out = packed_attention(query, key, value, batch.layout, 0.3)
+    with Operations() as backward:
+        out.sum().backward()
+    assert "aten::index_select" in backward.names
+    accumulating = ("index_add", "scatter", "index_put", "index_copy")
+    assert [name for name in backward.names if any(part in name for part in accumulating)] == []

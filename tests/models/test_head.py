@@ -1,10 +1,14 @@
 """The chunked head against log_softmax in float64 over the whole vocabulary at once."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prefloop.models import head as head_module
 from prefloop.models.head import Head, token_statistics, token_statistics_with_kl
@@ -90,20 +94,31 @@ def test_bfloat16_weights_give_float32_logprobs() -> None:  # K10
 
 
 def test_the_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No tensor of tokens times vocabulary is alive, forward or backward: the largest one is a chunk."""
+    """No tensor of tokens times vocabulary is made, forward or backward: the largest one is a chunk, and all chunks share its memory."""
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 1000)
-    largest = 0
-    original = head_module._log_softmax
-
-    def watch(hidden: Tensor, weight: Tensor, bias: Tensor, factor: float) -> Tensor:
-        nonlocal largest
-        out = original(hidden, weight, bias, factor)
-        largest = max(largest, out.numel())
-        return out
-
-    monkeypatch.setattr(head_module, "_log_softmax", watch)
     hidden, weight = leaf(500, 4, seed=1), leaf(100, 4, seed=2)
-    token_statistics(
-        hidden, Head(weight=weight, bias=torch.empty(0)), torch.zeros(500, dtype=torch.long), temperature=1.0
-    ).logprobs.sum().backward()
-    assert 0 < largest <= 1000
+    made: list[int] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            known = {
+                a.untyped_storage().data_ptr()
+                for a in (*args, *(kwargs or {}).values())
+                if isinstance(a, Tensor)
+            }
+            if isinstance(out, Tensor) and out.untyped_storage().data_ptr() not in known:
+                made.append(out.numel())
+            return out
+
+    head = Head(weight=weight, bias=torch.empty(0))
+    targets = torch.zeros(500, dtype=torch.long)
+    with Watch():
+        loss = token_statistics(hidden, head, targets, temperature=0.7).logprobs.sum()
+        forward = len(made)
+        loss.backward()
+    assert max(made) <= 500 * 4  # the gradient of the hidden states
+    for part in (made[:forward], made[forward:]):
+        assert part.count(1000) == 1

@@ -23,7 +23,6 @@ from prefloop.models.load import (
     save_classifier,
     save_policy,
     set_reward_moments,
-    weights_sha256,
 )
 from prefloop.models.lora import (
     critic_on_trunk,
@@ -34,6 +33,7 @@ from prefloop.models.lora import (
 )
 from prefloop.models.packing import pack
 from prefloop.models.roles import RewardModel
+from prefloop.models.weights import weights_sha256
 from tests.models.tiny import PACKABLE, make, random_groups
 
 
@@ -72,7 +72,7 @@ def test_policy_loads_with_auto_model(base: Path, tmp_path: Path) -> None:  # R8
     assert "prefloop" not in (tmp_path / "saved" / "config.json").read_text()
 
 
-def test_reward_model_gives_the_same_scores_in_transformers(base: Path, tmp_path: Path) -> None:  # C3, M14
+def test_reward_model_gives_the_same_scores_in_transformers(base: Path, tmp_path: Path) -> None:  # C3 M14
     reward_model = new_reward_model(str(base), tokenizer(), Compute(), seed=5)
     set_reward_moments(reward_model, 0.25, 2.0)
     groups = random_groups(3, seed=6)
@@ -93,7 +93,7 @@ def test_reward_model_gives_the_same_scores_in_transformers(base: Path, tmp_path
         assert torch.allclose(batch, scores, atol=1e-4)
 
 
-def test_padding_that_also_ends_completions_is_not_stored(llama: Path, tmp_path: Path) -> None:  # M14, M1
+def test_padding_that_also_ends_completions_is_not_stored(llama: Path, tmp_path: Path) -> None:  # M14 M1
     """transformers would score the token before the stop token, silently; without a padding id it refuses batches instead."""
     same = tokenizer(pad="<eos>")
     assert classifier_padding(same) is None

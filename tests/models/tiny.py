@@ -6,6 +6,10 @@ from typing import Any
 
 import torch
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GemmaConfig,
@@ -16,6 +20,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     OPTConfig,
@@ -73,6 +79,21 @@ PACKABLE: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SHAPE, num_key_value_heads=1, head_dim=8)),
 }
 
+MORE_PACKABLE = PACKABLE | {
+    "deepseek v2": lambda: DeepseekV2ForCausalLM(
+        DeepseekV2Config(
+            **SHAPE,
+            kv_lora_rank=8,
+            q_lora_rank=8,
+            qk_rope_head_dim=8,
+            qk_nope_head_dim=8,
+            v_head_dim=4,
+            first_k_dense_replace=2,
+        )
+    ),
+}
+"""With one whose values are narrower than its queries and keys."""
+
 NOT_PACKABLE: dict[str, Callable[[], PreTrainedModel]] = {
     "mistral with a sliding window": lambda: MistralForCausalLM(
         MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=4)
@@ -80,6 +101,18 @@ NOT_PACKABLE: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma2": lambda: Gemma2ForCausalLM(
         Gemma2Config(**SHAPE, num_key_value_heads=1, head_dim=8, final_logit_softcapping=2.0)
     ),
+    "bloom": lambda: BloomForCausalLM(
+        BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)
+    ),
+    "mamba": lambda: MambaForCausalLM(
+        MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=8)
+    ),
+}
+NOT_PACKABLE_BECAUSE = {
+    "mistral with a sliding window": "a sliding window of 4 tokens",
+    "gemma2": "layers of kind sliding_attention",
+    "bloom": "its attention cannot be replaced",
+    "mamba": "its attention cannot be replaced",
 }
 
 

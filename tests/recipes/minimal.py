@@ -4,12 +4,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefloop.configs.common import Sampling
+from prefloop.configs.common import Compute, Sampling
 from prefloop.configs.pretrain import Architecture
+from prefloop.configs.recipes import ToyConfig
 from prefloop.recipes.plan import Plan
 
 SIZE = Architecture(hidden_size=16, layers=1, heads=2, ffn_size=24, vocab_size=320, max_positions=512)
 SHORT = Sampling(max_new_tokens=12, batch_size=32)
+
+
+def small_toy(out: Path) -> ToyConfig:
+    """A toy world of a few hundred sentences."""
+    return ToyConfig(
+        out=str(out),
+        texts=120,
+        demonstrations=60,
+        prompts=40,
+        pairs=24,
+        eval_prompts=6,
+        compute=Compute(device="cpu"),
+    )
 
 
 def shrink(plan: Plan) -> Plan:

@@ -120,7 +120,7 @@ def test_a_review_that_is_none_is_named(column: str, value: object, words: str, 
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match=words) as caught:
-        imdb.plan(config(tmp_path / "out", file), tmp_path / "out")
+        run_recipe(config(tmp_path / "out", file))
     assert "reviews.jsonl:2" in str(caught.value)
     assert not (tmp_path / "out").exists()
 

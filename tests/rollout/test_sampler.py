@@ -46,7 +46,7 @@ def test_what_is_drawn_does_not_depend_on_company():  # D7
         assert tokens_of(share) == [group[:2] for group in tokens_of(together)[rank::2]]
 
 
-def test_samples_of_one_prompt_differ_and_so_do_equal_prompts():  # D7, C9
+def test_samples_of_one_prompt_differ_and_so_do_equal_prompts():  # D7 C9
     model, prompt = llama(), prompts_of((6,))[0]
     drawn = draw_all(model, [prompt, prompt], k=8)
     assert len({tuple(one.tokens) for group in drawn for one in group}) == 16
@@ -68,7 +68,7 @@ def test_first_tokens_follow_the_policy():  # C9
 @pytest.mark.parametrize(
     ("count", "k", "batch_size"), [(1, 1, 1), (7, 1, 3), (5, 4, 3), (3, 5, 64), (8, 2, 8)]
 )
-def test_every_prompt_is_consumed_once_and_answered_k_times(count: int, k: int, batch_size: int):  # D8, D7
+def test_every_prompt_is_consumed_once_and_answered_k_times(count: int, k: int, batch_size: int):  # D8 D7
     prompts = prompts_of((3, 1, 6, 2, 4, 4, 8, 5)[:count])
     seen: list[int] = []
     drawn = sample(
@@ -124,7 +124,7 @@ def test_prompts_are_prefilled_once_and_no_step_computes_finished_completions(
     assert watched.rows[0] == 6
 
 
-def test_the_stop_token_is_kept_and_ends_the_completion():  # M1, M2
+def test_the_stop_token_is_kept_and_ends_the_completion():  # M1 M2
     drawn = draw_all(llama(), prompts_of(), k=6, stop_ids=STOP, max_new_tokens=9)
     flat = [one for group in drawn for one in group]
     for one in flat:
@@ -161,7 +161,7 @@ def test_top_k_bounds_what_is_drawn():
     assert {one.tokens[0] for one in drawn[0]} == set(best)
 
 
-def test_broken_neighbours_do_not_reach_other_completions(monkeypatch: pytest.MonkeyPatch):  # M8, M13
+def test_broken_neighbours_do_not_reach_other_completions(monkeypatch: pytest.MonkeyPatch):  # M8 M13
     """Whatever a slot's former completion left behind its successor's last position is never seen."""
     model, prompts = llama(), prompts_of((12, 12, 2, 2))
     clean = draw_all(model, prompts, k=2, stop_ids=STOP, batch_size=2)

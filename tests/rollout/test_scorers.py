@@ -127,7 +127,25 @@ def test_the_projects_folder_does_not_hide_installed_packages_later(project: Pat
 
 
 @pytest.mark.usefixtures("project")
-def test_errors_inside_the_function_are_the_users_to_see():
+def test_an_error_inside_the_function_names_its_line():
     Path("my_rewards.py").write_text("def f(prompts, completions):\n    return 1 / 0\n")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(
+        InputError, match=r"my_rewards:f raised ZeroDivisionError: division by zero \(.*my_rewards\.py:2\)"
+    ) as raised:
         load_function("my_rewards:f")(PROMPTS, TEXTS)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(:\n", r"importing 'my_rewards' raised SyntaxError: .*my_rewards\.py:1\)"),
+        ("\nraise OSError('no\\ndisk')\n", r"raised OSError: no disk \(.*my_rewards\.py:2\)"),
+    ],
+)
+def test_an_error_while_the_module_is_imported_names_its_line(text: str, message: str):
+    Path("my_rewards.py").write_text(text)
+    with pytest.raises(InputError, match=message) as raised:
+        load_function("my_rewards:f")
+    assert "\n" not in str(raised.value)

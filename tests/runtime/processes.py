@@ -23,11 +23,16 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
     }
 
 
-def run_processes(size: int, module: str, *arguments: str, timeout: float = 120) -> list[str]:
-    """Run `python -m module` as `size` ranks and return what each printed; fails unless all end well."""
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def run_processes(size: int, module: str, *arguments: str, timeout: float = 120) -> list[str]:
+    """Run `python -m module` as `size` ranks and return what each printed; fails unless all end well."""
+    port = free_port()
     children = [
         subprocess.Popen(
             [sys.executable, "-m", module, *arguments],

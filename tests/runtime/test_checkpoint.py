@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from prefloop.errors import InputError
-from prefloop.runtime.checkpoint import Checkpoints, compare_fingerprints
+from prefloop.runtime.checkpoint import Checkpoints, Content, compare_fingerprints
 from prefloop.runtime.state import load_state, save_state
 
 
@@ -204,3 +204,23 @@ def test_checkpoint_of_other_settings_is_refused_by_name() -> None:
     assert compare_fingerprints(saved, saved, may_differ=[]) == []
     with pytest.raises(InputError, match="run: 1 -> 2"):
         compare_fingerprints({"run": 1}, {"run": 2}, may_differ=["run.", "ru"])
+
+
+def test_what_is_read_must_be_the_same() -> None:
+    saved = {"model": "m", "data": "1" * 64, "weights.model": "2" * 64}
+    same = {
+        "data": Content(what="the data of a.jsonl", sha256="1" * 64),
+        "weights.model": Content(what="the weights of model m", sha256="2" * 64),
+    }
+    assert compare_fingerprints(saved, {"model": "m"}, may_differ=[], reads=same) == []
+    other = same | {"weights.model": Content(what="the weights of model m", sha256="3" * 64)}
+    with pytest.raises(InputError) as error:
+        compare_fingerprints(saved, {"model": "m"}, may_differ=["weights.model"], reads=other)
+    assert str(error.value) == (
+        "the weights of model m (sha256 222222222222 -> 333333333333) changed since the run was begun; "
+        "put back what was there, or start a new run in another folder"
+    )
+    with pytest.raises(
+        InputError, match=r"model: 'm' -> 'n'\)"
+    ):  # other weights under another name are no riddle
+        compare_fingerprints(saved, {"model": "n"}, may_differ=[], reads=other)

@@ -60,3 +60,28 @@ def test_other_processes_are_silent() -> None:
     progress.write("a line")
     progress.close()
     assert stream.getvalue() == ""
+
+
+def test_the_first_two_numbers_that_are_known_are_shown() -> None:
+    stream = Terminal()
+    headline = ("loss", "heldout_loss", "grad_norm")
+    progress = Progress(stage="sft", start=0, total=4, headline=headline, shown=True, stream=stream)
+    progress.begin()
+    progress.numbers({"grad_norm": 0.5, "loss": 2.0})
+    assert progress.line().endswith(" left, loss 2, grad_norm 0.5")
+    progress.numbers({"heldout_loss": 3.0, "loss": 1.5, "grad_norm": 0.25})
+    assert progress.line().endswith(", loss 1.5, heldout_loss 3")
+    progress.advance()
+    progress.close()
+    assert "loss=1.5, heldout_loss=3" in stream.getvalue()
+
+
+def test_following_work_that_is_shared() -> None:
+    stream = io.StringIO()
+    progress = Progress(stage="sample", start=2, total=14, headline=(), shown=True, stream=stream)
+    progress.begin()
+    for _ in range(2):  # two rounds of the same work, each counted from nothing
+        follow = progress.follow(processes=2)
+        follow(1)
+        follow(3)
+    assert progress.line().startswith("sample 14/14 (100%)")

@@ -16,6 +16,7 @@ from tensorboardX.proto import event_pb2
 
 from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.errors import InputError
+from prefloop.runtime.checkpoint import Content
 from prefloop.runtime.interrupt import Interrupted
 from prefloop.runtime.journal import Journal, read_metrics
 from prefloop.runtime.run import Run, null_for_nan
@@ -46,7 +47,7 @@ def open_run(
         total_steps=whole.max_steps,
         world=ALONE,
         headline=("loss", "accuracy"),
-        fingerprint={"data_hash": "abc"},
+        reads={"data": Content(what="the data of a.jsonl", sha256="abc" * 20)},
     )
 
 
@@ -170,7 +171,10 @@ def test_checkpoint_of_another_run_is_refused(change: dict[str, Any], message: s
 def test_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     broken_off(open_run(tmp_path / "run", save_every=3), until=4)
     run = RunSettings(out=str(tmp_path / "run"), resume=True)
-    with pytest.raises(InputError, match="data_hash: 'abc' -> 'def'"):
+    with pytest.raises(
+        InputError,
+        match=r"the data of a.jsonl \(sha256 abcabcabcabc -> defdefdefdef\) changed since the run was begun; put back",
+    ):
         Run.open(
             run,
             stage="sft",
@@ -178,7 +182,7 @@ def test_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
             total_steps=4,
             world=ALONE,
             headline=("loss", "accuracy"),
-            fingerprint={"data_hash": "def"},
+            reads={"data": Content(what="the data of a.jsonl", sha256="def" * 20)},
         )
 
 

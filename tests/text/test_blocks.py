@@ -16,7 +16,7 @@ DOCUMENTS = st.lists(st.text(alphabet="abé <|eos>\n", max_size=12), max_size=8)
 
 @settings(max_examples=60, deadline=None)
 @given(DOCUMENTS, st.integers(2, 9))
-def test_blocks_hold_every_token_once_and_in_order(documents, block_tokens):  # D6, D8
+def test_blocks_hold_every_token_once_and_in_order(documents, block_tokens):  # D6 D8
     tokenizer = build("ours")
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     stream = list(

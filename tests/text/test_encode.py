@@ -480,7 +480,7 @@ def test_overlong_records_stop_with_their_place_and_size():  # D4
         encode_all(tokenizer, LONG, max_prompt_tokens=50, max_completion_tokens=5)
 
 
-def test_dropped_records_are_counted_and_named():  # D4, D5
+def test_dropped_records_are_counted_and_named():  # D4 D5
     encoded = encode_all(build("ours"), LONG, max_prompt_tokens=5, max_completion_tokens=5, overlong="drop")
     assert encoded.kept == [0]
     assert [entry.split(": ")[0] for entry in encoded.dropped] == ["d.jsonl:2", "d.jsonl:3"]

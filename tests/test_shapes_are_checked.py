@@ -1,0 +1,61 @@
+"""The shapes that annotations promise are checked in every module while tests run; without this, the annotations would be comments."""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+import prefloop
+from prefloop.losses import Moments, masked_sum
+from prefloop.models.head import Head, token_statistics
+from prefloop.models.packing import pack
+from prefloop.rollout.draw import inverse_cdf
+from prefloop.text.groups import Group
+
+BATCH = pack(
+    [Group(prompt=[1, 2], completions=([3, 4], [5]), masks=([True, True], [True]))]
+)  # two completions, longest two
+
+
+def test_every_module_is_loaded_with_checks() -> None:
+    """One imported before the hook was installed, by a plugin say, would not be."""
+    plain = []
+    for found in pkgutil.walk_packages(prefloop.__path__, "prefloop."):
+        if found.name.endswith("__main__") or ".migrations" in found.name:  # they do their work when imported
+            continue
+        spec = importlib.import_module(found.name).__spec__
+        if spec is None or type(spec.loader).__name__ != "_JaxtypingLoader":
+            plain.append(found.name)
+    assert plain == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: masked_sum(torch.zeros(2, 3), torch.ones(3, 2, dtype=torch.bool)),
+        lambda: masked_sum(torch.zeros(2, 3), torch.ones(2, 3)),
+        lambda: inverse_cdf(torch.ones(2, 3), torch.ones(3)),
+        lambda: Moments(count=torch.zeros(2), sum=torch.zeros(()), sum_of_squares=torch.zeros(())),
+        lambda: Moments.of(torch.zeros(2, 3), torch.ones(2, dtype=torch.bool)),
+        lambda: dataclasses.replace(BATCH, completion_mask=BATCH.completion_mask.float()),
+        lambda: dataclasses.replace(BATCH, completion_mask=BATCH.completion_mask[:, :1]),
+        lambda: dataclasses.replace(BATCH, group=BATCH.group[:1]),
+        lambda: dataclasses.replace(BATCH, targets=BATCH.targets[:1]),
+    ],
+    ids=["shape", "kind", "axis", "field", "classmethod", "mask's kind", "mask's width", "group", "targets"],
+)
+def test_a_wrong_shape_is_refused(wrong: Callable[[], object]) -> None:
+    with pytest.raises(TypeCheckError):
+        wrong()
+
+
+def test_rows_and_targets_must_be_as_many() -> None:
+    head = Head(weight=torch.zeros(7, 4), bias=torch.zeros(0))
+    with pytest.raises(TypeCheckError):
+        token_statistics(
+            torch.zeros(3, 4), head, torch.zeros(2, dtype=torch.long), temperature=1.0
+        )  # two targets for three rows
