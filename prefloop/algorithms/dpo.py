@@ -20,6 +20,7 @@ from prefloop.algorithms.inputs import comparisons, store_of
 from prefloop.algorithms.opening import check_room, open_policy, open_reference, parameters_of, replayable
 from prefloop.algorithms.provenance import START, Models, RunRecord, models_read
 from prefloop.algorithms.reference import reference_logprobs
+from prefloop.algorithms.shown import show_completions
 from prefloop.configs.dpo import DPOConfig
 from prefloop.losses import (
     check_start,
@@ -86,6 +87,8 @@ def train(config: DPOConfig) -> Path:
                 metrics |= _heldout_metrics(
                     config, policy, inputs.heldout.groups, reference[len(inputs.train) :], world
                 )
+                shown = inputs.heldout.groups or inputs.train.groups
+                show_completions(run, step, policy, tokenizer, shown, beside="chosen")
             run.log(step, metrics)
         record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
         return run.final

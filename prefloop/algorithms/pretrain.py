@@ -14,6 +14,7 @@ from prefloop.algorithms.inputs import texts
 from prefloop.algorithms.opening import parameters_of
 from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.algorithms.sft import likelihood_metrics, likelihood_step
+from prefloop.algorithms.shown import show_completions
 from prefloop.configs.pretrain import PretrainConfig
 from prefloop.models.load import load_policy, new_language_model, save_policy
 from prefloop.models.roles import Policy, vocabulary_size
@@ -77,6 +78,7 @@ def train(config: PretrainConfig) -> Path:
             metrics = likelihood_step(updater, policy, groups, tokens=tokens, world=world)
             if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
                 metrics |= likelihood_metrics(policy, heldout, tokens=tokens, world=world)
+                show_completions(run, step, policy, tokenizer, heldout or blocks, beside="text")
             run.log(step, metrics)
         record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
         return run.final

@@ -18,6 +18,7 @@ from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import comparisons, store_of
 from prefloop.algorithms.opening import check_room, open_reward_model, parameters_of, replayable
 from prefloop.algorithms.provenance import RunRecord, models_read
+from prefloop.algorithms.shown import show_scores
 from prefloop.configs.reward import RewardConfig
 from prefloop.losses import bradley_terry, centring, example_mean, pairwise_accuracy
 from prefloop.models.load import set_reward_moments
@@ -74,6 +75,7 @@ def train(config: RewardConfig) -> Path:
             if (config.eval_every and step % config.eval_every == 0) or last:
                 scores = score_groups(reward_model, inputs.heldout.groups, tokens=tokens, world=world)
                 metrics |= _heldout_metrics(scores)
+                show_scores(run, step, tokenizer, inputs.heldout.groups, scores)
             if last and config.normalise:
                 scores = score_groups(
                     reward_model, inputs.heldout.groups or inputs.train.groups, tokens=tokens, world=world

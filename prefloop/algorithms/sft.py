@@ -16,6 +16,7 @@ from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import demonstrations
 from prefloop.algorithms.opening import check_room, open_policy, parameters_of, replayable
 from prefloop.algorithms.provenance import RunRecord, models_read
+from prefloop.algorithms.shown import show_completions
 from prefloop.configs.sft import SFTConfig
 from prefloop.losses import mean_over, sum_and_count
 from prefloop.models.packing import MicroBatch, micro_batches
@@ -68,6 +69,8 @@ def train(config: SFTConfig) -> Path:
                 metrics |= likelihood_metrics(
                     policy, inputs.heldout.groups, tokens=config.compute.micro_batch_tokens, world=world
                 )
+                shown = inputs.heldout.groups or inputs.train.groups
+                show_completions(run, step, policy, tokenizer, shown, beside="demonstration")
             run.log(step, metrics)
         record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
         return run.final

@@ -1,0 +1,87 @@
+"""What a stage shows people as it goes: completions of held-out prompts, or scores of held-out comparisons, in `samples/step-N.jsonl`.
+
+Samples have random numbers of their own, so that looking at them changes nothing in a run.
+"""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prefloop.configs.common import Sampling
+from prefloop.models.roles import Policy
+from prefloop.rollout.decoders import text_config
+from prefloop.rollout.sampler import sample
+from prefloop.runtime import Run
+from prefloop.text import decode_completion, stop_token_ids
+from prefloop.text.groups import Group
+
+SHOWN = 8
+SHOWN_TOKENS = 64
+
+
+def show_completions(
+    run: Run,
+    step: int,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    groups: Sequence[Group],
+    *,
+    beside: str,
+) -> None:
+    """Write what the policy says, at temperature 1, to the first prompts of `groups` that leave it room; the group's own completion stands under `beside`."""
+    if not run.world.is_main:
+        return
+    limit = getattr(text_config(policy.model), "max_position_embeddings", None)
+    room = limit if limit is not None else 1 << 30
+    shown = [group for group in groups if len(group.prompt) < room][:SHOWN]
+    if not shown:
+        return
+    prompts = [group.prompt for group in shown]
+    tokens = min(SHOWN_TOKENS, room - max(map(len, prompts)))
+    with policy.active() as model:
+        drawn = sample(
+            model,
+            prompts,
+            k=1,
+            stop_ids=stop_token_ids(tokenizer),
+            sampling=Sampling(max_new_tokens=tokens, batch_size=SHOWN),
+            seed=run.settings.seed,
+            row_keys=range(len(prompts)),
+        )
+    run.samples(
+        step,
+        [
+            {
+                "prompt": tokenizer.decode(group.prompt),
+                "completion": decode_completion(tokenizer, said.tokens),
+                "ended": said.ended,
+                beside: decode_completion(tokenizer, group.completions[0]),
+            }
+            for group, [said] in zip(shown, drawn, strict=True)
+        ],
+    )
+
+
+def show_scores(
+    run: Run,
+    step: int,
+    tokenizer: PreTrainedTokenizerBase,
+    groups: Sequence[Group],
+    scores: Float[Tensor, " B"],
+) -> None:
+    """Write the first comparisons with their scores, chosen before rejected."""
+    run.samples(
+        step,
+        [
+            {
+                "prompt": tokenizer.decode(group.prompt),
+                "chosen": decode_completion(tokenizer, group.completions[0]),
+                "rejected": decode_completion(tokenizer, group.completions[1]),
+                "score_chosen": round(chosen, 4),
+                "score_rejected": round(rejected, 4),
+            }
+            for group, (chosen, rejected) in zip(groups[:SHOWN], scores.view(-1, 2).tolist(), strict=False)
+        ],
+    )

@@ -1,0 +1,66 @@
+"""Samples in the run folder are what the saved model says, beside what the data says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefloop.configs.common import Sampling
+from prefloop.models.load import load_policy, load_reward_model
+from prefloop.models.packing import pack
+from prefloop.rollout.sampler import sample
+from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
+from prefloop.text.groups import Group
+from tests.algorithms.small import CPU, metrics_of
+
+
+def shown(run: Path) -> list[dict[str, Any]]:
+    """The last step's samples."""
+    step = metrics_of(run)[-1]["step"]
+    return [json.loads(line) for line in (run / f"samples/step-{step}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("pretrain", "text"), ("sft", "demonstration"), ("dpo", "chosen"), ("dpo_lora", "chosen")],
+)
+def test_completions_are_the_saved_policys(name: str, beside: str, unbroken: Callable[[str], Path]) -> None:
+    run = unbroken(name)
+    tokenizer = load_tokenizer(str(run / "final"))
+    policy = load_policy(str(run / "final"), CPU)
+    rows = shown(run)
+    assert 0 < len(rows) <= 8
+    prompts = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
+    with policy.active() as model:
+        drawn = sample(
+            model,
+            prompts,
+            k=1,
+            stop_ids=stop_token_ids(tokenizer),
+            sampling=Sampling(max_new_tokens=64 - max(map(len, prompts)), batch_size=8),
+            seed=3,
+            row_keys=range(len(prompts)),
+        )
+    for row, [said] in zip(rows, drawn, strict=True):
+        assert row["completion"] == decode_completion(tokenizer, said.tokens)
+        assert row["ended"] == said.ended
+        assert row[beside]
+
+
+def test_scores_are_the_saved_reward_models(unbroken: Callable[[str], Path]) -> None:
+    run = unbroken("reward")
+    tokenizer = load_tokenizer(str(run / "final"))
+    reward_model = load_reward_model(str(run / "final"), CPU)
+    rows = shown(run)
+    assert rows
+    for row in rows:
+        prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
+        sides = [
+            tokenizer(row[side], add_special_tokens=False)["input_ids"] for side in ("chosen", "rejected")
+        ]
+        ids = [[*side, *stop_token_ids(tokenizer)[:1]] for side in sides]
+        group = Group(prompt=prompt, completions=tuple(ids), masks=tuple([True] * len(side) for side in ids))
+        scores = reward_model(pack([group])).tolist()
+        assert scores == pytest.approx([row["score_chosen"], row["score_rejected"]], abs=1e-3)
