@@ -1,4 +1,4 @@
-"""Direct preference optimisation (arXiv:2305.18290).
+"""Direct preference optimisation (arXiv:2305.18290): `prefer` with the objective `dpo`, under its own name and settings.
 
 The reference's log-probabilities are computed once, before the first update, and kept on disk by weights and tokens; no second model is held
 in memory. Log-probabilities are summed over each completion's tokens, stop token included; the loss is a mean over comparisons.
@@ -8,170 +8,30 @@ difference of log-ratios); reward_chosen, reward_rejected (implicit); logp_chose
 which is worth watching); nll (of chosen completions, per token); lr, grad_norm, skipped; and the same of held-out comparisons as heldout_*.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from jaxtyping import Float
-from torch import Tensor
-
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import comparisons, store_of
-from prefloop.algorithms.opening import open_policy, parameters_of, replayable
-from prefloop.algorithms.provenance import RunRecord
-from prefloop.algorithms.reference import reference_logprobs
+from prefloop.algorithms.prefer import train_objective
 from prefloop.configs.dpo import DPOConfig
-from prefloop.losses import (
-    check_start,
-    dpo_loss,
-    example_mean,
-    expected_at_start,
-    implicit_reward,
-    mean_over,
-    pairwise_accuracy,
-    sequence_sum,
-)
-from prefloop.models.load import load_policy, weights_sha256
-from prefloop.models.packing import MicroBatch, micro_batches
-from prefloop.models.roles import Policy
-from prefloop.rollout.scoring import summed_logprobs
-from prefloop.runtime import Metrics, Run, Updater, World, start_world
-from prefloop.text import load_tokenizer
-from prefloop.text.groups import Group
+from prefloop.configs.prefer import PreferConfig
 
 
 def train(config: DPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    world = start_world(config.compute.device)
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
-    inputs = comparisons(config.data, tokenizer, store_of(config.run.out, config.run.store), world)
-    batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage="dpo",
-            config=config,
-            total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
-            world=world,
-            headline=("accuracy", "margin"),
-            fingerprint={"data": inputs.read.sha256},
-        ) as run,
-        RunRecord(stage="dpo", config=config, settings=config.run, world=world) as record,
-    ):
-        run.say(inputs.read.summary)
-        opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
-        record.begin(start=config.model, models={"reference": config.reference}, reads=[inputs.read])
-        policy = opened.role
-        groups = [*inputs.train.groups, *inputs.heldout.groups]
-        reference = _reference(config, policy, groups, run).view(-1, 2)
-        updater = Updater(
-            [parameters_of(policy, config.optim, name="policy")],
-            total_steps=run.total_steps,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
-        )
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
-
-        for step in run.steps(save=opened.save, state=lambda: {"updater": updater.state()}):
-            places = world.share(batches.at(step))
-            metrics = _step(config, updater, policy, [groups[i] for i in places], reference[places], world)
-            if step == 1 and config.reference in ("", config.model):
-                _check_start(config, metrics)
-            if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
-                metrics |= _heldout_metrics(
-                    config, policy, inputs.heldout.groups, reference[len(inputs.train) :], world
-                )
-            run.log(step, metrics)
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
-
-
-def _reference(config: DPOConfig, policy: Policy, groups: Sequence[Group], run: Run) -> Float[Tensor, " B"]:
-    """Reference log-probabilities of chosen, rejected, chosen, ...: those of the starting policy unless another is named."""
-    name = config.reference or config.model
-    is_start = not run.start and not config.reference
-    model = policy if is_start else load_policy(name, config.compute)
-    return reference_logprobs(
-        model,
-        groups,
-        weights=run.world.on_main(lambda: weights_sha256(name)),
-        tokens=config.compute.micro_batch_tokens,
-        cache=Path(config.reference_cache or Path(config.run.out).parent / "cache"),
-        world=run.world,
+    same = PreferConfig(
+        run=config.run,
+        data=config.data,
+        model=config.model,
+        loss="dpo",
+        settings=(f"beta={config.beta!r}", f"label_smoothing={config.label_smoothing!r}"),
+        reference=config.reference,
+        sft_coef=config.sft_coef,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        eval_every=config.eval_every,
+        reference_cache=config.reference_cache,
+        optim=config.optim,
+        lora=config.lora,
+        compute=config.compute,
     )
-
-
-def _step(
-    config: DPOConfig,
-    updater: Updater,
-    policy: Policy,
-    groups: Sequence[Group],
-    reference: Float[Tensor, "n 2"],
-    world: World,
-) -> dict[str, float]:
-    """One update from this process's share of a batch; its metrics."""
-    pairs = world.sum_float(len(groups))
-    chosen_tokens = world.sum_float(sum(sum(group.masks[0]) for group in groups))
-    metrics = Metrics()
-
-    def loss(part: MicroBatch) -> Tensor:
-        logprobs, mask = policy(part.batch), part.batch.completion_mask
-        sums = sequence_sum(logprobs, mask).view(-1, 2)
-        reference_sums = reference[list(part.groups)].to(sums.device)
-        losses = dpo_loss(
-            *sums.unbind(1),
-            *reference_sums.unbind(1),
-            beta=config.beta,
-            label_smoothing=config.label_smoothing,
-        )
-        nll, chosen_mask = -logprobs[0::2], mask[0::2]
-        for name, (total, count) in pair_metrics(sums.detach(), reference_sums, beta=config.beta).items():
-            metrics.add(name, total, count)
-        metrics.add("nll", -sums[:, 0].detach().sum(), chosen_mask.sum())
-        total = example_mean(losses, examples=pairs)
-        if config.sft_coef:
-            total = total + config.sft_coef * mean_over(nll, chosen_mask, count=chosen_tokens)
-        return total
-
-    parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    result = updater.step(parts, loss, replay=lambda: replayable(groups))
-    return {**result.metrics(), **metrics.reduce(world)}
-
-
-def pair_metrics(
-    sums: Float[Tensor, "n 2"], reference: Float[Tensor, "n 2"], *, beta: float
-) -> dict[str, tuple[Tensor, int]]:
-    """Implicit-reward metrics of (chosen, rejected) pairs as sums and counts."""
-    chosen, rejected = implicit_reward(sums, reference, beta=beta).unbind(1)
-    n = len(sums)
-    return {
-        "accuracy": (pairwise_accuracy(chosen, rejected).sum(), n),
-        "margin": ((chosen - rejected).sum(), n),
-        "reward_chosen": (chosen.sum(), n),
-        "reward_rejected": (rejected.sum(), n),
-        "logp_chosen": (sums[:, 0].sum(), n),
-        "logp_rejected": (sums[:, 1].sum(), n),
-    }
-
-
-def _heldout_metrics(
-    config: DPOConfig, policy: Policy, groups: Sequence[Group], reference: Float[Tensor, "n 2"], world: World
-) -> dict[str, float]:
-    """The same numbers of held-out comparisons; nothing where nothing is held out."""
-    if not groups:
-        return {}
-    sums = summed_logprobs(policy, groups, tokens=config.compute.micro_batch_tokens, world=world).view(-1, 2)
-    losses = dpo_loss(
-        *sums.unbind(1), *reference.unbind(1), beta=config.beta, label_smoothing=config.label_smoothing
-    )
-    pairs = pair_metrics(sums, reference, beta=config.beta)
-    named = {f"heldout_{name}": (total / count).item() for name, (total, count) in pairs.items()}
-    return {"heldout_loss": losses.mean().item(), **named}
-
-
-def _check_start(config: DPOConfig, metrics: dict[str, float]) -> None:
-    """Before the first update policy = reference, so the loss has a known value; anything else is a bug or a wrong reference."""
-    expected = expected_at_start("dpo", beta=config.beta, label_smoothing=config.label_smoothing)
-    observed = metrics["loss"] - config.sft_coef * metrics["nll"]
-    check_start("dpo", observed, expected, tolerance=1e-3 if config.compute.dtype == "float32" else 5e-2)
+    return train_objective(same, stage="dpo", recorded=config)

@@ -83,6 +83,17 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop dpo --model runs/first/sft/final --data store --out runs/first/dpo",),
         then="prefloop chat {}",
     ),
+    "prefer": Command(
+        summary="train a policy directly on comparisons, rankings, labels or scores, by any objective",
+        settings="prefloop.configs.prefer:PreferConfig",
+        work="prefloop.algorithms.prefer:train",
+        examples=(
+            "prefloop prefer --loss ipo_sum --model runs/first/sft/final --data store --out runs/first/ipo",
+            "prefloop prefer --loss simpo --settings beta=2.5 gamma=1 --model MODEL --data comparisons.jsonl --out runs/first/simpo",
+            "prefloop prefer --loss kto --model MODEL --data labels.jsonl --out runs/first/kto",
+        ),
+        then="prefloop chat {}",
+    ),
     "eval": Command(
         summary="measure policies, and a reward model, on held-out prompts",
         settings="prefloop.configs.evaluate:EvalConfig",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.algorithms import dpo
+from prefloop.algorithms import prefer
 from prefloop.algorithms.inputs import comparisons
 from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.dpo import DPOConfig
@@ -90,11 +90,11 @@ def test_a_wrong_reference_stops_the_run_at_step_0(
 ) -> None:  # K9
     """Under every setting the check knows the loss to expect, and the right reference passes it."""
     wrong = load_policy(str(project / "other"), CPU)
-    real = dpo.reference_logprobs
+    real = prefer.reference_tokens
     settings = {**changes, "beta": changes.get("beta", 1.0), "max_steps": 1}
     logged(config(project, tmp_path / "right", **settings))
     monkeypatch.setattr(
-        dpo, "reference_logprobs", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
+        prefer, "reference_tokens", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
     )
     with pytest.raises(RuntimeError, match=r"step 0: dpo is .* must be 0\.693"):
         logged(config(project, tmp_path / "wrong", **settings))
@@ -133,7 +133,7 @@ def test_the_reference_is_computed_once_and_read_again(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(reference, "summed_logprobs", refuse)
+    monkeypatch.setattr(reference, "token_logprobs", refuse)
     again = replace(settings, run=replace(settings.run, out=str(tmp_path / "second")))
     logged(again)
     ours, theirs = weights_of(tmp_path / "first/final"), weights_of(tmp_path / "second/final")
