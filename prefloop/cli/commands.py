@@ -145,6 +145,24 @@ STAGES: Mapping[str, Command] = {
         work="prefloop.cli.data:export",
         examples=("prefloop data export --store runs/first/prefloop.db --out comparisons.jsonl",),
     ),
+    "data filter": Command(
+        summary="leave out comparisons that reward models find ambiguous or wrong",
+        settings="prefloop.configs.filter:FilterConfig",
+        work="prefloop.algorithms.filter:filter_comparisons",
+        examples=(
+            "prefloop data filter --data comparisons.jsonl --reward_models runs/first/reward/final --least_margin 0.2 --out kept.jsonl",
+        ),
+        then="prefloop reward --model MODEL --data {} --out RUNS/reward",
+    ),
+    "data rejection": Command(
+        summary="make comparisons of stored completions by statistical rejection sampling",
+        settings="prefloop.configs.filter:RejectionConfig",
+        work="prefloop.algorithms.rejection:sample_by_rejection",
+        examples=(
+            "prefloop data rejection --store runs/first/prefloop.db --reward_models runs/first/reward/final --out pairs.jsonl",
+        ),
+        then="prefloop dpo --model MODEL --data {} --out RUNS/rso",
+    ),
 }
 """Every command but `run`, in the order of the loop."""
 

@@ -16,6 +16,7 @@ from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sam
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.evaluate import EvalConfig
+from prefloop.configs.filter import FilterConfig, RejectionConfig
 from prefloop.configs.label import SimulateConfig
 from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
 from prefloop.configs.prefer import FollowPolicy, PreferConfig
@@ -34,7 +35,8 @@ OF_STAGES = (
 )
 OTHERS = (
     *(SampleConfig, EvalConfig, ChatConfig, CheckConfig, ImportConfig, ExportConfig),
-    *(SimulateConfig, LineageConfig, ReportConfig, ToyConfig, IMDBConfig, FollowPolicy),
+    *(SimulateConfig, LineageConfig, ReportConfig, ToyConfig, IMDBConfig),
+    *(FollowPolicy, FilterConfig, RejectionConfig),
 )
 
 
