@@ -300,7 +300,8 @@ def _step(
         check_start(task.loss, observed, expected, tolerance=tolerance)
     prepared = whole.result()
     shared = {name: value.item() for name, value in prepared.shared.items()}
-    return {**result.metrics(), **reduced, **shared}, dict(prepared.running or running)
+    after = running if result.skipped else prepared.running or running  # NaN would stay for good
+    return {**result.metrics(), **reduced, **shared}, dict(after)
 
 
 def _expected(task: Task, numbers: TokenNumbers, count: int) -> list[Tensor]:
