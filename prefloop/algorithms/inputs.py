@@ -1,7 +1,7 @@
 """What a stage trains on: records read from a file or the store, split by prompt, as tokens, with a hash that says exactly what they were."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -12,14 +12,18 @@ from prefloop.data import (
     content_hash,
     load_comparisons,
     load_demonstrations,
+    load_labels,
     load_prompts,
+    load_rankings,
+    load_scores,
     load_texts,
     split,
 )
 from prefloop.data.load import Loaded
 from prefloop.data.store import Filters, Source, Store
 from prefloop.errors import InputError
-from prefloop.records import Comparison, Conversation, Demonstration, Prompt, Text
+from prefloop.losses.quantities import Data as Kind
+from prefloop.records import Comparison, Conversation, Demonstration, Label, Prompt, Ranking, Text
 from prefloop.runtime.checkpoint import Content
 from prefloop.runtime.world import World
 from prefloop.text import encode_all, encode_prompts
@@ -156,6 +160,60 @@ def comparisons(
         return _part(used, read, data, tokenizer)
 
     return world.on_main(work)
+
+
+def examples(
+    kind: Kind,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    store: str,
+    world: World,
+    *,
+    from_comparisons: bool = False,
+) -> Inputs[Any]:
+    """Comparisons, rankings, labels or scores. Rankings may come from the store too; labels from comparisons where that is asked for."""
+    if kind == "comparisons":
+        return comparisons(data, tokenizer, store, world)
+    if kind == "labels" and from_comparisons:
+        return world.on_main(lambda: _labels_of_comparisons(data, tokenizer))
+
+    def work() -> Inputs[Any]:
+        if kind == "rankings" and data.source == STORE:
+            records, read = _rankings_in_store(store, data)
+            return _part(records, read, data, tokenizer)
+        loaders = {"rankings": load_rankings, "labels": load_labels, "scores": load_scores}
+        loaded, read = _from_files(data, loaders[kind])
+        return _part(loaded.records, read, data, tokenizer)
+
+    return world.on_main(work)
+
+
+def _labels_of_comparisons(data: Data, tokenizer: PreTrainedTokenizerBase) -> Inputs[Label]:
+    loaded, read = _from_files(data, load_comparisons)
+    labels = [
+        Label(
+            prompt=pair.prompt,
+            completion=completion,
+            good=good,
+            annotator=pair.annotator,
+            origin=pair.origin,
+        )
+        for pair in loaded.records
+        for completion, good in ((pair.chosen, True), (pair.rejected, False))
+    ]
+    said = replace(read, summary=f"{read.summary} Chosen are taken as good, rejected as bad.")
+    return _part(labels, said, data, tokenizer)
+
+
+def _rankings_in_store(store: str, data: Data) -> tuple[list[Ranking], Read]:
+    with Store.open(store, create=False) as opened:
+        export = opened.export("rankings", Filters(), skip_bad=data.skip_bad)
+        records = [record for record in opened.exported(export.id) if isinstance(record, Ranking)]
+    used = records[: data.limit] if data.limit else records
+    summary = (
+        f"{store}: {len(used)} of {export.rows} rankings (export {export.id}, sha256 {export.sha256[:12]})."
+    )
+    return used, Read(sources=(), exports=(export.id,), sha256=content_hash(used), summary=summary)
 
 
 def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple[Prompts, Prompts, Read]:

@@ -50,12 +50,18 @@ def open_policy(
 
 
 def open_reward_model(
-    model: str, tokenizer: PreTrainedTokenizerBase, lora: LoRA, compute: Compute, run: Run
+    model: str,
+    tokenizer: PreTrainedTokenizerBase,
+    lora: LoRA,
+    compute: Compute,
+    run: Run,
+    *,
+    keep_head: bool = False,
 ) -> Opened[RewardModel]:
-    """The reward model a stage trains: a fresh head, drawn from the run's seed, on the model's trunk."""
+    """The reward model a stage trains: a fresh head, drawn from the run's seed, on the model's trunk; or with `keep_head` the head it has."""
     seed = run.settings.seed
     if lora.rank == 0:
-        fresh = run.start == 0
+        fresh = run.start == 0 and not keep_head
         role = (
             new_reward_model(model, tokenizer, compute, seed=seed)
             if fresh

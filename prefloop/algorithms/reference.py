@@ -1,4 +1,4 @@
-"""Reference log-probabilities, computed once and kept on disk by what they depend on: weights, tokens and precision."""
+"""Reference log-probabilities of every token, computed once and kept on disk by what they depend on: weights, tokens and precision."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefloop.models.roles import Policy
-from prefloop.rollout.scoring import summed_logprobs
+from prefloop.rollout.scoring import token_logprobs
 from prefloop.runtime import World
 from prefloop.text.groups import Group
 
@@ -32,7 +32,7 @@ def tokens_sha256(groups: Sequence[Group]) -> str:
     return digest.hexdigest()
 
 
-def reference_logprobs(
+def reference_tokens(
     policy: Policy,
     groups: Sequence[Group],
     *,
@@ -40,18 +40,18 @@ def reference_logprobs(
     tokens: int,
     cache: Path,
     world: World,
-) -> Float[Tensor, " B"]:
-    """`summed_logprobs` of a frozen policy, read from the cache if these weights have seen these tokens before.
+) -> Float[Tensor, " M"]:
+    """`token_logprobs` of a frozen policy, read from the cache if these weights have seen these tokens before.
 
     `weights` is the hash of the policy's weights. The file is memory-mapped; it is written beside and renamed, so a killed run leaves no
     half of one.
     """
-    key = json.dumps([weights, tokens_sha256(groups), str(policy.model.dtype), policy.way])
+    key = json.dumps([weights, tokens_sha256(groups), str(policy.model.dtype), policy.way, "tokens"])
     file = cache / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     if world.on_main(file.exists):
         log.info("reference log-probabilities: read from %s", file)
         return load_file(file)["logprobs"]
-    result = summed_logprobs(policy, groups, tokens=tokens, world=world)
+    result = token_logprobs(policy, groups, tokens=tokens, world=world)
 
     def write() -> None:
         cache.mkdir(parents=True, exist_ok=True)

@@ -1,30 +1,45 @@
-"""A reward model from comparisons (Bradley-Terry), as in section 3.2 of arXiv:2009.01325 and arXiv:2203.02155.
+"""A reward model: from comparisons (Bradley-Terry, section 3.2 of arXiv:2009.01325 and arXiv:2203.02155), rankings, labels or scores.
 
-The score is read at the last token of each completion. One epoch by default: a second one overfits. After training, mean and standard deviation
-of scores on completions are stored with the model; the saved scores themselves stay as they are.
+The score is read at the last token of each completion; `token_level` and `outcome` train it at every token and are read at the last. One epoch by
+default: a second one overfits. After training, mean and standard deviation of scores on completions are stored with the model; the saved scores
+themselves stay as they are.
 
-Logged: loss, accuracy (ties count half), margin (chosen minus rejected score), score (mean of both), lr, grad_norm, skipped; and on
-comparisons of held-out prompts heldout_loss and heldout_accuracy. `prefloop.evaluation` gives the accuracy its interval, calibration and more.
+Logged: loss; of comparisons and rankings accuracy (ties count half; of rankings over all pairs) and margin (better minus worse score); of labels
+accuracy (score above 0 for good); of scores error (mean squared); score (mean of all); lr, grad_norm, skipped; and on held-out prompts
+heldout_loss (without margin, smoothing or centring) and heldout_accuracy or heldout_error. `prefloop.evaluation` gives the accuracy its interval, calibration and more.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import comparisons, store_of
+from prefloop.algorithms.inputs import Examples, examples, store_of
 from prefloop.algorithms.opening import check_room, open_reward_model, parameters_of, replayable
 from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.algorithms.shown import show_scores
 from prefloop.configs.reward import RewardConfig
 from prefloop.losses import bradley_terry, centring, example_mean, pairwise_accuracy
+from prefloop.losses.listwise import pairs_of, plackett_luce
+from prefloop.losses.quantities import as_lists
+from prefloop.losses.reward_model import (
+    REWARD_LOSSES,
+    all_pairs,
+    best_of,
+    binary,
+    outcome,
+    regression,
+    token_level,
+)
 from prefloop.models.load import set_reward_moments
-from prefloop.models.packing import MicroBatch, micro_batches
+from prefloop.models.packing import Batch, MicroBatch, micro_batches
 from prefloop.models.roles import RewardModel
-from prefloop.records import Comparison
+from prefloop.records import Comparison, Label, Score
 from prefloop.rollout.scoring import score_groups
 from prefloop.runtime import Metrics, Run, Updater, World, start_world
 from prefloop.text import load_tokenizer
@@ -35,7 +50,8 @@ def train(config: RewardConfig) -> Path:
     """Train and return the folder of the finished reward model."""
     world = start_world(config.compute.device)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
-    inputs = comparisons(config.data, tokenizer, store_of(config.run.out, config.run.store), world)
+    kind = REWARD_LOSSES[config.loss].data
+    inputs = examples(kind, config.data, tokenizer, store_of(config.run.out, config.run.store), world)
     models = models_read(world, model=config.model)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
     tokens = config.compute.micro_batch_tokens
@@ -46,13 +62,15 @@ def train(config: RewardConfig) -> Path:
             config=config,
             total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
             world=world,
-            headline=("loss", "accuracy"),
+            headline=("loss", "error" if kind == "scores" else "accuracy"),
             reads={"data": inputs.read.content, **models.contents},
         ) as run,
         RunRecord(stage="reward", config=config, settings=config.run, world=world) as record,
     ):
         run.say(inputs.read.summary)
-        opened = open_reward_model(config.model, tokenizer, config.lora, config.compute, run)
+        opened = open_reward_model(
+            config.model, tokenizer, config.lora, config.compute, run, keep_head=config.keep_head
+        )
         check_room(opened.role, inputs.train, inputs.heldout)
         record.begin(models=models, reads=[inputs.read])
         reward_model = opened.role
@@ -73,9 +91,8 @@ def train(config: RewardConfig) -> Path:
             metrics = _step(config, updater, reward_model, records, groups, world)
             last = step == run.total_steps
             if (config.eval_every and step % config.eval_every == 0) or last:
-                scores = score_groups(reward_model, inputs.heldout.groups, tokens=tokens, world=world)
-                metrics |= _heldout_metrics(scores)
-                show_scores(run, step, tokenizer, inputs.heldout.groups, scores)
+                metrics |= _heldout_metrics(config, reward_model, inputs.heldout, world)
+                show_scores(run, step, reward_model, tokenizer, inputs.heldout.groups)
             if last and config.normalise:
                 scores = score_groups(
                     reward_model, inputs.heldout.groups or inputs.train.groups, tokens=tokens, world=world
@@ -90,44 +107,149 @@ SMALLEST_STD = 1e-6
 """Scores that do not vary are not divided by zero."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """A micro-batch with its scores and what the data says."""
+
+    batch: Batch
+    records: Sequence[Any]
+    """One a group."""
+    scores: Float[Tensor, " B"]
+    token_scores: Float[Tensor, "_ _"]
+    """At every token where the loss needs that; else without elements."""
+
+    def said(self) -> Tensor:
+        """Labels as True or False, scores as numbers."""
+        values = [
+            record.good if isinstance(record, Label) else record.value
+            for record in self.records
+            if isinstance(record, Label | Score)
+        ]
+        return torch.tensor(values, device=self.scores.device)
+
+    def margins(self) -> Tensor:
+        """The comparisons' margins."""
+        values = [record.margin for record in self.records if isinstance(record, Comparison)]
+        return torch.tensor(values, device=self.scores.device)
+
+    def lists(self) -> tuple[Tensor, Tensor]:
+        """Scores as [G, K], and which of them are there."""
+        there = torch.ones_like(self.batch.group, dtype=torch.bool)
+        return as_lists(self.scores, self.batch.group), as_lists(there, self.batch.group)
+
+
+def _bradley_terry(of: Scored) -> Tensor:
+    return bradley_terry(*of.scores.view(-1, 2).unbind(1))
+
+
+def _token_level(of: Scored) -> Tensor:
+    sides = [
+        (of.token_scores[side::2], of.batch.completion_mask[side::2], of.batch.completion_ids[side::2])
+        for side in range(2)
+    ]
+    (chosen, chosen_mask, chosen_ids), (rejected, rejected_mask, rejected_ids) = sides
+    return token_level(chosen, rejected, chosen_mask, rejected_mask, chosen_ids, rejected_ids)
+
+
+LOSSES = {
+    "bradley_terry": _bradley_terry,
+    "token_level": _token_level,
+    "all_pairs": lambda of: all_pairs(*of.lists()),
+    "plackett_luce": lambda of: plackett_luce(*of.lists()),
+    "best_of": lambda of: best_of(*of.lists()),
+    "binary": lambda of: binary(of.scores, of.said()),
+    "outcome": lambda of: outcome(of.token_scores, of.batch.completion_mask, of.said()),
+    "regression": lambda of: regression(of.scores, of.said()),
+}
+"""How each loss is called: one number an example."""
+
+
+def _scored(
+    config: RewardConfig, reward_model: RewardModel, part: MicroBatch, records: Sequence[Any]
+) -> Scored:
+    batch, mine = part.batch, [records[g] for g in part.groups]
+    if not REWARD_LOSSES[config.loss].every_token:
+        scores = reward_model(batch)
+        nothing = scores.new_empty((0, 0))
+        return Scored(batch=batch, records=mine, scores=scores, token_scores=nothing)
+    token_scores = reward_model.token_scores(batch)
+    last = (batch.completion_mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
+    scores = token_scores.gather(1, last).squeeze(1)
+    return Scored(batch=batch, records=mine, scores=scores, token_scores=token_scores)
+
+
 def _step(
     config: RewardConfig,
     updater: Updater,
     reward_model: RewardModel,
-    records: Sequence[Comparison],
+    records: Sequence[Any],
     groups: Sequence[Group],
     world: World,
 ) -> dict[str, float]:
     """One update from this process's share of a batch; its metrics."""
-    pairs = world.sum_float(len(groups))
+    counted = world.sum_float(len(groups))
     metrics = Metrics()
 
     def loss(part: MicroBatch) -> Tensor:
-        chosen, rejected = reward_model(part.batch).view(-1, 2).unbind(1)
-        margins = [records[g].margin if config.margin else 0.0 for g in part.groups]
-        losses = bradley_terry(
-            chosen,
-            rejected,
-            margin=torch.tensor(margins, device=chosen.device),
-            label_smoothing=config.label_smoothing,
-        ) + config.centring * centring(chosen, rejected)
-        count = len(part.groups)
-        metrics.add("accuracy", pairwise_accuracy(chosen, rejected).detach().sum(), count)
-        metrics.add("margin", (chosen - rejected).detach().sum(), count)
-        metrics.add("score", (chosen + rejected).detach().sum(), 2 * count)
-        return example_mean(losses, examples=pairs)
+        scored = _scored(config, reward_model, part, records)
+        losses = _training_losses(config, scored)
+        _add_metrics(config, scored, metrics)
+        return example_mean(losses, examples=counted)
 
     parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
     result = updater.step(parts, loss, replay=lambda: replayable(groups))
     return {**result.metrics(), **metrics.reduce(world)}
 
 
-def _heldout_metrics(scores: Float[Tensor, " B"]) -> dict[str, float]:
-    """Loss and accuracy on held-out comparisons, from scores of chosen, rejected, chosen, ...; nothing where nothing is held out."""
-    if not len(scores):
+def _training_losses(config: RewardConfig, scored: Scored) -> Float[Tensor, " G"]:
+    """The loss with the terms that only training has."""
+    if config.loss == "bradley_terry":
+        chosen, rejected = scored.scores.view(-1, 2).unbind(1)
+        margin = scored.margins() if config.margin else 0.0
+        losses = bradley_terry(chosen, rejected, margin=margin, label_smoothing=config.label_smoothing)
+    else:
+        losses = LOSSES[config.loss](scored)
+    if not (config.centring and REWARD_LOSSES[config.loss].shift_free):
+        return losses
+    scores, present = scored.lists()
+    mean = scores.sum(dim=1) / present.sum(dim=1)
+    return losses + config.centring * centring(mean, mean)
+
+
+def _add_metrics(config: RewardConfig, scored: Scored, metrics: Metrics) -> None:
+    """Sums and counts of what is logged of a micro-batch."""
+    with torch.no_grad():
+        scores = scored.scores.detach()
+        metrics.add("score", scores.sum(), len(scores))
+        kind = REWARD_LOSSES[config.loss].data
+        if kind == "labels":
+            side = torch.where(scored.said(), 1.0, -1.0) * scores
+            metrics.add("accuracy", pairwise_accuracy(side, torch.zeros_like(side)).sum(), len(side))
+        elif kind == "scores":
+            metrics.add("error", (scores - scored.said()).square().sum(), len(scores))
+        else:
+            lists, present = scored.lists()
+            pairs = pairs_of(present)
+            better = lists[:, :, None].expand(pairs.shape)[pairs]
+            worse = lists[:, None, :].expand(pairs.shape)[pairs]
+            metrics.add("accuracy", pairwise_accuracy(better, worse).sum(), len(better))
+            metrics.add("margin", (better - worse).sum(), len(better))
+
+
+def _heldout_metrics(
+    config: RewardConfig, reward_model: RewardModel, heldout: Examples[Any], world: World
+) -> dict[str, float]:
+    """The plain loss and the accuracy (or error) on held-out examples; nothing where nothing is held out."""
+    if not heldout.groups:
         return {}
-    chosen, rejected = scores.view(-1, 2).unbind(1)
-    return {
-        "heldout_loss": bradley_terry(chosen, rejected).mean().item(),
-        "heldout_accuracy": pairwise_accuracy(chosen, rejected).mean().item(),
-    }
+    places = world.share(range(len(heldout.groups)))
+    groups, records = [heldout.groups[i] for i in places], [heldout.records[i] for i in places]
+    metrics, shown = Metrics(), Metrics()
+    with torch.no_grad():
+        for part in micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device):
+            scored = _scored(config, reward_model, part, records)
+            losses = LOSSES[config.loss](scored)
+            shown.add("heldout_loss", losses.sum(), len(losses))
+            _add_metrics(config, scored, metrics)
+    kept = {name: value for name, value in metrics.reduce(world).items() if name in ("accuracy", "error")}
+    return {**shown.reduce(world), **{f"heldout_{name}": value for name, value in kept.items()}}

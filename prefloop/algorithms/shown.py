@@ -1,16 +1,16 @@
-"""What a stage shows people as it goes: completions of held-out prompts, or scores of held-out comparisons, in `samples/step-N.jsonl`.
+"""What a stage shows people as it goes: completions of held-out prompts, or scores of held-out completions, in `samples/step-N.jsonl`.
 
 Samples have random numbers of their own, so that looking at them changes nothing in a run.
 """
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
-from torch import Tensor
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.common import Sampling
-from prefloop.models.roles import Policy
+from prefloop.models.packing import pack
+from prefloop.models.roles import Policy, RewardModel
 from prefloop.rollout.decoders import text_config
 from prefloop.rollout.sampler import sample
 from prefloop.runtime import Run
@@ -54,7 +54,7 @@ def show_completions(
         step,
         [
             {
-                "prompt": tokenizer.decode(group.prompt),
+                "prompt": tokenizer.decode(list(group.prompt)),
                 "completion": decode_completion(tokenizer, said.tokens),
                 "ended": said.ended,
                 beside: decode_completion(tokenizer, group.completions[0]),
@@ -67,21 +67,26 @@ def show_completions(
 def show_scores(
     run: Run,
     step: int,
+    reward_model: RewardModel,
     tokenizer: PreTrainedTokenizerBase,
     groups: Sequence[Group],
-    scores: Float[Tensor, " B"],
 ) -> None:
-    """Write the first comparisons with their scores, chosen before rejected."""
+    """Write the completions of the first groups with their scores, in the data's order: of comparisons the chosen one first."""
+    if not (run.world.is_main and groups):
+        return
+    shown = groups[:SHOWN]
+    with torch.no_grad():
+        scores = iter(reward_model(pack(shown, device=run.world.device)).tolist())
     run.samples(
         step,
         [
             {
-                "prompt": tokenizer.decode(group.prompt),
-                "chosen": decode_completion(tokenizer, group.completions[0]),
-                "rejected": decode_completion(tokenizer, group.completions[1]),
-                "score_chosen": round(chosen, 4),
-                "score_rejected": round(rejected, 4),
+                "prompt": tokenizer.decode(list(group.prompt)),
+                "completions": [
+                    {"text": decode_completion(tokenizer, ids), "score": round(next(scores), 4)}
+                    for ids in group.completions
+                ],
             }
-            for group, (chosen, rejected) in zip(groups[:SHOWN], scores.view(-1, 2).tolist(), strict=False)
+            for group in shown
         ],
     )

@@ -86,6 +86,17 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop dpo --model runs/first/sft/final --data store --out runs/first/dpo",),
         then="prefloop chat {}",
     ),
+    "prefer": Command(
+        summary="train a policy directly on comparisons, rankings, labels or scores, by any objective",
+        settings="prefloop.configs.prefer:PreferConfig",
+        work="prefloop.algorithms.prefer:train",
+        examples=(
+            "prefloop prefer --loss ipo_sum --model runs/first/sft/final --data store --out runs/first/ipo",
+            "prefloop prefer --loss simpo --settings beta=2.5 gamma=1 --model MODEL --data comparisons.jsonl --out runs/first/simpo",
+            "prefloop prefer --loss kto --model MODEL --data labels.jsonl --out runs/first/kto",
+        ),
+        then="prefloop chat {}",
+    ),
     "eval": Command(
         summary="measure policies, and a reward model, on held-out prompts",
         settings="prefloop.configs.evaluate:EvalConfig",
@@ -142,6 +153,24 @@ STAGES: Mapping[str, Command] = {
         work="prefloop.cli.data:export",
         single=True,
         examples=("prefloop data export --store runs/first/prefloop.db --out comparisons.jsonl",),
+    ),
+    "data filter": Command(
+        summary="leave out comparisons that reward models find ambiguous or wrong",
+        settings="prefloop.configs.filter:FilterConfig",
+        work="prefloop.algorithms.filter:filter_comparisons",
+        examples=(
+            "prefloop data filter --data comparisons.jsonl --reward_models runs/first/reward/final --least_margin 0.2 --out kept.jsonl",
+        ),
+        then="prefloop reward --model MODEL --data {} --out RUNS/reward",
+    ),
+    "data rejection": Command(
+        summary="make comparisons of stored completions by statistical rejection sampling",
+        settings="prefloop.configs.filter:RejectionConfig",
+        work="prefloop.algorithms.rejection:sample_by_rejection",
+        examples=(
+            "prefloop data rejection --store runs/first/prefloop.db --reward_models runs/first/reward/final --out pairs.jsonl",
+        ),
+        then="prefloop dpo --model MODEL --data {} --out RUNS/rso",
     ),
 }
 """Every command but `run`, in the order of the loop."""

@@ -19,6 +19,7 @@ from prefloop.evaluation.reward_model_quality import RewardModelQuality
 from prefloop.evaluation.tables import policy_table, reward_model_lines
 from prefloop.evaluation.win_rate import WinMatrix
 from prefloop.feedback.utility import find_utility, is_log_odds
+from prefloop.losses.reward_model import REWARD_LOSSES
 from prefloop.records import Comparison, Prompt
 from prefloop.runtime.environment import environment
 from prefloop.runtime.tune import peak_rss_mb
@@ -33,6 +34,12 @@ def reward(config: RewardConfig) -> Path:
     """
     folder = training.train(config)
     world = start_world(config.compute.device)
+    if REWARD_LOSSES[config.loss].data not in ("comparisons", "rankings"):
+        if world.is_main:
+            print(
+                f"loss {config.loss} reads no comparisons; measure the model on some with `prefloop eval --comparisons`"
+            )
+        return folder
     data = config.data
     store = store_of(config.run.out, config.run.store)
     heldout = _comparisons(data, str(folder), config.compute.trust_remote_code, store, "heldout", world)

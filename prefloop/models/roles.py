@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefloop.models.gather import gather_rows_shared
-from prefloop.models.head import Head, TokenStatistics, token_statistics, token_statistics_with_kl
+from prefloop.models.head import Head, TokenStatistics, Want, token_statistics, token_statistics_with_kl
 from prefloop.models.packing import Batch
 from prefloop.models.trunk import Way, hidden_rows, pad
 
@@ -109,23 +109,48 @@ class Policy(nn.Module):
         with adapter(self.model, self.adapter_name):
             return hidden_rows(self.model, batch, self.way)
 
-    def statistics(self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False) -> TokenStatistics:
-        """Log-probability, and entropy if asked, of the M predicted tokens."""
+    def statistics(
+        self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False, log_collision: bool = False
+    ) -> TokenStatistics:
+        """Log-probability, and entropy and collision probability if asked, of the M predicted tokens."""
         if self.linear_head:
-            return self.statistics_of(self.hidden(batch), batch, temperature=temperature, entropy=entropy)
+            return self.statistics_of(
+                self.hidden(batch),
+                batch,
+                temperature=temperature,
+                entropy=entropy,
+                log_collision=log_collision,
+            )
         return self._full_statistics(batch, temperature)
 
     def statistics_of(
-        self, hidden: Float[Tensor, "N d"], batch: Batch, *, temperature: float = 1.0, entropy: bool = False
+        self,
+        hidden: Float[Tensor, "N d"],
+        batch: Batch,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        log_collision: bool = False,
     ) -> TokenStatistics:
         """As `statistics`, from hidden states that are already there (a trunk shared with the critic)."""
-        rows = predictor_rows(hidden, batch)
-        return token_statistics(rows, self.head(), batch.targets, temperature=temperature, entropy=entropy)
+        return token_statistics(
+            predictor_rows(hidden, batch),
+            self.head(),
+            batch.targets,
+            temperature=temperature,
+            entropy=entropy,
+            log_collision=log_collision,
+        )
 
     def statistics_against(
-        self, reference: "Policy", batch: Batch, *, temperature: float = 1.0
+        self,
+        reference: "Policy",
+        batch: Batch,
+        *,
+        temperature: float = 1.0,
+        want: Want = Want(entropy=True, kl=True),  # noqa: B008  a frozen value
     ) -> TokenStatistics:
-        """As `statistics` with entropy, and the exact KL to the reference at every predicted token."""
+        """As `statistics` with what is wanted of every predicted token: by default entropy and the exact KL to the reference."""
         if not (self.linear_head and reference.linear_head):
             return self._full_statistics(batch, temperature, reference)
         with torch.no_grad():
@@ -137,6 +162,7 @@ class Policy(nn.Module):
             temperature=temperature,
             reference_hidden=reference_rows,
             reference_head=reference.head(),
+            want=want,
         )
 
     def _full_log_softmax(self, batch: Batch, temperature: float) -> Float[Tensor, "M V"]:
@@ -156,15 +182,18 @@ class Policy(nn.Module):
     ) -> TokenStatistics:
         """For heads that are more than a linear layer: the model's own logits of every position, in full."""
         logp = self._full_log_softmax(batch, temperature)
-        kl = logp.new_empty(0)
+        kl = forward_kl = logp.new_empty(0)
         if reference is not None:
             with torch.no_grad():
                 logq = reference._full_log_softmax(batch, temperature)
             kl = (logp.exp() * (logp - logq)).sum(-1)
+            forward_kl = (logq.exp() * (logq - logp)).sum(-1)
         return TokenStatistics(
             logprobs=logp.gather(1, batch.targets[:, None]).squeeze(1),
             entropy=-(logp.exp() * logp).sum(-1),
             kl=kl,
+            forward_kl=forward_kl,
+            log_collision=torch.logsumexp(2 * logp.detach(), dim=-1),
         )
 
     def forward(self, batch: Batch, *, temperature: float = 1.0) -> Float[Tensor, "B T"]:
@@ -200,6 +229,19 @@ class RewardModel(nn.Module):
         with adapter(self.model, self.adapter_name):
             hidden = hidden_rows(self.model, batch, self.way)
         return self.score_head(hidden.index_select(0, batch.last).float()).squeeze(-1)
+
+    def token_scores(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """The head at every completion token, float32, having read it; 0 where `completion_mask` is False.
+
+        At the last token it is `forward`, where that one is under the mask.
+        """
+        with adapter(self.model, self.adapter_name):
+            hidden = hidden_rows(self.model, batch, self.way)
+        # Completions stand in the row one after another, behind the prompts.
+        starts = torch.cat([batch.last.new_full((1,), batch.layout.prompt_tokens), batch.last[:-1] + 1])
+        width = batch.completion_mask.shape[1]
+        rows = starts.index_select(0, batch.slots // width) + batch.slots % width
+        return scatter_tokens(self.score_head(hidden.index_select(0, rows).float()).squeeze(-1), batch)
 
 
 class Critic(nn.Module):

@@ -30,6 +30,24 @@ def over_groups(
     return world.sum(result).cpu()
 
 
+def token_logprobs(
+    policy: Policy, groups: Sequence[Group], *, tokens: int, world: World
+) -> Float[Tensor, " M"]:
+    """Log-probability of every token under a mask, in order: groups, completions, tokens. Each process computes its share; all get
+    everything, on the CPU."""
+    counts = [sum(map(sum, group.masks)) for group in groups]
+    starts = [0]
+    for count in counts:
+        starts.append(starts[-1] + count)
+    result = torch.zeros(starts[-1], dtype=torch.float32, device=world.device)
+    places = world.share(range(len(groups)))
+    with torch.no_grad():
+        for part in micro_batches([groups[i] for i in places], tokens=tokens, device=world.device):
+            spans = [torch.arange(starts[places[g]], starts[places[g] + 1]) for g in part.groups]
+            result[torch.cat(spans).to(world.device)] = policy.statistics(part.batch).logprobs
+    return world.sum(result).cpu()
+
+
 def score_groups(
     reward_model: RewardModel, groups: Sequence[Group], *, tokens: int, world: World
 ) -> Float[Tensor, " B"]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prefloop.algorithms import dpo, provenance
+from prefloop.algorithms import prefer, provenance
 from prefloop.algorithms.inputs import comparisons
 from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.dpo import DPOConfig
@@ -94,11 +94,11 @@ def test_a_wrong_reference_stops_the_run_at_step_0(
 ) -> None:  # K9
     """Under every setting the check knows the loss to expect, and the right reference passes it."""
     wrong = load_policy(str(project / "other"), CPU)
-    real = dpo.reference_logprobs
+    real = prefer.reference_tokens
     settings = {**changes, "beta": changes.get("beta", 1.0), "max_steps": 1}
     logged(config(project, tmp_path / "right", **settings))
     monkeypatch.setattr(
-        dpo, "reference_logprobs", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
+        prefer, "reference_tokens", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
     )
     with pytest.raises(InputError, match=r"step 0: dpo loss is .* must be 0\.693147 \(within 0\.001\)"):
         logged(config(project, tmp_path / "wrong", **settings))
@@ -174,7 +174,7 @@ def test_the_reference_is_computed_once_and_read_again(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(reference, "summed_logprobs", refuse)
+    monkeypatch.setattr(reference, "token_logprobs", refuse)
     again = replace(settings, run=replace(settings.run, out=str(tmp_path / "second")))
     logged(again)
     ours, theirs = weights_of(tmp_path / "first/final"), weights_of(tmp_path / "second/final")

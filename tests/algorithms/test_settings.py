@@ -16,8 +16,10 @@ from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sam
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.evaluate import EvalConfig
+from prefloop.configs.filter import FilterConfig, RejectionConfig
 from prefloop.configs.label import SimulateConfig
 from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
+from prefloop.configs.prefer import FollowPolicy, PreferConfig
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.project import LineageConfig, ReportConfig
 from prefloop.configs.recipes import IMDBConfig, ToyConfig
@@ -28,12 +30,13 @@ from tests.algorithms.small import settings, train
 
 SHARED = (Optim, LoRA, Sampling, Data, Compute, RunSettings)
 OF_STAGES = (
-    *(PretrainConfig, Architecture, SFTConfig, RewardConfig, DPOConfig, PPOConfig),
+    *(PretrainConfig, Architecture, SFTConfig, RewardConfig, DPOConfig, PreferConfig, PPOConfig),
     *(KL, RewardShaping, CriticSettings),
 )
 OTHERS = (
     *(SampleConfig, EvalConfig, ChatConfig, CheckConfig, ImportConfig, ExportConfig),
     *(SimulateConfig, LineageConfig, ReportConfig, ToyConfig, IMDBConfig),
+    *(FollowPolicy, FilterConfig, RejectionConfig),
 )
 
 

@@ -57,10 +57,9 @@ def test_scores_are_the_saved_reward_models(unbroken: Callable[[str], Path]) -> 
     assert rows
     for row in rows:
         prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
-        sides = [
-            tokenizer(row[side], add_special_tokens=False)["input_ids"] for side in ("chosen", "rejected")
-        ]
+        sides = [tokenizer(one["text"], add_special_tokens=False)["input_ids"] for one in row["completions"]]
+        assert len(sides) == 2
         ids = [[*side, *stop_token_ids(tokenizer)[:1]] for side in sides]
         group = Group(prompt=prompt, completions=tuple(ids), masks=tuple([True] * len(side) for side in ids))
         scores = reward_model(pack([group])).tolist()
-        assert scores == pytest.approx([row["score_chosen"], row["score_rejected"]], abs=1e-3)
+        assert scores == pytest.approx([one["score"] for one in row["completions"]], abs=1e-3)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prefloop.models import head as head_module
-from prefloop.models.head import Head, token_statistics, token_statistics_with_kl
+from prefloop.models.head import Head, Want, token_statistics, token_statistics_with_kl
 
 
 def leaf(*shape: int, seed: int) -> Tensor:
@@ -35,7 +35,7 @@ def test_values_and_gradients_equal_the_dense_head(chunk: int, temperature: floa
     )  # fmt: skip
     bias = leaf(vocabulary if with_bias else 0, seed=5)
     targets = torch.randint(vocabulary, (rows,), generator=torch.Generator().manual_seed(6))
-    upstream = [torch.randn(rows, generator=torch.Generator().manual_seed(7 + i)) for i in range(3)]
+    upstream = [torch.randn(rows, generator=torch.Generator().manual_seed(7 + i)) for i in range(4)]
     scale = 0.5
 
     ours = token_statistics_with_kl(
@@ -45,10 +45,12 @@ def test_values_and_gradients_equal_the_dense_head(chunk: int, temperature: floa
         temperature=temperature,
         reference_hidden=reference_hidden,
         reference_head=Head(weight=reference_weight, bias=bias[:0]),
+        want=Want(entropy=True, kl=True, forward_kl=True, log_collision=True),
     )
+    statistics = (ours.logprobs, ours.entropy, ours.kl, ours.forward_kl)
     inputs = [hidden, weight, *([bias] if with_bias else [])]
     got = torch.autograd.grad(
-        torch.stack([(value * up).sum() for value, up in zip((ours.logprobs, ours.entropy, ours.kl), upstream, strict=True)]).sum(), inputs
+        torch.stack([(value * up).sum() for value, up in zip(statistics, upstream, strict=True)]).sum(), inputs
     )  # fmt: skip
 
     h, w, b = (x.detach().double().requires_grad_() for x in (hidden, weight, bias))
@@ -61,8 +63,11 @@ def test_values_and_gradients_equal_the_dense_head(chunk: int, temperature: floa
         logp.gather(1, targets[:, None])[:, 0],
         -(logp.exp() * logp).sum(-1),
         (logp.exp() * (logp - logq)).sum(-1),
+        (logq.exp() * (logq - logp)).sum(-1),
     )
-    for mine, true in zip((ours.logprobs, ours.entropy, ours.kl), expected, strict=True):
+    assert torch.allclose(ours.log_collision.double(), logp.exp().square().sum(-1).log(), atol=1e-5)
+    assert not ours.log_collision.requires_grad
+    for mine, true in zip(statistics, expected, strict=True):
         assert torch.allclose(mine.double(), true, atol=1e-5)
     wanted = torch.autograd.grad(
         torch.stack([(value * up).sum() for value, up in zip(expected, upstream, strict=True)]).sum(),

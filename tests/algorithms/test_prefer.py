@@ -1,0 +1,183 @@
+"""Every objective learns a rule that shows in the text; each starts where its formula says, and loads only what it needs."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from prefloop.algorithms import prefer, reward
+from prefloop.configs.common import LoRA
+from prefloop.configs.prefer import FollowPolicy, PreferConfig
+from prefloop.errors import InputError
+from prefloop.losses.objectives import OBJECTIVES
+from prefloop.models.load import load_policy
+from prefloop.text.groups import Group
+from tests.algorithms import small
+from tests.algorithms.prefer_settings import SHARED, prefer_settings, shared_settings
+from tests.algorithms.small import assert_close, assert_same, metrics_of
+from tests.algorithms.test_resume import train_with_a_stop_after_every_step
+from tests.algorithms.tiny import CPU, FAST, pairs
+from tests.runtime.processes import ROOT
+
+
+def logged(settings: PreferConfig) -> list[dict[str, Any]]:
+    prefer.train(settings)
+    return metrics_of(Path(settings.run.out))
+
+
+NO_RULE = {"sft", "unlikelihood", "discopop"}
+"""SFT sees one side only, and so nearly does its control; DiscoPOP's slope at the start points the wrong way."""
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_the_rule_is_learned(loss: str, project: Path, tmp_path: Path) -> None:  # K7 K9
+    rows = logged(prefer_settings(project, tmp_path / loss, loss))
+    first, last = rows[0], rows[-1]
+    kind = OBJECTIVES[loss].data
+    if kind in ("comparisons", "rankings"):
+        if loss in NO_RULE:
+            assert last["heldout_loss"] < first["loss"]
+        else:
+            assert last["heldout_accuracy"] > (0.9 if kind == "comparisons" else 0.85)
+    elif kind == "labels":
+        before = first["reward_good"] - first["reward_bad"]
+        assert last["heldout_reward_good"] - last["heldout_reward_bad"] > before
+    else:
+        assert last["heldout_error"] < first["error"]
+
+
+@pytest.mark.parametrize("loss", ["simpo", "rrhf"])
+def test_without_a_reference_none_is_loaded_or_run(
+    loss: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a reference was asked for")
+
+    monkeypatch.setattr(prefer, "reference_tokens", refuse)
+    monkeypatch.setattr(prefer, "open_reference", refuse)
+    settings = prefer_settings(project, tmp_path / loss, loss, max_steps=2)
+    logged(settings)
+    assert not Path(settings.reference_cache).exists()
+    with pytest.raises(InputError, match="has no reference"):
+        logged(replace(settings, reference=str(project / "other")))
+
+
+@pytest.mark.parametrize("loss", ["ipo_sum", "r_dpo", "wpo", "pl_dpo", "kto", "npo", "dro"])
+def test_a_wrong_reference_stops_the_run_at_step_0(
+    loss: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # K9
+    wrong, real = load_policy(str(project / "other"), CPU), prefer.reference_tokens
+    monkeypatch.setattr(
+        prefer, "reference_tokens", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
+    )
+    settings = ("beta=1",) if "beta" in OBJECTIVES[loss].settings else ()
+    with pytest.raises(InputError, match=f"step 0: {loss} loss is "):
+        logged(prefer_settings(project, tmp_path / "wrong", loss, settings=settings, max_steps=1))
+
+
+CUT = (*(loss for loss in SHARED if loss in OBJECTIVES), "ld_dpo", "pl_dpo")
+
+
+@pytest.mark.parametrize("loss", CUT)
+def test_cutting_a_step_and_stopping_a_run_change_nothing(
+    loss: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # N1 R1 R5
+    whole = shared_settings(project, tmp_path / "whole", loss)
+    assert isinstance(whole, PreferConfig)
+    rows = logged(whole)
+    assert len(rows) == 4
+    cut = replace(
+        whole,
+        run=replace(whole.run, out=str(tmp_path / "cut")),
+        compute=replace(CPU, micro_batch_tokens=25),
+    )
+    logged(cut)
+    assert_close(tmp_path / "cut", tmp_path / "whole")
+    broken = replace(whole, run=replace(whole.run, out=str(tmp_path / "broken")))
+    monkeypatch.setitem(small.TRAIN, PreferConfig, prefer.train)
+    assert train_with_a_stop_after_every_step(broken, monkeypatch) == 4
+    assert_same(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_two_processes_equal_one(project: Path, tmp_path: Path) -> None:  # N3 M10
+    command = [sys.executable, "-m", "tests.algorithms.prefer_ranks", str(project), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, timeout=240, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for loss in SHARED:
+        settings = shared_settings(project, tmp_path / f"one-{loss}", loss)
+        (reward if loss == "all_pairs" else prefer).train(settings)  # pyright: ignore[reportArgumentType]
+        assert_close(tmp_path / f"two-{loss}", tmp_path / f"one-{loss}")
+
+
+def test_a_reference_that_follows_is_the_policy_where_the_rate_is_one(project: Path, tmp_path: Path) -> None:
+    """After every step the reference is the policy again, so every loss is ln 2 and every margin 0."""
+    settings = prefer_settings(project, tmp_path / "dpo", "dpo", follow=FollowPolicy(every=1), max_steps=3)
+    rows = logged(settings)
+    assert [row["loss"] for row in rows] == pytest.approx([0.6931472] * 3, abs=1e-4)
+    slow = prefer_settings(
+        project, tmp_path / "slow", "dpo", follow=FollowPolicy(every=1, rate=0.5), max_steps=3
+    )
+    assert logged(slow)[-1]["margin"] > 1e-3
+
+
+@pytest.mark.parametrize("loss", ["tdpo2", "kto", "dro", "wpo"])
+def test_adapters_start_at_the_reference_and_move(loss: str, project: Path, tmp_path: Path) -> None:  # K9
+    settings = prefer_settings(
+        project, tmp_path / loss, loss, lora=LoRA(rank=2, alpha=16.0), optim=FAST, epochs=0.0, max_steps=3
+    )
+    rows = logged(settings)  # the first step is checked against the formula
+    rewards = {"kto": "reward_good", "dro": "reward"}.get(loss, "margin")
+    assert abs(rows[0][rewards]) < 1e-4
+    assert abs(rows[-1][rewards]) > 1e-3
+
+
+def test_mismatched_completions_are_of_another_prompt() -> None:  # K14
+    def group(prompt: int, completion: int) -> Group:
+        return Group(prompt=[prompt], completions=([completion],), masks=([True],))
+
+    groups = [group(1, 10), group(1, 11), group(2, 12), group(3, 13), group(3, 14)]
+    matched = prefer._mismatched(groups, "kto")
+    assert [row.prompt for row in matched] == [(1,), (1,), (2,), (3,), (3,)]
+    assert [row.completions[0][0] for row in matched] == [12, 12, 13, 10, 10]
+    with pytest.raises(InputError, match="all 2 have one prompt"):
+        prefer._mismatched(groups[:2], "kto")
+
+
+def test_labels_from_comparisons(project: Path, tmp_path: Path) -> None:
+    settings = prefer_settings(project, tmp_path / "kto", "kto", from_comparisons=True, max_steps=2)
+    settings = replace(settings, data=replace(settings.data, source=str(pairs(tmp_path / "pairs.jsonl", 16))))
+    row = logged(settings)[-1]
+    assert {"reward_good", "reward_bad", "reference_point"} <= row.keys()
+
+
+def ours(policy_chosen: Tensor, policy_rejected: Tensor, *, margin: float = 1.0) -> Tensor:
+    """A loss from outside the package."""
+    return torch.relu(margin - policy_chosen + policy_rejected)
+
+
+def test_a_loss_from_outside(project: Path, tmp_path: Path) -> None:
+    name = "tests.algorithms.test_prefer:ours"
+    rows = logged(prefer_settings(project, tmp_path / "ours", name, settings=("margin=5",)))
+    assert rows[-1]["heldout_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("loss", "changes", "said"),
+    [
+        ("dop", {}, "did you mean dpo"),
+        ("dpo", {"settings": ("gamma=1",)}, "has no setting gamma"),
+        ("kto", {"sft_coef": 0.1}, "no best completion"),
+        ("dpo", {"from_comparisons": True}, "not labels"),
+        ("orpo", {"follow": FollowPolicy(every=1)}, "has no reference"),
+    ],
+)
+def test_contradictions_are_named(
+    loss: str, changes: dict[str, Any], said: str, project: Path, tmp_path: Path
+) -> None:  # K7
+    with pytest.raises(InputError, match=said):
+        logged(prefer_settings(project, tmp_path / "no", loss, **changes))
