@@ -56,6 +56,15 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop label simulate --store runs/first/prefloop.db --utility toy --flip 0.1",),
         then="prefloop reward --model MODEL --data store --store {} --out RUNS/reward",
     ),
+    "label agreement": Command(
+        summary="say how far labels can be trusted, and whose",
+        settings="prefloop.configs.agreement:AgreementConfig",
+        work="prefloop.cli.agreement:agreement",
+        examples=(
+            "prefloop label agreement --store runs/first/prefloop.db",
+            "prefloop label agreement --store runs/first/prefloop.db --kinds human --aggregate dawid_skene --labels labels.jsonl",
+        ),
+    ),
     "reward": Command(
         summary="train a reward model on comparisons",
         settings="prefloop.configs.reward:RewardConfig",
@@ -92,6 +101,15 @@ STAGES: Mapping[str, Command] = {
             "--reward_model runs/first/reward/final --out runs/first",
         ),
         then="prefloop report {}",
+    ),
+    "arena": Command(
+        summary="rate the models that were compared, with intervals",
+        settings="prefloop.configs.arena:ArenaConfig",
+        work="prefloop.cli.arena:arena",
+        examples=(
+            "prefloop arena --store runs/first/prefloop.db --out runs/first",
+            "prefloop arena --store runs/first/prefloop.db --method davidson --clusters both --style",
+        ),
     ),
     "report": Command(
         summary="build the report of a project folder",
