@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
 
 from prefloop.data.store.studio_models import (
@@ -145,6 +146,8 @@ def in_plain_words(label: str) -> Iterator[None]:
         ) from error
     except (IntegrityError, sqlite3.IntegrityError):
         raise
+    except NoConnection as error:
+        raise Unavailable(f"{label}: all connections are in use; try again") from error
     except (OperationalError, sqlite3.Error) as error:
         raise Unavailable(f"{label}: {_explain(error)}") from error
     except DatabaseError as error:

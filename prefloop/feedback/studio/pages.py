@@ -16,6 +16,7 @@ from prefloop.errors import InputError
 from prefloop.feedback.studio import accounts, admin_views, people_log
 from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.keys import KEYS
+from prefloop.feedback.studio.quality import quality
 from prefloop.feedback.studio.render import markdown
 from prefloop.feedback.studio.security import (
     COOKIE,
@@ -414,6 +415,23 @@ def _settings_of(form: dict[str, str]) -> ProjectSettings:
     if scales:
         values["scales"] = tuple(scales)
     return ProjectSettings(**values)
+
+
+@router.get("/admin/quality")
+def quality_page(request: Request, who: Admin, project: Offset | None = None) -> Response:
+    """Agreement between people, and ratings of the models, of one project or of all."""
+    studio = studio_of(request)
+    chosen = "Everything" if project is None else studio.project(project).settings.name
+    pairs = [each for each in studio.projects() if each.settings.kind in ("pair", "clip")]
+    return page(
+        request,
+        "quality",
+        who,
+        found=quality(studio, () if project is None else (chosen,)),
+        chosen=chosen,
+        choices=[("Everything", "/admin/quality")]
+        + [(each.settings.name, f"/admin/quality?project={each.id}") for each in pairs],
+    )
 
 
 @router.get("/admin/people")

@@ -173,6 +173,7 @@ class Shots:
         self.shot("settings", "/settings")
         self.shot("admin", "/admin")
         self.shot("project", f"/admin/projects/{self.projects['shared']}")
+        self.shot("quality", "/admin/quality")
         self.shot("project-form", "/admin/new")
         self.shot("people", "/admin/people")
         self.shot("audit", "/admin/audit", theme="dark")

@@ -212,7 +212,15 @@ def test_an_annotators_token_cannot_be_an_admins(studio: Studio, ann: Person) ->
 
 
 def test_admin_pages_are_for_admins(ann: Person, boss: Person, project: int) -> None:
-    pages = ["/admin", "/admin/new", f"/admin/projects/{project}", "/admin/people", "/admin/audit"]
+    pages = [
+        "/admin",
+        "/admin/quality",
+        f"/admin/quality?project={project}",
+        "/admin/new",
+        f"/admin/projects/{project}",
+        "/admin/people",
+        "/admin/audit",
+    ]
     pages.append(f"/admin/projects/{project}/edit")
     for page in pages:
         assert ann.client.get(page, headers={"accept": "text/html"}).status_code == 403, page

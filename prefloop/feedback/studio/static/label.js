@@ -21,6 +21,7 @@ let draftTimer = 0;
 let flagging = false;
 let showingDiff = false;
 let undoing = false;
+let countShown = 0;
 
 const outbox = new Outbox(about.account, about.csrf, {
   changed(count, why) {
@@ -94,6 +95,8 @@ async function next() {
 
 function nothing() {
   stage.hidden = verdict.hidden = true;
+  stage.dataset.shown = "nothing";
+  find("responses").replaceChildren();
   find("nothing").hidden = false;
 }
 
@@ -124,7 +127,7 @@ function show(assignment) {
   bar();
   mark();
   window.scrollTo(0, 0);
-  performance.mark("prefloop-shown");
+  stage.dataset.shown = String(++countShown);
 }
 
 function response(assignment, place, count) {
