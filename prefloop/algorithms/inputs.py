@@ -147,8 +147,9 @@ def comparisons(
         if data.source != STORE:
             loaded, read = _from_files(data, load_comparisons)
             return _part(loaded.records, read, data, tokenizer)
+        kinds = () if data.judged_by == "all" else (data.judged_by,)
         with Store.open(store, create=False) as opened:
-            export = opened.export("comparisons", Filters(), skip_bad=data.skip_bad)
+            export = opened.export("comparisons", Filters(kinds=kinds), skip_bad=data.skip_bad)
             everything = opened.exported(export.id)
         records = [record for record in everything if isinstance(record, Comparison)]
         used = records[: data.limit] if data.limit else records

@@ -59,6 +59,65 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop label simulate --store runs/first/prefloop.db --utility toy --flip 0.1",),
         then="prefloop reward --model MODEL --data store --store {} --out RUNS/reward",
     ),
+    "label serve": Command(
+        summary="serve the studio: people compare completions in a browser",
+        settings="prefloop.configs.label:ServeConfig",
+        work="prefloop.feedback.studio.serve:serve",
+        examples=(
+            "prefloop label serve --demo",
+            "prefloop label serve --store runs/first/prefloop.db",
+            "prefloop label serve --store postgresql://user:password@host/database --workers 4",
+        ),
+    ),
+    "label import": Command(
+        summary="put a file's completions into a project of the studio",
+        settings="prefloop.configs.label:LabelImportConfig",
+        work="prefloop.cli.label:import_items",
+        positional=("source",),
+        examples=(
+            "prefloop label import samples.jsonl --store runs/first/prefloop.db --project Helpful --overlap 2",
+        ),
+        then="prefloop label serve --store {}",
+    ),
+    "label export": Command(
+        summary="write what people said to a file, with a manifest",
+        settings="prefloop.configs.label:LabelExportConfig",
+        work="prefloop.cli.label:export",
+        examples=(
+            "prefloop label export --store runs/first/prefloop.db --judged_by human --out comparisons.jsonl",
+        ),
+    ),
+    "label backup": Command(
+        summary="copy a store while it is in use",
+        settings="prefloop.configs.label:BackupConfig",
+        work="prefloop.cli.label:back_up",
+        examples=("prefloop label backup --store runs/first/prefloop.db --out backup.db",),
+    ),
+    "label restore": Command(
+        summary="bring a copy of a store back",
+        settings="prefloop.configs.label:RestoreConfig",
+        work="prefloop.cli.label:restore",
+        positional=("backup",),
+        examples=("prefloop label restore backup.db --store runs/second/prefloop.db",),
+    ),
+    "label judge": Command(
+        summary="let a model behind an OpenAI-compatible address compare the pairs in a store",
+        settings="prefloop.configs.judge:JudgeConfig",
+        work="prefloop.cli.judge:judge",
+        examples=(
+            "prefloop label judge --store runs/first/prefloop.db --base_url http://127.0.0.1:8000/v1 --model NAME --pairs random",
+        ),
+        then="prefloop label agreement --store {}",
+    ),
+    "label agreement": Command(
+        summary="say how far labels can be trusted, and whose",
+        settings="prefloop.configs.agreement:AgreementConfig",
+        work="prefloop.cli.agreement:agreement",
+        examples=(
+            "prefloop label agreement --store runs/first/prefloop.db",
+            "prefloop label agreement --store runs/first/prefloop.db --kinds human --aggregate dawid_skene --labels labels.jsonl",
+        ),
+    ),
     "reward": Command(
         summary="train a reward model on comparisons",
         settings="prefloop.configs.reward:RewardConfig",
@@ -106,6 +165,15 @@ STAGES: Mapping[str, Command] = {
             "--reward_model runs/first/reward/final --out runs/first",
         ),
         then="prefloop report {}",
+    ),
+    "arena": Command(
+        summary="rate the models that were compared, with intervals",
+        settings="prefloop.configs.arena:ArenaConfig",
+        work="prefloop.cli.arena:arena",
+        examples=(
+            "prefloop arena --store runs/first/prefloop.db --out runs/first",
+            "prefloop arena --store runs/first/prefloop.db --method davidson --clusters both --style",
+        ),
     ),
     "report": Command(
         summary="build the report of a project folder",

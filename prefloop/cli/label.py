@@ -3,8 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
-from prefloop.configs.label import SimulateConfig
+from prefloop.configs.label import (
+    BackupConfig,
+    LabelExportConfig,
+    LabelImportConfig,
+    RestoreConfig,
+    SimulateConfig,
+)
 from prefloop.data.store import Filters, Store
 from prefloop.errors import InputError
 from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, label_items
@@ -71,3 +78,96 @@ def _print_quality(store: Store, annotator: SimulatedAnnotator) -> None:
     print(
         f"  best accuracy a reward model can be expected to have on such labels: {agreement_ceiling(comparisons, [annotator]):.1%}"
     )
+
+
+def import_items(config: LabelImportConfig) -> str:
+    """Put a file's completions into a project; the store's name."""
+    from prefloop.feedback.studio import exchange
+    from prefloop.feedback.studio.service import Studio
+    from prefloop.feedback.studio.values import NotFound, ProjectSettings
+
+    with Store.open(config.store) as store:
+        studio = Studio(store)
+        try:
+            project = studio.find_project(config.project)
+        except NotFound:
+            project = studio.create_project(
+                ProjectSettings(
+                    name=config.project,
+                    kind=config.kind,
+                    overlap=config.overlap,
+                    guidelines=_read(config.guidelines) if config.guidelines else "",
+                )
+            )
+        made = exchange.import_file(
+            studio,
+            project.id,
+            config.source,
+            author=config.author,
+            gold=config.gold,
+            skip_bad=config.skip_bad,
+            limit=config.limit,
+            round=config.round,
+        )
+    print(
+        f"{config.source}: {made.rows} records, {made.items} items in project {project.settings.name!r}, {made.new} of them new"
+    )
+    for count, what in (
+        (made.bad, "bad rows left out"),
+        (made.left_out, "prompts without two different completions"),
+    ):
+        if count:
+            print(f"  {count} {what}")
+    return config.store
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"guidelines: {path} cannot be read ({error})") from error
+
+
+def export(config: LabelExportConfig) -> None:
+    """Write judgements to a file, with a manifest."""
+    from prefloop.feedback.studio import exchange
+    from prefloop.feedback.studio.service import Studio
+
+    filters = Filters(
+        annotators=config.annotators,
+        kinds=() if config.judged_by == "all" else (config.judged_by,),
+        projects=config.projects,
+        rounds=config.rounds,
+        part=config.part,
+        heldout=config.heldout,
+    )
+    with Store.open(config.store, create=False) as store:
+        manifest = exchange.export_file(
+            Studio(store),
+            config.kind,
+            config.out,
+            filters=filters,
+            format=config.format or None,
+            skip_bad=config.skip_bad,
+        )
+    print(
+        f"{config.out}: {manifest['rows']} {config.kind}, export {manifest['export']}, sha256 {manifest['content_sha256']}"
+    )
+    left_out = ", ".join(f"{reason} {count}" for reason, count in manifest["left_out"].items() if count)
+    if left_out:
+        print(f"  left out: {left_out}")
+
+
+def back_up(config: BackupConfig) -> None:
+    """Copy a store."""
+    from prefloop.feedback.studio.backup import back_up as work
+
+    print(f"wrote {work(config.store, config.out)}; bring it back with `prefloop label restore`")
+
+
+def restore(config: RestoreConfig) -> None:
+    """Bring a copy back."""
+    from prefloop.feedback.studio.backup import restore as work
+
+    work(config.backup, config.store)
+    print(f"{config.store}: restored from {config.backup}")

@@ -89,6 +89,8 @@ class Data:
     """Split of a data set that has several."""
     heldout: float = 0.1
     """Share of prompts, chosen by hash, that is never trained on and is used to evaluate."""
+    judged_by: Literal["all", "human", "ai", "simulated"] = "all"
+    """Whose judgements to read of a store: everybody's, or those of one kind of annotator."""
     limit: int = 0
     """Use this many records at most, the first ones; 0 uses all. What is left out is counted in the summary."""
     max_prompt_tokens: int = 512

@@ -76,7 +76,7 @@ class ExportConfig:
     """Store to read: a file or a database URL."""
     out: str
     """File to write, .jsonl or .jsonl.gz."""
-    kind: Literal["comparisons", "rankings", "prompts"] = "comparisons"
+    kind: Literal["comparisons", "rankings", "labels", "scores", "demonstrations", "prompts"] = "comparisons"
     """What to export."""
     annotators: tuple[str, ...] = ()
     """Judgements of these annotators only; none means all."""

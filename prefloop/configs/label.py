@@ -40,3 +40,120 @@ class SimulateConfig:
         require(0 <= self.flip <= 1, f"flip is {self.flip}; it is a share, between 0 and 1")
         require(self.tie_width >= 0, f"tie_width is {self.tie_width}; it must be 0 (no ties) or more")
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    """Serve the labelling studio: people compare in a browser, the store keeps it. Stop it with Ctrl-C."""
+
+    store: str = "prefloop.db"
+    """Store to label in, made if it is not there: a file or a database URL."""
+    host: str = "127.0.0.1"
+    """Address to listen at. Beyond this machine only if you say so: put a proxy with TLS before it, and name public_url."""
+    port: int = 8100
+    """Port to listen at."""
+    demo: bool = False
+    """Fill an empty store with questions and replies to compare."""
+    public_url: str = ""
+    """Address that people type, where it is another one, for example https://label.example.org. Cookies then need TLS if it begins with https."""
+    workers: int = 1
+    """Processes. More than one is for PostgreSQL; SQLite has one writer at a time anyway."""
+    media: str = ""
+    """Folder of the clips that `clip` projects name."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.store), "store is empty; name a file, for example prefloop.db, or a database URL")
+        require(1 <= self.port <= 65535, f"port is {self.port}; it must be 1 to 65535")
+        require(1 <= self.workers <= 64, f"workers is {self.workers}; it must be 1 to 64")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelImportConfig:
+    """Put a file's completions into a project of the studio, to be judged. Without a server."""
+
+    source: str
+    """A file (.jsonl .json .csv .parquet, also .gz), a folder, or a Hugging Face data set's name."""
+    store: str = "prefloop.db"
+    """Store to write to, made if it is not there."""
+    project: str = "Comparisons"
+    """Project, by name or number; a new name makes a new one."""
+    kind: Literal["pair", "rank", "rate", "binary", "edit", "clip"] = "pair"
+    """What a new project asks: compare two, rank several, rate on scales, good or bad, write a better one, compare clips."""
+    overlap: int = 1
+    """How many annotators judge each item of a new project."""
+    guidelines: str = ""
+    """File with the guidelines of a new project, in Markdown."""
+    author: str = "human"
+    """Who wrote the completions: `human`, or the name of a model."""
+    gold: bool = False
+    """What the file says is known to be right: ask such items now and then, to see how good the answers are."""
+    round: int = 0
+    """Which turn of the loop the items belong to, from 0."""
+    limit: int = 0
+    """Use this many records at most; 0 uses all."""
+    skip_bad: bool = False
+    """Leave malformed rows out, counted, instead of stopping at them."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.source), "source is empty; name a file, a folder or a data set")
+        require(bool(self.project.strip()), "project is empty; give a name")
+        require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
+        require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelExportConfig:
+    """Write what was said to a file in the field's format, with a manifest beside it that leads back to every judgement."""
+
+    out: str
+    """File to write, .jsonl or .jsonl.gz."""
+    store: str = "prefloop.db"
+    """Store to read."""
+    kind: Literal["comparisons", "rankings", "labels", "scores", "demonstrations"] = "comparisons"
+    """What to export: preference pairs, rankings, good and bad (unpaired), ratings, or rewritten replies."""
+    format: Literal["", "comparison", "implicit", "hh", "demonstration", "messages"] = ""
+    """Another format of the same: `implicit` (whole dialogues) or `hh` (transcripts) for comparisons, `messages` for demonstrations."""
+    projects: tuple[str, ...] = ()
+    """Judgements made in these projects only."""
+    annotators: tuple[str, ...] = ()
+    """Judgements of these annotators only."""
+    judged_by: Literal["all", "human", "ai", "simulated"] = "all"
+    """Judgements of one kind of annotator only."""
+    rounds: tuple[int, ...] = ()
+    """Judgements of these turns of the loop only."""
+    part: Literal["all", "train", "heldout"] = "all"
+    """Which prompts, by hash."""
+    heldout: float = 0.1
+    """Share of prompts held out; it says what `part` means."""
+    skip_bad: bool = False
+    """Leave out, and count, what files do not hold: empty completions."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.out), "out is empty; name a file to write, for example comparisons.jsonl")
+        require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackupConfig:
+    """Write a consistent copy of a store, in use or not. Nothing is overwritten."""
+
+    out: str
+    """File to write."""
+    store: str = "prefloop.db"
+    """Store to copy."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.out), "out is empty; name a file to write, for example prefloop-backup.db")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestoreConfig:
+    """Bring a backup back to a place that holds no store."""
+
+    backup: str
+    """File that `prefloop label backup` wrote."""
+    store: str
+    """Where to: a file that is not there yet, or an empty PostgreSQL database."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.backup) and bool(self.store), "name the backup and the store to make of it")

@@ -1,6 +1,7 @@
 """Settings of `prefloop run`: one dataclass a recipe. A recipe's stages leave their own settings in the project folder, to change and run again."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from prefloop.configs.common import Compute, require
 
@@ -17,6 +18,10 @@ class LoopSettings:
     """Go on with the project: finished stages are kept, an unfinished one goes on from its last checkpoint."""
     flip: float = 0.1
     """Share of simulated judgements that are turned round."""
+    annotator: Literal["simulated", "studio"] = "simulated"
+    """Who compares: a simulated annotator, or people in the studio, for whom the recipe waits."""
+    labels: int = 50
+    """Comparisons by people to wait for, where annotator is studio."""
     eval_prompts: int = 400
     """Held-out prompts that the policies are compared on."""
     compute: Compute = field(default_factory=Compute)
@@ -24,6 +29,7 @@ class LoopSettings:
     def __post_init__(self) -> None:
         require(bool(self.out), "out is empty; name the project folder, for example --out runs/toy")
         require(0 <= self.flip < 0.5, f"flip is {self.flip}; it must be at least 0 and below 0.5")
+        require(self.labels >= 4, f"labels is {self.labels}; 4 or more are needed, some of them held out")
         require(self.eval_prompts >= 2, f"eval_prompts is {self.eval_prompts}; an interval needs 2 or more")
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from prefloop.algorithms import dpo, ppo, pretrain, reward, sft
 from prefloop.algorithms.sample import sample_completions
+from prefloop.configs.common import Data
 from prefloop.configs.recipes import IMDBConfig, LoopSettings, ToyConfig
 from prefloop.data.store import Filters, Store
 from prefloop.data.store.lineage import lineage
@@ -35,6 +36,7 @@ from prefloop.evaluation.tables import policy_table, reward_model_lines
 from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, label_items
 from prefloop.recipes import imdb, toy
 from prefloop.recipes.clock import Clock
+from prefloop.recipes.people import PEOPLE, wait_for_people
 from prefloop.recipes.plan import Plan
 from prefloop.records import Prompt
 from prefloop.runtime import World, start_world
@@ -79,6 +81,23 @@ def run_recipe(config: LoopSettings) -> Path:
         raise Interrupted(f"{what}; go on with: {again}") from stop
 
 
+def _for_people(plan: Plan) -> Plan:
+    """The plan that reads what people said, and nothing that was simulated in the same store."""
+
+    def read(data: Data) -> Data:
+        return replace(data, judged_by="human")
+
+    return replace(
+        plan,
+        reward=replace(plan.reward, data=read(plan.reward.data), batch_size=min(plan.reward.batch_size, 8)),
+        dpo=replace(plan.dpo, data=read(plan.dpo.data), batch_size=min(plan.dpo.batch_size, 8)),
+        notes=(
+            *plan.notes,
+            f"The comparisons are by people, {plan.settings.labels} or more of them; how noisy they are is not known.",
+        ),
+    )
+
+
 def _enter(project: Path, config: LoopSettings) -> frozenset[str] | None:
     """Make the project folder, or go on with one that was made with the same settings; what was in it, None if it was not there."""
     file = project / SETTINGS
@@ -108,6 +127,8 @@ def _plan(config: LoopSettings, project: Path) -> Plan:
 
 
 def _loop(plan: Plan, clock: Clock, world: World) -> Path:
+    if plan.settings.annotator == "studio":
+        plan = _for_people(plan)
     project = plan.project
     annotator = SimulatedAnnotator(
         name=ANNOTATOR,
@@ -145,7 +166,17 @@ def _nothing() -> None: ...
 
 
 def _compare(plan: Plan, annotator: SimulatedAnnotator) -> None:
-    """Pair the samples and let the annotator judge a random choice of the pairs."""
+    """Pair the samples and let the annotator judge a random choice of the pairs, or wait for people to judge some."""
+    if plan.settings.annotator == "studio":
+        wait_for_people(
+            plan.sample.store,
+            name=plan.recipe,
+            pairs=plan.pairs,
+            labels=plan.settings.labels,
+            heldout=plan.reward.data.heldout,
+            seed=plan.settings.seed,
+        )
+        return
     with Store.open(plan.sample.store) as store:
         store.add_pairs(strategy="all", seed=plan.settings.seed)
         id = store.add_annotator(annotator.name, kind="simulated", settings=annotator.settings())
@@ -172,12 +203,11 @@ class Results:
 
 def _evaluate(plan: Plan, annotator: SimulatedAnnotator, world: World) -> Results:
     """Every policy on the same held-out prompts; the reward model on the comparisons of held-out prompts."""
-    heldout = plan.reward.data.heldout
+    heldout, by_people = plan.reward.data.heldout, plan.settings.annotator == "studio"
     with Store.open(plan.sample.store) as store:
         prompts = tuple(store.prompts(part="heldout", heldout=heldout)[: plan.settings.eval_prompts])
-        judged = store.comparisons(
-            Filters(annotators=(annotator.name,), part="heldout", heldout=heldout)
-        ).records
+        whose = PEOPLE if by_people else Filters(annotators=(annotator.name,))
+        judged = store.comparisons(replace(whose, part="heldout", heldout=heldout)).records
     policies = {stage: str(plan.project / stage / "final") for stage in ("sft", "ppo", "dpo")}
     reward_model = str(plan.project / "reward" / "final")
 
@@ -208,7 +238,7 @@ def _evaluate(plan: Plan, annotator: SimulatedAnnotator, world: World) -> Result
         max_prompt_tokens=plan.reward.data.max_prompt_tokens,
         max_completion_tokens=plan.reward.data.max_completion_tokens,
         gold=plan.gold.utility,
-        ceiling=agreement_ceiling(judged, [annotator]),
+        ceiling=None if by_people else agreement_ceiling(judged, [annotator]),
     )
     best_of: tuple[BestOf, ...] = ()
     if plan.best_of:

@@ -6,29 +6,37 @@ was acknowledged must survive a power cut.
 """
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
 
-from prefloop.data.store.models import Base
+from prefloop.data.store.studio_models import (
+    Base,
+)  # with all tables: those of the studio and those it builds on
 from prefloop.errors import InputError
 
 BUSY_SECONDS = 30
 """How long a SQLite connection waits for another process to finish writing."""
 CONNECT_SECONDS = 10
-HEAD = "0001"
+HEAD = "0002"
 """The newest schema that this code knows, so that opening a store that has it needs no Alembic."""
 VERSION_TABLE = "prefloop_schema"
 BULK_LOCK = 7_235_001
 """PostgreSQL advisory lock of bulk writers and migrations: rows that two of them add in different orders would deadlock."""
 
 _WRITES = "prefloop_writes"
+
+
+class Unavailable(InputError):
+    """The database could not be asked: busy, full, damaged, or not there."""
 
 
 class Database:
@@ -43,6 +51,8 @@ class Database:
             # One snapshot for all queries of a reading transaction; SQLite's are so by themselves.
             self._reading = engine.execution_options(isolation_level="REPEATABLE READ")
         self._writing = engine.execution_options(**{_WRITES: True})
+        # SQLite has one writer, and those who wait look again at growing intervals; threads of one process stand in line instead.
+        self._line = threading.Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
     @property
     def dialect(self) -> str:
@@ -58,7 +68,7 @@ class Database:
     @contextmanager
     def write(self, *, bulk: bool = False) -> Iterator[Session]:
         """A transaction that is written whole or, on any error, not at all. `bulk` ones follow one another on PostgreSQL too."""
-        with in_plain_words(self.label), Session(self._writing) as session, session.begin():
+        with in_plain_words(self.label), self._line, Session(self._writing) as session, session.begin():
             if bulk and self.dialect == "postgresql":
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": BULK_LOCK})
             yield session
@@ -126,7 +136,7 @@ def open_database(where: str | Path, *, create: bool) -> Database:
 
 @contextmanager
 def in_plain_words(label: str) -> Iterator[None]:
-    """Turn the database's complaints about its surroundings into `InputError`; errors of ours pass through."""
+    """Turn the database's complaints about its surroundings into `Unavailable`; errors of ours pass through."""
     try:
         yield
     except UnicodeEncodeError as error:
@@ -136,13 +146,15 @@ def in_plain_words(label: str) -> Iterator[None]:
         ) from error
     except (IntegrityError, sqlite3.IntegrityError):
         raise
+    except NoConnection as error:
+        raise Unavailable(f"{label}: all connections are in use; try again") from error
     except (OperationalError, sqlite3.Error) as error:
-        raise InputError(f"{label}: {_explain(error)}") from error
+        raise Unavailable(f"{label}: {_explain(error)}") from error
     except DatabaseError as error:
         # sqlite3 reports a damaged file with the bare base class; subclasses are programming errors.
         if type(error) is not DatabaseError:
             raise
-        raise InputError(f"{label}: {_explain(error)}") from error
+        raise Unavailable(f"{label}: {_explain(error)}") from error
 
 
 def _explain(error: Exception) -> str:

@@ -8,7 +8,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from prefloop.data.store import models
-from prefloop.data.store.values import CHOICES, Conflict, Item, Judgement
+from prefloop.data.store.values import CHOICES, Conflict, Item, ItemKind, Judgement
 from prefloop.data.store.writing import chunks, now
 from prefloop.errors import InputError
 from prefloop.records import Message, Prompt
@@ -27,6 +27,15 @@ FIELDS: tuple[str, ...] = (
     "idempotency_key",
 )
 """What makes two requests with one idempotency key the same."""
+ALLOWED: Mapping[str, tuple[str, ...]] = {
+    "pair": ("a", "b", "tie", "both_bad", "cant_tell"),
+    "rank": ("ranking", "both_bad"),
+    "single": ("good", "bad", "rated", "edited"),
+}
+"""Kind of item -> what can be said of it, beside `skip` and `withdrawn`."""
+
+
+_KINDS: Mapping[str, ItemKind] = {"pair": "pair", "rank": "rank", "single": "single"}
 
 
 def prompt_of(content: Any) -> Prompt:
@@ -75,7 +84,7 @@ def items(session: Session, ids: Sequence[int]) -> list[Item]:
         for id, kind, round, content in rows:
             found[id] = Item(
                 id=id,
-                kind="rank" if kind == "rank" else "pair",
+                kind=_KINDS[kind],
                 prompt=prompt_of(content),
                 completions=tuple(texts[id]),
                 round=round,
@@ -125,7 +134,7 @@ def check(judgement: Judgement, slots: Mapping[int, tuple[str, int]]) -> None:
     where = f"judgement of item {judgement.item}"
     if judgement.choice not in CHOICES:
         raise InputError(f"{where}: choice is {judgement.choice!r}; it must be one of {', '.join(CHOICES)}")
-    allowed = ("ranking", "both_bad", "skip") if kind == "rank" else ("a", "b", "tie", "both_bad", "skip")
+    allowed = (*ALLOWED[kind], "skip", "withdrawn")
     if judgement.choice not in allowed:
         raise InputError(
             f"{where}: choice is {judgement.choice!r}, but of a {kind} it must be one of {', '.join(allowed)}"
@@ -155,6 +164,8 @@ def check(judgement: Judgement, slots: Mapping[int, tuple[str, int]]) -> None:
         raise InputError(
             f"{where}: strength is {judgement.strength} and duration_ms {judgement.duration_ms}; both must be 0 or more"
         )
+    if judgement.choice == "withdrawn" and judgement.supersedes is None:
+        raise InputError(f"{where}: there is nothing to withdraw; name the judgement in supersedes")
     if not judgement.idempotency_key:
         raise InputError(f"{where}: idempotency_key is empty; leave it out, or give a unique one")
 

@@ -194,7 +194,7 @@ class Annotator(Base):
 
 
 class Item(Base):
-    """Something to judge: K completions of one prompt, a pair (K = 2) or a list to rank."""
+    """Something to judge: K completions of one prompt, a pair (K = 2), a list to rank, or one by itself."""
 
     __tablename__ = "item"
 
@@ -203,7 +203,7 @@ class Item(Base):
     """Hash of kind, round and the set of completions."""
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), index=True)
     kind: Mapped[str] = mapped_column(String(16))
-    """`pair` or `rank`; later kinds need no change here."""
+    """`pair`, `rank`, or `single` for one completion by itself."""
     strategy: Mapped[str]
     """How its completions were picked."""
     round: Mapped[int] = mapped_column(index=True)

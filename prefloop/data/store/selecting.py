@@ -2,23 +2,25 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, insert, select
+from sqlalchemy import ColumnElement, Select, insert, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from prefloop.data.hashing import content_hash
 from prefloop.data.split import part_of
-from prefloop.data.store import models
+from prefloop.data.store import models, studio_models
 from prefloop.data.store.judging import prompt_of
 from prefloop.data.store.values import EXPORT_KINDS, Export, ExportKind, Filters, Part, Selection
 from prefloop.data.store.writing import insert_new, now, sha256
 from prefloop.data.write import write_jsonl
 from prefloop.errors import InputError
-from prefloop.records import Comparison, Completion, Prompt, Ranking
+from prefloop.records import Comparison, Completion, Demonstration, Label, Prompt, Ranking, Score
+
+JudgedRecord = Comparison | Ranking | Label | Score | Demonstration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +36,8 @@ class Judged:
     superseded: bool
     prompt: Prompt
     completions: tuple[str, ...]
+    ratings: Mapping[str, int]
+    edited: str
 
 
 def prompts(session: Session, *, part: Part, heldout: float) -> list[tuple[int, Prompt]]:
@@ -79,6 +83,11 @@ def judged(session: Session, filters: Filters) -> list[Judged]:
         _known_names(session, filters.annotators)
         of_names = select(models.Annotator.id).where(models.Annotator.name.in_(filters.annotators))
         statement = statement.where(table.annotator_id.in_(of_names))
+    if filters.kinds:
+        of_kinds = select(models.Annotator.id).where(models.Annotator.kind.in_(filters.kinds))
+        statement = statement.where(table.annotator_id.in_(of_kinds))
+    if filters.projects:
+        statement = statement.where(_in_projects(session, filters.projects))
     if filters.rounds:
         statement = statement.where(item.round.in_(filters.rounds))
     if filters.since is not None:
@@ -137,6 +146,63 @@ def rank(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selec
     return Selection(records=tuple(records), left_out=dict(left_out))
 
 
+def label_records(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Label]:
+    """Completions that were found good or bad by themselves."""
+    left_out: Counter[str] = Counter()
+    records = [
+        Label(
+            prompt=row.prompt,
+            completion=row.completions[0],
+            good=row.choice == "good",
+            annotator=row.annotator,
+            origin=f"{label}:judgement {row.id}",
+        )
+        for row in _usable(rows, _why_not_labelled, left_out, skip_bad)
+    ]
+    return Selection(records=tuple(records), left_out=dict(left_out))
+
+
+def scores(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Score]:
+    """Completions with the mean of the levels that they were given on the project's scales."""
+    left_out: Counter[str] = Counter()
+    records = [
+        Score(
+            prompt=row.prompt,
+            completion=row.completions[0],
+            value=sum(row.ratings.values()) / len(row.ratings),
+            annotator=row.annotator,
+            origin=f"{label}:judgement {row.id}",
+        )
+        for row in _usable(rows, _why_not_scored, left_out, skip_bad)
+    ]
+    return Selection(records=tuple(records), left_out=dict(left_out))
+
+
+def demonstrations(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Demonstration]:
+    """Replies that annotators wrote because they could do better."""
+    left_out: Counter[str] = Counter()
+    records = [
+        Demonstration(prompt=row.prompt, completion=row.edited, origin=f"{label}:judgement {row.id}")
+        for row in _usable(rows, _why_not_demonstrated, left_out, skip_bad)
+    ]
+    return Selection(records=tuple(records), left_out=dict(left_out))
+
+
+def _usable(
+    rows: Sequence[Judged],
+    why_not: Callable[[Judged, bool], str],
+    left_out: Counter[str],
+    skip_bad: bool,
+) -> Iterator[Judged]:
+    """The rows that give a record; the others are counted by reason."""
+    for row in rows:
+        reason = why_not(row, skip_bad)
+        if reason:
+            left_out[reason] += 1
+        else:
+            yield row
+
+
 def export(
     session: Session, kind: ExportKind, filters: Filters, path: Path | None, label: str, *, skip_bad: bool
 ) -> Export:
@@ -185,18 +251,20 @@ def export(
 
 
 MEMBER_TABLES: dict[str, tuple[type[models.Base], str]] = {
-    "comparisons": (models.ExportJudgement, "judgement_id"),
-    "rankings": (models.ExportJudgement, "judgement_id"),
     "prompts": (models.ExportPrompt, "prompt_id"),
+    **dict.fromkeys(
+        ("comparisons", "rankings", "labels", "scores", "demonstrations"),
+        (models.ExportJudgement, "judgement_id"),
+    ),
 }
 
 
-def exported(session: Session, id: int, label: str) -> tuple[Comparison | Ranking | Prompt, ...]:
+def exported(session: Session, id: int, label: str) -> tuple[JudgedRecord | Prompt, ...]:
     """The records of an export, made again from the rows it is made of and checked against its hash."""
     row = session.get(models.Export, id)
     if row is None:
         raise InputError(f"{label}: has no export {id}")
-    records: Sequence[Comparison | Ranking | Prompt]
+    records: Sequence[JudgedRecord | Prompt]
     if row.kind == "prompts":
         member = models.ExportPrompt
         found = session.execute(
@@ -211,7 +279,7 @@ def exported(session: Session, id: int, label: str) -> tuple[Comparison | Rankin
         members = select(member.judgement_id).where(member.export_id == id)
         # What was superseded later was current then.
         rows = [replace(row, superseded=False) for row in _judged_of(session, members)]
-        records = (compare if row.kind == "comparisons" else rank)(rows, label).records
+        records = SELECTORS[row.kind](rows, label).records
     digest = content_hash(records)
     if digest != row.sha256:
         raise InputError(
@@ -224,12 +292,16 @@ def exported(session: Session, id: int, label: str) -> tuple[Comparison | Rankin
 def _judged_of(session: Session, ids: Select[Any]) -> list[Judged]:
     """The judgements whose ids a query gives, in the order they were made."""
     table, item, slot = models.Judgement, models.Item, models.ItemCompletion
+    detail = studio_models.JudgementDetail
     later = aliased(table)
     rows = session.execute(
-        select(table, models.Annotator.name, item.kind, item.prompt_id, later.id)
+        select(
+            table, models.Annotator.name, item.kind, item.prompt_id, later.id, detail.ratings, detail.edited
+        )
         .join(models.Annotator, models.Annotator.id == table.annotator_id)
         .join(item, item.id == table.item_id)
         .outerjoin(later, later.supersedes_id == table.id)
+        .outerjoin(detail, detail.judgement_id == table.id)
         .where(table.id.in_(ids))
         .order_by(table.id)
     ).all()
@@ -258,26 +330,33 @@ def _judged_of(session: Session, ids: Select[Any]) -> list[Judged]:
             superseded=later_id is not None,
             prompt=by_id[prompt],
             completions=tuple(texts[row.item_id]),
+            ratings=ratings or {},
+            edited=edited or "",
         )
-        for row, annotator, kind, prompt, later_id in rows
+        for row, annotator, kind, prompt, later_id, ratings, edited in rows
     ]
 
 
 def _members(
     session: Session, kind: ExportKind, filters: Filters, label: str, *, skip_bad: bool
-) -> tuple[list[int], Selection[Comparison] | Selection[Ranking] | Selection[Prompt]]:
+) -> tuple[list[int], Selection[Any]]:
     """Ids of the rows that an export is made of, and its records."""
     if kind == "prompts":
-        if filters.annotators or filters.rounds or filters.since is not None:
+        if (
+            filters.annotators
+            or filters.kinds
+            or filters.projects
+            or filters.rounds
+            or filters.since is not None
+        ):
             raise InputError(
                 f"an export of prompts cannot be filtered by {filters.to_json()}; only part applies to prompts"
             )
         found = prompts(session, part=filters.part, heldout=filters.heldout)
         return [id for id, _ in found], Selection(records=tuple(prompt for _, prompt in found), left_out={})
     rows = judged(session, filters)
-    why_not, select_from = (_why_not_compared, compare) if kind == "comparisons" else (_why_not_ranked, rank)
-    members = [row.id for row in rows if not why_not(row, skip_bad)]
-    return members, select_from(rows, label, skip_bad=skip_bad)
+    members = [row.id for row in rows if not WHY_NOT[kind](row, skip_bad)]
+    return members, SELECTORS[kind](rows, label, skip_bad=skip_bad)
 
 
 def _why_not_compared(row: Judged, skip_bad: bool) -> str:
@@ -298,12 +377,71 @@ def _why_not_ranked(row: Judged, skip_bad: bool) -> str:
     return "empty" if skip_bad and _any_empty(row) else ""
 
 
+def _why_not_labelled(row: Judged, skip_bad: bool) -> str:
+    if row.superseded or row.kind != "single":
+        return "superseded" if row.superseded else row.kind
+    if row.choice not in ("good", "bad"):
+        return row.choice
+    return "empty" if skip_bad and _any_empty(row) else ""
+
+
+def _why_not_scored(row: Judged, skip_bad: bool) -> str:
+    if row.superseded or row.kind != "single":
+        return "superseded" if row.superseded else row.kind
+    if row.choice != "rated":
+        return row.choice
+    return "empty" if skip_bad and _any_empty(row) else ""
+
+
+def _why_not_demonstrated(row: Judged, skip_bad: bool) -> str:
+    """Whatever was asked, somebody may have written a better reply."""
+    if row.superseded:
+        return "superseded"
+    return "" if row.edited else row.choice
+
+
+WHY_NOT: Mapping[str, Callable[[Judged, bool], str]] = {
+    "comparisons": _why_not_compared,
+    "rankings": _why_not_ranked,
+    "labels": _why_not_labelled,
+    "scores": _why_not_scored,
+    "demonstrations": _why_not_demonstrated,
+}
+"""Kind of export -> why a judgement gives no record of it, or nothing."""
+SELECTORS: Mapping[str, Callable[..., Selection[Any]]] = {
+    "comparisons": compare,
+    "rankings": rank,
+    "labels": label_records,
+    "scores": scores,
+    "demonstrations": demonstrations,
+}
+
+
 def _any_empty(row: Judged) -> bool:
     return not all(completion.strip() for completion in row.completions)
 
 
 def _in_part(prompt: Prompt, part: Part, heldout: float) -> bool:
     return part == "all" or part_of(prompt, heldout=heldout) == part
+
+
+def _in_projects(session: Session, names: Sequence[str]) -> ColumnElement[bool]:
+    """A judgement of an item that these projects ask about, or one that was made of a better reply written there."""
+    project, task, detail = studio_models.Project, studio_models.Task, studio_models.JudgementDetail
+    known = sorted(session.scalars(select(project.name)))
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0) or ["none yet"]
+            raise InputError(f"project {name!r} is not in the store; there is {', '.join(near)}")
+    ids = select(project.id).where(project.name.in_(names))
+    items = select(task.item_id).where(task.project_id.in_(ids))
+    edits = (
+        select(detail.edit_judgement_id)
+        .join(studio_models.Assignment, studio_models.Assignment.id == detail.assignment_id)
+        .join(task, task.id == studio_models.Assignment.task_id)
+        .where(task.project_id.in_(ids), detail.edit_judgement_id.is_not(None))
+    )
+    return or_(models.Judgement.item_id.in_(items), models.Judgement.id.in_(edits))
 
 
 def _known_names(session: Session, names: Sequence[str]) -> None:

@@ -252,7 +252,7 @@ class Store:
         with self._database.write(bulk=True) as session:
             return selecting.export(session, kind, filters or Filters(), file, self.label, skip_bad=skip_bad)
 
-    def exported(self, export: int) -> tuple[Comparison | Ranking | Prompt, ...]:
+    def exported(self, export: int) -> tuple[selecting.JudgedRecord | Prompt, ...]:
         """The records of an export as they were when it was made, whatever has been judged since; checked against its hash."""
         with self._database.read() as session:
             return selecting.exported(session, export, self.label)

@@ -8,21 +8,24 @@ from uuid import uuid4
 
 from prefloop.configs.common import require
 from prefloop.errors import InputError
-from prefloop.records import Comparison, Prompt, Ranking
+from prefloop.records import Comparison, Demonstration, Label, Prompt, Ranking, Score
 
-Choice = Literal["a", "b", "tie", "both_bad", "skip", "ranking"]
+Choice = Literal[
+    "a", "b", "tie", "both_bad", "cant_tell", "ranking", "good", "bad", "rated", "edited", "skip", "withdrawn"
+]
 CHOICES: tuple[str, ...] = get_args(Choice)
 AnnotatorKind = Literal["human", "ai", "simulated"]
 ANNOTATOR_KINDS: tuple[str, ...] = get_args(AnnotatorKind)
-ItemKind = Literal["pair", "rank"]
-ExportKind = Literal["comparisons", "rankings", "prompts"]
+ItemKind = Literal["pair", "rank", "single"]
+ITEM_KINDS: tuple[str, ...] = get_args(ItemKind)
+ExportKind = Literal["comparisons", "rankings", "labels", "scores", "demonstrations", "prompts"]
 EXPORT_KINDS: tuple[str, ...] = get_args(ExportKind)
 Part = Literal["all", "train", "heldout"]
 PARTS: tuple[str, ...] = get_args(Part)
 PairStrategy = Literal["all", "random"]
 PAIR_STRATEGIES: tuple[str, ...] = get_args(PairStrategy)
 
-Record = TypeVar("Record", Comparison, Ranking, Prompt)
+Record = TypeVar("Record", Comparison, Ranking, Label, Score, Demonstration, Prompt)
 
 
 class Conflict(InputError):
@@ -48,7 +51,7 @@ class Judgement:
     item: int
     annotator: int
     choice: Choice
-    """`a` and `b` name slots 0 and 1 of a pair, whatever side they were shown on."""
+    """`a` and `b` name slots 0 and 1 of a pair, whatever side they were shown on. A `withdrawn` judgement takes back the one it supersedes."""
     order_shown: tuple[int, ...]
     """Slots as the annotator saw them, first to last."""
     ranking: tuple[tuple[int, ...], ...] = ()
@@ -71,6 +74,10 @@ class Filters:
 
     annotators: tuple[str, ...] = ()
     """Names."""
+    kinds: tuple[str, ...] = ()
+    """What the annotators are: `human`, `ai`, `simulated`."""
+    projects: tuple[str, ...] = ()
+    """Names of the studio's projects: what was said there, in whatever way it came in."""
     rounds: tuple[int, ...] = ()
     part: Part = "all"
     heldout: float = 0.1
@@ -80,6 +87,10 @@ class Filters:
 
     def __post_init__(self) -> None:
         require(self.part in PARTS, f"part is {self.part!r}; it must be one of {', '.join(PARTS)}")
+        require(
+            set(self.kinds) <= set(ANNOTATOR_KINDS),
+            f"kinds are {', '.join(self.kinds)}; each must be one of {', '.join(ANNOTATOR_KINDS)}",
+        )
         require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
         require(
             self.since is None or self.since.tzinfo is not None,
@@ -91,6 +102,10 @@ class Filters:
         chosen: dict[str, Any] = {}
         if self.annotators:
             chosen["annotators"] = sorted(self.annotators)
+        if self.kinds:
+            chosen["kinds"] = sorted(self.kinds)
+        if self.projects:
+            chosen["projects"] = sorted(self.projects)
         if self.rounds:
             chosen["rounds"] = sorted(self.rounds)
         if self.part != "all":
@@ -106,7 +121,7 @@ class Selection(Generic[Record]):
 
     records: tuple[Record, ...]
     left_out: Mapping[str, int]
-    """Reason (`tie`, `both_bad`, `skip`, `superseded`; `pair` or `rank`: an item of the other kind; `empty`) -> judgements. What the filters exclude is not counted."""
+    """Reason (`tie`, `both_bad`, `skip`, ...: the choice; `superseded`; `pair`, `rank` or `single`: an item of another kind; `empty`) -> judgements. What the filters exclude is not counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

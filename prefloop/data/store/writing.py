@@ -29,6 +29,8 @@ from prefloop.records import Completion, Prompt
 CHUNK = 5000
 """Values in one IN (...); both databases allow at least 32,000 parameters in a statement."""
 INT64 = 2**63
+SIZES: Mapping[str, tuple[int, int]] = {"pair": (2, 2), "rank": (2, 1000), "single": (1, 1)}
+"""Kind of item -> fewest and most completions."""
 
 
 def now() -> datetime:
@@ -283,9 +285,12 @@ def _check_group(group: Sequence[int], known: Mapping[int, tuple[int, str]], kin
     missing = [completion for completion in group if completion not in known]
     if missing:
         raise InputError(f"completion {missing[0]} is not in the store; add it first")
-    if len(group) < 2 or (kind == "pair" and len(group) != 2):
+    if kind not in SIZES:
+        raise InputError(f"kind of item is {kind!r}; it must be {', '.join(SIZES)}")
+    least, most = SIZES[kind]
+    if not least <= len(group) <= most:
         raise InputError(
-            f"a {kind} has {len(group)} completions; it needs {'2' if kind == 'pair' else '2 or more'}"
+            f"a {kind} has {len(group)} completions; it needs {least if least == most else f'{least} or more'}"
         )
     if len({known[completion][0] for completion in group}) != 1:
         raise InputError(

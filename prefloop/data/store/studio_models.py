@@ -1,0 +1,198 @@
+"""The tables that a labelling server needs beside those of the loop: projects, leases, drafts, accounts, sessions and the audit log.
+
+A judgement is the same row whoever made it, in the studio or elsewhere. What the studio adds is who may be asked what (`task`), who is being
+asked (`assignment`), what else was said (`judgement_detail`), and who people are (`account`): an annotator's name is a pseudonym from the
+beginning, and the person behind it stands in `account` alone, so that removing the person changes no judgement and no export.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from prefloop.data.store.models import Base
+
+
+class Project(Base):
+    """A kind of question put to people, with its guidelines and rules."""
+
+    __tablename__ = "project"
+    __table_args__ = (
+        CheckConstraint("kind IN ('pair', 'rank', 'rate', 'binary', 'edit', 'clip', 'chat')", name="kind"),
+        CheckConstraint("state IN ('open', 'paused', 'closed')", name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    guidelines: Mapped[str]
+    """Markdown."""
+    overlap: Mapped[int]
+    """How many annotators judge each item."""
+    lease_seconds: Mapped[int]
+    """How long an annotator may take before the item is offered to others."""
+    strength_levels: Mapped[int]
+    """Steps of preference on each side; 0 = not asked."""
+    allow_tie: Mapped[bool]
+    allow_both_bad: Mapped[bool]
+    flags: Mapped[Any]
+    """Words an annotator can mark an item with."""
+    scales: Mapped[Any]
+    """Questions of a `rate` project: `[{"name", "levels"}]`."""
+    render: Mapped[str] = mapped_column(String(16))
+    """`plain` or `markdown`."""
+    gold_share: Mapped[float]
+    """Share of questions whose answer is known."""
+    state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+
+
+class Task(Base):
+    """An item that a project asks about. `taken` counts submitted answers and running leases; the database itself keeps it within the overlap."""
+
+    __tablename__ = "task"
+    __table_args__ = (
+        UniqueConstraint("project_id", "item_id"),
+        CheckConstraint("taken >= 0 AND taken <= overlap", name="taken"),
+        Index("ix_task_queue", "project_id", "gold", "open", "queue", "taken", "position"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), index=True)
+    queue: Mapped[float]
+    """Lower is asked first: minus the priority."""
+    position: Mapped[int]
+    """Random, for the order among equals."""
+    overlap: Mapped[int]
+    taken: Mapped[int]
+    open: Mapped[bool]
+    """Whether it can be offered: `taken < overlap`, and it was not withdrawn."""
+    gold: Mapped[str] = mapped_column(String(16))
+    """The choice that is known to be right; empty if none is."""
+
+
+class Assignment(Base):
+    """An item in front of an annotator. `token` is all that the annotator's page knows of it."""
+
+    __tablename__ = "assignment"
+    __table_args__ = (
+        UniqueConstraint("task_id", "annotator_id"),
+        CheckConstraint(
+            "state IN ('leased', 'submitted', 'skipped', 'expired', 'returned', 'surplus')", name="state"
+        ),
+        Index("ix_assignment_state_expires_at", "state", "expires_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(32), unique=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("task.id"))
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
+    state: Mapped[str] = mapped_column(String(16))
+    order_shown: Mapped[Any]
+    """Slots as they stand on the page, first to last; drawn when the assignment is made."""
+    leased_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    judgement_id: Mapped[int | None] = mapped_column(ForeignKey("judgement.id"), index=True)
+    """The annotator's current judgement through this assignment."""
+    draft: Mapped[Any]
+    """What the page had when it was left: an unfinished answer, `{}` for none."""
+
+
+class JudgementDetail(Base):
+    """What an annotator said besides the choice. Rows are only ever added."""
+
+    __tablename__ = "judgement_detail"
+
+    judgement_id: Mapped[int] = mapped_column(
+        ForeignKey("judgement.id"), primary_key=True, autoincrement=False
+    )
+    assignment_id: Mapped[int | None] = mapped_column(ForeignKey("assignment.id"), index=True)
+    rationale: Mapped[str]
+    flags: Mapped[Any]
+    ratings: Mapped[Any]
+    """Scale -> level, from 1."""
+    edited: Mapped[str]
+    """The better reply that the annotator wrote; empty for none."""
+    edit_judgement_id: Mapped[int | None] = mapped_column(ForeignKey("judgement.id"), index=True)
+    """The judgement that prefers that reply to the one it was made from."""
+
+
+class Account(Base):
+    """A person who can sign in. Removing the row makes the annotator anonymous."""
+
+    __tablename__ = "account"
+    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator')", name="role"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), unique=True)
+    login: Mapped[str] = mapped_column(unique=True)
+    password_hash: Mapped[str]
+    """Argon2id."""
+    role: Mapped[str] = mapped_column(String(16))
+    active: Mapped[bool]
+    settings: Mapped[Any]
+    """Keys and appearance, as the person set them."""
+    created_at: Mapped[datetime]
+
+
+class WebSession(Base):
+    """A browser that is signed in. The cookie's value is not stored, only its hash."""
+
+    __tablename__ = "web_session"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    csrf: Mapped[str] = mapped_column(String(64))
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class ApiToken(Base):
+    """A key for programs, shown once. `prefix` finds it in a list, the hash checks it."""
+
+    __tablename__ = "api_token"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    prefix: Mapped[str] = mapped_column(String(16))
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    scopes: Mapped[Any]
+    """Of `read`, `annotate`, `admin`."""
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+
+
+class Invitation(Base):
+    """A link that makes one account, once."""
+
+    __tablename__ = "invitation"
+    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator')", name="role"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    setup: Mapped[bool]
+    """Whether it is the first one of all, which works only while there is no account."""
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class AuditEvent(Base):
+    """Who did what, written in the transaction that did it. People stand in it by number, so it holds no name. Rows are only ever added."""
+
+    __tablename__ = "audit_event"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    annotator_id: Mapped[int | None] = mapped_column(ForeignKey("annotator.id"), index=True)
+    """None for the command line and for people who are not signed in."""
+    action: Mapped[str] = mapped_column(String(32))
+    entity: Mapped[str] = mapped_column(String(32))
+    entity_id: Mapped[int]
+    detail: Mapped[Any]

@@ -1,0 +1,237 @@
+"""Judgements as agreement, ratings and pair selection read them: what was said of which models' answers, by whom, in which order shown."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from prefloop.data.store import Filters, Store, models, selecting
+from prefloop.errors import InputError
+from prefloop.feedback.agreement import MISSING, Labels, make_labels
+from prefloop.feedback.ratings import (
+    BOTH_BAD,
+    FIRST,
+    SECOND,
+    TIE,
+    Rankings,
+    Votes,
+    make_votes,
+    style_differences,
+    with_style,
+)
+from prefloop.records import Prompt
+
+OUTCOMES = {"a": FIRST, "b": SECOND, "tie": TIE, "both_bad": BOTH_BAD}
+"""What a choice on a pair says of its slots 0 and 1. Other choices (skip, can't tell) say nothing of them."""
+CHUNK = 500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgedItem:
+    """The current judgement of one annotator on one item."""
+
+    judgement: int
+    item: int
+    kind: str
+    """`pair`, `rank`, or another kind of item."""
+    round: int
+    prompt_id: int
+    prompt: Prompt
+    completions: tuple[str, ...]
+    """Texts, by slot."""
+    models: tuple[str, ...]
+    """Checkpoints that wrote them, by slot; with the beginning of the weights' hash where two have one name."""
+    annotator: str
+    annotator_kind: str
+    choice: str
+    ranking: tuple[tuple[int, ...], ...]
+    """Groups of slots, best first."""
+    strength: int
+    order_shown: tuple[int, ...]
+    duration_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ReadVotes:
+    """Votes and rankings between models, and what was not one."""
+
+    votes: Votes
+    rankings: Rankings
+    left_out: Mapping[str, int]
+    """Reason -> judgements: a choice that names no side, `same model`, or the kind of item."""
+
+
+def read_judged(
+    store: Store, filters: Filters | None = None, *, kinds: Sequence[str] = ()
+) -> list[JudgedItem]:
+    """Current judgements of items with two completions or more, oldest first, of these kinds of annotators if any are named."""
+    with store.database.read() as session:
+        rows = [row for row in selecting.judged(session, filters or Filters()) if not row.superseded]
+        by_id = {row.id: row for row in rows}
+        found = []
+        slots = _slots(session)
+        table, item, annotator = models.Judgement, models.Item, models.Annotator
+        ids = list(by_id)
+        for start in range(0, len(ids), CHUNK):
+            statement = (
+                select(table, item.round, item.prompt_id, annotator.kind)
+                .join(item, item.id == table.item_id)
+                .join(annotator, annotator.id == table.annotator_id)
+                .where(table.id.in_(ids[start : start + CHUNK]))
+                .order_by(table.id)
+            )
+            for judgement, round, prompt_id, kind in session.execute(statement):
+                row = by_id[judgement.id]
+                if len(row.completions) < 2 or (kinds and kind not in kinds):
+                    continue
+                found.append(
+                    JudgedItem(
+                        judgement=judgement.id,
+                        item=judgement.item_id,
+                        kind=row.kind,
+                        round=round,
+                        prompt_id=prompt_id,
+                        prompt=row.prompt,
+                        completions=row.completions,
+                        models=slots[judgement.item_id],
+                        annotator=row.annotator,
+                        annotator_kind=kind,
+                        choice=row.choice,
+                        ranking=row.ranking,
+                        strength=judgement.strength,
+                        order_shown=tuple(judgement.order_shown),
+                        duration_ms=judgement.duration_ms,
+                    )
+                )
+        return found
+
+
+def _slots(session: Session) -> dict[int, tuple[str, ...]]:
+    """Item -> the models behind its slots."""
+    checkpoint, slot, completion = models.Checkpoint, models.ItemCompletion, models.Completion
+    rows = session.execute(select(checkpoint.id, checkpoint.name, checkpoint.weights_sha256)).all()
+    same = Counter(name for _, name, _ in rows)
+    called = {id: name if same[name] == 1 else f"{name}@{sha[:8] or id}" for id, name, sha in rows}
+    found: dict[int, list[str]] = {}
+    statement = (
+        select(slot.item_id, completion.checkpoint_id)
+        .join(completion, completion.id == slot.completion_id)
+        .order_by(slot.item_id, slot.slot)
+    )
+    for item, model in session.execute(statement):
+        found.setdefault(item, []).append(called[model])
+    return {item: tuple(names) for item, names in found.items()}
+
+
+def votes_of(judged: Sequence[JudgedItem], *, style: bool = False) -> ReadVotes:
+    """Votes of pairs and rankings of lists between different models. `style` adds the features of `ratings.style` to the votes.
+
+    A ranking is left out where two of its answers are one model's: it would be ranked against itself. Raises `InputError` where nothing is
+    left.
+    """
+    left_out: Counter[str] = Counter()
+    pairs: list[JudgedItem] = []
+    lists: list[JudgedItem] = []
+    for each in judged:
+        if each.kind == "pair" and each.choice in OUTCOMES:
+            reason, kept = "same model", pairs
+        elif each.kind == "rank" and each.choice == "ranking":
+            reason, kept = "same model", lists
+        else:
+            left_out[each.choice if each.kind in ("pair", "rank") else each.kind] += 1
+            continue
+        placed = (
+            [each.models[slot] for group in each.ranking for slot in group] if kept is lists else each.models
+        )
+        if len(set(placed)) < len(placed):
+            left_out[reason] += 1
+        else:
+            kept.append(each)
+    if not pairs and not lists:
+        said = ", ".join(f"{reason} {count}" for reason, count in left_out.items()) or "nothing was judged"
+        raise InputError(
+            f"no judgement compares the answers of two models ({said}); pair completions of different checkpoints and label them"
+        )
+    names = sorted({name for each in (*pairs, *lists) for name in each.models})
+    number = {name: at for at, name in enumerate(names)}
+    annotators = {name: at for at, name in enumerate(sorted({each.annotator for each in judged}))}
+    votes = make_votes(
+        names,
+        [number[each.models[0]] for each in pairs],
+        [number[each.models[1]] for each in pairs],
+        [OUTCOMES[each.choice] for each in pairs],
+        prompt=[each.prompt_id for each in pairs],
+        annotator=[annotators[each.annotator] for each in pairs],
+    )
+    if style:
+        votes = with_style(
+            votes,
+            style_differences(
+                [each.completions[0] for each in pairs], [each.completions[1] for each in pairs]
+            ),
+        )
+    rankings = Rankings(
+        names=tuple(names),
+        groups=tuple(
+            tuple(tuple(number[each.models[slot]] for slot in group) for group in each.ranking)
+            for each in lists
+        ),
+        prompt=np.array([each.prompt_id for each in lists], np.intp),
+        annotator=np.array([annotators[each.annotator] for each in lists], np.intp),
+        weight=np.ones(len(lists)),
+    )
+    return ReadVotes(votes=votes, rankings=rankings, left_out=dict(left_out))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PairLabels:
+    """Judgements of pairs as a table of items and annotators."""
+
+    labels: Labels
+    """Categories `a`, `b`, `tie`, `both_bad`."""
+    strengths: Labels
+    """How strongly, as ordered levels from -s (a much better) over 0 (neither) to s; both-bad is missing here."""
+    items: tuple[JudgedItem, ...]
+    """For each row, one of its judgements, for its texts and ids."""
+    judged: tuple[tuple[JudgedItem | None, ...], ...]
+    """For each row and annotator the judgement, or None."""
+
+
+def pair_labels(judged: Sequence[JudgedItem]) -> PairLabels:
+    """Judgements of pairs that name a side, a tie or both-bad; items in the order in which they were first judged.
+
+    Raises `InputError` if there is none.
+    """
+    kept = [each for each in judged if each.kind == "pair" and each.choice in OUTCOMES]
+    if not kept:
+        raise InputError("nobody has judged a pair yet; label some first")
+    rows = {each.item: each for each in reversed(kept)}
+    order = {item: at for at, item in enumerate(dict.fromkeys(each.item for each in kept))}
+    names = sorted({each.annotator for each in kept})
+    column = {name: at for at, name in enumerate(names)}
+    table = np.full((len(order), len(names)), MISSING, np.intp)
+    cells: list[list[JudgedItem | None]] = [[None] * len(names) for _ in order]
+    most = max(1, *(each.strength for each in kept))
+    strengths = np.full((len(order), len(names)), MISSING, np.intp)
+    for each in kept:
+        at = order[each.item], column[each.annotator]
+        table[at] = OUTCOMES[each.choice]
+        cells[at[0]][at[1]] = each
+        if each.choice != "both_bad":
+            signed = {"a": -1, "b": 1, "tie": 0}[each.choice] * max(1, each.strength)
+            strengths[at] = signed + most
+    return PairLabels(
+        labels=make_labels(table, tuple(OUTCOMES), names),
+        strengths=make_labels(strengths, tuple(range(-most, most + 1)), names),
+        items=tuple(rows[item] for item in order),
+        judged=tuple(map(tuple, cells)),
+    )
+
+
+def summary_of(left_out: Mapping[str, Any]) -> str:
+    """What was left out, in words; empty if nothing was."""
+    return ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in sorted(left_out.items()))

@@ -1,0 +1,230 @@
+"""Chat models behind any OpenAI-compatible address: retries with back-off, rate limit, budget, and nothing of a failure hidden.
+
+Tried again: timeouts, broken connections, 408, 409, 429, 5xx, and answers that are no JSON or not of the protocol's form (a cut-off body). Not
+tried again: other 4xx, which another attempt would not change (a wrong key, an unknown model).
+"""
+
+import email.utils
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from prefloop.configs.common import require
+from prefloop.errors import InputError
+from prefloop.feedback.judges.model import CallFailed, OverBudget, Reply
+from prefloop.records import Message
+
+RETRIED = frozenset({408, 409, 429})
+MOST_WAIT = 60.0
+"""Seconds between two attempts, at most, whatever the server asks for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How often, how long and at what price a model is asked."""
+
+    timeout: float = 60.0
+    """Seconds for one answer."""
+    attempts: int = 5
+    """Of one call, the first included."""
+    first_wait: float = 1.0
+    """Seconds before the second attempt; doubled each time, times a random half to one and a half."""
+    per_minute: float = 0.0
+    """Requests begun in a minute, at most; 0 for no limit."""
+    max_calls: int = 0
+    """Requests in all, retries included; 0 for no limit."""
+    max_cost: float = 0.0
+    """In the currency of the prices; 0 for no limit. Calls under way when it is reached are finished and counted."""
+    price_in: float = 0.0
+    """Of a million prompt tokens."""
+    price_out: float = 0.0
+    """Of a million completion tokens."""
+
+    def __post_init__(self) -> None:
+        require(self.timeout > 0, f"timeout is {self.timeout}; it must be above 0 seconds")
+        require(self.attempts >= 1, f"attempts is {self.attempts}; it must be 1 or more")
+        for name in ("first_wait", "per_minute", "max_calls", "max_cost", "price_in", "price_out"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
+        require(
+            not self.max_cost or self.price_in + self.price_out > 0,
+            f"max_cost is {self.max_cost} without a price; set price_in and price_out, per million tokens",
+        )
+
+
+@dataclass(slots=True)
+class Spent:
+    """What was used so far."""
+
+    calls: int = 0
+    """Requests, retries included."""
+    retries: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    """Reason -> attempts that gave no answer."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+
+class Endpoint:
+    """A `ChatModel` over HTTP; use it as a context manager. `sleep` and `clock` are for tests."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        key: str = "",
+        limits: Limits | None = None,
+        temperature: float = 0.0,
+        logprobs: bool = True,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise InputError(
+                f"base_url is {base_url!r}; it must begin with http:// or https://, for example http://127.0.0.1:8000/v1"
+            )
+        self.base_url, self.model, self.limits = base_url.rstrip("/"), model, limits or Limits()
+        self.spent = Spent()
+        self._temperature, self._logprobs = temperature, logprobs
+        self._sleep, self._clock = sleep, clock
+        self._lock = threading.Lock()
+        self._next_start = -float("inf")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.Client(headers=headers, timeout=self.limits.timeout, follow_redirects=False)
+
+    def __enter__(self) -> "Endpoint":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Address, model and sampling; never the key."""
+        return {
+            "base_url": self.base_url,
+            "model": self.model,
+            "temperature": self._temperature,
+            "logprobs": self._logprobs,
+        }
+
+    def complete(self, messages: Sequence[Message], *, max_tokens: int) -> Reply:
+        """One answer, with as many attempts as it takes and the limits allow."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "max_tokens": max_tokens,
+            "temperature": self._temperature,
+        }
+        if self._logprobs:
+            body |= {"logprobs": True, "top_logprobs": 20}
+        reason = ""
+        for attempt in range(self.limits.attempts):
+            if attempt:
+                with self._lock:
+                    self.spent.retries += 1
+            self._begin()
+            wait = self.limits.first_wait * 2**attempt * random.uniform(0.5, 1.5)
+            try:
+                response = self._client.post(f"{self.base_url}/chat/completions", json=body)
+            except httpx.TransportError as error:
+                reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                self._failed(type(error).__name__)
+            else:
+                if response.status_code == 200:
+                    try:
+                        reply = _read(response)
+                    except ValueError as error:
+                        reason = f"an answer that is not of the protocol ({error})"
+                        self._failed("malformed answer")
+                    else:
+                        self._count(reply)
+                        return reply
+                else:
+                    reason = f"HTTP {response.status_code}: {_said(response)}"
+                    self._failed(f"HTTP {response.status_code}")
+                    if response.status_code < 500 and response.status_code not in RETRIED:
+                        raise InputError(
+                            f"{self.base_url} refused model {self.model!r} with {reason}; correct base_url, model or key"
+                        )
+                    wait = max(wait, _retry_after(response))
+            if attempt + 1 < self.limits.attempts:
+                self._sleep(min(wait, MOST_WAIT))
+        raise CallFailed(f"{self.limits.attempts} attempts failed, the last one with {reason}")
+
+    def _begin(self) -> None:
+        """Count a request and wait for its turn. Raises `OverBudget`."""
+        limits = self.limits
+        with self._lock:
+            if limits.max_calls and self.spent.calls >= limits.max_calls:
+                raise OverBudget(f"max_calls is {limits.max_calls}, and they are made; raise it to go on")
+            if limits.max_cost and self.spent.cost >= limits.max_cost:
+                raise OverBudget(
+                    f"max_cost is {limits.max_cost}, and {self.spent.cost:.4f} is spent; raise it to go on"
+                )
+            self.spent.calls += 1
+            start = max(self._clock(), self._next_start)
+            if limits.per_minute:
+                self._next_start = start + 60 / limits.per_minute
+            wait = start - self._clock()
+        if wait > 0:
+            self._sleep(wait)
+
+    def _failed(self, reason: str) -> None:
+        with self._lock:
+            self.spent.failures[reason] = self.spent.failures.get(reason, 0) + 1
+
+    def _count(self, reply: Reply) -> None:
+        limits = self.limits
+        with self._lock:
+            self.spent.prompt_tokens += reply.prompt_tokens
+            self.spent.completion_tokens += reply.completion_tokens
+            self.spent.cost += (
+                reply.prompt_tokens * limits.price_in + reply.completion_tokens * limits.price_out
+            ) / 1e6
+
+
+def _read(response: httpx.Response) -> Reply:
+    """The answer in a response's body. Raises `ValueError` for one that is cut off or of another form."""
+    body = response.json()
+    try:
+        choice = body["choices"][0]
+        text = choice["message"]["content"]
+        usage = body.get("usage") or {}
+        first: dict[str, float] = {}
+        listed = ((choice.get("logprobs") or {}).get("content") or [])[:1]
+        for each in listed[0].get("top_logprobs") or [] if listed else []:
+            first[str(each["token"])] = float(each["logprob"])
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if not isinstance(text, str):
+        raise ValueError("its content is no text")
+    return Reply(text=text, first_token=first, prompt_tokens=tokens[0], completion_tokens=tokens[1])
+
+
+def _said(response: httpx.Response) -> str:
+    """The beginning of an error's body, on one line."""
+    return " ".join(response.text.split())[:200] or "no text"
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the server asks to wait, as a number or a date; 0 if it does not."""
+    given = response.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(given))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
+    except ValueError:
+        return 0.0

@@ -1,0 +1,40 @@
+"""What a judge asks: a chat model that answers messages, with the log-probabilities of its first token where it has them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from prefloop.errors import InputError
+from prefloop.records import Message
+
+
+class CallFailed(Exception):
+    """A call gave no answer, after all attempts; the message says what went wrong the last time."""
+
+
+class OverBudget(InputError):
+    """The limit of calls or cost is reached. What was judged before is kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What a chat model answered."""
+
+    text: str
+    first_token: Mapping[str, float]
+    """Token -> log-probability, the likeliest alternatives for the first token of the answer; empty where the model gives none."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class ChatModel(Protocol):
+    """Anything that answers messages. Must be safe to call from several threads."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What its answers depend on besides the messages, as JSON types: address, model, sampling."""
+        ...
+
+    def complete(self, messages: Sequence[Message], *, max_tokens: int) -> Reply:
+        """Answer. Raises `CallFailed` when it cannot, `OverBudget` when it may not, `InputError` when the settings are wrong."""
+        ...

@@ -1,0 +1,125 @@
+"""The studio as a web application: the API, the pages, what they stand on, and how errors are told."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from prefloop import __version__
+from prefloop.data.store.database import HEAD
+from prefloop.errors import InputError
+from prefloop.feedback.studio import api, pages
+from prefloop.feedback.studio.security import Guard, RateLimit
+from prefloop.feedback.studio.service import Studio
+
+log = logging.getLogger(__name__)
+STATIC = Path(str(files("prefloop.feedback.studio"))) / "static"
+LIMITS = {"sign in": (10, 60.0), "tokens": (20, 60.0), "answers": (600, 60.0), "links": (30, 60.0)}
+"""What is counted -> events and seconds, of one address or one person."""
+
+
+def make_app(
+    studio: Studio,
+    *,
+    hosts: Iterable[str] = (),
+    secure: bool = False,
+    media: Path | None = None,
+    limits: dict[str, tuple[int, float]] | None = None,
+) -> FastAPI:
+    """The application. `hosts`: names it answers to (none: any). `secure`: cookies over TLS only. `media`: folder of clips."""
+    app = FastAPI(
+        title="prefloop studio",
+        version=__version__,
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        description="Collect preferences from people. Send a token as `Authorization: Bearer pf_...`.",
+    )
+    app.state.studio = studio
+    app.state.secure = secure
+    app.state.media = media
+    app.state.limits = {
+        name: RateLimit(count, seconds) for name, (count, seconds) in (LIMITS | (limits or {})).items()
+    }
+    app.include_router(api.router)
+    app.include_router(pages.router)
+    app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])
+    app.add_api_route("/readyz", _ready, methods=["GET"], tags=["server"], response_model=None)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_exception_handler(InputError, _input_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.middleware("http")(_log_requests)
+    app.add_middleware(Guard, hosts=frozenset(name.lower() for name in hosts))
+    return app
+
+
+def _alive() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": "ok"}
+
+
+def _ready(request: Request) -> JSONResponse:
+    """Whether the store can be asked and has the tables this version needs."""
+    studio: Studio = request.app.state.studio
+    try:
+        schema = studio.store.database.schema()
+    except InputError as error:
+        log.warning("not ready: %s", error)
+        return JSONResponse({"status": "the store cannot be reached"}, 503)
+    if schema != HEAD:
+        return JSONResponse({"status": f"the store has schema {schema}, not {HEAD}"}, 503)
+    return JSONResponse({"status": "ok", "schema": schema})
+
+
+async def _log_requests(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """One line for each request: what, how it ended, how long. Never a text, a query, a link's secret or a name."""
+    began = time.perf_counter()
+    response = await call_next(request)
+    route = request.scope.get("route")
+    path = getattr(route, "path", "(static)")
+    milliseconds = 1000 * (time.perf_counter() - began)
+    log.debug("%s %s %d %.1f ms", request.method, path, response.status_code, milliseconds)
+    return response
+
+
+def _wants_page(request: Request) -> bool:
+    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
+def _input_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InputError)
+    status, headers = api.as_http(error)
+    if status == 503:
+        log.warning("%s", error)
+        return _told(request, 503, "the store is busy or cannot be reached; try again", headers)
+    return _told(request, status, str(error), headers)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _told(request, error.status_code, str(error.detail), error.headers or {})
+
+
+def _not_valid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    told = "; ".join(
+        f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:5]
+    )
+    # A text with half a character cannot be sent back as it came.
+    return _told(request, 422, told.encode("utf-8", "replace").decode(), {})
+
+
+def _told(request: Request, status: int, text: str, headers: object) -> Response:
+    if not _wants_page(request):
+        return JSONResponse({"detail": text}, status, headers=dict(headers))  # type: ignore[call-overload]
+    if status == 401:
+        return RedirectResponse("/login", 303)
+    return pages.message_page(request, status, text)

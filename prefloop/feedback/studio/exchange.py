@@ -1,0 +1,337 @@
+"""Files into projects and judgements out of them, with a manifest; backups. With or without a server."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from prefloop import __version__
+from prefloop.data import load_records, write_jsonl
+from prefloop.data.formats import FormatName, Record
+from prefloop.data.hashing import content_hash
+from prefloop.data.importing import HUMAN
+from prefloop.data.load import Loaded
+from prefloop.data.store import Filters, Store
+from prefloop.data.store.database import HEAD
+from prefloop.data.store.values import ExportKind, ItemKind
+from prefloop.errors import InputError
+from prefloop.feedback.studio import audit
+from prefloop.feedback.studio.service import Studio
+from prefloop.feedback.studio.values import ITEM_KIND, Project
+from prefloop.records import (
+    Comparison,
+    Completion,
+    Conversation,
+    Demonstration,
+    Label,
+    Prompt,
+    Ranking,
+    Score,
+)
+
+MANIFEST = 1
+"""Version of the manifest's fields."""
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportedItems:
+    """What an import made."""
+
+    rows: int
+    """Records read."""
+    bad: int
+    """Rows left out because they cannot be used."""
+    items: int
+    """Items found in the file."""
+    new: int
+    """Of them, new in the project."""
+    left_out: int
+    """Groups with too few different texts to be compared."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Group:
+    """Completions of one prompt that make an item."""
+
+    prompt: Prompt
+    texts: tuple[str, ...]
+    right: str
+    """What the file says of it, where that can be a known answer: the better text, or `good` or `bad`."""
+
+
+def import_file(
+    studio: Studio,
+    project: int,
+    source: str | Path,
+    *,
+    author: str = HUMAN,
+    gold: bool = False,
+    skip_bad: bool = False,
+    limit: int = 0,
+    round: int = 0,
+    by: int | None = None,
+) -> ImportedItems:
+    """Put what a file's completions ask into a project. Done again, it adds nothing.
+
+    Any format of `data import` with completions: of comparisons and rankings the completions are taken, to be judged anew; completions by
+    themselves are grouped by prompt where the project compares. With `gold`, what the file says is the known answer. Judgements are not
+    imported here: that is `data import`.
+    """
+    loaded = load_records(source, skip_bad=skip_bad, limit=limit)
+    asked = studio.project(project)
+    kind = ITEM_KIND[asked.settings.kind]
+    groups, left_out = _grouped(_texts(loaded), kind)
+    if not groups:
+        raise InputError(
+            f"{source}: no item to judge in it; project {asked.settings.name!r} needs {_NEEDS[kind]}"
+        )
+    items, right = _write(studio.store, groups, kind, author=author, round=round)
+    known = {item: said for item, said in right.items() if said} if gold else {}
+    if gold and not known:
+        raise InputError(
+            f"{source}: rows of format {loaded.summary.format} say no answer that could be known"
+        )
+    new = studio.add_tasks(project, items, gold=known)
+    with studio.write() as session:
+        audit.write(
+            session,
+            now=studio.clock(),
+            annotator=by,
+            action="import",
+            entity="project",
+            id=project,
+            detail={"rows": len(loaded.records), "new": new, "gold": len(known)},
+        )
+    return ImportedItems(
+        rows=len(loaded.records),
+        bad=len(loaded.summary.bad),
+        items=len(set(items)),
+        new=new,
+        left_out=left_out,
+    )
+
+
+_NEEDS = {
+    "pair": "prompts with two different completions",
+    "rank": "prompts with two or more different completions",
+    "single": "prompts with completions",
+}
+
+
+def import_bytes(studio: Studio, project: int, content: bytes, name: str, *, by: int | None) -> ImportedItems:
+    """`import_file` of an upload."""
+    if not name.lower().endswith(ENDINGS):
+        raise InputError(f"{name}: the name must end in {', '.join(ENDINGS)}, which says how it is read")
+    with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
+        path = Path(folder) / Path(name).name
+        path.write_bytes(content)
+        try:
+            return import_file(studio, project, path, skip_bad=True, by=by)
+        except InputError as error:
+            # Where the server keeps uploads is nobody's business.
+            raise type(error)(str(error).replace(f"{folder}/", "")) from None
+
+
+def _texts(loaded: Loaded[Record]) -> Iterable[tuple[Prompt, tuple[str, ...], str]]:
+    """Prompt, completions and what is said of them, for every record that has completions."""
+    for record in loaded.records:
+        if isinstance(record, Comparison):
+            yield record.prompt, (record.chosen, record.rejected), record.chosen
+        elif isinstance(record, Ranking):
+            yield record.prompt, record.completions, ""
+        elif isinstance(record, Label):
+            yield record.prompt, (record.completion,), "good" if record.good else "bad"
+        elif isinstance(record, Score | Demonstration):
+            yield record.prompt, (record.completion,), ""
+        elif isinstance(record, Conversation):
+            for place, turn in enumerate(record.messages):
+                if turn.role == "assistant" and place:
+                    yield Prompt(content=record.messages[:place]), (turn.content,), ""
+
+
+def _grouped(
+    records: Iterable[tuple[Prompt, tuple[str, ...], str]], kind: ItemKind
+) -> tuple[list[_Group], int]:
+    """The items in records, and how many groups had too few different texts."""
+    groups: list[_Group] = []
+    alone: dict[Prompt, list[str]] = {}
+    left_out = 0
+    for prompt, given, right in records:
+        texts = tuple(dict.fromkeys(given))
+        if kind == "single":
+            groups += [
+                _Group(prompt=prompt, texts=(text,), right=right if right in ("good", "bad") else "")
+                for text in texts
+            ]
+        elif len(given) == 1:
+            alone.setdefault(prompt, []).append(given[0])
+        elif len(texts) < 2:
+            left_out += 1
+        else:
+            groups += _compared(prompt, texts, kind, right)
+    for prompt, given in alone.items():
+        texts = tuple(dict.fromkeys(given))
+        if len(texts) < 2:
+            left_out += 1
+        else:
+            groups += _compared(prompt, texts, kind, "")
+    return groups, left_out
+
+
+def _compared(prompt: Prompt, texts: tuple[str, ...], kind: ItemKind, right: str) -> list[_Group]:
+    if kind == "rank":
+        return [_Group(prompt=prompt, texts=texts, right="")]
+    return [_Group(prompt=prompt, texts=pair, right=right) for pair in combinations(texts, 2)]
+
+
+def _write(
+    store: Store, groups: Sequence[_Group], kind: ItemKind, *, author: str, round: int
+) -> tuple[list[int], dict[int, str]]:
+    """Write the groups as items; their ids, and what is known to be right of each, in slots."""
+    distinct = list(dict.fromkeys((group.prompt, text) for group in groups for text in group.texts))
+    checkpoint = store.add_checkpoint(author, kind=HUMAN if author == HUMAN else "policy")
+    completions = [
+        Completion(
+            prompt=prompt,
+            text=text,
+            policy=author,
+            logprob=0.0,
+            tokens=0,
+            ended=True,
+            temperature=0.0,
+            top_p=1.0,
+            top_k=0,
+            seed=0,
+            index=0,
+        )
+        for prompt, text in distinct
+    ]
+    ids = dict(zip(distinct, store.add_completions(completions, checkpoint), strict=True))
+    # Slots by the hash of the text: the order in the file, better one first, tells nothing then.
+    ordered = [sorted(group.texts, key=_hash) for group in groups]
+    items = store.add_items(
+        [[ids[group.prompt, text] for text in texts] for group, texts in zip(groups, ordered, strict=True)],
+        kind=kind,
+        strategy="import",
+        round=round,
+    )
+    slots = {item.id: item.completions for item in store.items(list(dict.fromkeys(items)))}
+    right: dict[int, str] = {}
+    for group, item in zip(groups, items, strict=True):
+        if kind == "pair" and group.right:
+            right[item] = "ab"[slots[item].index(group.right)]
+        elif kind == "single":
+            right[item] = group.right
+    return items, right
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def export_file(
+    studio: Studio,
+    kind: ExportKind,
+    path: str | Path,
+    *,
+    filters: Filters | None = None,
+    format: FormatName | None = None,
+    skip_bad: bool = False,
+    by: int | None = None,
+) -> dict[str, Any]:
+    """Write what was said to a file in the field's format, and beside it `FILE.manifest.json`; the manifest.
+
+    The export is fixed in the store by its content hash, so the manifest's `export` leads back to every judgement in it, and reading the file
+    gives records of that hash again (`verify`).
+    """
+    target = Path(path)
+    chosen = filters or Filters()
+    made = studio.store.export(kind, chosen, skip_bad=skip_bad)
+    records = studio.store.exported(made.id)
+    written = write_jsonl(records, target, format=format)
+    manifest = {
+        "manifest": MANIFEST,
+        "prefloop": __version__,
+        "schema": HEAD,
+        "export": made.id,
+        "kind": kind,
+        "format": written.format,
+        "filters": chosen.to_json(),
+        "rows": written.rows,
+        "left_out": dict(made.left_out),
+        "content_sha256": made.sha256,
+        "file_sha256": _file_hash(target),
+        "created_at": studio.clock().isoformat(timespec="seconds"),
+    }
+    _replace(manifest_of(target), json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
+    with studio.write() as session:
+        audit.write(
+            session,
+            now=studio.clock(),
+            annotator=by,
+            action="export",
+            entity="export",
+            id=made.id,
+            detail={"kind": kind, "rows": written.rows},
+        )
+    return manifest
+
+
+def manifest_of(path: Path) -> Path:
+    """Where the manifest of an exported file stands."""
+    return path.with_name(f"{path.name}.manifest.json")
+
+
+def verify(path: str | Path) -> dict[str, Any]:
+    """The manifest of an exported file, checked: the file's bytes and the records read from it. `InputError` says what differs."""
+    target = Path(path)
+    try:
+        manifest = json.loads(manifest_of(target).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{manifest_of(target)}: cannot be read ({error}); export the file again") from error
+    if _file_hash(target) != manifest["file_sha256"]:
+        raise InputError(f"{target}: is not the file that its manifest describes; export it again")
+    read = content_hash(load_records(target).records)
+    if read != manifest["content_sha256"]:
+        raise InputError(
+            f"{target}: reads as records of hash {read[:12]}, not {manifest['content_sha256'][:12]} as they were stored"
+        )
+    return manifest
+
+
+def export_bytes(studio: Studio, project: int, kind: ExportKind, *, by: int | None) -> tuple[bytes, bytes]:
+    """`export_file` of one project, for a download: the file and its manifest."""
+    asked: Project = studio.project(project)
+    with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
+        path = Path(folder) / f"{kind}.jsonl"
+        filters = Filters(projects=(asked.settings.name,))
+        try:
+            manifest = export_file(studio, kind, path, filters=filters, skip_bad=True, by=by)
+        except InputError as error:
+            raise type(error)(str(error).replace(f"{folder}/", "")) from None
+        return path.read_bytes(), json.dumps(manifest).encode()
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error

@@ -1,0 +1,88 @@
+"""`prefloop label serve`: from an empty folder to the first comparison on the screen."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+
+from prefloop.configs.label import ServeConfig
+from prefloop.data.store import Store
+from prefloop.errors import InputError
+from prefloop.feedback.studio import accounts, demo
+from prefloop.feedback.studio.app import make_app
+from prefloop.feedback.studio.service import Studio
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_ENVIRONMENT = "PREFLOOP_STUDIO_"
+"""What worker processes are told, by environment: they import the application themselves."""
+SHUTDOWN_SECONDS = 10
+log = logging.getLogger(__name__)
+
+
+def serve(config: ServeConfig) -> None:
+    """Prepare the store, say where to go, and serve until stopped."""
+    import uvicorn
+
+    base = config.public_url.rstrip("/") or f"http://{_shown(config.host)}:{config.port}"
+    with Store.open(config.store) as store:
+        studio = Studio(store)
+        if config.demo and not store.counts()["completion"]:
+            print(f"{store.label}: {demo.fill(store)} questions of the toy world, with two replies each")
+        if config.demo or store.counts()["completion"]:
+            demo.first_project(studio)
+        _greet(studio, base)
+    os.environ[f"{_ENVIRONMENT}STORE"] = config.store
+    os.environ[f"{_ENVIRONMENT}HOSTS"] = " ".join(_hosts(config))
+    os.environ[f"{_ENVIRONMENT}SECURE"] = "1" if base.startswith("https:") else ""
+    os.environ[f"{_ENVIRONMENT}MEDIA"] = config.media
+    uvicorn.run(
+        f"{__name__}:from_environment",
+        factory=True,
+        host=config.host,
+        port=config.port,
+        workers=config.workers,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        proxy_headers=bool(config.public_url),
+    )
+
+
+def from_environment() -> FastAPI:
+    """The application of one worker process."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    given = {name: os.environ.get(_ENVIRONMENT + name, "") for name in ("STORE", "HOSTS", "SECURE", "MEDIA")}
+    store = Store.open(given["STORE"])
+    media = Path(given["MEDIA"]) if given["MEDIA"] else None
+    return make_app(Studio(store), hosts=given["HOSTS"].split(), secure=bool(given["SECURE"]), media=media)
+
+
+def _greet(studio: Studio, base: str) -> None:
+    """Where to go: the one-time link while nobody has an account."""
+    print(f"store: {studio.store.label}")
+    if accounts.is_set_up(studio):
+        print(f"studio: {base}    (Ctrl-C stops it; what was submitted is stored)")
+        return
+    secret = accounts.invite(studio, "admin", setup=True)
+    print("Open this link to choose your login and password. It works once, within a day:\n")
+    print(f"    {base}/join/{secret}\n", flush=True)
+
+
+def _hosts(config: ServeConfig) -> list[str]:
+    """Names to answer to. Where the server listens beyond this machine without saying under which name, any."""
+    if config.public_url:
+        name = urlsplit(config.public_url).hostname
+        if name is None:
+            raise InputError(
+                f"public_url is {config.public_url!r}; write it whole, for example https://label.example.org"
+            )
+        return [name, *LOOPBACK]
+    return list(LOOPBACK) if config.host in LOOPBACK else []
+
+
+def _shown(host: str) -> str:
+    return "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host

@@ -1,0 +1,568 @@
+// The page where one judges. The item on the screen and the next one are leased; an answer goes to the outbox and the next item is shown at once.
+
+import { Outbox, send } from "./net.js";
+import { difference } from "./diff.js";
+
+const about = JSON.parse(document.getElementById("about").textContent);
+const find = (id) => document.getElementById(id);
+const stage = find("stage"), verdict = find("verdict"), toast = find("toast");
+const LEVELS = { 0: { 1: "better" }, 2: { 1: "better", 2: "much better" }, 3: { 1: "slightly better", 2: "better", 3: "much better" } };
+const USUAL = { 0: 0, 2: 1, 3: 2 };
+const PAIR = about.kind === "pair" || about.kind === "clip";
+
+const keyOf = {};
+for (const name of Object.keys(about.keyNames)) keyOf[about.keys[name]] = name;
+
+let current = null;      // { assignment, answer, seen, since }
+let waiting = [];        // leased and not shown yet
+let past = [];           // tokens answered on this page, newest last
+let asking = null;       // the request for the next item
+let draftTimer = 0;
+let flagging = false;
+let showingDiff = false;
+let undoing = false;
+let countShown = 0;
+
+const outbox = new Outbox(about.account, about.csrf, {
+  changed(count, why) {
+    const saved = find("saved");
+    saved.textContent = count === 0 ? "saved" : why ? `${count} not saved yet: ${why}` : "saving…";
+    saved.classList.toggle("waiting", Boolean(count && why));
+  },
+  refused(letter, error) {
+    say(`Not stored: ${error.message}`);
+    past = past.filter((token) => token !== letter.token);
+  },
+});
+
+// Elements
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null));
+  return node;
+}
+
+// Escaped or cleaned by the server, see render.py.
+function text(html) {
+  const node = make("div", { class: `text ${stage.dataset.render}` });
+  node.innerHTML = html;
+  return node;
+}
+
+function kbd(name) { return make("kbd", {}, shown(about.keys[name] || "")); }
+
+function shown(key) {
+  const words = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Enter: "↵", " ": "space" };
+  return key.replace("Shift+", "⇧").replace(/Arrow\w+|Enter| /, (name) => words[name] || name);
+}
+
+// Getting items
+
+async function ask() {
+  const have = [...waiting, current].filter(Boolean).map((each) => each.assignment.token)
+    .concat(outbox.letters.map((letter) => letter.token)).slice(0, 10);
+  const said = await send("POST", "/api/v1/assignments/next", { project: about.project, have }, about.csrf);
+  const total = said.done + said.left + outbox.letters.length;
+  find("progress").max = Math.max(1, total);
+  find("progress").value = said.done;
+  find("count").textContent = `${said.done} done · ${said.left} left`;
+  return said.assignment;
+}
+
+function prefetch() {
+  if (asking || waiting.length) return asking;
+  asking = ask().then((assignment) => { if (assignment) waiting.push({ assignment }); })
+    .catch((error) => { if (error.status === 401) location.href = "/login"; else if (!current) say(error.message); })
+    .finally(() => { asking = null; });
+  return asking;
+}
+
+async function next() {
+  current = null;
+  if (!waiting.length) await prefetch();
+  if (!waiting.length && outbox.letters.length) { await outbox.flush(); await prefetch(); }
+  const up = waiting.shift();
+  if (!up) { nothing(); return; }
+  show(up.assignment);
+  prefetch();
+}
+
+function nothing() {
+  stage.hidden = verdict.hidden = true;
+  stage.dataset.shown = "nothing";
+  find("responses").replaceChildren();
+  find("nothing").hidden = false;
+}
+
+// Showing an item
+
+function show(assignment) {
+  const draft = assignment.draft || {};
+  current = {
+    assignment, seen: 0, since: performance.now(), shownDiff: false,
+    answer: { choice: draft.choice || "", strength: draft.strength || 0, ranking: draft.ranking || [], ratings: { ...(draft.ratings || {}) },
+      flags: [...(draft.flags || [])], rationale: draft.rationale || "", edited: draft.edited || "" },
+    ranks: {}, scale: 0,
+  };
+  current.answer.ranking.forEach((group, rank) => group.forEach((place) => { current.ranks[place] = rank + 1; }));
+  showingDiff = flagging = false;
+  find("nothing").hidden = true;
+  stage.hidden = verdict.hidden = false;
+  find("prompt").replaceChildren(...assignment.prompt.map((turn) =>
+    make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, turn.role === "prompt" ? "Prompt" : turn.role), text(turn.html))));
+  const count = assignment.sources.length;
+  find("responses").replaceChildren(...assignment.sources.map((source, place) => response(assignment, place, count)));
+  find("rationale").value = current.answer.rationale;
+  find("rationale-box").hidden = !current.answer.rationale;
+  const editing = about.kind === "edit";
+  find("edited").value = current.answer.edited || (editing ? assignment.sources[0] : "");
+  find("edit-box").hidden = !(editing || current.answer.edited);
+  flags();
+  bar();
+  mark();
+  window.scrollTo(0, 0);
+  stage.dataset.shown = String(++countShown);
+}
+
+function response(assignment, place, count) {
+  const name = count === 1 ? "Response" : `Response ${place + 1}`;
+  const head = make("header", {}, make("span", { class: "kind" }, name), make("span", { class: "mark" }));
+  const body = about.kind === "clip" ? clip(assignment.sources[place], name) : text(assignment.responses[place]);
+  const card = make("article", { class: "response", "data-place": place, "aria-label": name }, head, body);
+  if (PAIR) card.addEventListener("dblclick", () => { choose(place ? "second" : "first"); });
+  if (about.kind === "rank") rankable(card, head, place, count);
+  return card;
+}
+
+function clip(address, name) {
+  const film = make("video", { src: address, preload: "auto", loop: true, playsinline: true, controls: true, "aria-label": name });
+  film.muted = true;
+  film.addEventListener("error", () => film.replaceWith(make("img", { src: address, alt: name })), { once: true });
+  return film;
+}
+
+function flags() {
+  find("flags").replaceChildren(...about.flags.map((flag, index) => make("button", {
+    type: "button", "aria-pressed": String(current.answer.flags.includes(flag)),
+    onclick: () => toggleFlag(index),
+  }, flag, flagging && index < 9 ? make("kbd", {}, String(index + 1)) : null)));
+}
+
+function toggleFlag(index) {
+  const flag = about.flags[index];
+  if (!flag) return;
+  const chosen = current.answer.flags;
+  current.answer.flags = chosen.includes(flag) ? chosen.filter((each) => each !== flag) : [...chosen, flag];
+  flagging = false;
+  flags();
+  draft();
+}
+
+// The row of answers
+
+function options() {
+  const levels = Object.entries(LEVELS[about.strength]).map(([level, name]) => [about.strength ? Number(level) : 0, name]);
+  const side = (choice, place) => levels.map(([level, name]) => ({ choice, level, says: `${place} ${name}`, side: true }));
+  if (PAIR) {
+    return [
+      ...side("first", 1).reverse(),
+      ...(about.tie ? [{ choice: "tie", level: 0, says: "Equally good", key: "tie" }] : []),
+      ...side("second", 2),
+      ...(about.bothBad ? [{ choice: "both_bad", level: 0, says: "Both bad", key: "both_bad", apart: true }] : []),
+      ...(about.kind === "clip" ? [{ choice: "cant_tell", level: 0, says: "Can’t tell", key: "cant_tell" }] : []),
+    ];
+  }
+  if (about.kind === "binary") return [{ choice: "good", level: 0, says: "Good", key: "good", side: true }, { choice: "bad", level: 0, says: "Bad", key: "bad", side: true }];
+  if (about.kind === "edit") return [{ choice: "good", level: 0, says: "Good as it is", key: "fine" }];
+  if (about.kind === "rank") return about.bothBad ? [{ choice: "both_bad", level: 0, says: "All bad", key: "both_bad" }] : [];
+  return [];
+}
+
+function keyFor(option) {
+  if (option.key) return option.key;
+  if (!about.strength || option.level === USUAL[about.strength]) return option.choice;
+  if (option.level === about.strength) return `${option.choice}_much`;
+  return null;
+}
+
+function bar() {
+  const row = make("div", { class: "bar" });
+  if (about.kind === "rate") row.append(make("div", { class: "scales" }, ...about.scales.map((scale, index) => scaleRow(scale, index))));
+  for (const option of options()) {
+    const key = keyFor(option);
+    row.append(make("button", {
+      type: "button", "data-choice": option.choice, "data-level": option.level, "aria-pressed": "false",
+      class: [option.side ? "side" : "", option.apart ? "apart" : ""].join(" "), onclick: () => choose(option.choice, option.level),
+    }, option.says, key ? kbd(key) : null));
+  }
+  row.append(
+    make("button", { type: "button", class: "quiet", onclick: skip }, "Skip", kbd("skip")),
+    make("button", { type: "button", class: "main", id: "submit", onclick: submit }, "Submit", kbd("submit")),
+  );
+  verdict.replaceChildren(row);
+}
+
+function scaleRow(scale, index) {
+  const row = make("div", { class: "scale", role: "group", "aria-label": scale.name, "data-scale": index }, make("span", { class: "name" }, scale.name));
+  for (let level = 1; level <= scale.levels; level++) {
+    row.append(make("button", { type: "button", "data-level": level, "aria-pressed": "false", "aria-label": `${scale.name} ${level} of ${scale.levels}`,
+      onclick: () => rate(index, level) }, String(level)));
+  }
+  return row;
+}
+
+function rate(index, level) {
+  current.answer.ratings[about.scales[index].name] = level;
+  current.answer.choice = "rated";
+  current.scale = Math.min(index + 1, about.scales.length - 1);
+  mark();
+  draft();
+}
+
+function choose(choice, level) {
+  if (!current) return;
+  const answer = current.answer;
+  const sided = choice === "first" || choice === "second";
+  if (level === undefined) {
+    level = sided ? USUAL[about.strength] : 0;
+    if (sided && about.strength && answer.choice === choice) level = (answer.strength % about.strength) + 1;
+  }
+  answer.choice = choice;
+  answer.strength = sided && about.strength ? level : 0;
+  if (choice === "both_bad" && about.kind === "rank") current.ranks = {};
+  mark();
+  draft();
+  if (about.atOnce && about.kind !== "rank" && about.kind !== "rate") submit();
+}
+
+function step(direction) {
+  const line = options().filter((option) => ["first", "tie", "second"].includes(option.choice));
+  const at = line.findIndex((option) => option.choice === current.answer.choice && option.level === current.answer.strength);
+  const middle = line.findIndex((option) => option.choice === "second");
+  let to = at < 0 ? (direction < 0 ? middle - (about.tie ? 2 : 1) : middle) : at + direction;
+  to = Math.max(0, Math.min(line.length - 1, to));
+  choose(line[to].choice, line[to].level);
+}
+
+// What is chosen, on the page
+function mark() {
+  const { answer } = current;
+  for (const button of verdict.querySelectorAll("[data-choice]")) {
+    const on = button.dataset.choice === answer.choice && Number(button.dataset.level) === (answer.strength || 0);
+    button.setAttribute("aria-pressed", String(on));
+  }
+  for (const row of verdict.querySelectorAll("[data-scale]")) {
+    const index = Number(row.dataset.scale), scale = about.scales[index];
+    row.classList.toggle("at", index === current.scale);
+    for (const button of row.querySelectorAll("button")) button.setAttribute("aria-pressed", String(Number(button.dataset.level) === answer.ratings[scale.name]));
+  }
+  const cards = [...find("responses").children];
+  for (const card of cards) {
+    const place = Number(card.dataset.place);
+    const chosen = PAIR && answer.choice === (place ? "second" : "first");
+    const passed = PAIR && (answer.choice === (place ? "first" : "second"));
+    card.classList.toggle("chosen", chosen);
+    card.classList.toggle("passed", passed);
+    if (PAIR) card.querySelector(".mark").textContent = chosen ? `✓ ${LEVELS[about.strength][answer.strength || 1]}` : answer.choice === "tie" ? "= equally good" : answer.choice === "both_bad" ? "✗ bad" : "";
+    if (about.kind === "rank") markRank(card, place);
+  }
+  const submitButton = find("submit");
+  if (submitButton) submitButton.disabled = !complete();
+}
+
+function complete() {
+  if (!current) return false;
+  const { answer } = current;
+  if (about.kind === "rate") return about.scales.every((scale) => answer.ratings[scale.name]);
+  if (about.kind === "rank") return answer.choice === "both_bad" || Object.keys(current.ranks).length >= 2;
+  if (about.kind === "edit") return answer.choice === "good" || changed();
+  return Boolean(answer.choice);
+}
+
+function changed() {
+  const written = find("edited").value;
+  return Boolean(written.trim()) && written !== current.assignment.sources[0];
+}
+
+// Ranking: a digit gives the reply that has the focus a rank, the same rank twice is a tie, dragging ranks all in their new order.
+
+function rankable(card, head, place, count) {
+  card.tabIndex = 0;
+  card.draggable = true;
+  head.prepend(make("span", { class: "rank-place", "aria-live": "polite" }, "–"));
+  const places = make("span", { class: "chips" });
+  for (let rank = 1; rank <= count; rank++) places.append(make("button", { type: "button", tabindex: "-1", "aria-label": `Rank ${rank}`, onclick: () => setRank(place, rank) }, String(rank)));
+  head.append(places);
+  card.addEventListener("dragstart", (event) => { event.dataTransfer.setData("text/plain", String(place)); card.classList.add("dragged"); });
+  card.addEventListener("dragend", () => card.classList.remove("dragged"));
+  card.addEventListener("dragover", (event) => { event.preventDefault(); card.classList.add("over"); });
+  card.addEventListener("dragleave", () => card.classList.remove("over"));
+  card.addEventListener("drop", (event) => {
+    event.preventDefault();
+    card.classList.remove("over");
+    const moved = find("responses").querySelector(`[data-place="${Number(event.dataTransfer.getData("text/plain"))}"]`);
+    if (moved && moved !== card) { reorder(moved, card); }
+  });
+}
+
+function reorder(moved, onto) {
+  const cards = [...find("responses").children];
+  if (cards.indexOf(moved) < cards.indexOf(onto)) onto.after(moved); else onto.before(moved);
+  [...find("responses").children].forEach((card, index) => { current.ranks[Number(card.dataset.place)] = index + 1; });
+  ranked();
+}
+
+function setRank(place, rank) {
+  if (rank === null || current.ranks[place] === rank) delete current.ranks[place];
+  else current.ranks[place] = rank;
+  ranked();
+}
+
+function ranked() {
+  const groups = {};
+  for (const [place, rank] of Object.entries(current.ranks)) (groups[rank] = groups[rank] || []).push(Number(place));
+  current.answer.ranking = Object.keys(groups).map(Number).sort((a, b) => a - b).map((rank) => groups[rank].sort((a, b) => a - b));
+  current.answer.choice = current.answer.ranking.length ? "ranking" : "";
+  mark();
+  draft();
+}
+
+function markRank(card, place) {
+  const badge = card.querySelector(".rank-place");
+  const group = current.answer.ranking.findIndex((places) => places.includes(place));
+  const tied = group >= 0 && current.answer.ranking[group].length > 1;
+  badge.textContent = group < 0 ? "–" : `${tied ? "=" : ""}${group + 1}`;
+  badge.classList.toggle("has", group >= 0);
+}
+
+// Giving answers
+
+function body() {
+  const { answer } = current;
+  const said = {
+    choice: answer.choice, strength: answer.strength, flags: answer.flags, rationale: answer.rationale.trim(),
+    duration_ms: Math.round(current.seen + (document.hidden ? 0 : performance.now() - current.since)),
+  };
+  if (about.kind === "rank" && answer.choice === "ranking") said.ranking = answer.ranking;
+  if (about.kind === "rate") said.ratings = answer.ratings;
+  if (about.kind === "edit" && changed() && answer.choice !== "good") { said.choice = "edited"; said.edited = find("edited").value; }
+  if (PAIR && (answer.choice === "first" || answer.choice === "second")) {
+    const source = current.assignment.sources[answer.choice === "first" ? 0 : 1];
+    if (!find("edit-box").hidden && answer.edited.trim() && answer.edited !== source) said.edited = answer.edited;
+  }
+  return said;
+}
+
+function submit() {
+  if (!current || undoing) return;
+  if (!complete()) { say(about.kind === "rank" ? "Rank at least two of them." : about.kind === "rate" ? "Every question needs a level." : about.kind === "edit" ? "Change the reply, or say that it is good." : "Choose first."); return; }
+  leave("submit", body(), "Submitted");
+}
+
+function skip() {
+  if (!current || undoing) return;
+  leave("skip", { reason: find("rationale").value.trim().slice(0, 2000) }, "Skipped");
+}
+
+function leave(what, letter, says) {
+  clearTimeout(draftTimer);
+  const { token } = current.assignment;
+  outbox.put(token, what, letter);
+  past.push(token);
+  say(says, true);
+  next();
+}
+
+async function undo() {
+  const token = past[past.length - 1];
+  if (!token || undoing) { if (!token) say("Nothing to undo on this page; see the history."); return; }
+  undoing = true;
+  try {
+    await outbox.flush();
+    if (!past.includes(token)) return;
+    const assignment = await send("POST", `/api/v1/assignments/${token}/undo`, undefined, about.csrf);
+    past.pop();
+    if (current) waiting.unshift({ assignment: { ...current.assignment, draft: draftOf() } });
+    show(assignment);
+    say("Taken back");
+  } catch (error) {
+    say(error.message);
+  } finally {
+    undoing = false;
+  }
+}
+
+function draftOf() {
+  const { answer } = current;
+  return { choice: answer.choice, strength: answer.strength, ranking: answer.ranking, ratings: answer.ratings, flags: answer.flags,
+    rationale: answer.rationale, edited: about.kind === "edit" ? (changed() ? find("edited").value : "") : answer.edited };
+}
+
+function draft() {
+  clearTimeout(draftTimer);
+  const { token } = current.assignment;
+  draftTimer = setTimeout(() => {
+    if (current && current.assignment.token === token && !outbox.has(token))
+      send("PUT", `/api/v1/assignments/${token}/draft`, draftOf(), about.csrf).catch(() => {});
+  }, 800);
+}
+
+function say(words, undoable = false) {
+  toast.replaceChildren(words);
+  if (undoable) toast.append(make("button", { type: "button", onclick: undo }, "Undo ", kbd("undo")));
+  toast.hidden = false;
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => { toast.hidden = true; }, 6000);
+}
+
+// More to say
+
+function openBox(box, field) {
+  find(box).hidden = false;
+  find(field).focus();
+}
+
+function edit() {
+  if (about.kind === "pair") {
+    const { choice } = current.answer;
+    if (choice !== "first" && choice !== "second") { say("Choose the better one first, then improve it."); return; }
+    const place = choice === "first" ? 0 : 1;
+    find("edit-title").textContent = `A better reply, from response ${place + 1}`;
+    if (!find("edited").value) find("edited").value = current.answer.edited = current.assignment.sources[place];
+  }
+  openBox("edit-box", "edited");
+}
+
+function toggleDiff() {
+  const { assignment } = current;
+  showingDiff = !showingDiff;
+  const cards = [...find("responses").children];
+  const both = showingDiff ? difference(assignment.sources[0], assignment.sources[1]) : null;
+  if (showingDiff && !both) { showingDiff = false; say("These are too long to compare word by word."); return; }
+  cards.forEach((card, place) => {
+    const old = card.querySelector(".text");
+    const fresh = text(showingDiff ? "" : assignment.responses[place]);
+    if (showingDiff) {
+      fresh.classList.replace("markdown", "plain");
+      fresh.append(...both[place].map(([words, shared]) => (shared ? words : make(place ? "ins" : "del", {}, words))));
+    }
+    old.replaceWith(fresh);
+  });
+}
+
+function play() {
+  const films = [...find("responses").querySelectorAll("video")];
+  const stop = films.some((film) => !film.paused);
+  for (const film of films) {
+    if (stop) film.pause();
+    else { film.currentTime = 0; film.play().catch(() => {}); }
+  }
+}
+
+function dialog(id) {
+  const box = find(id);
+  if (box.open) box.close(); else box.showModal();
+}
+
+const DO = {
+  first: () => choose("first"), second: () => choose("second"),
+  first_much: () => choose("first", about.strength || 0), second_much: () => choose("second", about.strength || 0),
+  left: () => step(-1), right: () => step(1),
+  tie: () => about.tie && choose("tie"), both_bad: () => about.bothBad && choose("both_bad"), cant_tell: () => choose("cant_tell"),
+  good: () => choose("good"), bad: () => choose("bad"), fine: () => choose("good"),
+  submit, skip, undo, edit, play, diff: toggleDiff,
+  flags: () => { flagging = !flagging; flags(); },
+  rationale: () => openBox("rationale-box", "rationale"),
+  guidelines: () => dialog("guidelines"), help: () => dialog("help"),
+};
+
+function pressed(event) {
+  const typing = event.target.matches("textarea, input, select");
+  if (typing) {
+    if (event.key === "Escape") event.target.blur();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); event.target.blur(); submit(); }
+    return;
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const open = document.querySelector("dialog[open]");
+  const key = `${event.shiftKey && event.key.length > 1 ? "Shift+" : ""}${event.shiftKey ? event.key : event.key.length === 1 ? event.key.toLowerCase() : event.key}`;
+  const name = keyOf[key];
+  if (open) { if (name === "guidelines" || name === "help") { event.preventDefault(); dialog(open.id); } return; }
+  if (event.key === "Enter" && event.target.matches("button, a, summary") && !event.target.closest("#verdict")) return;
+  if (event.key === "Enter" && event.target.matches("#verdict button:not([data-choice]):not([data-level])")) return;
+  const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
+  if (current && flagging && digit) { event.preventDefault(); toggleFlag(digit - 1); return; }
+  if (current && about.kind === "rate" && rateKey(event, digit)) return;
+  if (current && about.kind === "rank" && rankKey(event, digit)) return;
+  if (!name || !DO[name]) return;
+  if (!current && !["guidelines", "help", "undo"].includes(name)) return;
+  event.preventDefault();
+  DO[name]();
+}
+
+function rateKey(event, digit) {
+  if (digit && digit <= about.scales[current.scale].levels) { event.preventDefault(); rate(current.scale, digit); return true; }
+  const move = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!move) return false;
+  event.preventDefault();
+  current.scale = Math.max(0, Math.min(about.scales.length - 1, current.scale + move));
+  mark();
+  return true;
+}
+
+function rankKey(event, digit) {
+  const cards = [...find("responses").children];
+  const at = cards.indexOf(document.activeElement);
+  const move = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (move) { event.preventDefault(); cards[Math.max(0, Math.min(cards.length - 1, at + move))].focus(); return true; }
+  if (digit && digit <= cards.length) {
+    event.preventDefault();
+    const card = at < 0 ? cards[0] : cards[at];
+    setRank(Number(card.dataset.place), digit);
+    if (at < 0) card.focus();
+    return true;
+  }
+  if ((event.key === "-" || event.key === "Backspace") && at >= 0) { event.preventDefault(); setRank(Number(cards[at].dataset.place), null); return true; }
+  return false;
+}
+
+// Wiring
+
+document.addEventListener("keydown", pressed);
+for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => DO[button.dataset.do]());
+for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
+for (const node of document.querySelectorAll("kbd[data-key]")) node.textContent = shown(about.keys[node.dataset.key]);
+find("keys").replaceChildren(...Object.entries(about.keyNames).flatMap(([name, says]) => [make("dt", {}, kbd(name)), make("dd", {}, says)]),
+  ...(about.kind === "rank" ? [make("dt", {}, make("kbd", {}, "↑"), " ", make("kbd", {}, "↓")), make("dd", {}, "go from reply to reply"), make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "its rank; the same rank twice is a tie")] : []),
+  ...(about.kind === "rate" ? [make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "the level, then the next question")] : []));
+find("rationale").addEventListener("input", (event) => { current.answer.rationale = event.target.value; draft(); });
+find("edited").addEventListener("input", (event) => {
+  current.answer.edited = event.target.value;
+  if (about.kind === "edit") current.answer.choice = changed() ? "edited" : "";
+  mark();
+  draft();
+});
+document.addEventListener("visibilitychange", () => {
+  if (!current) return;
+  if (document.hidden) current.seen += performance.now() - current.since;
+  else current.since = performance.now();
+});
+window.addEventListener("pagehide", () => {
+  // The next item was never seen: give it back.
+  for (const { assignment } of waiting)
+    fetch(`/api/v1/assignments/${assignment.token}/return`, { method: "POST", keepalive: true, headers: { "X-CSRF-Token": about.csrf } }).catch(() => {});
+});
+window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+window.addEventListener("online", () => outbox.flush());
+
+const taken = sessionStorage.getItem("prefloop undone");
+sessionStorage.removeItem("prefloop undone");
+const undone = taken ? JSON.parse(taken) : null;
+if (undone && undone.project === about.project) { show(undone); prefetch(); } else next();
+

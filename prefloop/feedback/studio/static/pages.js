@@ -1,0 +1,98 @@
+// What the other pages do beside showing: history, settings, people, import.
+
+import { send } from "./net.js";
+
+const find = (id) => document.getElementById(id);
+const csrf = document.querySelector("[data-csrf]").dataset.csrf;
+
+function told(node, work) {
+  return async (event) => {
+    event.preventDefault();
+    try { await work(event); } catch (error) { if (node) { node.hidden = false; node.textContent = error.message; } else alert(error.message); }
+  };
+}
+
+for (const button of document.querySelectorAll("[data-undo]")) {
+  button.addEventListener("click", told(null, async () => {
+    const assignment = await send("POST", `/api/v1/assignments/${button.dataset.undo}/undo`, undefined, csrf);
+    sessionStorage.setItem("prefloop undone", JSON.stringify(assignment));
+    location.href = `/label/${button.dataset.project}`;
+  }));
+}
+
+for (const field of document.querySelectorAll("input.key")) {
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Tab" || event.key === "Escape" || ["Shift", "Control", "Alt", "Meta"].includes(event.key)) return;
+    event.preventDefault();
+    const long = event.key.length > 1;
+    field.value = event.key === "Backspace" ? field.dataset.usual : `${event.shiftKey && long ? "Shift+" : ""}${event.shiftKey || long ? event.key : event.key.toLowerCase()}`;
+  });
+}
+
+const appearance = find("appearance");
+if (appearance) {
+  appearance.addEventListener("submit", told(find("told"), async () => {
+    const keys = {};
+    for (const field of appearance.querySelectorAll("input.key")) if (field.value !== field.dataset.usual) keys[field.name.slice(4)] = field.value;
+    const { theme, size, at_once: atOnce } = appearance.elements;
+    await send("PUT", "/api/v1/me/settings", { theme: theme.value, size: size.value, at_once: atOnce.checked, keys }, csrf);
+    document.documentElement.dataset.theme = theme.value;
+    document.documentElement.dataset.size = size.value;
+    find("told").textContent = "Saved.";
+  }));
+}
+
+const newToken = find("new-token");
+if (newToken) {
+  newToken.addEventListener("submit", told(find("token-made"), async () => {
+    const { name, scopes } = newToken.elements;
+    const made = await send("POST", "/api/v1/tokens", { name: name.value, scopes: scopes.value.split(" ") }, csrf);
+    find("token-made").hidden = false;
+    find("token-made").querySelector("code").textContent = made.token;
+  }));
+}
+for (const button of document.querySelectorAll("[data-revoke]")) {
+  button.addEventListener("click", told(null, async () => {
+    await send("DELETE", `/api/v1/tokens/${button.dataset.revoke}`, undefined, csrf);
+    button.closest("tr").remove();
+  }));
+}
+
+for (const button of document.querySelectorAll("[data-active]")) {
+  button.addEventListener("click", told(null, async () => {
+    await send("PUT", `/api/v1/people/${button.dataset.active}/active`, { active: button.dataset.to === "true" }, csrf);
+    location.reload();
+  }));
+}
+for (const button of document.querySelectorAll("[data-anonymise]")) {
+  button.addEventListener("click", told(null, async () => {
+    if (!confirm(`Delete the account of ${button.dataset.login} for good? Its judgements stay, under the pseudonym.`)) return;
+    await send("POST", `/api/v1/people/${button.dataset.anonymise}/anonymise`, undefined, csrf);
+    location.reload();
+  }));
+}
+
+const inviteForm = find("invite");
+if (inviteForm) {
+  inviteForm.addEventListener("submit", told(find("invited"), async () => {
+    const made = await send("POST", "/api/v1/invitations", { role: inviteForm.elements.role.value }, csrf);
+    find("invited").hidden = false;
+    find("invited").querySelector("code").textContent = new URL(made.path, location.href).href;
+  }));
+}
+
+const importForm = find("import");
+if (importForm) {
+  const project = document.querySelector("[data-project]").dataset.project;
+  importForm.addEventListener("submit", told(find("imported"), async () => {
+    const [file] = importForm.elements.file.files;
+    find("imported").textContent = "Reading…";
+    const name = file.name.replace(/[^\w. -]/g, "_").slice(-100);
+    const answer = await fetch(`/api/v1/projects/${project}/import?name=${encodeURIComponent(name)}`, {
+      method: "POST", headers: { "X-CSRF-Token": csrf, "Content-Type": "application/jsonl" }, body: file,
+    });
+    const said = await answer.json();
+    if (!answer.ok) throw new Error(said.detail);
+    find("imported").textContent = `${said.rows} rows, ${said.items} items, ${said.new} of them new` + (said.bad ? `, ${said.bad} bad rows left out` : "") + ".";
+  }));
+}

@@ -1,0 +1,229 @@
+"""What the studio's services take and give: plain frozen data, no database and no web behind it."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from prefloop.configs.common import require
+from prefloop.errors import InputError
+from prefloop.records import Prompt
+
+ProjectKind = Literal["pair", "rank", "rate", "binary", "edit", "clip"]
+PROJECT_KINDS: tuple[str, ...] = get_args(ProjectKind)
+ITEM_KIND: Mapping[str, Literal["pair", "rank", "single"]] = {
+    "pair": "pair",
+    "clip": "pair",
+    "rank": "rank",
+    "rate": "single",
+    "binary": "single",
+    "edit": "single",
+}
+"""Kind of project -> kind of item it asks about."""
+Render = Literal["plain", "markdown"]
+State = Literal["open", "paused", "closed"]
+AssignmentState = Literal["leased", "submitted", "skipped", "expired", "returned", "surplus"]
+DONE: tuple[str, ...] = ("submitted", "skipped", "surplus")
+"""States of an assignment that has an answer."""
+FLAGS = ("unsafe", "untrue", "off topic", "broken prompt", "says who it is")
+LONGEST_TEXT = 20_000
+"""Characters of a rationale or an edited reply."""
+GOLD_OVERLAP = 1_000_000
+"""Everybody may be asked an item whose answer is known."""
+
+
+class NotFound(InputError):
+    """What was asked for is not there, or not this person's."""
+
+
+class NotAllowed(InputError):
+    """Who asks may not do this."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """A question of a `rate` project, answered by a level from 1."""
+
+    name: str
+    levels: int = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectSettings:
+    """What a project asks, and by which rules."""
+
+    name: str
+    kind: ProjectKind = "pair"
+    guidelines: str = ""
+    """Markdown."""
+    overlap: int = 1
+    """How many annotators judge each item."""
+    lease_seconds: int = 1800
+    """How long an annotator may take before the item is offered to others."""
+    strength_levels: int = 2
+    """Steps of preference on each side: 0 (not asked), 2 (better, much better) or 3 (slightly better, better, much better)."""
+    allow_tie: bool = True
+    allow_both_bad: bool = True
+    flags: tuple[str, ...] = FLAGS
+    scales: tuple[Scale, ...] = (Scale(name="helpful"), Scale(name="correct"), Scale(name="well written"))
+    """Only of `rate` projects."""
+    render: Render = "plain"
+    gold_share: float = 0.0
+    """Share of questions whose answer is known, where there are such items."""
+
+    def __post_init__(self) -> None:
+        require(0 < len(self.name.strip()) <= 100, "a project's name must have 1 to 100 characters")
+        require(
+            self.kind in PROJECT_KINDS,
+            f"kind is {self.kind!r}; it must be one of {', '.join(PROJECT_KINDS)}",
+        )
+        require(1 <= self.overlap <= 1000, f"overlap is {self.overlap}; it must be 1 to 1000")
+        require(
+            10 <= self.lease_seconds <= 7 * 86400,
+            f"lease_seconds is {self.lease_seconds}; it must be 10 seconds to 7 days",
+        )
+        require(
+            self.strength_levels in (0, 2, 3),
+            f"strength_levels is {self.strength_levels}; it must be 0 (not asked), 2 or 3",
+        )
+        require(
+            len(self.flags) <= 20 and all(0 < len(flag) <= 40 for flag in self.flags),
+            "flags are 20 at most, each of 1 to 40 characters",
+        )
+        require(len(set(self.flags)) == len(self.flags), "a flag is named twice")
+        require(
+            self.kind != "rate"
+            or (
+                0 < len(self.scales) <= 10
+                and len({scale.name for scale in self.scales}) == len(self.scales)
+                and all(0 < len(scale.name) <= 40 and 2 <= scale.levels <= 9 for scale in self.scales)
+            ),
+            "scales are 1 to 10, named differently, each with 2 to 9 levels",
+        )
+        require(self.render in get_args(Render), f"render is {self.render!r}; it must be plain or markdown")
+        require(0 <= self.gold_share <= 0.5, f"gold_share is {self.gold_share}; it must be between 0 and 0.5")
+        require(len(self.guidelines) <= 100_000, "guidelines are longer than 100,000 characters")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Project:
+    """A stored project."""
+
+    id: int
+    settings: ProjectSettings
+    state: State
+
+    @property
+    def guideline_version(self) -> str:
+        """Beginning of the hash of the guidelines; every judgement keeps it."""
+        text = self.settings.guidelines
+        return hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What an annotator says of what is on the page. Places count from 0 in the order shown; slots never reach the page."""
+
+    choice: Literal[
+        "first",
+        "second",
+        "tie",
+        "both_bad",
+        "cant_tell",
+        "ranking",
+        "good",
+        "bad",
+        "rated",
+        "edited",
+    ]
+    strength: int = 0
+    """1 (least) to the project's number of levels; 0 = not said."""
+    ranking: tuple[tuple[int, ...], ...] = ()
+    """Groups of places, best first, ties together; may leave places out."""
+    ratings: Mapping[str, int] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    rationale: str = ""
+    edited: str = ""
+    """A better reply, written from the better one of those shown (or the only one)."""
+    duration_ms: int = 0
+
+    def __post_init__(self) -> None:
+        for name, text in (("rationale", self.rationale), ("edited", self.edited)):
+            require(len(text) <= LONGEST_TEXT, f"{name} is longer than {LONGEST_TEXT} characters")
+        require(
+            0 <= self.duration_ms <= 10**12,
+            f"duration_ms is {self.duration_ms}; it must be milliseconds, 0 or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """An item in front of an annotator, as its page may see it: no model, no setting, no slot, no number of the database."""
+
+    token: str
+    project: int
+    kind: ProjectKind
+    prompt: Prompt
+    completions: tuple[str, ...]
+    """In the order shown."""
+    state: AssignmentState
+    expires_at: datetime
+    draft: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """What became of an answer."""
+
+    token: str
+    state: AssignmentState
+    judgement: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Past:
+    """An answer of one's own, for the history."""
+
+    token: str
+    project: int
+    project_name: str
+    prompt: Prompt
+    completions: tuple[str, ...]
+    """In the order shown."""
+    state: AssignmentState
+    said: str
+    """In words: `first is better`, `tie`, `skipped`, ..."""
+    rationale: str
+    at: datetime
+    can_undo: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a project is. Items whose answer is known count in none of the numbers but `gold`."""
+
+    items: int
+    wanted: int
+    """Answers in all: items times overlap."""
+    submitted: int
+    leased: int
+    surplus: int
+    skipped: int
+    done: int
+    """Items with as many answers as wanted."""
+    gold: int
+
+
+_LOGIN = re.compile(r"[a-z0-9][a-z0-9._@+-]{1,63}")
+
+
+def checked_login(given: str) -> str:
+    """A login name in lower case, or `InputError`."""
+    login = given.strip().lower()
+    require(
+        _LOGIN.fullmatch(login) is not None,
+        "a login has 2 to 64 characters: letters a to z, digits, and . _ @ + -",
+    )
+    return login

@@ -1,0 +1,84 @@
+"""A recipe whose comparisons come from people: it puts the samples into the studio, waits until enough are judged, and goes on."""
+
+import random
+import time
+from collections.abc import Callable
+
+from prefloop.data.split import part_of
+from prefloop.data.store import Filters, Store
+from prefloop.feedback.studio.demo import GUIDELINES
+from prefloop.feedback.studio.service import Studio
+from prefloop.feedback.studio.values import NotFound, ProjectSettings
+
+FEWEST_HELDOUT = 2
+"""Comparisons of held-out prompts without which there is nothing to measure the reward model on."""
+POLL_SECONDS = 2.0
+PEOPLE = Filters(kinds=("human",))
+
+
+def prepare(studio: Studio, name: str, *, pairs: int, labels: int, heldout: float, seed: int) -> int:
+    """A project with the samples' pairs, unless it is there; its id.
+
+    The first `labels` questions asked have their share of held-out prompts, so that waiting for so many is enough.
+    """
+    try:
+        return studio.find_project(name).id
+    except NotFound:
+        pass
+    store = studio.store
+    items = store.items(store.add_pairs(strategy="random", seed=seed).ids)
+    random.Random(f"{seed} people").shuffle(items)
+    items = items[:pairs]
+    held = [item.id for item in items if part_of(item.prompt, heldout=heldout) == "heldout"]
+    train = [item.id for item in items if item.id not in set(held)]
+    first_held = held[: max(FEWEST_HELDOUT, round(labels * heldout))]
+    first = [*first_held, *train[: max(0, labels - len(first_held))]]
+    project = studio.create_project(ProjectSettings(name=name, guidelines=GUIDELINES))
+    studio.add_tasks(project.id, [item.id for item in items], priorities=dict.fromkeys(first, 1.0))
+    return project.id
+
+
+def enough(store: Store, *, labels: int, heldout: float) -> tuple[bool, int, int]:
+    """Whether people have compared enough, how often they have, and how many of those are of held-out prompts."""
+    everything = store.comparisons(PEOPLE).records
+    held = sum(part_of(record.prompt, heldout=heldout) == "heldout" for record in everything)
+    done = len(everything) >= labels and held >= FEWEST_HELDOUT and held < len(everything)
+    return done, len(everything), held
+
+
+def wait_for_people(
+    where: str,
+    *,
+    name: str,
+    pairs: int,
+    labels: int,
+    heldout: float,
+    seed: int,
+    sleep: Callable[[float], object] = time.sleep,
+) -> int:
+    """Wait until people have made `labels` comparisons in the studio; how many there are. Ties and skips are not counted.
+
+    Stopped while it waits, the recipe goes on here with `--resume true`.
+    """
+    with Store.open(where) as store:
+        prepare(Studio(store), name, pairs=pairs, labels=labels, heldout=heldout, seed=seed)
+        told = -1
+        while True:
+            done, count, held = enough(store, labels=labels, heldout=heldout)
+            if done:
+                print(f"compare: {count} comparisons by people, {held} of them of held-out prompts")
+                return count
+            if told < 0:
+                print(f"compare: waiting for {labels} comparisons by people. In another terminal:\n")
+                print(f"    prefloop label serve --store {where}\n")
+                print(
+                    "This goes on by itself when they are in; stopped, it goes on with --resume true.",
+                    flush=True,
+                )
+            if count != told:
+                missing = (
+                    "" if count < labels else f"; {held} of held-out prompts, {FEWEST_HELDOUT} are needed"
+                )
+                print(f"  {count} of {labels}{missing}", flush=True)
+                told = count
+            sleep(POLL_SECONDS)

@@ -1,0 +1,186 @@
+"""`prefloop arena` and `prefloop label agreement` on a store whose truth is known."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prefloop.cli import main
+from prefloop.data import load_comparisons
+from prefloop.data.store import Choice, Judgement, Store
+from prefloop.records import Completion, Prompt
+
+SKILL = {"weak": 0.0, "middle": 1.0, "strong": 2.0}
+PEOPLE = ("ann", "bob", "cy")
+
+
+def completion(prompt: Prompt, text: str, policy: str) -> Completion:
+    return Completion(
+        prompt=prompt, text=text, policy=policy, logprob=-1.0, tokens=3, ended=True, temperature=1.0,
+        top_p=1.0, top_k=0, seed=0, index=0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Three models on 12 prompts in two rounds; ann and bob know the better one, cy always takes the first, some are ties."""
+    monkeypatch.chdir(tmp_path)
+    with Store.open("s.db") as opened:
+        ids = {name: opened.add_checkpoint(name, weights_sha256=name[0] * 64) for name in SKILL}
+        people = [opened.add_annotator(name) for name in PEOPLE]
+        judgements = []
+        for at in range(12):
+            prompt = Prompt(content=f"question {at}")
+            made = {
+                name: opened.add_completions(
+                    [completion(prompt, f"**{name}** answer {at}", name)], ids[name]
+                )[0]
+                for name in SKILL
+            }
+            for pair in (("weak", "middle"), ("middle", "strong"), ("strong", "weak")):
+                (item,) = opened.add_items([[made[name] for name in pair]], round=at % 2)
+                for who, person in enumerate(people):
+                    better: Choice = "a" if SKILL[pair[0]] > SKILL[pair[1]] else "b"
+                    if at % 4 == 3:
+                        better = "b" if better == "a" else "a"  # an upset, so that nobody is undefeated
+                    choice: Choice = (
+                        "tie" if at == 5 else "both_bad" if at == 6 else better if who < 2 else "a"
+                    )
+                    judgements.append(
+                        Judgement(
+                            item=item, annotator=person, choice=choice, order_shown=(0, 1), duration_ms=2000
+                        )
+                    )
+            rank = opened.add_items([[made[name] for name in SKILL]], kind="rank", round=at % 2)[0]
+            judgements.append(
+                Judgement(
+                    item=rank,
+                    annotator=people[0],
+                    choice="ranking",
+                    ranking=((2,), (0, 1)),
+                    order_shown=(2, 0, 1),
+                )
+            )
+        skipped = opened.add_items([[made["weak"], made["strong"]]], round=7)[0]  # pyright: ignore[reportPossiblyUnboundVariable]
+        judgements.append(Judgement(item=skipped, annotator=people[0], choice="skip", order_shown=(0, 1)))
+        opened.judge_all(judgements)
+    return "s.db"
+
+
+def run(capsys: pytest.CaptureFixture[str], line: str, code: int = 0) -> str:
+    assert main(line.split()) == code
+    out, err = capsys.readouterr()
+    return (err if code else out).replace("\u00a0", " ")
+
+
+def order(out: str) -> list[str]:
+    return [
+        line.split()[1 if "(" not in line.split()[1] else 2] for line in out.splitlines() if " to " in line
+    ]
+
+
+def test_the_better_model_stands_higher(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, f"arena --store {store}")
+    assert (
+        "Bradley-Terry, ties as half wins; 108 votes on 12 prompts by 3 annotators; 95 % intervals by sandwich over prompts"
+        in out
+    )
+    assert order(out) == ["strong", "middle", "weak"]
+    assert "ranking, which only plackett luce reads 12, skip 1" in out
+    for method in ("davidson", "rao_kupper", "plackett_luce", "elo"):
+        assert "strong" in run(capsys, f"arena --store {store} --method {method}")
+    out = run(capsys, f"arena --store {store} --method plackett_luce")
+    assert "108 votes and 12 rankings" in out
+    assert order(out)[0] == "strong"
+
+
+def test_anchor_bootstrap_balance_and_style(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(
+        capsys,
+        f"arena --store {store} --anchor weak --intervals bootstrap --clusters both --resamples 50 --balance",
+    )
+    assert " 1000  1000 to 1000 " in out
+    out = run(capsys, f"arena --store {store} --style --clusters vote")
+    assert "style, log-odds of winning for one standard deviation more of it:" in out
+    assert "  length " in out
+
+
+def test_files_of_the_arena(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, f"arena --store {store} --each_round --out board")
+    assert "round 0" in out
+    assert "round 1" in out
+    found = json.loads(Path("board/arena.json").read_text())
+    assert found["whole"]["ratings"][0]["name"] == "strong"
+    assert set(found["rounds"]) == {"0", "1"}
+    page = Path("board/arena.html").read_text()
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_names_are_escaped_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefloop.evaluation.arena import Arena, arena_page
+    from prefloop.feedback.ratings import leaderboard, make_votes
+
+    board = leaderboard(make_votes(["<b>x</b>", "y"], [0, 1], [1, 0], [0, 0]))
+    page = arena_page(Arena(whole=board, rounds={}, left_out={}))
+    assert "<b>x" not in page
+    assert "&lt;b&gt;x" in page
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--anchor stron", "anchor is 'stron'; it must be one of the models: middle, strong, weak"),
+        ("--annotators nobody", "annotator 'nobody' is not in the store"),
+        ("--rounds 7", "no judgement compares the answers of two models (skip 1)"),
+        ("--kinds ai", "no judgement compares the answers of two models (nothing was judged)"),
+        ("--prior 0", "prior is 0.0; it must be above 0"),
+        ("--method elo --style", "only bradley_terry, davidson and rao_kupper control for style"),
+    ],
+)
+def test_mistakes(store: str, capsys: pytest.CaptureFixture[str], flags: str, message: str) -> None:
+    assert message in run(capsys, f"arena --store {store} {flags}", code=2)
+
+
+def test_agreement_is_printed(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(
+        capsys,
+        f"label agreement --store {store} --out agreement.json --labels labels.jsonl --aggregate majority",
+    )
+    assert "36 pairs judged by 3 annotators; 36 of them by two or more" in out
+    # cy names the first always: of 90 pairs of labels on the 30 pairs with sides, ann and bob agree on 30
+    assert "noise ceiling: on single labels like these a reward model can be right between " in out
+    assert "disputed pairs:" in out
+    assert "100 % [89, 100] !" in out  # cy
+    numbers = json.loads(Path("agreement.json").read_text())
+    assert numbers["raw"]["items"] == 36
+    assert [each["name"] for each in numbers["annotators"]] == list(PEOPLE)
+    assert numbers["annotators"][2]["first_shown"]["value"] == 1.0
+    assert numbers["matrix"]["raw"][0][1] == 1.0
+    rows = [json.loads(line) for line in Path("labels.jsonl").read_text().splitlines()]
+    assert len(rows) == 30
+    assert "left out: both_bad 3, tie 3" in out
+    assert {row["p_soft"] for row in rows} == {1.0, round(2 / 3, 6)}
+    assert len(load_comparisons("labels.jsonl").records) == 30
+
+
+def test_every_way_to_aggregate(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for how, count in (("each", 90), ("dawid_skene", 30), ("one_coin", 30)):
+        out = run(
+            capsys, f"label agreement --store {store} --aggregate {how} --labels {how}.jsonl.gz --disputed 0"
+        )
+        assert f"wrote {count} comparisons" in out
+        assert len(load_comparisons(f"{how}.jsonl.gz").records) == count
+
+
+def test_gold_is_another_annotator(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, f"label agreement --store {store} --gold ann")
+    assert "36 pairs judged by 2 annotators" in out
+    bob = next(line for line in out.splitlines() if line.startswith("bob"))
+    assert "100 % [90, 100]" in bob
+    error = run(capsys, f"label agreement --store {store} --labels x.csv", code=2)
+    assert "comparisons are written as .jsonl" in error
+    assert "nobody has judged a pair yet" in run(
+        capsys, f"label agreement --store {store} --kinds ai", code=2
+    )

@@ -1,0 +1,48 @@
+"""A studio on each database, with a clock that the test moves."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from prefloop.data.store import Store
+from prefloop.feedback.studio.service import Studio
+from tests.data.conftest import (  # noqa: F401  (fixtures)
+    empty_store,
+    new_database,
+    new_url,
+    postgres_server,
+    store,
+    store_url,
+)
+from tests.feedback.studio.made import fill
+
+
+@dataclass
+class Clock:
+    """Stands still unless it is moved."""
+
+    now: datetime = field(default_factory=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def studio(empty_store: Callable[[Path], Store], tmp_path: Path, clock: Clock) -> Iterator[Studio]:  # noqa: F811
+    """A studio on SQLite with six pairs in its store."""
+    with empty_store(tmp_path) as opened:
+        made = Studio(opened, clock=clock, random=Random(0))
+        fill(opened, 6)
+        yield made
