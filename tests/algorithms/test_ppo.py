@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from prefloop.algorithms import ppo, ppo_roles
 from prefloop.configs.common import Optim, Sampling
 from prefloop.configs.ppo import KL, CriticSettings
-from prefloop.models.load import load_policy
+from prefloop.models.load import critic_from_reward_model, load_policy, load_reward_model
 from prefloop.models.roles import Policy
 from tests.algorithms import test_reward, tiny
 from tests.algorithms.small import weights_of
@@ -85,16 +85,16 @@ def test_a_strong_kl_penalty_holds_the_policy_back(project: Path, tmp_path: Path
 
 
 def spy_judge(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What `ppo._judge` was given and gave: (config, roles, rollout, scores, experience, metrics) of every step."""
+    """What `ppo.judge` was given and gave: (config, roles, rollout, scores, experience, metrics) of every step."""
     seen: list[tuple[Any, ...]] = []
-    real = ppo._judge
+    real = ppo.judge
 
     def judge(config: Any, roles: Any, rollout: Any, scores: Any, adaptive: Any, world: Any) -> Any:
         experience, metrics = real(config, roles, rollout, scores, adaptive, world)
         seen.append((config, roles, rollout, scores, copy.copy(experience), metrics))
         return experience, metrics
 
-    monkeypatch.setattr(ppo, "_judge", judge)
+    monkeypatch.setattr(ppo, "judge", judge)
     return seen
 
 
@@ -141,9 +141,7 @@ def test_values_do_not_depend_on_the_temperature(
     from prefloop.models.packing import pack
 
     with torch.no_grad():
-        critic = ppo_roles.critic_from_reward_model(
-            ppo_roles.load_reward_model(hot.reward_model, CPU), normalised=True
-        )
+        critic = critic_from_reward_model(load_reward_model(hot.reward_model, CPU), normalised=True)
         values = critic(pack(rollout.groups, roles.policy.device))
     assert values.abs().max() > 0.01
     torch.testing.assert_close(experience.old_values, values, rtol=1e-4, atol=1e-5)
@@ -197,7 +195,7 @@ def test_a_wrong_reference_stops_the_run_at_step_0(
     estimator: Estimator, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # K9
     other = load_policy(str(project / "other"), CPU)
-    monkeypatch.setattr(ppo_roles, "_reference", lambda config, policy, run: other)
+    monkeypatch.setattr(ppo_roles, "reference_of", lambda config, policy, run: other)
     settings = tiny.ppo(project, tmp_path / "ppo", kl=KL(coef=0.1, estimator=estimator))
     with pytest.raises(RuntimeError, match="step 0: kl is"):
         logged(settings)
