@@ -293,8 +293,10 @@ def _gradient(
 
 @torch.no_grad()
 def _place(vector: Float[Tensor, " n"], parameters: Sequence[nn.Parameter]) -> None:
-    """Write a vector into the weights."""
-    nn.utils.vector_to_parameters(vector, parameters)
+    """Write a vector into the weights, in place: each keeps a memory of its own."""
+    pieces = vector.split([parameter.numel() for parameter in parameters])
+    for parameter, piece in zip(parameters, pieces, strict=True):
+        parameter.copy_(piece.view_as(parameter))
 
 
 # --- the critic

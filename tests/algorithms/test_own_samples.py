@@ -51,7 +51,7 @@ def test_expert_iteration_learns(keep: Any, seed: int, project: Path, tmp_path: 
         minibatches=2,
     )
     rows = logged(config)
-    assert sum(row["score"] for row in rows[-3:]) / 3 > rows[0]["score"] + 1.5
+    assert sum(row["score"] for row in rows[-3:]) / 3 > rows[0]["score"] + 1.0
     assert all(row["score_kept"] >= row["score"] for row in rows)
     if keep == "best":
         assert rows[0]["kept"] == 0.25
@@ -102,7 +102,7 @@ def test_online_dpo_learns(alpha: float, seed: int, project: Path, tmp_path: Pat
     )
     rows = logged(config)
     # With XPO half of the completions are the reference's, which do not get better.
-    gain = 1.5 if alpha == 0 else 0.75
+    gain = 1.0 if alpha == 0 else 0.5
     assert sum(row["score"] for row in rows[-3:]) / 3 > rows[0]["score"] + gain
     assert abs(rows[0]["kl"]) < 1e-4
     assert rows[-1]["kl"] > 0.1
