@@ -250,9 +250,6 @@ def _controlled(config: CriticFreeConfig, coef: float, kl: float, prompts: int) 
     return next_coef(coef, kl, target=config.kl.target, horizon=config.kl.horizon, n=n)
 
 
-# --- a step's completions
-
-
 def _collect(
     config: CriticFreeConfig,
     roles: Roles,
@@ -454,9 +451,6 @@ def _sampler_logprobs(rollout: Rollout, mask: Bool[Tensor, "B T"]) -> Float[Tens
     return out
 
 
-# --- updates
-
-
 @dataclass(slots=True)
 class Watch:
     """What the first minibatch shows before any update: there the ratio is 1 and the loss is known."""
@@ -606,9 +600,6 @@ def _minibatches(
     order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(total)
     for part in np.array_split(order, min(config.minibatches, total)):
         yield [own[int(place)] for place in part if int(place) in own]
-
-
-# --- what a checkpoint keeps
 
 
 def _state_of(adaptive: Adaptive) -> StateTree:

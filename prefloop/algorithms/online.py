@@ -60,9 +60,6 @@ class ReferenceSettings(Protocol):
     def compute(self) -> Compute: ...
 
 
-# --- opening
-
-
 def open_scorer(
     config: ScorerSettings, tokenizer: PreTrainedTokenizerBase, world: World
 ) -> tuple[Score, tuple[float, float]]:
@@ -128,9 +125,6 @@ def reference_of(config: ReferenceSettings, policy: Policy, run: Run) -> Policy:
     reference = load_policy(config.model, config.compute)
     reference.requires_grad_(False)
     return reference
-
-
-# --- a step's completions
 
 
 def draw_rollout(

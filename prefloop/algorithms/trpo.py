@@ -193,9 +193,6 @@ def _open(config: TRPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> R
     )
 
 
-# --- the policy's step
-
-
 def _move_policy(config: TRPOConfig, roles: Roles, experience: Experience, world: World) -> dict[str, float]:
     """One trust-region step of the policy; its metrics. Weights are left as they were where no share of it is good enough."""
     policy, old, temperature = roles.policy, roles.old, config.sampling.temperature
@@ -297,9 +294,6 @@ def _place(vector: Float[Tensor, " n"], parameters: Sequence[nn.Parameter]) -> N
     pieces = vector.split([parameter.numel() for parameter in parameters])
     for parameter, piece in zip(parameters, pieces, strict=True):
         parameter.copy_(piece.view_as(parameter))
-
-
-# --- the critic
 
 
 def _fit_critic(config: TRPOConfig, roles: Roles, experience: Experience, world: World) -> dict[str, float]:

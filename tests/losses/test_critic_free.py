@@ -132,9 +132,6 @@ def test_grpo_by_hand():
     torch.testing.assert_close(ours[:, 0], torch.tensor([-1, 0, 1]) / 1.0001)
 
 
-# --- losses
-
-
 def loss_by_loops(method: type, lp: Array, old: Array, advantage: Array, length: int) -> float:
     """A method's whole loss from its paper's equation, one completion after another."""
     config = {name: field.default for name, field in method.__dataclass_fields__.items()}
@@ -275,9 +272,6 @@ def test_truncated_weights_are_the_ratio_up_to_the_cap():
     old, sampler = torch.tensor([[0.0, math.log(1.5), math.log(3), 9.0]]), torch.zeros(1, 4)
     torch.testing.assert_close(truncated_weights(old, sampler, cap=2.0), torch.tensor([[1, 1.5, 2, 2]]))
     assert not truncated_weights(old.requires_grad_(), sampler, cap=2.0).requires_grad
-
-
-# --- the KL in the loss, weighted by the ratio
 
 
 @pytest.mark.parametrize("name", ["k1", "k3"])
