@@ -93,7 +93,6 @@ ROWS = {
 }
 NOT_BUILT = {
     "N2": "sharded training",
-    "C6": "objectives with group advantages",
     "R3": "loader workers: data is in memory and a step's examples are a function of its number",
 }
 """Rows about what prefloop does not have (yet)."""

@@ -91,10 +91,19 @@ def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> t
         raise InputError(
             "data.source is `store`, which holds prompts and comparisons; name a file, a folder or a data set here"
         )
+    if data.judged_by != "all":
+        raise InputError(
+            f"data.judged_by is {data.judged_by}, but {data.source} is not the store, where annotators are known; leave it out, or read data.source store"
+        )
     loaded = load(data.source, split=data.split, skip_bad=data.skip_bad, limit=data.limit, **options)
     digest = content_hash(loaded.records)
     source = Source(name=data.source, sha256=digest, rows=len(loaded.records))
     return loaded, Read(sources=(source,), exports=(), sha256=digest, summary=str(loaded.summary))
+
+
+def _judged(data: Data) -> Filters:
+    """The judgements to take from the store."""
+    return Filters(kinds=() if data.judged_by == "all" else (data.judged_by,))
 
 
 def _part(records: Sequence[R], read: Read, data: Data, tokenizer: PreTrainedTokenizerBase) -> Inputs[R]:
@@ -147,9 +156,8 @@ def comparisons(
         if data.source != STORE:
             loaded, read = _from_files(data, load_comparisons)
             return _part(loaded.records, read, data, tokenizer)
-        kinds = () if data.judged_by == "all" else (data.judged_by,)
         with Store.open(store, create=False) as opened:
-            export = opened.export("comparisons", Filters(kinds=kinds), skip_bad=data.skip_bad)
+            export = opened.export("comparisons", _judged(data), skip_bad=data.skip_bad)
             everything = opened.exported(export.id)
         records = [record for record in everything if isinstance(record, Comparison)]
         used = records[: data.limit] if data.limit else records
@@ -208,7 +216,7 @@ def _labels_of_comparisons(data: Data, tokenizer: PreTrainedTokenizerBase) -> In
 
 def _rankings_in_store(store: str, data: Data) -> tuple[list[Ranking], Read]:
     with Store.open(store, create=False) as opened:
-        export = opened.export("rankings", Filters(), skip_bad=data.skip_bad)
+        export = opened.export("rankings", _judged(data), skip_bad=data.skip_bad)
         records = [record for record in opened.exported(export.id) if isinstance(record, Ranking)]
     used = records[: data.limit] if data.limit else records
     summary = (

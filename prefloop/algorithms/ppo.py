@@ -25,6 +25,7 @@ Logged at every step, means over completions or tokens of the whole step:
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,19 +33,30 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import Prompts, prompts, store_of
+from prefloop.algorithms.inputs import prompts, store_of
+from prefloop.algorithms.online import (
+    check_sampled,
+    draw_rollout,
+    ended_of,
+    mask_of,
+    models_of,
+    put,
+    require_prompts,
+    rows_of,
+    shape_scores,
+    shown,
+    shows_samples,
+    state_of_moments,
+)
 from prefloop.algorithms.opening import check_prompt_room, longest_of
 from prefloop.algorithms.ppo_roles import Roles, open_ptx, open_roles
-from prefloop.algorithms.provenance import RunRecord, models_read
+from prefloop.algorithms.provenance import RunRecord
 from prefloop.algorithms.sft import trained_tokens
-from prefloop.configs.ppo import PPOConfig
-from prefloop.errors import InputError
+from prefloop.configs.ppo import ActorCriticConfig, CriticSettings, PPOConfig
 from prefloop.losses import (
     ESTIMATORS,
     Moments,
     RunningMoments,
-    check_start,
-    clip_scores,
     clipped_surrogate,
     clipped_value_loss,
     expected_at_start,
@@ -55,18 +67,15 @@ from prefloop.losses import (
     masked_sum,
     mean_over,
     next_coef,
-    normalise_scores,
-    penalise_missing_eos,
     probability_ratio,
-    scale_scores,
     shape_rewards,
     sum_and_count,
     whiten,
 )
-from prefloop.models.packing import MicroBatch, micro_batches
-from prefloop.models.roles import scatter_tokens
+from prefloop.models.packing import Batch, MicroBatch, micro_batches
+from prefloop.models.roles import Policy, scatter_tokens
 from prefloop.models.trunk import check_length
-from prefloop.rollout import Rollout, make_rollout, sample
+from prefloop.rollout import Rollout
 from prefloop.runtime import Metrics, Run, World, start_world
 from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
 from prefloop.text.groups import Group
@@ -85,6 +94,20 @@ class Experience:
     returns: Float[Tensor, "B T"]
 
 
+class Judges(Protocol):
+    """The roles that a rollout is judged by."""
+
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def reference(self) -> Policy: ...
+    @property
+    def reward_moments(self) -> tuple[float, float]: ...
+    def values(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """The critic's value of the state before each completion token."""
+        ...
+
+
 @dataclass(kw_only=True, slots=True)
 class Adaptive:
     """What a step leaves to the next besides weights; changed in place."""
@@ -97,29 +120,27 @@ def train(config: PPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
     world = start_world(config.compute.device)
     if config.kl.target:  # refuses settings it could not go on with, before anything is done
-        _controlled(config, config.kl.coef, config.kl.target, config.batch_prompts)
+        controlled(config, config.kl.coef, config.kl.target, config.batch_prompts)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     store = store_of(config.run.out, config.run.store)
     train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
-    if not len(train_prompts):
-        raise InputError(f"{config.data.source}: no prompt to train on; lower data.heldout, or give more")
+    require_prompts(train_prompts, config.data.source)
     ptx, ptx_reads = open_ptx(config, tokenizer, world)
     reads = [read, *ptx_reads]
     data = {name: one.content for name, one in zip(("data", "ptx_data"), reads, strict=False)}
-    reward_model = "" if ":" in config.reward_model else config.reward_model
-    models = models_read(world, model=config.model, reference=config.reference, reward_model=reward_model)
+    models = models_of(config, world, reference=config.reference)
     batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
     with (
         Run.open(
             config.run,
-            stage="ppo",
+            stage=config.STAGE,
             config=config,
             total_steps=config.steps,
             world=world,
             headline=("score", "kl"),
             reads={**data, **models.contents},
         ) as run,
-        RunRecord(stage="ppo", config=config, settings=config.run, world=world) as record,
+        RunRecord(stage=config.STAGE, config=config, settings=config.run, world=world) as record,
     ):
         for each in reads:
             run.say(each.summary)
@@ -145,105 +166,69 @@ def train(config: PPOConfig) -> Path:
 
         for step in run.steps(save=roles.save, state=lambda: _state(roles, adaptive)):
             chosen = batches.at(step)
-            rollout = _sample(config, roles, train_prompts, chosen, step, stop_ids, decode, world)
+            rollout = draw_rollout(
+                roles.policy,
+                train_prompts,
+                chosen,
+                k=config.completions_per_prompt,
+                first_key=(step - 1) * config.batch_prompts,
+                sampling=config.sampling,
+                seed=config.run.seed,
+                stop_ids=stop_ids,
+                decode=decode,
+                world=world,
+            )
             scores = roles.score(rollout)
-            experience, metrics = _judge(config, roles, rollout, scores, adaptive, world)
+            experience, metrics = judge(config, roles, rollout, scores, adaptive, world)
             if step == 1 and models.reference_is_start():
-                _check_start(config, "kl", metrics["kl_distance"])
+                check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
             learned = _learn(config, roles, experience, ptx, adaptive.kl_coef, step, world)
-            _check_start(config, "ratio", 1 + learned["ratio"])
+            check_sampled(config, "ratio", 1 + learned["ratio"], expected_at_start("ratio"))
             if config.kl.target:
-                adaptive.kl_coef = _controlled(config, adaptive.kl_coef, metrics["kl"], len(chosen))
+                adaptive.kl_coef = controlled(config, adaptive.kl_coef, metrics["kl"], len(chosen))
             run.log(step, {**metrics, **learned})
-            if step == 1 or step % SAMPLES_EVERY == 0 or step == run.total_steps:
-                run.samples(step, _shown(rollout, scores))
+            if shows_samples(step, run.total_steps):
+                run.samples(step, shown(rollout, scores))
         record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
         return run.final
 
 
-def _controlled(config: PPOConfig, coef: float, kl: float, prompts: int) -> float:
+def controlled(config: ActorCriticConfig, coef: float, kl: float, prompts: int) -> float:
     """The KL coefficient after a step of so many prompts with this mean KL."""
     n = prompts * config.completions_per_prompt
     return next_coef(coef, kl, target=config.kl.target, horizon=config.kl.horizon, n=n)
 
 
-SAMPLES_EVERY = 10
-"""Steps between files of samples."""
-SAMPLES_SHOWN = 8
-
-
-def _check_start(config: PPOConfig, name: str, observed: float) -> None:
-    """What must hold before a step's first update; float noise between two forward passes of other micro-batches is let pass."""
-    tolerance = 2e-3 if config.compute.dtype == "float32" else 0.1
-    check_start(
-        name,
-        observed,
-        expected_at_start(name),
-        tolerance,
-        way_out=f"raise sampling.temperature (it is {config.sampling.temperature}, and logits are divided by it), or set "
-        "compute.dtype float32 and compute.attention padded; if it stays, the model's own code is not deterministic (dropout, "
-        "state kept between calls), or this is a fault of prefloop: please report it",
-    )
-
-
-def _sample(
-    config: PPOConfig,
-    roles: Roles,
-    train_prompts: Prompts,
-    chosen: Sequence[int],
-    step: int,
-    stop_ids: Sequence[int],
-    decode: Callable[[Sequence[int]], str],
-    world: World,
-) -> Rollout:
-    """Completions of this process's share of the step's prompts. What is drawn depends on seed, step and place, not on the share."""
-    places = world.share(range(len(chosen)))
-    ids = [train_prompts.ids[chosen[place]] for place in places]
-    with roles.policy.active() as model:
-        samples = sample(
-            model,
-            ids,
-            k=config.completions_per_prompt,
-            stop_ids=stop_ids,
-            sampling=config.sampling,
-            seed=config.run.seed,
-            row_keys=[(step - 1) * config.batch_prompts + place for place in places],
-        )
-    return make_rollout([train_prompts.records[chosen[place]] for place in places], ids, samples, decode)
-
-
-def _mask(groups: Sequence[Group], device: torch.device) -> Bool[Tensor, "B T"]:
-    """True on completion tokens, groups after one another."""
-    lengths = torch.tensor(
-        [len(completion) for group in groups for completion in group.completions], dtype=torch.long
-    )
-    longest = int(lengths.max()) if len(lengths) else 1
-    return (torch.arange(longest)[None, :] < lengths[:, None]).to(device)
-
-
-def _judge(
-    config: PPOConfig,
-    roles: Roles,
+def judge(
+    config: ActorCriticConfig,
+    roles: Judges,
     rollout: Rollout,
     scores: Float[Tensor, " B"],
     adaptive: Adaptive,
     world: World,
 ) -> tuple[Experience, dict[str, float]]:
     """Log-probabilities, KL, rewards, values, advantages; all under no_grad, means and moments over all processes."""
-    mask = _mask(rollout.groups, world.device)
-    ended = torch.tensor(
-        [end for ends in rollout.ended for end in ends], dtype=torch.bool, device=world.device
-    )
+    mask = mask_of(rollout.groups, world.device)
+    ended = ended_of(rollout, world.device)
     parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
     old_logprobs, entropy, reference_logprobs, exact_kl = _frozen_statistics(config, roles, parts, mask)
     values = torch.zeros(mask.shape, device=world.device)
     with torch.no_grad():
         for part in parts:
-            _put(values, part, roles.values(part.batch))
+            put(values, part, roles.values(part.batch))
     estimator = config.kl.estimator
     kl = exact_kl if estimator == "exact" else ESTIMATORS[estimator](old_logprobs, reference_logprobs)
 
-    shaped = _shape_scores(config, roles, scores, ended, adaptive, world)
+    shaped, adaptive.scores = shape_scores(
+        config.reward,
+        scores,
+        lengths=mask.sum(dim=1).float(),
+        ended=ended,
+        longest=config.sampling.max_new_tokens,
+        stored=roles.reward_moments,
+        running=adaptive.scores,
+        world=world,
+    )
     in_reward = adaptive.kl_coef if config.kl.placement == "reward" else 0.0
     rewards = shape_rewards(shaped, kl, mask, kl_coef=in_reward)
     if config.reward.whiten:
@@ -277,7 +262,7 @@ def _judge(
 
 
 def _frozen_statistics(
-    config: PPOConfig, roles: Roles, parts: Sequence[MicroBatch], mask: Bool[Tensor, "B T"]
+    config: ActorCriticConfig, roles: Judges, parts: Sequence[MicroBatch], mask: Bool[Tensor, "B T"]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Policy log-probabilities and entropy, reference log-probabilities, and the exact KL (zeros unless that is the estimator), `[B, T]`."""
     policy, reference, temperature = roles.policy, roles.reference, config.sampling.temperature
@@ -287,38 +272,13 @@ def _frozen_statistics(
             batch = part.batch
             if config.kl.estimator == "exact":
                 statistics = policy.statistics_against(reference, batch, temperature=temperature)
-                _put(kl, part, scatter_tokens(statistics.kl, batch))
+                put(kl, part, scatter_tokens(statistics.kl, batch))
             else:
                 statistics = policy.statistics(batch, temperature=temperature, entropy=True)
-            _put(old, part, scatter_tokens(statistics.logprobs, batch))
-            _put(entropy, part, scatter_tokens(statistics.entropy, batch))
-            _put(others, part, reference(batch, temperature=temperature))
+            put(old, part, scatter_tokens(statistics.logprobs, batch))
+            put(entropy, part, scatter_tokens(statistics.entropy, batch))
+            put(others, part, reference(batch, temperature=temperature))
     return old, entropy, others, kl
-
-
-def _put(out: Float[Tensor, "B T"], part: MicroBatch, values: Float[Tensor, "b t"]) -> None:
-    out[part.rows, : values.shape[1]] = values
-
-
-def _shape_scores(
-    config: PPOConfig,
-    roles: Roles,
-    scores: Float[Tensor, " B"],
-    ended: Bool[Tensor, " B"],
-    adaptive: Adaptive,
-    world: World,
-) -> Float[Tensor, " B"]:
-    """Normalise, scale by all scores so far and these, clip, then take off the penalty for not ending."""
-    shaping = config.reward
-    if shaping.normalise:
-        mean, std = roles.reward_moments
-        scores = normalise_scores(scores, mean=mean, std=std)
-    if shaping.scale:
-        adaptive.scores = adaptive.scores.update(Moments.of(scores, torch.ones_like(ended)).summed(world.sum))
-        scores = scale_scores(scores, adaptive.scores)
-    if shaping.clip:
-        scores = clip_scores(scores, limit=shaping.clip)
-    return penalise_missing_eos(scores, ended, penalty=shaping.missing_eos)
 
 
 def _learn(
@@ -338,7 +298,7 @@ def _learn(
     for epoch in range(config.epochs):
         for number, own in enumerate(_minibatches(config, batch, step, epoch, world)):
             groups = [experience.groups[i] for i in own]
-            rows = _rows(own, config.completions_per_prompt).to(world.device)
+            rows = rows_of(own, config.completions_per_prompt).to(world.device)
             parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
             tokens = world.sum_float(int(experience.mask[rows].sum()))
             watch = Watch()
@@ -351,8 +311,14 @@ def _learn(
                 )
 
             def value_loss(part: MicroBatch, rows: Tensor = rows, tokens: float = tokens) -> Tensor:
-                return _value_loss(
-                    config, roles.values(part.batch), experience, part, rows[part.rows], tokens, metrics
+                return critic_loss(
+                    config.critic,
+                    roles.values(part.batch),
+                    experience,
+                    part,
+                    rows[part.rows],
+                    tokens,
+                    metrics,
                 )
 
             if learns_policy:
@@ -438,14 +404,14 @@ def _policy_loss(
         distance = ((probability_ratio(logprobs, old) - 1).abs() * mask).max()
         watch.largest_ratio_distance = max(watch.largest_ratio_distance, distance.item())
     if not roles.has_own_critic:
-        total = total + config.critic.coef * _value_loss(
-            config, values, experience, part, rows, tokens, metrics
+        total = total + config.critic.coef * critic_loss(
+            config.critic, values, experience, part, rows, tokens, metrics
         )
     return total
 
 
-def _value_loss(
-    config: PPOConfig,
+def critic_loss(
+    settings: CriticSettings,
     values: Float[Tensor, "b t"],
     experience: Experience,
     part: MicroBatch,
@@ -453,10 +419,11 @@ def _value_loss(
     tokens: float,
     metrics: Metrics,
 ) -> Tensor:
+    """This micro-batch's part of the critic's loss."""
     mask = part.batch.completion_mask
     width = mask.shape[1]
     old, returns = experience.old_values[rows, :width], experience.returns[rows, :width]
-    losses = clipped_value_loss(values, old, returns, clip=config.critic.clip)
+    losses = clipped_value_loss(values, old, returns, clip=settings.clip)
     metrics.add("value_loss", *sum_and_count(losses.detach(), mask))
     return mean_over(losses, mask, count=tokens)
 
@@ -487,28 +454,9 @@ def _minibatches(
         yield [int(place) // world.size for place in part if place % world.size == world.rank]
 
 
-def _rows(groups: Sequence[int], k: int) -> Tensor:
-    """Rows of the completions of these groups."""
-    return torch.tensor([group * k + j for group in groups for j in range(k)], dtype=torch.long)
-
-
-def _shown(rollout: Rollout, scores: Float[Tensor, " B"]) -> list[Mapping[str, object]]:
-    """Some of this step's samples, for people."""
-    asked, texts = rollout.pairs()
-    return [
-        {"prompt": prompt.to_json(), "completion": text, "score": round(score, 4)}
-        for prompt, text, score in list(zip(asked, texts, scores.tolist(), strict=True))[:SAMPLES_SHOWN]
-    ]
-
-
 def _state(roles: Roles, adaptive: Adaptive) -> dict[str, object]:
-    moments = adaptive.scores
     return {
         "roles": roles.state(),
         "kl_coef": adaptive.kl_coef,
-        "score_moments": {
-            "count": moments.count,
-            "sum": moments.sum,
-            "sum_of_squares": moments.sum_of_squares,
-        },
+        "score_moments": state_of_moments(adaptive.scores),
     }

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.inputs import Read, demonstrations, texts
-from prefloop.algorithms.opening import open_reference, parameters_of, replayable
-from prefloop.configs.ppo import PPOConfig
+from prefloop.algorithms.online import Score, frozen_reward_model, function_score, model_score, reference_of
+from prefloop.algorithms.opening import parameters_of, replayable
+from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.errors import InputError
 from prefloop.models.average import MovingAverage
 from prefloop.models.load import (
@@ -21,7 +22,6 @@ from prefloop.models.load import (
     critic_from_reward_model,
     load_critic,
     load_policy,
-    load_reward_model,
     reward_moments,
     save_classifier,
     save_policy,
@@ -36,18 +36,15 @@ from prefloop.models.lora import (
     save_adapter,
     save_merged,
 )
-from prefloop.models.packing import Batch, micro_batches
+from prefloop.models.packing import Batch
 from prefloop.models.roles import BASE, Critic, Policy, RewardModel, scalar_head, vocabulary_size
-from prefloop.rollout import Rollout, load_function
 from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
-from prefloop.text import check_vocabulary, load_tokenizer, pretraining_blocks
+from prefloop.text import check_vocabulary, pretraining_blocks
 from prefloop.text.groups import Group
 
 CRITIC, EMA = "critic", "ema"
 """Parts of a checkpoint."""
 
-Score = Callable[[Rollout], Float[Tensor, " B"]]
-"""A score for every completion, prompt after prompt."""
 Job = Callable[[], Tensor]
 
 
@@ -135,14 +132,14 @@ def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) 
             f"critic.start is `shared`, but {config.model} has a head that is more than a linear layer; set critic.start to reward or policy"
         )
     if is_function:
-        score, moments = _function_score(config.reward_model, run.world), (0.0, 1.0)
+        score, moments = function_score(config.reward_model, run.world), (0.0, 1.0)
     else:
         (reward_model,) = reward_models
-        score = _model_score(config, reward_model, tokenizer, run.world)
+        score = model_score(config, reward_model, tokenizer, run.world)
         # On a shared trunk the configuration in memory is the policy's.
         on_trunk = reward_model.adapter_name != BASE
         moments = stored_reward_moments(config.reward_model) if on_trunk else reward_moments(reward_model)
-    reference = _reference(config, policy, tokenizer, run)
+    reference = reference_of(config, policy, tokenizer, run)
 
     per_step = config.epochs * config.minibatches
     policy_groups = [parameters_of(policy, config.optim, name="policy")]
@@ -186,28 +183,39 @@ def _separate(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -
     """A model for each role."""
     compute = config.compute
     policy = load_policy(run.source(config.model), compute)
-    reward_models = [] if ":" in config.reward_model else [_frozen_reward_model(config)]
+    reward_models = [] if ":" in config.reward_model else [frozen_reward_model(config)]
     if config.critic.start == "shared":
         critic = _head_on(policy)
         return policy, critic, reward_models, lambda folder: save_policy(policy, tokenizer, folder)
-    if run.start:
-        critic = load_critic(run.source("", CRITIC), compute)
-    elif config.critic.start == "policy":
-        critic = critic_from_policy(config.model, tokenizer, compute)
-    else:
-        reward_model = reward_models[0]  # the settings refuse a Python function here
-        critic = critic_from_reward_model(reward_model, normalised=config.reward.normalise)
-        if vocabulary_size(reward_model) != vocabulary_size(policy):
-            raise InputError(
-                f"critic.start is `reward`, but {config.reward_model} has a vocabulary of {vocabulary_size(reward_model)} and the "
-                f"policy one of {vocabulary_size(policy)}; set critic.start to policy"
-            )
+    critic = open_critic(config, tokenizer, run, policy, reward_models)
 
     def save(folder: Path) -> None:
         save_policy(policy, tokenizer, folder)
         save_classifier(critic, tokenizer, folder / CRITIC)
 
     return policy, critic, reward_models, save
+
+
+def open_critic(
+    config: PPOConfig | TRPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Run,
+    policy: Policy,
+    reward_models: Sequence[RewardModel],
+) -> Critic:
+    """A critic that is a model of its own, from the start or from the checkpoint the run goes on from."""
+    if run.start:
+        return load_critic(run.source("", CRITIC), config.compute)
+    if config.critic.start == "policy":
+        return critic_from_policy(config.model, tokenizer, config.compute)
+    reward_model = reward_models[0]  # the settings refuse a Python function here
+    critic = critic_from_reward_model(reward_model, normalised=config.reward.normalise)
+    if vocabulary_size(reward_model) != vocabulary_size(policy):
+        raise InputError(
+            f"critic.start is `reward`, but {config.reward_model} has a vocabulary of {vocabulary_size(reward_model)} and the "
+            f"policy one of {vocabulary_size(policy)}; set critic.start to policy"
+        )
+    return critic
 
 
 def _on_one_trunk(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Opened:
@@ -221,7 +229,7 @@ def _on_one_trunk(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Ru
             reward_models = [reward_model_on_trunk(peft, policy, lora, adapter)]
             run.say(f"{config.reward_model} is an adapter of the policy's trunk and shares it")
         else:
-            reward_models = [_frozen_reward_model(config)]
+            reward_models = [frozen_reward_model(config)]
     critic = (
         _head_on(policy)
         if config.critic.start == "shared"
@@ -278,21 +286,6 @@ def _head_group(config: PPOConfig, critic: Critic) -> ParameterGroup:
     return ParameterGroup.of(critic.value_head, optim, name="critic")
 
 
-def _frozen_reward_model(config: PPOConfig) -> RewardModel:
-    reward_model = load_reward_model(config.reward_model, config.compute)
-    reward_model.requires_grad_(False)
-    return reward_model
-
-
-def _reference(config: PPOConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, run: Run) -> Policy:
-    """The policy's starting weights, frozen, unless another model is named. With an adapter: the trunk with it off."""
-    if config.reference and config.reference != config.model:
-        return open_reference(config.reference, tokenizer, config.compute)
-    if policy.adapter_name != BASE or not run.start:
-        return policy.frozen_copy()
-    return open_reference(config.model, tokenizer, config.compute)
-
-
 def _with_average(
     save: Callable[[Path], None], policy: Policy, average: MovingAverage, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[Path], None]:
@@ -303,35 +296,6 @@ def _with_average(
         tokenizer.save_pretrained(folder / EMA)
 
     return both
-
-
-def _model_score(
-    config: PPOConfig, reward_model: RewardModel, tokenizer: PreTrainedTokenizerBase, world: World
-) -> Score:
-    """Scores by a reward model: on the sampled tokens where it reads the same ones, else on the text in its own tokens."""
-    theirs = load_tokenizer(config.reward_model, trust_remote_code=config.compute.trust_remote_code)
-    check_vocabulary(theirs, vocabulary_size(reward_model))
-
-    def score(rollout: Rollout) -> Tensor:
-        groups = rollout.groups_for(theirs, policy=tokenizer)
-        out = torch.zeros(len(rollout), device=world.device)
-        with torch.no_grad():
-            for part in micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device):
-                out[part.rows] = reward_model(part.batch)
-        return out
-
-    return score
-
-
-def _function_score(name: str, world: World) -> Score:
-    """Scores by a Python function, checked for count and numbers."""
-    function = load_function(name)
-
-    def score(rollout: Rollout) -> Tensor:
-        values = function(*rollout.pairs()) if len(rollout) else []
-        return torch.tensor(list(values), dtype=torch.float32, device=world.device)
-
-    return score
 
 
 def open_ptx(

@@ -27,6 +27,19 @@ class Command:
     """The next command to type, shown when this one has ended; `{}` is what the work returned."""
 
 
+CRITIC_FREE = (
+    ("grpo", "GRPOConfig", "no critic: rewards standardised in each prompt's group of completions"),
+    ("dr_grpo", "DrGRPOConfig", "GRPO without its divisions by deviation and by length"),
+    ("dapo", "DAPOConfig", "GRPO with a higher upper clip, token mean and dynamic sampling"),
+    ("gspo", "GSPOConfig", "GRPO with one probability ratio for each completion"),
+    ("cispo", "CISPOConfig", "GRPO with the clipped ratio as a weight, no gradient cut"),
+    ("rloo", "RLOOConfig", "REINFORCE, each completion against the mean of its prompt's others"),
+    ("reinforce", "REINFORCEConfig", "REINFORCE with a running baseline"),
+    ("reinforce++", "REINFORCEPlusConfig", "REINFORCE with whitened returns and PPO's clip"),
+    ("remax", "ReMaxConfig", "REINFORCE with the greedy completion's score as baseline"),
+)
+"""Presets of one algorithm: command, settings, summary."""
+
 STAGES: Mapping[str, Command] = {
     "pretrain": Command(
         summary="train a tokenizer and a language model from scratch, on plain text",
@@ -68,6 +81,7 @@ STAGES: Mapping[str, Command] = {
             "prefloop label serve --store runs/first/prefloop.db",
             "prefloop label serve --store postgresql://user:password@host/database --workers 4",
         ),
+        single=True,
     ),
     "label import": Command(
         summary="put a file's completions into a project of the studio",
@@ -78,6 +92,7 @@ STAGES: Mapping[str, Command] = {
             "prefloop label import samples.jsonl --store runs/first/prefloop.db --project Helpful --overlap 2",
         ),
         then="prefloop label serve --store {}",
+        single=True,
     ),
     "label export": Command(
         summary="write what people said to a file, with a manifest",
@@ -86,12 +101,14 @@ STAGES: Mapping[str, Command] = {
         examples=(
             "prefloop label export --store runs/first/prefloop.db --judged_by human --out comparisons.jsonl",
         ),
+        single=True,
     ),
     "label backup": Command(
         summary="copy a store while it is in use",
         settings="prefloop.configs.label:BackupConfig",
         work="prefloop.cli.label:back_up",
         examples=("prefloop label backup --store runs/first/prefloop.db --out backup.db",),
+        single=True,
     ),
     "label restore": Command(
         summary="bring a copy of a store back",
@@ -99,6 +116,7 @@ STAGES: Mapping[str, Command] = {
         work="prefloop.cli.label:restore",
         positional=("backup",),
         examples=("prefloop label restore backup.db --store runs/second/prefloop.db",),
+        single=True,
     ),
     "label judge": Command(
         summary="let a model behind an OpenAI-compatible address compare the pairs in a store",
@@ -108,6 +126,7 @@ STAGES: Mapping[str, Command] = {
             "prefloop label judge --store runs/first/prefloop.db --base_url http://127.0.0.1:8000/v1 --model NAME --pairs random",
         ),
         then="prefloop label agreement --store {}",
+        single=True,
     ),
     "label agreement": Command(
         summary="say how far labels can be trusted, and whose",
@@ -117,6 +136,7 @@ STAGES: Mapping[str, Command] = {
             "prefloop label agreement --store runs/first/prefloop.db",
             "prefloop label agreement --store runs/first/prefloop.db --kinds human --aggregate dawid_skene --labels labels.jsonl",
         ),
+        single=True,
     ),
     "reward": Command(
         summary="train a reward model on comparisons",
@@ -135,6 +155,55 @@ STAGES: Mapping[str, Command] = {
         examples=(
             "prefloop ppo --model runs/first/sft/final --reward_model runs/first/reward/final "
             "--data prompts.jsonl --out runs/first/ppo",
+        ),
+        then="prefloop chat {}",
+    ),
+    "a2c": Command(
+        summary="train a policy against a reward model by advantage actor-critic: PPO with one update a batch",
+        settings="prefloop.configs.ppo:A2CConfig",
+        work="prefloop.algorithms.ppo:train",
+        examples=(
+            "prefloop a2c --model SFT --reward_model REWARD --data prompts.jsonl --out runs/first/a2c",
+        ),
+        then="prefloop chat {}",
+    ),
+    "trpo": Command(
+        summary="train a policy against a reward model by natural-gradient steps of bounded KL",
+        settings="prefloop.configs.ppo:TRPOConfig",
+        work="prefloop.algorithms.trpo:train",
+        examples=(
+            "prefloop trpo --model SFT --reward_model REWARD --data prompts.jsonl --out runs/first/trpo",
+        ),
+        then="prefloop chat {}",
+    ),
+    **{
+        name: Command(
+            summary=summary,
+            settings=f"prefloop.configs.critic_free:{settings}",
+            work="prefloop.algorithms.critic_free:train",
+            examples=(
+                f"prefloop {name} --model SFT --reward_model REWARD --data prompts.jsonl --out runs/first/{name}",
+                f"prefloop {name} --model SFT --reward_model rewards:helpful --data prompts.jsonl --out runs/first/{name}",
+            ),
+            then="prefloop chat {}",
+        )
+        for name, settings, summary in CRITIC_FREE
+    },
+    "online_dpo": Command(
+        summary="train a policy by DPO on its own pairs, judged by a reward model as they are drawn",
+        settings="prefloop.configs.own_samples:OnlineDPOConfig",
+        work="prefloop.algorithms.online_dpo:train",
+        examples=(
+            "prefloop online_dpo --model SFT --reward_model REWARD --data prompts.jsonl --out runs/first/online_dpo",
+        ),
+        then="prefloop chat {}",
+    ),
+    "expert": Command(
+        summary="train a policy on the best of its own samples (expert iteration, rejection sampling)",
+        settings="prefloop.configs.own_samples:ExpertConfig",
+        work="prefloop.algorithms.expert:train",
+        examples=(
+            "prefloop expert --model SFT --reward_model REWARD --data prompts.jsonl --out runs/first/expert",
         ),
         then="prefloop chat {}",
     ),
@@ -174,6 +243,7 @@ STAGES: Mapping[str, Command] = {
             "prefloop arena --store runs/first/prefloop.db --out runs/first",
             "prefloop arena --store runs/first/prefloop.db --method davidson --clusters both --style",
         ),
+        single=True,
     ),
     "report": Command(
         summary="build the report of a project folder",

@@ -1,7 +1,7 @@
 """Settings of `prefloop ppo`."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require
 
@@ -35,8 +35,8 @@ class KL:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RewardShaping:
-    """What happens to a score before it becomes the reward of the last token."""
+class ScoreShaping:
+    """What happens to a score before it becomes the reward of the last token, in this order."""
 
     normalise: bool = True
     """Subtract the mean and divide by the standard deviation stored with the reward model."""
@@ -44,13 +44,26 @@ class RewardShaping:
     """Divide by the running standard deviation of scores."""
     clip: float = 0.0
     """Clip scores to plus or minus this; 0 leaves them."""
-    whiten: bool = False
-    """Whiten per-token rewards over the batch, keeping their mean."""
+    residual: bool = False
+    """Take off what a line fitted to this step's scores and lengths explains: longer is then neither better nor worse on average."""
+    length_penalty: float = 0.0
+    """Subtracted for every completion token."""
+    overlong: int = 0
+    """Last tokens of sampling.max_new_tokens over which up to 1 is subtracted, evenly (arXiv:2503.14476); 0 is off."""
     missing_eos: float = 0.0
     """Subtracted from the score of a completion that did not stop by itself."""
 
     def __post_init__(self) -> None:
         require(self.clip >= 0, f"reward.clip is {self.clip}; it must be 0 (off) or more")
+        require(self.overlong >= 0, f"reward.overlong is {self.overlong}; it must be 0 (off) or more tokens")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardShaping(ScoreShaping):
+    """What happens to a score before it becomes the reward of the last token, in this order; then to the rewards."""
+
+    whiten: bool = False
+    """Whiten per-token rewards over the batch, keeping their mean."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,9 +82,11 @@ class CriticSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PPOConfig:
-    """Proximal policy optimisation (arXiv:1707.06347) with policy, reference, critic and reward model."""
+class ActorCriticConfig:
+    """What the algorithms with policy, reference, critic and reward model have in common."""
 
+    STAGE: ClassVar[str] = ""
+    """The command's name."""
     run: RunSettings
     data: Data
     """Prompts. Records with completions give their prompts."""
@@ -88,24 +103,50 @@ class PPOConfig:
     """Prompts a step."""
     completions_per_prompt: int = 1
     """Completions of each prompt."""
-    epochs: int = 4
-    """Passes over each step's completions."""
-    minibatches: int = 1
-    """Optimiser steps an epoch."""
     gamma: float = 1.0
     """Discount."""
     lam: float = 0.95
     """Lambda of generalised advantage estimation (arXiv:1506.02438)."""
+    whiten_advantages: bool = True
+    """Advantages to mean 0 and variance 1 over the whole batch."""
+    kl: KL = field(default_factory=KL)
+    reward: RewardShaping = field(default_factory=RewardShaping)
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_prompts", "completions_per_prompt"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
+        require(0 < self.gamma <= 1, f"gamma is {self.gamma}; it must be above 0 and at most 1")
+        require(0 <= self.lam <= 1, f"lam is {self.lam}; it must be between 0 and 1")
+        require(
+            self.sampling.top_p == 1 and self.sampling.top_k == 0,
+            f"sampling.top_p and sampling.top_k must be off in {self.STAGE.upper()}: the ratio compares full distributions; use sampling.temperature",
+        )
+        require(
+            self.sampling.temperature > 0,
+            f"sampling.temperature is 0 (greedy); {self.STAGE.upper()} must explore: set it above 0",
+        )
+        require(
+            self.reward.overlong <= self.sampling.max_new_tokens,
+            f"reward.overlong is {self.reward.overlong}, above sampling.max_new_tokens = {self.sampling.max_new_tokens}; it counts the last ones of them",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PPOConfig(ActorCriticConfig):
+    """Proximal policy optimisation (arXiv:1707.06347) with policy, reference, critic and reward model."""
+
+    STAGE: ClassVar[str] = "ppo"
+    epochs: int = 4
+    """Passes over each step's completions."""
+    minibatches: int = 1
+    """Optimiser steps an epoch."""
     clip: float = 0.2
     """The probability ratio is clipped to 1 plus or minus this."""
     dual_clip: float = 0.0
     """Bound on the loss of a bad action whose ratio exploded (arXiv:1912.09729), above 1; 0 is off."""
-    whiten_advantages: bool = True
-    """Advantages to mean 0 and variance 1 over the whole batch."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
-    kl: KL = field(default_factory=KL)
-    reward: RewardShaping = field(default_factory=RewardShaping)
     critic: CriticSettings = field(default_factory=CriticSettings)
     ptx: str = ""
     """Text or demonstrations mixed into the policy's updates against forgetting (arXiv:2203.02155); empty is off."""
@@ -116,17 +157,15 @@ class PPOConfig:
     optim: Optim = field(default_factory=lambda: Optim(lr=3e-6, schedule="linear"))
     lora: LoRA = field(default_factory=LoRA)
     """With a rank, all roles share one frozen trunk and each has its own adapter."""
-    compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_prompts", "completions_per_prompt", "epochs", "minibatches"):
+        ActorCriticConfig.__post_init__(self)
+        for name in ("epochs", "minibatches"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
         require(
             self.minibatches <= self.batch_prompts,
             f"minibatches is {self.minibatches}, above batch_prompts = {self.batch_prompts}; every minibatch needs a prompt",
         )
-        require(0 < self.gamma <= 1, f"gamma is {self.gamma}; it must be above 0 and at most 1")
-        require(0 <= self.lam <= 1, f"lam is {self.lam}; it must be between 0 and 1")
         require(self.clip > 0, f"clip is {self.clip}; it must be above 0")
         require(
             self.dual_clip == 0 or self.dual_clip > 1,
@@ -136,14 +175,6 @@ class PPOConfig:
         require(
             bool(self.ptx) == (self.ptx_coef > 0),
             f"ptx is {self.ptx!r} and ptx_coef {self.ptx_coef}; set both, or neither",
-        )
-        require(
-            self.sampling.top_p == 1 and self.sampling.top_k == 0,
-            "sampling.top_p and sampling.top_k must be off in PPO: the ratio compares full distributions; use sampling.temperature",
-        )
-        require(
-            self.sampling.temperature > 0,
-            "sampling.temperature is 0 (greedy); PPO must explore: set it above 0",
         )
         require(
             self.ema == 0 or self.lora.rank == 0,
@@ -160,4 +191,63 @@ class PPOConfig:
         require(
             ":" not in self.reward_model or self.critic.start != "reward",
             "critic.start is `reward` but reward_model is a Python function; set critic.start to `policy` or `shared`",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class A2CConfig(PPOConfig):
+    """Advantage actor-critic (arXiv:1602.01783): one update from each batch. PPO's surrogate then has ratio 1, and its gradient is A2C's."""
+
+    STAGE: ClassVar[str] = "a2c"
+    epochs: int = 1
+    """Passes over each step's completions; more than one is no longer A2C."""
+    lam: float = 1.0
+    """Lambda of generalised advantage estimation; 1 is the return less the value."""
+    whiten_advantages: bool = False
+    """Advantages to mean 0 and variance 1 over the whole batch."""
+    critic: CriticSettings = field(default_factory=lambda: CriticSettings(start="shared", coef=0.5, clip=0.0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TRPOConfig(ActorCriticConfig):
+    """Trust-region policy optimisation (arXiv:1502.05477): a natural-gradient step of bounded KL, and a critic."""
+
+    STAGE: ClassVar[str] = "trpo"
+    max_kl: float = 0.01
+    """Mean KL per token of the old policy to the new one, which no accepted step exceeds."""
+    cg_iterations: int = 10
+    """Iterations of conjugate gradients; each is two forward and backward passes over the step's completions."""
+    cg_damping: float = 0.1
+    """Added to the Fisher matrix's diagonal."""
+    backtracks: int = 10
+    """Shares of the step that are tried, each 0.8 of the one before."""
+    critic: CriticSettings = field(default_factory=CriticSettings)
+    critic_epochs: int = 10
+    """Passes of the critic over each step's completions."""
+
+    def __post_init__(self) -> None:
+        ActorCriticConfig.__post_init__(self)
+        for name in ("cg_iterations", "backtracks", "critic_epochs"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
+        require(self.max_kl > 0, f"max_kl is {self.max_kl}; it must be above 0")
+        require(self.cg_damping >= 0, f"cg_damping is {self.cg_damping}; it must be 0 or more")
+        require(
+            self.kl.placement == "reward",
+            "kl.placement is loss, but TRPO's step follows the surrogate alone; set it to reward",
+        )
+        require(
+            self.compute.dtype == "float32",
+            f"compute.dtype is {self.compute.dtype}; TRPO differentiates twice and needs float32",
+        )
+        require(
+            self.critic.start != "shared",
+            "critic.start is shared, but TRPO's step moves the policy alone; set it to reward or policy",
+        )
+        require(
+            ":" not in self.reward_model or self.critic.start != "reward",
+            "critic.start is `reward` but reward_model is a Python function; set critic.start to `policy`",
+        )
+        require(
+            0 <= self.critic.warmup_steps < self.steps,
+            f"critic.warmup_steps is {self.critic.warmup_steps}; it must be 0 or more and below steps = {self.steps}",
         )

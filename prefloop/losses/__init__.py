@@ -1,6 +1,14 @@
 """Pure functions of tensors: what is learned from log-probabilities, values, scores and rewards. Unreduced; `reduce` reduces."""
 
 from prefloop.losses.advantages import gae, returns_to_go
+from prefloop.losses.critic_free import (
+    ADVANTAGES,
+    CLIPPED,
+    RATIOS,
+    REDUCTIONS,
+    SURROGATES,
+    truncated_weights,
+)
 from prefloop.losses.kl import ESTIMATORS, k1, k2, k3, next_coef
 from prefloop.losses.policy_gradient import clipped_surrogate, clipped_value_loss, is_clipped
 from prefloop.losses.preference import dpo_loss, implicit_reward
@@ -27,24 +35,35 @@ from prefloop.losses.reward_model import bradley_terry, centring, pairwise_accur
 from prefloop.losses.rewards import (
     RunningMoments,
     clip_scores,
+    length_slope,
     normalise_scores,
     penalise_missing_eos,
+    residual_scores,
     scale_scores,
     shape_rewards,
+    soft_overlong_penalty,
 )
 from prefloop.losses.start import EXPECTED_AT_START, check_start, expected_at_start
+from prefloop.losses.trust_region import Trial, conjugate_gradient, search_back, trust_region_step
 
 __all__ = [
+    "ADVANTAGES",
+    "CLIPPED",
     "ESTIMATORS",
     "EXPECTED_AT_START",
+    "RATIOS",
+    "REDUCTIONS",
+    "SURROGATES",
     "Moments",
     "RunningMoments",
+    "Trial",
     "bradley_terry",
     "centring",
     "check_start",
     "clip_scores",
     "clipped_surrogate",
     "clipped_value_loss",
+    "conjugate_gradient",
     "dpo_loss",
     "example_mean",
     "expected_at_start",
@@ -57,6 +76,7 @@ __all__ = [
     "k2",
     "k3",
     "keep",
+    "length_slope",
     "masked_sum",
     "mean_over",
     "next_coef",
@@ -64,16 +84,21 @@ __all__ = [
     "pairwise_accuracy",
     "penalise_missing_eos",
     "probability_ratio",
+    "residual_scores",
     "returns_to_go",
     "scale_scores",
+    "search_back",
     "sequence_count",
     "sequence_mean",
     "sequence_mean_of_token_mean",
     "sequence_sum",
     "sequence_tokens",
     "shape_rewards",
+    "soft_overlong_penalty",
     "sum_and_count",
     "token_count",
     "token_mean",
+    "truncated_weights",
+    "trust_region_step",
     "whiten",
 ]

@@ -1,6 +1,7 @@
 """From one score per completion to one reward per token, and what may happen to scores on the way."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,36 @@ def penalise_missing_eos(
 ) -> Float[Tensor, " B"]:
     """Scores less `penalty` where the completion did not stop by itself."""
     return torch.where(ended, scores, scores - penalty)
+
+
+def length_slope(
+    scores: Float[Tensor, " B"], lengths: Float[Tensor, " B"], over: Callable[[Tensor], Tensor]
+) -> tuple[float, float]:
+    """Slope of the least-squares line of scores on lengths, and the mean length, of all processes; the slope is 0 where lengths are equal.
+
+    `over` sums a tensor over the processes.
+    """
+    s, n = scores.double(), lengths.double()
+    sums = torch.stack((torch.ones_like(s).sum(), s.sum(), n.sum(), (s * n).sum(), n.square().sum()))
+    count, of_s, of_n, of_sn, of_nn = over(sums).tolist()
+    if not count:
+        return 0.0, 0.0
+    mean = of_n / count
+    variance = of_nn / count - mean**2
+    return ((of_sn / count - of_s / count * mean) / variance if variance > 1e-9 else 0.0), mean
+
+
+def residual_scores(
+    scores: Float[Tensor, " B"], lengths: Float[Tensor, " B"], *, slope: float, mean_length: float
+) -> Float[Tensor, " B"]:
+    """Scores less what length explains of them, slope (length - mean length): afterwards longer is neither better nor worse on average."""
+    return scores - slope * (lengths - mean_length)
+
+
+def soft_overlong_penalty(lengths: Float[Tensor, " B"], *, longest: int, zone: int) -> Float[Tensor, " B"]:
+    """DAPO's soft overlong punishment, eq. 13 of arXiv:2503.14476: 0 up to `longest - zone` tokens, then falling to -1 at `longest`."""
+    assert 0 < zone <= longest, f"zone is {zone} of {longest} tokens"
+    return ((longest - zone - lengths) / zone).clamp(-1, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

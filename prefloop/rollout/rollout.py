@@ -57,6 +57,26 @@ class Rollout:
         rest = iter(values)
         return [list(islice(rest, len(texts))) for texts in self.texts]
 
+    def take(self, places: Sequence[int]) -> "Rollout":
+        """The prompts at these places with their completions, in this order."""
+        return Rollout(
+            prompts=tuple(self.prompts[i] for i in places),
+            groups=[self.groups[i] for i in places],
+            texts=[self.texts[i] for i in places],
+            ended=[self.ended[i] for i in places],
+            sampler_logprobs=[self.sampler_logprobs[i] for i in places],
+        )
+
+    def join(self, other: "Rollout") -> "Rollout":
+        """These prompts and then the other's."""
+        return Rollout(
+            prompts=(*self.prompts, *other.prompts),
+            groups=[*self.groups, *other.groups],
+            texts=[*self.texts, *other.texts],
+            ended=[*self.ended, *other.ended],
+            sampler_logprobs=[*self.sampler_logprobs, *other.sampler_logprobs],
+        )
+
     def completions(self, *, policy: str, sampling: Sampling, seed: int) -> Iterable[Completion]:
         """The completions as records for the store, with where they come from."""
         for i, prompt in enumerate(self.prompts):

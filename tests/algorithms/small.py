@@ -14,14 +14,28 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from prefloop.algorithms import dpo, ppo, pretrain, reward, sft
+from prefloop.algorithms import (
+    critic_free,
+    dpo,
+    expert,
+    online,
+    online_dpo,
+    ppo,
+    pretrain,
+    reward,
+    sft,
+    trpo,
+)
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
+from prefloop.configs.critic_free import METHODS
 from prefloop.configs.dpo import DPOConfig
-from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
+from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
+from prefloop.configs.ppo import KL, A2CConfig, CriticSettings, PPOConfig, RewardShaping, TRPOConfig
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
 from prefloop.runtime.journal import read_metrics
+from tests.algorithms.online_stages import ONLINE, online_settings
 from tests.tiny_project import make_model
 
 OPTIM = Optim(lr=3e-3, schedule="cosine", warmup=0.2, weight_decay=0.1, eps=1e-3, max_grad_norm=0.5)
@@ -35,6 +49,11 @@ TRAIN: dict[type, Callable[[Any], Path]] = {
     RewardConfig: reward.train,
     DPOConfig: dpo.train,
     PPOConfig: ppo.train,
+    A2CConfig: ppo.train,
+    TRPOConfig: trpo.train,
+    ExpertConfig: expert.train,
+    OnlineDPOConfig: online_dpo.train,
+    **dict.fromkeys(METHODS, critic_free.train),
 }
 
 
@@ -100,6 +119,8 @@ def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def settings(name: str, project: Path, *, out: str, compute: Compute = CPU) -> Any:
     """The configuration of stage `name`, in folder `out` of the project. Batch sizes do not divide the data, so an epoch ends raggedly."""
+    if name in ONLINE:
+        return online_settings(name, project, out=out, compute=compute)
     model = str(project / "stopping/final")
     run = RunSettings(out=str(project / out), seed=3)
 
@@ -226,7 +247,7 @@ PPO: dict[str, Callable[[PPOConfig, Path], PPOConfig]] = {
     "ppo_lora": _lora,
     "ppo_lora_shared": _lora_shared,
 }
-STAGES = ("pretrain", "sft", "sft_lora", "reward", "reward_lora", "dpo", "dpo_lora", *PPO)
+STAGES = ("pretrain", "sft", "sft_lora", "reward", "reward_lora", "dpo", "dpo_lora", *PPO, *ONLINE)
 
 
 def short_is_good(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
@@ -301,9 +322,9 @@ def resumed(config: Any, **changes: Any) -> Any:
 
 
 def train_and_keep_samples(config: Any, *, part: str = "") -> Path:
-    """Run the stage; what PPO draws is left beside its run folder as `RUN.PART.json`, token ids of each prompt by its key."""
+    """Run the stage; what an online stage draws is left beside its run folder as `RUN.PART.json`, token ids of each prompt by its key."""
     drawn: dict[str, list[list[int]]] = {}
-    real = ppo.sample
+    real = online.sample
 
     def sample(*args: Any, **kwargs: Any) -> Any:
         samples = real(*args, **kwargs)
@@ -311,11 +332,11 @@ def train_and_keep_samples(config: Any, *, part: str = "") -> Path:
             drawn[str(key)] = [one.tokens for one in of_prompt]
         return samples
 
-    ppo.sample = sample
+    online.sample = sample
     try:
         return train(config)
     finally:
-        ppo.sample = real
+        online.sample = real
         Path(f"{config.run.out}.{part}.json").write_text(json.dumps(drawn))
 
 

@@ -13,7 +13,7 @@ from prefloop.algorithms import ppo, ppo_roles
 from prefloop.configs.common import Optim, Sampling
 from prefloop.configs.ppo import KL, CriticSettings
 from prefloop.errors import InputError
-from prefloop.models.load import load_policy
+from prefloop.models.load import critic_from_reward_model, load_policy, load_reward_model
 from prefloop.models.roles import Policy
 from tests.algorithms import test_reward, tiny
 from tests.algorithms.small import weights_of
@@ -86,16 +86,16 @@ def test_a_strong_kl_penalty_holds_the_policy_back(project: Path, tmp_path: Path
 
 
 def spy_judge(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What `ppo._judge` was given and gave: (config, roles, rollout, scores, experience, metrics) of every step."""
+    """What `ppo.judge` was given and gave: (config, roles, rollout, scores, experience, metrics) of every step."""
     seen: list[tuple[Any, ...]] = []
-    real = ppo._judge
+    real = ppo.judge
 
     def judge(config: Any, roles: Any, rollout: Any, scores: Any, adaptive: Any, world: Any) -> Any:
         experience, metrics = real(config, roles, rollout, scores, adaptive, world)
         seen.append((config, roles, rollout, scores, copy.copy(experience), metrics))
         return experience, metrics
 
-    monkeypatch.setattr(ppo, "_judge", judge)
+    monkeypatch.setattr(ppo, "judge", judge)
     return seen
 
 
@@ -142,9 +142,7 @@ def test_values_do_not_depend_on_the_temperature(
     from prefloop.models.packing import pack
 
     with torch.no_grad():
-        critic = ppo_roles.critic_from_reward_model(
-            ppo_roles.load_reward_model(hot.reward_model, CPU), normalised=True
-        )
+        critic = critic_from_reward_model(load_reward_model(hot.reward_model, CPU), normalised=True)
         values = critic(pack(rollout.groups, roles.policy.device))
     assert values.abs().max() > 0.01
     torch.testing.assert_close(experience.old_values, values, rtol=1e-4, atol=1e-5)
@@ -198,7 +196,7 @@ def test_a_wrong_reference_stops_the_run_at_step_0(
     estimator: Estimator, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # K9
     other = load_policy(str(project / "other"), CPU)
-    monkeypatch.setattr(ppo_roles, "_reference", lambda *_: other)
+    monkeypatch.setattr(ppo_roles, "reference_of", lambda *_: other)
     settings = tiny.ppo(project, tmp_path / "ppo", kl=KL(coef=0.1, estimator=estimator))
     with pytest.raises(
         InputError, match=r"step 0: kl is .* must be 0 \(within .*raise sampling.temperature \(it is 1"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms.online_stages import NOISY
 from tests.algorithms.small import STAGES, assert_close, samples_of
 from tests.runtime.processes import ROOT
 
@@ -15,12 +16,12 @@ from tests.runtime.processes import ROOT
 def two(project: Path) -> Path:
     """The project, after every stage has run in it in two processes."""
     command = [sys.executable, "-m", "tests.algorithms.ranks", str(project), *STAGES]
-    done = subprocess.run(command, cwd=ROOT, timeout=240, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, timeout=480, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return project
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [name for name in STAGES if name not in NOISY])
 def test_two_processes_equal_one(name: str, two: Path, unbroken: Callable[[str], Path]) -> None:  # N3 M10
     assert_close(two / f"two-{name}", unbroken(name))
 

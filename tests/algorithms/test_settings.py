@@ -11,14 +11,35 @@ from typing import Any
 import pytest
 
 import prefloop
+from prefloop.configs.agreement import AgreementConfig
+from prefloop.configs.arena import ArenaConfig
 from prefloop.configs.chat import ChatConfig
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
+from prefloop.configs.critic_free import METHODS, CriticFreeConfig
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.filter import FilterConfig, RejectionConfig
-from prefloop.configs.label import SimulateConfig
-from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
+from prefloop.configs.judge import CallLimits, JudgeConfig
+from prefloop.configs.label import (
+    BackupConfig,
+    LabelExportConfig,
+    LabelImportConfig,
+    RestoreConfig,
+    ServeConfig,
+    SimulateConfig,
+)
+from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
+from prefloop.configs.ppo import (
+    KL,
+    A2CConfig,
+    ActorCriticConfig,
+    CriticSettings,
+    PPOConfig,
+    RewardShaping,
+    ScoreShaping,
+    TRPOConfig,
+)
 from prefloop.configs.prefer import FollowPolicy, PreferConfig
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.project import LineageConfig, ReportConfig
@@ -32,11 +53,15 @@ SHARED = (Optim, LoRA, Sampling, Data, Compute, RunSettings)
 OF_STAGES = (
     *(PretrainConfig, Architecture, SFTConfig, RewardConfig, DPOConfig, PreferConfig, PPOConfig),
     *(KL, RewardShaping, CriticSettings),
+    *(CriticFreeConfig, ScoreShaping),
 )
 OTHERS = (
     *(SampleConfig, EvalConfig, ChatConfig, CheckConfig, ImportConfig, ExportConfig),
     *(SimulateConfig, LineageConfig, ReportConfig, ToyConfig, IMDBConfig),
     *(FollowPolicy, FilterConfig, RejectionConfig),
+    *(ServeConfig, LabelImportConfig, LabelExportConfig, BackupConfig, RestoreConfig),
+    *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits),
+    *(ActorCriticConfig, A2CConfig, TRPOConfig, ExpertConfig, OnlineDPOConfig, *METHODS),
 )
 
 
@@ -54,7 +79,17 @@ def test_running_the_stages_reads_every_setting(
             return object.__getattribute__(self, name)
 
         monkeypatch.setattr(cls, "__getattribute__", watch)
-    for name in ("pretrain", "sft", "sft_lora", "reward", "dpo", "ppo", "ppo_shared", "ppo_policy_critic"):
+    for name in (
+        "pretrain",
+        "sft",
+        "sft_lora",
+        "reward",
+        "dpo",
+        "ppo",
+        "ppo_shared",
+        "ppo_policy_critic",
+        "grpo",
+    ):
         config = settings(name, project, out=f"watched-{name}")
         if "lora" in name:
             # Where adapters go is asked for by name.

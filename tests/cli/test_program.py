@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefloop.cli import program as module
-from prefloop.cli.commands import Command, commands
+from prefloop.cli.commands import CRITIC_FREE, Command, commands
 from prefloop.cli.program import main
 from prefloop.errors import InputError
 from prefloop.runtime.interrupt import Interrupted
@@ -157,7 +157,21 @@ def test_of_several_processes_one_does_what_cannot_be_shared(
 
 def test_stages_share_their_work_and_the_rest_is_for_one_process() -> None:
     shared = {name for name, command in commands().items() if not command.single}
-    stages = {"pretrain", "sft", "sample", "reward", "ppo", "dpo", "eval"}
+    stages = {
+        "pretrain",
+        "sft",
+        "sample",
+        "reward",
+        "ppo",
+        "dpo",
+        "prefer",
+        "a2c",
+        "trpo",
+        "expert",
+        "online_dpo",
+        "eval",
+    }
+    stages |= {*(name for name, _, _ in CRITIC_FREE), "data filter", "data rejection"}
     assert shared == stages | {name for name in commands() if name.startswith("run ")}
 
 

@@ -151,7 +151,10 @@ def test_nothing_to_export_is_an_error_that_says_why(sqlite_store: Store, tmp_pa
     ):
         store.export("comparisons", path=tmp_path / "c.jsonl")
     assert list(tmp_path.glob("*.jsonl")) == []
-    with pytest.raises(InputError, match="'preferences'; it must be one of comparisons, rankings, prompts"):
+    with pytest.raises(
+        InputError,
+        match="'preferences'; it must be one of comparisons, rankings, labels, scores, demonstrations, prompts",
+    ):
         store.export("preferences")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has no export 7"):
         store.exported(7)

@@ -262,12 +262,21 @@ def test_explained_variance():
     assert explained_variance(constant, Moments.of(returns, mask)) == 0
 
 
-def test_only_reduce_reduces():
+def test_only_reduce_reduces_over_a_batch():
+    """Elsewhere a reduction names its axis: one example's tokens or candidates, or an ensemble's members."""
     reductions = {"sum", "mean", "nansum", "nanmean", "sum_to_size", "logsumexp", "norm"}
+    whole = {"whole_step.py", "length_slope"}  # statistics of a whole step, all processes' together
     for path in Path(prefloop.losses.__file__).parent.glob("*.py"):
-        called = {
-            node.func.attr
+        functions = [
+            node
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        }
-        assert path.name == "reduce.py" or not called & reductions, path
+            if isinstance(node, ast.FunctionDef)
+        ]
+        for function in functions:
+            if path.name in {"reduce.py", *whole} or function.name in whole:
+                continue
+            for node in ast.walk(function):
+                if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                    continue
+                named = any(keyword.arg == "dim" for keyword in node.keywords)
+                assert node.func.attr not in reductions or named, f"{path}:{node.lineno}"

@@ -11,10 +11,13 @@ from prefloop.losses import (
     Moments,
     RunningMoments,
     clip_scores,
+    length_slope,
     normalise_scores,
     penalise_missing_eos,
+    residual_scores,
     scale_scores,
     shape_rewards,
+    soft_overlong_penalty,
 )
 
 from .cases import normal, quick, ragged_mask, widened, with_padding
@@ -119,3 +122,32 @@ def test_scores_without_spread_are_not_blown_up(numbers: list[float]):
     running = RunningMoments().update(moments_of(scores))
     assert running.std == 1
     assert torch.equal(scale_scores(scores, running), scores)
+
+
+@quick
+@given(
+    st.lists(st.integers(1, 40), min_size=3, max_size=12).filter(lambda n: len(set(n)) > 1),
+    st.integers(0, 99),
+)
+def test_residual_scores_do_not_rise_with_length(lengths: list[int], seed: int):
+    """Against numpy's fit; what is left has no slope, and the same mean as before."""
+    n, scores = torch.tensor(lengths).double(), normal(len(lengths), seed=seed) + 0.3 * torch.tensor(lengths)
+    slope, mean_length = length_slope(scores, n, lambda tensor: tensor)
+    assert slope == pytest.approx(np.polyfit(n.numpy(), scores.numpy(), 1)[0], abs=1e-9)
+    left = residual_scores(scores, n, slope=slope, mean_length=mean_length)
+    assert np.polyfit(n.numpy(), left.numpy(), 1)[0] == pytest.approx(0, abs=1e-9)
+    assert left.mean().item() == pytest.approx(scores.mean().item())
+
+
+def test_equal_lengths_leave_scores_alone():
+    slope, mean_length = length_slope(
+        torch.tensor([1.0, 5.0]), torch.tensor([7.0, 7.0]), lambda tensor: tensor
+    )
+    assert (slope, mean_length) == (0.0, 7.0)
+    assert length_slope(torch.zeros(0), torch.zeros(0), lambda tensor: tensor) == (0.0, 0.0)
+
+
+def test_soft_overlong_penalty_by_hand():
+    """Of 20 tokens the last 4 cost: nothing at 16, a quarter at 17, all at 20."""
+    lengths = torch.tensor([1.0, 16.0, 17.0, 18.0, 20.0])
+    assert soft_overlong_penalty(lengths, longest=20, zone=4).tolist() == [0, 0, -0.25, -0.5, -1]

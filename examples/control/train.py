@@ -1,0 +1,368 @@
+"""PPO, A2C, TRPO and REINFORCE on CartPole and Acrobot: the loss and estimator functions of `prefloop.losses` around a small network.
+
+    pip install 'prefloop[control]'
+    python -m examples.control.train --task cartpole --method ppo --seeds 0 1 2
+
+What is tested here is that the functions are right for tasks with rewards on the way, discounts, and episodes that a time limit cuts. An
+episode, or what a batch holds of it, is a row of a right-padded `[B, T]`, as a completion is. Where it was cut and not ended, the value of
+the next state is added, discounted, to the last reward: generalised advantages and returns are then those of bootstrapping.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from prefloop.losses import (
+    Moments,
+    clipped_surrogate,
+    clipped_value_loss,
+    conjugate_gradient,
+    gae,
+    probability_ratio,
+    search_back,
+    token_mean,
+    trust_region_step,
+    whiten,
+)
+
+TASKS = {"cartpole": "CartPole-v1", "acrobot": "Acrobot-v1"}
+EVALUATION_EPISODES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How one method is run on one task; the defaults are PPO's on CartPole, after rl-baselines3-zoo."""
+
+    steps: int = 100_000
+    """Environment steps."""
+    environments: int = 8
+    batch: int = 32
+    """Steps of every environment between updates; 0 takes whole episodes, about `episode_steps` steps of them."""
+    episode_steps: int = 2000
+    gamma: float = 0.98
+    lam: float = 0.8
+    lr: float = 1e-3
+    linear: bool = True
+    """The rate falls to zero at the last step; PPO's clip with it."""
+    epochs: int = 20
+    minibatch: int = 256
+    clip: float = 0.2
+    value_coef: float = 0.5
+    whiten: bool = True
+    max_grad_norm: float = 0.5
+    max_kl: float = 0.01
+    cg_iterations: int = 15
+    cg_damping: float = 1e-3
+    critic_epochs: int = 20
+
+
+SETTINGS = {
+    ("cartpole", "ppo"): Settings(),
+    ("cartpole", "a2c"): Settings(
+        steps=500_000, batch=5, gamma=0.99, lam=1.0, lr=7e-4, epochs=1, minibatch=1 << 30, whiten=False
+    ),
+    ("cartpole", "trpo"): Settings(
+        environments=2, batch=512, gamma=0.99, lam=0.98, linear=False, minibatch=128
+    ),
+    ("cartpole", "reinforce"): Settings(
+        steps=300_000, batch=0, gamma=0.99, lr=1e-2, epochs=1, minibatch=1 << 30
+    ),
+    ("acrobot", "ppo"): Settings(
+        steps=500_000, environments=16, batch=256, gamma=0.99, lam=0.94, epochs=4, minibatch=512
+    ),
+}
+
+
+class ActorCritic(nn.Module):
+    """Two networks of two layers of 64: logits of the actions, and the value."""
+
+    def __init__(self, observations: int, actions: int) -> None:
+        super().__init__()
+        self.actor, self.critic = network(observations, actions, 0.01), network(observations, 1, 1.0)
+
+    def values(self, states: Tensor) -> Tensor:
+        """Value of each state."""
+        return self.critic(states).squeeze(-1)
+
+
+def network(inputs: int, outputs: int, gain: float) -> nn.Sequential:
+    """Orthogonal weights, as in the public implementations."""
+    layers = [nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs)]
+    for layer, scale in zip(layers[::2], (2**0.5, 2**0.5, gain), strict=True):
+        nn.init.orthogonal_(layer.weight, scale)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows of episodes, right-padded, and their steps one after another."""
+
+    mask: Tensor
+    """`[B, T]`, True on steps."""
+    rewards: Tensor
+    """`[B, T]`, with the value of what follows added where a row was cut."""
+    states: Tensor
+    """`[N, observations]`, in the order of the mask's True places."""
+    actions: Tensor
+
+
+class Collector:
+    """Plays in several copies of a task, which go on where the last batch stopped."""
+
+    def __init__(self, task: str, environments: int, seed: int) -> None:
+        self.envs = [gymnasium.make(TASKS[task]) for _ in range(environments)]
+        self.states = np.stack([env.reset(seed=1000 * seed + i)[0] for i, env in enumerate(self.envs)])
+        self.steps = 0
+        self.returns: list[float] = []
+        """Of all finished episodes."""
+        self.running = np.zeros(environments)
+
+    def collect(self, model: ActorCritic, settings: Settings) -> Batch:
+        """Steps of every environment; whole episodes where `settings.batch` is 0."""
+        rows: list[tuple[list[np.ndarray], list[int], list[float]]] = []
+        open_rows = [([], [], []) for _ in self.envs]
+        count = 0
+        while count < (settings.batch * len(self.envs) if settings.batch else settings.episode_steps):
+            with torch.no_grad():
+                actions = Categorical(logits=model.actor(torch.tensor(self.states))).sample().tolist()
+            for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+                state, reward, ended, cut, _ = env.step(action)
+                self.running[i] += float(reward)
+                row = open_rows[i]
+                row[0].append(self.states[i].copy())  # the array is written over below
+                row[1].append(action)
+                row[2].append(float(reward))
+                self.states[i] = state
+                if ended or cut:
+                    if cut and not ended:
+                        row[2][-1] += settings.gamma * self.value(model, state)
+                    rows.append(row)
+                    open_rows[i] = ([], [], [])
+                    self.returns.append(self.running[i])
+                    self.running[i] = 0.0
+                    self.states[i] = env.reset()[0]
+            count += len(self.envs)
+        self.steps += count
+        for i, row in enumerate(open_rows):
+            if row[1] and settings.batch:
+                row[2][-1] += settings.gamma * self.value(model, self.states[i])
+                rows.append(row)
+            elif row[1]:  # an episode that did not end in time; begin another, so that rows stay whole
+                self.states[i], self.running[i] = self.envs[i].reset()[0], 0.0
+        lengths = torch.tensor([len(row[1]) for row in rows])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        rewards = torch.zeros(mask.shape)
+        rewards[mask] = torch.tensor([reward for row in rows for reward in row[2]], dtype=torch.float32)
+        return Batch(
+            mask=mask,
+            rewards=rewards,
+            states=torch.tensor(np.stack([state for row in rows for state in row[0]])),
+            actions=torch.tensor([action for row in rows for action in row[1]]),
+        )
+
+    @staticmethod
+    def value(model: ActorCritic, state: np.ndarray) -> float:
+        """The critic's value of one state."""
+        with torch.no_grad():
+            return model.values(torch.tensor(state)).item()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """What a batch has to teach, one step after another; every tensor but the states is `[N]`."""
+
+    states: Tensor
+    actions: Tensor
+    old_logprobs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def take(self, places: Tensor) -> "Steps":
+        """Some of the steps."""
+        return Steps(**{name: value[places] for name, value in vars(self).items()})
+
+
+def judge(model: ActorCritic, batch: Batch, settings: Settings, *, critic: bool) -> Steps:
+    """Advantages and returns; REINFORCE has no critic, and its advantages are the returns themselves."""
+    with torch.no_grad():
+        values = model.values(batch.states)
+        logprobs = Categorical(logits=model.actor(batch.states)).log_prob(batch.actions)
+    padded = torch.zeros(batch.mask.shape)
+    if critic:
+        padded[batch.mask] = values
+    advantages, returns = gae(
+        batch.rewards, padded, batch.mask, gamma=settings.gamma, lam=settings.lam if critic else 1.0
+    )
+    if settings.whiten:
+        advantages = whiten(advantages, batch.mask, Moments.of(advantages, batch.mask))
+    return Steps(
+        states=batch.states,
+        actions=batch.actions,
+        old_logprobs=logprobs,
+        old_values=values,
+        advantages=advantages[batch.mask],
+        returns=returns[batch.mask],
+    )
+
+
+def mean(losses: Tensor) -> Tensor:
+    """As one row of a batch whose every step counts."""
+    row = losses.unsqueeze(0)
+    return token_mean(row, torch.ones_like(row, dtype=torch.bool), tokens=row.numel())
+
+
+def clipped_updates(
+    model: ActorCritic, steps: Steps, optimizer: torch.optim.Optimizer, settings: Settings, *, clip: float
+) -> None:
+    """PPO's epochs. One epoch of one minibatch has ratio 1 throughout, and is A2C; without the value term REINFORCE."""
+    for _ in range(settings.epochs):
+        order = torch.randperm(len(steps.actions))
+        for places in order.split(min(settings.minibatch, len(order))):
+            some = steps.take(places)
+            logprobs = Categorical(logits=model.actor(some.states)).log_prob(some.actions)
+            loss = mean(clipped_surrogate(*rows(logprobs, some.old_logprobs, some.advantages), clip=clip)[0])
+            if settings.value_coef:
+                values = model.values(some.states)
+                loss = loss + 2 * settings.value_coef * mean(
+                    clipped_value_loss(*rows(values, some.old_values, some.returns), clip=0.0)[0]
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            optimizer.step()
+
+
+def rows(*values: Tensor) -> list[Tensor]:
+    """Each as a batch of one row."""
+    return [value.unsqueeze(0) for value in values]
+
+
+def trust_region_update(
+    model: ActorCritic, steps: Steps, optimizer: torch.optim.Optimizer, settings: Settings
+) -> tuple[float, float]:
+    """TRPO's step of the actor, then epochs of the critic; the KL reached and the gain, both 0 where no step was accepted."""
+    parameters = list(model.actor.parameters())
+    with torch.no_grad():
+        old = Categorical(logits=model.actor(steps.states))
+
+    def surrogate() -> Tensor:
+        logprobs = Categorical(logits=model.actor(steps.states)).log_prob(steps.actions)
+        return mean(probability_ratio(logprobs, steps.old_logprobs) * steps.advantages)
+
+    def kl() -> Tensor:
+        new = Categorical(logits=model.actor(steps.states))
+        return mean(torch.distributions.kl_divergence(old, new))
+
+    start = surrogate()
+    slope = flat(torch.autograd.grad(start, parameters)).detach()
+    first = flat(torch.autograd.grad(kl(), parameters, create_graph=True))
+
+    def product(vector: Tensor) -> Tensor:
+        second = torch.autograd.grad(first @ vector, parameters, retain_graph=True)
+        return flat(second).detach() + settings.cg_damping * vector
+
+    direction = conjugate_gradient(product, slope, iterations=settings.cg_iterations)
+    step = trust_region_step(direction, product(direction), max_kl=settings.max_kl)
+    origin = nn.utils.parameters_to_vector(parameters).detach()
+
+    @torch.no_grad()
+    def evaluate(share: float) -> tuple[float, float]:
+        nn.utils.vector_to_parameters(origin + share * step, parameters)
+        return (surrogate() - start).item(), kl().item()
+
+    trial = search_back(evaluate, max_kl=settings.max_kl)
+    nn.utils.vector_to_parameters(origin + trial.share * step, parameters)
+    for _ in range(settings.critic_epochs):
+        for places in torch.randperm(len(steps.actions)).split(settings.minibatch):
+            some = steps.take(places)
+            loss = mean((model.values(some.states) - some.returns).square())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return trial.kl, trial.gain
+
+
+def flat(tensors: tuple[Tensor, ...]) -> Tensor:
+    """As one vector."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def train(task: str, method: str, seed: int, *, settings: Settings | None = None) -> dict[str, float]:
+    """Learn, and measure the greedy policy on fresh episodes."""
+    settings = settings or SETTINGS[task, method]
+    torch.manual_seed(seed)
+    collector = Collector(task, settings.environments, seed)
+    observations = collector.states.shape[1]
+    model = ActorCritic(observations, int(collector.envs[0].action_space.n))
+    if method == "reinforce":
+        settings = replace(settings, value_coef=0.0)
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, eps=1e-5)
+    if method == "a2c":
+        optimizer = torch.optim.RMSprop(model.parameters(), lr=settings.lr, alpha=0.99, eps=1e-5)
+    began, furthest = time.monotonic(), 0.0
+    while collector.steps < settings.steps:
+        left = 1 - collector.steps / settings.steps if settings.linear else 1.0
+        optimizer.param_groups[0]["lr"] = settings.lr * left
+        steps = judge(model, collector.collect(model, settings), settings, critic=method != "reinforce")
+        if method == "trpo":
+            kl, _ = trust_region_update(model, steps, optimizer, settings)
+            furthest = max(furthest, kl)
+        else:
+            clipped_updates(model, steps, optimizer, settings, clip=settings.clip * left)
+    score, spread = evaluate(model, task, seed)
+    return {
+        "seed": seed,
+        "return": round(score, 1),
+        "std": round(spread, 1),
+        "training_return": round(float(np.mean(collector.returns[-100:])), 1),
+        "steps": collector.steps,
+        "seconds": round(time.monotonic() - began, 1),
+        **({"largest_kl": round(furthest, 5)} if method == "trpo" else {}),
+    }
+
+
+def evaluate(model: ActorCritic, task: str, seed: int) -> tuple[float, float]:
+    """Mean and standard deviation of returns of the greedy policy."""
+    env, totals = gymnasium.make(TASKS[task]), []
+    for episode in range(EVALUATION_EPISODES):
+        state, _ = env.reset(seed=10_000_000 + 1000 * seed + episode)
+        total, over = 0.0, False
+        while not over:
+            with torch.no_grad():
+                action = int(model.actor(torch.tensor(state)).argmax())
+            state, reward, ended, cut, _ = env.step(action)
+            total, over = total + float(reward), ended or cut
+        totals.append(total)
+    return float(np.mean(totals)), float(np.std(totals))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--task", choices=TASKS, default="cartpole")
+    parser.add_argument("--method", choices=sorted({method for _, method in SETTINGS}), default="ppo")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, help="add the results to this file, one JSON object a line")
+    given = parser.parse_args()
+    if (given.task, given.method) not in SETTINGS:
+        parser.error(f"no settings for {given.method} on {given.task}; add them to SETTINGS")
+    torch.set_num_threads(1)
+    for seed in given.seeds:
+        result = {"task": given.task, "method": given.method, **train(given.task, given.method, seed)}
+        print(json.dumps(result), flush=True)
+        if given.out:
+            with given.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

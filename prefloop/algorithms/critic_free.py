@@ -1,0 +1,617 @@
+"""Policy gradients without a critic: REINFORCE, RLOO, REINFORCE++, ReMax, GRPO, Dr. GRPO, DAPO, GSPO, CISPO.
+
+One step: sample K completions of each prompt of a batch, score them, turn scores (and a KL to the reference, where that is in the reward) into
+advantages by comparing with a baseline that needs no model, then update the policy. The methods differ in an entry of four dictionaries
+(`losses/critic_free.py` has the table with the papers) and are presets of one configuration. What differs from the papers: old
+log-probabilities are computed under the training forward and not taken from the sampler; counts are of the whole minibatch, whatever the
+micro-batches and processes.
+
+Logged at every step, means over completions or tokens of the whole step:
+    score             score of the reward model, as it gave it
+    reward            what the policy was paid: shaped score minus the KL penalty where that is in the reward, summed over a completion
+    reward_spread     standard deviation of that within a prompt's group, mean over groups; without groups left out
+    equal_groups      share of groups whose scores are all equal: they teach nothing
+    kl, kl_distance   as PPO's; left out where no reference is loaded
+    baseline          mean of the baseline that returns are compared with (advantage `return`)
+    entropy, length, ended   as PPO's
+    rounds            rounds of sampling that the step took
+    trained           share of completions that are learned from
+    policy_loss       in the unit of the reduction: per token, per completion, or per completion over the limit of tokens
+    ratio             largest distance of a probability ratio from 1 in the first minibatch: float noise, or something is wrong
+    clip_fraction     share of tokens whose gradient, or whose weight, the clip has cut
+    approx_kl         k3 estimate per token between the policy that sampled and the one being updated
+    importance        mean weight of tokens against the sampler's forward pass, where `importance_cap` is set
+    loss, lr, grad_norm, skipped   of the step's updates
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prefloop.algorithms.batches import Batches
+from prefloop.algorithms.inputs import prompts, store_of
+from prefloop.algorithms.online import (
+    Score,
+    check_sampled,
+    draw_rollout,
+    ended_of,
+    mask_of,
+    models_of,
+    open_scorer,
+    put,
+    reference_of,
+    require_prompts,
+    rows_of,
+    shape_scores,
+    shown,
+    shows_samples,
+    state_of_moments,
+)
+from prefloop.algorithms.opening import check_prompt_room, open_policy, parameters_of, replayable
+from prefloop.algorithms.provenance import RunRecord
+from prefloop.configs.critic_free import CriticFreeConfig
+from prefloop.losses import (
+    ADVANTAGES,
+    CLIPPED,
+    ESTIMATORS,
+    RATIOS,
+    REDUCTIONS,
+    SURROGATES,
+    Moments,
+    RunningMoments,
+    expected_at_start,
+    k3,
+    masked_sum,
+    next_coef,
+    probability_ratio,
+    sequence_sum,
+    shape_rewards,
+    sum_and_count,
+    truncated_weights,
+    whiten,
+)
+from prefloop.models.packing import MicroBatch, micro_batches
+from prefloop.models.roles import Policy, scatter_tokens
+from prefloop.rollout import Rollout
+from prefloop.runtime import Metrics, Run, StateTree, Updater, World, start_world
+from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
+from prefloop.text.groups import Group
+
+GREEDY_KEYS = 1 << 62
+"""Added to a prompt's key for its greedy completion, so that no two draws have one name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Roles:
+    """Policy, the reference if it is used, and the scorer."""
+
+    policy: Policy
+    reference: tuple[Policy, ...]
+    """None or one."""
+    score: Score
+    reward_moments: tuple[float, float]
+    updater: Updater
+    save: Callable[[Path], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """This process's prompts of a step with their completions and scores."""
+
+    rollout: Rollout
+    scores: Float[Tensor, " B"]
+    places: list[int]
+    """Where each of these prompts stands among those of all processes."""
+    total: int
+    """Prompts of all processes."""
+    equal_groups: float
+    """Share of all sampled groups whose scores are all equal."""
+    rounds: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experience:
+    """All that the updates need of this process's completions, prompt after prompt; fixed before the first update. T is the longest."""
+
+    groups: list[Group]
+    places: list[int]
+    total: int
+    mask: Bool[Tensor, "B T"]
+    """True on tokens that are learned from."""
+    old_logprobs: Float[Tensor, "B T"]
+    reference_logprobs: Float[Tensor, "B T"]
+    """Zeros where no reference is used."""
+    advantages: Float[Tensor, "B T"]
+    weights: Float[Tensor, "B T"]
+    """Of each token's loss; ones unless `importance_cap` is set."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Adaptive:
+    """What a step leaves to the next besides weights; changed in place."""
+
+    kl_coef: float
+    scores: RunningMoments
+    rewards: RunningMoments
+    rounds: int
+    """Rounds of sampling so far: which prompts come next."""
+
+
+def train(config: CriticFreeConfig) -> Path:
+    """Train and return the folder of the finished policy."""
+    world = start_world(config.compute.device)
+    if config.kl.target:  # refuses settings it could not go on with, before anything is done
+        _controlled(config, config.kl.coef, config.kl.target, config.batch_prompts)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
+    store = store_of(config.run.out, config.run.store)
+    train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
+    require_prompts(train_prompts, config.data.source)
+    models = models_of(config, world, reference=config.reference)
+    batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
+    with (
+        Run.open(
+            config.run,
+            stage=config.STAGE,
+            config=config,
+            total_steps=config.steps,
+            world=world,
+            headline=("score", "kl" if _uses_reference(config) else "length"),
+            reads={"data": read.content, **models.contents},
+        ) as run,
+        RunRecord(stage=config.STAGE, config=config, settings=config.run, world=world) as record,
+    ):
+        run.say(read.summary)
+        roles = _open(config, tokenizer, run)
+        for role in (roles.policy, *roles.reference):
+            check_prompt_room(role, train_prompts, new_tokens=config.sampling.max_new_tokens)
+        record.begin(models=models, reads=[read])
+        adaptive = Adaptive(
+            kl_coef=config.kl.coef, scores=RunningMoments(), rewards=RunningMoments(), rounds=0
+        )
+        if run.resumed:
+            roles.updater.load_state(run.resumed["updater"])
+            adaptive = _adaptive_of(run.resumed["adaptive"])
+        stop_ids = stop_token_ids(tokenizer)
+
+        def decode(ids: Sequence[int]) -> str:
+            return decode_completion(tokenizer, ids)
+
+        def draw(chosen: Sequence[int], *, greedy: bool = False) -> Rollout:
+            first_key = (adaptive.rounds - 1) * config.batch_prompts
+            return draw_rollout(
+                roles.policy,
+                train_prompts,
+                chosen,
+                k=1 if greedy else config.completions_per_prompt,
+                first_key=first_key + GREEDY_KEYS if greedy else first_key,
+                sampling=replace(config.sampling, temperature=0.0) if greedy else config.sampling,
+                seed=config.run.seed,
+                stop_ids=stop_ids,
+                decode=decode,
+                world=world,
+            )
+
+        for step in run.steps(
+            save=roles.save,
+            state=lambda: {"updater": roles.updater.state(), "adaptive": _state_of(adaptive)},
+        ):
+            batch = _collect(config, roles, batches, adaptive, draw, world)
+            greedy = _greedy_answers(config, roles, batches, adaptive, draw)
+            experience, metrics = _judge(config, roles, batch, greedy, adaptive, world)
+            if step == 1 and "kl_distance" in metrics and models.reference_is_start():
+                check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
+            learned = _learn(config, roles, experience, adaptive.kl_coef, step, world)
+            if config.kl.target:
+                adaptive.kl_coef = _controlled(config, adaptive.kl_coef, metrics["kl"], batch.total)
+            run.log(step, {**metrics, **learned})
+            if shows_samples(step, run.total_steps):
+                run.samples(step, shown(batch.rollout, batch.scores))
+        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
+        return run.final
+
+
+def _open(config: CriticFreeConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Roles:
+    """The roles, from the start or from the checkpoint the run goes on from."""
+    opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
+    policy = opened.role
+    score, moments = open_scorer(config, tokenizer, run.world)
+    return Roles(
+        policy=policy,
+        reference=(reference_of(config, policy, tokenizer, run),) if _uses_reference(config) else (),
+        score=score,
+        reward_moments=moments,
+        updater=Updater(
+            [parameters_of(policy, config.optim, name="policy")],
+            total_steps=config.steps * config.epochs * config.minibatches,
+            world=run.world,
+            dump_folder=run.nonfinite,
+            max_nonfinite=config.run.max_nonfinite,
+        ),
+        save=opened.save,
+    )
+
+
+def _uses_reference(config: CriticFreeConfig) -> bool:
+    """Without a KL no reference is loaded, unless one is named to be watched."""
+    return config.kl.coef > 0 or bool(config.reference)
+
+
+def _controlled(config: CriticFreeConfig, coef: float, kl: float, prompts: int) -> float:
+    """The KL coefficient after a step of so many prompts with this mean KL."""
+    n = prompts * config.completions_per_prompt
+    return next_coef(coef, kl, target=config.kl.target, horizon=config.kl.horizon, n=n)
+
+
+def _collect(
+    config: CriticFreeConfig,
+    roles: Roles,
+    batches: Batches,
+    adaptive: Adaptive,
+    draw: Callable[[Sequence[int]], Rollout],
+    world: World,
+) -> Batch:
+    """One round of sampling, or with dynamic sampling as many as it takes until enough groups have scores that differ.
+
+    A step in which no group has any keeps its last round: its advantages are zero.
+    """
+    k = config.completions_per_prompt
+    kept: list[tuple[int, int]] = []  # (round, place), the same on every process
+    equal = sampled = 0
+    rollouts: list[Rollout] = []
+    scores: list[Tensor] = []
+    chosen: list[int] = []
+    for taken in range(1 + config.dynamic_sampling):
+        adaptive.rounds += 1
+        chosen = batches.at(adaptive.rounds)
+        rollouts.append(draw(chosen))
+        scores.append(roles.score(rollouts[-1]))
+        own = world.share(range(len(chosen)))
+        rows = scores[-1].view(len(own), k)
+        differ = (rows != rows[:, :1]).any(dim=1).tolist()
+        varied = sorted(
+            place
+            for part in world.gather_objects([p for p, d in zip(own, differ, strict=True) if d])
+            for place in part
+        )
+        sampled += len(chosen)
+        equal += len(chosen) - len(varied)
+        places = varied if config.dynamic_sampling else range(len(chosen))
+        kept += [(taken, place) for place in places]
+        if len(kept) >= config.batch_prompts or not config.dynamic_sampling:
+            break
+    last = len(rollouts) - 1
+    kept = kept[: config.batch_prompts] or [(last, place) for place in range(len(chosen))]
+    mine = [(at, index, place) for at, (index, place) in enumerate(kept) if place % world.size == world.rank]
+    rollout = rollouts[0].take([])
+    for index, drawn in enumerate(rollouts):
+        rollout = rollout.join(drawn.take([place // world.size for _, of, place in mine if of == index]))
+    own_scores = [scores[index].view(-1, k)[place // world.size] for _, index, place in mine]
+    return Batch(
+        rollout=rollout,
+        scores=torch.cat([scores[0][:0], *own_scores]),
+        places=[at for at, _, _ in mine],
+        total=len(kept),
+        equal_groups=equal / sampled,
+        rounds=len(rollouts),
+    )
+
+
+def _greedy_answers(
+    config: CriticFreeConfig,
+    roles: Roles,
+    batches: Batches,
+    adaptive: Adaptive,
+    draw: Callable[..., Rollout],
+) -> tuple[Rollout, Tensor]:
+    """The greedy completion of each of this process's prompts and its score; nothing unless that is the baseline."""
+    chosen = batches.at(adaptive.rounds) if config.baseline == "greedy" else []
+    rollout = draw(chosen, greedy=True)
+    return rollout, roles.score(rollout)
+
+
+def _judge(
+    config: CriticFreeConfig,
+    roles: Roles,
+    batch: Batch,
+    greedy: tuple[Rollout, Tensor],
+    adaptive: Adaptive,
+    world: World,
+) -> tuple[Experience, dict[str, float]]:
+    """Log-probabilities, KL, rewards, advantages; all under no_grad, means and moments over all processes."""
+    rollout, k = batch.rollout, config.completions_per_prompt
+    mask = mask_of(rollout.groups, world.device)
+    ended = ended_of(rollout, world.device)
+    parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
+    old, entropy, reference, exact_kl = _frozen_statistics(config, roles, parts, mask)
+    if not roles.reference:
+        kl = torch.zeros_like(old)
+    elif config.kl.estimator == "exact":
+        kl = exact_kl
+    else:
+        kl = ESTIMATORS[config.kl.estimator](old, reference)
+
+    shaped, baseline = _shaped(config, roles, batch, greedy, ended, mask, adaptive, world)
+    in_reward = adaptive.kl_coef if config.kl.placement == "reward" else 0.0
+    rewards = shape_rewards(shaped, kl, mask, kl_coef=in_reward)
+    totals = sequence_sum(rewards, mask)
+    if config.baseline == "running":
+        baseline = torch.full_like(
+            totals, adaptive.rewards.mean
+        )  # of earlier steps: it does not know these completions
+        everyone = torch.ones_like(ended)
+        adaptive.rewards = adaptive.rewards.update(Moments.of(totals, everyone).summed(world.sum))
+    group = torch.arange(len(rollout.groups), device=world.device).repeat_interleave(k)
+    advantages = ADVANTAGES[config.advantage](rewards, mask, group, baseline)
+    learned = mask & ended.unsqueeze(1) if config.mask_truncated else mask
+    if config.whiten_advantages:
+        advantages = whiten(advantages, learned, Moments.of(advantages, learned).summed(world.sum))
+    weights = torch.ones_like(old)
+    if config.importance_cap:
+        weights = truncated_weights(old, _sampler_logprobs(rollout, mask), cap=config.importance_cap)
+
+    metrics, count = Metrics(), len(batch.scores)
+    metrics.add("score", batch.scores.sum(), count)
+    metrics.add("reward", masked_sum(rewards, mask), count)
+    if k > 1:
+        metrics.add("reward_spread", totals.view(-1, k).std(dim=1).sum(), len(rollout.groups))
+    if roles.reference:
+        metrics.add("kl", masked_sum(kl, mask), count)
+        metrics.add("kl_distance", masked_sum((old - reference).abs(), mask), mask.sum())
+    if config.advantage == "return":
+        metrics.add("baseline", baseline.sum(), count)
+    metrics.add("entropy", *sum_and_count(entropy, mask))
+    metrics.add("length", mask.sum(), count)
+    metrics.add("ended", ended.sum(), count)
+    metrics.add("trained", learned.any(dim=1).sum(), count)
+    if config.importance_cap:
+        metrics.add("importance", *sum_and_count(weights, mask))
+    experience = Experience(
+        groups=rollout.groups,
+        places=batch.places,
+        total=batch.total,
+        mask=learned,
+        old_logprobs=old,
+        reference_logprobs=reference,
+        advantages=advantages,
+        weights=weights,
+    )
+    own = {"rounds": float(batch.rounds)}
+    if k > 1:
+        own["equal_groups"] = batch.equal_groups
+    if roles.reference:
+        own["kl_coef"] = adaptive.kl_coef
+    return experience, {**metrics.reduce(world), **own}
+
+
+def _shaped(
+    config: CriticFreeConfig,
+    roles: Roles,
+    batch: Batch,
+    greedy: tuple[Rollout, Tensor],
+    ended: Bool[Tensor, " B"],
+    mask: Bool[Tensor, "B T"],
+    adaptive: Adaptive,
+    world: World,
+) -> tuple[Tensor, Tensor]:
+    """Shaped scores, and those of the greedy completions as a baseline for each (zeros where there are none); both shaped together."""
+    rollout, scores = greedy
+    lengths = mask.sum(dim=1).float()
+    greedy_lengths = mask_of(rollout.groups, world.device).sum(dim=1).float()
+    together, adaptive.scores = shape_scores(
+        config.reward,
+        torch.cat([batch.scores, scores]),
+        lengths=torch.cat([lengths, greedy_lengths]),
+        ended=torch.cat([ended, ended_of(rollout, world.device)]),
+        longest=config.sampling.max_new_tokens,
+        stored=roles.reward_moments,
+        running=adaptive.scores,
+        world=world,
+    )
+    shaped, of_greedy = together.split([len(batch.scores), len(scores)])
+    if config.baseline != "greedy":
+        return shaped, torch.zeros_like(shaped)
+    return shaped, of_greedy.repeat_interleave(config.completions_per_prompt)
+
+
+def _frozen_statistics(
+    config: CriticFreeConfig, roles: Roles, parts: Sequence[MicroBatch], mask: Bool[Tensor, "B T"]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Policy log-probabilities and entropy, reference log-probabilities, and the exact KL, `[B, T]`; zeros where not needed."""
+    policy, temperature = roles.policy, config.sampling.temperature
+    old, entropy, others, kl = (torch.zeros(mask.shape, device=mask.device) for _ in range(4))
+    with torch.no_grad():
+        for part in parts:
+            batch = part.batch
+            if roles.reference and config.kl.estimator == "exact":
+                statistics = policy.statistics_against(roles.reference[0], batch, temperature=temperature)
+                put(kl, part, scatter_tokens(statistics.kl, batch))
+            else:
+                statistics = policy.statistics(batch, temperature=temperature, entropy=True)
+            put(old, part, scatter_tokens(statistics.logprobs, batch))
+            put(entropy, part, scatter_tokens(statistics.entropy, batch))
+            for reference in roles.reference:
+                put(others, part, reference(batch, temperature=temperature))
+    return old, entropy, others, kl
+
+
+def _sampler_logprobs(rollout: Rollout, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """What the sampler's forward pass gave each token."""
+    out = torch.zeros(mask.shape, device=mask.device)
+    rows = [row for of_prompt in rollout.sampler_logprobs for row in of_prompt]
+    for b, row in enumerate(rows):
+        out[b, : len(row)] = torch.tensor(row, device=mask.device)
+    return out
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the first minibatch shows before any update: there the ratio is 1 and the loss is known."""
+
+    largest_ratio_distance: float = 0.0
+    loss: float = 0.0
+    expected: float = 0.0
+    size: float = 0.0
+    """Reduced absolute losses: what float noise is measured against."""
+
+
+def _learn(
+    config: CriticFreeConfig,
+    roles: Roles,
+    experience: Experience,
+    kl_coef: float,
+    step: int,
+    world: World,
+) -> dict[str, float]:
+    """The updates over one step's experience; their metrics."""
+    metrics, updates, first = Metrics(), Metrics(), Watch()
+    for epoch in range(config.epochs):
+        for number, own in enumerate(_minibatches(config, experience, step, epoch)):
+            groups = [experience.groups[i] for i in own]
+            rows = rows_of(own, config.completions_per_prompt).to(world.device)
+            mask = experience.mask[rows]
+            tokens = world.sum_float(int(mask.sum()))
+            sequences = world.sum_float(int(mask.any(dim=1).sum()))
+            if not tokens:  # every completion was cut, and mask_truncated leaves them out
+                continue
+            watch = first if epoch == number == 0 else Watch()
+
+            def loss(
+                part: MicroBatch,
+                rows: Tensor = rows,
+                tokens: float = tokens,
+                sequences: float = sequences,
+                watch: Watch = watch,
+            ) -> Tensor:
+                return _policy_loss(
+                    config,
+                    roles,
+                    experience,
+                    part,
+                    rows[part.rows],
+                    tokens,
+                    sequences,
+                    kl_coef,
+                    metrics,
+                    watch,
+                )
+
+            parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
+            result = roles.updater.step(parts, loss, replay=lambda groups=groups: replayable(groups))
+            for name, value in result.metrics().items():
+                updates.add(name, value, 1)
+            metrics.add(
+                "policy_loss", 0.0, int(world.is_main)
+            )  # its parts add up over micro-batches and processes
+    ratio = world.max_float(first.largest_ratio_distance)
+    check_sampled(config, "ratio", 1 + ratio, expected_at_start("ratio"))
+    observed, expected, size = (world.sum_float(value) for value in (first.loss, first.expected, first.size))
+    check_sampled(config, "policy_loss", observed, expected, scale=1 + size)
+    return {**updates.reduce(world), **metrics.reduce(world), "ratio": ratio}
+
+
+def _policy_loss(
+    config: CriticFreeConfig,
+    roles: Roles,
+    experience: Experience,
+    part: MicroBatch,
+    rows: Tensor,
+    tokens: float,
+    sequences: float,
+    kl_coef: float,
+    metrics: Metrics,
+    watch: Watch,
+) -> Tensor:
+    """This micro-batch's part of the policy's loss."""
+    policy, batch, temperature = roles.policy, part.batch, config.sampling.temperature
+    width = batch.completion_mask.shape[1]
+    mask, old, advantages, reference, weights = (
+        tensor[rows, :width]
+        for tensor in (
+            experience.mask,
+            experience.old_logprobs,
+            experience.advantages,
+            experience.reference_logprobs,
+            experience.weights,
+        )
+    )
+    kl_in_loss = kl_coef if config.kl.placement == "loss" else 0.0
+    exact = bool(kl_in_loss) and config.kl.estimator == "exact"
+    if exact:
+        statistics = policy.statistics_against(roles.reference[0], batch, temperature=temperature)
+    else:
+        statistics = policy.statistics(batch, temperature=temperature, entropy=config.entropy_coef > 0)
+    logprobs = scatter_tokens(statistics.logprobs, batch)
+    of, surrogate, clip = (
+        RATIOS[config.ratio],
+        SURROGATES[config.surrogate],
+        (config.clip_low, config.clip_high),
+    )
+
+    def reduced(losses: Tensor) -> Tensor:
+        return REDUCTIONS[config.reduction](
+            losses, mask, tokens=tokens, sequences=sequences, length=config.sampling.max_new_tokens
+        )
+
+    ours, theirs = of(logprobs, mask), of(old, mask)
+    policy_loss = reduced(weights * surrogate(ours, theirs, advantages, clip=clip))
+    total = policy_loss
+    if config.entropy_coef:
+        total = total - config.entropy_coef * reduced(scatter_tokens(statistics.entropy, batch))
+    if kl_in_loss:
+        kl = (
+            scatter_tokens(statistics.kl, batch)
+            if exact
+            else ESTIMATORS[config.kl.estimator](logprobs, reference)
+        )
+        if config.kl_weighted:
+            kl = probability_ratio(logprobs, old) * kl
+        total = total + kl_in_loss * reduced(kl)
+
+    with torch.no_grad():
+        metrics.add("policy_loss", policy_loss, 0)
+        if config.surrogate != "score":
+            cut = CLIPPED[config.surrogate](ours, theirs, advantages, clip=clip)
+            metrics.add("clip_fraction", *sum_and_count(cut, mask))
+        metrics.add("approx_kl", *sum_and_count(k3(old, logprobs), mask))
+        distance = ((probability_ratio(logprobs, old) - 1).abs() * mask).max()
+        watch.largest_ratio_distance = max(watch.largest_ratio_distance, distance.item())
+        at_start = weights * surrogate(theirs, theirs, advantages, clip=clip)
+        watch.loss += policy_loss.item()
+        watch.expected += reduced(at_start).item()
+        watch.size += reduced(at_start.abs()).item()
+    return total
+
+
+def _minibatches(
+    config: CriticFreeConfig, experience: Experience, step: int, epoch: int
+) -> Iterator[list[int]]:
+    """This process's groups in each minibatch. Minibatches are dealt over the whole batch, so they do not depend on the processes."""
+    own = {place: index for index, place in enumerate(experience.places)}
+    total = experience.total
+    order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(total)
+    for part in np.array_split(order, min(config.minibatches, total)):
+        yield [own[int(place)] for place in part if int(place) in own]
+
+
+def _state_of(adaptive: Adaptive) -> StateTree:
+    return {
+        "kl_coef": adaptive.kl_coef,
+        "scores": state_of_moments(adaptive.scores),
+        "rewards": state_of_moments(adaptive.rewards),
+        "rounds": adaptive.rounds,
+    }
+
+
+def _adaptive_of(state: StateTree) -> Adaptive:
+    return Adaptive(
+        kl_coef=state["kl_coef"],
+        scores=RunningMoments(**state["scores"]),
+        rewards=RunningMoments(**state["rewards"]),
+        rounds=state["rounds"],
+    )

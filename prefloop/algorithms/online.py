@@ -1,0 +1,271 @@
+"""What the algorithms share that learn from their own samples: drawing a step's completions, scoring them, shaping the scores, the reference."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prefloop.algorithms.inputs import Prompts
+from prefloop.algorithms.opening import open_reference
+from prefloop.algorithms.provenance import Models, models_read
+from prefloop.configs.common import Compute, Sampling
+from prefloop.configs.ppo import ScoreShaping
+from prefloop.errors import InputError
+from prefloop.losses import (
+    Moments,
+    RunningMoments,
+    check_start,
+    clip_scores,
+    length_slope,
+    normalise_scores,
+    penalise_missing_eos,
+    residual_scores,
+    scale_scores,
+    soft_overlong_penalty,
+)
+from prefloop.models.load import load_reward_model, reward_moments
+from prefloop.models.packing import MicroBatch, micro_batches
+from prefloop.models.roles import BASE, Policy, RewardModel, vocabulary_size
+from prefloop.rollout import Rollout, load_function, make_rollout, sample
+from prefloop.runtime import Run, StateTree, World
+from prefloop.text import check_vocabulary, load_tokenizer
+from prefloop.text.groups import Group
+
+Score = Callable[[Rollout], Float[Tensor, " B"]]
+"""A score for every completion, prompt after prompt."""
+
+SAMPLES_EVERY = 10
+"""Steps between files of samples."""
+SAMPLES_SHOWN = 8
+
+
+class ScorerSettings(Protocol):
+    """The settings that opening a scorer reads."""
+
+    @property
+    def reward_model(self) -> str: ...
+    @property
+    def compute(self) -> Compute: ...
+
+
+class ReferenceSettings(Protocol):
+    """The settings that opening a reference reads."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def reference(self) -> str: ...
+    @property
+    def compute(self) -> Compute: ...
+
+
+class SampledSettings(Protocol):
+    """The settings that checking a step reads."""
+
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def compute(self) -> Compute: ...
+
+
+class ModelSettings(ScorerSettings, Protocol):
+    """The settings that name a run's models."""
+
+    @property
+    def model(self) -> str: ...
+
+
+def models_of(config: ModelSettings, world: World, *, reference: str = "") -> Models:
+    """The models that a run reads, hashed once; a Python function that scores is none."""
+    reward_model = "" if ":" in config.reward_model else config.reward_model
+    return models_read(world, model=config.model, reference=reference, reward_model=reward_model)
+
+
+def open_scorer(
+    config: ScorerSettings, tokenizer: PreTrainedTokenizerBase, world: World
+) -> tuple[Score, tuple[float, float]]:
+    """The reward model or Python function that scores, and the mean and standard deviation that are stored with it (0 and 1 for a function)."""
+    if ":" in config.reward_model:
+        return function_score(config.reward_model, world), (0.0, 1.0)
+    reward_model = frozen_reward_model(config)
+    return model_score(config, reward_model, tokenizer, world), reward_moments(reward_model)
+
+
+def frozen_reward_model(config: ScorerSettings) -> RewardModel:
+    """The reward model, in a model of its own."""
+    reward_model = load_reward_model(config.reward_model, config.compute)
+    reward_model.requires_grad_(False)
+    return reward_model
+
+
+def model_score(
+    config: ScorerSettings, reward_model: RewardModel, tokenizer: PreTrainedTokenizerBase, world: World
+) -> Score:
+    """Scores by a reward model: on the sampled tokens where it reads the same ones, else on the text in its own tokens."""
+    theirs = load_tokenizer(config.reward_model, trust_remote_code=config.compute.trust_remote_code)
+    check_vocabulary(theirs, vocabulary_size(reward_model))
+
+    def score(rollout: Rollout) -> Tensor:
+        groups = rollout.groups_for(theirs, policy=tokenizer)
+        out = torch.zeros(len(rollout), device=world.device)
+        with torch.no_grad():
+            for part in micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device):
+                out[part.rows] = reward_model(part.batch)
+        return out
+
+    return score
+
+
+def function_score(name: str, world: World) -> Score:
+    """Scores by a Python function, checked for count and numbers."""
+    function = load_function(name)
+
+    def score(rollout: Rollout) -> Tensor:
+        values = function(*rollout.pairs()) if len(rollout) else []
+        return torch.tensor(list(values), dtype=torch.float32, device=world.device)
+
+    return score
+
+
+def reference_of(
+    config: ReferenceSettings, policy: Policy, tokenizer: PreTrainedTokenizerBase, run: Run
+) -> Policy:
+    """The policy's starting weights, frozen, unless another model is named. With an adapter: the trunk with it off."""
+    if config.reference and config.reference != config.model:
+        return open_reference(config.reference, tokenizer, config.compute)
+    if policy.adapter_name != BASE or not run.start:
+        return policy.frozen_copy()
+    return open_reference(config.model, tokenizer, config.compute)
+
+
+def draw_rollout(
+    policy: Policy,
+    train_prompts: Prompts,
+    chosen: Sequence[int],
+    *,
+    k: int,
+    first_key: int,
+    sampling: Sampling,
+    seed: int,
+    stop_ids: Sequence[int],
+    decode: Callable[[Sequence[int]], str],
+    world: World,
+) -> Rollout:
+    """Completions of this process's share of the prompts `chosen`. What is drawn depends on seed, key and place, not on the share.
+
+    The prompt at place i of `chosen` has the key `first_key` + i, and belongs to the process i modulo the number of processes.
+    """
+    places = world.share(range(len(chosen)))
+    ids = [train_prompts.ids[chosen[place]] for place in places]
+    with policy.active() as model:
+        samples = sample(
+            model,
+            ids,
+            k=k,
+            stop_ids=stop_ids,
+            sampling=sampling,
+            seed=seed,
+            row_keys=[first_key + place for place in places],
+        )
+    return make_rollout([train_prompts.records[chosen[place]] for place in places], ids, samples, decode)
+
+
+def mask_of(groups: Sequence[Group], device: torch.device) -> Bool[Tensor, "B T"]:
+    """True on completion tokens, groups after one another."""
+    lengths = torch.tensor(
+        [len(completion) for group in groups for completion in group.completions], dtype=torch.long
+    )
+    longest = int(lengths.max()) if len(lengths) else 1
+    return (torch.arange(longest)[None, :] < lengths[:, None]).to(device)
+
+
+def ended_of(rollout: Rollout, device: torch.device) -> Bool[Tensor, " B"]:
+    """Whether each completion stopped by itself."""
+    return torch.tensor([end for ends in rollout.ended for end in ends], dtype=torch.bool, device=device)
+
+
+def put(out: Float[Tensor, "B T"], part: MicroBatch, values: Float[Tensor, "b t"]) -> None:
+    """Write a micro-batch's numbers where its completions stand in the whole."""
+    out[part.rows, : values.shape[1]] = values
+
+
+def rows_of(groups: Sequence[int], k: int) -> Tensor:
+    """Rows of the completions of these groups of k."""
+    return torch.tensor([group * k + j for group in groups for j in range(k)], dtype=torch.long)
+
+
+def shape_scores(
+    shaping: ScoreShaping,
+    scores: Float[Tensor, " B"],
+    *,
+    lengths: Float[Tensor, " B"],
+    ended: Bool[Tensor, " B"],
+    longest: int,
+    stored: tuple[float, float],
+    running: RunningMoments,
+    world: World,
+) -> tuple[Float[Tensor, " B"], RunningMoments]:
+    """Scores as the settings want them, and the running moments with these scores in them. `longest` is the limit of tokens."""
+    if shaping.normalise:
+        mean, std = stored
+        scores = normalise_scores(scores, mean=mean, std=std)
+    if shaping.scale:
+        running = running.update(Moments.of(scores, torch.ones_like(ended)).summed(world.sum))
+        scores = scale_scores(scores, running)
+    if shaping.clip:
+        scores = clip_scores(scores, limit=shaping.clip)
+    if shaping.residual:
+        slope, mean_length = length_slope(scores, lengths, world.sum)
+        scores = residual_scores(scores, lengths, slope=slope, mean_length=mean_length)
+    if shaping.length_penalty:
+        scores = scores - shaping.length_penalty * lengths
+    if shaping.overlong:
+        scores = scores + soft_overlong_penalty(lengths, longest=longest, zone=shaping.overlong)
+    return penalise_missing_eos(scores, ended, penalty=shaping.missing_eos), running
+
+
+def check_sampled(
+    config: SampledSettings, name: str, observed: float, expected: float, *, scale: float = 1.0
+) -> None:
+    """What must hold before a step's first update; float noise between two forward passes of other micro-batches is let pass.
+
+    `scale` is the size of what is compared, where noise grows with it. Raises `InputError` with the way out.
+    """
+    noise = 2e-3 if config.compute.dtype == "float32" else 0.1
+    check_start(
+        name,
+        observed,
+        expected,
+        noise * scale,
+        way_out=f"raise sampling.temperature (it is {config.sampling.temperature}, and logits are divided by it), or set "
+        "compute.dtype float32 and compute.attention padded; if it stays, the model's own code is not deterministic (dropout, "
+        "state kept between calls), or this is a fault of prefloop: please report it",
+    )
+
+
+def shown(rollout: Rollout, scores: Float[Tensor, " B"]) -> list[Mapping[str, object]]:
+    """Some of this step's samples, for people."""
+    asked, texts = rollout.pairs()
+    return [
+        {"prompt": prompt.to_json(), "completion": text, "score": round(score, 4)}
+        for prompt, text, score in list(zip(asked, texts, scores.tolist(), strict=True))[:SAMPLES_SHOWN]
+    ]
+
+
+def shows_samples(step: int, last: int) -> bool:
+    """Whether this is a step whose samples are written."""
+    return step == 1 or step % SAMPLES_EVERY == 0 or step == last
+
+
+def state_of_moments(moments: RunningMoments) -> StateTree:
+    """Running moments as a tree for a checkpoint; `RunningMoments(**tree)` reads them back."""
+    return {"count": moments.count, "sum": moments.sum, "sum_of_squares": moments.sum_of_squares}
+
+
+def require_prompts(found: Prompts, source: str) -> None:
+    """Raise `InputError` where there is nothing to train on."""
+    if not len(found):
+        raise InputError(f"{source}: no prompt to train on; lower data.heldout, or give more")

@@ -1,0 +1,332 @@
+"""Online DPO (arXiv:2402.04792), and XPO (arXiv:2405.21046): the policy's own pairs, judged as they are drawn.
+
+One step: draw two completions of each prompt (for XPO one from the policy and one from the reference), score them, call the higher one chosen, and
+take DPO's step on the pairs. XPO adds alpha log π(y) of the reference's completion y to the loss, which is minimised: probability
+is moved away from what the reference already says, towards what has not been tried. Pairs of equal scores say nothing and are left out. What differs from the
+papers: log-probabilities of policy and reference are both at the sampling temperature; the judge is a scorer, not a language model.
+
+Logged: score (mean over both completions, as the scorer gave them), score_gap (mean absolute difference), equal (share of pairs that tie), length, ended,
+kl (k1 of the policy's own completions, summed over each), kl_distance; of the updates dpo_loss, accuracy, margin, reward_chosen,
+reward_rejected, logp_chosen, logp_rejected as in `dpo`; xpo (mean log π of the reference's completions); loss, lr, grad_norm, skipped.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefloop.algorithms.batches import Batches
+from prefloop.algorithms.inputs import prompts, store_of
+from prefloop.algorithms.online import (
+    check_sampled,
+    draw_rollout,
+    ended_of,
+    mask_of,
+    models_of,
+    open_scorer,
+    put,
+    reference_of,
+    require_prompts,
+    shape_scores,
+    shown,
+    shows_samples,
+    state_of_moments,
+)
+from prefloop.algorithms.opening import check_prompt_room, open_policy, parameters_of, replayable
+from prefloop.algorithms.provenance import RunRecord
+from prefloop.configs.own_samples import OnlineDPOConfig
+from prefloop.losses import (
+    RunningMoments,
+    dpo_loss,
+    example_mean,
+    expected_at_start,
+    implicit_reward,
+    masked_sum,
+    pairwise_accuracy,
+    sequence_sum,
+)
+from prefloop.models.packing import MicroBatch, micro_batches
+from prefloop.models.roles import Policy
+from prefloop.rollout import Rollout
+from prefloop.runtime import Metrics, Run, Updater, World, start_world
+from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
+from prefloop.text.groups import Group
+
+REFERENCE_KEYS = 1 << 62
+"""Added to a prompt's key for the completion that the reference draws, so that no two draws have one name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairs:
+    """This process's pairs of a step; those that tie are not among them."""
+
+    groups: list[Group]
+    """Chosen and rejected completion of each prompt."""
+    places: list[int]
+    """Where each prompt stands in the step."""
+    everyone: list[int]
+    """Places of the pairs of all processes, in order."""
+    reference: Float[Tensor, "P 2"]
+    """Reference log-probabilities of chosen and rejected, summed over tokens."""
+    foreign: Float[Tensor, "P 2"]
+    """1 where the reference has drawn the completion (XPO), else 0."""
+
+
+def train(config: OnlineDPOConfig) -> Path:
+    """Train and return the folder of the finished policy."""
+    world = start_world(config.compute.device)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
+    store = store_of(config.run.out, config.run.store)
+    train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
+    require_prompts(train_prompts, config.data.source)
+    models = models_of(config, world, reference=config.reference)
+    batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
+    with (
+        Run.open(
+            config.run,
+            stage=config.STAGE,
+            config=config,
+            total_steps=config.steps,
+            world=world,
+            headline=("score", "kl"),
+            reads={"data": read.content, **models.contents},
+        ) as run,
+        RunRecord(stage=config.STAGE, config=config, settings=config.run, world=world) as record,
+    ):
+        run.say(read.summary)
+        opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
+        policy = opened.role
+        reference = reference_of(config, policy, tokenizer, run)
+        score, stored = open_scorer(config, tokenizer, world)
+        for role in (policy, reference):
+            check_prompt_room(role, train_prompts, new_tokens=config.sampling.max_new_tokens)
+        record.begin(models=models, reads=[read])
+        updater = Updater(
+            [parameters_of(policy, config.optim, name="policy")],
+            total_steps=config.steps * config.epochs * config.minibatches,
+            world=world,
+            dump_folder=run.nonfinite,
+            max_nonfinite=config.run.max_nonfinite,
+        )
+        running = RunningMoments()
+        if run.resumed:
+            updater.load_state(run.resumed["updater"])
+            running = RunningMoments(**run.resumed["score_moments"])
+        stop_ids = stop_token_ids(tokenizer)
+
+        def decode(ids: Sequence[int]) -> str:
+            return decode_completion(tokenizer, ids)
+
+        def state() -> dict[str, object]:
+            return {"updater": updater.state(), "score_moments": state_of_moments(running)}
+
+        def draw(model: Policy, chosen: Sequence[int], k: int, first_key: int) -> Rollout:
+            return draw_rollout(
+                model,
+                train_prompts,
+                chosen,
+                k=k,
+                first_key=first_key,
+                sampling=config.sampling,
+                seed=config.run.seed,
+                stop_ids=stop_ids,
+                decode=decode,
+                world=world,
+            )
+
+        for step in run.steps(save=opened.save, state=state):
+            chosen = batches.at(step)
+            first_key = (step - 1) * config.batch_prompts
+            if config.xpo_alpha:
+                others = draw(reference, chosen, 1, first_key + REFERENCE_KEYS)
+                rollout = beside(draw(policy, chosen, 1, first_key), others)
+            else:
+                rollout = draw(policy, chosen, 2, first_key)
+            scores = score(rollout)
+            lengths = mask_of(rollout.groups, world.device).sum(dim=1).float()
+            shaped, running = shape_scores(
+                config.reward,
+                scores,
+                lengths=lengths,
+                ended=ended_of(rollout, world.device),
+                longest=config.sampling.max_new_tokens,
+                stored=stored,
+                running=running,
+                world=world,
+            )
+            pairs, metrics = _judge(config, policy, reference, rollout, scores, shaped, world)
+            known = models.reference_is_start()
+            if step == 1 and known:
+                check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
+            learned = _learn(config, policy, updater, pairs, step, world, check=step == 1 and known)
+            run.log(step, {**metrics, **learned})
+            if shows_samples(step, run.total_steps):
+                run.samples(step, shown(rollout, scores))
+        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
+        return run.final
+
+
+def beside(first: Rollout, second: Rollout) -> Rollout:
+    """The completions of two rollouts of the same prompts, the first one's before the second one's."""
+    return Rollout(
+        prompts=first.prompts,
+        groups=[
+            Group(
+                prompt=a.prompt,
+                completions=(*a.completions, *b.completions),
+                masks=(*a.masks, *b.masks),
+            )
+            for a, b in zip(first.groups, second.groups, strict=True)
+        ],
+        texts=[[*a, *b] for a, b in zip(first.texts, second.texts, strict=True)],
+        ended=[[*a, *b] for a, b in zip(first.ended, second.ended, strict=True)],
+        sampler_logprobs=[
+            [*a, *b] for a, b in zip(first.sampler_logprobs, second.sampler_logprobs, strict=True)
+        ],
+    )
+
+
+def _judge(
+    config: OnlineDPOConfig,
+    policy: Policy,
+    reference: Policy,
+    rollout: Rollout,
+    scores: Float[Tensor, " B"],
+    shaped: Float[Tensor, " B"],
+    world: World,
+) -> tuple[Pairs, dict[str, float]]:
+    """Which completion of each prompt is better, and the reference's log-probabilities of both; under no_grad."""
+    mask = mask_of(rollout.groups, world.device)
+    ours, theirs = torch.zeros(mask.shape, device=world.device), torch.zeros(mask.shape, device=world.device)
+    temperature = config.sampling.temperature
+    with torch.no_grad():
+        for part in micro_batches(
+            rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device
+        ):
+            put(ours, part, policy(part.batch, temperature=temperature))
+            put(theirs, part, reference(part.batch, temperature=temperature))
+    rows = shaped.view(-1, 2)
+    differ = (rows[:, 0] != rows[:, 1]).nonzero().flatten().tolist()
+    first_is_chosen = (rows[:, 0] > rows[:, 1]).tolist()
+    sums = sequence_sum(theirs, mask).view(-1, 2)
+    orders = [(0, 1) if first_is_chosen[i] else (1, 0) for i in differ]
+    own_places = [i * world.size + world.rank for i in differ]
+    pairs = Pairs(
+        groups=[_ordered(rollout.groups[i], order) for i, order in zip(differ, orders, strict=True)],
+        places=own_places,
+        everyone=sorted(place for part in world.gather_objects(own_places) for place in part),
+        reference=torch.stack([sums[i][list(order)] for i, order in zip(differ, orders, strict=True)])
+        if differ
+        else sums[:0],
+        foreign=torch.tensor(orders, dtype=sums.dtype, device=sums.device).view(-1, 2)
+        if config.xpo_alpha
+        else sums.new_zeros(len(differ), 2),
+    )
+
+    metrics = Metrics()
+    metrics.add("score", scores.sum(), len(scores))
+    metrics.add("score_gap", (scores[0::2] - scores[1::2]).abs().sum(), len(rows))
+    metrics.add("equal", len(rows) - len(differ), len(rows))
+    metrics.add("length", mask.sum(), len(scores))
+    metrics.add("ended", sum(map(sum, rollout.ended)), len(scores))
+    of_policy = mask.clone()
+    if config.xpo_alpha:
+        of_policy[1::2] = False  # the reference has drawn these
+    metrics.add("kl", masked_sum(ours - theirs, of_policy), of_policy.any(dim=1).sum())
+    metrics.add("kl_distance", masked_sum((ours - theirs).abs(), mask), mask.sum())
+    return pairs, metrics.reduce(world)
+
+
+def _ordered(group: Group, order: tuple[int, int]) -> Group:
+    """The group's completions, the chosen one first."""
+    return Group(
+        prompt=group.prompt,
+        completions=tuple(group.completions[j] for j in order),
+        masks=tuple(group.masks[j] for j in order),
+    )
+
+
+def _learn(
+    config: OnlineDPOConfig,
+    policy: Policy,
+    updater: Updater,
+    pairs: Pairs,
+    step: int,
+    world: World,
+    *,
+    check: bool,
+) -> dict[str, float]:
+    """DPO's updates on the pairs; their metrics. Nothing where every pair ties. `check`: policy and reference are still the same."""
+    metrics, updates = Metrics(), Metrics()
+    for epoch in range(config.epochs):
+        for number, own in enumerate(_minibatches(config, pairs, step, epoch)):
+            groups, count = [pairs.groups[i] for i in own], world.sum_float(len(own))
+            of_batch = Metrics()
+
+            def loss(
+                part: MicroBatch,
+                own: list[int] = own,
+                count: float = count,
+                of_batch: Metrics = of_batch,
+            ) -> Tensor:
+                return _loss(config, policy, pairs, part, [own[g] for g in part.groups], count, of_batch)
+
+            parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
+            result = updater.step(parts, loss, replay=lambda groups=groups: replayable(groups))
+            if check and epoch == number == 0:
+                observed = of_batch.reduce(world)["dpo_loss"]
+                expected = expected_at_start("dpo", beta=config.beta, label_smoothing=config.label_smoothing)
+                check_sampled(config, "dpo", observed, expected)
+            metrics.merge(of_batch)
+            for name, value in result.metrics().items():
+                updates.add(name, value, 1)
+    return {**updates.reduce(world), **metrics.reduce(world)}
+
+
+def _loss(
+    config: OnlineDPOConfig,
+    policy: Policy,
+    pairs: Pairs,
+    part: MicroBatch,
+    rows: list[int],
+    count: float,
+    metrics: Metrics,
+) -> Tensor:
+    """This micro-batch's part of the loss."""
+    logprobs = policy(part.batch, temperature=config.sampling.temperature)
+    sums = sequence_sum(logprobs, part.batch.completion_mask).view(-1, 2)
+    reference, foreign = pairs.reference[rows], pairs.foreign[rows]
+    losses = dpo_loss(
+        *sums.unbind(1), *reference.unbind(1), beta=config.beta, label_smoothing=config.label_smoothing
+    )
+    n = len(rows)
+    with torch.no_grad():
+        chosen, rejected = implicit_reward(sums, reference, beta=config.beta).unbind(1)
+        metrics.add("dpo_loss", losses.sum(), n)
+        metrics.add("accuracy", pairwise_accuracy(chosen, rejected).sum(), n)
+        metrics.add("margin", (chosen - rejected).sum(), n)
+        metrics.add("reward_chosen", chosen.sum(), n)
+        metrics.add("reward_rejected", rejected.sum(), n)
+        metrics.add("logp_chosen", sums[:, 0].sum(), n)
+        metrics.add("logp_rejected", sums[:, 1].sum(), n)
+    if config.xpo_alpha:
+        of_reference = (sums * foreign).sum(1)
+        metrics.add("xpo", of_reference.detach().sum(), n)
+        losses = losses + config.xpo_alpha * of_reference
+    return example_mean(losses, examples=count)
+
+
+def _minibatches(config: OnlineDPOConfig, pairs: Pairs, step: int, epoch: int) -> Iterator[list[int]]:
+    """This process's pairs in each minibatch, dealt over those of all processes."""
+    own = {place: index for index, place in enumerate(pairs.places)}
+    everyone = pairs.everyone
+    if not everyone:
+        return
+    order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(len(everyone))
+    for part in np.array_split(order, min(config.minibatches, len(everyone))):
+        places = [everyone[int(index)] for index in part]
+        yield [own[place] for place in places if place in own]

@@ -1,0 +1,166 @@
+"""The stages that learn from their own samples, in small: settings that use most of what each can do, on the project of `small`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
+from prefloop.configs.critic_free import (
+    DAPOConfig,
+    GRPOConfig,
+    GSPOConfig,
+    REINFORCEConfig,
+    REINFORCEPlusConfig,
+    ReMaxConfig,
+    RLOOConfig,
+)
+from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
+from prefloop.configs.ppo import KL, A2CConfig, CriticSettings, ScoreShaping, TRPOConfig
+
+OPTIM = Optim(lr=3e-3, schedule="cosine", warmup=0.2, weight_decay=0.1, eps=1e-3, max_grad_norm=0.5)
+
+
+def basic(project: Path, out: str, compute: Compute) -> dict[str, Any]:
+    """What all of them have: seven prompts in batches of three, so that the third step of an epoch has a single prompt."""
+    return {
+        "run": RunSettings(out=str(project / out), seed=3),
+        "data": Data(source=str(project / "prompts.jsonl"), heldout=0.0),
+        "model": str(project / "stopping/final"),
+        "reward_model": str(project / "reward/final"),
+        "sampling": Sampling(max_new_tokens=8, temperature=1.3),
+        "steps": 4,
+        "batch_prompts": 3,
+        "optim": OPTIM,
+        "compute": compute,
+    }
+
+
+def grpo(shared: dict[str, Any], project: Path) -> Any:
+    return GRPOConfig(
+        **shared,
+        completions_per_prompt=3,
+        epochs=2,
+        minibatches=2,
+        kl=KL(coef=0.2, placement="loss", estimator="k3", target=0.05, horizon=20),
+        kl_weighted=True,
+        importance_cap=2.0,
+        entropy_coef=0.01,
+        reward=ScoreShaping(
+            scale=True, clip=3.0, residual=True, length_penalty=0.01, overlong=4, missing_eos=0.5
+        ),
+    )
+
+
+def dapo(shared: dict[str, Any], project: Path) -> Any:
+    """Scores of few values, so that groups are equal now and then and further rounds are sampled."""
+    return DAPOConfig(
+        **{**shared, "reward_model": "tests.algorithms.online_stages:has_a_vowel"},
+        completions_per_prompt=2,
+        minibatches=2,
+        mask_truncated=True,
+    )
+
+
+def reinforce(shared: dict[str, Any], project: Path) -> Any:
+    return REINFORCEConfig(**shared, completions_per_prompt=2)
+
+
+def remax(shared: dict[str, Any], project: Path) -> Any:
+    return ReMaxConfig(**shared, completions_per_prompt=2, reward=ScoreShaping(scale=True))
+
+
+def rloo_lora(shared: dict[str, Any], project: Path) -> Any:
+    return RLOOConfig(**shared, lora=LoRA(rank=2, alpha=8.0))
+
+
+def gspo(shared: dict[str, Any], project: Path) -> Any:
+    return GSPOConfig(
+        **shared,
+        completions_per_prompt=2,
+        minibatches=2,
+        clip_low=0.02,
+        clip_high=0.02,
+        kl=KL(coef=0.1, placement="loss", estimator="exact"),
+    )
+
+
+def reinforce_pp(shared: dict[str, Any], project: Path) -> Any:
+    return REINFORCEPlusConfig(**shared, completions_per_prompt=2, epochs=2)
+
+
+def a2c(shared: dict[str, Any], project: Path) -> Any:
+    return A2CConfig(**shared, completions_per_prompt=2, critic=CriticSettings(start="shared", optim=OPTIM))
+
+
+def trpo(shared: dict[str, Any], project: Path) -> Any:
+    rest = {name: value for name, value in shared.items() if name != "optim"}
+    return TRPOConfig(
+        **rest,
+        completions_per_prompt=2,
+        max_kl=0.005,
+        cg_iterations=4,
+        critic_epochs=2,
+        kl=KL(coef=0.2, target=0.05, horizon=20),
+        critic=CriticSettings(warmup_steps=1, optim=OPTIM),
+    )
+
+
+def expert(shared: dict[str, Any], project: Path) -> Any:
+    return ExpertConfig(
+        **{**shared, "sampling": Sampling(max_new_tokens=8)},
+        completions_per_prompt=3,
+        minibatches=2,
+        epochs=2,
+        reward=ScoreShaping(scale=True, missing_eos=0.5),
+    )
+
+
+def expert_above(shared: dict[str, Any], project: Path) -> Any:
+    return ExpertConfig(
+        **shared, completions_per_prompt=3, keep="above", quantile=0.6, lora=LoRA(rank=2, alpha=8.0)
+    )
+
+
+def online_dpo(shared: dict[str, Any], project: Path) -> Any:
+    """Scores of few values, so that some pairs tie; a reference that is not the start, so that no margin is float noise around 0."""
+    return OnlineDPOConfig(
+        **{**shared, "reward_model": "tests.algorithms.online_stages:has_a_vowel"},
+        reference=str(project / "start"),
+        minibatches=2,
+        epochs=2,
+        beta=0.5,
+        label_smoothing=0.1,
+    )
+
+
+def xpo(shared: dict[str, Any], project: Path) -> Any:
+    return OnlineDPOConfig(**shared, beta=0.5, xpo_alpha=0.05, reward=ScoreShaping(scale=True))
+
+
+ONLINE: dict[str, Callable[[dict[str, Any], Path], Any]] = {
+    "grpo": grpo,
+    "dapo": dapo,
+    "gspo": gspo,
+    "reinforce": reinforce,
+    "reinforce++": reinforce_pp,
+    "remax": remax,
+    "rloo_lora": rloo_lora,
+    "a2c": a2c,
+    "trpo": trpo,
+    "expert": expert,
+    "expert_above": expert_above,
+    "online_dpo": online_dpo,
+    "xpo": xpo,
+}
+NOISY = ("trpo",)
+"""Stages that enlarge float noise: TRPO's Fisher products are differences of gradients that lie close together."""
+
+
+def online_settings(name: str, project: Path, *, out: str, compute: Compute) -> Any:
+    """The configuration of an online stage, in folder `out` of the project."""
+    return ONLINE[name](basic(project, out, compute), project)
+
+
+def has_a_vowel(prompts: Any, completions: Any) -> list[float]:
+    """A reward function of two values."""
+    return [float(any(c in "aeiou" for c in text)) for text in completions]
