@@ -45,7 +45,9 @@ def test_score_rises(method: type[CriticFreeConfig], seed: int, project: Path, t
     run = RunSettings(out=str(tmp_path / "run"), seed=seed)
     # The published clip of GSPO is for a learning rate of a millionth: here it would cut every second update away.
     clips = {"clip_low": 0.2, "clip_high": 0.2} if method.STAGE == "gspo" else {}
-    rows = logged(tiny_settings(method, project, tmp_path / "run", steps=25, run=run, **clips))
+    # Its baseline is one greedy completion, so its advantages are the noisiest.
+    steps = 40 if method.STAGE == "remax" else 25
+    rows = logged(tiny_settings(method, project, tmp_path / "run", steps=steps, run=run, **clips))
     assert rows[0]["score"] < 1.5
     assert sum(row["score"] for row in rows[-3:]) / 3 > rows[0]["score"] + 1.0
     assert all(row["ratio"] < 1e-4 for row in rows)

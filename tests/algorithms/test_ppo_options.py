@@ -383,7 +383,7 @@ def test_the_reward_model_stays_bit_identical(
     """Though the critic began as its copy, and though with adapters it lives on the policy's trunk."""
     name = "reward_lora" if lora.rank else "reward"
     found: list[Any] = []
-    for maker in ("_frozen_reward_model", "reward_model_on_trunk"):
+    for maker in ("frozen_reward_model", "reward_model_on_trunk"):
         real = getattr(ppo_roles, maker)
 
         def opened(*args: Any, real: Any = real, **kwargs: Any) -> Any:

@@ -120,7 +120,7 @@ class ProjectIn(Strict):
 
     def settings(self) -> ProjectSettings:
         """As the services take it."""
-        values: dict[str, Any] = self.model_dump(exclude={"flags", "scales"})
+        values: dict[str, Any] = self.model_dump(exclude={"flags", "scales", "state"})
         if self.flags is not None:
             values["flags"] = tuple(self.flags)
         if self.scales is not None:
