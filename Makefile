@@ -12,7 +12,7 @@ setup: $(STAMP)
 # Run again only when the project's requirements change.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,imdb,postgres,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,imdb,postgres,control,dev]'
 	touch $(STAMP)
 
 # A demo that was interrupted goes on; one that is finished is shown again. `make clean` removes it.
@@ -31,8 +31,11 @@ demo: setup
 	@echo "What made it:         $(BIN)/prefloop lineage demo/ppo/final"
 	@echo "Change one stage:     $(BIN)/prefloop ppo --config demo/ppo/config.yaml --out demo/ppo-2 --kl.coef 0.05"
 
+# JOBS processes, each with one thread: with several, small matrices spend their time waiting for each other, most of all on a busy machine.
+# The tests of a file stay in one process, which makes what they share once.
+JOBS ?= 2
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: setup
 	$(BIN)/ruff check prefloop tests bench
