@@ -228,6 +228,8 @@ def _rankings_in_store(store: str, data: Data) -> tuple[list[Ranking], Read]:
 def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple[Prompts, Prompts, Read]:
     """Prompts of a file's records, a data set or the store: (train, held out, where they came from)."""
     if data.source == STORE:
+        if data.judged_by != "all":
+            raise InputError(f"data.judged_by is {data.judged_by}, but prompts are not judged; leave it out")
         with Store.open(store, create=False) as opened:
             export = opened.export("prompts", Filters())
             records = tuple(record for record in opened.exported(export.id) if isinstance(record, Prompt))

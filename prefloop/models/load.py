@@ -226,6 +226,10 @@ def new_reward_model(
         raise InputError(
             f"{type(model).__name__} has no `score` head that a reward model could use; start from a causal language model"
         )
+    if not info["missing_keys"]:
+        log.warning(
+            "%s has a trained head, which is not kept: a fresh one is drawn. keep_head keeps it.", name
+        )
     width = score_head(model).in_features
     model.score = scalar_head(width, std=(width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
     model.config.get_text_config().pad_token_id = classifier_padding(tokenizer)

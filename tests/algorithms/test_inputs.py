@@ -42,6 +42,15 @@ def refused(config: Any, *, runs: int = 0) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("stage", ["dpo", "ppo"])
+def test_whose_judgements_is_a_question_to_the_store_only(
+    stage: str, project: Path, tmp_path: Path
+) -> None:  # K7
+    config = MAKE[stage](project, tmp_path / "run")
+    named = refused(replace(config, data=replace(config.data, judged_by="human")))
+    assert named.startswith(f"data.judged_by is human, but {config.data.source} is not the store")
+
+
 def with_rows(config: Any, rows: Sequence[Any], **changes: Any) -> Any:
     """The same stage on other rows; a string is written as it is."""
     file = Path(config.run.out).with_name("rows.jsonl")

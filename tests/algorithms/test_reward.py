@@ -1,5 +1,6 @@
 """The reward model learns a rule that shows in the text, and is saved with the scores it trained."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,18 @@ def test_transformers_gives_the_same_scores(project: Path, tmp_path: Path) -> No
             for completion in group.completions
         ]
     torch.testing.assert_close(heldout_scores(settings).flatten(), torch.tensor(theirs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_trained_head_that_is_not_kept_is_said(
+    project: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # C3
+    trained = str(project / "reward/final")
+    with caplog.at_level(logging.WARNING):
+        logged(config(project, tmp_path / "kept", model=trained, keep_head=True, max_steps=1))
+        logged(config(project, tmp_path / "fresh", max_steps=1))
+        assert "not kept" not in caplog.text
+        logged(config(project, tmp_path / "again", model=trained, max_steps=1))
+    assert f"{trained} has a trained head, which is not kept" in caplog.text
 
 
 def test_stored_moments_are_those_of_heldout_scores(project: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from prefloop.cli.program import main
 from prefloop.data.store import Store
 
 
@@ -69,6 +70,20 @@ def test_from_an_empty_folder_to_a_stored_answer(tmp_path: Path) -> None:
         server.communicate()
     with Store.open(store, create=False) as opened:
         assert opened.counts()["judgement"] == 1
+
+
+def test_a_taken_port_is_said_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "prefloop.db"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["label", "serve", "--store", str(store), "--port", str(port)]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"prefloop: error: cannot listen on 127.0.0.1 port {port}: ")
+    assert "--port" in err
+    assert out == ""
+    assert not store.exists()
 
 
 def _get(browser: httpx.Client, address: str) -> str:

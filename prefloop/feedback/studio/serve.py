@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,9 +24,14 @@ log = logging.getLogger(__name__)
 
 
 def serve(config: ServeConfig) -> None:
-    """Prepare the store, say where to go, and serve until stopped."""
+    """Prepare the store, say where to go, and serve until stopped.
+
+    Raises:
+        InputError: The address is taken, or is none of this machine's; nothing is made then.
+    """
     import uvicorn
 
+    _check_address(config.host, config.port)
     base = config.public_url.rstrip("/") or f"http://{_shown(config.host)}:{config.port}"
     with Store.open(config.store) as store:
         studio = Studio(store)
@@ -70,6 +76,17 @@ def _greet(studio: Studio, base: str) -> None:
     secret = accounts.invite(studio, "admin", setup=True)
     print("Open this link to choose your login and password. It works once, within a day:\n")
     print(f"    {base}/join/{secret}\n", flush=True)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Listen for a moment, before a link is shown that leads nowhere."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; name another with --port, or stop what listens there"
+        ) from error
 
 
 def _hosts(config: ServeConfig) -> list[str]:
