@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo test check evidence clean
+.PHONY: setup demo test check evidence oracles clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,10 @@ check: setup
 # Three seeds of the toy recipe, and the film reviews with IMDB=FOLDER: the tables of docs/results.md.
 evidence: setup
 	$(BIN)/python -m prefloop.recipes.evidence --out evidence $(if $(IMDB),--imdb $(IMDB))
+
+# Losses beside TRL's and rlax's, which are installed into .oracles the first time: writes docs/oracles.md.
+oracles: setup
+	$(BIN)/python -m bench.oracles --environment .oracles --out docs/oracles.md
 
 clean:
 	rm -rf demo evidence

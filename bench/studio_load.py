@@ -1,9 +1,12 @@
 """Fifty annotators at once, and a server that is killed again and again: is anything that was acknowledged lost, or counted twice?
 
     python -m bench.studio_load --people 50 --seconds 30 --kills 5
+    python -m bench.studio_load --people 50 --seconds 60 --kills 0 --think 5
     python -m bench.studio_load --store postgresql://user@host/database --workers 2
 
-Each person is a thread that asks for an item over HTTP, answers it, and sends the same answer again until it is acknowledged. Meanwhile the
+Each person is a thread that asks for an item over HTTP, answers it, and sends the same answer again until it is acknowledged. Without `--think` they answer
+at once, so the server is saturated and every request waits in a queue of all the others; with it they read for that many seconds (half to one
+and a half times, uniformly), as people do, if very fast ones. Meanwhile the
 server is killed with SIGKILL at random moments and started again. At the end every acknowledged answer must be in the store exactly once,
 and no item may have more answers than the overlap. Prints answers per second and the percentiles of how long an answer took to be
 acknowledged, with the time that the server was away counted in and left out. The numbers are of this machine, client and server together on it.
@@ -73,17 +76,23 @@ class Results:
     """Token and key."""
     took: list[float] = field(default_factory=list)
     """Seconds until acknowledged, for answers that needed one request."""
+    asked: list[float] = field(default_factory=list)
+    """Seconds until the next item was there."""
     took_with_kills: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def person(base: str, token: str, project: int, results: Results, until: float, seed: int) -> None:
+def person(
+    base: str, token: str, project: int, results: Results, until: float, seed: int, think: float = 0.0
+) -> None:
     """Ask, answer, until the time is over. A request that fails is sent again."""
     draw = random.Random(seed)
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(base_url=f"{base}/api/v1", headers=headers, timeout=60) as client:
+        time.sleep(draw.uniform(0, think))  # they do not all begin at once
         while time.monotonic() < until:
+            began = time.monotonic()
             try:
                 answer = client.post("/assignments/next", json={"project": project})
             except httpx.HTTPError:
@@ -99,6 +108,9 @@ def person(base: str, token: str, project: int, results: Results, until: float, 
             item = answer.json()["assignment"]
             if item is None:
                 return
+            with results.lock:
+                results.asked.append(time.monotonic() - began)
+            time.sleep(think * draw.uniform(0.5, 1.5))
             _answer(client, item["token"], draw, results)
 
 
@@ -173,6 +185,7 @@ def main() -> int:
     parser.add_argument("--items", type=int, default=1500)
     parser.add_argument("--overlap", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--think", type=float, default=0.0, help="seconds that a person reads, on average")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         where = given.store or str(Path(folder) / "prefloop.db")
@@ -197,7 +210,8 @@ def main() -> int:
         until = began + given.seconds
         threads = [
             threading.Thread(
-                target=person, args=(f"http://127.0.0.1:{port}", token, project, results, until, n)
+                target=person,
+                args=(f"http://127.0.0.1:{port}", token, project, results, until, n, given.think),
             )
             for n, token in enumerate(tokens)
         ]
@@ -221,9 +235,13 @@ def main() -> int:
         f"{given.people} people, {len(moments)} kills, {lasted:.0f} s of which the server was away {away:.0f} s"
     )
     print(f"{count / max(lasted - away, 1e-9):.0f} answers per second while it was there")
-    for name, values in (("undisturbed", results.took), ("kills counted in", results.took_with_kills)):
+    for name, values in (
+        ("until acknowledged, undisturbed", results.took),
+        ("until acknowledged, kills counted in", results.took_with_kills),
+        ("until the next item is there", results.asked),
+    ):
         shares = ", ".join(f"p{int(100 * share)} {percentile(values, share)}" for share in (0.5, 0.95, 0.99))
-        print(f"milliseconds until acknowledged, {name}: {shares}")
+        print(f"milliseconds {name}: {shares}")
     print(json.dumps({"wrong": wrong}))
     return 1 if wrong else 0
 

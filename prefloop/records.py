@@ -35,6 +35,17 @@ class Prompt:
             return self.content
         return [{"role": message.role, "content": message.content} for message in self.content]
 
+    def in_context(self, context: str) -> "Prompt":
+        """The prompt behind a context: a paragraph before a text, the (beginning of the) system message of a chat. None for an empty one."""
+        if not context:
+            return self
+        if isinstance(self.content, str):
+            return Prompt(content=f"{context}\n\n{self.content}")
+        first, *rest = self.content
+        if first.role != "system":
+            return Prompt(content=(Message(role="system", content=context), *self.content))
+        return Prompt(content=(Message(role="system", content=f"{context}\n\n{first.content}"), *rest))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
@@ -71,11 +82,21 @@ class Comparison:
     rejected: str
     margin: float = 0.0
     annotator: str = ""
+    p_soft: float = 1.0
+    """How likely `chosen` is the better one (a soft label, of several judgements or of a judge's probability); 1 is a plain label."""
+    context: str = ""
+    """Criterion or situation in which it is preferred, which a model reads before the prompt; empty is none."""
+    opposite_context: str = ""
+    """One in which the preference would be the other way round; empty is not said."""
     origin: str = field(default="", compare=False)
 
     def swap(self) -> "Comparison":
-        """The opposite judgement."""
+        """The opposite judgement, as sure."""
         return replace(self, chosen=self.rejected, rejected=self.chosen)
+
+    def in_opposite_context(self) -> "Comparison":
+        """What the opposite context says: the contexts change places, and so do the completions (arXiv:2407.14916)."""
+        return replace(self.swap(), context=self.opposite_context, opposite_context=self.context)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +131,25 @@ class Label:
     good: bool
     annotator: str = ""
     origin: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steps:
+    """A completion in steps, each of them found good or bad: what process rewards are trained on."""
+
+    prompt: Prompt
+    steps: tuple[str, ...]
+    good: tuple[bool, ...]
+    """One a step."""
+    annotator: str = ""
+    separator: str = "\n"
+    """What stands between two steps; no step holds it."""
+    origin: str = field(default="", compare=False)
+
+    @property
+    def completion(self) -> str:
+        """The steps as one text."""
+        return self.separator.join(self.steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+from bench.oracles.cases import CASES
 from prefloop.losses.objectives import OBJECTIVES, Objective, call, only_mismatched, parameters
+from tests.losses.audit import PROPERTIES
+from tests.losses.test_tabular_offline import OPTIMA
+from tests.tiny_tasks import LEVELS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "objectives.md"
 FAMILIES = {
@@ -28,6 +32,8 @@ This page is written by `python -m tests.objectives` from [`losses/objectives.py
 def passes(objective: Objective) -> str:
     """Extra forward passes."""
     needs, parts = objective.needs, []
+    if needs.prompt_odds:
+        parts.append("policy on prompts, once")
     if needs.forward_kl:
         parts.append("reference, every step")
     elif needs.reference:
@@ -44,6 +50,8 @@ def memory(objective: Objective) -> str:
     needs = objective.needs
     if needs.forward_kl:
         return "the reference model"
+    if needs.contrast:
+        return "5 d numbers a token"
     if needs.value:
         return "a head; 4 bytes a token on disk"
     return "4 bytes a token on disk" if needs.reference else "nothing"
@@ -77,7 +85,38 @@ def page() -> str:
                 settings = ", ".join(f"{key} {value:g}" for key, value in each.settings.items())
                 cells = (f"`{name}`", reference(each), passes(each), memory(each), at_start(each), settings)
                 lines.append(f"| {' | '.join(cells)} | {each.source} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *audit()]) + "\n"
+
+
+_CHECKED = """
+## How each is checked
+
+Of every objective, on ragged examples with holes in their masks: value and gradient against the paper's equation, written again with Python's numbers and
+loops over tokens ([`tests/losses/objectives.py`](../tests/losses/objectives.py)); padding and what stands in it, order of the examples, extreme log-ratios;
+every setting changes the loss; a step from the reference raises the chosen side and lowers the rejected one, or does what the method says instead. And, one row each:
+
+- **start**: the formula that the first step of every run is compared with is tested against the loss.
+- **property**: what else must hold, and can fail. *Optimum*: trained to the end on infinite data, it is the policy that theory names, over three seeds.
+- **tiny task**: what a policy over 15 sequences must reach, of the way to the best sequence / of pairs in the right order ([tiny_tasks.md](tiny_tasks.md)).
+- **beside**: another package's loss that it agrees with to 1e-6 ([oracles.md](oracles.md)).
+
+An objective that lacks one of these fails [`tests/losses/test_audit.py`](../tests/losses/test_audit.py).
+
+| `--loss` | start | property | tiny task | beside |
+| --- | --- | --- | --- | --- |"""
+
+
+def audit() -> list[str]:
+    """What is checked of each objective."""
+    lines: list[str] = [*_CHECKED.split("\n")]
+    for name, each in OBJECTIVES.items():
+        says = "; ".join(one.says for one in PROPERTIES[name]) + (" (optimum)" if name in OPTIMA else "")
+        level = LEVELS[name]
+        beside = [c.package for c in CASES if not c.differs and name in c.name.replace(",", " ").split()]
+        start = "data" if each.start is None else "formula"
+        reached = f"{level.gain:g} / {level.agreement:g}"
+        lines.append(f"| `{name}` | {start} | {says} | {reached} | {'; '.join(beside)} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Settings:
     lam: float = 0.8
     lr: float = 1e-3
     linear: bool = True
-    """The rate falls to zero at the last step; PPO's clip with it."""
+    """The rate falls to zero at the last step; PPO's clip, or TRPO's bound, with it."""
     epochs: int = 20
     minibatch: int = 256
     clip: float = 0.2
@@ -70,10 +70,10 @@ SETTINGS = {
         steps=500_000, batch=5, gamma=0.99, lam=1.0, lr=7e-4, epochs=1, minibatch=1 << 30, whiten=False
     ),
     ("cartpole", "trpo"): Settings(
-        environments=2, batch=512, gamma=0.99, lam=0.98, linear=False, minibatch=128
+        steps=100_000, environments=2, batch=512, gamma=0.99, lam=0.98, minibatch=128
     ),
     ("cartpole", "reinforce"): Settings(
-        steps=300_000, batch=0, gamma=0.99, lr=1e-2, epochs=1, minibatch=1 << 30
+        steps=500_000, batch=0, gamma=0.99, lr=5e-3, epochs=1, minibatch=1 << 30
     ),
     ("acrobot", "ppo"): Settings(
         steps=500_000, environments=16, batch=256, gamma=0.99, lam=0.94, epochs=4, minibatch=512
@@ -130,12 +130,15 @@ class Collector:
         """Steps of every environment; whole episodes where `settings.batch` is 0."""
         rows: list[tuple[list[np.ndarray], list[int], list[float]]] = []
         open_rows = [([], [], []) for _ in self.envs]
-        count = 0
-        while count < (settings.batch * len(self.envs) if settings.batch else settings.episode_steps):
+        count, enough = 0, settings.batch * len(self.envs) if settings.batch else settings.episode_steps
+        playing = list(range(len(self.envs)))
+        while playing:
             with torch.no_grad():
-                actions = Categorical(logits=model.actor(torch.tensor(self.states))).sample().tolist()
-            for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-                state, reward, ended, cut, _ = env.step(action)
+                states = torch.tensor(self.states[playing])
+                actions = Categorical(logits=model.actor(states)).sample().tolist()
+            count += len(playing)
+            for i, action in zip(list(playing), actions, strict=True):
+                state, reward, ended, cut, _ = self.envs[i].step(action)
                 self.running[i] += float(reward)
                 row = open_rows[i]
                 row[0].append(self.states[i].copy())  # the array is written over below
@@ -144,20 +147,22 @@ class Collector:
                 self.states[i] = state
                 if ended or cut:
                     if cut and not ended:
-                        row[2][-1] += settings.gamma * self.value(model, state)
+                        row[2][-1] += self.following(model, state, settings)
                     rows.append(row)
                     open_rows[i] = ([], [], [])
                     self.returns.append(self.running[i])
                     self.running[i] = 0.0
-                    self.states[i] = env.reset()[0]
-            count += len(self.envs)
+                    self.states[i] = self.envs[i].reset()[0]
+                    # Whole episodes: each goes on to its end. Leaving the unfinished ones out would leave out the long ones.
+                    if count >= enough and not settings.batch:
+                        playing.remove(i)
+            if count >= enough and settings.batch:
+                break
         self.steps += count
         for i, row in enumerate(open_rows):
-            if row[1] and settings.batch:
-                row[2][-1] += settings.gamma * self.value(model, self.states[i])
+            if row[1]:
+                row[2][-1] += self.following(model, self.states[i], settings)
                 rows.append(row)
-            elif row[1]:  # an episode that did not end in time; begin another, so that rows stay whole
-                self.states[i], self.running[i] = self.envs[i].reset()[0], 0.0
         lengths = torch.tensor([len(row[1]) for row in rows])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         rewards = torch.zeros(mask.shape)
@@ -170,10 +175,12 @@ class Collector:
         )
 
     @staticmethod
-    def value(model: ActorCritic, state: np.ndarray) -> float:
-        """The critic's value of one state."""
+    def following(model: ActorCritic, state: np.ndarray, settings: Settings) -> float:
+        """What the critic expects after a cut, discounted; nothing where there is no critic."""
+        if not settings.value_coef:
+            return 0.0
         with torch.no_grad():
-            return model.values(torch.tensor(state)).item()
+            return settings.gamma * model.values(torch.tensor(state)).item()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +322,8 @@ def train(task: str, method: str, seed: int, *, settings: Settings | None = None
         optimizer.param_groups[0]["lr"] = settings.lr * left
         steps = judge(model, collector.collect(model, settings), settings, critic=method != "reinforce")
         if method == "trpo":
-            kl, _ = trust_region_update(model, steps, optimizer, settings)
+            bound = replace(settings, max_kl=settings.max_kl * left)
+            kl, _ = trust_region_update(model, steps, optimizer, bound)
             furthest = max(furthest, kl)
         else:
             clipped_updates(model, steps, optimizer, settings, clip=settings.clip * left)

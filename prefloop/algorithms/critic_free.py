@@ -30,190 +30,95 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import prompts, store_of
+from prefloop.algorithms.critic_free_experience import (
+    Adaptive,
+    Batch,
+    Experience,
+    Roles,
+    adaptive_of,
+    judge,
+    state_of,
+    uses_reference,
+)
 from prefloop.algorithms.online import (
-    Score,
     check_sampled,
-    draw_rollout,
-    ended_of,
-    mask_of,
-    models_of,
     open_scorer,
-    put,
     reference_of,
-    require_prompts,
     rows_of,
-    shape_scores,
     shown,
     shows_samples,
-    state_of_moments,
 )
-from prefloop.algorithms.opening import check_prompt_room, open_policy, parameters_of, replayable
-from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.opening import open_policy, parameters_of, replayable
+from prefloop.algorithms.session import open_session
 from prefloop.configs.critic_free import CriticFreeConfig
 from prefloop.losses import (
-    ADVANTAGES,
     CLIPPED,
     ESTIMATORS,
     RATIOS,
     REDUCTIONS,
     SURROGATES,
-    Moments,
     RunningMoments,
     expected_at_start,
     k3,
-    masked_sum,
     next_coef,
     probability_ratio,
-    sequence_sum,
-    shape_rewards,
     sum_and_count,
-    truncated_weights,
-    whiten,
 )
 from prefloop.models.packing import MicroBatch, micro_batches
-from prefloop.models.roles import Policy, scatter_tokens
+from prefloop.models.roles import scatter_tokens
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Run, StateTree, Updater, World, start_world
-from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
-from prefloop.text.groups import Group
+from prefloop.runtime import Metrics, Run, Updater, World
 
 GREEDY_KEYS = 1 << 62
 """Added to a prompt's key for its greedy completion, so that no two draws have one name."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Roles:
-    """Policy, the reference if it is used, and the scorer."""
-
-    policy: Policy
-    reference: tuple[Policy, ...]
-    """None or one."""
-    score: Score
-    reward_moments: tuple[float, float]
-    updater: Updater
-    save: Callable[[Path], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """This process's prompts of a step with their completions and scores."""
-
-    rollout: Rollout
-    scores: Float[Tensor, " B"]
-    places: list[int]
-    """Where each of these prompts stands among those of all processes."""
-    total: int
-    """Prompts of all processes."""
-    equal_groups: float
-    """Share of all sampled groups whose scores are all equal."""
-    rounds: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Experience:
-    """All that the updates need of this process's completions, prompt after prompt; fixed before the first update. T is the longest."""
-
-    groups: list[Group]
-    places: list[int]
-    total: int
-    mask: Bool[Tensor, "B T"]
-    """True on tokens that are learned from."""
-    old_logprobs: Float[Tensor, "B T"]
-    reference_logprobs: Float[Tensor, "B T"]
-    """Zeros where no reference is used."""
-    advantages: Float[Tensor, "B T"]
-    weights: Float[Tensor, "B T"]
-    """Of each token's loss; ones unless `importance_cap` is set."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Adaptive:
-    """What a step leaves to the next besides weights; changed in place."""
-
-    kl_coef: float
-    scores: RunningMoments
-    rewards: RunningMoments
-    rounds: int
-    """Rounds of sampling so far: which prompts come next."""
-
-
 def train(config: CriticFreeConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    world = start_world(config.compute.device)
     if config.kl.target:  # refuses settings it could not go on with, before anything is done
         _controlled(config, config.kl.coef, config.kl.target, config.batch_prompts)
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
-    store = store_of(config.run.out, config.run.store)
-    train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
-    require_prompts(train_prompts, config.data.source)
-    models = models_of(config, world, reference=config.reference)
-    batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage=config.STAGE,
-            config=config,
-            total_steps=config.steps,
-            world=world,
-            headline=("score", "kl" if _uses_reference(config) else "length"),
-            reads={"data": read.content, **models.contents},
-        ) as run,
-        RunRecord(stage=config.STAGE, config=config, settings=config.run, world=world) as record,
-    ):
-        run.say(read.summary)
-        roles = _open(config, tokenizer, run)
-        for role in (roles.policy, *roles.reference):
-            check_prompt_room(role, train_prompts, new_tokens=config.sampling.max_new_tokens)
-        record.begin(models=models, reads=[read])
+    headline = ("score", "kl" if uses_reference(config) else "length")
+    with open_session(config, reference=config.reference, headline=headline) as session:
+        run, world = session.run, session.world
+        roles = _open(config, session.tokenizer, run)
+        session.begin(roles.policy, *roles.reference)
         adaptive = Adaptive(
             kl_coef=config.kl.coef, scores=RunningMoments(), rewards=RunningMoments(), rounds=0
         )
         if run.resumed:
             roles.updater.load_state(run.resumed["updater"])
-            adaptive = _adaptive_of(run.resumed["adaptive"])
-        stop_ids = stop_token_ids(tokenizer)
-
-        def decode(ids: Sequence[int]) -> str:
-            return decode_completion(tokenizer, ids)
+            adaptive = adaptive_of(run.resumed["adaptive"])
 
         def draw(chosen: Sequence[int], *, greedy: bool = False) -> Rollout:
             first_key = (adaptive.rounds - 1) * config.batch_prompts
-            return draw_rollout(
+            return session.draw(
                 roles.policy,
-                train_prompts,
                 chosen,
                 k=1 if greedy else config.completions_per_prompt,
                 first_key=first_key + GREEDY_KEYS if greedy else first_key,
                 sampling=replace(config.sampling, temperature=0.0) if greedy else config.sampling,
-                seed=config.run.seed,
-                stop_ids=stop_ids,
-                decode=decode,
-                world=world,
             )
 
         for step in run.steps(
             save=roles.save,
-            state=lambda: {"updater": roles.updater.state(), "adaptive": _state_of(adaptive)},
+            state=lambda: {"updater": roles.updater.state(), "adaptive": state_of(adaptive)},
         ):
-            batch = _collect(config, roles, batches, adaptive, draw, world)
-            greedy = _greedy_answers(config, roles, batches, adaptive, draw)
-            experience, metrics = _judge(config, roles, batch, greedy, adaptive, world)
-            if step == 1 and "kl_distance" in metrics and models.reference_is_start():
+            batch = _collect(config, roles, session.batches, adaptive, draw, world)
+            greedy = _greedy_answers(config, roles, session.batches, adaptive, draw)
+            experience, metrics = judge(config, roles, batch, greedy, adaptive, world)
+            if step == 1 and "kl_distance" in metrics and session.models.reference_is_start():
                 check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
             learned = _learn(config, roles, experience, adaptive.kl_coef, step, world)
             if config.kl.target:
                 adaptive.kl_coef = _controlled(config, adaptive.kl_coef, metrics["kl"], batch.total)
-            run.log(step, {**metrics, **learned})
+            run.log(step, {**metrics, **roles.score.metrics(world), **learned})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(batch.rollout, batch.scores))
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish()
 
 
 def _open(config: CriticFreeConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Roles:
@@ -223,7 +128,7 @@ def _open(config: CriticFreeConfig, tokenizer: PreTrainedTokenizerBase, run: Run
     score, moments = open_scorer(config, tokenizer, run.world)
     return Roles(
         policy=policy,
-        reference=(reference_of(config, policy, tokenizer, run),) if _uses_reference(config) else (),
+        reference=(reference_of(config, policy, tokenizer, run),) if uses_reference(config) else (),
         score=score,
         reward_moments=moments,
         updater=Updater(
@@ -235,11 +140,6 @@ def _open(config: CriticFreeConfig, tokenizer: PreTrainedTokenizerBase, run: Run
         ),
         save=opened.save,
     )
-
-
-def _uses_reference(config: CriticFreeConfig) -> bool:
-    """Without a KL no reference is loaded, unless one is named to be watched."""
-    return config.kl.coef > 0 or bool(config.reference)
 
 
 def _controlled(config: CriticFreeConfig, coef: float, kl: float, prompts: int) -> float:
@@ -313,140 +213,6 @@ def _greedy_answers(
     chosen = batches.at(adaptive.rounds) if config.baseline == "greedy" else []
     rollout = draw(chosen, greedy=True)
     return rollout, roles.score(rollout)
-
-
-def _judge(
-    config: CriticFreeConfig,
-    roles: Roles,
-    batch: Batch,
-    greedy: tuple[Rollout, Tensor],
-    adaptive: Adaptive,
-    world: World,
-) -> tuple[Experience, dict[str, float]]:
-    """Log-probabilities, KL, rewards, advantages; all under no_grad, means and moments over all processes."""
-    rollout, k = batch.rollout, config.completions_per_prompt
-    mask = mask_of(rollout.groups, world.device)
-    ended = ended_of(rollout, world.device)
-    parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    old, entropy, reference, exact_kl = _frozen_statistics(config, roles, parts, mask)
-    if not roles.reference:
-        kl = torch.zeros_like(old)
-    elif config.kl.estimator == "exact":
-        kl = exact_kl
-    else:
-        kl = ESTIMATORS[config.kl.estimator](old, reference)
-
-    shaped, baseline = _shaped(config, roles, batch, greedy, ended, mask, adaptive, world)
-    in_reward = adaptive.kl_coef if config.kl.placement == "reward" else 0.0
-    rewards = shape_rewards(shaped, kl, mask, kl_coef=in_reward)
-    totals = sequence_sum(rewards, mask)
-    if config.baseline == "running":
-        baseline = torch.full_like(
-            totals, adaptive.rewards.mean
-        )  # of earlier steps: it does not know these completions
-        everyone = torch.ones_like(ended)
-        adaptive.rewards = adaptive.rewards.update(Moments.of(totals, everyone).summed(world.sum))
-    group = torch.arange(len(rollout.groups), device=world.device).repeat_interleave(k)
-    advantages = ADVANTAGES[config.advantage](rewards, mask, group, baseline)
-    learned = mask & ended.unsqueeze(1) if config.mask_truncated else mask
-    if config.whiten_advantages:
-        advantages = whiten(advantages, learned, Moments.of(advantages, learned).summed(world.sum))
-    weights = torch.ones_like(old)
-    if config.importance_cap:
-        weights = truncated_weights(old, _sampler_logprobs(rollout, mask), cap=config.importance_cap)
-
-    metrics, count = Metrics(), len(batch.scores)
-    metrics.add("score", batch.scores.sum(), count)
-    metrics.add("reward", masked_sum(rewards, mask), count)
-    if k > 1:
-        metrics.add("reward_spread", totals.view(-1, k).std(dim=1).sum(), len(rollout.groups))
-    if roles.reference:
-        metrics.add("kl", masked_sum(kl, mask), count)
-        metrics.add("kl_distance", masked_sum((old - reference).abs(), mask), mask.sum())
-    if config.advantage == "return":
-        metrics.add("baseline", baseline.sum(), count)
-    metrics.add("entropy", *sum_and_count(entropy, mask))
-    metrics.add("length", mask.sum(), count)
-    metrics.add("ended", ended.sum(), count)
-    metrics.add("trained", learned.any(dim=1).sum(), count)
-    if config.importance_cap:
-        metrics.add("importance", *sum_and_count(weights, mask))
-    experience = Experience(
-        groups=rollout.groups,
-        places=batch.places,
-        total=batch.total,
-        mask=learned,
-        old_logprobs=old,
-        reference_logprobs=reference,
-        advantages=advantages,
-        weights=weights,
-    )
-    own = {"rounds": float(batch.rounds)}
-    if k > 1:
-        own["equal_groups"] = batch.equal_groups
-    if roles.reference:
-        own["kl_coef"] = adaptive.kl_coef
-    return experience, {**metrics.reduce(world), **own}
-
-
-def _shaped(
-    config: CriticFreeConfig,
-    roles: Roles,
-    batch: Batch,
-    greedy: tuple[Rollout, Tensor],
-    ended: Bool[Tensor, " B"],
-    mask: Bool[Tensor, "B T"],
-    adaptive: Adaptive,
-    world: World,
-) -> tuple[Tensor, Tensor]:
-    """Shaped scores, and those of the greedy completions as a baseline for each (zeros where there are none); both shaped together."""
-    rollout, scores = greedy
-    lengths = mask.sum(dim=1).float()
-    greedy_lengths = mask_of(rollout.groups, world.device).sum(dim=1).float()
-    together, adaptive.scores = shape_scores(
-        config.reward,
-        torch.cat([batch.scores, scores]),
-        lengths=torch.cat([lengths, greedy_lengths]),
-        ended=torch.cat([ended, ended_of(rollout, world.device)]),
-        longest=config.sampling.max_new_tokens,
-        stored=roles.reward_moments,
-        running=adaptive.scores,
-        world=world,
-    )
-    shaped, of_greedy = together.split([len(batch.scores), len(scores)])
-    if config.baseline != "greedy":
-        return shaped, torch.zeros_like(shaped)
-    return shaped, of_greedy.repeat_interleave(config.completions_per_prompt)
-
-
-def _frozen_statistics(
-    config: CriticFreeConfig, roles: Roles, parts: Sequence[MicroBatch], mask: Bool[Tensor, "B T"]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Policy log-probabilities and entropy, reference log-probabilities, and the exact KL, `[B, T]`; zeros where not needed."""
-    policy, temperature = roles.policy, config.sampling.temperature
-    old, entropy, others, kl = (torch.zeros(mask.shape, device=mask.device) for _ in range(4))
-    with torch.no_grad():
-        for part in parts:
-            batch = part.batch
-            if roles.reference and config.kl.estimator == "exact":
-                statistics = policy.statistics_against(roles.reference[0], batch, temperature=temperature)
-                put(kl, part, scatter_tokens(statistics.kl, batch))
-            else:
-                statistics = policy.statistics(batch, temperature=temperature, entropy=True)
-            put(old, part, scatter_tokens(statistics.logprobs, batch))
-            put(entropy, part, scatter_tokens(statistics.entropy, batch))
-            for reference in roles.reference:
-                put(others, part, reference(batch, temperature=temperature))
-    return old, entropy, others, kl
-
-
-def _sampler_logprobs(rollout: Rollout, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """What the sampler's forward pass gave each token."""
-    out = torch.zeros(mask.shape, device=mask.device)
-    rows = [row for of_prompt in rollout.sampler_logprobs for row in of_prompt]
-    for b, row in enumerate(rows):
-        out[b, : len(row)] = torch.tensor(row, device=mask.device)
-    return out
 
 
 @dataclass(slots=True)
@@ -597,21 +363,3 @@ def _minibatches(
     order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(total)
     for part in np.array_split(order, min(config.minibatches, total)):
         yield [own[int(place)] for place in part if int(place) in own]
-
-
-def _state_of(adaptive: Adaptive) -> StateTree:
-    return {
-        "kl_coef": adaptive.kl_coef,
-        "scores": state_of_moments(adaptive.scores),
-        "rewards": state_of_moments(adaptive.rewards),
-        "rounds": adaptive.rounds,
-    }
-
-
-def _adaptive_of(state: StateTree) -> Adaptive:
-    return Adaptive(
-        kl_coef=state["kl_coef"],
-        scores=RunningMoments(**state["scores"]),
-        rewards=RunningMoments(**state["rewards"]),
-        rounds=state["rounds"],
-    )

@@ -18,59 +18,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import prompts, store_of
 from prefloop.algorithms.online import (
     check_sampled,
-    draw_rollout,
     ended_of,
     mask_of,
-    models_of,
     open_scorer,
-    require_prompts,
     shape_scores,
     shown,
     shows_samples,
     state_of_moments,
 )
-from prefloop.algorithms.opening import check_prompt_room, open_policy, parameters_of
-from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.opening import open_policy, parameters_of
+from prefloop.algorithms.session import open_session
 from prefloop.algorithms.sft import likelihood_step
 from prefloop.configs.own_samples import ExpertConfig
 from prefloop.losses import RunningMoments
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Run, Updater, World, start_world
-from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
+from prefloop.runtime import Metrics, Updater, World
 from prefloop.text.groups import Group
 
 
 def train(config: ExpertConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    world = start_world(config.compute.device)
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
-    store = store_of(config.run.out, config.run.store)
-    train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
-    require_prompts(train_prompts, config.data.source)
-    models = models_of(config, world)
-    batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage=config.STAGE,
-            config=config,
-            total_steps=config.steps,
-            world=world,
-            headline=("score", "score_kept"),
-            reads={"data": read.content, **models.contents},
-        ) as run,
-        RunRecord(stage=config.STAGE, config=config, settings=config.run, world=world) as record,
-    ):
-        run.say(read.summary)
-        opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
+    with open_session(config, headline=("score", "score_kept")) as session:
+        run, world = session.run, session.world
+        opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
         policy = opened.role
-        score, stored = open_scorer(config, tokenizer, world)
-        check_prompt_room(policy, train_prompts, new_tokens=config.sampling.max_new_tokens)
-        record.begin(models=models, reads=[read])
+        score, stored = open_scorer(config, session.tokenizer, world)
+        session.begin(policy)
         updater = Updater(
             [parameters_of(policy, config.optim, name="policy")],
             total_steps=config.steps * config.epochs * config.minibatches,
@@ -82,54 +57,37 @@ def train(config: ExpertConfig) -> Path:
         if run.resumed:
             updater.load_state(run.resumed["updater"])
             running = RunningMoments(**run.resumed["score_moments"])
-        stop_ids = stop_token_ids(tokenizer)
-
-        def decode(ids: Sequence[int]) -> str:
-            return decode_completion(tokenizer, ids)
 
         def state() -> dict[str, object]:
             return {"updater": updater.state(), "score_moments": state_of_moments(running)}
 
-        for step in run.steps(save=opened.save, state=state):
-            chosen = batches.at(step)
-            rollout = draw_rollout(
-                policy,
-                train_prompts,
-                chosen,
-                k=config.completions_per_prompt,
-                first_key=(step - 1) * config.batch_prompts,
-                sampling=config.sampling,
-                seed=config.run.seed,
-                stop_ids=stop_ids,
-                decode=decode,
-                world=world,
+        def learn(groups: Sequence[Group]) -> dict[str, float]:
+            return likelihood_step(
+                updater, policy, groups, tokens=config.compute.micro_batch_tokens, world=world
             )
+
+        for step in run.steps(save=opened.save, state=state):
+            first_key = (step - 1) * config.batch_prompts
+            k = config.completions_per_prompt
+            rollout = session.draw(policy, session.batches.at(step), k=k, first_key=first_key)
             scores = score(rollout)
-            mask = mask_of(rollout.groups, world.device)
             shaped, running = shape_scores(
                 config.reward,
                 scores,
-                lengths=mask.sum(dim=1).float(),
+                lengths=mask_of(rollout.groups, world.device).sum(dim=1).float(),
                 ended=ended_of(rollout, world.device),
                 longest=config.sampling.max_new_tokens,
                 stored=stored,
                 running=running,
                 world=world,
             )
-            kept = kept_of(config, shaped.view(-1, config.completions_per_prompt), world)
+            kept = kept_of(config, shaped.view(-1, k), world)
             metrics = _seen(config, rollout, scores, kept, world)
-
-            def learn(groups: Sequence[Group]) -> dict[str, float]:
-                return likelihood_step(
-                    updater, policy, groups, tokens=config.compute.micro_batch_tokens, world=world
-                )
-
             metrics |= _learn(config, rollout, kept, learn, step, world)
-            run.log(step, metrics)
+            run.log(step, {**metrics, **score.metrics(world)})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(rollout, scores))
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish()
 
 
 def kept_of(config: ExpertConfig, scores: Float[Tensor, "P n"], world: World) -> list[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """Comparisons as reward models see them: the ambiguous and the wrong ones left out, or the wrong ones turned round.
 
 A reward model trained on noisy labels still agrees with most of them; what it finds ambiguous, or orders the other way, is where noise is
-densest (arXiv:2401.06080, with the mean of several models). Training again on the rest is the use of it.
+densest (arXiv:2401.06080, with the mean of several models; arXiv:2408.12799). Training again on the rest is the use of it. Labels that say
+themselves how sure they are (`p_soft`, `margin`) can be filtered without a model.
 """
 
 from collections.abc import Sequence
@@ -9,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prefloop.algorithms.inputs import comparisons
+from prefloop.algorithms.inputs import comparisons, plain_comparisons
 from prefloop.configs.filter import FilterConfig
+from prefloop.configs.scorers import scorers_named
 from prefloop.data import write_jsonl
 from prefloop.errors import InputError
 from prefloop.records import Comparison
 from prefloop.rollout.reward_scorers import EnsembleScorer
-from prefloop.runtime import start_world
+from prefloop.runtime import World, start_world
 from prefloop.text import load_tokenizer
 
 
@@ -54,31 +56,66 @@ def filter_by_margin(
     return Filtered(kept=tuple(kept), **counts)
 
 
+def unambiguous(
+    records: Sequence[Comparison], *, least_certainty: float, least_margin: float
+) -> tuple[Comparison, ...]:
+    """Comparisons whose own label is sure enough: |p_soft - 1/2| and the margin, where one is said, are no smaller than these."""
+    return tuple(
+        record
+        for record in records
+        if abs(record.p_soft - 0.5) >= least_certainty
+        and (record.margin == 0 or abs(record.margin) >= least_margin)
+    )
+
+
 def filter_comparisons(config: FilterConfig) -> str:
-    """Score all comparisons of a source, write those that are kept, and say what became of the others; the file."""
+    """Leave out what is ambiguous by its label, score the rest, write those that are kept, and say what became of the others; the file."""
     world = start_world(config.compute.device)
-    tokenizer = load_tokenizer(config.reward_models[0], trust_remote_code=config.compute.trust_remote_code)
-    read = comparisons(config.data, tokenizer, config.store, world)
-    records = (*read.train.records, *read.heldout.records)
-    scorer = EnsembleScorer.load(config.reward_models, config.compute, world)
-    prompts = [record.prompt for record in records]
-    chosen = scorer(prompts, [record.chosen for record in records])
-    rejected = scorer(prompts, [record.rejected for record in records])
-    margins = [better - worse for better, worse in zip(chosen, rejected, strict=True)]
-    result = filter_by_margin(records, margins, least=config.least_margin, disagreed=config.disagreed)
-    if not result.kept:
-        raise InputError(
-            f"none of {len(records)} comparisons is kept ({result.ambiguous} ambiguous, {result.disagreed} disagreed with); lower least_margin"
+    given, summary = _read(config, world)
+    records = unambiguous(
+        given, least_certainty=config.least_certainty, least_margin=config.least_said_margin
+    )
+    unsure = len(given) - len(records)
+    kept, of_models = records, ""
+    if config.reward_models and records:
+        result = _by_models(config, records, world)
+        done = {"drop": "left out", "flip": "turned round", "keep": "kept"}[config.disagreed]
+        kept = result.kept
+        of_models = (
+            f"; the models agree with {result.agreed}, find {result.ambiguous} ambiguous (left out) "
+            f"and disagree with {result.disagreed} ({done})"
         )
+    said = f"{len(kept)} of {len(given)} comparisons; ambiguous by their own label {unsure} (left out){of_models}"
+    if not kept:
+        raise InputError(f"nothing is left: {said}; lower least_margin, least_certainty or least_said_margin")
 
     def write() -> None:
-        write_jsonl(result.kept, Path(config.out))
-        done = {"drop": "left out", "flip": "turned round", "keep": "kept"}[config.disagreed]
-        print(read.read.summary)
-        print(
-            f"{config.out}: {len(result.kept)} of {len(records)} comparisons; the models agree with {result.agreed}, "
-            f"find {result.ambiguous} ambiguous (left out) and disagree with {result.disagreed} ({done})"
-        )
+        write_jsonl(kept, Path(config.out))
+        print(summary)
+        print(f"{config.out}: {said}")
 
     world.on_main(write)
     return config.out
+
+
+def _read(config: FilterConfig, world: World) -> tuple[tuple[Comparison, ...], str]:
+    """The comparisons; those that a model is to read are checked for length."""
+    if not config.reward_models:
+        return world.on_main(lambda: plain_comparisons(config.data, config.store))
+    names = (named for given in config.reward_models for named in scorers_named(given))
+    readers = [named.name for named in names if named.kind != "function"]
+    if not readers:
+        return world.on_main(lambda: plain_comparisons(config.data, config.store))
+    tokenizer = load_tokenizer(readers[0], trust_remote_code=config.compute.trust_remote_code)
+    read = comparisons(config.data, tokenizer, config.store, world)
+    return (*read.train.records, *read.heldout.records), read.read.summary
+
+
+def _by_models(config: FilterConfig, records: Sequence[Comparison], world: World) -> Filtered:
+    scorer = EnsembleScorer.load(config.reward_models, config.compute, world, rules=config.reward)
+    prompts = [record.prompt.in_context(record.context) for record in records]
+    scores = scorer.of_texts(prompts, [(record.chosen, record.rejected) for record in records])
+    better, worse = scores.view(-1, 2).unbind(1)
+    return filter_by_margin(
+        records, (better - worse).tolist(), least=config.least_margin, disagreed=config.disagreed
+    )

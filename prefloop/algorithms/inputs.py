@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +16,7 @@ from prefloop.data import (
     load_prompts,
     load_rankings,
     load_scores,
+    load_steps,
     load_texts,
     split,
 )
@@ -148,47 +149,86 @@ def demonstrations(
 
 
 def comparisons(
-    data: Data, tokenizer: PreTrainedTokenizerBase, store: str, world: World
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    store: str,
+    world: World,
+    *,
+    swap_contexts: bool = False,
 ) -> Inputs[Comparison]:
-    """Comparisons from a file, a data set or the store; group completions are (chosen, rejected)."""
+    """Comparisons from a file, a data set or the store; group completions are (chosen, rejected).
+
+    With `swap_contexts` each that names an opposite context is there a second time, in that context and the other way round.
+    """
 
     def work() -> Inputs[Comparison]:
         if data.source != STORE:
             loaded, read = _from_files(data, load_comparisons)
-            return _part(loaded.records, read, data, tokenizer)
-        with Store.open(store, create=False) as opened:
-            export = opened.export("comparisons", _judged(data), skip_bad=data.skip_bad)
-            everything = opened.exported(export.id)
-        records = [record for record in everything if isinstance(record, Comparison)]
-        used = records[: data.limit] if data.limit else records
-        left_out = ", ".join(f"{count} {reason}" for reason, count in export.left_out.items() if count)
-        summary = f"{store}: {export.rows} comparisons (export {export.id}, sha256 {export.sha256[:12]})"
-        summary += f"; not comparisons: {left_out}" if left_out else ""
-        summary += f"; {len(records) - len(used)} beyond data.limit" if len(used) < len(records) else ""
-        read = Read(sources=(), exports=(export.id,), sha256=content_hash(used), summary=summary + ".")
+            if not swap_contexts:
+                return _part(loaded.records, read, data, tokenizer)
+            swapped = [one.in_opposite_context() for one in loaded.records if one.opposite_context]
+            if not swapped:
+                raise InputError(
+                    f"{data.source}: swap_contexts is on, but no comparison has an opposite_context; add the column, or leave the setting out"
+                )
+            said = f"{read.summary} Read once more in their opposite context, turned round: {len(swapped)}."
+            return _part((*loaded.records, *swapped), replace(read, summary=said), data, tokenizer)
+        if swap_contexts:
+            raise InputError(
+                "swap_contexts is on, but a store keeps no contexts; train on a file, or leave it out"
+            )
+        used, read = _comparisons_in_store(store, data)
         return _part(used, read, data, tokenizer)
 
     return world.on_main(work)
 
 
+def _comparisons_in_store(store: str, data: Data) -> tuple[list[Comparison], Read]:
+    with Store.open(store, create=False) as opened:
+        export = opened.export("comparisons", _judged(data), skip_bad=data.skip_bad)
+        everything = opened.exported(export.id)
+    records = [record for record in everything if isinstance(record, Comparison)]
+    used = records[: data.limit] if data.limit else records
+    left_out = ", ".join(f"{count} {reason}" for reason, count in export.left_out.items() if count)
+    summary = f"{store}: {export.rows} comparisons (export {export.id}, sha256 {export.sha256[:12]})"
+    summary += f"; not comparisons: {left_out}" if left_out else ""
+    summary += f"; {len(records) - len(used)} beyond data.limit" if len(used) < len(records) else ""
+    return used, Read(sources=(), exports=(export.id,), sha256=content_hash(used), summary=summary + ".")
+
+
+def plain_comparisons(data: Data, store: str) -> tuple[tuple[Comparison, ...], str]:
+    """Comparisons that no model is to read, from a file, a data set or the store, with what became of the rows. On process 0 alone."""
+    if data.source != STORE:
+        loaded, read = _from_files(data, load_comparisons)
+        return loaded.records, read.summary
+    used, read = _comparisons_in_store(store, data)
+    return tuple(used), read.summary
+
+
 def examples(
-    kind: Kind,
+    kind: Kind | Literal["steps"],
     data: Data,
     tokenizer: PreTrainedTokenizerBase,
     store: str,
     world: World,
     *,
     from_comparisons: bool = False,
+    swap_contexts: bool = False,
+    step_separator: str = "\n",
 ) -> Inputs[Any]:
-    """Comparisons, rankings, labels or scores. Rankings may come from the store too; labels from comparisons where that is asked for."""
+    """Comparisons, rankings, labels, scores or steps. Rankings may come from the store too; labels from comparisons where that is asked for."""
     if kind == "comparisons":
-        return comparisons(data, tokenizer, store, world)
+        return comparisons(data, tokenizer, store, world, swap_contexts=swap_contexts)
     if kind == "labels" and from_comparisons:
         return world.on_main(lambda: _labels_of_comparisons(data, tokenizer))
 
     def work() -> Inputs[Any]:
         if kind == "rankings" and data.source == STORE:
             records, read = _rankings_in_store(store, data)
+            return _part(records, read, data, tokenizer)
+        if kind == "steps":
+            loaded, read = _from_files(data, load_steps)
+            records = [replace(record, separator=step_separator) for record in loaded.records]
             return _part(records, read, data, tokenizer)
         loaders = {"rankings": load_rankings, "labels": load_labels, "scores": load_scores}
         loaded, read = _from_files(data, loaders[kind])
@@ -199,6 +239,11 @@ def examples(
 
 def _labels_of_comparisons(data: Data, tokenizer: PreTrainedTokenizerBase) -> Inputs[Label]:
     loaded, read = _from_files(data, load_comparisons)
+    soft = next((pair for pair in loaded.records if pair.p_soft != 1), None)
+    if soft is not None:
+        raise InputError(
+            f"{soft.origin}: p_soft is {soft.p_soft:g}, but from_comparisons makes good and bad of chosen and rejected; leave the column p_soft out"
+        )
     labels = [
         Label(
             prompt=pair.prompt,
@@ -280,6 +325,21 @@ def texts(data: Data) -> tuple[tuple[Text, ...], tuple[Text, ...], Read]:
         tuple(heldout),
         Read(sources=read.sources, exports=read.exports, sha256=read.sha256, summary=summary),
     )
+
+
+def refuse_soft_labels(inputs: Inputs[Any], what: str, way_out: str) -> None:
+    """`InputError` if a comparison says how likely its label is (`p_soft`); `what` cannot use that."""
+    soft = [
+        record
+        for record in (*inputs.train.records, *inputs.heldout.records)
+        if isinstance(record, Comparison) and record.p_soft != 1
+    ]
+    if soft:
+        where = f"{soft[0].origin}: " if soft[0].origin else ""
+        raise InputError(
+            f"{where}p_soft is {soft[0].p_soft:g} ({len(soft)} comparisons have a soft label), and {what} has no meaning for one; {way_out}, "
+            "or leave the column p_soft out to take every label as certain"
+        )
 
 
 def store_of(out: str, store: str) -> str:

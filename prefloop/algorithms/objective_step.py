@@ -15,7 +15,7 @@ from prefloop.algorithms.opening import parameters_of
 from prefloop.configs.common import Optim
 from prefloop.losses import pairwise_accuracy, sequence_sum
 from prefloop.losses.listwise import pairs_of
-from prefloop.losses.objectives import Objective, Setting, call, only_mismatched
+from prefloop.losses.objectives import Objective, Setting, call, only_mismatched, over_labels
 from prefloop.losses.quantities import MISMATCHED, TokenNumbers, as_lists, quantities
 from prefloop.losses.whole_step import Prepared
 from prefloop.models.head import Want
@@ -37,6 +37,8 @@ class Part:
     mismatched: list[Group]
     """The prompt with another prompt's completion, where the objective looks at that; else empty."""
     mismatched_reference: Float[Tensor, " _"]
+    prompt_odds: list[float]
+    """Of each example's prompt, where the objective weighs by that; else empty."""
 
     def at(self, places: Sequence[int]) -> "Part":
         """Some of the examples."""
@@ -48,6 +50,7 @@ class Part:
             mismatched_reference=self.mismatched_reference[list(places)]
             if self.mismatched
             else self.mismatched_reference,
+            prompt_odds=[self.prompt_odds[i] for i in places] if self.prompt_odds else [],
         )
 
 
@@ -111,23 +114,31 @@ def numbers_of(task: Task, part: Part, micro: MicroBatch) -> TokenNumbers:
     """A micro-batch's per-token numbers: a forward pass of the policy, and of the reference where it is run beside it."""
     needs, batch = task.objective.needs, micro.batch
     nothing = batch.completion_mask.new_empty((0, 0), dtype=torch.float32)
-    forward_kl = log_collision = nothing
+    forward_kl = log_collision = contrast = nothing
     reference, value = nothing, nothing[0:0].flatten()
     if needs.forward_kl:
         (live,) = task.live_reference
-        statistics = task.policy.statistics_against(live, batch, want=Want(forward_kl=True))
+        want = Want(forward_kl=True, log_collision=needs.log_collision)
+        statistics = task.policy.statistics_against(live, batch, want=want)
         forward_kl = scatter_tokens(statistics.forward_kl, batch)
-    elif needs.value:
+        if needs.contrast:
+            contrast = scatter_tokens(task.policy.contrast(batch), batch)
+    elif task.policy.linear_head:
         hidden = task.policy.hidden(batch)
-        statistics = task.policy.statistics_of(hidden, batch)
-        (head,) = task.value_heads
-        # A completion's first token is predicted from its prompt's last one.
-        prompt_ends = batch.predictors.index_select(0, batch.predictor_shared)
-        value = head(hidden.detach().index_select(0, prompt_ends).float()).squeeze(-1)
+        statistics = task.policy.statistics_of(hidden, batch, log_collision=needs.log_collision)
+        if needs.contrast:
+            contrast = scatter_tokens(task.policy.contrast(batch, hidden), batch)
+        if needs.value:
+            (head,) = task.value_heads
+            # A completion's first token is predicted from its prompt's last one.
+            prompt_ends = batch.predictors.index_select(0, batch.predictor_shared)
+            value = head(hidden.detach().index_select(0, prompt_ends).float()).squeeze(-1)
     else:
-        statistics = task.policy.statistics(batch, log_collision=needs.log_collision)
-        if needs.log_collision:
-            log_collision = scatter_tokens(statistics.log_collision, batch)
+        statistics = task.policy.statistics(batch)
+        if needs.contrast:
+            contrast = scatter_tokens(task.policy.contrast(batch), batch)
+    if needs.log_collision:
+        log_collision = scatter_tokens(statistics.log_collision, batch)
     if needs.reference:
         reference = _reference_of(task, part, micro)
     said = [value for g in micro.groups for value in part.said[g]]
@@ -138,7 +149,13 @@ def numbers_of(task: Task, part: Part, micro: MicroBatch) -> TokenNumbers:
         reference=reference,
         forward_kl=forward_kl,
         log_collision=log_collision,
+        contrast=contrast,
         value=value,
+        prompt_odds=torch.tensor(
+            [part.prompt_odds[g] for g in micro.groups] if part.prompt_odds else [],
+            dtype=torch.float32,
+            device=batch.completion_mask.device,
+        ),
         said=torch.tensor(said, dtype=torch.float32, device=batch.completion_mask.device),
     )
 
@@ -166,9 +183,15 @@ class Extra:
 
 def losses_of(task: Task, numbers: TokenNumbers, extra: Mapping[str, Tensor]) -> Float[Tensor, " B"]:
     """The objective's loss of each example of a micro-batch."""
-    known = [name for name in task.objective.names if name not in extra]
-    values = quantities(task.objective.data, known, numbers)
-    return call(task.objective.loss, {**values, **extra, **task.settings})
+    objective = task.objective
+    known = [name for name in objective.names if name not in extra]
+    values = {**quantities(objective.data, known, numbers), **extra, **task.settings}
+    if not objective.soft_labels:
+        return call(objective.loss, values)
+    p_soft = quantities(objective.data, ["p_soft"], numbers)
+    if (p_soft["p_soft"] == 1).all():
+        return call(objective.loss, values)
+    return over_labels(objective.loss, values | p_soft)
 
 
 class Whole:

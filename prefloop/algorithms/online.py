@@ -1,6 +1,7 @@
 """What the algorithms share that learn from their own samples: drawing a step's completions, scoring them, shaping the scores, the reference."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.inputs import Prompts
+from prefloop.algorithms.judge_scorer import JudgeScorer, is_judge, judge_content, read_scorer
 from prefloop.algorithms.opening import open_reference
 from prefloop.algorithms.provenance import Models, models_read
 from prefloop.configs.common import Compute, Sampling
 from prefloop.configs.ppo import ScoreShaping
+from prefloop.configs.scorers import Combining, scorers_named
 from prefloop.errors import InputError
 from prefloop.losses import (
     Moments,
@@ -26,15 +29,17 @@ from prefloop.losses import (
     scale_scores,
     soft_overlong_penalty,
 )
-from prefloop.models.load import load_reward_model, reward_moments
-from prefloop.models.packing import MicroBatch, micro_batches
-from prefloop.models.roles import BASE, Policy, RewardModel, vocabulary_size
-from prefloop.rollout import Rollout, load_function, make_rollout, sample
+from prefloop.models.load import load_reward_model
+from prefloop.models.packing import MicroBatch
+from prefloop.models.roles import BASE, Policy, RewardModel
+from prefloop.rollout import Rollout, make_rollout, sample
+from prefloop.rollout.reward_scorers import EnsembleScorer, OnlineScorer, user_function
+from prefloop.rollout.scorers import Scorer, checked
+from prefloop.rollout.steered import Drawer
 from prefloop.runtime import Run, StateTree, World
-from prefloop.text import check_vocabulary, load_tokenizer
 from prefloop.text.groups import Group
 
-Score = Callable[[Rollout], Float[Tensor, " B"]]
+Score = OnlineScorer
 """A score for every completion, prompt after prompt."""
 
 SAMPLES_EVERY = 10
@@ -47,6 +52,8 @@ class ScorerSettings(Protocol):
 
     @property
     def reward_model(self) -> str: ...
+    @property
+    def reward(self) -> Combining: ...
     @property
     def compute(self) -> Compute: ...
 
@@ -71,63 +78,79 @@ class SampledSettings(Protocol):
     def compute(self) -> Compute: ...
 
 
-class ModelSettings(ScorerSettings, Protocol):
+class ModelSettings(Protocol):
     """The settings that name a run's models."""
 
     @property
     def model(self) -> str: ...
+    @property
+    def reward_model(self) -> str: ...
 
 
 def models_of(config: ModelSettings, world: World, *, reference: str = "") -> Models:
-    """The models that a run reads, hashed once; a Python function that scores is none."""
-    reward_model = "" if ":" in config.reward_model else config.reward_model
-    return models_read(world, model=config.model, reference=reference, reward_model=reward_model)
+    """The models that a run reads, hashed once; a Python function that scores is none, a judge on this machine is one."""
+    names, judges = scorer_roles(config.reward_model)
+    read = models_read(world, model=config.model, reference=reference, **names)
+    return (
+        replace(read, others={role: judge_content(judge) for role, judge in judges.items()})
+        if judges
+        else read
+    )
+
+
+def scorer_roles(reward_model: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Role -> folder or hub name of every model that scores, and role -> `judge:FILE`.
+
+    The first scorer is `reward_model`, `judge`, or `scorer_policy` with `scorer_reference` (a log-ratio); later ones have their number behind it.
+    """
+    roles: dict[str, str] = {}
+    judges: dict[str, str] = {}
+    for place, named in enumerate(scorers_named(reward_model) if reward_model else ()):
+        number = f"_{place + 1}" if place else ""
+        if named.kind == "model":
+            roles[f"reward_model{number}"] = named.name
+        elif named.kind == "implicit":
+            roles[f"scorer_policy{number}"] = named.name
+            roles[f"scorer_reference{number}"] = named.reference
+        elif is_judge(named.name):
+            roles[f"judge{number}"] = read_scorer(named.name).checkpoint
+            judges[f"judge{number}"] = named.name
+    return roles, judges
 
 
 def open_scorer(
-    config: ScorerSettings, tokenizer: PreTrainedTokenizerBase, world: World
+    config: ScorerSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+    *,
+    loaded: Sequence[RewardModel] = (),
 ) -> tuple[Score, tuple[float, float]]:
-    """The reward model or Python function that scores, and the mean and standard deviation that are stored with it (0 and 1 for a function)."""
-    if ":" in config.reward_model:
-        return function_score(config.reward_model, world), (0.0, 1.0)
-    reward_model = frozen_reward_model(config)
-    return model_score(config, reward_model, tokenizer, world), reward_moments(reward_model)
+    """What scores this process's samples, and the mean and standard deviation that are stored with it (0 and 1 where there are none).
+
+    `loaded` are reward models that are in memory already, in the order in which the settings name them.
+    """
+
+    def function(name: str) -> Scorer:
+        # A judge is asked by all processes together, also by one that has nothing to score.
+        return checked(JudgeScorer(name, world), name=name) if is_judge(name) else user_function(name)
+
+    scorer = EnsembleScorer.load(
+        config.reward_model,
+        config.compute,
+        world,
+        rules=config.reward,
+        normalise=False,
+        loaded=loaded,
+        function=function,
+    )
+    return OnlineScorer(scorer, tokenizer, world), scorer.moments
 
 
-def frozen_reward_model(config: ScorerSettings) -> RewardModel:
-    """The reward model, in a model of its own."""
-    reward_model = load_reward_model(config.reward_model, config.compute)
+def frozen_reward_model(config: ScorerSettings, name: str) -> RewardModel:
+    """The reward model of this name, in a model of its own."""
+    reward_model = load_reward_model(name, config.compute)
     reward_model.requires_grad_(False)
     return reward_model
-
-
-def model_score(
-    config: ScorerSettings, reward_model: RewardModel, tokenizer: PreTrainedTokenizerBase, world: World
-) -> Score:
-    """Scores by a reward model: on the sampled tokens where it reads the same ones, else on the text in its own tokens."""
-    theirs = load_tokenizer(config.reward_model, trust_remote_code=config.compute.trust_remote_code)
-    check_vocabulary(theirs, vocabulary_size(reward_model))
-
-    def score(rollout: Rollout) -> Tensor:
-        groups = rollout.groups_for(theirs, policy=tokenizer)
-        out = torch.zeros(len(rollout), device=world.device)
-        with torch.no_grad():
-            for part in micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device):
-                out[part.rows] = reward_model(part.batch)
-        return out
-
-    return score
-
-
-def function_score(name: str, world: World) -> Score:
-    """Scores by a Python function, checked for count and numbers."""
-    function = load_function(name)
-
-    def score(rollout: Rollout) -> Tensor:
-        values = function(*rollout.pairs()) if len(rollout) else []
-        return torch.tensor(list(values), dtype=torch.float32, device=world.device)
-
-    return score
 
 
 def reference_of(
@@ -142,7 +165,7 @@ def reference_of(
 
 
 def draw_rollout(
-    policy: Policy,
+    policy: Drawer,
     train_prompts: Prompts,
     chosen: Sequence[int],
     *,

@@ -10,7 +10,7 @@ kl (k1 of the policy's own completions, summed over each), kl_distance; of the u
 reward_rejected, logp_chosen, logp_rejected as in `dpo`; xpo (mean log π of the reference's completions); loss, lr, grad_norm, skipped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,25 +19,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import prompts, store_of
 from prefloop.algorithms.online import (
     check_sampled,
-    draw_rollout,
     ended_of,
     mask_of,
-    models_of,
     open_scorer,
     put,
     reference_of,
-    require_prompts,
     shape_scores,
     shown,
     shows_samples,
     state_of_moments,
 )
-from prefloop.algorithms.opening import check_prompt_room, open_policy, parameters_of, replayable
-from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.opening import open_policy, parameters_of, replayable
+from prefloop.algorithms.session import Session, open_session
 from prefloop.configs.own_samples import OnlineDPOConfig
 from prefloop.losses import (
     RunningMoments,
@@ -52,8 +47,7 @@ from prefloop.losses import (
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Run, Updater, World, start_world
-from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
+from prefloop.runtime import Metrics, Updater, World
 from prefloop.text.groups import Group
 
 REFERENCE_KEYS = 1 << 62
@@ -78,33 +72,13 @@ class Pairs:
 
 def train(config: OnlineDPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    world = start_world(config.compute.device)
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
-    store = store_of(config.run.out, config.run.store)
-    train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
-    require_prompts(train_prompts, config.data.source)
-    models = models_of(config, world, reference=config.reference)
-    batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage=config.STAGE,
-            config=config,
-            total_steps=config.steps,
-            world=world,
-            headline=("score", "kl"),
-            reads={"data": read.content, **models.contents},
-        ) as run,
-        RunRecord(stage=config.STAGE, config=config, settings=config.run, world=world) as record,
-    ):
-        run.say(read.summary)
-        opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
+    with open_session(config, reference=config.reference, headline=("score", "kl")) as session:
+        run, world = session.run, session.world
+        opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
         policy = opened.role
-        reference = reference_of(config, policy, tokenizer, run)
-        score, stored = open_scorer(config, tokenizer, world)
-        for role in (policy, reference):
-            check_prompt_room(role, train_prompts, new_tokens=config.sampling.max_new_tokens)
-        record.begin(models=models, reads=[read])
+        reference = reference_of(config, policy, session.tokenizer, run)
+        score, stored = open_scorer(config, session.tokenizer, world)
+        session.begin(policy, reference)
         updater = Updater(
             [parameters_of(policy, config.optim, name="policy")],
             total_steps=config.steps * config.epochs * config.minibatches,
@@ -116,36 +90,12 @@ def train(config: OnlineDPOConfig) -> Path:
         if run.resumed:
             updater.load_state(run.resumed["updater"])
             running = RunningMoments(**run.resumed["score_moments"])
-        stop_ids = stop_token_ids(tokenizer)
-
-        def decode(ids: Sequence[int]) -> str:
-            return decode_completion(tokenizer, ids)
 
         def state() -> dict[str, object]:
             return {"updater": updater.state(), "score_moments": state_of_moments(running)}
 
-        def draw(model: Policy, chosen: Sequence[int], k: int, first_key: int) -> Rollout:
-            return draw_rollout(
-                model,
-                train_prompts,
-                chosen,
-                k=k,
-                first_key=first_key,
-                sampling=config.sampling,
-                seed=config.run.seed,
-                stop_ids=stop_ids,
-                decode=decode,
-                world=world,
-            )
-
         for step in run.steps(save=opened.save, state=state):
-            chosen = batches.at(step)
-            first_key = (step - 1) * config.batch_prompts
-            if config.xpo_alpha:
-                others = draw(reference, chosen, 1, first_key + REFERENCE_KEYS)
-                rollout = beside(draw(policy, chosen, 1, first_key), others)
-            else:
-                rollout = draw(policy, chosen, 2, first_key)
+            rollout = _draw(config, session, policy, reference, step)
             scores = score(rollout)
             lengths = mask_of(rollout.groups, world.device).sum(dim=1).float()
             shaped, running = shape_scores(
@@ -159,35 +109,23 @@ def train(config: OnlineDPOConfig) -> Path:
                 world=world,
             )
             pairs, metrics = _judge(config, policy, reference, rollout, scores, shaped, world)
-            known = models.reference_is_start()
+            known = session.models.reference_is_start()
             if step == 1 and known:
                 check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
             learned = _learn(config, policy, updater, pairs, step, world, check=step == 1 and known)
-            run.log(step, {**metrics, **learned})
+            run.log(step, {**metrics, **score.metrics(world), **learned})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(rollout, scores))
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish()
 
 
-def beside(first: Rollout, second: Rollout) -> Rollout:
-    """The completions of two rollouts of the same prompts, the first one's before the second one's."""
-    return Rollout(
-        prompts=first.prompts,
-        groups=[
-            Group(
-                prompt=a.prompt,
-                completions=(*a.completions, *b.completions),
-                masks=(*a.masks, *b.masks),
-            )
-            for a, b in zip(first.groups, second.groups, strict=True)
-        ],
-        texts=[[*a, *b] for a, b in zip(first.texts, second.texts, strict=True)],
-        ended=[[*a, *b] for a, b in zip(first.ended, second.ended, strict=True)],
-        sampler_logprobs=[
-            [*a, *b] for a, b in zip(first.sampler_logprobs, second.sampler_logprobs, strict=True)
-        ],
-    )
+def _draw(config: OnlineDPOConfig, session: Session, policy: Policy, reference: Policy, step: int) -> Rollout:
+    """A step's two completions a prompt: both the policy's, or for XPO the policy's and then the reference's."""
+    chosen, first_key = session.batches.at(step), (step - 1) * config.batch_prompts
+    if not config.xpo_alpha:
+        return session.draw(policy, chosen, k=2, first_key=first_key)
+    others = session.draw(reference, chosen, k=1, first_key=first_key + REFERENCE_KEYS)
+    return session.draw(policy, chosen, k=1, first_key=first_key).beside(others)
 
 
 def _judge(

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import prompts, store_of
+from prefloop.algorithms.nlpo import Supports, allowed_tokens, masked_numbers, open_masking, statistics_among
 from prefloop.algorithms.online import (
     check_sampled,
     draw_rollout,
@@ -92,6 +93,8 @@ class Experience:
     old_values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
+    supports: Supports = ()
+    """NLPO's, by group: the tokens that each token was chosen among."""
 
 
 class Judges(Protocol):
@@ -155,8 +158,11 @@ def train(config: PPOConfig) -> Path:
             check_length(roles.policy.model, max(map(longest_of, ptx)), what=f"{config.ptx}: a record")
         record.begin(models=models, reads=reads)
         adaptive = Adaptive(kl_coef=config.kl.coef, scores=RunningMoments())
+        maskings = open_masking(config, roles.policy)
         if run.resumed:
             roles.load_state(run.resumed["roles"])
+            for masking, saved in zip(maskings, run.resumed.get("maskings", []), strict=True):
+                masking.load_state(saved)
             adaptive.kl_coef = run.resumed["kl_coef"]
             adaptive.scores = RunningMoments(**run.resumed["score_moments"])
         stop_ids = stop_token_ids(tokenizer)
@@ -164,10 +170,15 @@ def train(config: PPOConfig) -> Path:
         def decode(ids: Sequence[int]) -> str:
             return decode_completion(tokenizer, ids)
 
-        for step in run.steps(save=roles.save, state=lambda: _state(roles, adaptive)):
+        def state() -> dict[str, object]:
+            return {**_state(roles, adaptive), "maskings": [masking.state() for masking in maskings]}
+
+        for step in run.steps(save=roles.save, state=state):
             chosen = batches.at(step)
+            for masking in maskings:
+                masking.refresh(step)
             rollout = draw_rollout(
-                roles.policy,
+                maskings[0].drawer() if maskings else roles.policy,
                 train_prompts,
                 chosen,
                 k=config.completions_per_prompt,
@@ -179,14 +190,15 @@ def train(config: PPOConfig) -> Path:
                 world=world,
             )
             scores = roles.score(rollout)
-            experience, metrics = judge(config, roles, rollout, scores, adaptive, world)
+            supports = maskings[0].supports(rollout.groups) if maskings else ()
+            experience, metrics = judge(config, roles, rollout, scores, adaptive, world, supports)
             if step == 1 and models.reference_is_start():
                 check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
             learned = _learn(config, roles, experience, ptx, adaptive.kl_coef, step, world)
             check_sampled(config, "ratio", 1 + learned["ratio"], expected_at_start("ratio"))
             if config.kl.target:
                 adaptive.kl_coef = controlled(config, adaptive.kl_coef, metrics["kl"], len(chosen))
-            run.log(step, {**metrics, **learned})
+            run.log(step, {**metrics, **roles.score.metrics(world), **learned})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(rollout, scores))
         record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
@@ -206,6 +218,7 @@ def judge(
     scores: Float[Tensor, " B"],
     adaptive: Adaptive,
     world: World,
+    supports: Supports = (),
 ) -> tuple[Experience, dict[str, float]]:
     """Log-probabilities, KL, rewards, values, advantages; all under no_grad, means and moments over all processes."""
     mask = mask_of(rollout.groups, world.device)
@@ -245,6 +258,11 @@ def judge(
     metrics.add("reward", masked_sum(rewards, mask), count)
     metrics.add("kl", masked_sum(kl, mask), count)
     metrics.add("kl_distance", masked_sum((old_logprobs - reference_logprobs).abs(), mask), mask.sum())
+    if len(supports):  # the KL above is of the whole distributions, what is learned from is not
+        old_logprobs, entropy = masked_numbers(
+            roles.policy, parts, supports, old_logprobs, config.sampling.temperature
+        )
+        metrics.add("allowed", *allowed_tokens(supports))
     metrics.add("entropy", *sum_and_count(entropy, mask))
     metrics.add("length", mask.sum(), count)
     metrics.add("ended", ended.sum(), count)
@@ -256,6 +274,7 @@ def judge(
         old_values=values,
         advantages=advantages,
         returns=returns,
+        supports=supports,
     )
     own = {"kl_coef": adaptive.kl_coef, "explained_variance": explained.item()}
     return experience, {**metrics.reduce(world), **own}
@@ -373,6 +392,13 @@ def _policy_loss(
     if exact:
         statistics = policy.statistics_against(roles.reference, batch, temperature=temperature)
         values = torch.zeros(()) if roles.has_own_critic else roles.values(batch)
+    elif experience.supports:
+        hidden, groups = policy.hidden(batch), rows[:: config.completions_per_prompt]
+        places = (groups // config.completions_per_prompt).tolist()
+        statistics = statistics_among(
+            policy, hidden, batch, experience.supports, places, temperature=temperature
+        )
+        values = values if roles.has_own_critic else roles.critic.values_of(hidden, batch)
     elif roles.has_own_critic:
         statistics = policy.statistics(batch, temperature=temperature, entropy=config.entropy_coef > 0)
     else:

@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.inputs import Read, demonstrations, texts
-from prefloop.algorithms.online import Score, frozen_reward_model, function_score, model_score, reference_of
+from prefloop.algorithms.online import Score, frozen_reward_model, open_scorer, reference_of
 from prefloop.algorithms.opening import parameters_of, replayable
 from prefloop.configs.ppo import PPOConfig, TRPOConfig
+from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
 from prefloop.models.average import MovingAverage
 from prefloop.models.load import (
@@ -22,9 +23,9 @@ from prefloop.models.load import (
     critic_from_reward_model,
     load_critic,
     load_policy,
-    reward_moments,
     save_classifier,
     save_policy,
+    stored_reading,
     stored_reward_moments,
 )
 from prefloop.models.lora import (
@@ -37,7 +38,7 @@ from prefloop.models.lora import (
     save_merged,
 )
 from prefloop.models.packing import Batch
-from prefloop.models.roles import BASE, Critic, Policy, RewardModel, scalar_head, vocabulary_size
+from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head, vocabulary_size
 from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
 from prefloop.text import check_vocabulary, pretraining_blocks
 from prefloop.text.groups import Group
@@ -121,7 +122,6 @@ def _run(job: Job) -> Tensor:
 def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Roles:
     """All roles, separate models or one LoRA trunk, from the start or from the checkpoint the run goes on from."""
     own_critic = config.critic.start != "shared"
-    is_function = ":" in config.reward_model
     if config.lora.rank:
         policy, critic, reward_models, save = _on_one_trunk(config, tokenizer, run)
     else:
@@ -131,14 +131,7 @@ def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) 
         raise InputError(
             f"critic.start is `shared`, but {config.model} has a head that is more than a linear layer; set critic.start to reward or policy"
         )
-    if is_function:
-        score, moments = function_score(config.reward_model, run.world), (0.0, 1.0)
-    else:
-        (reward_model,) = reward_models
-        score = model_score(config, reward_model, tokenizer, run.world)
-        # On a shared trunk the configuration in memory is the policy's.
-        on_trunk = reward_model.adapter_name != BASE
-        moments = stored_reward_moments(config.reward_model) if on_trunk else reward_moments(reward_model)
+    score, moments = open_scorer(config, tokenizer, run.world, loaded=reward_models)
     reference = reference_of(config, policy, tokenizer, run)
 
     per_step = config.epochs * config.minibatches
@@ -176,14 +169,14 @@ def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) 
 
 
 Opened = tuple[Policy, Critic, list[RewardModel], Callable[[Path], None]]
-"""Policy, critic, the reward model if it is one, and what saves the first two."""
+"""Policy, critic, the reward models among the scorers, and what saves the first two."""
 
 
 def _separate(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Opened:
     """A model for each role."""
     compute = config.compute
     policy = load_policy(run.source(config.model), compute)
-    reward_models = [] if ":" in config.reward_model else [frozen_reward_model(config)]
+    reward_models = frozen_reward_models(config)
     if config.critic.start == "shared":
         critic = _head_on(policy)
         return policy, critic, reward_models, lambda folder: save_policy(policy, tokenizer, folder)
@@ -194,6 +187,12 @@ def _separate(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -
         save_classifier(critic, tokenizer, folder / CRITIC)
 
     return policy, critic, reward_models, save
+
+
+def frozen_reward_models(config: PPOConfig | TRPOConfig) -> list[RewardModel]:
+    """Those among the scorers, each a model of its own."""
+    names = scorers_named(config.reward_model)
+    return [frozen_reward_model(config, each.name) for each in names if each.kind == "model"]
 
 
 def open_critic(
@@ -208,7 +207,8 @@ def open_critic(
         return load_critic(run.source("", CRITIC), config.compute)
     if config.critic.start == "policy":
         return critic_from_policy(config.model, tokenizer, config.compute)
-    reward_model = reward_models[0]  # the settings refuse a Python function here
+    reward_model = reward_models[0]  # the settings see to it that the first scorer is one
+    _check_read_at_last(reward_model.reading, config.reward_model)
     critic = critic_from_reward_model(reward_model, normalised=config.reward.normalise)
     if vocabulary_size(reward_model) != vocabulary_size(policy):
         raise InputError(
@@ -218,18 +218,26 @@ def open_critic(
     return critic
 
 
+def _check_read_at_last(reading: Reading, name: str) -> None:
+    """A critic predicts from the head at one token what the score will be: that begins right only where the score is the head at the last."""
+    if reading.at != "last":
+        raise InputError(
+            f"critic.start is `reward`, but the score of {name} is read over several tokens ({reading.at}); set critic.start to policy or shared"
+        )
+
+
 def _on_one_trunk(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Opened:
     """One frozen trunk, an adapter for each role; the reward model joins it if it was trained as an adapter of the same trunk."""
     seed, lora = run.settings.seed, config.lora
     policy, peft = lora_policy(load_policy(config.model, config.compute), lora, seed=seed)
-    reward_models: list[RewardModel] = []
-    if ":" not in config.reward_model:
-        adapter = Path(config.reward_model) / ADAPTER
-        if _is_of_trunk(adapter, config.model):
-            reward_models = [reward_model_on_trunk(peft, policy, lora, adapter)]
-            run.say(f"{config.reward_model} is an adapter of the policy's trunk and shares it")
-        else:
-            reward_models = [frozen_reward_model(config)]
+    first, *others = scorers_named(config.reward_model)
+    adapter = Path(first.name) / ADAPTER
+    if first.kind == "model" and not others and _is_of_trunk(adapter, config.model):
+        reward_models = [reward_model_on_trunk(peft, policy, lora, adapter)]
+        reward_models[0].reading = stored_reading(first.name)
+        run.say(f"{first.name} is an adapter of the policy's trunk and shares it")
+    else:
+        reward_models = frozen_reward_models(config)
     critic = (
         _head_on(policy)
         if config.critic.start == "shared"
@@ -252,18 +260,20 @@ def _on_one_trunk(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Ru
 
 def _start_from_reward_adapter(config: PPOConfig, peft: PeftModel, critic: Critic) -> None:
     """The critic's adapter and head begin as the reward model's."""
-    adapter = Path(config.reward_model) / ADAPTER
+    name = scorers_named(config.reward_model)[0].name
+    adapter = Path(name) / ADAPTER
     if not _is_of_trunk(adapter, config.model):
         raise InputError(
-            f"critic.start is `reward` with lora.rank {config.lora.rank}, but {config.reward_model} is no adapter of {config.model}; train it "
+            f"critic.start is `reward` with lora.rank {config.lora.rank}, but {name} is no adapter of {config.model}; train it "
             "with `prefloop reward` from that model with the same lora settings, or set critic.start to policy or shared"
         )
+    _check_read_at_last(stored_reading(name), name)
     rest = load_adapter_weights(peft, critic.adapter_name, adapter)
     (weight,) = (value for key, value in rest.items() if key.endswith("score.weight"))
     with torch.no_grad():
         next(critic.value_head.parameters()).copy_(weight)
     if config.reward.normalise:
-        critic.normalise(*stored_reward_moments(config.reward_model))
+        critic.normalise(*stored_reward_moments(name))
 
 
 def _is_of_trunk(adapter: Path, model: str) -> bool:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import Examples, examples, store_of
+from prefloop.algorithms.density_ratio import odds_of, prompt_features
+from prefloop.algorithms.inputs import Examples, Inputs, examples, refuse_soft_labels, store_of
 from prefloop.algorithms.objective_step import (
     Part,
     Task,
@@ -51,7 +52,7 @@ from prefloop.losses.objectives import (
 from prefloop.losses.quantities import TokenNumbers, quantities
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy, scalar_head
-from prefloop.records import Label, Score
+from prefloop.records import Comparison, Label, Score
 from prefloop.runtime import Metrics, Run, Updater, start_world
 from prefloop.text import load_tokenizer
 from prefloop.text.groups import Group
@@ -82,6 +83,7 @@ def train_objective(config: PreferConfig, *, stage: str, recorded: Any) -> Path:
     inputs = examples(
         objective.data, config.data, tokenizer, store, world, from_comparisons=config.from_comparisons
     )
+    _check_soft(config, objective, inputs)
     models = models_read(
         world, model=config.model, reference=config.reference if objective.needs.reference else ""
     )
@@ -164,6 +166,13 @@ def _check(config: PreferConfig, objective: Objective) -> None:
                 )
 
 
+def _check_soft(config: PreferConfig, objective: Objective, inputs: Inputs[Any]) -> None:
+    """Refuse soft labels where the objective has no meaning for them: to train as if they were certain is not what was asked."""
+    if not objective.takes_soft_labels:
+        losses = [name for name, each in OBJECTIVES.items() if each.takes_soft_labels]
+        refuse_soft_labels(inputs, f"loss {config.loss}", f"take one of {', '.join(losses)}")
+
+
 def _open_task(
     config: PreferConfig,
     objective: Objective,
@@ -224,6 +233,7 @@ def _with_reference(
     def kept(groups: Sequence[Sequence[Group]]) -> list[list[Tensor]]:
         return _kept(task, groups, config, models, tokenizer, run)
 
+    odds = _prompt_odds(task, parts, config, models, tokenizer, run) if needs.prompt_odds else []
     own = kept([part.groups for part in parts]) if keeps else []
     others = kept(mismatched) if keeps and needs.mismatched else []
     return [
@@ -235,9 +245,33 @@ def _with_reference(
             mismatched_reference=torch.stack([row.sum() for row in others[i]])
             if others and others[i]
             else nothing,
+            prompt_odds=odds[i] if odds else [],
         )
         for i, part in enumerate(parts)
     ]
+
+
+def _prompt_odds(
+    task: Task,
+    parts: Sequence[Examples[Any]],
+    config: PreferConfig,
+    models: Models,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Run,
+) -> list[list[float]]:
+    """p(prompt | good) / p(prompt | bad) of every example, estimated on those trained on, from the states of the model that the run began with."""
+    train, heldout = parts
+    good = torch.tensor([record.good for record in train.records])
+    if good.all() or not good.any():
+        raise InputError(
+            f"{task.loss} compares the prompts of good completions with those of bad ones, but all {len(good)} are "
+            f"{'good' if good.all() else 'bad'}; give both kinds, or take loss bco"
+        )
+    start = task.policy
+    if run.start or config.reference:
+        start = open_reference(_reference_name(models), tokenizer, config.compute)
+    features = prompt_features(start, [*train.groups, *heldout.groups], tokens=task.tokens, world=run.world)
+    return [each.tolist() for each in odds_of(features[: len(train)], good, features[len(train) :])]
 
 
 def _kept(
@@ -276,6 +310,8 @@ def _said(record: Any, group: Group) -> tuple[float, ...]:
         return (float(record.good),)
     if isinstance(record, Score):
         return (record.value,)
+    if isinstance(record, Comparison):
+        return (record.p_soft, 1 - record.p_soft)
     return (0.0,) * len(group.completions)
 
 

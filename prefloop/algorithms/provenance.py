@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,8 @@ class Models:
 
     names: Mapping[str, str]
     sha256: Mapping[str, str]
+    others: Mapping[str, Content] = field(default_factory=dict)
+    """What else of the models' settings must stay the same, by name."""
 
     @property
     def contents(self) -> dict[str, Content]:
@@ -32,7 +34,7 @@ class Models:
         return {
             f"weights.{role}": Content(what=f"the weights of {role} {name}", sha256=self.sha256[role])
             for role, name in self.names.items()
-        }
+        } | dict(self.others)
 
     def reference_is_start(self) -> bool:
         """Whether the reference has the weights that the policy starts with; it has where none is named."""
@@ -121,13 +123,8 @@ class RunRecord:
 
 def name_in_store(given: str, store: Store) -> str:
     """A path inside the project is named relative to it, so that a project can be moved; anything else as it was given."""
-    path = Path(given)
-    if not path.exists():
-        return given
-    root = store.folder.resolve()
-    resolved = path.resolve()
-    return str(resolved.relative_to(root)) if resolved.is_relative_to(root) else str(resolved)
+    return store.name_of(given)
 
 
 def _kind(role: str) -> str:
-    return "reward_model" if role == "reward_model" else "policy"
+    return "reward_model" if role.startswith("reward_model") else "policy"

@@ -73,7 +73,7 @@ def sample_by_rejection(config: RejectionConfig) -> str:
         raise InputError(
             f"{config.store}: no prompt has two different completions; draw more with `prefloop sample`"
         )
-    scorer = EnsembleScorer.load(config.reward_models, config.compute, world)
+    scorer = EnsembleScorer.load(config.reward_models, config.compute, world, rules=config.reward)
     prompts = [prompt for prompt, texts in groups.items() for _ in texts]
     scores = iter(scorer(prompts, [text for texts in groups.values() for text in texts]))
     pairs: list[Comparison] = []

@@ -1,16 +1,17 @@
-"""A reward model: from comparisons (Bradley-Terry, section 3.2 of arXiv:2009.01325 and arXiv:2203.02155), rankings, labels or scores.
+"""A reward model: from comparisons (Bradley-Terry, section 3.2 of arXiv:2009.01325 and arXiv:2203.02155), rankings, labels, scores or steps.
 
-The score is read at the last token of each completion; `token_level` and `outcome` train it at every token and are read at the last. One epoch by
-default: a second one overfits. After training, mean and standard deviation of scores on completions are stored with the model; the saved scores
-themselves stay as they are.
+The score is read at the last token of each completion; `token_level` and `outcome` train it at every token and are read at the last, `segments`
+is the sum over tokens, `process` is read where steps end. One epoch by default: a second one overfits. After training, mean and standard
+deviation of scores on completions are stored with the model, and on request what length explains of them; the saved head itself stays as it is.
 
 Logged: loss; of comparisons and rankings accuracy (ties count half; of rankings over all pairs) and margin (better minus worse score); of labels
-accuracy (score above 0 for good); of scores error (mean squared); score (mean of all); lr, grad_norm, skipped; and on held-out prompts
+accuracy (score above 0 for good; of steps, over all steps); of scores error (mean squared; of ordinal that of the expected rating, and accuracy: the
+likeliest level is the right one); score (mean of all); lr, grad_norm, skipped; length_slope (with length_residual, at the end); and on held-out prompts
 heldout_loss (without margin, smoothing or centring) and heldout_accuracy or heldout_error. `prefloop.evaluation` gives the accuracy its interval, calibration and more.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import Examples, examples, store_of
+from prefloop.algorithms.inputs import Examples, Inputs, examples, refuse_soft_labels, store_of
 from prefloop.algorithms.opening import check_room, open_reward_model, parameters_of, replayable
+from prefloop.algorithms.ordinal import Thresholds
 from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.algorithms.shown import show_scores
 from prefloop.configs.reward import RewardConfig
@@ -29,19 +31,25 @@ from prefloop.losses.listwise import pairs_of, plackett_luce
 from prefloop.losses.quantities import as_lists
 from prefloop.losses.reward_model import (
     REWARD_LOSSES,
+    TOKEN_READINGS,
     all_pairs,
     best_of,
     binary,
+    level_probabilities,
+    ordinal,
     outcome,
+    process,
     regression,
+    segments,
     token_level,
 )
-from prefloop.models.load import set_reward_moments
+from prefloop.losses.rewards import length_slope, residual_scores
+from prefloop.models.load import set_reading, set_reward_moments, set_thresholds
 from prefloop.models.packing import Batch, MicroBatch, micro_batches
-from prefloop.models.roles import RewardModel
+from prefloop.models.roles import Reading, RewardModel
 from prefloop.records import Comparison, Label, Score
 from prefloop.rollout.scoring import score_groups
-from prefloop.runtime import Metrics, Run, Updater, World, start_world
+from prefloop.runtime import Metrics, ParameterGroup, Run, Updater, World, start_world
 from prefloop.text import load_tokenizer
 from prefloop.text.groups import Group
 
@@ -51,10 +59,19 @@ def train(config: RewardConfig) -> Path:
     world = start_world(config.compute.device)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     kind = REWARD_LOSSES[config.loss].data
-    inputs = examples(kind, config.data, tokenizer, store_of(config.run.out, config.run.store), world)
+    inputs = examples(
+        kind,
+        config.data,
+        tokenizer,
+        store_of(config.run.out, config.run.store),
+        world,
+        swap_contexts=config.swap_contexts,
+        step_separator=config.step_separator,
+    )
+    if config.loss != "bradley_terry":
+        refuse_soft_labels(inputs, f"loss {config.loss}", "take bradley_terry")
     models = models_read(world, model=config.model)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
-    tokens = config.compute.micro_batch_tokens
     with (
         Run.open(
             config.run,
@@ -74,8 +91,14 @@ def train(config: RewardConfig) -> Path:
         check_room(opened.role, inputs.train, inputs.heldout)
         record.begin(models=models, reads=[inputs.read])
         reward_model = opened.role
+        reading = REWARD_LOSSES[config.loss].read
+        set_reading(reward_model, Reading(at=reading, rule=config.step_rule, separator=config.step_separator))
+        scales = _scales(config, inputs, world.device)
         updater = Updater(
-            [parameters_of(reward_model, config.optim, name="reward_model")],
+            [
+                parameters_of(reward_model, config.optim, name="reward_model"),
+                *(ParameterGroup.of(scale, config.optim, name="thresholds") for scale in scales),
+            ],
             total_steps=run.total_steps,
             world=world,
             dump_folder=run.nonfinite,
@@ -83,21 +106,30 @@ def train(config: RewardConfig) -> Path:
         )
         if run.resumed:
             updater.load_state(run.resumed["updater"])
+            for scale, saved in zip(scales, run.resumed["thresholds"], strict=True):
+                with torch.no_grad():
+                    scale.raw.copy_(saved)
 
-        for step in run.steps(save=opened.save, state=lambda: {"updater": updater.state()}):
+        def save(folder: Path) -> None:
+            for scale in scales:
+                set_thresholds(reward_model, scale.levels, scale().tolist())
+            opened.save(folder)
+
+        def state() -> dict[str, object]:
+            return {"updater": updater.state(), "thresholds": [scale.raw.detach() for scale in scales]}
+
+        for step in run.steps(save=save, state=state):
             places = world.share(batches.at(step))
             records = [inputs.train.records[i] for i in places]
             groups = [inputs.train.groups[i] for i in places]
-            metrics = _step(config, updater, reward_model, records, groups, world)
+            metrics = _step(config, updater, reward_model, scales, records, groups, world)
             last = step == run.total_steps
             if (config.eval_every and step % config.eval_every == 0) or last:
-                metrics |= _heldout_metrics(config, reward_model, inputs.heldout, world)
+                metrics |= _heldout_metrics(config, reward_model, scales, inputs.heldout, world)
                 show_scores(run, step, reward_model, tokenizer, inputs.heldout.groups)
-            if last and config.normalise:
-                scores = score_groups(
-                    reward_model, inputs.heldout.groups or inputs.train.groups, tokens=tokens, world=world
-                )
-                set_reward_moments(reward_model, scores.mean().item(), max(scores.std().item(), SMALLEST_STD))
+            if last:
+                measured = inputs.heldout.groups or inputs.train.groups
+                metrics |= _measure(config, reward_model, measured, world)
             run.log(step, metrics)
         record.finish(run.final, kind="reward_model", step=run.total_steps, metrics=run.last_metrics)
         return run.final
@@ -105,6 +137,34 @@ def train(config: RewardConfig) -> Path:
 
 SMALLEST_STD = 1e-6
 """Scores that do not vary are not divided by zero."""
+
+
+def _scales(config: RewardConfig, inputs: Inputs[Any], device: torch.device) -> tuple[Thresholds, ...]:
+    """Of `ordinal` the thresholds of its scale, else none."""
+    if config.loss != "ordinal":
+        return ()
+    scale = Thresholds([record.value for record in inputs.train.records]).to(device)
+    scale.level_of([record.value for record in inputs.heldout.records])  # refused before a step is paid for
+    return (scale,)
+
+
+def _measure(
+    config: RewardConfig, reward_model: RewardModel, groups: Sequence[Group], world: World
+) -> dict[str, float]:
+    """Store what the finished model's scores on completions are like: what length explains of them, then mean and deviation."""
+    if not (config.normalise or config.length_residual):
+        return {}
+    metrics: dict[str, float] = {}
+    scores = score_groups(reward_model, groups, tokens=config.compute.micro_batch_tokens, world=world)
+    if config.length_residual:
+        lengths = torch.tensor([len(each) for group in groups for each in group.completions]).float()
+        slope, mean_length = length_slope(scores, lengths, lambda sums: sums)
+        set_reading(reward_model, replace(reward_model.reading, length_slope=slope, mean_length=mean_length))
+        scores = residual_scores(scores, lengths, slope=slope, mean_length=mean_length)
+        metrics["length_slope"] = slope
+    if config.normalise:
+        set_reward_moments(reward_model, scores.mean().item(), max(scores.std().item(), SMALLEST_STD))
+    return metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +177,25 @@ class Scored:
     scores: Float[Tensor, " B"]
     token_scores: Float[Tensor, "_ _"]
     """At every token where the loss needs that; else without elements."""
+    scales: tuple[Thresholds, ...]
+
+    def values(self) -> list[float]:
+        """The numbers given."""
+        return [record.value for record in self.records if isinstance(record, Score)]
+
+    def ordinal(self) -> Tensor:
+        """The loss of each rating."""
+        (scale,) = self.scales
+        return ordinal(self.scores, scale.level_of(self.values()), scale())
+
+    def good_steps(self) -> Tensor:
+        """Each step's label where the step ends, [B, T]; False elsewhere."""
+        ends = self.batch.completion_mask
+        good = torch.zeros_like(ends)
+        # A completion that was cut has fewer step ends than labels.
+        said = [record.good[: int(n)] for record, n in zip(self.records, ends.sum(1).tolist(), strict=True)]
+        good[ends] = torch.tensor([each for row in said for each in row], device=ends.device)
+        return good
 
     def said(self) -> Tensor:
         """Labels as True or False, scores as numbers."""
@@ -132,6 +211,11 @@ class Scored:
         values = [record.margin for record in self.records if isinstance(record, Comparison)]
         return torch.tensor(values, device=self.scores.device)
 
+    def p_soft(self) -> Tensor:
+        """How likely the comparisons' labels are right."""
+        values = [record.p_soft for record in self.records if isinstance(record, Comparison)]
+        return torch.tensor(values, device=self.scores.device)
+
     def lists(self) -> tuple[Tensor, Tensor]:
         """Scores as [G, K], and which of them are there."""
         there = torch.ones_like(self.batch.group, dtype=torch.bool)
@@ -139,7 +223,12 @@ class Scored:
 
 
 def _bradley_terry(of: Scored) -> Tensor:
-    return bradley_terry(*of.scores.view(-1, 2).unbind(1))
+    return bradley_terry(*of.scores.view(-1, 2).unbind(1), p_soft=of.p_soft())
+
+
+def _segments(of: Scored, random_share: float = 0.0) -> Tensor:
+    scores, mask = of.token_scores, of.batch.completion_mask
+    return segments(scores[0::2], scores[1::2], mask[0::2], mask[1::2], random_share=random_share)
 
 
 def _token_level(of: Scored) -> Tensor:
@@ -160,28 +249,37 @@ LOSSES = {
     "binary": lambda of: binary(of.scores, of.said()),
     "outcome": lambda of: outcome(of.token_scores, of.batch.completion_mask, of.said()),
     "regression": lambda of: regression(of.scores, of.said()),
+    "ordinal": lambda of: of.ordinal(),
+    "process": lambda of: process(of.token_scores, of.batch.completion_mask, of.good_steps()),
+    "segments": _segments,
 }
 """How each loss is called: one number an example."""
 
 
 def _scored(
-    config: RewardConfig, reward_model: RewardModel, part: MicroBatch, records: Sequence[Any]
+    config: RewardConfig,
+    reward_model: RewardModel,
+    scales: tuple[Thresholds, ...],
+    part: MicroBatch,
+    records: Sequence[Any],
 ) -> Scored:
     batch, mine = part.batch, [records[g] for g in part.groups]
     if not REWARD_LOSSES[config.loss].every_token:
         scores = reward_model(batch)
         nothing = scores.new_empty((0, 0))
-        return Scored(batch=batch, records=mine, scores=scores, token_scores=nothing)
+        return Scored(batch=batch, records=mine, scores=scores, token_scores=nothing, scales=scales)
     token_scores = reward_model.token_scores(batch)
-    last = (batch.completion_mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
-    scores = token_scores.gather(1, last).squeeze(1)
-    return Scored(batch=batch, records=mine, scores=scores, token_scores=token_scores)
+    reading = reward_model.reading
+    rule = TOKEN_READINGS[reading.rule if reading.at == "steps" else reading.at]
+    scores = rule(token_scores, batch.completion_mask)
+    return Scored(batch=batch, records=mine, scores=scores, token_scores=token_scores, scales=scales)
 
 
 def _step(
     config: RewardConfig,
     updater: Updater,
     reward_model: RewardModel,
+    scales: tuple[Thresholds, ...],
     records: Sequence[Any],
     groups: Sequence[Group],
     world: World,
@@ -191,7 +289,7 @@ def _step(
     metrics = Metrics()
 
     def loss(part: MicroBatch) -> Tensor:
-        scored = _scored(config, reward_model, part, records)
+        scored = _scored(config, reward_model, scales, part, records)
         losses = _training_losses(config, scored)
         _add_metrics(config, scored, metrics)
         return example_mean(losses, examples=counted)
@@ -206,7 +304,15 @@ def _training_losses(config: RewardConfig, scored: Scored) -> Float[Tensor, " G"
     if config.loss == "bradley_terry":
         chosen, rejected = scored.scores.view(-1, 2).unbind(1)
         margin = scored.margins() if config.margin else 0.0
-        losses = bradley_terry(chosen, rejected, margin=margin, label_smoothing=config.label_smoothing)
+        losses = bradley_terry(
+            chosen,
+            rejected,
+            margin=margin,
+            label_smoothing=config.label_smoothing,
+            p_soft=scored.p_soft(),
+        )
+    elif config.loss == "segments":
+        losses = _segments(scored, config.random_share)
     else:
         losses = LOSSES[config.loss](scored)
     if not (config.centring and REWARD_LOSSES[config.loss].shift_free):
@@ -225,6 +331,15 @@ def _add_metrics(config: RewardConfig, scored: Scored, metrics: Metrics) -> None
         if kind == "labels":
             side = torch.where(scored.said(), 1.0, -1.0) * scores
             metrics.add("accuracy", pairwise_accuracy(side, torch.zeros_like(side)).sum(), len(side))
+        elif kind == "steps":
+            ends = scored.batch.completion_mask
+            side = torch.where(scored.good_steps(), 1.0, -1.0)[ends] * scored.token_scores.detach()[ends]
+            metrics.add("accuracy", pairwise_accuracy(side, torch.zeros_like(side)).sum(), len(side))
+        elif scored.scales:
+            (scale,) = scored.scales
+            right = level_probabilities(scores, scale()).argmax(dim=1) == scale.level_of(scored.values())
+            metrics.add("accuracy", right.sum(), len(right))
+            metrics.add("error", (scale.expected(scores) - scored.said()).square().sum(), len(right))
         elif kind == "scores":
             metrics.add("error", (scores - scored.said()).square().sum(), len(scores))
         else:
@@ -237,7 +352,11 @@ def _add_metrics(config: RewardConfig, scored: Scored, metrics: Metrics) -> None
 
 
 def _heldout_metrics(
-    config: RewardConfig, reward_model: RewardModel, heldout: Examples[Any], world: World
+    config: RewardConfig,
+    reward_model: RewardModel,
+    scales: tuple[Thresholds, ...],
+    heldout: Examples[Any],
+    world: World,
 ) -> dict[str, float]:
     """The plain loss and the accuracy (or error) on held-out examples; nothing where nothing is held out."""
     if not heldout.groups:
@@ -247,7 +366,7 @@ def _heldout_metrics(
     metrics, shown = Metrics(), Metrics()
     with torch.no_grad():
         for part in micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device):
-            scored = _scored(config, reward_model, part, records)
+            scored = _scored(config, reward_model, scales, part, records)
             losses = LOSSES[config.loss](scored)
             shown.add("heldout_loss", losses.sum(), len(losses))
             _add_metrics(config, scored, metrics)

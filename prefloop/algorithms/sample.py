@@ -5,8 +5,10 @@ their order, the number of processes, or where an earlier run stopped. So the sa
 interruption with what is missing.
 """
 
+import hashlib
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,10 +20,12 @@ from prefloop.configs.sample import SampleConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.models.load import load_policy
-from prefloop.models.roles import Policy, vocabulary_size
+from prefloop.models.q_heads import FOLDER, load_q_heads
+from prefloop.models.roles import vocabulary_size
 from prefloop.models.weights import weights_sha256
 from prefloop.records import Completion, Prompt
 from prefloop.rollout import make_rollout, sample
+from prefloop.rollout.steered import Drawer, Perturbed
 from prefloop.runtime.interrupt import Interrupted
 from prefloop.runtime.progress import Progress
 from prefloop.runtime.world import World, start_world
@@ -39,6 +43,10 @@ def sample_completions(config: SampleConfig) -> str:
     policy = load_policy(config.model, config.compute)
     check_vocabulary(tokenizer, vocabulary_size(policy))
     check_prompt_room(policy, chosen, new_tokens=config.sampling.max_new_tokens)
+    drawer: Drawer = policy
+    if config.ilql_beta:
+        heads = load_q_heads(Path(config.model), policy.device)
+        drawer = Perturbed(policy=policy, heads=heads, beta=config.ilql_beta)
     name, checkpoint = world.on_main(lambda: _add_checkpoint(config))
     missing = world.on_main(lambda: _missing(config, checkpoint, chosen))
     k, size = config.completions_per_prompt, max(1, ROUNDS * config.sampling.batch_size * world.size)
@@ -57,7 +65,7 @@ def sample_completions(config: SampleConfig) -> str:
     try:
         for start in range(0, len(missing), per_write):
             places = missing[start : start + per_write]
-            drawn = _draw(config, policy, tokenizer, name, chosen, world.share(places), world, progress)
+            drawn = _draw(config, drawer, tokenizer, name, chosen, world.share(places), world, progress)
             shares = world.gather_objects(drawn)
             # Dealt out in turn, so taken back in turn: the store's order is that of the prompts.
             new = [one for i in range(len(places)) for one in shares[i % world.size][i // world.size]]
@@ -95,8 +103,12 @@ def _prompts(config: SampleConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[
 def _add_checkpoint(config: SampleConfig) -> tuple[str, int]:
     """The policy's name and id in the store."""
     with Store.open(config.store) as store:
-        name = name_in_store(config.model, store)
-        return name, store.add_checkpoint(name, kind="policy", weights_sha256=weights_sha256(config.model))
+        name, weights = name_in_store(config.model, store), weights_sha256(config.model)
+        if config.ilql_beta:  # another policy than the one without its heads, and than one with another beta
+            of_heads = weights_sha256(str(Path(config.model) / FOLDER))
+            name = f"{name} (ilql_beta {config.ilql_beta:g})"
+            weights = hashlib.sha256(f"{weights} {of_heads} {config.ilql_beta!r}".encode()).hexdigest()
+        return name, store.add_checkpoint(name, kind="policy", weights_sha256=weights)
 
 
 def _missing(config: SampleConfig, checkpoint: int, chosen: Prompts) -> list[int]:
@@ -120,7 +132,7 @@ def _within(completion: Completion, sampling: Sampling) -> bool:
 
 def _draw(
     config: SampleConfig,
-    policy: Policy,
+    drawer: Drawer,
     tokenizer: PreTrainedTokenizerBase,
     name: str,
     chosen: Prompts,
@@ -130,7 +142,7 @@ def _draw(
 ) -> list[list[Completion]]:
     """This process's share of a round, K completions a prompt."""
     records, ids = [chosen.records[i] for i in places], [chosen.ids[i] for i in places]
-    with policy.active() as model:
+    with drawer.active() as model:
         samples = sample(
             model,
             ids,

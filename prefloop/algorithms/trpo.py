@@ -23,26 +23,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import prompts, store_of
 from prefloop.algorithms.online import (
     Score,
     check_sampled,
-    draw_rollout,
-    frozen_reward_model,
-    function_score,
-    model_score,
-    models_of,
+    open_scorer,
     reference_of,
-    require_prompts,
     shown,
     shows_samples,
     state_of_moments,
 )
-from prefloop.algorithms.opening import check_prompt_room, parameters_of, replayable
+from prefloop.algorithms.opening import parameters_of, replayable
 from prefloop.algorithms.ppo import Adaptive, Experience, controlled, critic_loss, judge
-from prefloop.algorithms.ppo_roles import CRITIC, open_critic
-from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.ppo_roles import CRITIC, frozen_reward_models, open_critic
+from prefloop.algorithms.session import open_session
 from prefloop.configs.ppo import TRPOConfig
 from prefloop.losses import (
     RunningMoments,
@@ -54,11 +47,11 @@ from prefloop.losses import (
     search_back,
     trust_region_step,
 )
-from prefloop.models.load import load_policy, reward_moments, save_classifier, save_policy
+from prefloop.models.load import load_policy, save_classifier, save_policy
 from prefloop.models.packing import Batch, MicroBatch, micro_batches
 from prefloop.models.roles import Critic, Policy, scatter_tokens, vocabulary_size
-from prefloop.runtime import Metrics, Run, Updater, World, start_world
-from prefloop.text import check_vocabulary, decode_completion, load_tokenizer, stop_token_ids
+from prefloop.runtime import Metrics, Run, Updater, World
+from prefloop.text import check_vocabulary
 
 DIFFERENCE = 1e-2
 """Euclidean length of the steps to either side in a central difference: far above float32's rounding, and its square is its error."""
@@ -84,41 +77,17 @@ class Roles:
 
 def train(config: TRPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    world = start_world(config.compute.device)
     if config.kl.target:  # refuses settings it could not go on with, before anything is done
         controlled(config, config.kl.coef, config.kl.target, config.batch_prompts)
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
-    store = store_of(config.run.out, config.run.store)
-    train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
-    require_prompts(train_prompts, config.data.source)
-    models = models_of(config, world, reference=config.reference)
-    batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage=config.STAGE,
-            config=config,
-            total_steps=config.steps,
-            world=world,
-            headline=("score", "kl"),
-            reads={"data": read.content, **models.contents},
-        ) as run,
-        RunRecord(stage=config.STAGE, config=config, settings=config.run, world=world) as record,
-    ):
-        run.say(read.summary)
-        roles = _open(config, tokenizer, run)
-        for role in (roles.policy, roles.reference, roles.critic):
-            check_prompt_room(role, train_prompts, new_tokens=config.sampling.max_new_tokens)
-        record.begin(models=models, reads=[read])
+    with open_session(config, reference=config.reference, headline=("score", "kl")) as session:
+        run, world = session.run, session.world
+        roles = _open(config, session.tokenizer, run)
+        session.begin(roles.policy, roles.reference, roles.critic)
         adaptive = Adaptive(kl_coef=config.kl.coef, scores=RunningMoments())
         if run.resumed:
             roles.critic_updater.load_state(run.resumed["critic"])
             adaptive.kl_coef = run.resumed["kl_coef"]
             adaptive.scores = RunningMoments(**run.resumed["score_moments"])
-        stop_ids = stop_token_ids(tokenizer)
-
-        def decode(ids: Sequence[int]) -> str:
-            return decode_completion(tokenizer, ids)
 
         def state() -> dict[str, object]:
             return {
@@ -128,46 +97,31 @@ def train(config: TRPOConfig) -> Path:
             }
 
         for step in run.steps(save=roles.save, state=state):
-            chosen = batches.at(step)
-            rollout = draw_rollout(
-                roles.policy,
-                train_prompts,
-                chosen,
-                k=config.completions_per_prompt,
-                first_key=(step - 1) * config.batch_prompts,
-                sampling=config.sampling,
-                seed=config.run.seed,
-                stop_ids=stop_ids,
-                decode=decode,
-                world=world,
-            )
+            chosen, first_key = session.batches.at(step), (step - 1) * config.batch_prompts
+            k = config.completions_per_prompt
+            rollout = session.draw(roles.policy, chosen, k=k, first_key=first_key)
             scores = roles.score(rollout)
             experience, metrics = judge(config, roles, rollout, scores, adaptive, world)
-            if step == 1 and models.reference_is_start():
+            if step == 1 and session.models.reference_is_start():
                 check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
             if step > config.critic.warmup_steps:
                 metrics |= _move_policy(config, roles, experience, world)
             metrics |= _fit_critic(config, roles, experience, world)
             if config.kl.target:
                 adaptive.kl_coef = controlled(config, adaptive.kl_coef, metrics["kl"], len(chosen))
-            run.log(step, metrics)
+            run.log(step, {**metrics, **roles.score.metrics(world)})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(rollout, scores))
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish()
 
 
 def _open(config: TRPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Roles:
     """A model for each role, from the start or from the checkpoint the run goes on from."""
     policy = load_policy(run.source(config.model), config.compute)
     check_vocabulary(tokenizer, vocabulary_size(policy))
-    reward_models = [] if ":" in config.reward_model else [frozen_reward_model(config)]
+    reward_models = frozen_reward_models(config)
     critic = open_critic(config, tokenizer, run, policy, reward_models)
-    if reward_models:
-        score = model_score(config, reward_models[0], tokenizer, run.world)
-        moments = reward_moments(reward_models[0])
-    else:
-        score, moments = function_score(config.reward_model, run.world), (0.0, 1.0)
+    score, moments = open_scorer(config, tokenizer, run.world, loaded=reward_models)
 
     def save(folder: Path) -> None:
         save_policy(policy, tokenizer, folder)

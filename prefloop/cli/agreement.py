@@ -27,7 +27,7 @@ from prefloop.feedback.agreement import (
     noise_ceiling,
     raw_agreement,
 )
-from prefloop.feedback.judged import PairLabels, pair_labels, read_judged
+from prefloop.feedback.judged import PairLabels, gold_choices, pair_labels, read_judged
 
 TIES = (2, 3)
 """Categories of `pair_labels` that name no side."""
@@ -75,17 +75,18 @@ def agreement(config: AgreementConfig) -> None:
         write_json(Path(config.out), encode(found))
         print(f"wrote {config.out}")
     if config.labels:
-        written, left_out = write_aggregated(table, config.aggregate, config.labels)
+        written, left_out = write_aggregated(table, config.aggregate, config.labels, soft=config.soft)
         said = ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items())) or "none"
         print(f"wrote {written} comparisons to {config.labels} ({config.aggregate}; left out: {said})")
 
 
 def _gold(config: AgreementConfig, store: Store) -> dict[int, str]:
-    """Item -> right choice, as the annotator named `gold` says; empty without one."""
-    if not config.gold:
-        return {}
-    known = read_judged(store, Filters(annotators=(config.gold,), rounds=config.rounds))
-    return {each.item: each.choice for each in known if each.kind == "pair"}
+    """Item -> right choice: what the studio's gold items know, and over that what the annotator named `gold` says."""
+    found = gold_choices(store)
+    if config.gold:
+        known = read_judged(store, Filters(annotators=(config.gold,), rounds=config.rounds))
+        found |= {each.item: each.choice for each in known if each.kind == "pair"}
+    return found
 
 
 def agreement_lines(numbers: Mapping[str, Agreement], ceiling: NoiseCeiling) -> list[str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from prefloop.configs.arena import ArenaConfig
 from prefloop.data.store import Filters, Store
 from prefloop.errors import InputError
-from prefloop.evaluation.arena import Arena, arena_page, leaderboard_table
+from prefloop.evaluation.arena import Arena, arena_page, leaderboard_table, rounds_table, win_rate_table
 from prefloop.evaluation.json_files import encode, write_json
+from prefloop.feedback.against_baseline import win_rates_against
 from prefloop.feedback.judged import JudgedItem, read_judged, summary_of, votes_of
 from prefloop.feedback.ratings import Leaderboard, leaderboard, pair_weights
 
@@ -25,13 +26,18 @@ def arena(config: ArenaConfig) -> None:
             rounds[at], _ = _board(config, [each for each in judged if each.round == at])
         except InputError as error:
             print(f"round {at}: {error}")
+    against = win_rates_against(judged, config.baseline) if config.baseline else {}
+    found = Arena(whole=whole, rounds=rounds, left_out=left_out, baseline=config.baseline, win_rates=against)
     print(leaderboard_table(whole))
     for at, board in rounds.items():
         print(f"\nround {at}\n{leaderboard_table(board)}")
+    if len(rounds) > 1:
+        print(f"\n{rounds_table(found)}")
+    if against:
+        print(f"\n{win_rate_table(found)}")
     if left_out:
         print(f"judgements that compare no two models: {summary_of(left_out)}")
     if config.out:
-        found = Arena(whole=whole, rounds=rounds, left_out=left_out)
         folder = Path(config.out)
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -79,6 +79,7 @@ STAGES: Mapping[str, Command] = {
         examples=(
             "prefloop label serve --demo",
             "prefloop label serve --store runs/first/prefloop.db",
+            "prefloop label serve --store runs/first/prefloop.db --chat runs/first/dpo/final",
             "prefloop label serve --store postgresql://user:password@host/database --workers 4",
         ),
         single=True,
@@ -118,6 +119,17 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop label restore backup.db --store runs/second/prefloop.db",),
         single=True,
     ),
+    "label select": Command(
+        summary="choose which pairs of stored completions to ask next",
+        settings="prefloop.configs.select:SelectConfig",
+        work="prefloop.cli.select:select",
+        examples=(
+            "prefloop label select --store runs/first/prefloop.db --strategy disagreement --scores scores.jsonl --count 200 --project Helpful",
+            "prefloop label select --store runs/first/prefloop.db --strategy information --count 200",
+        ),
+        then="prefloop label serve --store {}",
+        single=True,
+    ),
     "label judge": Command(
         summary="let a model behind an OpenAI-compatible address compare the pairs in a store",
         settings="prefloop.configs.judge:JudgeConfig",
@@ -127,6 +139,24 @@ STAGES: Mapping[str, Command] = {
         ),
         then="prefloop label agreement --store {}",
         single=True,
+    ),
+    "label score": Command(
+        summary="let a model score the completions in a store by themselves, before it is trained on",
+        settings="prefloop.configs.judge:LabelScoreConfig",
+        work="prefloop.cli.judge:score",
+        examples=(
+            "prefloop label score --store runs/first/prefloop.db --base_url http://127.0.0.1:8000/v1 --model NAME --out scores.jsonl --injection 50",
+        ),
+        single=True,
+    ),
+    "label annotate": Command(
+        summary="let a reward model, or the density ratio of a strong and a weak model, compare the pairs in a store",
+        settings="prefloop.configs.annotate:ScorePairsConfig",
+        work="prefloop.algorithms.annotate:score_pairs",
+        examples=(
+            "prefloop label annotate --store runs/first/prefloop.db --reward_model runs/strong/final@runs/weak/final --annotator density_ratio",
+        ),
+        then="prefloop reward --model MODEL --data store --store {} --out RUNS/reward",
     ),
     "label agreement": Command(
         summary="say how far labels can be trusted, and whose",
@@ -138,6 +168,17 @@ STAGES: Mapping[str, Command] = {
         ),
         single=True,
     ),
+    "revise": Command(
+        summary="let a model criticise and rewrite completions by a constitution, as demonstrations and comparisons",
+        settings="prefloop.configs.judge:ReviseConfig",
+        work="prefloop.cli.revise:revise_completions",
+        examples=(
+            "prefloop revise --store runs/first/prefloop.db --policy runs/first/sft/final --constitution principles.txt "
+            "--base_url http://127.0.0.1:8000/v1 --model NAME --demonstrations revised.jsonl",
+        ),
+        then="prefloop sft --model MODEL --data {} --out RUNS/sl_cai",
+        single=True,
+    ),
     "reward": Command(
         summary="train a reward model on comparisons",
         settings="prefloop.configs.reward:RewardConfig",
@@ -145,6 +186,7 @@ STAGES: Mapping[str, Command] = {
         examples=(
             "prefloop reward --model runs/first/sft/final --data store --out runs/first/reward",
             "prefloop reward --model MODEL --data comparisons.jsonl --out runs/first/reward",
+            "prefloop reward --loss process --model MODEL --data steps.jsonl --out runs/first/prm",
         ),
         then="prefloop ppo --model MODEL --reward_model {} --data PROMPTS --out RUNS/ppo",
     ),
@@ -155,6 +197,15 @@ STAGES: Mapping[str, Command] = {
         examples=(
             "prefloop ppo --model runs/first/sft/final --reward_model runs/first/reward/final "
             "--data prompts.jsonl --out runs/first/ppo",
+        ),
+        then="prefloop chat {}",
+    ),
+    "nlpo": Command(
+        summary="train a policy against a reward model by PPO among the likely tokens of a masking policy",
+        settings="prefloop.configs.ppo:NLPOConfig",
+        work="prefloop.algorithms.ppo:train",
+        examples=(
+            "prefloop nlpo --model SFT --reward_model REWARD --data prompts.jsonl --out runs/first/nlpo",
         ),
         then="prefloop chat {}",
     ),
@@ -198,6 +249,33 @@ STAGES: Mapping[str, Command] = {
         ),
         then="prefloop chat {}",
     ),
+    "nash_md": Command(
+        summary="train a policy to be preferred to a mixture of itself and the reference (Nash mirror descent)",
+        settings="prefloop.configs.games:NashMDConfig",
+        work="prefloop.algorithms.nash_md:train",
+        examples=(
+            "prefloop nash_md --model SFT --preference judges:better --data prompts.jsonl --out runs/first/nash_md",
+            "prefloop nash_md --model SFT --reward_model REWARD --data prompts.jsonl --out runs/first/nash_md",
+        ),
+        then="prefloop chat {}",
+    ),
+    "sppo": Command(
+        summary="train a policy on win rates among its own samples, in rounds (self-play preference optimisation)",
+        settings="prefloop.configs.games:SPPOConfig",
+        work="prefloop.algorithms.sppo:train",
+        examples=(
+            "prefloop sppo --model SFT --preference judges:better --data prompts.jsonl --out runs/first/sppo",
+            "prefloop sppo --model SFT --reward_model REWARD --data prompts.jsonl --out runs/first/sppo",
+        ),
+        then="prefloop chat {}",
+    ),
+    "ilql": Command(
+        summary="train a policy and Q heads on scored completions (offline reinforcement learning)",
+        settings="prefloop.configs.ilql:ILQLConfig",
+        work="prefloop.algorithms.ilql:train",
+        examples=("prefloop ilql --model SFT --data scores.jsonl --out runs/first/ilql",),
+        then="prefloop sample --model {} --ilql_beta 1 --sampling.top_k 20 --data PROMPTS --store RUNS/prefloop.db",
+    ),
     "expert": Command(
         summary="train a policy on the best of its own samples (expert iteration, rejection sampling)",
         settings="prefloop.configs.own_samples:ExpertConfig",
@@ -214,6 +292,15 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop dpo --model runs/first/sft/final --data store --out runs/first/dpo",),
         then="prefloop chat {}",
     ),
+    "distill_context": Command(
+        summary="train a policy to answer without a context as it does with it",
+        settings="prefloop.configs.distill_context:DistillContextConfig",
+        work="prefloop.algorithms.distill_context:train",
+        examples=(
+            "prefloop distill_context --model runs/first/sft/final --context_file principles.txt --data prompts.jsonl --out runs/first/distilled",
+        ),
+        then="prefloop chat {}",
+    ),
     "prefer": Command(
         summary="train a policy directly on comparisons, rankings, labels or scores, by any objective",
         settings="prefloop.configs.prefer:PreferConfig",
@@ -224,6 +311,25 @@ STAGES: Mapping[str, Command] = {
             "prefloop prefer --loss kto --model MODEL --data labels.jsonl --out runs/first/kto",
         ),
         then="prefloop chat {}",
+    ),
+    "merge": Command(
+        summary="merge trainings of one base model: SFT and preferences trained side by side (PAFT)",
+        settings="prefloop.configs.merge:MergeConfig",
+        work="prefloop.algorithms.merge:merge",
+        single=True,
+        examples=(
+            "prefloop merge --base BASE --models runs/first/sft/final runs/first/dpo/final --densities 0.2 1 --out runs/first/merged",
+        ),
+        then="prefloop chat {}",
+    ),
+    "best_of_n": Command(
+        summary="draw n completions of each prompt and take the one that scores highest",
+        settings="prefloop.configs.best_of_n:BestOfNConfig",
+        work="prefloop.cli.best_of_n:best",
+        examples=(
+            "prefloop best_of_n --model SFT --reward_model REWARD --data prompts.jsonl --completions_per_prompt 16 --out runs/first/best",
+        ),
+        then="prefloop sft --model MODEL --data {} --out RUNS/distilled",
     ),
     "eval": Command(
         summary="measure policies, and a reward model, on held-out prompts",
@@ -293,13 +399,23 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop data export --store runs/first/prefloop.db --out comparisons.jsonl",),
     ),
     "data filter": Command(
-        summary="leave out comparisons that reward models find ambiguous or wrong",
+        summary="leave out comparisons that are ambiguous by their labels, or that reward models find ambiguous or wrong",
         settings="prefloop.configs.filter:FilterConfig",
         work="prefloop.algorithms.filter:filter_comparisons",
         examples=(
             "prefloop data filter --data comparisons.jsonl --reward_models runs/first/reward/final --least_margin 0.2 --out kept.jsonl",
         ),
         then="prefloop reward --model MODEL --data {} --out RUNS/reward",
+    ),
+    "data score": Command(
+        summary="score stored completions by models, for label select",
+        settings="prefloop.configs.select:ScoreConfig",
+        work="prefloop.algorithms.score:score_completions",
+        examples=(
+            "prefloop data score --store runs/first/prefloop.db --reward_model R1,R2,R3 --out scores.jsonl",
+            "prefloop data score --store runs/first/prefloop.db --reward_model DPO@SFT --beta 0.1 --out scores.jsonl",
+        ),
+        then="prefloop label select --store {} --strategy disagreement --scores SCORES",
     ),
     "data rejection": Command(
         summary="make comparisons of stored completions by statistical rejection sampling",

@@ -9,6 +9,7 @@ from prefloop.algorithms.inputs import comparisons, prompts, store_of
 from prefloop.configs.common import Data
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.reward import RewardConfig
+from prefloop.configs.scorers import reader
 from prefloop.data.store import Store
 from prefloop.data.store import lineage as find_lineage
 from prefloop.errors import InputError
@@ -16,7 +17,7 @@ from prefloop.evaluation import Evaluation, RewardModelSummary, Summary, write_e
 from prefloop.evaluation.evaluate import PolicyResults, Setting, evaluate_policies, evaluate_reward_model
 from prefloop.evaluation.json_files import write_json
 from prefloop.evaluation.reward_model_quality import RewardModelQuality
-from prefloop.evaluation.tables import policy_table, reward_model_lines
+from prefloop.evaluation.tables import best_of_table, policy_table, reward_model_lines
 from prefloop.evaluation.win_rate import WinMatrix
 from prefloop.feedback.utility import find_utility, is_log_odds
 from prefloop.losses.reward_model import REWARD_LOSSES
@@ -84,12 +85,16 @@ def evaluate(config: EvalConfig) -> str:
             gold=find_utility(config.gold) if config.gold else None,
             gold_is_log_odds=bool(config.gold) and is_log_odds(config.gold),
             reward_model=config.reward_model,
+            rules=config.reward,
             say=print if world.is_main else _say_nothing,
         )
     quality = _quality(config, world) if config.comparisons else None
     if world.is_main:
         if folders:
             print(policy_table(results.policies))
+        if results.best_of_n:
+            print(f"best of n by the reward model, {next(iter(folders))}:")
+            print(best_of_table(results.best_of_n))
         for alarm in results.alarms:
             print(f"! {alarm}")
         if quality:
@@ -138,7 +143,12 @@ def _prompts(config: EvalConfig, model: str) -> tuple[Prompt, ...]:
 def _quality(config: EvalConfig, world: World) -> RewardModelQuality:
     data = replace(config.data, source=config.comparisons)
     judged = _comparisons(
-        data, config.reward_model, config.compute.trust_remote_code, _store(config), config.part, world
+        data,
+        reader(config.reward_model),
+        config.compute.trust_remote_code,
+        _store(config),
+        config.part,
+        world,
     )
     if not judged:
         raise InputError(
@@ -153,6 +163,7 @@ def _quality(config: EvalConfig, world: World) -> RewardModelQuality:
         max_prompt_tokens=data.max_prompt_tokens,
         max_completion_tokens=data.max_completion_tokens,
         gold=gold,
+        rules=config.reward,
     )
 
 
@@ -203,6 +214,7 @@ def _write(
             policies=results.evaluated,
             reward_model=quality,
             wins=results.wins,
+            best_of_n=results.best_of_n,
             lineage=_lineage(config, results),
         ),
     )

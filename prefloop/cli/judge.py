@@ -1,51 +1,49 @@
-"""`prefloop label judge`."""
+"""`prefloop label judge` and `prefloop label score`."""
 
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from prefloop.configs.judge import JudgeConfig
+from prefloop.configs.judge import AskedModel, JudgeConfig, LabelScoreConfig
 from prefloop.data.store import Item, Store
 from prefloop.errors import InputError
 from prefloop.feedback.judges import (
     Cached,
     ChatModel,
+    DirectScorer,
     Endpoint,
+    Failures,
     JudgeReport,
     JudgeSettings,
-    Limits,
     PairJudge,
-    Spent,
     Verdict,
+    cost_line,
     judge_items,
     keep_in,
+    open_endpoint,
+    read_constitution,
     try_injection,
+    try_score_injection,
 )
-from prefloop.feedback.judges.prompts import RUBRIC
+from prefloop.feedback.judges.prompts import RUBRIC, as_rubric
+from prefloop.records import Completion
 
 
 def judge(config: JudgeConfig) -> str:
     """Judge the pairs, print what came of it and what it cost; the store's name. Ends with an error where nothing could be judged."""
-    settings = JudgeSettings(
-        mode=config.mode,
-        rubric=config.rubric or RUBRIC,
-        principles=config.principles,
-        disagreeing=config.disagreeing,
-        tie_within=config.tie_within,
-        seed=config.seed,
-    )
-    called = config.model or config.checkpoint
-    name = config.annotator or f"judge:{called}"
-    with Store.open(config.store, create=False) as store, _model(config) as model:
+    name = config.annotator or f"judge:{config.called}"
+    with (
+        Store.open(config.store, create=False) as store,
+        open_model(config, logprobs=config.mode != "tags") as model,
+    ):
         cached = Cached(model, config.cache or store.folder / "judge_cache.db")
-        asked = PairJudge(cached, settings)
+        asked = PairJudge(cached, _settings(config))
         annotator = store.add_annotator(name, kind="ai", settings=asked.identity())
         items = _items(config, store, annotator)
-        labels = Path(config.labels) if config.labels else None
         write = keep_in(store, annotator, config.seed)
         rows: list[str] = []
 
@@ -55,19 +53,10 @@ def judge(config: JudgeConfig) -> str:
 
         report = judge_items(asked, items, keep=keep, workers=config.limits.workers)
         print("\n".join(_lines(config, report, model, cached, len(items))))
-        own = sorted({each.policy for each in store.completions() if called in each.policy})
-        if own:
-            print(
-                f"  ! {called} judges completions of {', '.join(own)}: models prefer their own, so take another judge"
-            )
-        if labels is not None and rows:
-            try:
-                labels.write_text("".join(row for row in rows if row), encoding="utf-8")
-            except OSError as error:
-                raise InputError(
-                    f"labels is {config.labels!r}, which cannot be written ({error}); name a file"
-                ) from error
-            print(f"wrote {sum(map(bool, rows))} comparisons to {labels}")
+        warn_of_own(store, config.called)
+        if config.labels and rows:
+            write_lines(config.labels, "".join(rows), setting="labels")
+            print(f"wrote {sum(map(bool, rows))} comparisons to {config.labels}")
         if config.injection and report.verdicts:
             decided = [
                 item
@@ -86,31 +75,123 @@ def judge(config: JudgeConfig) -> str:
     return config.store
 
 
+def score(config: LabelScoreConfig) -> None:
+    """Score a store's completions by themselves, write the scores, print what came of it and what it cost."""
+    rubric = config.rubric or RUBRIC
+    if config.constitution:
+        rubric = as_rubric([each.preference for each in read_constitution(config.constitution)])
+    with Store.open(config.store, create=False) as store, open_model(config) as model:
+        found = store.completions([store.find_checkpoint(name) for name in config.checkpoints])
+        found = [one for one in found if one.text]
+        found = found[: config.limit] if config.limit else found
+        if not found:
+            raise InputError(
+                f"{store.label}: there is no completion to score; draw some with `prefloop sample`"
+            )
+        # A checkpoint gives whole answers' probabilities in batches, which costs nothing and is not kept.
+        caches: list[Cached] = []
+        if isinstance(model, Endpoint):
+            caches = [Cached(model, config.cache or store.folder / "judge_cache.db")]
+        scorer = DirectScorer(
+            caches[0] if caches else model,
+            rubric=rubric,
+            best=config.best,
+            unreadable=config.unreadable,
+            seed=config.seed,
+            workers=config.limits.workers,
+        )
+        scores, failures = scorer.try_each([one.prompt for one in found], [one.text for one in found])
+        done = [(one, value) for one, value in zip(found, scores, strict=True) if value is not None]
+        if not done:
+            raise InputError(
+                f"nothing was scored: {failures.stopped or '; '.join(failures.problems) or 'no reply'}"
+            )
+        print("\n".join(_score_lines(config, len(found), [value for _, value in done], failures)))
+        warn_of_own(store, config.called)
+        if config.injection:
+            some = done[: config.injection]
+            asked, texts = [one.prompt for one, _ in some], [one.text for one, _ in some]
+            result = try_score_injection(scorer, asked, texts, [value for _, value in some])
+            print(
+                f"  an instruction planted in a completion raised {result.raised} of {result.tried} scores by a tenth of the scale or more"
+                f" (by {result.mean_gain:.2f} on average)"
+            )
+        if isinstance(model, Endpoint):
+            print(f"  answers from the cache: {caches[0].hits}\n  {cost_line(model.limits, model.spent)}")
+    rows = [_score_row(one, value, f"judge:{config.called}") for one, value in done]
+    write_lines(config.out, "".join(rows), setting="out")
+    print(f"wrote {len(rows)} scores to {config.out}")
+
+
+def _score_row(one: Completion, value: float, annotator: str) -> str:
+    row: dict[str, Any] = {
+        "prompt": one.prompt.to_json(),
+        "completion": one.text,
+        "score": round(value, 6),
+        "annotator": annotator,
+        "policy": one.policy,
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _score_lines(
+    config: LabelScoreConfig, found: int, values: Sequence[float], failures: Failures
+) -> list[str]:
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    lines = [
+        f"{config.called} scored {len(values)} of {found} completions, on [-1, 1]: mean {mean:.3f}, standard deviation {deviation:.3f}",
+        f"  unreadable replies {failures.unreadable}, no answer {failures.failed}; these completions have no score",
+        *(f"    {problem}" for problem in failures.problems),
+    ]
+    if failures.stopped:
+        lines.append(f"  ended early: {failures.stopped}")
+    return lines
+
+
+def write_lines(file: str, text: str, *, setting: str) -> None:
+    """Write a file of rows. Raises `InputError` that names the setting."""
+    try:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{setting} is {file!r}, which cannot be written ({error}); name a file") from error
+
+
+def warn_of_own(store: Store, called: str) -> None:
+    """Say it where a model judges its own completions."""
+    own = sorted({each.policy for each in store.completions() if called in each.policy})
+    if own:
+        print(
+            f"  ! {called} judges completions of {', '.join(own)}: models prefer their own, so take another judge"
+        )
+
+
 @contextmanager
-def _model(config: JudgeConfig) -> Iterator[ChatModel]:
+def open_model(config: AskedModel, *, temperature: float = 0.0, logprobs: bool = True) -> Iterator[ChatModel]:
     """The model that is asked."""
     if config.checkpoint:
-        from prefloop.evaluation.local_judge import LocalChat  # torch, which no other judge needs
+        from prefloop.algorithms.local_judge import LocalChat  # torch, which no other judge needs
 
-        yield LocalChat(config.checkpoint, config.compute)
+        yield LocalChat(config.checkpoint, config.compute, temperature=temperature, seed=config.seed)
         return
-    limits = Limits(
-        timeout=config.limits.timeout,
-        attempts=config.limits.attempts,
-        per_minute=config.limits.per_minute,
-        max_calls=config.limits.max_calls,
-        max_cost=config.limits.max_cost,
-        price_in=config.limits.price_in,
-        price_out=config.limits.price_out,
-    )
-    with Endpoint(
-        config.base_url,
-        config.model,
-        key=os.environ.get(config.key_variable, ""),
-        limits=limits,
-        logprobs=config.mode != "tags",
-    ) as endpoint:
+    with open_endpoint(config, temperature=temperature, logprobs=logprobs) as endpoint:
         yield endpoint
+
+
+def _settings(config: JudgeConfig) -> JudgeSettings:
+    principles = config.principles
+    if config.constitution:
+        principles = tuple(each.preference for each in read_constitution(config.constitution))
+    return JudgeSettings(
+        mode=config.mode,
+        rubric=config.rubric or RUBRIC,
+        principles=principles,
+        drawn=config.principle == "drawn",
+        disagreeing=config.disagreeing,
+        tie_within=config.tie_within,
+        seed=config.seed,
+    )
 
 
 def _items(config: JudgeConfig, store: Store, annotator: int) -> list[Item]:
@@ -135,7 +216,7 @@ def _lines(
 ) -> list[str]:
     choices = Counter(verdict.choice for verdict in report.verdicts.values())
     said = ", ".join(f"{choice} {count}" for choice, count in sorted(choices.items())) or "none"
-    lines = [f"{config.model or config.checkpoint} judged {len(report.verdicts)} of {items} pairs ({said})"]
+    lines = [f"{config.called} judged {len(report.verdicts)} of {items} pairs ({said})"]
     if report.verdicts:
         lines.append(
             f"  both orders name the same side: {report.consistency:.1%}; probability of what is shown first: {report.first_shown:.3f} "
@@ -151,19 +232,10 @@ def _lines(
         )
     lines.append(f"  answers from the cache: {cached.hits}")
     if isinstance(model, Endpoint):
-        lines.append(f"  {_cost(config, model.spent)}")
+        lines.append(f"  {cost_line(model.limits, model.spent)}")
     if report.stopped:
         lines.append(f"  ended early: {report.stopped}")
     return lines
-
-
-def _cost(config: JudgeConfig, spent: Spent) -> str:
-    failures = ", ".join(f"{reason} {count}" for reason, count in sorted(spent.failures.items()))
-    cost = f", cost {spent.cost:.4f}" if config.limits.price_in or config.limits.price_out else ""
-    return (
-        f"{spent.calls} requests, {spent.retries} of them retries{f' ({failures})' if failures else ''}, "
-        f"{spent.prompt_tokens} + {spent.completion_tokens} tokens{cost}"
-    )
 
 
 def _row(item: Item, verdict: Verdict, annotator: str) -> str:

@@ -13,6 +13,7 @@ from prefloop.configs.label import (
     SimulateConfig,
 )
 from prefloop.data.store import Filters, Store
+from prefloop.data.store.values import AddedItems
 from prefloop.errors import InputError
 from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, label_items
 from prefloop.feedback.utility import find_utility
@@ -32,9 +33,7 @@ def simulate(config: SimulateConfig) -> str:
         checkpoints = [store.find_checkpoint(name) for name in config.checkpoints]
         _check_before_writing(store, annotator, checkpoints)
         known = store.add_annotator(config.annotator, kind="simulated", settings=annotator.settings())
-        added = store.add_pairs(
-            strategy=config.pairs, seed=config.seed, round=config.round, checkpoints=checkpoints
-        )
+        added = _pairs(config, store, checkpoints)
         pairs = set(added.ids)
         new = [item for item in store.open_items(known, rounds=(config.round,)) if item.id in pairs]
         labelled = label_items(store, annotator, new)
@@ -49,6 +48,20 @@ def simulate(config: SimulateConfig) -> str:
         print(f"  new judgements by {config.annotator}: {len(labelled.judgements)} ({counts})")
         _print_quality(store, annotator)
     return config.store
+
+
+def _pairs(config: SimulateConfig, store: Store, checkpoints: Sequence[int]) -> AddedItems:
+    """The pairs to judge, made where that is asked for."""
+    if config.pairs != "none":
+        return store.add_pairs(
+            strategy=config.pairs, seed=config.seed, round=config.round, checkpoints=checkpoints
+        )
+    there = [item.id for item in store.items() if item.kind == "pair" and item.round == config.round]
+    if not there:
+        raise InputError(
+            f"{store.label}: round {config.round} has no pair yet; make some with `prefloop label select`, or set pairs to all"
+        )
+    return AddedItems(ids=tuple(there), new=0, identical=0, single=0)
 
 
 def _check_before_writing(store: Store, annotator: SimulatedAnnotator, checkpoints: Sequence[int]) -> None:
@@ -138,8 +151,10 @@ def export(config: LabelExportConfig) -> None:
         kinds=() if config.judged_by == "all" else (config.judged_by,),
         projects=config.projects,
         rounds=config.rounds,
+        strategies=config.strategies,
         part=config.part,
         heldout=config.heldout,
+        adjudicated=config.adjudicated,
     )
     with Store.open(config.store, create=False) as store:
         manifest = exchange.export_file(
@@ -148,11 +163,15 @@ def export(config: LabelExportConfig) -> None:
             config.out,
             filters=filters,
             format=config.format or None,
+            aggregate=config.aggregate,
             skip_bad=config.skip_bad,
         )
-    print(
-        f"{config.out}: {manifest['rows']} {config.kind}, export {manifest['export']}, sha256 {manifest['content_sha256']}"
+    made = (
+        f"export {manifest['export']}"
+        if "export" in manifest
+        else f"{config.aggregate} of {len(manifest['judgements'])} judgements"
     )
+    print(f"{config.out}: {manifest['rows']} {config.kind}, {made}, sha256 {manifest['content_sha256']}")
     left_out = ", ".join(f"{reason} {count}" for reason, count in manifest["left_out"].items() if count)
     if left_out:
         print(f"  left out: {left_out}")

@@ -19,7 +19,7 @@ class AgreementConfig:
     kinds: tuple[Literal["human", "ai", "simulated"], ...] = ()
     """Judgements of these kinds of annotators only; none means all."""
     gold: str = ""
-    """Who knows the right answer: an annotator of the store whose judgements are taken for true; none leaves gold accuracy out."""
+    """Who knows the right answer, beside the studio's gold items: an annotator of the store whose judgements are taken for true."""
     disputed: int = 5
     """Disputed items to print, the most disputed first."""
     aggregate: Literal["each", "majority", "dawid_skene", "one_coin"] = "dawid_skene"
@@ -27,6 +27,8 @@ class AgreementConfig:
     answer under an annotator model."""
     labels: str = ""
     """File to write the aggregated comparisons to, .jsonl or .jsonl.gz."""
+    soft: bool = True
+    """Write how likely each label is (`p_soft`), which `reward` and several objectives train on; off, every label counts as certain."""
     out: str = ""
     """File to write all numbers to, as JSON."""
     resamples: int = 1000

@@ -20,6 +20,8 @@ class ArenaConfig:
     """Votes that are kept together because they are not independent: those on one prompt, those of one annotator, or both."""
     anchor: str = ""
     """Model whose rating is 1000 by definition; none makes it the average of the models."""
+    baseline: str = ""
+    """Model to give every other one's win rate against, raw and at equal length, as AlpacaEval does; none leaves that out."""
     style: bool = False
     """Control for length, headings, lists and bold: ratings at equal style."""
     balance: bool = False

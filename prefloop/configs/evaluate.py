@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prefloop.configs.common import Compute, Data, Sampling, require
+from prefloop.configs.scorers import Combining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +18,9 @@ class EvalConfig:
     policies: tuple[str, ...] = ()
     """Policies as name=folder; the others are compared with the first, which is usually SFT."""
     reward_model: str = ""
-    """Scores the policies' completions; with `comparisons` it is measured itself."""
+    """Scores the policies' completions; with `comparisons` it is measured itself. Several with commas, a log-ratio POLICY@REFERENCE and
+    `module:function` are scorers too."""
+    reward: Combining = field(default_factory=Combining)
     comparisons: str = ""
     """Comparisons to measure the reward model on: a file, a data set, or `store`."""
     gold: str = ""

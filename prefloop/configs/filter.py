@@ -4,31 +4,53 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prefloop.configs.common import Compute, Data, require
+from prefloop.configs.scorers import Combining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilterConfig:
-    """Leave out comparisons that reward models find ambiguous or wrong, or turn the wrong ones round."""
+    """Leave out comparisons that are ambiguous by their own labels, or that reward models find ambiguous or wrong; or turn the wrong ones round."""
 
     data: Data
-    reward_models: tuple[str, ...]
-    """Folders of one reward model or more, as `prefloop reward` leaves them; their mean margin decides."""
     out: str
     """File to write, .jsonl or .jsonl.gz."""
+    reward_models: tuple[str, ...] = ()
+    """Scorers, as `--reward_model` names them elsewhere; the margin of their combined normalised scores decides. None: the labels alone decide."""
+    reward: Combining = field(default_factory=Combining)
     least_margin: float = 0.0
-    """Comparisons whose mean margin is nearer to zero are ambiguous and left out; in standard deviations of each model's scores."""
+    """Comparisons whose margin by the scorers is nearer to zero are ambiguous and left out; in standard deviations of each scorer's scores."""
     disagreed: Literal["drop", "flip", "keep"] = "drop"
     """What becomes of comparisons whose rejected completion scores higher by at least that much: left out, turned round, or kept as they are."""
+    least_certainty: float = 0.0
+    """Comparisons whose soft label `p_soft` is nearer to a half than this are ambiguous and left out; at most 0.5."""
+    least_said_margin: float = 0.0
+    """Comparisons whose own `margin` is smaller are ambiguous and left out. A margin of 0 is not said, and such rows stay."""
     store: str = ""
     """Store to read where `data.source` is `store`."""
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
-        require(bool(self.reward_models), "reward_models is empty; name the folder of one or more")
         require(bool(self.out), "out is empty; name a file to write, for example kept.jsonl")
         require(
             self.least_margin >= 0,
             f"least_margin is {self.least_margin}; it must be 0 (nothing is ambiguous) or more",
+        )
+        require(
+            0 <= self.least_certainty <= 0.5,
+            f"least_certainty is {self.least_certainty}; it is a distance from a half, 0 to 0.5",
+        )
+        require(
+            self.least_said_margin >= 0,
+            f"least_said_margin is {self.least_said_margin}; it must be 0 (nothing is ambiguous) or more",
+        )
+        require(
+            bool(self.reward_models) or self.least_certainty > 0 or self.least_said_margin > 0,
+            "nothing decides what is left out; give reward_models, least_certainty or least_said_margin",
+        )
+        require(
+            bool(self.reward_models)
+            or (self.least_margin == 0 and self.disagreed == "drop" and self.reward == Combining()),
+            "least_margin, disagreed and reward are about reward_models, of which there is none; name one or more, or leave them out",
         )
 
 
@@ -39,7 +61,8 @@ class RejectionConfig:
     store: str
     """Store that holds completions, several of each prompt: a file or a database URL."""
     reward_models: tuple[str, ...]
-    """Folders of one reward model or more; the mean of their normalised scores accepts completions and orders pairs."""
+    """Scorers, as `--reward_model` names them elsewhere; their normalised scores, combined, accept completions and order pairs."""
+    reward: Combining = field(default_factory=Combining)
     out: str
     """File to write, .jsonl or .jsonl.gz."""
     beta: float = 0.5

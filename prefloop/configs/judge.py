@@ -1,9 +1,12 @@
-"""Settings of `prefloop label judge`."""
+"""Settings of AI judges: `prefloop label judge`, `label score`, `revise`, and the file that `--reward_model judge:FILE` names."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from prefloop.configs.common import Compute, require
+
+SCORER = "judge:"
+"""What `reward_model` begins with where an AI judge's own score is the reward; the rest is the file of a `ScorerConfig`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,21 +28,16 @@ class CallLimits:
     price_out: float = 0.0
     """Of a million completion tokens."""
     workers: int = 4
-    """Pairs judged at a time."""
+    """Questions asked at a time."""
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"limits.workers is {self.workers}; it must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JudgeConfig:
-    """Let a model compare the pairs in a store, both orders each; it becomes an annotator like others.
+class AskedModel:
+    """The model that judges: behind an OpenAI-compatible address (`base_url` and `model`), or a checkpoint on this machine."""
 
-    It stands behind an OpenAI-compatible address (`base_url` and `model`), or is a checkpoint on this machine (`checkpoint`).
-    """
-
-    store: str
-    """Store that holds the completions: a file or a database URL."""
     base_url: str = ""
     """Address up to /v1, for example http://127.0.0.1:8000/v1."""
     model: str = ""
@@ -48,6 +46,35 @@ class JudgeConfig:
     """Folder or name of a language model to run here instead."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; none is sent if it is not set."""
+    cache: str = ""
+    """File of answers kept; empty takes judge_cache.db beside a SQLite store, or beside the file of settings."""
+    seed: int = 0
+    """Everything random derives from it."""
+    limits: CallLimits = field(default_factory=CallLimits)
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.base_url and self.model) != bool(self.checkpoint)
+            and bool(self.base_url) == bool(self.model),
+            f"base_url is {self.base_url!r}, model {self.model!r} and checkpoint {self.checkpoint!r}; give base_url and model, or checkpoint alone",
+        )
+
+    @property
+    def called(self) -> str:
+        """What the model is called in names and reports."""
+        return self.model or self.checkpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeConfig(AskedModel):
+    """Let a model compare the pairs in a store, both orders each; it becomes an annotator like others.
+
+    It stands behind an OpenAI-compatible address (`base_url` and `model`), or is a checkpoint on this machine (`checkpoint`).
+    """
+
+    store: str
+    """Store that holds the completions: a file or a database URL."""
     annotator: str = ""
     """Name of the annotator; empty takes `judge:` and the model's or checkpoint's name. Other settings need another name."""
     pairs: Literal["stored", "all", "random"] = "stored"
@@ -61,29 +88,118 @@ class JudgeConfig:
     rubric: str = ""
     """What to prefer, in words; empty takes one of helpfulness, correctness and harmlessness."""
     principles: tuple[str, ...] = ()
-    """Principles of a constitution: each is asked about by itself in place of the rubric, and the answers are averaged."""
+    """Principles of a constitution, asked about in place of the rubric."""
+    constitution: str = ""
+    """File of a constitution, its principles taken in place of `principles`: .yaml, or text with a principle a line."""
+    principle: Literal["each", "drawn"] = "each"
+    """Ask about each principle by itself and average the answers, or draw one for each pair (Bai et al. 2022)."""
     disagreeing: Literal["average", "tie"] = "average"
     """When the two orders name different sides: the average decides, or it is a tie."""
     tie_within: float = 0.0
     """Says tie where the probability is this near to one half."""
     injection: int = 0
     """Judged pairs to judge again with an instruction to the judge planted in the worse completion, to measure what it does."""
-    cache: str = ""
-    """File of answers kept; empty takes judge_cache.db beside a SQLite store."""
     labels: str = ""
     """File to write the new comparisons to with their probabilities, .jsonl."""
-    seed: int = 0
-    """Everything random derives from it."""
-    limits: CallLimits = field(default_factory=CallLimits)
-    compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
+        AskedModel.__post_init__(self)
         require(bool(self.store), "store is empty; name the store that holds the completions")
-        require(
-            bool(self.base_url and self.model) != bool(self.checkpoint)
-            and bool(self.base_url) == bool(self.model),
-            f"base_url is {self.base_url!r}, model {self.model!r} and checkpoint {self.checkpoint!r}; give base_url and model, or checkpoint alone",
-        )
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
         require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")
         require(self.injection >= 0, f"injection is {self.injection}; it must be 0 (none) or more")
+        require(
+            not (self.principles and self.constitution),
+            f"principles are given and constitution is {self.constitution!r}; give one of them",
+        )
+        require(
+            self.principle == "each" or bool(self.principles or self.constitution),
+            "principle is drawn, but there is none to draw; give constitution or principles",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScorerConfig(AskedModel):
+    """A judge whose own score is the reward (direct RLAIF): the file that `--reward_model judge:FILE` names."""
+
+    rubric: str = ""
+    """What makes an answer good, in words; empty takes one of helpfulness, correctness and harmlessness."""
+    constitution: str = ""
+    """File of a constitution, its principles taken together in place of the rubric."""
+    best: int = 10
+    """Scores go from 1 to this. Behind an address take 9 where the model's tokenizer splits 10: only first tokens are seen there."""
+    unreadable: Literal["error", "lowest"] = "error"
+    """A completion without a readable score stops training, or is given -1 and counted. `label score` leaves it out."""
+
+    def __post_init__(self) -> None:
+        AskedModel.__post_init__(self)
+        require(2 <= self.best <= 10, f"best is {self.best}; it must be 2 to 10")
+        require(
+            not (self.rubric and self.constitution),
+            f"rubric is given and constitution is {self.constitution!r}; give one of them",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelScoreConfig(ScorerConfig):
+    """Let a model score a store's completions by themselves: what training on its score would see, before it is trained on."""
+
+    store: str
+    """Store that holds the completions: a file or a database URL."""
+    out: str
+    """File to write the scores to, .jsonl."""
+    checkpoints: tuple[str, ...] = ()
+    """Completions of these policies only; none means all in the store."""
+    limit: int = 0
+    """Completions to score at most, the first ones; 0 for all."""
+    injection: int = 0
+    """Completions to score again with an instruction to the judge planted in them, to measure what it does."""
+
+    def __post_init__(self) -> None:
+        ScorerConfig.__post_init__(self)
+        require(bool(self.store), "store is empty; name the store that holds the completions")
+        require(bool(self.out), "out is empty; name a file to write, for example scores.jsonl")
+        require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")
+        require(self.injection >= 0, f"injection is {self.injection}; it must be 0 (none) or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReviseConfig(AskedModel):
+    """Constitutional critique and revision: a model criticises stored completions by drawn principles and rewrites them (Bai et al. 2022)."""
+
+    store: str
+    """Store that holds the completions: a file or a database URL. Revisions, and their comparisons with the originals, go there too."""
+    constitution: str
+    """File of a constitution: .yaml, or text with a principle a line."""
+    policy: str
+    """Checkpoint whose completions are revised, as it is named in the store."""
+    demonstrations: str
+    """File to write prompts with their last revisions to, .jsonl: what `prefloop sft` reads."""
+    steps: str = ""
+    """File to write every critique and revision to, .jsonl."""
+    annotator: str = ""
+    """Name of the annotator that prefers revisions; empty takes `constitution:` and the model's or checkpoint's name. Other settings need another name."""
+    revisions: int = 4
+    """Critiques and revisions of each completion, each by a principle of its own where there are enough."""
+    per_prompt: int = 1
+    """Completions of each prompt to revise, the first ones; 0 for all."""
+    limit: int = 0
+    """Completions to revise at most; 0 for all."""
+    round: int = 0
+    """Which turn of the loop the comparisons are of."""
+    max_tokens: int = 512
+    """Tokens of a critique and of a revision, at most."""
+    temperature: float = 0.0
+    """How freely critiques and revisions are drawn; 0 takes the likeliest word every time."""
+    injection: int = 0
+    """Completions to revise again with an instruction to the reviser planted in them, to measure what it does."""
+
+    def __post_init__(self) -> None:
+        AskedModel.__post_init__(self)
+        for name in ("store", "constitution", "policy", "demonstrations"):
+            require(bool(getattr(self, name)), f"{name} is empty; name one")
+        require(self.revisions >= 1, f"revisions is {self.revisions}; it must be 1 or more")
+        for name in ("per_prompt", "limit", "round", "injection"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
+        require(self.max_tokens >= 1, f"max_tokens is {self.max_tokens}; it must be 1 or more")
+        require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 (greedy) or more")

@@ -1,6 +1,6 @@
 """Settings of `prefloop label`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from prefloop.configs.common import require
@@ -22,8 +22,9 @@ class SimulateConfig:
     """Share of judgements that are then turned round."""
     tie_width: float = 0.0
     """Says tie where the utilities differ by less than this."""
-    pairs: Literal["all", "random"] = "all"
-    """Pairs of each prompt's completions: every one of different texts, or one at random."""
+    pairs: Literal["all", "random", "none"] = "all"
+    """Pairs of each prompt's completions: every one of different texts, or one at random; none judges the pairs of the round that are there already,
+    such as those of `label select`."""
     checkpoints: tuple[str, ...] = ()
     """Pair the completions of these policies only; none means all in the store."""
     round: int = 0
@@ -38,8 +39,42 @@ class SimulateConfig:
             self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 (never errs) or more"
         )
         require(0 <= self.flip <= 1, f"flip is {self.flip}; it is a share, between 0 and 1")
+        require(
+            self.pairs != "none" or not self.checkpoints,
+            "checkpoints are named, but pairs is none, so that no completion is paired; leave checkpoints out",
+        )
         require(self.tie_width >= 0, f"tie_width is {self.tie_width}; it must be 0 (no ties) or more")
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatAnswers:
+    """How the models of live chats answer."""
+
+    temperature: float = 1.0
+    """Of what is drawn; above 0, or one model would say the same twice."""
+    max_new_tokens: int = 256
+    """Tokens of an answer, at most."""
+    timeout: float = 120.0
+    """Seconds for one attempt."""
+    attempts: int = 2
+    """Of one answer, the first included."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key for addresses; none is sent if it is not set."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where checkpoints are run; auto takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.temperature <= 10,
+            f"answers.temperature is {self.temperature}; it must be above 0, and 10 at most",
+        )
+        require(
+            1 <= self.max_new_tokens <= 4096,
+            f"answers.max_new_tokens is {self.max_new_tokens}; it must be 1 to 4096",
+        )
+        require(self.timeout > 0, f"answers.timeout is {self.timeout}; it must be above 0 seconds")
+        require(self.attempts >= 1, f"answers.attempts is {self.attempts}; it must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +95,21 @@ class ServeConfig:
     """Processes. More than one is for PostgreSQL; SQLite has one writer at a time anyway."""
     media: str = ""
     """Folder of the clips that `clip` projects name."""
+    chat: tuple[str, ...] = ()
+    """Models to talk to, one or two: a checkpoint (folder or hub name), or the address of an OpenAI-compatible server and a model, written http://127.0.0.1:8000/v1#MODEL. One answers twice, with different seeds; two answer once each."""
+    answers: ChatAnswers = field(default_factory=ChatAnswers)
 
     def __post_init__(self) -> None:
         require(bool(self.store), "store is empty; name a file, for example prefloop.db, or a database URL")
         require(1 <= self.port <= 65535, f"port is {self.port}; it must be 1 to 65535")
         require(1 <= self.workers <= 64, f"workers is {self.workers}; it must be 1 to 64")
+        require(len(self.chat) <= 2, f"chat names {len(self.chat)} models; two candidates come of one or two")
+        for each in self.chat:
+            require(bool(each.strip()), "chat names an empty model; give a folder, a hub name or an address")
+            require(
+                not each.startswith(("http://", "https://")) or bool(each.partition("#")[2]),
+                f"chat is {each}, an address without a model; write it as {each.rstrip('#')}#MODEL",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,16 +166,27 @@ class LabelExportConfig:
     """Judgements of one kind of annotator only."""
     rounds: tuple[int, ...] = ()
     """Judgements of these turns of the loop only."""
+    strategies: tuple[str, ...] = ()
+    """Judgements of pairs that were picked in these ways only: `uniform` for what `label select` drew uniformly, to measure on."""
+    aggregate: Literal["each", "majority", "dawid_skene", "one_coin"] = "each"
+    """Of comparisons: every judgement by itself; or one comparison a pair, with how likely it is right (`p_soft`): the majority's share, or
+    the probability under an annotator model."""
     part: Literal["all", "train", "heldout"] = "all"
     """Which prompts, by hash."""
     heldout: float = 0.1
     """Share of prompts held out; it says what `part` means."""
+    adjudicated: bool = False
+    """Where people disagreed and an adjudicator decided, take the decision in place of their answers; otherwise decisions are left out."""
     skip_bad: bool = False
     """Leave out, and count, what files do not hold: empty completions."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "out is empty; name a file to write, for example comparisons.jsonl")
         require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
+        require(
+            self.aggregate == "each" or self.kind == "comparisons",
+            f"aggregate is {self.aggregate}, but kind is {self.kind}; only comparisons are aggregated",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

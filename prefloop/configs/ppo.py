@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require
+from prefloop.configs.scorers import Combining, first_is_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +36,8 @@ class KL:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScoreShaping:
-    """What happens to a score before it becomes the reward of the last token, in this order."""
+class ScoreShaping(Combining):
+    """How scorers are read, and what happens to a score before it becomes the reward of the last token, in this order."""
 
     normalise: bool = True
     """Subtract the mean and divide by the standard deviation stored with the reward model."""
@@ -54,6 +55,7 @@ class ScoreShaping:
     """Subtracted from the score of a completion that did not stop by itself."""
 
     def __post_init__(self) -> None:
+        Combining.__post_init__(self)
         require(self.clip >= 0, f"reward.clip is {self.clip}; it must be 0 (off) or more")
         require(self.overlong >= 0, f"reward.overlong is {self.overlong}; it must be 0 (off) or more tokens")
 
@@ -93,7 +95,7 @@ class ActorCriticConfig:
     model: str
     """Policy to start from, usually the SFT model: a hub name or a folder."""
     reward_model: str
-    """A reward model's folder or hub name, or `module:function` for a Python function of (prompts, completions)."""
+    """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), or POLICY@REFERENCE; several with commas."""
     reference: str = ""
     """Model the policy is held to; empty takes the starting policy."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -189,8 +191,8 @@ class PPOConfig(ActorCriticConfig):
             f"critic.warmup_steps is {self.critic.warmup_steps}; it must be 0 or more and below steps = {self.steps}",
         )
         require(
-            ":" not in self.reward_model or self.critic.start != "reward",
-            "critic.start is `reward` but reward_model is a Python function; set critic.start to `policy` or `shared`",
+            self.critic.start != "reward" or first_is_model(self.reward_model),
+            "critic.start is `reward` but reward_model is a Python function or a log-ratio; set critic.start to `policy` or `shared`",
         )
 
 
@@ -206,6 +208,33 @@ class A2CConfig(PPOConfig):
     whiten_advantages: bool = False
     """Advantages to mean 0 and variance 1 over the whole batch."""
     critic: CriticSettings = field(default_factory=lambda: CriticSettings(start="shared", coef=0.5, clip=0.0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NLPOConfig(PPOConfig):
+    """Natural language policy optimisation (arXiv:2210.01241): PPO among the likely tokens of a masking policy that follows behind."""
+
+    STAGE: ClassVar[str] = "nlpo"
+    top_p: float = 0.9
+    """Share of the masking policy's probability that the allowed tokens have together; 1 allows all, and is PPO."""
+    mask_least: int = 1
+    """Likeliest tokens that are allowed whatever their share; the paper's code has 100, of 50,000."""
+    mask_every: int = 5
+    """Steps after which the masking policy becomes the policy as it is."""
+
+    def __post_init__(self) -> None:
+        PPOConfig.__post_init__(self)
+        require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
+        require(self.mask_least >= 1, f"mask_least is {self.mask_least}; it must be 1 or more")
+        require(self.mask_every >= 1, f"mask_every is {self.mask_every}; it must be 1 or more")
+        require(
+            self.lora.rank == 0 or self.top_p == 1,
+            f"lora.rank is {self.lora.rank}, but the masking policy is a copy of all weights; set it to 0",
+        )
+        require(
+            self.kl.placement == "reward" or self.top_p == 1,
+            "kl.placement is loss, but the KL is of the unmasked policy, which is not what the updates compute; set it to reward",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,8 +273,8 @@ class TRPOConfig(ActorCriticConfig):
             "critic.start is shared, but TRPO's step moves the policy alone; set it to reward or policy",
         )
         require(
-            ":" not in self.reward_model or self.critic.start != "reward",
-            "critic.start is `reward` but reward_model is a Python function; set critic.start to `policy`",
+            self.critic.start != "reward" or first_is_model(self.reward_model),
+            "critic.start is `reward` but reward_model is a Python function or a log-ratio; set critic.start to `policy`",
         )
         require(
             0 <= self.critic.warmup_steps < self.steps,

@@ -65,4 +65,64 @@ class IMDBConfig(LoopSettings):
     """Comparisons, at most."""
 
 
-RECIPES: dict[str, type[LoopSettings]] = {"toy": ToyConfig, "imdb": IMDBConfig}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundsConfig(ToyConfig):
+    """The loop again and again: new samples, new comparisons, a reward model and a policy fitted anew each round.
+
+    On the toy world, or from a model and prompts that are given.
+    """
+
+    prompts: int = 2_000
+    """Questions of the toy world for sampling and evaluation."""
+    pairs: int = 1_000
+    """Comparisons a round, at most."""
+    rounds: int = 3
+    """Turns of the loop."""
+    policy: Literal["dpo", "ppo"] = "dpo"
+    """How each round's policy is trained, from the policy of the round before."""
+    model: str = ""
+    """Policy to start from instead of training one: a hub name or a folder."""
+    data: str = ""
+    """File of prompts, where a model is given."""
+    utility: str = ""
+    """Who knows the truth, where a model is given: the folder of a fitted judge, or `module:function` of (prompt, completion). Empty: nobody."""
+    judge: str = ""
+    """Who compares in place of the simulated annotator: a file with an AI judge's settings, or `self`, each round's policy itself (arXiv:2401.10020)."""
+    completions_per_prompt: int = 2
+    """Samples of each prompt a round; `judge self` compares the best of them with the worst."""
+    completion_tokens: int = 48
+    """Tokens the policies write."""
+    lr: float = 0.0
+    """Peak learning rate of the policies; 0 takes 2e-4 for DPO and 3e-4 for PPO on the toy world, 5e-7 from a model that is given."""
+
+    def __post_init__(self) -> None:
+        LoopSettings.__post_init__(self)
+        require(self.rounds >= 1, f"rounds is {self.rounds}; it must be 1 or more")
+        require(
+            bool(self.model) == bool(self.data),
+            f"model is {self.model!r} and data {self.data!r}; give both, or neither for the toy world",
+        )
+        require(
+            bool(self.model) or not self.utility,
+            f"utility is {self.utility!r}, but the toy world has its own; give model and data, or leave it out",
+        )
+        require(
+            not self.judge or self.annotator == "simulated",
+            f"annotator is {self.annotator} and judge {self.judge!r}; give one of them",
+        )
+        require(
+            bool(self.judge or self.utility or not self.model) or self.annotator == "studio",
+            "nobody compares: give utility for a simulated annotator, judge, or annotator studio",
+        )
+        require(
+            self.judge != "self" or bool(self.model),
+            "judge is self, but the toy world's model cannot judge; give model and data",
+        )
+        require(
+            self.completions_per_prompt >= 2,
+            f"completions_per_prompt is {self.completions_per_prompt}; a comparison needs 2 or more",
+        )
+        require(self.lr >= 0, f"lr is {self.lr}; it must be 0 (the recipe's) or more")
+
+
+RECIPES: dict[str, type[LoopSettings]] = {"toy": ToyConfig, "imdb": IMDBConfig, "rounds": RoundsConfig}

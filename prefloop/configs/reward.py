@@ -8,7 +8,7 @@ from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, req
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardConfig:
-    """A reward model: Bradley-Terry on comparisons by default, or from rankings, labels or scores."""
+    """A reward model: Bradley-Terry on comparisons by default, or from rankings, labels, scores or steps."""
 
     run: RunSettings
     data: Data
@@ -23,9 +23,12 @@ class RewardConfig:
         "binary",
         "outcome",
         "regression",
+        "ordinal",
+        "process",
+        "segments",
     ] = "bradley_terry"
-    """bradley_terry and token_level read comparisons; all_pairs, plackett_luce and best_of rankings; binary and outcome labels; regression
-    scores."""
+    """bradley_terry, token_level and segments read comparisons; all_pairs, plackett_luce and best_of rankings; binary and outcome labels;
+    regression and ordinal scores; process steps."""
     keep_head: bool = False
     """Go on with the head of a reward model named by `model` (preference-model pretraining) instead of drawing a fresh one."""
     batch_size: int = 32
@@ -38,9 +41,19 @@ class RewardConfig:
     """Assumed share of flipped labels; of bradley_terry."""
     margin: bool = False
     """Subtract each comparison's margin inside the sigmoid (arXiv:2307.09288); of bradley_terry."""
+    random_share: float = 0.0
+    """How often people answer by chance (0.1 in arXiv:1706.03741); of segments."""
+    swap_contexts: bool = False
+    """Train on each comparison that names an `opposite_context` once more: in that context and the other way round (arXiv:2407.14916)."""
+    step_separator: str = "\n"
+    """What stands between two steps of a completion; of process."""
+    step_rule: Literal["minimum", "product", "last"] = "minimum"
+    """How the model that process trains reads a completion: its lowest step, the log-probability that all are good, or its last step."""
+    length_residual: bool = False
+    """After training, fit a line of scores on lengths (held-out completions) and take it off every score from then on; stored with the model."""
     centring: float = 0.01
     """Weight of (chosen score + rejected score)^2, or (2 x mean score)^2 of a ranking, which keeps scores near zero (arXiv:2312.09244).
-    binary, outcome and regression leave no constant free, so they have no such term."""
+    The others leave no constant free, so they have no such term."""
     normalise: bool = True
     """After training, store the mean and standard deviation of scores on held-out completions, for PPO to use."""
     eval_every: int = 0
@@ -65,6 +78,24 @@ class RewardConfig:
                 off or self.loss == "bradley_terry",
                 f"{name} is {getattr(self, name)}, but loss {self.loss} has none; leave it out, or set loss to bradley_terry",
             )
+        for name, off, only in (
+            ("random_share", self.random_share == 0, "segments"),
+            ("step_separator", self.step_separator == "\n", "process"),
+            ("step_rule", self.step_rule == "minimum", "process"),
+        ):
+            require(
+                off or self.loss == only,
+                f"{name} is {getattr(self, name)!r}, but loss {self.loss} has none; leave it out, or set loss to {only}",
+            )
+        require(
+            not self.swap_contexts or self.loss in ("bradley_terry", "token_level", "segments"),
+            f"swap_contexts is on, but loss {self.loss} reads no comparisons; leave it out",
+        )
+        require(
+            0 <= self.random_share < 1,
+            f"random_share is {self.random_share}; it is a share, at least 0 and below 1",
+        )
+        require(bool(self.step_separator), "step_separator is empty; give what stands between two steps")
         require(
             not (self.keep_head and self.lora.rank),
             "keep_head is on, but with lora.rank above 0 the head is part of what the adapter saves; set one of the two",

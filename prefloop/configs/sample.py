@@ -21,6 +21,8 @@ class SampleConfig:
     """Which prompts: `train`, `heldout` or `all`."""
     seed: int = 0
     """Everything random derives from it."""
+    ilql_beta: float = 0.0
+    """How far the Q heads of a policy trained by `prefloop ilql` steer it: tokens are drawn from log π + this * (Q - V); 0 leaves them out."""
     sampling: Sampling = field(default_factory=Sampling)
     compute: Compute = field(default_factory=Compute)
 
@@ -29,6 +31,7 @@ class SampleConfig:
             self.completions_per_prompt >= 1,
             f"completions_per_prompt is {self.completions_per_prompt}; it must be 1 or more",
         )
+        require(self.ilql_beta >= 0, f"ilql_beta is {self.ilql_beta}; it must be 0 (off) or more")
         require(
             self.part in ("train", "heldout", "all"),
             f"part is {self.part!r}; it must be train, heldout or all",

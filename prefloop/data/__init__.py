@@ -13,6 +13,7 @@ from prefloop.data.load import (
     load_rankings,
     load_records,
     load_scores,
+    load_steps,
     load_texts,
     prompt_of,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "load_rankings",
     "load_records",
     "load_scores",
+    "load_steps",
     "load_texts",
     "part_of",
     "prompt_of",

@@ -21,6 +21,7 @@ from prefloop.records import (
     Prompt,
     Ranking,
     Score,
+    Steps,
     Text,
 )
 
@@ -154,7 +155,7 @@ def _items(loaded: Loaded[Record]) -> list[_Item]:
     ]
 
 
-def _prompt(record: Prompt | Demonstration | Comparison | Ranking | Label | Score) -> Prompt:
+def _prompt(record: Prompt | Demonstration | Comparison | Ranking | Steps | Label | Score) -> Prompt:
     return record if isinstance(record, Prompt) else record.prompt
 
 
@@ -166,7 +167,7 @@ def _completions(record: Record) -> Iterator[tuple[str, str]]:
         yield from (("completion", text) for text in record.completions)
     elif isinstance(record, Conversation):
         yield from (("answer", turn.content) for turn in record.messages if turn.role == "assistant")
-    elif isinstance(record, Demonstration | Label | Score):
+    elif isinstance(record, Demonstration | Steps | Label | Score):
         yield "completion", record.completion
 
 
@@ -182,9 +183,16 @@ def _facts(records: Sequence[Record]) -> dict[str, float]:
             1.0 if more else 0.5 * same for more, same in longer
         ) / len(longer)
         facts["with a margin"] = sum(pair.margin != 0 for pair in comparisons)
+        if soft := sum(pair.p_soft != 1 for pair in comparisons):
+            facts["with a soft label"] = soft
+        if contexts := sum(bool(pair.context) for pair in comparisons):
+            facts["with a context"] = contexts
     labels = [record.good for record in records if isinstance(record, Label)]
     if labels:
         facts["share labelled true"] = sum(labels) / len(labels)
+    steps = [good for record in records if isinstance(record, Steps) for good in record.good]
+    if steps:
+        facts |= {"steps": len(steps), "share of steps labelled true": sum(steps) / len(steps)}
     scores = sorted(record.value for record in records if isinstance(record, Score))
     if scores:
         facts |= {"lowest score": scores[0], "median score": median(scores), "highest score": scores[-1]}
@@ -250,8 +258,9 @@ def _judgements(item: _Item) -> Iterator[tuple[tuple[Hashable, Hashable], str]]:
     if isinstance(record, Comparison | Ranking):
         pairs = record.comparisons() if isinstance(record, Ranking) else (record,)
         for pair in pairs:
-            better, worse = (pair.prompt, pair.chosen), pair.rejected
-            yield ((better, worse), ((pair.prompt, pair.rejected), pair.chosen)), item.origin
+            asked = pair.prompt.in_context(pair.context)
+            better, worse = (asked, pair.chosen), pair.rejected
+            yield ((better, worse), ((asked, pair.rejected), pair.chosen)), item.origin
     elif isinstance(record, Label):
         said = (record.prompt, record.completion)
         yield ((said, record.good), (said, not record.good)), item.origin

@@ -73,11 +73,30 @@ def optional_number(row: Row, field: str, default: float) -> float:
     return default if value is None or (not row.typed and value == "") else number(row, field)
 
 
+def optional_share(row: Row, field: str, default: float) -> float:
+    """A number from 0 to 1, or the default where the row does not say."""
+    value = optional_number(row, field, default)
+    if not 0 <= value <= 1:
+        raise RowError(field, show(value), "it is a probability", "write a number from 0 to 1")
+    return value
+
+
+def optional_text(row: Row, field: str) -> str:
+    """Text, or nothing where the row does not say."""
+    value = row.values.get(field)
+    return "" if value is None else as_text(value, field)
+
+
 def boolean(row: Row, field: str) -> bool:
     """True or false, and nothing that is merely like it: 0, 1 and -1 mean different things in different data sets."""
     value = required(row, field)
     if not row.typed and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
+    return as_boolean(value, field)
+
+
+def as_boolean(value: object, field: str) -> bool:
+    """The value, if it is true or false."""
     if not isinstance(value, bool):
         raise RowError(
             field, show(value), f"it must be true or false, not {_kind(value)}", "write true or false"

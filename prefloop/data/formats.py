@@ -21,6 +21,7 @@ from prefloop.records import (
     Prompt,
     Ranking,
     Score,
+    Steps,
     Text,
 )
 
@@ -33,10 +34,11 @@ FormatName = Literal[
     "implicit",
     "hh",
     "ranking",
+    "steps",
     "label",
     "score",
 ]
-Record = Text | Prompt | Demonstration | Conversation | Comparison | Ranking | Label | Score
+Record = Text | Prompt | Demonstration | Conversation | Comparison | Ranking | Steps | Label | Score
 """What one row of a source can be."""
 
 
@@ -154,6 +156,25 @@ def _ranking(row: Row) -> Ranking:
     return Ranking(prompt=prompt, completions=completions, annotator=fields.annotator(row), origin=row.origin)
 
 
+def _steps(row: Row) -> Steps:
+    """A completion in steps with a label each, as the field writes stepwise supervision."""
+    texts, labels = fields.items(row, "completions"), fields.items(row, "labels")
+    if not texts or len(texts) != len(labels):
+        raise RowError(
+            "labels",
+            f"a list of {len(labels)} beside {len(texts)} completions",
+            "every step needs its label",
+            "write as many labels as completions, one or more",
+        )
+    return Steps(
+        prompt=fields.prompt(row),
+        steps=tuple(fields.filled(text, f"completions[{index}]", "step") for index, text in enumerate(texts)),
+        good=tuple(fields.as_boolean(label, f"labels[{index}]") for index, label in enumerate(labels)),
+        annotator=fields.annotator(row),
+        origin=row.origin,
+    )
+
+
 def _label(row: Row) -> Label:
     prompt, completion = _answered(row)
     good = fields.boolean(row, "label")
@@ -187,19 +208,19 @@ FORMATS: dict[FormatName, Format] = {
     "messages": Format(columns=("messages",), parse=_conversation, about="whole chats"),
     "comparison": Format(
         columns=("prompt", "chosen", "rejected"),
-        optional=("margin", "annotator"),
+        optional=("margin", "annotator", "p_soft", "context", "opposite_context"),
         parse=_comparison,
         about="comparisons",
     ),
     "implicit": Format(
         columns=("chosen", "rejected"),
-        optional=("margin", "annotator"),
+        optional=("margin", "annotator", "p_soft", "context", "opposite_context"),
         parse=_implicit,
         about="comparisons without a prompt of their own",
     ),
     "hh": Format(
         columns=("chosen", "rejected"),
-        optional=("margin", "annotator"),
+        optional=("margin", "annotator", "p_soft", "context", "opposite_context"),
         parse=_hh,
         about="comparisons of Human/Assistant transcripts",
     ),
@@ -208,6 +229,12 @@ FORMATS: dict[FormatName, Format] = {
         optional=("annotator",),
         parse=_ranking,
         about="completions, best first",
+    ),
+    "steps": Format(
+        columns=("prompt", "completions", "labels"),
+        optional=("annotator",),
+        parse=_steps,
+        about="completions in steps, each found good (true) or bad (false)",
     ),
     "label": Format(
         columns=("prompt", "completion", "label"),
@@ -323,6 +350,9 @@ def _judged(row: Row, prompt: Prompt, chosen: str, rejected: str) -> Comparison:
         rejected=rejected,
         margin=fields.optional_number(row, "margin", 0.0),
         annotator=fields.annotator(row),
+        p_soft=fields.optional_share(row, "p_soft", 1.0),
+        context=fields.optional_text(row, "context"),
+        opposite_context=fields.optional_text(row, "opposite_context"),
         origin=row.origin,
     )
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from prefloop.records import Message, Prompt
 
+_NOTHING = object()
+
 
 def content_hash(records: Iterable[Any]) -> str:
     """SHA-256 of the records in their order, as canonical JSON lines that begin with the record's type.
@@ -21,10 +23,17 @@ def content_hash(records: Iterable[Any]) -> str:
     return total.hexdigest()
 
 
+LATER = {"p_soft": 1.0, "context": "", "opposite_context": ""}
+"""Fields that records did not always have. With this value, which says nothing, they are left out, so that older data keep their hash."""
+
+
 def canonical_json(record: Any) -> str:
     """A record as one line of JSON: type and fields but its origin, keys sorted, only ASCII, no spaces. Non-finite numbers are a `ValueError`."""
     values = {
-        field.name: _plain(getattr(record, field.name)) for field in fields(record) if field.name != "origin"
+        field.name: _plain(value)
+        for field in fields(record)
+        if field.name != "origin"
+        and (value := getattr(record, field.name)) != LATER.get(field.name, _NOTHING)
     }
     line = {"type": type(record).__name__, **values}
     return json.dumps(line, sort_keys=True, separators=(",", ":"), allow_nan=False)

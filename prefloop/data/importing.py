@@ -24,6 +24,7 @@ from prefloop.records import (
     Prompt,
     Ranking,
     Score,
+    Steps,
     Text,
 )
 
@@ -79,9 +80,20 @@ def import_records(
     """
     source = loaded.summary.source
     records = loaded.records
-    if records and isinstance(records[0], Text | Label | Score):
+    if records and isinstance(records[0], Text | Steps | Label | Score):
         raise InputError(
             f"{source}: holds rows of format {loaded.summary.format}; a store takes prompts, demonstrations, chats, comparisons and rankings"
+        )
+    soft = [each for each in records if isinstance(each, Comparison) and each.p_soft != 1]
+    if soft:
+        raise InputError(
+            f"{soft[0].origin or source}: p_soft is {soft[0].p_soft:g} ({len(soft)} rows have one); a store keeps single judgements and aggregates "
+            "them itself (`prefloop label export --aggregate`): train on the file, or leave the column p_soft out"
+        )
+    in_context = [each for each in records if isinstance(each, Comparison) and each.context]
+    if in_context:
+        raise InputError(
+            f"{in_context[0].origin or source}: it has a context ({len(in_context)} rows do), which a store does not keep; train on the file"
         )
     default = annotator or Path(source).name
     judged, repeated, bad = _settle(list(_judgements(records, default)))

@@ -25,6 +25,7 @@ from prefloop.records import (
     Prompt,
     Ranking,
     Score,
+    Steps,
     Text,
 )
 
@@ -175,6 +176,13 @@ def load_labels(
 ) -> Loaded[Label]:
     """Completions found good or bad."""
     return _load(source, split, skip_bad, limit, ("label",), _is(Label))
+
+
+def load_steps(
+    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
+) -> Loaded[Steps]:
+    """Completions in steps, each found good or bad."""
+    return _load(source, split, skip_bad, limit, ("steps",), _is(Steps))
 
 
 def load_scores(

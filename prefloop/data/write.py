@@ -21,6 +21,7 @@ from prefloop.records import (
     Prompt,
     Ranking,
     Score,
+    Steps,
     Text,
 )
 
@@ -31,10 +32,19 @@ NATURAL_FORMAT: dict[type, FormatName] = {
     Conversation: "messages",
     Comparison: "comparison",
     Ranking: "ranking",
+    Steps: "steps",
     Label: "label",
     Score: "score",
 }
 """The format that holds all that a record says."""
+SILENT: dict[str, float | str] = {
+    "margin": 0.0,
+    "annotator": "",
+    "p_soft": 1.0,
+    "context": "",
+    "opposite_context": "",
+}
+"""Optional column -> the value that says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,8 +152,7 @@ def _comparison_row(record: Comparison) -> dict[str, Any]:
         "prompt": record.prompt.to_json(),
         "chosen": _completion(record.prompt, record.chosen),
         "rejected": _completion(record.prompt, record.rejected),
-        "margin": float(record.margin),
-        "annotator": record.annotator,
+        **_said_of_it(record),
     }
 
 
@@ -152,8 +161,7 @@ def _implicit_row(record: Comparison) -> dict[str, Any]:
     return {
         "chosen": _plain((*turns, _answer(record.chosen))),
         "rejected": _plain((*turns, _answer(record.rejected))),
-        "margin": float(record.margin),
-        "annotator": record.annotator,
+        **_said_of_it(record),
     }
 
 
@@ -162,8 +170,18 @@ def _hh_row(record: Comparison) -> dict[str, Any]:
     return {
         "chosen": write_transcript((*turns, _answer(record.chosen))),
         "rejected": write_transcript((*turns, _answer(record.rejected))),
+        **_said_of_it(record),
+    }
+
+
+def _said_of_it(record: Comparison) -> dict[str, Any]:
+    """What a comparison's row says beside the texts."""
+    return {
         "margin": float(record.margin),
         "annotator": record.annotator,
+        "p_soft": float(record.p_soft),
+        "context": record.context,
+        "opposite_context": record.opposite_context,
     }
 
 
@@ -171,6 +189,15 @@ def _ranking_row(record: Ranking) -> dict[str, Any]:
     return {
         "prompt": record.prompt.to_json(),
         "completions": list(record.completions),
+        "annotator": record.annotator,
+    }
+
+
+def _steps_row(record: Steps) -> dict[str, Any]:
+    return {
+        "prompt": record.prompt.to_json(),
+        "completions": list(record.steps),
+        "labels": list(record.good),
         "annotator": record.annotator,
     }
 
@@ -203,6 +230,7 @@ _WRITERS: dict[FormatName, Callable[[Any], dict[str, Any]]] = {
     "implicit": _implicit_row,
     "hh": _hh_row,
     "ranking": _ranking_row,
+    "steps": _steps_row,
     "label": _label_row,
     "score": _score_row,
 }
@@ -238,8 +266,8 @@ def _one_kind(rows: Sequence[dict[str, Any]], target: Path) -> None:
 
 
 def _aligned(rows: Sequence[dict[str, Any]], optional: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows without the optional columns that say nothing in any of them (margin 0, no annotator)."""
-    silent = [column for column in optional if not any(row[column] for row in rows)]
+    """The rows without the optional columns that say nothing in any of them (margin 0, no annotator, p_soft 1)."""
+    silent = [column for column in optional if all(row[column] == SILENT[column] for row in rows)]
     return [{column: value for column, value in row.items() if column not in silent} for row in rows]
 
 

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate
-from prefloop.evaluation.plots import DARK, LIGHT, STYLE, Reference, Row, interval_chart
+from prefloop.evaluation.plots import DARK, LIGHT, STYLE, Reference, Row, interval_chart, line_chart
 from prefloop.evaluation.visible_text import shown
 from prefloop.evaluation.wording import minus, number, percent
-from prefloop.feedback.ratings import BASE, Interval, Leaderboard, Rating
+from prefloop.feedback.ratings import BASE, Interval, Leaderboard, LengthControlled, Rating
 
 METHODS: Mapping[str, str] = {
     "bradley_terry": "Bradley-Terry, ties as half wins",
@@ -21,6 +22,8 @@ METHODS: Mapping[str, str] = {
     "plackett_luce": "Plackett-Luce, rankings included",
     "elo": "Elo, in the order of the votes",
 }
+MOST_LINES = 8
+"""Models in the chart over rounds, as many as there are colours."""
 MOST_IN_MATRIX = 12
 """Models in the table of win probabilities; more do not fit a page."""
 
@@ -33,6 +36,84 @@ class Arena:
     rounds: Mapping[int, Leaderboard]
     left_out: Mapping[str, int]
     """Judgements that compare no two models, by reason."""
+    baseline: str = ""
+    """What `win_rates` are against; empty for none."""
+    win_rates: Mapping[str, LengthControlled] = field(default_factory=dict)
+    """Model -> win rate against the baseline."""
+
+
+def rounds_table(arena: Arena) -> str:
+    """A line a model, a column a round: its rating in that round's votes alone."""
+    rows = [("model", *(f"round {at}" for at in sorted(arena.rounds)))]
+    for name in _models_of_rounds(arena):
+        found = [_rating_in(arena.rounds[at], name) for at in sorted(arena.rounds)]
+        rows.append((name, *(_with_interval(each) if each else "" for each in found)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(["ratings round by round", *(f"  {line}" for line in lines), f"! {_ROUNDS_NOTE}"])
+
+
+_ROUNDS_NOTE = "each round is rated by its own votes, against the average (or the anchor) of the models in it: compare rounds with an anchor that is in all of them"
+
+
+def _models_of_rounds(arena: Arena) -> list[str]:
+    """Models of any round, those of the last one first and by rank."""
+    boards = [arena.rounds[at] for at in sorted(arena.rounds, reverse=True)]
+    return list(dict.fromkeys(row.name for board in boards for row in board.ratings))
+
+
+def _rating_in(board: Leaderboard, name: str) -> Rating | None:
+    return next((row for row in board.ratings if row.name == name), None)
+
+
+def _with_interval(row: Rating) -> str:
+    span = f" [{whole(row.rating.low)}, {whole(row.rating.high)}]" if math.isfinite(row.rating.low) else ""
+    return f"{whole(row.rating.value)}{span}"
+
+
+def rounds_chart(arena: Arena) -> str:
+    """SVG: every model's rating over the rounds, with its interval."""
+    rounds = sorted(arena.rounds)
+    series = []
+    for slot, name in enumerate(_models_of_rounds(arena)[:MOST_LINES], start=1):
+        found = [_rating_in(arena.rounds[at], name) for at in rounds]
+        value, low, high = (
+            [getattr(each.rating, end) if each else math.nan for each in found]
+            for end in ("value", "low", "high")
+        )
+        series.append(
+            Series(label=name, x=[float(at) for at in rounds], y=value, low=low, high=high, slot=slot % 8)
+        )
+    return line_chart(
+        series, title="Ratings over rounds", x_label="round", y_label="rating", references=[Reference(value=BASE, label="average or anchor")]
+    )  # fmt: skip
+
+
+def win_rate_table(arena: Arena) -> str:
+    """Every model's win rate against the baseline: raw with its standard error, and at equal length."""
+    rows = [_WIN_HEADINGS, *_win_cells(arena)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([f"win rate against {arena.baseline}", *(f"  {line}" for line in lines)])
+
+
+_WIN_HEADINGS = ("model", "win rate", "standard error", "at equal length", "95 %", "prompts")
+
+
+def _win_cells(arena: Arena) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            percent(each.raw.value),
+            percent(each.raw.standard_error) if math.isfinite(each.raw.standard_error) else "",
+            percent(each.controlled.value),
+            f"{percent(each.low)} to {percent(each.high)}"
+            if math.isfinite(each.controlled.standard_error)
+            else "",
+            str(each.raw.n),
+        )
+        for name, each in sorted(arena.win_rates.items(), key=lambda item: -item[1].raw.value)
+    ]
 
 
 def leaderboard_table(board: Leaderboard) -> str:
@@ -150,6 +231,11 @@ def arena_page(arena: Arena, *, title: str = "Arena") -> str:
         light=LIGHT,
         dark=DARK,
         boards=[_board(heading, board) for heading, board in boards],
+        rounds_chart=Markup(rounds_chart(arena)) if len(arena.rounds) > 1 else "",
+        rounds_note=_ROUNDS_NOTE,
+        baseline=arena.baseline,
+        win_headings=_WIN_HEADINGS,
+        win_rows=_win_cells(arena),
         left_out=", ".join(
             f"{reason.replace('_', ' ')} {count}" for reason, count in sorted(arena.left_out.items())
         ),

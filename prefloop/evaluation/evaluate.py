@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.common import Compute, Sampling
+from prefloop.configs.scorers import Combining
 from prefloop.evaluation.intervals import (
     Estimate,
     exactly,
@@ -17,6 +18,7 @@ from prefloop.evaluation.intervals import (
     rate_interval,
     ratio_interval,
 )
+from prefloop.evaluation.label_noise import ceiling_of_agreement, ceiling_of_soft_labels
 from prefloop.evaluation.reward_model_quality import (
     BestOf,
     RewardModelQuality,
@@ -27,11 +29,12 @@ from prefloop.evaluation.reward_model_quality import (
 from prefloop.evaluation.summary import EvaluatedCompletion, EvaluatedPolicy, PolicySummary
 from prefloop.evaluation.text_statistics import policy_alarms, text_statistics
 from prefloop.evaluation.win_rate import WinMatrix, win_matrix, win_rate
-from prefloop.models.load import load_policy, load_reward_model
-from prefloop.models.roles import Policy, RewardModel, vocabulary_size
+from prefloop.models.load import load_policy
+from prefloop.models.roles import Policy, vocabulary_size
 from prefloop.records import Comparison, Prompt
 from prefloop.rollout import Rollout, make_rollout, sample
-from prefloop.rollout.scoring import score_groups, summed_kl, summed_logprobs
+from prefloop.rollout.reward_scorers import Drawn, EnsembleScorer
+from prefloop.rollout.scoring import summed_kl, summed_logprobs
 from prefloop.runtime import World
 from prefloop.runtime.progress import Progress
 from prefloop.text import (
@@ -83,6 +86,8 @@ class PolicyResults:
     evaluated: tuple[EvaluatedPolicy, ...]
     wins: WinMatrix
     alarms: tuple[str, ...]
+    best_of_n: tuple[BestOf, ...] = ()
+    """Of the first policy, where there are a gold judge, a reward model and several completions of each prompt."""
 
 
 def evaluate_policies(
@@ -92,6 +97,7 @@ def evaluate_policies(
     *,
     gold: Gold | None,
     reward_model: str = "",
+    rules: Combining = Combining(),  # noqa: B008  a frozen value
     gold_is_log_odds: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> PolicyResults:
@@ -106,7 +112,7 @@ def evaluate_policies(
         what = f"policy {name} ({folders[name]})"
         check_same_tokens(tokenizers[names[0]], tokenizers[name], what=what)
     reference = load_policy(folders[names[0]], setting.compute)
-    judge = _open_judge(reward_model, setting) if reward_model else None
+    judge = _open_judge(reward_model, setting, rules) if reward_model else None
     measured: dict[str, Measured] = {}
     for name in names:
         say(f"evaluating {name} on {len(prompts)} held-out prompts")
@@ -120,24 +126,15 @@ def _tokenizer(folder: str, setting: Setting) -> PreTrainedTokenizerBase:
     return load_tokenizer(folder, trust_remote_code=setting.compute.trust_remote_code)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Judge:
-    """A reward model and the tokens it reads."""
-
-    model: RewardModel
-    tokenizer: PreTrainedTokenizerBase
-
-    def scores(self, rollout: Rollout, policy: PreTrainedTokenizerBase, setting: Setting) -> np.ndarray:
-        """Of every completion; `policy` is the tokenizer that drew them."""
-        groups = rollout.groups_for(self.tokenizer, policy=policy)
-        tokens = setting.compute.micro_batch_tokens
-        return score_groups(self.model, groups, tokens=tokens, world=setting.world).double().numpy()
+def _open_judge(reward_model: str, setting: Setting, rules: Combining) -> EnsembleScorer:
+    """The scorers, a single one as it is."""
+    return EnsembleScorer.load(reward_model, setting.compute, setting.world, rules=rules, normalise=False)
 
 
-def _open_judge(folder: str, setting: Setting) -> _Judge:
-    judge = _Judge(model=load_reward_model(folder, setting.compute), tokenizer=_tokenizer(folder, setting))
-    check_vocabulary(judge.tokenizer, vocabulary_size(judge.model))
-    return judge
+def proxy_scores(judge: EnsembleScorer, rollout: Rollout, policy: PreTrainedTokenizerBase) -> np.ndarray:
+    """Of every completion; `policy` is the tokenizer that drew them."""
+    members = judge.members_of(Drawn(rollout=rollout, tokenizer=policy))
+    return judge.combine(members).double().numpy()
 
 
 def _measure(
@@ -147,7 +144,7 @@ def _measure(
     prompts: Sequence[Prompt],
     setting: Setting,
     gold: Gold | None,
-    judge: _Judge | None,
+    judge: EnsembleScorer | None,
 ) -> Measured:
     rollout = answer(policy, tokenizer, prompts, setting)
     groups, options = rollout.groups, {"tokens": setting.compute.micro_batch_tokens, "world": setting.world}
@@ -165,7 +162,7 @@ def _measure(
         gold=np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
         if gold
         else zeros[:0],
-        proxy=judge.scores(rollout, tokenizer, setting) if judge else zeros[:0],
+        proxy=proxy_scores(judge, rollout, tokenizer) if judge else zeros[:0],
         kl=kl,
         nll=-summed_logprobs(reference, groups, **options).double().numpy(),
         tokens=np.array(
@@ -265,8 +262,18 @@ def _summarise(
         if has_gold
         else WinMatrix(names=(), rates=())
     )
+    shape = (-1, setting.completions_per_prompt)
+    curve = (
+        best_of_n(base.proxy.reshape(shape), base.gold.reshape(shape))
+        if has_gold and len(base.proxy) and setting.completions_per_prompt > 1
+        else ()
+    )
     return PolicyResults(
-        policies=tuple(summaries), evaluated=tuple(evaluated), wins=wins, alarms=tuple(alarms)
+        policies=tuple(summaries),
+        evaluated=tuple(evaluated),
+        wins=wins,
+        alarms=tuple(alarms),
+        best_of_n=curve,
     )
 
 
@@ -309,22 +316,24 @@ def evaluate_reward_model(
     max_completion_tokens: int,
     gold: Gold | None = None,
     ceiling: float | None = None,
+    rules: Combining = Combining(),  # noqa: B008  a frozen value
 ) -> RewardModelQuality:
-    """Accuracy, calibration and length bias on held-out comparisons, with intervals clustered by prompt.
+    """Accuracy, calibration and length bias on held-out comparisons, with intervals clustered by prompt; of one reward model or several as one.
 
     `gold` adds the accuracy against noise-free utilities (unless they are equal in every pair), `ceiling` what a perfect model would reach on labels as noisy as these.
+    Soft labels, and pairs with several labels, say that themselves (`label_noise`).
     Comparisons over the budgets raise `InputError`: nothing is left out of an evaluation silently.
     """
-    tokenizer = load_tokenizer(folder, trust_remote_code=compute.trust_remote_code)
+    scorer = EnsembleScorer.load(folder, compute, world, rules=rules, normalise=False)
     encoded = encode_all(
-        tokenizer,
+        scorer.tokenizer,
         comparisons,
         max_prompt_tokens=max_prompt_tokens,
         max_completion_tokens=max_completion_tokens,
     )
-    reward_model = load_reward_model(folder, compute)
-    check_vocabulary(tokenizer, vocabulary_size(reward_model))
-    scores = score_groups(reward_model, encoded.groups, tokens=compute.micro_batch_tokens, world=world)
+    scores = scorer.of_texts(
+        [c.prompt.in_context(c.context) for c in comparisons], [(c.chosen, c.rejected) for c in comparisons]
+    )
     chosen, rejected = scores.double().view(-1, 2).numpy().T
     clusters = [comparison.prompt.sha256 for comparison in comparisons]
     lengths = np.array(
@@ -344,7 +353,8 @@ def evaluate_reward_model(
         lengths[:, 0],
         lengths[:, 1],
         clusters=clusters,
-        ceiling=ceiling,
+        ceiling=ceiling_of_soft_labels(comparisons) if ceiling is None else ceiling,
+        label_ceiling=ceiling_of_agreement(comparisons),
         gold_accuracy=gold_accuracy,
     )
 
@@ -355,7 +365,7 @@ def best_of_n_curve(
     """Proxy and gold of the policy with best-of-n by the reward model, n up to `completions_per_prompt`."""
     tokenizer = _tokenizer(policy, setting)
     rollout = answer(load_policy(policy, setting.compute), tokenizer, prompts, setting)
-    proxy = _open_judge(reward_model, setting).scores(rollout, tokenizer, setting)
+    proxy = proxy_scores(_open_judge(reward_model, setting, Combining()), rollout, tokenizer)
     asked, texts = rollout.pairs()
     utilities = np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
     shape = (len(prompts), setting.completions_per_prompt)

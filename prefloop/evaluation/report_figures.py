@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate
+from prefloop.evaluation.label_noise import ceiling_words
 from prefloop.evaluation.plots import (
     Point,
     Reference,
@@ -116,9 +117,15 @@ def reward_model_accuracy(
     )
     references = [Reference(value=0.5, label="chance")]
     references += [Reference(value=ceiling, label=f"ceiling {percent(ceiling)}")] if ceiling else []
+    agreed = quality.label_ceiling if quality and not ceiling else None
+    if agreed:
+        bounds = dict.fromkeys((agreed.at_least, agreed.at_most))
+        references += [Reference(value=each, label=f"ceiling {percent(each)}") for each in bounds]
     caption = "Held-out comparisons that the reward model orders as the label does, with 95 % intervals."
     if ceiling:
         caption += f" The labels are noisy: a perfect model would agree with {percent(ceiling)} of them."
+    if agreed:
+        caption += f" Who judged the same pairs did not always agree: {ceiling_words(agreed)}."
     if quality:
         caption += " “Longer one wins” is what a judge gets that looks at nothing but length."
     svg = interval_chart(

@@ -17,6 +17,10 @@ from prefloop.evaluation.intervals import (
     rate_interval,
 )
 from prefloop.evaluation.win_rate import win_rate, win_scores
+from prefloop.feedback.agreement import NoiseCeiling
+
+RESAMPLES = 500
+"""Of prompts, for the intervals of calibration error and correlation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +49,8 @@ class Calibration:
     """Mean of (1 - probability of the chosen one)²; 0.25 for a model that knows nothing."""
     log_loss: Estimate
     """Mean of -log probability of the chosen one, in nats; ln 2 = 0.693 for a model that knows nothing."""
+    error_interval: Estimate | None = None
+    """Expected calibration error with a bootstrap interval over prompts; None in older files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +72,12 @@ class LengthQuality:
     """Accuracy of always choosing the longer completion (equal lengths count a half)."""
     longer_scores_higher: Estimate
     """How often the model scores the longer one higher, of all comparisons (equal lengths or scores count a half)."""
+    correlation: Estimate | None = None
+    """Pearson correlation of score and length over all completions; None in older files, or where one of them does not vary."""
+    chosen_longer: Estimate | None = None
+    """Accuracy where the chosen one is longer; None where it never is, and in older files."""
+    chosen_shorter: Estimate | None = None
+    """Accuracy where the chosen one is shorter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +92,8 @@ class RewardModelQuality:
     """The same against noise-free gold utilities; None where there is no gold judge."""
     calibration: Calibration
     length: LengthQuality
+    label_ceiling: NoiseCeiling | None = None
+    """What agreement among the labels allows (`label_noise`), where pairs have several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +105,8 @@ class BestOf:
     """log n - (n-1)/n, nats: the most that this choice moves away from the policy it draws from."""
     proxy: Estimate
     """Expected reward-model score of the one it takes."""
-    gold: Estimate
-    """Expected gold utility of the one it takes."""
+    gold: Estimate | None
+    """Expected gold utility of the one it takes; None where there is no gold judge."""
 
 
 def reward_model_quality(
@@ -103,12 +117,14 @@ def reward_model_quality(
     *,
     clusters: Clusters | None = None,
     ceiling: float | None = None,
+    label_ceiling: NoiseCeiling | None = None,
     gold_accuracy: Estimate | None = None,
 ) -> RewardModelQuality:
     """Accuracy, calibration and length on held-out comparisons; `clusters` names each comparison's prompt."""
     return RewardModelQuality(
         accuracy=accuracy(chosen_scores, rejected_scores, clusters=clusters),
         ceiling=ceiling,
+        label_ceiling=label_ceiling,
         gold_accuracy=gold_accuracy,
         calibration=calibration(chosen_scores, rejected_scores, clusters=clusters),
         length=length_quality(
@@ -207,6 +223,37 @@ def calibration(
         expected_error_by_chance=chance,
         brier=mean_interval(expit(-difference) ** 2, clusters=clusters),
         log_loss=mean_interval(np.logaddexp(0, -difference), clusters=clusters),
+        error_interval=_error_interval(confidence, right, which, bins, clusters),
+    )
+
+
+def _error_interval(
+    confidence: NDArray[np.float64],
+    right: NDArray[np.float64],
+    which: NDArray[np.int64],
+    bins: int,
+    clusters: Clusters | None,
+) -> Estimate:
+    """Expected calibration error, with the basic bootstrap's interval: resampled errors are too large by about what the error itself is, so
+    the interval is reflected about the estimate and cut at 0."""
+    ids = _ids(clusters, len(right))
+    groups = int(ids.max()) + 1
+    # [groups, bins]: what each prompt adds to the sum of observed - predicted in a bin
+    gaps = np.zeros((groups, bins))
+    np.add.at(gaps, (ids, which), right - confidence)
+    sizes = np.bincount(ids, minlength=groups)
+    value = float(np.abs(gaps.sum(0)).sum() / len(right))
+    if groups < 2:
+        return Estimate(value=value, low=math.nan, high=math.nan, n=len(right))
+    random = np.random.default_rng(0)
+    counts = random.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+    errors = np.abs(counts @ gaps).sum(1) / (counts @ sizes)
+    low, high = np.quantile(errors, [0.025, 0.975])
+    return Estimate(
+        value=value,
+        low=min(value, max(0.0, 2 * value - float(high))),
+        high=max(value, 2 * value - float(low)),
+        n=len(right),
     )
 
 
@@ -244,7 +291,51 @@ def length_quality(
         bins=tuple(table),
         longer_is_chosen=rate_interval(longer, clusters=clusters),
         longer_scores_higher=rate_interval(higher, clusters=clusters),
+        correlation=_correlation(
+            np.concatenate([np.asarray(chosen_scores), np.asarray(rejected_scores)]).astype(np.float64),
+            np.concatenate([np.asarray(chosen_lengths), np.asarray(rejected_lengths)]).astype(np.float64),
+            clusters=np.concatenate([_ids(clusters, len(right))] * 2),
+        ),
+        chosen_longer=_accuracy_among(right, difference > 0, clusters),
+        chosen_shorter=_accuracy_among(right, difference < 0, clusters),
     )
+
+
+def _ids(clusters: Clusters | None, n: int) -> NDArray[np.int64]:
+    """A number for each cluster."""
+    return np.unique(np.asarray(clusters if clusters is not None else range(n)), return_inverse=True)[1]
+
+
+def _accuracy_among(
+    right: NDArray[np.float64], among: NDArray[np.bool_], clusters: Clusters | None
+) -> Estimate | None:
+    inside = np.flatnonzero(among)
+    return rate_interval(right[inside], clusters=clusters_of(clusters, inside)) if len(inside) else None
+
+
+def _correlation(
+    a: NDArray[np.float64], b: NDArray[np.float64], *, clusters: NDArray[np.int64]
+) -> Estimate | None:
+    """Pearson's correlation, with a bootstrap interval that resamples clusters; None where one side does not vary."""
+    if a.std() == 0 or b.std() == 0:
+        return None
+    ids = np.unique(clusters, return_inverse=True)[1]
+    groups = int(ids.max()) + 1
+    a, b = a - a.mean(), b - b.mean()
+    sums = np.zeros((groups, 6))
+    np.add.at(sums, ids, np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], axis=1))
+
+    def of(total: NDArray[np.float64]) -> NDArray[np.float64]:
+        n, s, t, ss, tt, st = np.moveaxis(total, -1, 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (st - s * t / n) / np.sqrt((ss - s * s / n) * (tt - t * t / n))
+
+    value = float(of(sums.sum(0)))
+    if groups < 2:
+        return Estimate(value=value, low=math.nan, high=math.nan, n=len(a))
+    counts = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+    low, high = np.nanquantile(of(counts @ sums), [0.025, 0.975])
+    return Estimate(value=value, low=float(low), high=float(high), n=len(a))
 
 
 def best_of_n_weights(n: int, total: int) -> NDArray[np.float64]:
@@ -262,15 +353,17 @@ def best_of_n_weights(n: int, total: int) -> NDArray[np.float64]:
 
 
 def best_of_n(
-    proxy: NDArray[np.float64], gold: NDArray[np.float64], *, ns: Sequence[int] | None = None
+    proxy: NDArray[np.float64], gold: NDArray[np.float64] | None, *, ns: Sequence[int] | None = None
 ) -> tuple[BestOf, ...]:
-    """Expected proxy and gold of the best of n by proxy, for each n, from N >= n completions of every prompt `[prompts, N]`.
+    """Expected proxy and gold (if given) of the best of n by proxy, for each n, from N >= n completions of every prompt `[prompts, N]`.
 
     Exact by order statistics (arXiv:2112.09332 appendix I, arXiv:2210.10760): nothing is resampled, and each prompt's value is unbiased.
     Completions of equal proxy share their places, as if ties were broken at random. Intervals are over prompts. `ns` defaults to
     1, 2, 4, ... and N.
     """
-    proxy, gold = np.asarray(proxy, dtype=np.float64), np.asarray(gold, dtype=np.float64)
+    has_gold = gold is not None
+    proxy = np.asarray(proxy, dtype=np.float64)
+    gold = np.asarray(gold, dtype=np.float64) if gold is not None else np.zeros_like(proxy)
     if proxy.ndim != 2 or proxy.shape != gold.shape or proxy.size == 0:
         raise ValueError(f"proxy is {proxy.shape} and gold {gold.shape}; both must be [prompts, completions]")
     total = proxy.shape[1]
@@ -286,7 +379,7 @@ def best_of_n(
                 n=n,
                 kl=math.log(n) - (n - 1) / n,
                 proxy=mean_interval(proxy @ weights),
-                gold=mean_interval(gold @ weights),
+                gold=mean_interval(gold @ weights) if has_gold else None,
             )
         )
     return tuple(curve)

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from prefloop.evaluation.intervals import Estimate
-from prefloop.evaluation.reward_model_quality import RewardModelQuality
+from prefloop.evaluation.label_noise import ceiling_words
+from prefloop.evaluation.reward_model_quality import BestOf, RewardModelQuality
 from prefloop.evaluation.summary import PolicySummary
 from prefloop.evaluation.wording import said
 
@@ -38,12 +39,29 @@ def policy_table(policies: Sequence[PolicySummary]) -> str:
     )
 
 
+def best_of_table(curve: Sequence[BestOf]) -> str:
+    """A line for each n: the KL bound, what the scorer expects of the one it takes, and what the gold judge says of it."""
+    columns = [
+        ["n", *(str(point.n) for point in curve)],
+        ["KL at most", *(f"{point.kl:.3f}" for point in curve)],
+        ["reward model", *(_cell(point.proxy) for point in curve)],
+        *([["gold", *(_cell(point.gold) for point in curve)]] if curve and curve[0].gold else []),
+    ]
+    widths = [max(map(len, column)) for column in columns]
+    rows = zip(*columns, strict=True)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
 def reward_model_lines(quality: RewardModelQuality) -> str:
     """Accuracy beside what is possible and what chance gives, calibration, and what length explains."""
     accuracy, length, calibration = quality.accuracy, quality.length, quality.calibration
     lines = [f"accuracy {said(accuracy, share=True)} on {accuracy.n} comparisons; chance is 50 %"]
     if quality.ceiling is not None:
         lines.append(f"  at most {quality.ceiling:.1%} can be expected on labels this noisy")
+    if quality.label_ceiling is not None:
+        lines.append(f"  {ceiling_words(quality.label_ceiling)}")
     if quality.gold_accuracy is not None:
         lines.append(f"  {said(quality.gold_accuracy, share=True)} against the gold judge")
     lines.append(f"  {_what_it_shows(accuracy)}")
@@ -51,7 +69,16 @@ def reward_model_lines(quality: RewardModelQuality) -> str:
         f"  calibration error {calibration.expected_error:.3f} (by chance alone {calibration.expected_error_by_chance:.3f}), "
         f"log loss {said(calibration.log_loss)} (0.693 for one that knows nothing)"
     )
+    if calibration.error_interval is not None:
+        lines.append(f"  calibration error, resampled by prompt: {said(calibration.error_interval)}")
     lines.append(f"  always choosing the longer completion: {said(length.longer_is_chosen, share=True)}")
+    if length.correlation is not None:
+        lines.append(f"  correlation of score and length: {said(length.correlation)}")
+    lines += [
+        f"  accuracy where the chosen one is {which}: {said(rate, share=True)} ({rate.n})"
+        for which, rate in (("longer", length.chosen_longer), ("shorter", length.chosen_shorter))
+        if rate is not None
+    ]
     lines += [
         f"  accuracy where chosen minus rejected has {part.low:g} to {part.high:g} tokens: {said(part.accuracy, share=True)} ({part.accuracy.n})"
         for part in length.bins

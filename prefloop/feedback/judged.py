@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from prefloop.data.store import Filters, Store, models, selecting
+from prefloop.data.store import Filters, Store, models, selecting, studio_models
 from prefloop.errors import InputError
 from prefloop.feedback.agreement import MISSING, Labels, make_labels
 from prefloop.feedback.ratings import (
@@ -70,7 +70,11 @@ def read_judged(
 ) -> list[JudgedItem]:
     """Current judgements of items with two completions or more, oldest first, of these kinds of annotators if any are named."""
     with store.database.read() as session:
-        rows = [row for row in selecting.judged(session, filters or Filters()) if not row.superseded]
+        rows = [
+            row
+            for row in selecting.judged(session, filters or Filters())
+            if not row.superseded and not row.set_aside
+        ]
         by_id = {row.id: row for row in rows}
         found = []
         slots = _slots(session)
@@ -112,10 +116,8 @@ def read_judged(
 
 def _slots(session: Session) -> dict[int, tuple[str, ...]]:
     """Item -> the models behind its slots."""
-    checkpoint, slot, completion = models.Checkpoint, models.ItemCompletion, models.Completion
-    rows = session.execute(select(checkpoint.id, checkpoint.name, checkpoint.weights_sha256)).all()
-    same = Counter(name for _, name, _ in rows)
-    called = {id: name if same[name] == 1 else f"{name}@{sha[:8] or id}" for id, name, sha in rows}
+    slot, completion = models.ItemCompletion, models.Completion
+    called = checkpoint_names(session)
     found: dict[int, list[str]] = {}
     statement = (
         select(slot.item_id, completion.checkpoint_id)
@@ -125,6 +127,27 @@ def _slots(session: Session) -> dict[int, tuple[str, ...]]:
     for item, model in session.execute(statement):
         found.setdefault(item, []).append(called[model])
     return {item: tuple(names) for item, names in found.items()}
+
+
+def gold_choices(store: Store) -> dict[int, str]:
+    """Item -> the choice that a project of the studio knows to be right; of pairs."""
+    task, item = studio_models.Task, models.Item
+    with store.database.read() as session:
+        rows = session.execute(
+            select(task.item_id, task.gold)
+            .join(item, item.id == task.item_id)
+            .where(item.kind == "pair", task.gold != "")
+            .order_by(task.id)
+        ).all()
+    return {id: choice for id, choice in rows}
+
+
+def checkpoint_names(session: Session) -> dict[int, str]:
+    """Id -> what a checkpoint is called here: its name, with the beginning of its weights' hash where two have one name."""
+    checkpoint = models.Checkpoint
+    rows = session.execute(select(checkpoint.id, checkpoint.name, checkpoint.weights_sha256)).all()
+    same = Counter(name for _, name, _ in rows)
+    return {id: name if same[name] == 1 else f"{name}@{sha[:8] or id}" for id, name, sha in rows}
 
 
 def votes_of(judged: Sequence[JudgedItem], *, style: bool = False) -> ReadVotes:

@@ -43,6 +43,8 @@ class Objective:
     """What it needs of the whole step, from `whole_step`."""
     running: Mapping[str, float] = field(default_factory=dict)
     """State carried from step to step, at its beginning."""
+    soft_labels: bool = False
+    """Whether the mean of the loss over a label drawn with probability `p_soft` is what the method trains on soft labels (`soft_labels`)."""
     reward: Literal["sum", "mean"] = "sum"
     """Whether logged implicit rewards are of summed log-probabilities or per token, as in the loss."""
 
@@ -55,6 +57,11 @@ class Objective:
     def prepare_names(self) -> tuple[str, ...]:
         """Whole-step quantities that `prepare` takes."""
         return _tensors(self.prepare) if self.prepare else ()
+
+    @property
+    def takes_soft_labels(self) -> bool:
+        """Whether it uses how likely a label is: by its mean over labels, or because the loss itself asks for `p_soft`."""
+        return self.soft_labels or "p_soft" in self.names
 
     @property
     def needs(self) -> Needs:
@@ -131,6 +138,14 @@ def _kto(good: Tensor, good_weight: float, bad_weight: float) -> Tensor:
     return torch.where(good, good_weight / 2, bad_weight / 2)
 
 
+def _sppo_soft(p_soft: Tensor, beta: float) -> Tensor:
+    return 2 * ((2 * p_soft - 1) / (2 * beta)).square()
+
+
+def _bco_matched(good: Tensor, prompt_odds: Tensor, least: float, most: float) -> Tensor:
+    return LN2 * torch.where(good, 1.0, prompt_odds.clamp(min=least).clamp(max=most))
+
+
 def _npo(policy: Tensor, tokens: Tensor, good: Tensor, beta: float, retain: float) -> Tensor:
     return torch.where(good, -retain * policy / tokens.clamp(min=1), 2 / beta * LN2)
 
@@ -141,32 +156,51 @@ def _dro(score: Tensor, value: Tensor) -> Tensor:
 
 OBJECTIVES: Mapping[str, Objective] = {
     "dpo": Objective(
-        loss=partial(dpo_loss, beta=0.1), data="comparisons", source="arXiv:2305.18290", start=_ln2
+        loss=partial(dpo_loss, beta=0.1),
+        data="comparisons",
+        source="arXiv:2305.18290",
+        start=_ln2,
+        soft_labels=True,
     ),
     "cdpo": Objective(
         loss=partial(dpo_loss, beta=0.1, label_smoothing=0.1),
         data="comparisons",
         source="ericmitchell.ai/cdpo.pdf",
         start=_ln2,
+        soft_labels=True,
     ),
     "robust_dpo": Objective(
-        loss=pairwise.robust_dpo_loss, data="comparisons", source="arXiv:2403.00409", start=_ln2
+        loss=pairwise.robust_dpo_loss,
+        data="comparisons",
+        source="arXiv:2403.00409",
+        start=_ln2,
+        soft_labels=True,
     ),
     "ipo_sum": Objective(
-        loss=pairwise.ipo_sum_loss, data="comparisons", source="arXiv:2310.12036", start=_ipo
+        loss=pairwise.ipo_sum_loss,
+        data="comparisons",
+        source="arXiv:2310.12036",
+        start=_ipo,
+        soft_labels=True,
     ),
     "ipo_mean": Objective(
         loss=pairwise.ipo_mean_loss,
         data="comparisons",
         source="arXiv:2310.12036, per token",
         start=_ipo,
+        soft_labels=True,
         reward="mean",
     ),
     "hinge": Objective(
         loss=pairwise.hinge_loss, data="comparisons", source="arXiv:2309.06657", start=lambda: 1.0
     ),
     "dpo_norm": Objective(
-        loss=pairwise.dpo_norm_loss, data="comparisons", source="arXiv:2411.15124", start=_ln2, reward="mean"
+        loss=pairwise.dpo_norm_loss,
+        data="comparisons",
+        source="arXiv:2411.15124",
+        start=_ln2,
+        soft_labels=True,
+        reward="mean",
     ),
     "rpo": Objective(loss=pairwise.rpo_loss, data="comparisons", source="arXiv:2404.19733", start=_rpo),
     "dpop": Objective(loss=pairwise.dpop_loss, data="comparisons", source="arXiv:2402.13228", start=_ln2),
@@ -228,6 +262,13 @@ OBJECTIVES: Mapping[str, Objective] = {
         data="comparisons",
         source="arXiv:2405.00675",
         start=lambda beta: 0.5 / beta**2,
+        soft_labels=True,
+    ),
+    "sppo_soft": Objective(
+        loss=pairwise.sppo_soft_loss,
+        data="comparisons",
+        source="arXiv:2405.00675",
+        start=_sppo_soft,
     ),
     "wpo": Objective(loss=pairwise.wpo_loss, data="comparisons", source="arXiv:2406.11827", start=_wpo),
     "aot": Objective(
@@ -236,6 +277,13 @@ OBJECTIVES: Mapping[str, Objective] = {
         source="arXiv:2406.05882",
         start=_ln2,
         prepare=whole_step.aot_step,
+    ),
+    "aot_paired": Objective(
+        loss=pairwise.aot_paired_loss,
+        data="comparisons",
+        source="arXiv:2406.05882",
+        start=_ln2,
+        prepare=whole_step.aot_paired_step,
     ),
     "discopop": Objective(
         loss=pairwise.discopop_loss,
@@ -254,6 +302,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         loss=reference_free.orpo_loss, data="comparisons", source="arXiv:2403.07691", reward="mean"
     ),
     "cpo": Objective(loss=reference_free.cpo_loss, data="comparisons", source="arXiv:2401.08417"),
+    "cringe": Objective(loss=reference_free.cringe_loss, data="comparisons", source="arXiv:2312.16682"),
     "unlikelihood": Objective(
         loss=reference_free.unlikelihood_loss, data="comparisons", source="a control, not a method"
     ),
@@ -282,6 +331,14 @@ OBJECTIVES: Mapping[str, Objective] = {
         prepare=whole_step.bco_step,
         running={"reward_shift": 0.0},
     ),
+    "bco_matched": Objective(
+        loss=unary.bco_matched_loss,
+        data="labels",
+        source="arXiv:2404.04656",
+        start=_bco_matched,
+        prepare=whole_step.bco_step,
+        running={"reward_shift": 0.0},
+    ),
     "npo": Objective(loss=unary.npo_loss, data="labels", source="arXiv:2404.05868", start=_npo),
     "dro": Objective(loss=unary.dro_loss, data="scores", source="arXiv:2405.19107", start=_dro),
 }
@@ -291,6 +348,7 @@ _LIMITS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "beta": (lambda value: value > 0, "above 0"),
     "tau": (lambda value: value > 0, "above 0"),
     "label_smoothing": (lambda value: 0 <= value < 0.5, "at least 0 and below 0.5"),
+    "least": (lambda value: value > 0, "above 0"),
     "kept": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "decay": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
 }
@@ -335,6 +393,10 @@ def settings_of(objective: Objective, given: Sequence[str], *, loss: str) -> dic
         raise InputError(
             "settings: label_smoothing is 0, but exo_pair takes its logarithm; give more, such as 0.001"
         )
+    if "least" in settings and settings["least"] > settings["most"]:
+        raise InputError(
+            f"settings: least is {settings['least']:g}, above most, {settings['most']:g}; weights are held between the two"
+        )
     return settings
 
 
@@ -354,6 +416,28 @@ def unknown_objective(name: str) -> str:
     return f"loss is {name!r}, which is no objective; " + (
         f"did you mean {near[0]}?" if near else f"there are {', '.join(OBJECTIVES)}, or module:function"
     )
+
+
+def over_labels(loss: Loss, values: Mapping[str, Any]) -> Tensor:
+    """A loss on comparisons, averaged over a label that is right with probability `p_soft`: `[B]`.
+
+        p ℓ(chosen, rejected) + (1 - p) ℓ(rejected, chosen)
+
+    Of DPO it is conservative DPO with a noise rate for each comparison, -p log σ(βh) - (1 - p) log σ(-βh), lowest at βh = log(p/(1 - p)); of IPO,
+    up to a constant, (h - (2p - 1)/(2β))²; of SPPO, up to a constant, its soft form (ρ_w - (p - ½)/β)² + (ρ_l - (½ - p)/β)². The hard loss at p = 1,
+    and the same for a comparison the other way round with 1 - p.
+    """
+    swapped = {_other_side(name): value for name, value in values.items()}
+    p = values["p_soft"]
+    return p * call(loss, values) + (1 - p) * call(loss, swapped)
+
+
+def _other_side(name: str) -> str:
+    """The name of the same quantity of the other completion."""
+    for one, other in (("chosen", "rejected"), ("rejected", "chosen")):
+        if one in name:
+            return name.replace(one, other)
+    return name
 
 
 def only_mismatched(objective: Objective) -> bool:

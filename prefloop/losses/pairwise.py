@@ -409,6 +409,25 @@ def sppo_hard_loss(
     return (chosen - target).square() + (rejected + target).square()
 
 
+def sppo_soft_loss(
+    policy_chosen: PerPair,
+    policy_rejected: PerPair,
+    reference_chosen: PerPair,
+    reference_rejected: PerPair,
+    p_soft: PerPair,
+    *,
+    beta: float = 1e-3,
+) -> PerPair:
+    """SPPO with estimated win rates, eq. 4.7 of arXiv:2405.00675: (ρ_w - (p - ½)/β)² + (ρ_l - (½ - p)/β)².
+
+    p, `p_soft`, is how often the chosen completion beats the other, as a judge or a preference model estimates it; 1 is `sppo_hard_loss`, and at ½
+    both are pulled to the reference.
+    """
+    target = (p_soft - 0.5) / beta
+    chosen, rejected = policy_chosen - reference_chosen, policy_rejected - reference_rejected
+    return (chosen - target).square() + (rejected + target).square()
+
+
 def wpo_loss(
     policy_chosen: PerPair,
     policy_rejected: PerPair,
@@ -448,6 +467,23 @@ def aot_loss(
     other = -logsigmoid(beta * (partner_of_rejected.detach() - rejected))
     both = one + other
     return both - 0.5 * both.detach()
+
+
+def aot_paired_loss(
+    policy_chosen: PerPair,
+    policy_rejected: PerPair,
+    reference_chosen: PerPair,
+    reference_rejected: PerPair,
+    reference_partner: PerPair,
+    *,
+    beta: float = 0.1,
+) -> PerPair:
+    """Alignment via optimal transport, paired, arXiv:2406.05882: DPO's loss between the policy's and the reference's margins of equal rank in the step.
+
+    `reference_partner` is log π_ref(y_w) - log π_ref(y_l) of the comparison whose rank among the reference's margins is this one's among the
+    policy's (`whole_step.aot_paired_step`). The reference's own margin of this comparison does not enter.
+    """
+    return -logsigmoid(beta * (policy_chosen - policy_rejected - reference_partner))
 
 
 def discopop_loss(

@@ -1,8 +1,8 @@
 """The quantities that objectives name as parameters, from per-token numbers of a micro-batch.
 
 An objective says what it needs by its parameters' names; here each name is one line. What has to be computed for it follows from the name:
-`reference*` needs a reference's log-probabilities, `*_kl` a reference model beside the policy, `*_weight` the policy's whole next-token
-distribution, `value` a head that predicts the score from the prompt.
+`reference*` needs a reference's log-probabilities, `*_kl` a reference model beside the policy, `*_weight` and `*_contrast` the policy's whole next-token
+distribution, `value` a head that predicts the score from the prompt, `prompt_odds` a classifier of the data set's prompts.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -35,10 +35,14 @@ class TokenNumbers:
     """KL(π_ref ‖ π) of the next-token distributions."""
     log_collision: Float[Tensor, "_ _"]
     """log Σ_v π(v)² of the next-token distribution, without gradient."""
+    contrast: Float[Tensor, "_ _"]
+    """-log σ(s_k - s_y) of each token y against the likeliest others k, in the mean over them by their probabilities."""
     value: Float[Tensor, " _"]
     """Predicted score of each completion's prompt."""
+    prompt_odds: Float[Tensor, " _"]
+    """p(prompt | good) / p(prompt | bad) of each completion's prompt."""
     said: Float[Tensor, " B"]
-    """What the data says of each completion: its score, 1 or 0 for good or bad, else 0."""
+    """What the data says of each completion: its score, 1 or 0 for good or bad, of a comparison how likely it is the better one, else 0."""
 
 
 Quantity = Callable[[TokenNumbers], Tensor]
@@ -65,6 +69,10 @@ def _own_likelihood(numbers: TokenNumbers) -> Tensor:
     return sequence_mean(numbers.logprobs.detach() - numbers.log_collision, numbers.mask).exp()
 
 
+def _contrast(numbers: TokenNumbers) -> Tensor:
+    return sequence_mean(numbers.contrast, numbers.mask)
+
+
 def _shared(of: Callable[[TokenNumbers], Tensor]) -> Quantity:
     """Sums over each pair's first min(n_w, n_l) counted tokens."""
 
@@ -83,6 +91,7 @@ _ONE_SIDED: Mapping[str, Quantity] = {
     "{}_tokens": _tokens,
     "{}_kl": _forward_kl,
     "{}_weight": _own_likelihood,
+    "{}_contrast": _contrast,
     "policy_{}_shared": _shared(lambda numbers: numbers.logprobs),
     "reference_{}_shared": _shared(lambda numbers: numbers.reference),
 }
@@ -134,19 +143,28 @@ QUANTITIES: Mapping[Data, Mapping[str, Quantity]] = {
         name.format(word): _side(of, side)
         for side, word in enumerate(("chosen", "rejected"))
         for name, of in _ONE_SIDED.items()
-    },
+    }
+    | {"p_soft": lambda numbers: numbers.said.view(-1, 2)[:, 0]},
     "rankings": {
         **{name: _lists(of) for name, of in _EACH.items()},
         "present": _present,
         "relevance": _relevance,
     },
-    "labels": {**_EACH, "good": lambda numbers: numbers.said > 0},
+    "labels": {
+        **_EACH,
+        "good": lambda numbers: numbers.said > 0,
+        "prompt_odds": lambda numbers: numbers.prompt_odds,
+    },
     "scores": {**_EACH, "score": lambda numbers: numbers.said, "value": lambda numbers: numbers.value},
 }
 """Kind of data -> parameter name -> how it is made. `[B]` is a number a comparison or completion, `[G, K]` a ranking's."""
 
 MISMATCHED = ("policy_mismatched", "reference_mismatched")
 """Of labels, in a `prepare` function only: summed log-probabilities of each example's prompt with the completion of another prompt."""
+
+
+_OF_THE_STEP = ("reference_point", "reference_partner")
+"""Made by a `prepare` function; what that one needs is named there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +174,9 @@ class Needs:
     reference: bool
     forward_kl: bool
     log_collision: bool
+    contrast: bool
     value: bool
+    prompt_odds: bool
     mismatched: bool
 
     @classmethod
@@ -164,10 +184,12 @@ class Needs:
         """The needs of quantities by name."""
         names = set(names)
         return cls(
-            reference=any(name.startswith("reference") and name != "reference_point" for name in names),
+            reference=any(name.startswith("reference") and name not in _OF_THE_STEP for name in names),
             forward_kl=any(name.endswith("_kl") for name in names),
             log_collision=any(name in ("chosen_weight", "rejected_weight") for name in names),
+            contrast=any(name in ("chosen_contrast", "rejected_contrast") for name in names),
             value="value" in names,
+            prompt_odds="prompt_odds" in names,
             mismatched=any(name in MISMATCHED for name in names),
         )
 

@@ -79,6 +79,26 @@ def cpo_loss(
     return -logsigmoid(beta * (policy_chosen - policy_rejected)) + alpha * nll
 
 
+def cringe_loss(
+    policy_chosen: PerPair,
+    policy_rejected: PerPair,
+    chosen_tokens: Count,
+    rejected_contrast: PerPair,
+    *,
+    alpha: float = 0.02,
+    gap: float = 0.0,
+    tau: float = 10.0,
+) -> PerPair:
+    """Pairwise CRINGE, arXiv:2312.16682: σ((b - (lp_w - lp_l))/τ) · [NLL(y_w) + α C(y_l)], all per token but the gate's margin.
+
+    C is `rejected_contrast`: how much likelier each token of the rejected completion is than another of the five likeliest,
+    -log(e^{s_k} / (e^{s_k} + e^{s_y})) with k drawn from those by their probabilities. Here it is the mean over that draw, so the step has no noise
+    of its own. The gate σ closes once the chosen completion leads by more than b, `gap`; its gradient widens the lead too.
+    """
+    gate = torch.sigmoid((gap - (policy_chosen - policy_rejected)) / tau)
+    return gate * (alpha * rejected_contrast - policy_chosen / chosen_tokens.clamp(min=1))
+
+
 def unlikelihood_loss(policy_chosen: PerPair, policy_rejected: PerPair, *, alpha: float = 0.05) -> PerPair:
     """-lp_w + α lp_l: gradient ascent on the rejected side. Diverges; a control, not a method."""
     return -policy_chosen + alpha * policy_rejected

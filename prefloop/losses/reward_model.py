@@ -1,16 +1,18 @@
 """Losses and measures of reward models: functions of one score per completion, or one per token where that is said."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 from prefloop.losses.listwise import pairs_of
 from prefloop.losses.quantities import Data
-from prefloop.losses.reduce import keep, sequence_mean
+from prefloop.losses.reduce import keep, sequence_mean, sequence_sum
 
 _ABSENT = -1e30
 """Stands for a score of minus infinity: finite, so that its gradient is 0 and not NaN."""
@@ -22,17 +24,20 @@ def bradley_terry(
     *,
     margin: Float[Tensor, " B"] | float = 0.0,
     label_smoothing: float = 0.0,
+    p_soft: Float[Tensor, " B"] | float = 1.0,
 ) -> Float[Tensor, " B"]:
     """Negative log-likelihood of a comparison under Bradley and Terry's model; eq. 1 of arXiv:2203.02155 with K = 2.
 
     -(1 - ε) log σ(Δ - m) - ε log σ(-Δ - m), Δ = chosen score - rejected score. `margin` m asks for a distance, inside the sigmoid
     (arXiv:2307.09288); `label_smoothing` ε is the assumed share of flipped labels, and a flipped comparison asks for the same
     margin the other way. ln 2 at equal scores without a margin. Adding a constant to all scores changes nothing: see `centring`.
+
+    `p_soft` p is how likely the label is right (a soft label): the mean of the loss over the label, with 1 - ε above replaced by
+    p(1 - ε) + (1 - p)ε. Without margin and smoothing it is lowest at Δ = log(p/(1 - p)), which is 0 for p = ½.
     """
     difference = chosen_scores - rejected_scores
-    return -(1 - label_smoothing) * logsigmoid(difference - margin) - label_smoothing * logsigmoid(
-        -difference - margin
-    )
+    flipped = (1 - p_soft) + (2 * p_soft - 1) * label_smoothing
+    return -(1 - flipped) * logsigmoid(difference - margin) - flipped * logsigmoid(-difference - margin)
 
 
 def centring(chosen_scores: Float[Tensor, " B"], rejected_scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -84,6 +89,44 @@ def regression(scores: Float[Tensor, " B"], value: Float[Tensor, " B"]) -> Float
     return (scores - value).square()
 
 
+def ordinal(
+    scores: Float[Tensor, " B"], level: Int[Tensor, " B"], thresholds: Float[Tensor, " L"]
+) -> Float[Tensor, " B"]:
+    """Negative log-likelihood of a level, 0 the lowest of L + 1, under cumulative logits (McCullagh 1980): P(level > k) = σ(r - θ_k).
+
+    -log [σ(θ_y - r) - σ(θ_(y-1) - r)] with θ rising, σ(θ_(-1)) = 0 and σ(θ_L) = 1; computed as log σ(θ_y - r) + log σ(r - θ_(y-1)) +
+    log(1 - exp(θ_(y-1) - θ_y)), which does not cancel. With one threshold at 0 it is `binary`. Scores and thresholds may move together.
+    """
+    top = len(thresholds)
+    upper = thresholds[level.clamp(max=top - 1)]
+    lower = thresholds[(level - 1).clamp(min=0)]
+    below = torch.where(level < top, logsigmoid(upper - scores), 0.0)
+    above = torch.where(level > 0, logsigmoid(scores - lower), 0.0)
+    between = (level > 0) & (level < top)
+    gap = torch.where(between, upper - lower, 1.0)
+    return -(below + above + torch.where(between, torch.log(-torch.expm1(-gap)), 0.0))
+
+
+def level_probabilities(
+    scores: Float[Tensor, " B"], thresholds: Float[Tensor, " L"]
+) -> Float[Tensor, "B levels"]:
+    """P(level) of each level under `ordinal`'s model, lowest first."""
+    above = torch.sigmoid(scores[:, None] - thresholds[None, :])
+    ones, zeros = torch.ones_like(above[:, :1]), torch.zeros_like(above[:, :1])
+    return torch.cat([ones, above], dim=1) - torch.cat([above, zeros], dim=1)
+
+
+def rising(raw: Float[Tensor, " L"]) -> Float[Tensor, " L"]:
+    """Rising thresholds from free numbers: the first as it is, then steps of softplus."""
+    return torch.cat([raw[:1], softplus(raw[1:])]).cumsum(0)
+
+
+def free(thresholds: Float[Tensor, " L"]) -> Float[Tensor, " L"]:
+    """The numbers that `rising` makes these thresholds of."""
+    steps = thresholds.diff()
+    return torch.cat([thresholds[:1], steps + torch.log(-torch.expm1(-steps))])
+
+
 # Of every token: `token_scores[b, t]` is the head at completion token t, having read it.
 
 
@@ -96,6 +139,37 @@ def outcome(
     """
     clean = keep(token_scores, mask)
     return sequence_mean(-logsigmoid(torch.where(good[:, None], clean, -clean)), mask)
+
+
+def process(
+    token_scores: Float[Tensor, "B T"], step_ends: Bool[Tensor, "B T"], good: Bool[Tensor, "B T"]
+) -> Float[Tensor, " B"]:
+    """`binary` where each step ends, with that step's own label, averaged over a completion's steps (arXiv:2305.20050).
+
+    `step_ends` is True at a step's last token; other tokens' scores are not trained. One step a completion is `binary`.
+    """
+    clean = keep(token_scores, step_ends)
+    return sequence_mean(-logsigmoid(torch.where(good, clean, -clean)), step_ends)
+
+
+def segments(
+    chosen_scores: Float[Tensor, "B T"],
+    rejected_scores: Float[Tensor, "B T"],
+    chosen_mask: Bool[Tensor, "B T"],
+    rejected_mask: Bool[Tensor, "B T"],
+    *,
+    random_share: float = 0.0,
+) -> Float[Tensor, " B"]:
+    """Preference between trajectories whose returns are the sums of their tokens' rewards (arXiv:1706.03741, section 2.2.3).
+
+    -log[(1 - ε) σ(Σ_t r_w,t - Σ_t r_l,t) + ε/2]: `random_share` ε is how often a person answers by chance, 0.1 in the paper. A sum and
+    not a mean: length counts. The score of a completion is then its sum of rewards.
+    """
+    difference = sequence_sum(chosen_scores, chosen_mask) - sequence_sum(rejected_scores, rejected_mask)
+    if not random_share:
+        return -logsigmoid(difference)
+    by_chance = difference.new_tensor(math.log(random_share / 2))
+    return -torch.logaddexp(math.log1p(-random_share) + logsigmoid(difference), by_chance)
 
 
 def token_level(
@@ -123,6 +197,35 @@ def _held(scores: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tens
     places = torch.arange(scores.shape[1], device=scores.device)
     last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
     return keep(scores, mask).gather(1, torch.minimum(places.expand_as(last.expand_as(scores)), last))
+
+
+# From scores at some tokens to one of the completion; the mask is True on those that count.
+
+
+def steps_minimum(token_scores: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+    """The lowest step's score: a solution is as good as its worst step (arXiv:2305.20050). 0 where there is no step."""
+    lowest = torch.where(mask, token_scores, -_ABSENT).min(dim=1).values
+    return torch.where(mask.any(dim=1), lowest, 0.0)
+
+
+def steps_product(token_scores: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+    """Log-probability that every step is good, Σ log σ(r_t) (arXiv:2305.20050). Never above 0, and lower with more steps."""
+    return sequence_sum(logsigmoid(keep(token_scores, mask)), mask)
+
+
+def steps_last(token_scores: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+    """The last step's score (arXiv:2211.14275). 0 where there is no step."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, places, 0).max(dim=1, keepdim=True).values
+    return keep(token_scores, mask).gather(1, last).squeeze(1)
+
+
+TOKEN_READINGS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sum": sequence_sum,
+    "minimum": steps_minimum,
+    "product": steps_product,
+    "last": steps_last,
+}
 
 
 # Of M models: `scores[m, b]`.
@@ -154,12 +257,14 @@ ENSEMBLES: Mapping[str, Callable[..., Tensor]] = {
 class RewardLoss:
     """What a reward model can be trained by."""
 
-    data: Data
+    data: Data | Literal["steps"]
     source: str
     shift_free: bool
     """Whether adding a constant to all scores changes nothing, so that `centring` has something to fix."""
     every_token: bool = False
     """Whether it needs the score at every token, not at the last alone."""
+    read: Literal["last", "sum", "steps"] = "last"
+    """Where the score of a model that it has trained is read."""
 
 
 REWARD_LOSSES: Mapping[str, RewardLoss] = {
@@ -173,5 +278,12 @@ REWARD_LOSSES: Mapping[str, RewardLoss] = {
     "binary": RewardLoss(data="labels", source="cross-entropy", shift_free=False),
     "outcome": RewardLoss(data="labels", source="arXiv:2110.14168", shift_free=False, every_token=True),
     "regression": RewardLoss(data="scores", source="least squares", shift_free=False),
+    "ordinal": RewardLoss(data="scores", source="McCullagh 1980", shift_free=False),
+    "process": RewardLoss(
+        data="steps", source="arXiv:2305.20050", shift_free=False, every_token=True, read="steps"
+    ),
+    "segments": RewardLoss(
+        data="comparisons", source="arXiv:1706.03741", shift_free=False, every_token=True, read="sum"
+    ),
 }
 """Name -> reward model objective; `algorithms/reward.py` calls the function of that name."""

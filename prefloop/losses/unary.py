@@ -37,10 +37,31 @@ def kto_loss(
 def bco_loss(policy: Each, reference: Each, good: Flag, reward_shift: Scalar, *, beta: float = 0.01) -> Each:
     """Binary classifier optimisation, arXiv:2404.04656: -log σ(±(βρ - δ)), plus for good completions and minus for bad ones.
 
-    δ, `reward_shift`, is a moving mean of implicit rewards (`whole_step.bco_step`). Not reweighted by where good and bad prompts come from.
+    δ, `reward_shift`, is a moving mean of implicit rewards (`whole_step.bco_step`). Not reweighted by where good and bad prompts come from: that is
+    `bco_matched_loss`.
     """
     gap = beta * (policy - reference) - reward_shift
     return -logsigmoid(torch.where(good, gap, -gap))
+
+
+def bco_matched_loss(
+    policy: Each,
+    reference: Each,
+    good: Flag,
+    reward_shift: Scalar,
+    prompt_odds: Each,
+    *,
+    beta: float = 0.01,
+    least: float = 0.5,
+    most: float = 10.0,
+) -> Each:
+    """BCO with underlying distribution matching, arXiv:2404.04656: bad completions weigh p(x | good) / p(x | bad), held in [least, most].
+
+    Where good and bad completions answer different prompts, the classifier would learn the prompts apart. `prompt_odds` is that ratio as a
+    logistic regression on the prompts estimates it (`density_ratio.odds_of`); at 1 everywhere this is `bco_loss`.
+    """
+    loss = bco_loss(policy, reference, good, reward_shift, beta=beta)
+    return torch.where(good, 1.0, prompt_odds.clamp(least, most)) * loss
 
 
 def npo_loss(

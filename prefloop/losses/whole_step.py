@@ -134,3 +134,19 @@ def aot_step(
     partner_of_chosen[by_chosen] = rejected[by_rejected]
     partner_of_rejected[by_rejected] = chosen[by_chosen]
     return Prepared(each={"partner_of_chosen": partner_of_chosen, "partner_of_rejected": partner_of_rejected})
+
+
+def aot_paired_step(
+    policy_chosen: PerPair,
+    policy_rejected: PerPair,
+    reference_chosen: PerPair,
+    reference_rejected: PerPair,
+    *,
+    running: Mapping[str, float],
+    draw: torch.Generator,
+) -> Prepared:
+    """For each margin of the policy the reference's of equal rank (arXiv:2406.05882)."""
+    margins, theirs = policy_chosen - policy_rejected, reference_chosen - reference_rejected
+    partner = torch.empty_like(theirs)
+    partner[margins.argsort(stable=True)] = theirs.sort().values
+    return Prepared(each={"reference_partner": partner})

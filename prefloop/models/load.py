@@ -2,6 +2,8 @@
 
 import copy
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from prefloop.configs.pretrain import Architecture
 from prefloop.errors import InputError
 from prefloop.models import attention
 from prefloop.models.packing import pack
-from prefloop.models.roles import Critic, Policy, RewardModel, scalar_head
+from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head
 from prefloop.models.trunk import Way, hidden_rows, why_not_packed
 from prefloop.models.weights import check_name
 from prefloop.text.groups import Group
@@ -258,7 +260,9 @@ def load_reward_model(name: str, compute: Compute) -> RewardModel:
         )
     model.score = score.float()
     way = prepare(model, compute)
-    return RewardModel(model, score_head(model), way=way)
+    reward_model = RewardModel(model, score_head(model), way=way)
+    reward_model.reading = _reading(model.config)
+    return reward_model
 
 
 def critic_from_reward_model(reward_model: RewardModel, *, normalised: bool = False) -> Critic:
@@ -315,6 +319,27 @@ def reward_moments(reward_model: RewardModel) -> tuple[float, float]:
 def stored_reward_moments(folder: str) -> tuple[float, float]:
     """The same, of a saved reward model that is not loaded."""
     return _moments(AutoConfig.from_pretrained(folder))
+
+
+def set_reading(reward_model: RewardModel, reading: Reading) -> None:
+    """How the score is read, from now on and after loading."""
+    reward_model.reading = reading
+    reward_model.model.config.reward_reading = asdict(reading)
+
+
+def stored_reading(folder: str) -> Reading:
+    """How the score of a saved reward model is read."""
+    return _reading(AutoConfig.from_pretrained(folder))
+
+
+def set_thresholds(reward_model: RewardModel, levels: Sequence[float], thresholds: Sequence[float]) -> None:
+    """Keep an ordinal reward model's levels and the thresholds between them: P(above level k) = sigmoid(score - threshold k)."""
+    reward_model.model.config.reward_levels = list(levels)
+    reward_model.model.config.reward_thresholds = list(thresholds)
+
+
+def _reading(config: PretrainedConfig) -> Reading:
+    return Reading(**getattr(config, "reward_reading", {}))
 
 
 def _moments(config: PretrainedConfig) -> tuple[float, float]:

@@ -7,13 +7,18 @@ each then names the adapter that makes the trunk its own.
 import contextlib
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prefloop.losses.reward_model import TOKEN_READINGS
+from prefloop.losses.rewards import residual_scores
+from prefloop.models.contrast import contrast_of_logits, token_contrast
 from prefloop.models.gather import gather_rows_shared
 from prefloop.models.head import Head, TokenStatistics, Want, token_statistics, token_statistics_with_kl
 from prefloop.models.packing import Batch
@@ -149,12 +154,18 @@ class Policy(nn.Module):
         *,
         temperature: float = 1.0,
         want: Want = Want(entropy=True, kl=True),  # noqa: B008  a frozen value
+        reference_batch: Batch | None = None,
     ) -> TokenStatistics:
-        """As `statistics` with what is wanted of every predicted token: by default entropy and the exact KL to the reference."""
+        """As `statistics` with what is wanted of every predicted token: by default entropy and the exact KL to the reference.
+
+        The reference reads `reference_batch` where that is given: the same completions in the same order, behind other prompts.
+        """
+        theirs = batch if reference_batch is None else reference_batch
+        assert len(theirs.targets) == len(batch.targets), "the two batches hold different completions"
         if not (self.linear_head and reference.linear_head):
-            return self._full_statistics(batch, temperature, reference)
+            return self._full_statistics(batch, temperature, (reference, theirs))
         with torch.no_grad():
-            reference_rows = predictor_rows(reference.hidden(batch), batch)
+            reference_rows = predictor_rows(reference.hidden(theirs), theirs)
         return token_statistics_with_kl(
             predictor_rows(self.hidden(batch), batch),
             self.head(),
@@ -164,6 +175,13 @@ class Policy(nn.Module):
             reference_head=reference.head(),
             want=want,
         )
+
+    def contrast(self, batch: Batch, hidden: Float[Tensor, "N d"] | None = None) -> Float[Tensor, " M"]:
+        """`token_contrast` of the M predicted tokens; `hidden` where the row's states are already there."""
+        if not self.linear_head:
+            return contrast_of_logits(self._full_log_softmax(batch, 1.0), batch.targets)
+        rows = predictor_rows(self.hidden(batch) if hidden is None else hidden, batch)
+        return token_contrast(rows, self.head(), batch.targets)
 
     def _full_log_softmax(self, batch: Batch, temperature: float) -> Float[Tensor, "M V"]:
         padded = pad(batch)
@@ -178,14 +196,15 @@ class Policy(nn.Module):
         return torch.log_softmax(rows.float() / temperature, dim=-1)
 
     def _full_statistics(
-        self, batch: Batch, temperature: float, reference: "Policy | None" = None
+        self, batch: Batch, temperature: float, against: "tuple[Policy, Batch] | None" = None
     ) -> TokenStatistics:
         """For heads that are more than a linear layer: the model's own logits of every position, in full."""
         logp = self._full_log_softmax(batch, temperature)
         kl = forward_kl = logp.new_empty(0)
-        if reference is not None:
+        if against is not None:
+            reference, theirs = against
             with torch.no_grad():
-                logq = reference._full_log_softmax(batch, temperature)
+                logq = reference._full_log_softmax(theirs, temperature)
             kl = (logp.exp() * (logp - logq)).sum(-1)
             forward_kl = (logq.exp() * (logq - logp)).sum(-1)
         return TokenStatistics(
@@ -208,8 +227,23 @@ class Policy(nn.Module):
         return Policy(model, way=self.way, linear_head=self.linear_head)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How a reward model's score comes from its head; stored with the model."""
+
+    at: Literal["last", "sum", "steps"] = "last"
+    """At the completion's last token; summed over its tokens; or where its steps end, taken together by `rule`."""
+    rule: Literal["minimum", "product", "last"] = "minimum"
+    """Of steps."""
+    separator: str = "\n"
+    """What stands between two steps."""
+    length_slope: float = 0.0
+    """Taken off for every token more than `mean_length`; 0 takes nothing off."""
+    mean_length: float = 0.0
+
+
 class RewardModel(nn.Module):
-    """A sequence classifier with one label: the score of a completion is its head at the completion's last token."""
+    """A sequence classifier with one label: the score of a completion is its head at the completion's last token, unless `reading` says otherwise."""
 
     def __init__(
         self, model: PreTrainedModel, head: nn.Module, *, way: Way, adapter_name: str = BASE
@@ -219,16 +253,33 @@ class RewardModel(nn.Module):
         self.score_head = head
         self.way: Way = way
         self.adapter_name = adapter_name
+        self.reading = Reading()
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
-        """Scores, float32, one per completion."""
-        with adapter(self.model, self.adapter_name):
-            hidden = hidden_rows(self.model, batch, self.way)
-        return self.score_head(hidden.index_select(0, batch.last).float()).squeeze(-1)
+        """Scores, float32, one per completion. Where steps are read, the batch's masks must be True where they end."""
+        reading = self.reading
+        if reading.at == "last":
+            with adapter(self.model, self.adapter_name):
+                hidden = hidden_rows(self.model, batch, self.way)
+            scores = self.score_head(hidden.index_select(0, batch.last).float()).squeeze(-1)
+        else:
+            rule = TOKEN_READINGS["sum" if reading.at == "sum" else reading.rule]
+            scores = rule(self.token_scores(batch), batch.completion_mask)
+        if reading.length_slope:
+            lengths = self.completion_lengths(batch).to(scores.dtype)
+            scores = residual_scores(
+                scores, lengths, slope=reading.length_slope, mean_length=reading.mean_length
+            )
+        return scores
+
+    def completion_lengths(self, batch: Batch) -> Int[Tensor, " B"]:
+        """Tokens of each completion, under the mask or not."""
+        first = batch.last.new_full((1,), batch.layout.prompt_tokens - 1)
+        return batch.last - torch.cat([first, batch.last[:-1]])
 
     def token_scores(self, batch: Batch) -> Float[Tensor, "B T"]:
         """The head at every completion token, float32, having read it; 0 where `completion_mask` is False.

@@ -1,6 +1,7 @@
 """Seconds and memory of a recipe's stages, over all processes that have worked on them."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +13,8 @@ from prefloop.evaluation import StageTime
 from prefloop.runtime import World
 from prefloop.runtime.files import write_whole
 from prefloop.runtime.tune import peak_rss_mb
+
+log = logging.getLogger(__name__)
 
 FILE = "stages.json"
 T = TypeVar("T")
@@ -59,6 +62,13 @@ class Clock:
                 self._write()
         return result
 
+    def train(self, name: str, folder: Path, work: Callable[[], object], *, resume: bool) -> None:
+        """A stage with a run folder: where the project is gone on with, it is kept if it was finished before."""
+        if resume and self._world.on_main((folder / "final").exists):
+            log.info("%s: finished before", name)
+            work = _nothing
+        self.stage(name, work, summary=folder / "summary.json")
+
     @property
     def times(self) -> tuple[StageTime, ...]:
         """Every stage in the order they were begun."""
@@ -80,3 +90,6 @@ class Clock:
             write_whole(
                 self._file, json.dumps({"stages": stages, "peak_rss_mb": self._peak}, indent=1) + "\n"
             )
+
+
+def _nothing() -> None: ...

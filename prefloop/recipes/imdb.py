@@ -7,6 +7,7 @@ openings that policies continue. A demonstration is an opening and the sentences
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from prefloop.configs.common import Data, Optim, RunSettings, Sampling
@@ -46,40 +47,27 @@ def plan(config: IMDBConfig, project: Path) -> Plan:
         "It counts words, so what pleases it is positive wording, not a good review."
     )
     print(note)
+    return replace(_stages(config, project, files, judge), notes=(note,))
 
-    def run(stage: str) -> RunSettings:
-        return RunSettings(out=str(project / stage), seed=config.seed, resume=config.resume, save_every=100)
 
-    base = config.model or str(project / "pretrain" / "final")
-    sft, reward = (str(project / stage / "final") for stage in ("sft", "reward"))
+def _stages(config: IMDBConfig, project: Path, files: dict[str, str], judge: SentimentJudge) -> Plan:
+    """The settings of every stage."""
+    sft = str(project / "sft" / "final")
     prompts = Data(source=files["prompts"], heldout=HELDOUT)
     sampling = Sampling(max_new_tokens=config.completion_tokens, batch_size=128)
-    compute = config.compute
-    pretrain = PretrainConfig(
-        run=run("pretrain"),
-        data=Data(source=files["texts"], heldout=0.02),
-        architecture=Architecture(
-            hidden_size=192, layers=4, heads=4, ffn_size=512, vocab_size=4096, max_positions=512
-        ),
-        block_tokens=256,
-        batch_blocks=32,
-        epochs=1,
-        optim=Optim(lr=2e-3, schedule="cosine", warmup=0.05, weight_decay=0.1),
-        compute=compute,
-    )
     return Plan(
         recipe="imdb",
         settings=config,
         project=project,
-        pretrain=() if config.model else (pretrain,),
+        pretrain=() if config.model else (_pretrain(config, project, files["texts"]),),
         sft=SFTConfig(
-            run=run("sft"),
+            run=_run(config, project, "sft"),
             data=Data(source=files["demonstrations"], heldout=HELDOUT),
-            model=base,
+            model=config.model or str(project / "pretrain" / "final"),
             batch_size=64,
             epochs=1,
             optim=Optim(lr=3e-4, schedule="cosine", warmup=0.03),
-            compute=compute,
+            compute=config.compute,
         ),
         sample=SampleConfig(
             model=sft,
@@ -89,50 +77,72 @@ def plan(config: IMDBConfig, project: Path) -> Plan:
             part="all",
             seed=config.seed,
             sampling=sampling,
-            compute=compute,
+            compute=config.compute,
         ),
         pairs=config.pairs,
         gold=judge,
         temperature=1.0,
         reward=RewardConfig(
-            run=run("reward"),
+            run=_run(config, project, "reward"),
             data=Data(source="store", heldout=HELDOUT),
             model=sft,
             batch_size=32,
             epochs=1,
             optim=Optim(lr=1e-3, schedule="linear", warmup=0.05),
-            compute=compute,
+            compute=config.compute,
         ),
-        ppo=PPOConfig(
-            run=run("ppo"),
-            data=prompts,
-            model=sft,
-            reward_model=reward,
-            sampling=sampling,
-            steps=40,
-            batch_prompts=128,
-            epochs=2,
-            minibatches=2,
-            kl=KL(coef=0.1),
-            critic=CriticSettings(optim=Optim(lr=3e-4, schedule="constant")),
-            reward=RewardShaping(missing_eos=3.0),
-            optim=Optim(lr=1e-4, schedule="linear", warmup=0.05),
-            compute=compute,
-        ),
+        ppo=_ppo(config, project, prompts, sampling),
         dpo=DPOConfig(
-            run=run("dpo"),
+            run=_run(config, project, "dpo"),
             data=Data(source="store", heldout=HELDOUT),
             model=sft,
             beta=0.1,
             batch_size=32,
             epochs=1,
             optim=Optim(lr=2.5e-4, schedule="linear", warmup=0.1),
-            compute=compute,
+            compute=config.compute,
         ),
         evaluation=sampling,
         best_of=16,
         gold_is_log_odds=True,
-        notes=(note,),
+    )
+
+
+def _run(config: IMDBConfig, project: Path, stage: str) -> RunSettings:
+    return RunSettings(out=str(project / stage), seed=config.seed, resume=config.resume, save_every=100)
+
+
+def _pretrain(config: IMDBConfig, project: Path, texts: str) -> PretrainConfig:
+    return PretrainConfig(
+        run=_run(config, project, "pretrain"),
+        data=Data(source=texts, heldout=0.02),
+        architecture=Architecture(
+            hidden_size=192, layers=4, heads=4, ffn_size=512, vocab_size=4096, max_positions=512
+        ),
+        block_tokens=256,
+        batch_blocks=32,
+        epochs=1,
+        optim=Optim(lr=2e-3, schedule="cosine", warmup=0.05, weight_decay=0.1),
+        compute=config.compute,
+    )
+
+
+def _ppo(config: IMDBConfig, project: Path, prompts: Data, sampling: Sampling) -> PPOConfig:
+    return PPOConfig(
+        run=_run(config, project, "ppo"),
+        data=prompts,
+        model=str(project / "sft" / "final"),
+        reward_model=str(project / "reward" / "final"),
+        sampling=sampling,
+        steps=40,
+        batch_prompts=128,
+        epochs=2,
+        minibatches=2,
+        kl=KL(coef=0.1),
+        critic=CriticSettings(optim=Optim(lr=3e-4, schedule="constant")),
+        reward=RewardShaping(missing_eos=3.0),
+        optim=Optim(lr=1e-4, schedule="linear", warmup=0.05),
+        compute=config.compute,
     )
 
 

@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from prefloop.data.split import part_of
 from prefloop.data.store import Filters, Store
@@ -16,8 +17,18 @@ POLL_SECONDS = 2.0
 PEOPLE = Filters(kinds=("human",))
 
 
-def prepare(studio: Studio, name: str, *, pairs: int, labels: int, heldout: float, seed: int) -> int:
-    """A project with the samples' pairs, unless it is there; its id.
+def prepare(
+    studio: Studio,
+    name: str,
+    *,
+    pairs: int,
+    labels: int,
+    heldout: float,
+    seed: int,
+    checkpoints: Sequence[int] = (),
+    number: int = 0,
+) -> int:
+    """A project with the samples' pairs (of these checkpoints, if any are named), unless it is there; its id.
 
     The first `labels` questions asked have their share of held-out prompts, so that waiting for so many is enough.
     """
@@ -26,7 +37,9 @@ def prepare(studio: Studio, name: str, *, pairs: int, labels: int, heldout: floa
     except NotFound:
         pass
     store = studio.store
-    items = store.items(store.add_pairs(strategy="random", seed=seed).ids)
+    items = store.items(
+        store.add_pairs(strategy="random", seed=seed, round=number, checkpoints=checkpoints).ids
+    )
     random.Random(f"{seed} people").shuffle(items)
     items = items[:pairs]
     held = [item.id for item in items if part_of(item.prompt, heldout=heldout) == "heldout"]
@@ -38,9 +51,10 @@ def prepare(studio: Studio, name: str, *, pairs: int, labels: int, heldout: floa
     return project.id
 
 
-def enough(store: Store, *, labels: int, heldout: float) -> tuple[bool, int, int]:
-    """Whether people have compared enough, how often they have, and how many of those are of held-out prompts."""
-    everything = store.comparisons(PEOPLE).records
+def enough(store: Store, *, labels: int, heldout: float, rounds: Sequence[int] = ()) -> tuple[bool, int, int]:
+    """Whether people have compared enough (in these rounds, if any are named), how often they have, and how many of those are of held-out
+    prompts."""
+    everything = store.comparisons(replace(PEOPLE, rounds=tuple(rounds))).records
     held = sum(part_of(record.prompt, heldout=heldout) == "heldout" for record in everything)
     done = len(everything) >= labels and held >= FEWEST_HELDOUT and held < len(everything)
     return done, len(everything), held
@@ -54,6 +68,8 @@ def wait_for_people(
     labels: int,
     heldout: float,
     seed: int,
+    checkpoints: Sequence[int] = (),
+    number: int = 0,
     sleep: Callable[[float], object] = time.sleep,
 ) -> int:
     """Wait until people have made `labels` comparisons in the studio; how many there are. Ties and skips are not counted.
@@ -61,10 +77,21 @@ def wait_for_people(
     Stopped while it waits, the recipe goes on here with `--resume true`.
     """
     with Store.open(where) as store:
-        prepare(Studio(store), name, pairs=pairs, labels=labels, heldout=heldout, seed=seed)
+        prepare(
+            Studio(store),
+            name,
+            pairs=pairs,
+            labels=labels,
+            heldout=heldout,
+            seed=seed,
+            checkpoints=checkpoints,
+            number=number,
+        )
         told = -1
         while True:
-            done, count, held = enough(store, labels=labels, heldout=heldout)
+            done, count, held = enough(
+                store, labels=labels, heldout=heldout, rounds=(number,) if number else ()
+            )
             if done:
                 print(f"compare: {count} comparisons by people, {held} of them of held-out prompts")
                 return count

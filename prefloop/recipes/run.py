@@ -1,6 +1,5 @@
 """The whole loop: pretrain, SFT, sample, compare, reward model, PPO, DPO, judge, report. `plan` says with which settings."""
 
-import logging
 import random
 import shlex
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import yaml
 from prefloop.algorithms import dpo, ppo, pretrain, reward, sft
 from prefloop.algorithms.sample import sample_completions
 from prefloop.configs.common import Data
-from prefloop.configs.recipes import IMDBConfig, LoopSettings, ToyConfig
+from prefloop.configs.recipes import IMDBConfig, LoopSettings, RoundsConfig, ToyConfig
 from prefloop.data.store import Filters, Store
 from prefloop.data.store.lineage import lineage
 from prefloop.errors import InputError
@@ -34,7 +33,7 @@ from prefloop.evaluation.evaluate import (
 from prefloop.evaluation.reward_model_quality import BestOf, RewardModelQuality
 from prefloop.evaluation.tables import policy_table, reward_model_lines
 from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, label_items
-from prefloop.recipes import imdb, toy
+from prefloop.recipes import imdb, rounds, toy
 from prefloop.recipes.clock import Clock
 from prefloop.recipes.people import PEOPLE, wait_for_people
 from prefloop.recipes.plan import Plan
@@ -46,8 +45,6 @@ from prefloop.runtime.files import write_whole, writing
 from prefloop.runtime.folder import contents, withdraw
 from prefloop.runtime.interrupt import Interrupted
 from prefloop.runtime.run import program
-
-log = logging.getLogger(__name__)
 
 ANNOTATOR = "simulated"
 SETTINGS = "config.yaml"
@@ -73,6 +70,8 @@ def run_recipe(config: LoopSettings) -> Path:
             withdraw(project, before)
         raise
     try:
+        if isinstance(config, RoundsConfig):
+            return rounds.loop(config, plan, clock, world, command=_command(plan))
         return _loop(plan, clock, world)
     except KeyboardInterrupt as stop:
         # A stage would say how to go on with itself; here the recipe goes on with it.
@@ -120,6 +119,8 @@ def _enter(project: Path, config: LoopSettings) -> frozenset[str] | None:
 def _plan(config: LoopSettings, project: Path) -> Plan:
     """What the recipe does; its data is written into the project."""
     with writing(project, way_out="make room, then go on with --resume true"):
+        if isinstance(config, RoundsConfig):
+            return rounds.plan(config, project)
         if isinstance(config, ToyConfig):
             return toy.plan(config, project)
         assert isinstance(config, IMDBConfig), type(config).__name__
@@ -140,12 +141,7 @@ def _loop(plan: Plan, clock: Clock, world: World) -> Path:
     )
 
     def train(name: str, work: Callable[[], object]) -> None:
-        """A stage with a run folder: kept where it was finished before."""
-        finished = world.on_main((project / name / "final").exists)
-        if plan.settings.resume and finished:
-            log.info("%s: finished before", name)
-            work = _nothing
-        clock.stage(name, work, summary=project / name / "summary.json")
+        clock.train(name, project / name, work, resume=plan.settings.resume)
 
     for config in plan.pretrain:
         train("pretrain", lambda config=config: pretrain.train(config))
@@ -160,9 +156,6 @@ def _loop(plan: Plan, clock: Clock, world: World) -> Path:
     if world.is_main:
         _print_results(results, clock, report)
     return report
-
-
-def _nothing() -> None: ...
 
 
 def _compare(plan: Plan, annotator: SimulatedAnnotator) -> None:

@@ -77,6 +77,24 @@ class Rollout:
             sampler_logprobs=[*self.sampler_logprobs, *other.sampler_logprobs],
         )
 
+    def beside(self, other: "Rollout") -> "Rollout":
+        """The same prompts with these completions and, behind them, the other rollout's."""
+        pairs = zip(self.groups, other.groups, strict=True)
+        return Rollout(
+            prompts=self.prompts,
+            groups=[
+                Group(
+                    prompt=a.prompt, completions=(*a.completions, *b.completions), masks=(*a.masks, *b.masks)
+                )
+                for a, b in pairs
+            ],
+            texts=[[*a, *b] for a, b in zip(self.texts, other.texts, strict=True)],
+            ended=[[*a, *b] for a, b in zip(self.ended, other.ended, strict=True)],
+            sampler_logprobs=[
+                [*a, *b] for a, b in zip(self.sampler_logprobs, other.sampler_logprobs, strict=True)
+            ],
+        )
+
     def completions(self, *, policy: str, sampling: Sampling, seed: int) -> Iterable[Completion]:
         """The completions as records for the store, with where they come from."""
         for i, prompt in enumerate(self.prompts):

@@ -171,7 +171,9 @@ def _encode_completions(
             else:
                 added = next(other)
             ids += added
-            mask += [part.trained] * len(added)
+            mask += (
+                [False] * (len(added) - 1) + [True] if part.at_end and added else [part.trained] * len(added)
+            )
         result.append(error or Spoken(ids=ids, mask=mask, altered=altered))
     return result
 

@@ -16,17 +16,33 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from prefloop.errors import InputError
-from prefloop.records import Comparison, Conversation, Demonstration, Label, Prompt, Ranking, Score, Text
+from prefloop.records import (
+    Comparison,
+    Conversation,
+    Demonstration,
+    Label,
+    Prompt,
+    Ranking,
+    Score,
+    Steps,
+    Text,
+)
 from prefloop.text.drafts import Draft, encode_openings, encode_scripts
 from prefloop.text.groups import Group
-from prefloop.text.script import Script, write_completions, write_conversation, write_opening
+from prefloop.text.script import (
+    Script,
+    write_completions,
+    write_conversation,
+    write_opening,
+    write_steps,
+)
 from prefloop.text.template import conventions, escape
 from prefloop.text.tokens import BATCH, check_unicode, decode, encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Record = Demonstration | Conversation | Comparison | Ranking | Label | Score
+Record = Demonstration | Conversation | Comparison | Ranking | Steps | Label | Score
 Overlong = Literal["error", "drop", "truncate"]
 _LISTED = 5
 """Records named in a summary; the others are counted."""
@@ -97,6 +113,51 @@ def completions_group(
     return _only(encode_scripts(tokenizer, [script])).group()
 
 
+def steps_group(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: Prompt,
+    completions: Sequence[str],
+    ended: Sequence[bool],
+    separator: str,
+) -> Group:
+    """A prompt and its completions, masks True where a step ends: behind each separator, and at the completion's end."""
+    drafts = encode_scripts(
+        tokenizer,
+        [
+            write_steps(tokenizer, prompt, _pieces_of(text, separator), ended=end)
+            for text, end in zip(completions, ended, strict=True)
+        ],
+    )
+    groups = [_only([draft]).group() for draft in drafts]
+    return Group(
+        prompt=groups[0].prompt,
+        completions=tuple(group.completions[0] for group in groups),
+        masks=tuple(group.masks[0] for group in groups),
+    )
+
+
+def _pieces_of(text: str, separator: str) -> list[str]:
+    """The steps of a text with the separators behind them; white space alone is no step and belongs to the one before."""
+    pieces: list[str] = []
+    for step in text.split(separator):
+        if step.strip() or not pieces:
+            pieces.append(step)
+        else:
+            pieces[-1] += separator + step
+    ends = [separator] * (len(pieces) - 1)
+    return [piece + end for piece, end in zip(pieces, [*ends, ""], strict=True)]
+
+
+def _pieces(record: Steps) -> list[str]:
+    """The record's steps with the separator behind each but the last."""
+    for step in record.steps:
+        if record.separator in step:
+            raise InputError(
+                f"step {step[:40]!r} holds the separator {record.separator!r}; set step_separator to what no step holds"
+            )
+    return [*(step + record.separator for step in record.steps[:-1]), record.steps[-1]]
+
+
 def demonstration_group(tokenizer: "PreTrainedTokenizerBase", record: Demonstration | Conversation) -> Group:
     """A demonstration, or a conversation whose mask is True on the assistant's turns, stop tokens included."""
     return _only(_drafts(tokenizer, [record])).group()
@@ -117,7 +178,8 @@ def encode_all(
     skip_bad: bool = False,
 ) -> Encoded:
     """Every record as a group: one completion for demonstrations, conversations, labels and scores, two for
-    comparisons (chosen, rejected), all for rankings (best first).
+    comparisons (chosen, rejected), all for rankings (best first). A comparison's context is read before its
+    prompt; a completion in steps counts where its steps end.
 
     What is longer than a budget is an error, left out or cut, as `overlong` says. A cut prompt keeps its
     start token and its end; a cut completion keeps its beginning and has no stop token. Records that cannot
@@ -221,10 +283,13 @@ def _write(tokenizer: "PreTrainedTokenizerBase", record: Record) -> Script:
     match record:
         case Conversation():
             return write_conversation(tokenizer, record)
+        case Steps():
+            return write_steps(tokenizer, record.prompt, _pieces(record))
         case Comparison():
-            completions: tuple[str, ...] = (record.chosen, record.rejected)
+            asked = record.prompt.in_context(record.context)
+            return write_completions(tokenizer, asked, (record.chosen, record.rejected), (True, True))
         case Ranking():
-            completions = record.completions
+            completions: tuple[str, ...] = record.completions
         case Demonstration() | Label() | Score():
             completions = (record.completion,)
     return write_completions(tokenizer, record.prompt, completions, [True] * len(completions))

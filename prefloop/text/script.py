@@ -23,6 +23,8 @@ class Part:
     """The stop token after it, or nothing where the completion goes on or was cut."""
     trained: bool
     """Whether the assistant said it, or the template and others did."""
+    at_end: bool = False
+    """Of what is trained only the last token counts: where a step ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +77,33 @@ def write_completions(
             stop = turn.stop
         parts.append((Part(text=text, stop=(stop,) if stops else (), trained=True),))
     return Script(opening=opening, completions=tuple(parts))
+
+
+def write_steps(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: Prompt,
+    pieces: Sequence[str],
+    *,
+    ended: bool = True,
+) -> Script:
+    """A prompt and one completion in pieces, a step each with what separates it from the next; the last has the stop token if it `ended`.
+
+    Raises `InputError` where the chat template does not write the completion as it is.
+    """
+    known = conventions(tokenizer)
+    script = write_completions(tokenizer, prompt, ["".join(pieces)], [ended])
+    ((whole,),) = script.completions
+    texts = [escape(piece, known.control) for piece in pieces]
+    before, found, after = whole.text.partition("".join(texts))
+    if not found:
+        raise InputError(
+            f"the chat template writes the completion {''.join(pieces)[:40]!r} otherwise, so where its steps end is not known; take white space from its ends"
+        )
+    texts[0] = before + texts[0]
+    texts[-1] += after
+    parts = [Part(text=text, stop=(), trained=True, at_end=True) for text in texts[:-1]]
+    last = Part(text=texts[-1], stop=whole.stop, trained=True, at_end=True)
+    return Script(opening=script.opening, completions=((*parts, last),))
 
 
 def write_conversation(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> Script:

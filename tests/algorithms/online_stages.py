@@ -1,6 +1,7 @@
 """The stages that learn from their own samples, in small: settings that use most of what each can do, on the project of `small`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from prefloop.configs.critic_free import (
     ReMaxConfig,
     RLOOConfig,
 )
+from prefloop.configs.distill_context import DistillContextConfig
+from prefloop.configs.games import NashMDConfig, SPPOConfig
+from prefloop.configs.ilql import ILQLConfig
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
-from prefloop.configs.ppo import KL, A2CConfig, CriticSettings, ScoreShaping, TRPOConfig
+from prefloop.configs.ppo import KL, A2CConfig, CriticSettings, NLPOConfig, ScoreShaping, TRPOConfig
 
 OPTIM = Optim(lr=3e-3, schedule="cosine", warmup=0.2, weight_decay=0.1, eps=1e-3, max_grad_norm=0.5)
 
@@ -137,6 +141,109 @@ def xpo(shared: dict[str, Any], project: Path) -> Any:
     return OnlineDPOConfig(**shared, beta=0.5, xpo_alpha=0.05, reward=ScoreShaping(scale=True))
 
 
+def distill(shared: dict[str, Any], project: Path) -> Any:
+    """On the policy's own samples, from a teacher of its own, with prompts held out."""
+    rest = {name: value for name, value in shared.items() if name != "reward_model"}
+    return DistillContextConfig(
+        **{**rest, "data": Data(source=str(project / "prompts.jsonl"), heldout=0.3)},
+        context="so",
+        teacher=str(project / "start"),
+        sampled_by="policy",
+        divergence="reverse",
+        completions_per_prompt=2,
+        eval_every=3,
+    )
+
+
+def distill_lora(shared: dict[str, Any], project: Path) -> Any:
+    rest = {name: value for name, value in shared.items() if name != "reward_model"}
+    (project / "context.txt").write_text("so it is")
+    return DistillContextConfig(
+        **rest, context_file=str(project / "context.txt"), lora=LoRA(rank=2, alpha=8.0)
+    )
+
+
+def nlpo(shared: dict[str, Any], project: Path) -> Any:
+    """A mask that is renewed in the middle of the run."""
+    return NLPOConfig(
+        **shared,
+        completions_per_prompt=2,
+        epochs=2,
+        minibatches=2,
+        top_p=0.6,
+        mask_least=2,
+        mask_every=2,
+        entropy_coef=0.01,
+        critic=CriticSettings(optim=OPTIM),
+    )
+
+
+def nlpo_shared(shared: dict[str, Any], project: Path) -> Any:
+    return NLPOConfig(**shared, epochs=2, top_p=0.8, critic=CriticSettings(start="shared", optim=OPTIM))
+
+
+def nash_md(shared: dict[str, Any], project: Path) -> Any:
+    return NashMDConfig(
+        **shared,
+        reference=str(project / "start"),
+        mixture=0.3,
+        beta=0.2,
+        reward=ScoreShaping(scale=True, missing_eos=0.5),
+    )
+
+
+def nash_md_lora(shared: dict[str, Any], project: Path) -> Any:
+    """The reference is the trunk without the adapter, and both take turns at every token."""
+    rest = {name: value for name, value in shared.items() if name != "reward_model"}
+    return NashMDConfig(
+        **rest,
+        preference="tests.algorithms.online_stages:more_vowels",
+        mixture=0.5,
+        lora=LoRA(rank=2, alpha=8.0),
+    )
+
+
+def sppo(shared: dict[str, Any], project: Path) -> Any:
+    rest = {name: value for name, value in shared.items() if name != "reward_model"}
+    return SPPOConfig(
+        **rest,
+        preference="tests.algorithms.online_stages:more_vowels",
+        completions_per_prompt=3,
+        keep="all",
+        epochs=2,
+        minibatches=2,
+        eta=2.0,
+    )
+
+
+def sppo_extremes(shared: dict[str, Any], project: Path) -> Any:
+    return SPPOConfig(
+        **shared, completions_per_prompt=3, minibatches=2, eta=2.0, reward=ScoreShaping(scale=True)
+    )
+
+
+def ilql(shared: dict[str, Any], project: Path) -> Any:
+    """Fourteen scored completions, a third of them held out."""
+    return ILQLConfig(
+        run=shared["run"],
+        data=Data(source=str(project / "scores.jsonl"), heldout=0.3),
+        model=shared["model"],
+        batch_size=4,
+        epochs=2,
+        advantage_weight=0.5,
+        target_rate=0.3,
+        target_every=2,
+        eval_every=2,
+        optim=OPTIM,
+        heads_optim=OPTIM,
+        compute=shared["compute"],
+    )
+
+
+def ilql_lora(shared: dict[str, Any], project: Path) -> Any:
+    return replace(ilql(shared, project), lora=LoRA(rank=2, alpha=8.0), whiten_scores=False, eval_every=0)
+
+
 ONLINE: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "grpo": grpo,
     "dapo": dapo,
@@ -151,6 +258,16 @@ ONLINE: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "expert_above": expert_above,
     "online_dpo": online_dpo,
     "xpo": xpo,
+    "nlpo": nlpo,
+    "nlpo_shared": nlpo_shared,
+    "nash_md": nash_md,
+    "nash_md_lora": nash_md_lora,
+    "sppo": sppo,
+    "sppo_extremes": sppo_extremes,
+    "ilql": ilql,
+    "ilql_lora": ilql_lora,
+    "distill": distill,
+    "distill_lora": distill_lora,
 }
 NOISY = ("trpo",)
 """Stages that enlarge float noise: TRPO's Fisher products are differences of gradients that lie close together."""
@@ -159,6 +276,12 @@ NOISY = ("trpo",)
 def online_settings(name: str, project: Path, *, out: str, compute: Compute) -> Any:
     """The configuration of an online stage, in folder `out` of the project."""
     return ONLINE[name](basic(project, out, compute), project)
+
+
+def more_vowels(prompts: Any, first: Any, second: Any) -> list[float]:
+    """A preference function: a winner by vowels is preferred with 0.8."""
+    counts = [[sum(c in "aeiou" for c in text) for text in texts] for texts in (first, second)]
+    return [0.5 + 0.3 * ((a > b) - (a < b)) for a, b in zip(*counts, strict=True)]
 
 
 def has_a_vowel(prompts: Any, completions: Any) -> list[float]:

@@ -9,7 +9,7 @@ import torch
 
 from prefloop.algorithms import prefer, reward
 from prefloop.runtime import start_world
-from tests.algorithms.prefer_settings import SHARED, shared_settings
+from tests.algorithms.prefer_settings import OF_REWARD, SHARED, shared_settings
 from tests.runtime.processes import environment
 from tests.runtime.trials import ended, fork
 
@@ -24,7 +24,7 @@ def work(rank: int, port: int, project: Path, folder: Path) -> None:
         assert world.size == SIZE
         for loss in SHARED:
             settings = shared_settings(project, folder / f"two-{loss}", loss)
-            (reward if loss == "all_pairs" else prefer).train(settings)  # pyright: ignore[reportArgumentType]
+            (reward if loss in OF_REWARD else prefer).train(settings)  # pyright: ignore[reportArgumentType]
 
 
 def main() -> None:

@@ -8,13 +8,28 @@ from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.prefer import FollowPolicy, PreferConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.losses.objectives import OBJECTIVES
+from prefloop.losses.reward_model import REWARD_LOSSES
 from tests.algorithms.small import write
 from tests.algorithms.tiny import CPU, WORDS, pairs
 
 SMOOTH = Optim(lr=3e-3, eps=1e-3)
 """With so large an epsilon Adam does not turn float noise into updates."""
-SHARED = ("kto", "bco", "aot", "beta_dpo", "tdpo2", "dro", "all_pairs")
+SHARED = (
+    "kto",
+    "bco",
+    "bco_matched",
+    "aot",
+    "beta_dpo",
+    "tdpo2",
+    "dro",
+    "all_pairs",
+    "ordinal",
+    "process",
+    "segments",
+)
 """What two processes must train as one does."""
+OF_REWARD = ("all_pairs", "ordinal", "process", "segments")
+"""Those that train a reward model."""
 
 
 def data_of(kind: str, file: Path, count: int = 32) -> Path:
@@ -27,6 +42,10 @@ def data_of(kind: str, file: Path, count: int = 32) -> Path:
         texts = [WORDS[(7 * i + j) % 64][: 1 + (i + j) % 3] + end for j, end in enumerate(ends)]
         if kind == "rankings":
             rows.append({"prompt": word, "completions": texts})
+        elif kind == "steps":
+            good = (i % 2 == 0, i % 3 > 0)
+            steps = [WORDS[(5 * i + j) % 64] + (" yes" if fine else " no") for j, fine in enumerate(good)]
+            rows.append({"prompt": word, "completions": steps, "labels": list(good)})
         elif kind == "labels":
             rows.append({"prompt": word, "completion": texts[i % 2], "label": i % 2 == 0})
         else:
@@ -54,13 +73,13 @@ def prefer_settings(project: Path, out: Path, loss: str, **changes: Any) -> Pref
 
 def shared_settings(project: Path, out: Path, loss: str) -> PreferConfig | RewardConfig:
     """Four steps that end raggedly, for a comparison of runs."""
-    if loss == "all_pairs":
-        source = data_of("rankings", out.with_suffix(".jsonl"))
+    if loss in OF_REWARD:
+        source = data_of(REWARD_LOSSES[loss].data, out.with_suffix(".jsonl"))
         return RewardConfig(
             run=RunSettings(out=str(out), seed=2),
             data=Data(source=str(source), heldout=0.25),
             model=str(project / "start"),
-            loss="all_pairs",
+            loss=loss,  # pyright: ignore[reportArgumentType]
             batch_size=9,
             epochs=0.0,
             max_steps=4,

@@ -16,21 +16,36 @@ from safetensors.torch import load_file, save_file
 
 from prefloop.algorithms import (
     critic_free,
+    distill_context,
     dpo,
     expert,
+    ilql,
+    nash_md,
     online,
     online_dpo,
     ppo,
     pretrain,
     reward,
     sft,
+    sppo,
     trpo,
 )
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
 from prefloop.configs.critic_free import METHODS
+from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.games import NashMDConfig, SPPOConfig
+from prefloop.configs.ilql import ILQLConfig
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
-from prefloop.configs.ppo import KL, A2CConfig, CriticSettings, PPOConfig, RewardShaping, TRPOConfig
+from prefloop.configs.ppo import (
+    KL,
+    A2CConfig,
+    CriticSettings,
+    NLPOConfig,
+    PPOConfig,
+    RewardShaping,
+    TRPOConfig,
+)
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
@@ -50,9 +65,14 @@ TRAIN: dict[type, Callable[[Any], Path]] = {
     DPOConfig: dpo.train,
     PPOConfig: ppo.train,
     A2CConfig: ppo.train,
+    NLPOConfig: ppo.train,
+    NashMDConfig: nash_md.train,
+    SPPOConfig: sppo.train,
+    ILQLConfig: ilql.train,
     TRPOConfig: trpo.train,
     ExpertConfig: expert.train,
     OnlineDPOConfig: online_dpo.train,
+    DistillContextConfig: distill_context.train,
     **dict.fromkeys(METHODS, critic_free.train),
 }
 
@@ -78,6 +98,13 @@ def make_project(folder: Path) -> Path:
         folder / "comparisons.jsonl",
         [
             {"prompt": word, "chosen": word + "!" * (1 + i % 3), "rejected": words[i - 1], "margin": i / 10}
+            for i, word in enumerate(words)
+        ],
+    )
+    write(
+        folder / "scores.jsonl",
+        [
+            {"prompt": word, "completion": words[i - 3][: 1 + i % 4], "score": (i % 5) / 2 - 1}
             for i, word in enumerate(words)
         ],
     )

@@ -90,8 +90,8 @@ def spy_judge(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     seen: list[tuple[Any, ...]] = []
     real = ppo.judge
 
-    def judge(config: Any, roles: Any, rollout: Any, scores: Any, adaptive: Any, world: Any) -> Any:
-        experience, metrics = real(config, roles, rollout, scores, adaptive, world)
+    def judge(config: Any, roles: Any, rollout: Any, scores: Any, *rest: Any) -> Any:
+        experience, metrics = real(config, roles, rollout, scores, *rest)
         seen.append((config, roles, rollout, scores, copy.copy(experience), metrics))
         return experience, metrics
 

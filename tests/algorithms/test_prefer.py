@@ -18,8 +18,8 @@ from prefloop.losses.objectives import OBJECTIVES
 from prefloop.models.load import load_policy
 from prefloop.text.groups import Group
 from tests.algorithms import small
-from tests.algorithms.prefer_settings import SHARED, prefer_settings, shared_settings
-from tests.algorithms.small import assert_close, assert_same, metrics_of
+from tests.algorithms.prefer_settings import OF_REWARD, SHARED, prefer_settings, shared_settings
+from tests.algorithms.small import assert_close, assert_same, metrics_of, write
 from tests.algorithms.test_resume import train_with_a_stop_after_every_step
 from tests.algorithms.tiny import CPU, FAST, pairs
 from tests.runtime.processes import ROOT
@@ -80,7 +80,7 @@ def test_a_wrong_reference_stops_the_run_at_step_0(
         logged(prefer_settings(project, tmp_path / "wrong", loss, settings=settings, max_steps=1))
 
 
-CUT = (*(loss for loss in SHARED if loss in OBJECTIVES), "ld_dpo", "pl_dpo")
+CUT = (*(loss for loss in SHARED if loss in OBJECTIVES), "ld_dpo", "pl_dpo", "cringe", "aot_paired")
 
 
 @pytest.mark.parametrize("loss", CUT)
@@ -110,7 +110,7 @@ def test_two_processes_equal_one(project: Path, tmp_path: Path) -> None:  # N3 M
     assert done.returncode == 0, done.stderr
     for loss in SHARED:
         settings = shared_settings(project, tmp_path / f"one-{loss}", loss)
-        (reward if loss == "all_pairs" else prefer).train(settings)  # pyright: ignore[reportArgumentType]
+        (reward if loss in OF_REWARD else prefer).train(settings)  # pyright: ignore[reportArgumentType]
         assert_close(tmp_path / f"two-{loss}", tmp_path / f"one-{loss}")
 
 
@@ -153,6 +153,14 @@ def test_labels_from_comparisons(project: Path, tmp_path: Path) -> None:
     settings = replace(settings, data=replace(settings.data, source=str(pairs(tmp_path / "pairs.jsonl", 16))))
     row = logged(settings)[-1]
     assert {"reward_good", "reward_bad", "reference_point"} <= row.keys()
+
+
+def test_matching_prompts_needs_both_kinds(project: Path, tmp_path: Path) -> None:
+    settings = prefer_settings(project, tmp_path / "one", "bco_matched", max_steps=1)
+    rows = [{"prompt": word, "completion": " yes", "label": True} for word in ("ba", "ke", "lo")]
+    write(Path(settings.data.source), rows)
+    with pytest.raises(InputError, match="all 3 are good; give both kinds"):
+        logged(replace(settings, data=replace(settings.data, heldout=0.0)))
 
 
 def ours(policy_chosen: Tensor, policy_rejected: Tensor, *, margin: float = 1.0) -> Tensor:

@@ -8,42 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.algorithms import reward
 from prefloop.algorithms.inputs import examples
-from prefloop.configs.common import Data, Optim, RunSettings
-from prefloop.configs.reward import RewardConfig
+from prefloop.configs.common import Data, Optim
+from prefloop.configs.scorers import Combining
 from prefloop.errors import InputError
 from prefloop.feedback.utility import find_utility
 from prefloop.losses.reward_model import REWARD_LOSSES
 from prefloop.models.load import load_reward_model
 from prefloop.models.packing import pack
 from prefloop.records import Prompt
-from prefloop.rollout.reward_scorers import EnsembleScorer, ImplicitRewardScorer
+from prefloop.rollout.reward_scorers import EnsembleScorer
 from prefloop.runtime import start_world
 from prefloop.text import load_tokenizer
 from tests.algorithms.prefer_settings import data_of
-from tests.algorithms.small import assert_close, metrics_of
-from tests.algorithms.tiny import CPU, FAST
-
-
-def config(project: Path, out: Path, loss: Any, **changes: Any) -> RewardConfig:
-    source = data_of(REWARD_LOSSES[loss].data, out.with_suffix(".jsonl"), 48)
-    basic = RewardConfig(
-        run=RunSettings(out=str(out), seed=1),
-        data=Data(source=str(source), heldout=0.25),
-        model=str(project / "start"),
-        loss=loss,
-        batch_size=12,
-        epochs=5,
-        optim=FAST,
-        compute=CPU,
-    )
-    return replace(basic, **changes)
-
-
-def logged(settings: RewardConfig) -> list[dict[str, Any]]:
-    reward.train(settings)
-    return metrics_of(Path(settings.run.out))
+from tests.algorithms.reward_tasks import config, logged
+from tests.algorithms.small import assert_close
+from tests.algorithms.tiny import CPU
 
 
 @pytest.mark.parametrize("loss", [name for name in REWARD_LOSSES if name != "bradley_terry"])
@@ -52,7 +32,7 @@ def test_the_rule_is_learned_and_cuts_change_nothing(
 ) -> None:  # N1 K7
     settings = config(project, tmp_path / "whole", loss)
     rows = logged(settings)
-    if loss == "regression":
+    if loss in ("regression", "ordinal"):
         assert rows[-1]["heldout_error"] < 0.3 * rows[0]["error"]
     else:
         # Naming the best says nothing of the others.
@@ -110,7 +90,7 @@ def test_scorers_of_models(project: Path) -> None:
         ["b!", "hm", "oak"],
     )
     scorers = {
-        rule: EnsembleScorer.load(names, CPU, world, rule=rule)  # pyright: ignore[reportArgumentType]
+        rule: EnsembleScorer.load(names, CPU, world, rules=Combining(combine=rule))  # pyright: ignore[reportArgumentType]
         for rule in ("mean", "worst", "penalised")
     }
     each = scorers["mean"].members(prompts, completions)
@@ -121,11 +101,14 @@ def test_scorers_of_models(project: Path) -> None:
     assert spread == pytest.approx((each[0] - each[1]).abs().div(2).tolist(), abs=1e-6)
     penalised = [m - 0.5 * s * s for m, s in zip(each.mean(0).tolist(), spread, strict=True)]
     assert scorers["penalised"](prompts, completions) == pytest.approx(penalised, abs=1e-5)
-    same = ImplicitRewardScorer.load(str(project / "start"), str(project / "start"), CPU, world, beta=2.0)
+    start, stopping = str(project / "start"), str(project / "stopping/final")
+    same = EnsembleScorer.load(f"{start}@{start}", CPU, world, rules=Combining(beta=2.0))
     assert same(prompts, completions) == pytest.approx([0.0] * 3, abs=1e-5)
-    other = ImplicitRewardScorer.load(str(project / "stopping/final"), str(project / "start"), CPU, world)
-    assert len({round(score, 3) for score in other(prompts, completions)}) == 3
-    with pytest.raises(InputError, match="one reward model or more"):
+    other = EnsembleScorer.load(f"{stopping}@{start}", CPU, world)(prompts, completions)
+    assert len({round(score, 3) for score in other}) == 3
+    twice = EnsembleScorer.load(f"{stopping}@{start}", CPU, world, rules=Combining(beta=2.0))
+    assert twice(prompts, completions) == pytest.approx([2 * score for score in other], abs=1e-5)
+    with pytest.raises(InputError, match="a name is missing"):
         EnsembleScorer.load([], CPU, world)
 
 
@@ -138,6 +121,6 @@ def test_the_density_ratio_of_two_models_is_an_annotator(
     monkeypatch.setattr(module, "STRONG", str(project / "stopping/final"))
     monkeypatch.setattr(module, "WEAK", str(project / "start"))
     prompt, world = Prompt(content="sun"), start_world("cpu")
-    scorer = ImplicitRewardScorer.load(str(project / "stopping/final"), str(project / "start"), CPU, world)
+    scorer = EnsembleScorer.load(f"{project / 'stopping/final'}@{project / 'start'}", CPU, world)
     assert utility(prompt, "s") == pytest.approx(scorer([prompt], ["s"])[0], abs=1e-4)
     assert abs(utility(prompt, "s")) > 1

@@ -12,29 +12,44 @@ import pytest
 
 import prefloop
 from prefloop.configs.agreement import AgreementConfig
+from prefloop.configs.annotate import ScorePairsConfig
 from prefloop.configs.arena import ArenaConfig
+from prefloop.configs.best_of_n import BestOfNConfig
 from prefloop.configs.chat import ChatConfig
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
 from prefloop.configs.critic_free import METHODS, CriticFreeConfig
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
+from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.filter import FilterConfig, RejectionConfig
-from prefloop.configs.judge import CallLimits, JudgeConfig
+from prefloop.configs.games import GameConfig, NashMDConfig, SPPOConfig
+from prefloop.configs.ilql import ILQLConfig
+from prefloop.configs.judge import (
+    AskedModel,
+    CallLimits,
+    JudgeConfig,
+    LabelScoreConfig,
+    ReviseConfig,
+    ScorerConfig,
+)
 from prefloop.configs.label import (
     BackupConfig,
+    ChatAnswers,
     LabelExportConfig,
     LabelImportConfig,
     RestoreConfig,
     ServeConfig,
     SimulateConfig,
 )
+from prefloop.configs.merge import MergeConfig
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
 from prefloop.configs.ppo import (
     KL,
     A2CConfig,
     ActorCriticConfig,
     CriticSettings,
+    NLPOConfig,
     PPOConfig,
     RewardShaping,
     ScoreShaping,
@@ -43,9 +58,11 @@ from prefloop.configs.ppo import (
 from prefloop.configs.prefer import FollowPolicy, PreferConfig
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.project import LineageConfig, ReportConfig
-from prefloop.configs.recipes import IMDBConfig, ToyConfig
+from prefloop.configs.recipes import IMDBConfig, RoundsConfig, ToyConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sample import SampleConfig
+from prefloop.configs.scorers import Combining, Named
+from prefloop.configs.select import ScoreConfig, SelectConfig
 from prefloop.configs.sft import SFTConfig
 from tests.algorithms.small import settings, train
 
@@ -58,9 +75,12 @@ OF_STAGES = (
 OTHERS = (
     *(SampleConfig, EvalConfig, ChatConfig, CheckConfig, ImportConfig, ExportConfig),
     *(SimulateConfig, LineageConfig, ReportConfig, ToyConfig, IMDBConfig),
-    *(FollowPolicy, FilterConfig, RejectionConfig),
-    *(ServeConfig, LabelImportConfig, LabelExportConfig, BackupConfig, RestoreConfig),
-    *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits),
+    *(FollowPolicy, FilterConfig, RejectionConfig, MergeConfig),
+    *(ScorePairsConfig, BestOfNConfig, Combining, Named),
+    *(ServeConfig, ChatAnswers, LabelImportConfig, LabelExportConfig, BackupConfig, RestoreConfig),
+    *(AskedModel, ScorerConfig, LabelScoreConfig, ReviseConfig, DistillContextConfig, RoundsConfig),
+    *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits, ScoreConfig, SelectConfig),
+    *(NLPOConfig, GameConfig, NashMDConfig, SPPOConfig, ILQLConfig),
     *(ActorCriticConfig, A2CConfig, TRPOConfig, ExpertConfig, OnlineDPOConfig, *METHODS),
 )
 

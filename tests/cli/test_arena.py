@@ -8,6 +8,8 @@ import pytest
 from prefloop.cli import main
 from prefloop.data import load_comparisons
 from prefloop.data.store import Choice, Judgement, Store
+from prefloop.feedback.studio.service import Studio
+from prefloop.feedback.studio.values import ProjectSettings
 from prefloop.records import Completion, Prompt
 
 SKILL = {"weak": 0.0, "middle": 1.0, "strong": 2.0}
@@ -113,9 +115,47 @@ def test_files_of_the_arena(store: str, capsys: pytest.CaptureFixture[str]) -> N
     assert found["whole"]["ratings"][0]["name"] == "strong"
     assert set(found["rounds"]) == {"0", "1"}
     page = Path("board/arena.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4  # all votes, two rounds, and the ratings over the rounds
+    assert "Over rounds" in page
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_rounds_stand_side_by_side(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, f"arena --store {store} --each_round --anchor weak")
+    table = out.partition("ratings round by round")[2].splitlines()
+    assert table[1].split() == ["model", "round", "0", "round", "1"]
+    weak = next(line for line in table if line.split()[:1] == ["weak"])
+    assert weak.split() == ["weak", "1000", "[1000,", "1000]", "1000", "[1000,", "1000]"]
+    boards = out.split("\nround ")[1:]
+    for at, board in enumerate(boards):
+        row = next(line.split() for line in board.splitlines() if "strong" in line.split())
+        rating = row[row.index("strong") + 1]
+        strong = next(line for line in table if line.split()[:1] == ["strong"])
+        assert strong.replace("[", " ").split()[1 + 3 * at] == rating
+    assert "ratings round by round" not in run(capsys, f"arena --store {store}")
+
+
+def test_win_rates_against_a_baseline(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, f"arena --store {store} --baseline weak --out board")
+    rows = {
+        line.split()[0]: line.split() for line in out.partition("win rate against weak")[2].splitlines()[2:4]
+    }
+    assert set(rows) == {"middle", "strong"}
+    found = json.loads(Path("board/arena.json").read_text())["win_rates"]["strong"]
+    # By hand: strong is slot 0 against weak; 12 prompts: three upsets, a tie, a both-bad, and cy always takes slot 0.
+    means = [(1 / 3 if at % 4 == 3 else 1.0) if at not in (5, 6) else 0.5 for at in range(12)]
+    assert found["raw"]["value"] == pytest.approx(sum(means) / 12)
+    spread = sum((each - sum(means) / 12) ** 2 for each in means) / 11
+    assert found["raw"]["standard_error"] == pytest.approx((spread / 12) ** 0.5)
+    assert found["raw"]["n"] == 12
+    # Middle is slot 1 against weak, so cy votes against it every time.
+    middle = json.loads(Path("board/arena.json").read_text())["win_rates"]["middle"]["raw"]["value"]
+    means = [(0.0 if at % 4 == 3 else 2 / 3) if at not in (5, 6) else 0.5 for at in range(12)]
+    assert middle == pytest.approx(sum(means) / 12)
+    assert "Win rate against weak" in Path("board/arena.html").read_text()
+    error = run(capsys, f"arena --store {store} --baseline weaker", code=2)
+    assert "there are middle, strong, weak" in error
 
 
 def test_names_are_escaped_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +212,22 @@ def test_every_way_to_aggregate(store: str, capsys: pytest.CaptureFixture[str]) 
         )
         assert f"wrote {count} comparisons" in out
         assert len(load_comparisons(f"{how}.jsonl.gz").records) == count
+
+
+def test_gold_items_of_the_studio_are_known(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store.open(store) as opened:
+        studio = Studio(opened)
+        project = studio.create_project(ProjectSettings(name="p", gold_share=0.2)).id
+        pairs = [item.id for item in opened.items() if item.kind == "pair"][:12]
+        studio.add_tasks(project, pairs, gold=dict.fromkeys(pairs, "a"))
+    out = run(capsys, f"label agreement --store {store}")
+    cy = next(line for line in out.splitlines() if line.startswith("cy"))
+    assert "100 % [76, 100]" in cy  # 12 of 12 (Wilson)
+    ann = next(line for line in out.splitlines() if line.startswith("ann"))
+    assert "100 % [76, 100]" not in ann
+    # Whoever is named knows better.
+    named = run(capsys, f"label agreement --store {store} --gold ann")
+    assert "100 % [90, 100]" in next(line for line in named.splitlines() if line.startswith("bob"))
 
 
 def test_gold_is_another_annotator(store: str, capsys: pytest.CaptureFixture[str]) -> None:

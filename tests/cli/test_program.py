@@ -169,9 +169,21 @@ def test_stages_share_their_work_and_the_rest_is_for_one_process() -> None:
         "trpo",
         "expert",
         "online_dpo",
+        "distill_context",
         "eval",
     }
-    stages |= {*(name for name, _, _ in CRITIC_FREE), "data filter", "data rejection"}
+    stages |= {
+        *(name for name, _, _ in CRITIC_FREE),
+        "nlpo",
+        "nash_md",
+        "sppo",
+        "ilql",
+        "data filter",
+        "data rejection",
+        "data score",
+        "label annotate",
+        "best_of_n",
+    }
     assert shared == stages | {name for name in commands() if name.startswith("run ")}
 
 

@@ -93,6 +93,19 @@ def test_reinforce_collects_whole_episodes():
     assert set(batch.mask.sum(1).tolist()) == {5, 9}
 
 
+def test_a_long_episode_is_played_to_its_end_and_not_left_out():
+    """Leaving out what has not ended when there are enough steps would teach from short episodes alone."""
+    made = collector(Counting(ends=4), Counting(ends=50))
+    batch = made.collect(model(), Settings(batch=0, episode_steps=16))
+    assert sorted(set(batch.mask.sum(1).tolist())) == [4, 50]
+    assert made.steps == int(batch.mask.sum())
+
+
+def test_without_a_critic_a_cut_is_not_bootstrapped():
+    batch = collector(Counting(cut=4)).collect(model(), Settings(batch=0, episode_steps=4, value_coef=0.0))
+    assert batch.rewards[batch.mask].tolist() == [1, 1, 1, 1]
+
+
 @pytest.fixture
 def steps() -> tuple[ActorCritic, Any, Settings]:
     """Steps of CartPole, judged."""

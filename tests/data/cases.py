@@ -57,15 +57,21 @@ dialogue_prompts = st.builds(lambda turns, last: Prompt(content=(*turns, last)),
 
 
 def comparisons(prompts: st.SearchStrategy[Prompt]) -> st.SearchStrategy[Comparison]:
-    """Comparisons with margin and annotator, said or not."""
+    """Comparisons with margin, annotator and soft label, said or not."""
     return st.builds(
-        lambda prompt, pair, margin, annotator: Comparison(
-            prompt=prompt, chosen=pair[0], rejected=pair[1], margin=margin, annotator=annotator
+        lambda prompt, pair, margin, annotator, p_soft: Comparison(
+            prompt=prompt,
+            chosen=pair[0],
+            rejected=pair[1],
+            margin=margin,
+            annotator=annotator,
+            p_soft=p_soft,
         ),
         prompts,
         st.tuples(filled, filled).filter(lambda pair: pair[0] != pair[1]),
         st.one_of(st.just(0.0), finite),
         names,
+        st.one_of(st.just(1.0), st.floats(0, 1)),
     )
 
 

@@ -86,6 +86,23 @@ def new_database(postgres_server: PostgresServer) -> Callable[[], str]:
     return new
 
 
+@pytest.fixture(scope="session")
+def own_database(postgres_server: PostgresServer) -> Callable[[], str]:
+    """Makes an empty database in the PostgreSQL server and returns the URL that leads to it: for programs that copy whole databases."""
+    import psycopg
+
+    numbers = count()
+
+    def new() -> str:
+        name, server = f"own_{next(numbers)}", postgres_server
+        place = {"host": str(server.socket_folder), "port": server.port, "user": server.user}
+        with psycopg.connect(dbname="postgres", autocommit=True, **place) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return f"postgresql://{server.user}@/{name}?host={server.socket_folder}&port={server.port}"
+
+    return new
+
+
 DATABASES = ("sqlite", "postgresql")
 
 

@@ -25,6 +25,8 @@ def test_hash_is_of_one_canonical_line_a_record() -> None:
     )
     assert canonical_json(PAIR) == line
     assert content_hash([PAIR, PAIR]) == hashlib.sha256(f"{line}\n{line}\n".encode()).hexdigest()
+    soft = line.replace('"prompt"', '"p_soft":0.5,"prompt"')
+    assert canonical_json(replace(PAIR, p_soft=0.5)) == soft
     assert content_hash([]) == hashlib.sha256(b"").hexdigest()
 
 
@@ -51,6 +53,7 @@ def test_every_field_counts() -> None:
     variants: list[Any] = [
         PAIR,
         replace(PAIR, margin=2.0),
+        replace(PAIR, p_soft=0.0),
         replace(PAIR, annotator=""),
         replace(PAIR, prompt=chat),
         PAIR.swap(),

@@ -162,6 +162,8 @@ def test_false_and_zero_are_values(tmp_path: Path) -> None:  # C7
     ]
     pairs = [{"prompt": "a", "chosen": "b", "rejected": "c", "margin": value} for value in (1, 0, 0.0)]
     assert [pair.margin for pair in load_comparisons(jsonl(tmp_path / "m.jsonl", pairs)).records] == [1, 0, 0]
+    soft = [{"prompt": "a", "chosen": "b", "rejected": "c", "p_soft": value} for value in (0, 0.25, 1, None)]
+    assert [p.p_soft for p in load_comparisons(jsonl(tmp_path / "s.jsonl", soft)).records] == [0, 0.25, 1, 1]
     (tmp_path / "c.csv").write_text("prompt,completion,label\na,b,False\na,c,true\n")
     assert [label.good for label in load_labels(tmp_path / "c.csv").records] == [False, True]
     (tmp_path / "d.csv").write_text("prompt,completion,score\na,b,0\na,c,0.0\n")
@@ -231,6 +233,8 @@ BAD_ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"chosen": "half \ud83d"},
         "`chosen` is 'half \\ud83d': it holds half a character (a lone surrogate); mend the text's encoding",
     ),
+    (PAIR, {"p_soft": 1.5}, "`p_soft` is 1.5: it is a probability; write a number from 0 to 1"),
+    (PAIR, {"p_soft": -0.1}, "`p_soft` is -0.1: it is a probability; write a number from 0 to 1"),
     (PAIR, {"margin": "2"}, "`margin` is '2': it must be a number, not text; write a number"),
     (PAIR, {"margin": ""}, "`margin` is '': it must be a number, not text; write a number"),
     (PAIR, {"margin": False}, "`margin` is False: it must be a number, not true or false; write a number"),

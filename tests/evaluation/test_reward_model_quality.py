@@ -119,6 +119,7 @@ def test_best_of_n_against_all_subsets(ties: bool):
     for n in range(1, 8):
         (point,) = best_of_n(proxy, gold, ns=[n])
         brute = [_best_of_n_by_enumeration(p, g, n) for p, g in zip(proxy, gold, strict=True)]
+        assert point.gold is not None
         assert point.gold.value == pytest.approx(np.mean(brute), abs=1e-12)
         brute = [_best_of_n_by_enumeration(p, p, n) for p in proxy]
         assert point.proxy.value == pytest.approx(np.mean(brute), abs=1e-12)
@@ -140,7 +141,7 @@ def test_best_of_n_kl_and_weights():
 def test_best_of_n_of_an_unrelated_proxy_gains_nothing():
     random = np.random.default_rng(2)
     curve = best_of_n(random.normal(size=(400, 32)), random.normal(size=(400, 32)))
-    assert all(point.gold.low < 0 < point.gold.high for point in curve)
+    assert all(point.gold is not None and point.gold.low < 0 < point.gold.high for point in curve)
     assert curve[-1].proxy.value > 2
 
 

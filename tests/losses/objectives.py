@@ -25,11 +25,14 @@ class Completion:
     """Forward KL at each token."""
     collision: list[float]
     """Σ_v π(v)² at each token."""
+    contrast: list[float]
+    """Against the likeliest others at each token."""
     frozen: list[float]
     """The log-probabilities again, where no gradient goes."""
     frozen_kl: list[float]
     said: float
     value: float
+    odds: float
 
     @property
     def n(self) -> int:
@@ -119,6 +122,17 @@ def robust(p: Pair, o: Settings) -> float:
     return ((1 - e) * nls(z) - e * nls(-z)) / (1 - 2 * e)
 
 
+def sppo_soft(p: Pair, o: Settings) -> float:
+    """Each side to its own target, (P - 1/2)/β."""
+    wins = p[0].said
+    return (p[0].rho - (wins - 0.5) / o["beta"]) ** 2 + (p[1].rho - ((1 - wins) - 0.5) / o["beta"]) ** 2
+
+
+def cringe(p: Pair, o: Settings) -> float:
+    gate = s((o["gap"] - (sum(p[0].lp) - sum(p[1].lp))) / o["tau"])
+    return gate * (-p[0].mean + o["alpha"] * sum(p[1].contrast) / p[1].n)
+
+
 def tdpo1(p: Pair, o: Settings) -> float:
     return nls(o["beta"] * h(p) - o["beta"] * (sum(p[1].kl) - sum(p[0].kl)))
 
@@ -156,6 +170,7 @@ PAIRWISE: dict[str, Callable[[Pair, Settings], float]] = {
     "apo_zero": lambda p, o: 1 - s(o["beta"] * p[0].rho) + s(o["beta"] * p[1].rho),
     "apo_down": lambda p, o: s(o["beta"] * p[0].rho) + 1 - s(o["beta"] * h(p)),
     "sppo_hard": lambda p, o: (p[0].rho - 0.5 / o["beta"]) ** 2 + (p[1].rho + 0.5 / o["beta"]) ** 2,
+    "sppo_soft": sppo_soft,
     "wpo": lambda p, o: min(1.0, p[0].weight * p[1].weight) * nls(o["beta"] * h(p)),
     "discopop": discopop,
     "sft": lambda p, o: -p[0].mean,
@@ -163,6 +178,7 @@ PAIRWISE: dict[str, Callable[[Pair, Settings], float]] = {
     "simpo": lambda p, o: nls(o["beta"] * (p[0].mean - p[1].mean) - o["gamma"]),
     "orpo": lambda p, o: -p[0].mean + o["weight"] * nls(log_odds(p[0]) - log_odds(p[1])),
     "cpo": lambda p, o: nls(o["beta"] * (sum(p[0].lp) - sum(p[1].lp))) - o["alpha"] * p[0].mean,
+    "cringe": cringe,
     "unlikelihood": lambda p, o: -sum(p[0].lp) + o["alpha"] * sum(p[1].lp),
 }
 
@@ -230,6 +246,12 @@ def aot(pairs: Sequence[Pair], o: Settings) -> float:
     return sum(nls(o["beta"] * (w - l)) for w, l in zip(chosen, rejected, strict=True))  # noqa: E741
 
 
+def aot_paired(pairs: Sequence[Pair], o: Settings) -> float:
+    ours = sorted(sum(w.lp) - sum(l.lp) for w, l in pairs)  # noqa: E741
+    theirs = sorted(sum(w.ref) - sum(l.ref) for w, l in pairs)  # noqa: E741
+    return sum(nls(o["beta"] * (a - b)) for a, b in zip(ours, theirs, strict=True))
+
+
 def bco_pair(pairs: Sequence[Pair], o: Settings) -> float:
     frozen = [[sum(c.frozen) - sum(c.ref) for c in pair] for pair in pairs]
     now = sum(0.5 * o["beta"] * (w + l) for w, l in frozen) / len(pairs)  # noqa: E741
@@ -255,7 +277,12 @@ def bco(examples: Sequence[Completion], o: Settings) -> float:
     for c in examples:
         reward[bool(c.said)].append(o["beta"] * (sum(c.frozen) - sum(c.ref)))
     shift = 0.1 * 0.5 * sum(sum(side) / len(side) for side in reward.values())
-    return sum(nls((1 if c.said else -1) * (o["beta"] * c.rho - shift)) for c in examples)
+    return sum(weight_of(c, o) * nls((1 if c.said else -1) * (o["beta"] * c.rho - shift)) for c in examples)
+
+
+def weight_of(c: Completion, o: Settings) -> float:
+    """The density ratio that BCO's bad completions have, where it is matched."""
+    return 1.0 if c.said or "least" not in o else max(o["least"], min(o["most"], c.odds))
 
 
 def npo(c: Completion, o: Settings) -> float:
@@ -284,16 +311,36 @@ class Example:
                     ref=n.reference[b][keep].tolist(),
                     kl=n.forward_kl[b][keep].tolist(),
                     collision=n.log_collision[b][keep].exp().tolist(),
+                    contrast=n.contrast[b][keep].tolist(),
                     frozen=n.logprobs[b][keep].tolist(),
                     frozen_kl=n.forward_kl[b][keep].tolist(),
                     said=n.said[b].item(),
                     value=n.value[b].item(),
+                    odds=n.prompt_odds[b].item(),
                 )
             )
         return rows
 
 
 SIZES = {"comparisons": [2] * 5, "rankings": [3, 2, 4, 2], "labels": [1] * 6, "scores": [1] * 5}
+
+
+def reference_point(given: Example) -> float:
+    ratio = given.mismatched["policy_mismatched"] - given.mismatched["reference_mismatched"]
+    return max(0.0, sum(ratio.tolist()) / len(ratio))
+
+
+UNARY: dict[str, Callable[[Completion, Settings], float]] = {"npo": npo, "dro": dro}
+
+STEPWISE: dict[str, Callable[[Example, Ranked, Sequence[Pair], Settings], float]] = {
+    "aot": lambda given, each, pairs, o: aot(pairs, o),
+    "aot_paired": lambda given, each, pairs, o: aot_paired(pairs, o),
+    "bco_pair": lambda given, each, pairs, o: bco_pair(pairs, o),
+    "kto": lambda given, each, pairs, o: kto(each, o, reference_point(given)),
+    "bco": lambda given, each, pairs, o: bco(each, o),
+    "bco_matched": lambda given, each, pairs, o: bco(each, o),
+}
+"""Those that look at the whole step."""
 
 
 def example(data: str, *, seed: int = 0, at_start: bool = False) -> Example:
@@ -308,8 +355,15 @@ def example(data: str, *, seed: int = 0, at_start: bool = False) -> Example:
     reference = logprobs.clone() if at_start else logprobs + normal(*mask.shape, seed=seed + 1, scale=0.5)
     kl = normal(*mask.shape, seed=seed + 2).abs() * (0 if at_start else 0.3)
     said = normal(count, seed=seed + 3)
+    if (
+        data == "comparisons"
+    ):  # how likely chosen is the better one, and rejected: what the data says of a pair
+        sure = said[0::2].sigmoid()
+        said = torch.stack([sure, 1 - sure], dim=1).flatten()
     if data == "labels":
         said = (torch.arange(count) % 3 != 1).double()
+    odds = normal(count, seed=seed + 9).exp()
+    odds[1], odds[4] = 0.2, 14.0  # of bad completions, outside the bounds
     junk = torch.where(mask, 0.0, 1e6)
     return Example(
         numbers=TokenNumbers(
@@ -319,7 +373,9 @@ def example(data: str, *, seed: int = 0, at_start: bool = False) -> Example:
             reference=reference - junk,
             forward_kl=kl + junk,
             log_collision=normal(*mask.shape, seed=seed + 4, scale=0.3) - 1.2 + junk,
+            contrast=normal(*mask.shape, seed=seed + 8).abs() + junk,
             value=normal(count, seed=seed + 5),
+            prompt_odds=odds,
             said=said,
         ),
         mismatched={
@@ -350,16 +406,26 @@ def losses(name: str, numbers: TokenNumbers, extra: Prepared, settings: Settings
     )
 
 
-def by_hand(name: str, given: Example, tokens: Tensor, kl: Tensor) -> float:
-    """The step's summed loss by the functions above, with these log-probabilities and KLs in place of the example's."""
+def by_hand(
+    name: str,
+    given: Example,
+    tokens: Tensor,
+    kl: Tensor,
+    contrast: Tensor | None = None,
+    *,
+    settings: Settings | None = None,
+) -> float:
+    """The step's summed loss by the functions above, with these log-probabilities, KLs and contrasts in place of the example's."""
+    contrast = given.numbers.contrast if contrast is None else contrast
     moved = Example(
-        numbers=replace(given.numbers, logprobs=tokens, forward_kl=kl), mismatched=given.mismatched
+        numbers=replace(given.numbers, logprobs=tokens, forward_kl=kl, contrast=contrast),
+        mismatched=given.mismatched,
     )
     completions = [
         replace(new, frozen=old.lp, frozen_kl=old.kl)
         for new, old in zip(moved.completions(), given.completions(), strict=True)
     ]
-    o = OBJECTIVES[name].settings
+    o = {**OBJECTIVES[name].settings, **(settings or {})}
     groups: dict[int, list[Completion]] = {}
     for one, g in zip(completions, given.numbers.group.tolist(), strict=True):
         groups.setdefault(g, []).append(one)
@@ -368,13 +434,6 @@ def by_hand(name: str, given: Example, tokens: Tensor, kl: Tensor) -> float:
         return sum(PAIRWISE[name](pair, o) for pair in pairs)
     if name in LISTWISE:
         return sum(LISTWISE[name](group, o) for group in groups.values())
-    if name == "aot":
-        return aot(pairs, o)
-    if name == "bco_pair":
-        return bco_pair(pairs, o)
-    if name == "kto":
-        ratio = given.mismatched["policy_mismatched"] - given.mismatched["reference_mismatched"]
-        return kto(completions, o, max(0.0, sum(ratio.tolist()) / len(ratio)))
-    if name == "bco":
-        return bco(completions, o)
-    return sum({"npo": npo, "dro": dro}[name](one, o) for one in completions)
+    if name in UNARY:
+        return sum(UNARY[name](one, o) for one in completions)
+    return STEPWISE[name](given, completions, pairs, o)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prefloop.errors import InputError
-from prefloop.losses import listwise, pairwise, reference_free, unary
+from prefloop.losses import listwise, pairwise, reference_free, unary, whole_step
 from prefloop.losses.objectives import OBJECTIVES, Objective, call, objective_of, parameters, settings_of
 from prefloop.losses.preference import dpo_loss
 from prefloop.losses.quantities import Needs, TokenNumbers, quantities
@@ -29,7 +29,7 @@ def grown(numbers: TokenNumbers, *, extra: int, junk: float) -> TokenNumbers:
         return torch.cat([filled, filled.new_full((len(filled), extra), junk)], dim=1)
 
     mask = torch.cat([numbers.mask, numbers.mask.new_zeros(len(numbers.mask), extra)], dim=1)
-    names = ("logprobs", "reference", "forward_kl", "log_collision")
+    names = ("logprobs", "reference", "forward_kl", "log_collision", "contrast")
     return replace(numbers, mask=mask, **{name: pad(getattr(numbers, name)) for name in names})
 
 
@@ -45,26 +45,44 @@ def test_value_and_gradient_are_the_papers(name: str, seed: int):  # K15
     objective = OBJECTIVES[name]
     given = example(objective.data, seed=seed)
     numbers = given.numbers
-    extra = prepared(objective, given, objective.settings)
+    # The second time with other settings: at their defaults several are 1, or the same on both sides.
+    factor = 1.0 if seed == 0 else 1.3
+    settings = {key: value if key == "decay" else factor * value for key, value in objective.settings.items()}
+    extra = prepared(objective, given, settings)
 
     def of_tokens(tokens: Tensor) -> Tensor:
-        return losses(name, replace(numbers, logprobs=tokens), extra)
+        return losses(name, replace(numbers, logprobs=tokens), extra, settings)
 
     def of_kl(kl: Tensor) -> Tensor:
-        return losses(name, replace(numbers, forward_kl=kl), extra)
+        return losses(name, replace(numbers, forward_kl=kl), extra, settings)
 
-    expected = by_hand(name, given, numbers.logprobs, numbers.forward_kl)
+    def of_contrast(contrast: Tensor) -> Tensor:
+        return losses(name, replace(numbers, contrast=contrast), extra, settings)
+
+    expected = by_hand(name, given, numbers.logprobs, numbers.forward_kl, settings=settings)
     assert of_tokens(numbers.logprobs).sum().item() == pytest.approx(expected, rel=1e-9)
     ours = gradient(of_tokens, numbers.logprobs)
     assert torch.all(ours[~numbers.mask] == 0)
     theirs = numerical_gradient(
-        lambda x: by_hand(name, given, torch.from_numpy(x), numbers.forward_kl), numbers.logprobs
+        lambda x: by_hand(name, given, torch.from_numpy(x), numbers.forward_kl, settings=settings),
+        numbers.logprobs,
     )
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-5)
     if objective.needs.forward_kl:
         ours = gradient(of_kl, numbers.forward_kl)
         theirs = numerical_gradient(
-            lambda x: by_hand(name, given, numbers.logprobs, torch.from_numpy(x)), numbers.forward_kl
+            lambda x: by_hand(name, given, numbers.logprobs, torch.from_numpy(x), settings=settings),
+            numbers.forward_kl,
+        )
+        assert ours.abs().max() > 0
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-6)
+    if objective.needs.contrast:
+        ours = gradient(of_contrast, numbers.contrast)
+        theirs = numerical_gradient(
+            lambda x: by_hand(
+                name, given, numbers.logprobs, numbers.forward_kl, torch.from_numpy(x), settings=settings
+            ),
+            torch.where(numbers.mask, numbers.contrast, 0.0),
         )
         assert ours.abs().max() > 0
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-6)
@@ -146,7 +164,7 @@ def test_order_of_comparisons_does_not_matter(name: str):  # M11
     order = torch.tensor([3, 0, 4, 1, 2])
     rows = (2 * order[:, None] + torch.tensor([0, 1])).flatten()
     numbers = given.numbers
-    fields = ("logprobs", "mask", "reference", "forward_kl", "log_collision", "value", "said")
+    fields = ("logprobs", "mask", "reference", "forward_kl", "log_collision", "contrast", "value", "said")
     shuffled = replace(numbers, **{name: getattr(numbers, name)[rows] for name in fields})
     if objective.prepare is beta_dpo_step:
         extra = Prepared(shared={"step_beta": torch.tensor(0.1)}, each={"step_weight": torch.ones(5)})
@@ -171,6 +189,10 @@ def test_a_step_from_the_reference_raises_chosen_and_lowers_rejected(name: str):
     if name == "dpop":  # at its corner the derivative of max(0, -ρ) is taken as 0
         assert objective.settings["penalty"] > 0
     numbers = given.numbers
+    if (
+        objective.takes_soft_labels and not objective.soft_labels
+    ):  # a chosen completion that loses is not raised
+        numbers = replace(numbers, said=1.0 - torch.arange(10) % 2)
     moved = gradient(lambda x: losses(name, replace(numbers, logprobs=x), extra), numbers.logprobs)
     chosen, rejected = moved[0::2][numbers.mask[0::2]], moved[1::2][numbers.mask[1::2]]
     if name == "beta_dpo":
@@ -247,10 +269,42 @@ def test_methods_that_contain_others_reduce_to_them():  # K15
         p[1], p[3], ~good, point, beta=0.1
     )
     torch.testing.assert_close(both, pairwise.apo_zero_loss(*p, beta=0.1))
+    # Of two completions: D2O at α = β is DPO, PRO without its likelihood is CPO of means, RRHF without it a hinge on means.
+    both, theirs = torch.stack(p[:2], 1), torch.stack(p[2:], 1)
+    lengths, two = torch.stack([n, m], 1), torch.ones(6, 2, dtype=torch.bool)
+    torch.testing.assert_close(listwise.d2o_loss(both, theirs, two, beta=0.3, alpha=0.3), dpo)
+    means = p[0] / n, p[1] / m
+    torch.testing.assert_close(
+        listwise.pro_loss(both, lengths, two, sft=0.0),
+        reference_free.cpo_loss(*means, n, beta=1.0, alpha=0.0),
+    )
+    torch.testing.assert_close(
+        listwise.rrhf_loss(both, lengths, two, sft=0.0), torch.relu(means[1] - means[0])
+    )
+    # SPPO with certain win rates is the hard one; with even ones it only holds the policy.
+    sure = pairwise.sppo_soft_loss(*p, zero + 1, beta=0.2)
+    torch.testing.assert_close(sure, pairwise.sppo_hard_loss(*p, beta=0.2))
+    even = pairwise.sppo_soft_loss(*p, zero + 0.5, beta=0.2)
+    torch.testing.assert_close(even, (p[0] - p[2]).square() + (p[1] - p[3]).square())
+    # Of a step of one comparison, and of one where both are in the same order, paired optimal transport is DPO.
+    torch.testing.assert_close(pairwise.aot_paired_loss(*p, p[2] - p[3], beta=0.3), dpo)
+    one = (p[0][:1], p[1][:1], p[2][:1], p[3][:1])
+    extra = whole_step.aot_paired_step(*one, running={}, draw=torch.Generator())
+    torch.testing.assert_close(
+        pairwise.aot_paired_loss(*one, extra.each["reference_partner"], beta=0.3), dpo[:1]
+    )
+    # CRINGE with a gate that never closes is half of likelihood and contrast.
+    cringe = reference_free.cringe_loss(p[0], p[1], n, zero + 2, alpha=0.5, tau=1e9)
+    torch.testing.assert_close(cringe, 0.5 * (1.0 - p[0] / n), rtol=1e-6, atol=1e-6)
     # BCO of both kinds at the same shift is BCO on pairs.
     shift = torch.tensor(0.2).double()
     both = unary.bco_loss(p[0], p[2], good, shift) + unary.bco_loss(p[1], p[3], ~good, shift)
     torch.testing.assert_close(both, pairwise.bco_pair_loss(*p, shift))
+    # Matched to even odds it is itself; good completions weigh 1 at any odds.
+    for kind, odds in ((good, zero + 7), (~good, zero + 1)):
+        plain = unary.bco_loss(p[0], p[2], kind, shift)
+        torch.testing.assert_close(unary.bco_matched_loss(p[0], p[2], kind, shift, odds), plain)
+    torch.testing.assert_close(unary.bco_matched_loss(p[0], p[2], ~good, shift, zero + 99), 10 * plain)
 
 
 def test_optima_are_where_theory_puts_them():
@@ -272,6 +326,60 @@ def test_optima_are_where_theory_puts_them():
     assert best(sppo) == pytest.approx(5, abs=1e-3)
     dro = unary.dro_loss(x, zero, zero + 3.0, zero + 1.0, tau=0.5)
     assert best(dro) == pytest.approx((3 - 1) / 0.5, abs=1e-3)
+
+
+def test_sppo_pulls_each_side_to_its_win_rate():
+    x = torch.linspace(-40, 40, 16001, dtype=torch.float64)
+    zero = torch.zeros_like(x)
+    for p_soft in (0.3, 0.5, 0.9):
+        wins = zero + p_soft
+        best_chosen = x[pairwise.sppo_soft_loss(x, zero, zero, zero, wins, beta=0.05).argmin()]
+        best_rejected = x[pairwise.sppo_soft_loss(zero, x, zero, zero, wins, beta=0.05).argmin()]
+        assert best_chosen.item() == pytest.approx((p_soft - 0.5) / 0.05, abs=1e-2)
+        assert best_rejected.item() == pytest.approx((0.5 - p_soft) / 0.05, abs=1e-2)
+
+
+def test_cringe_lets_go_of_comparisons_that_are_far_apart():
+    """The gate is a half where the lead is the gap, and closes beyond it."""
+    lead = torch.tensor([0.0, 4.0, 400.0], dtype=torch.float64)
+    tokens, zero = torch.tensor([1, 1, 1]), torch.zeros(3, dtype=torch.float64)
+    gates = reference_free.cringe_loss(zero, -lead, tokens, zero + 1, alpha=1.0, gap=4.0, tau=1.0)
+    assert gates.tolist() == pytest.approx([1 / (1 + math.exp(-4)), 0.5, 0.0], abs=1e-9)
+
+
+def test_means_are_sums_of_what_is_divided():
+    """Per-token IPO and DPO are the summed ones of log-probabilities that were divided by lengths; β changes its meaning by the length."""
+    p = four(6, scale=2.0, mean=-9.0)
+    n, m = torch.tensor([1, 2, 3, 4, 5, 6]), torch.tensor([6, 5, 4, 3, 2, 1])
+    divided = (p[0] / n, p[1] / m, p[2] / n, p[3] / m)
+    mean, norm = pairwise.ipo_mean_loss(*p, n, m, beta=0.2), pairwise.dpo_norm_loss(*p, n, m, beta=0.2)
+    torch.testing.assert_close(mean, pairwise.ipo_sum_loss(*divided, beta=0.2))
+    torch.testing.assert_close(norm, dpo_loss(*divided, beta=0.2))
+    longer = pairwise.ipo_mean_loss(3 * p[0], 3 * p[1], 3 * p[2], 3 * p[3], 3 * n, 3 * m, beta=0.2)
+    torch.testing.assert_close(longer, mean)  # the same text said three times is the same
+
+
+def test_lambda_weights_are_changes_of_the_dcg():
+    """Swapping two places of a ranking changes its discounted gain by exactly the weight of the pair."""
+    relevance = torch.tensor([[1.0, 0.7, 0.2, 0.0]], dtype=torch.float64)
+    ranks = torch.tensor([[2.0, 1.0, 4.0, 3.0]], dtype=torch.float64)
+    weights = listwise.lambda_weights(relevance, ranks, torch.ones(1, 4, dtype=torch.bool))
+
+    def dcg(order: list[float]) -> float:
+        return sum((2**r - 1) / math.log(1 + k) for r, k in zip(relevance[0].tolist(), order, strict=True))
+
+    for i in range(4):
+        for j in range(4):
+            swapped = ranks[0].tolist()
+            swapped[i], swapped[j] = swapped[j], swapped[i]
+            change = abs(dcg(ranks[0].tolist()) - dcg(swapped)) if i < j else 0.0
+            assert weights[0, i, j].item() == pytest.approx(change)
+    p = four(3)
+    two = torch.ones(3, 2, dtype=torch.bool)
+    relevance = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(3, 2)
+    pair = listwise.rank_dpo_loss(torch.stack(p[:2], 1), torch.stack(p[2:], 1), relevance, two, beta=0.3)
+    delta = 1 / math.log(2) - 1 / math.log(3)
+    torch.testing.assert_close(pair, delta * dpo_loss(*p, beta=0.3))
 
 
 def test_robust_dpo_is_unbiased_under_flips():
@@ -353,6 +461,29 @@ def test_beta_dpo_filters_and_scales_as_its_formulas_say():
     assert torch.equal(again.each["step_weight"], first.each["step_weight"])
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_beta_dpo_is_dpo_at_its_own_beta_on_what_it_kept(seed: int):
+    """Value and gradient, with the draw's outcome taken from `step_weight`."""
+    objective = OBJECTIVES["beta_dpo"]
+    given = example("comparisons", seed=seed)
+    extra = prepared(objective, given, objective.settings, seed=seed)
+    beta, weights = extra.shared["step_beta"].item(), extra.each["step_weight"].tolist()
+    assert sorted(set(weights)) == [0, 5 / 4]
+    numbers = given.numbers
+
+    def total(tokens: np.ndarray) -> float:
+        kept = np.where(numbers.mask.numpy(), tokens - numbers.reference.numpy(), 0.0).sum(1)
+        return sum(
+            w * math.log1p(math.exp(-beta * (kept[2 * i] - kept[2 * i + 1]))) for i, w in enumerate(weights)
+        )
+
+    assert losses("beta_dpo", numbers, extra).sum().item() == pytest.approx(total(numbers.logprobs.numpy()))
+    ours = gradient(lambda x: losses("beta_dpo", replace(numbers, logprobs=x), extra), numbers.logprobs)
+    np.testing.assert_allclose(
+        ours.numpy(), numerical_gradient(total, numbers.logprobs), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_rankings_absent_places_do_not_count():  # M7
     present = torch.tensor([[True, True, False], [True, True, True]])
     for junk in (0.0, math.nan, math.inf):
@@ -374,7 +505,9 @@ def test_rankings_absent_places_do_not_count():  # M7
 
 def test_reference_free_objectives_need_no_reference():
     free = {name for name, each in OBJECTIVES.items() if not each.needs.reference}
-    assert free == {"sft", "slic_hf", "simpo", "orpo", "cpo", "unlikelihood", "rrhf", "pro"}
+    assert free == {"sft", "slic_hf", "simpo", "orpo", "cpo", "cringe", "unlikelihood", "rrhf", "pro"}
+    assert {n for n, each in OBJECTIVES.items() if each.needs.contrast} == {"cringe"}
+    assert {n for n, each in OBJECTIVES.items() if each.needs.prompt_odds} == {"bco_matched"}
     assert {n for n, each in OBJECTIVES.items() if each.needs.forward_kl} == {"tdpo1", "tdpo2"}
     assert {n for n, each in OBJECTIVES.items() if each.needs.log_collision} == {"wpo"}
     assert {n for n, each in OBJECTIVES.items() if each.needs.mismatched} == {"kto"}
@@ -397,6 +530,8 @@ def test_settings_are_checked():  # K7
             settings_of(objective, words, loss="r_dpo")
     with pytest.raises(InputError, match=r"below 0\.5"):
         settings_of(OBJECTIVES["robust_dpo"], ["label_smoothing=0.5"], loss="robust_dpo")
+    with pytest.raises(InputError, match="above most"):
+        settings_of(OBJECTIVES["bco_matched"], ["least=20"], loss="bco_matched")
     with pytest.raises(InputError, match="logarithm"):
         settings_of(OBJECTIVES["exo_pair"], ["label_smoothing=0"], loss="exo_pair")
 

@@ -23,44 +23,11 @@ from prefloop.losses import (
 )
 
 from .cases import normal
+from .tabular import MASK, PREFIXES, SEQUENCES, STATES, distribution, token_logprobs
 
-STOP, LONGEST = 2, 3
 BETA = 0.5
-
-
-def sequences() -> list[tuple[int, ...]]:
-    """Every way to go on until the stop token or the longest length."""
-    done: list[tuple[int, ...]] = []
-    open_prefixes: list[tuple[int, ...]] = [()]
-    while open_prefixes:
-        grown = [(*prefix, token) for prefix in open_prefixes for token in range(3)]
-        done += [sequence for sequence in grown if sequence[-1] == STOP or len(sequence) == LONGEST]
-        open_prefixes = [prefix for prefix in grown if prefix not in done]
-    return done
-
-
-SEQUENCES = sequences()
-PREFIXES = sorted({sequence[:t] for sequence in SEQUENCES for t in range(len(sequence))})
-MASK = torch.tensor([[t < len(sequence) for t in range(LONGEST)] for sequence in SEQUENCES])
-TOKENS = torch.tensor([[*sequence, 0, 0][:LONGEST] for sequence in SEQUENCES])
-STATES = torch.tensor(
-    [
-        [PREFIXES.index(sequence[:t]) if t < len(sequence) else 0 for t in range(LONGEST)]
-        for sequence in SEQUENCES
-    ]
-)
 REWARDS = normal(len(SEQUENCES), seed=5)
 REFERENCE = normal(len(PREFIXES), 3, seed=6)
-
-
-def token_logprobs(table: Tensor) -> Tensor:
-    """`[15, 3]` log-probabilities of every sequence's tokens."""
-    return table.log_softmax(-1)[STATES, TOKENS]
-
-
-def distribution(table: Tensor) -> Tensor:
-    """Probability of every sequence."""
-    return sequence_sum(token_logprobs(table.detach()), MASK).exp()
 
 
 OPTIMUM = (distribution(REFERENCE).log() + REWARDS / BETA).softmax(0)

@@ -26,13 +26,14 @@ from prefloop.errors import InputError
 BUSY_SECONDS = 30
 """How long a SQLite connection waits for another process to finish writing."""
 CONNECT_SECONDS = 10
-HEAD = "0002"
+HEAD = "0003"
 """The newest schema that this code knows, so that opening a store that has it needs no Alembic."""
 VERSION_TABLE = "prefloop_schema"
 BULK_LOCK = 7_235_001
 """PostgreSQL advisory lock of bulk writers and migrations: rows that two of them add in different orders would deadlock."""
 
 _WRITES = "prefloop_writes"
+_AT_ONCE = "prefloop_synchronous"
 
 
 class Unavailable(InputError):
@@ -51,6 +52,7 @@ class Database:
             # One snapshot for all queries of a reading transaction; SQLite's are so by themselves.
             self._reading = engine.execution_options(isolation_level="REPEATABLE READ")
         self._writing = engine.execution_options(**{_WRITES: True})
+        self._later = engine.execution_options(**{_WRITES: True, _AT_ONCE: False})
         # SQLite has one writer, and those who wait look again at growing intervals; threads of one process stand in line instead.
         self._line = threading.Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
@@ -66,9 +68,16 @@ class Database:
             yield session
 
     @contextmanager
-    def write(self, *, bulk: bool = False) -> Iterator[Session]:
-        """A transaction that is written whole or, on any error, not at all. `bulk` ones follow one another on PostgreSQL too."""
-        with in_plain_words(self.label), self._line, Session(self._writing) as session, session.begin():
+    def write(self, *, bulk: bool = False, durable: bool = True) -> Iterator[Session]:
+        """A transaction that is written whole or, on any error, not at all. `bulk` ones follow one another on PostgreSQL too.
+
+        One that is not `durable` reaches the disk with the next one that is: a crash of the process loses none of it, a power cut may lose the
+        last ones. That is for what nobody was promised, such as leases.
+        """
+        engine = self._writing if durable else self._later
+        with in_plain_words(self.label), self._line, Session(engine) as session, session.begin():
+            if not durable and self.dialect == "postgresql":
+                session.execute(text("SET LOCAL synchronous_commit TO off"))
             if bulk and self.dialect == "postgresql":
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": BULK_LOCK})
             yield session
@@ -256,7 +265,12 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
+    options = connection.get_execution_options()
+    writes = options.get(_WRITES, False)
+    if writes:
+        # FULL syncs the log at every commit; NORMAL only before it is copied into the file, so order is kept in either case.
+        at_once = options.get(_AT_ONCE, True)
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if at_once else 'NORMAL'}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

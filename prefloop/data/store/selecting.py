@@ -28,6 +28,7 @@ class Judged:
     """A judgement with the texts it is about."""
 
     id: int
+    item: int
     kind: str
     choice: str
     ranking: tuple[tuple[int, ...], ...]
@@ -38,6 +39,8 @@ class Judged:
     completions: tuple[str, ...]
     ratings: Mapping[str, int]
     edited: str
+    set_aside: str = ""
+    """Why another judgement stands in its place: `adjudication`, which counts only where asked for, or `adjudicated`, decided by one."""
 
 
 def prompts(session: Session, *, part: Part, heldout: float) -> list[tuple[int, Prompt]]:
@@ -90,10 +93,30 @@ def judged(session: Session, filters: Filters) -> list[Judged]:
         statement = statement.where(_in_projects(session, filters.projects))
     if filters.rounds:
         statement = statement.where(item.round.in_(filters.rounds))
+    if filters.strategies:
+        statement = statement.where(item.strategy.in_(filters.strategies))
     if filters.since is not None:
         statement = statement.where(table.created_at >= filters.since)
     rows = _judged_of(session, statement)
-    return [row for row in rows if _in_part(row.prompt, filters.part, filters.heldout)]
+    rows = [row for row in rows if _in_part(row.prompt, filters.part, filters.heldout)]
+    return _set_aside(session, rows, adjudicated=filters.adjudicated)
+
+
+def _set_aside(session: Session, rows: Sequence[Judged], *, adjudicated: bool) -> list[Judged]:
+    """Adjudications are made in sight of the others' answers, so they are no further vote: they replace those, or are left out."""
+    marked = set(session.scalars(select(studio_models.Adjudication.judgement_id)))
+    decided = {
+        row.item: row.id
+        for row in rows
+        if adjudicated and row.id in marked and not row.superseded and row.choice != "withdrawn"
+    }
+
+    def why(row: Judged) -> str:
+        if row.item in decided:
+            return "" if row.id == decided[row.item] else "adjudicated"
+        return "adjudication" if row.id in marked else ""
+
+    return [replace(row, set_aside=why(row)) for row in rows] if marked else list(rows)
 
 
 def compare(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Comparison]:
@@ -322,6 +345,7 @@ def _judged_of(session: Session, ids: Select[Any]) -> list[Judged]:
     return [
         Judged(
             id=row.id,
+            item=row.item_id,
             kind=kind,
             choice=row.choice,
             ranking=tuple(map(tuple, row.ranking)),
@@ -347,6 +371,7 @@ def _members(
             or filters.kinds
             or filters.projects
             or filters.rounds
+            or filters.strategies
             or filters.since is not None
         ):
             raise InputError(
@@ -359,17 +384,22 @@ def _members(
     return members, SELECTORS[kind](rows, label, skip_bad=skip_bad)
 
 
+def _stands_not(row: Judged) -> str:
+    """Why another judgement stands in place of this one; empty if none does."""
+    return "superseded" if row.superseded else row.set_aside
+
+
 def _why_not_compared(row: Judged, skip_bad: bool) -> str:
-    if row.superseded or row.kind != "pair":
-        return "superseded" if row.superseded else row.kind
+    if _stands_not(row) or row.kind != "pair":
+        return _stands_not(row) or row.kind
     if row.choice not in ("a", "b"):
         return row.choice
     return "empty" if skip_bad and _any_empty(row) else ""
 
 
 def _why_not_ranked(row: Judged, skip_bad: bool) -> str:
-    if row.superseded or row.kind != "rank":
-        return "superseded" if row.superseded else row.kind
+    if _stands_not(row) or row.kind != "rank":
+        return _stands_not(row) or row.kind
     if row.choice != "ranking":
         return row.choice
     if any(len(group) > 1 for group in row.ranking):
@@ -378,16 +408,16 @@ def _why_not_ranked(row: Judged, skip_bad: bool) -> str:
 
 
 def _why_not_labelled(row: Judged, skip_bad: bool) -> str:
-    if row.superseded or row.kind != "single":
-        return "superseded" if row.superseded else row.kind
+    if _stands_not(row) or row.kind != "single":
+        return _stands_not(row) or row.kind
     if row.choice not in ("good", "bad"):
         return row.choice
     return "empty" if skip_bad and _any_empty(row) else ""
 
 
 def _why_not_scored(row: Judged, skip_bad: bool) -> str:
-    if row.superseded or row.kind != "single":
-        return "superseded" if row.superseded else row.kind
+    if _stands_not(row) or row.kind != "single":
+        return _stands_not(row) or row.kind
     if row.choice != "rated":
         return row.choice
     return "empty" if skip_bad and _any_empty(row) else ""

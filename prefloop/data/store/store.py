@@ -82,6 +82,14 @@ class Store:
         """Folder of a SQLite store, else the working folder: where relative checkpoint names are looked for."""
         return Path(self.label).parent if self._database.dialect == "sqlite" else Path()
 
+    def name_of(self, given: str) -> str:
+        """What a model is called here: a path inside the project relative to it, so that a project can be moved; anything else as given."""
+        path = Path(given)
+        if not path.exists():
+            return given
+        root, resolved = self.folder.resolve(), path.resolve()
+        return str(resolved.relative_to(root)) if resolved.is_relative_to(root) else str(resolved)
+
     # Texts and models
 
     def add_prompts(

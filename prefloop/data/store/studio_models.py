@@ -1,4 +1,4 @@
-"""The tables that a labelling server needs beside those of the loop: projects, leases, drafts, accounts, sessions and the audit log.
+"""The tables that a labelling server needs beside those of the loop: projects, leases, drafts, chats, accounts, sessions and the audit log.
 
 A judgement is the same row whoever made it, in the studio or elsewhere. What the studio adds is who may be asked what (`task`), who is being
 asked (`assignment`), what else was said (`judgement_detail`), and who people are (`account`): an annotator's name is a pseudonym from the
@@ -120,11 +120,63 @@ class JudgementDetail(Base):
     """The judgement that prefers that reply to the one it was made from."""
 
 
+class Chat(Base):
+    """A conversation of an annotator with the models that are served. Each turn's two candidates are an item like any other."""
+
+    __tablename__ = "chat"
+    __table_args__ = (CheckConstraint("state IN ('open', 'ended')", name="state"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(32), unique=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
+    state: Mapped[str] = mapped_column(String(16))
+    draft: Mapped[str]
+    """A message that was begun and not sent."""
+    started_at: Mapped[datetime]
+
+
+class ChatTurn(Base):
+    """A message of the annotator and, once they are written, the assignment that asks which of two answers is better."""
+
+    __tablename__ = "chat_turn"
+    __table_args__ = (
+        UniqueConstraint("chat_id", "position"),
+        UniqueConstraint("chat_id", "idempotency_key"),
+        CheckConstraint("state IN ('waiting', 'failed', 'asked')", name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    chat_id: Mapped[int] = mapped_column(ForeignKey("chat.id"))
+    position: Mapped[int]
+    message: Mapped[str]
+    idempotency_key: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16))
+    problem: Mapped[str]
+    """Why there are no answers; empty unless it failed."""
+    claimed_until: Mapped[datetime]
+    """Until then somebody is waiting for the models; later another process may ask them again."""
+    assignment_id: Mapped[int | None] = mapped_column(ForeignKey("assignment.id"), index=True)
+    created_at: Mapped[datetime]
+
+
+class Adjudication(Base):
+    """Marks a judgement that decides where people disagreed, made in sight of what they said. Rows are only ever added."""
+
+    __tablename__ = "adjudication"
+
+    judgement_id: Mapped[int] = mapped_column(
+        ForeignKey("judgement.id"), primary_key=True, autoincrement=False
+    )
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
+    """Who decided, as an annotator. The judgement itself stands under a name of its own, so that it is no vote of theirs."""
+
+
 class Account(Base):
     """A person who can sign in. Removing the row makes the annotator anonymous."""
 
     __tablename__ = "account"
-    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator')", name="role"),)
+    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator', 'adjudicator')", name="role"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), unique=True)
@@ -171,7 +223,7 @@ class Invitation(Base):
     """A link that makes one account, once."""
 
     __tablename__ = "invitation"
-    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator')", name="role"),)
+    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator', 'adjudicator')", name="role"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     token_sha256: Mapped[str] = mapped_column(String(64), unique=True)

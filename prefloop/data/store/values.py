@@ -79,11 +79,15 @@ class Filters:
     projects: tuple[str, ...] = ()
     """Names of the studio's projects: what was said there, in whatever way it came in."""
     rounds: tuple[int, ...] = ()
+    strategies: tuple[str, ...] = ()
+    """How the items' completions were picked: `uniform` for what `prefloop label select` drew uniformly."""
     part: Part = "all"
     heldout: float = 0.1
     """Share of prompts held out, by hash; it says what `part` means."""
     since: datetime | None = None
     """Judged at this moment or later."""
+    adjudicated: bool = False
+    """Where people disagreed and somebody decided between them, take the decision alone; otherwise decisions are left out."""
 
     def __post_init__(self) -> None:
         require(self.part in PARTS, f"part is {self.part!r}; it must be one of {', '.join(PARTS)}")
@@ -108,10 +112,14 @@ class Filters:
             chosen["projects"] = sorted(self.projects)
         if self.rounds:
             chosen["rounds"] = sorted(self.rounds)
+        if self.strategies:
+            chosen["strategies"] = sorted(self.strategies)
         if self.part != "all":
             chosen |= {"part": self.part, "heldout": self.heldout}
         if self.since is not None:
             chosen["since"] = self.since.isoformat()
+        if self.adjudicated:
+            chosen["adjudicated"] = True
         return chosen
 
 
@@ -121,7 +129,7 @@ class Selection(Generic[Record]):
 
     records: tuple[Record, ...]
     left_out: Mapping[str, int]
-    """Reason (`tie`, `both_bad`, `skip`, ...: the choice; `superseded`; `pair`, `rank` or `single`: an item of another kind; `empty`) -> judgements. What the filters exclude is not counted."""
+    """Reason (`tie`, `both_bad`, `skip`, ...: the choice; `superseded`; `adjudication` and `adjudicated`, see `Filters`; `pair`, `rank` or `single`: an item of another kind; `empty`) -> judgements. What the filters exclude is not counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ tried again: other 4xx, which another attempt would not change (a wrong key, an 
 """
 
 import email.utils
+import os
 import random
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 
 from prefloop.configs.common import require
+from prefloop.configs.judge import AskedModel
 from prefloop.errors import InputError
 from prefloop.feedback.judges.model import CallFailed, OverBudget, Reply
 from prefloop.records import Message
@@ -107,6 +109,10 @@ class Endpoint:
     ) -> None:
         self._client.close()
 
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
     @property
     def identity(self) -> Mapping[str, Any]:
         """Address, model and sampling; never the key."""
@@ -117,14 +123,16 @@ class Endpoint:
             "logprobs": self._logprobs,
         }
 
-    def complete(self, messages: Sequence[Message], *, max_tokens: int) -> Reply:
-        """One answer, with as many attempts as it takes and the limits allow."""
+    def complete(self, messages: Sequence[Message], *, max_tokens: int, seed: int | None = None) -> Reply:
+        """One answer, with as many attempts as it takes and the limits allow. `seed` is sent where it is given."""
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": message.role, "content": message.content} for message in messages],
             "max_tokens": max_tokens,
             "temperature": self._temperature,
         }
+        if seed is not None:
+            body["seed"] = seed
         if self._logprobs:
             body |= {"logprobs": True, "top_logprobs": 20}
         reason = ""
@@ -193,6 +201,37 @@ class Endpoint:
             ) / 1e6
 
 
+def open_endpoint(config: AskedModel, *, temperature: float = 0.0, logprobs: bool = True) -> Endpoint:
+    """The model behind the address that settings name, with the key from the environment."""
+    limits = Limits(
+        timeout=config.limits.timeout,
+        attempts=config.limits.attempts,
+        per_minute=config.limits.per_minute,
+        max_calls=config.limits.max_calls,
+        max_cost=config.limits.max_cost,
+        price_in=config.limits.price_in,
+        price_out=config.limits.price_out,
+    )
+    return Endpoint(
+        config.base_url,
+        config.model,
+        key=os.environ.get(config.key_variable, ""),
+        limits=limits,
+        temperature=temperature,
+        logprobs=logprobs,
+    )
+
+
+def cost_line(limits: Limits, spent: Spent) -> str:
+    """What was used, in words."""
+    failures = ", ".join(f"{reason} {count}" for reason, count in sorted(spent.failures.items()))
+    cost = f", cost {spent.cost:.4f}" if limits.price_in or limits.price_out else ""
+    return (
+        f"{spent.calls} requests, {spent.retries} of them retries{f' ({failures})' if failures else ''}, "
+        f"{spent.prompt_tokens} + {spent.completion_tokens} tokens{cost}"
+    )
+
+
 def _read(response: httpx.Response) -> Reply:
     """The answer in a response's body. Raises `ValueError` for one that is cut off or of another form."""
     body = response.json()
@@ -205,11 +244,19 @@ def _read(response: httpx.Response) -> Reply:
         for each in listed[0].get("top_logprobs") or [] if listed else []:
             first[str(each["token"])] = float(each["logprob"])
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        ended, logprob = choice.get("finish_reason") != "length", float(choice.get("logprob") or 0.0)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if not isinstance(text, str):
         raise ValueError("its content is no text")
-    return Reply(text=text, first_token=first, prompt_tokens=tokens[0], completion_tokens=tokens[1])
+    return Reply(
+        text=text,
+        first_token=first,
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
+        ended=ended,
+        logprob=logprob,
+    )
 
 
 def _said(response: httpx.Response) -> str:

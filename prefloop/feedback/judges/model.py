@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from prefloop.errors import InputError
 from prefloop.records import Message
@@ -25,6 +25,10 @@ class Reply:
     """Token -> log-probability, the likeliest alternatives for the first token of the answer; empty where the model gives none."""
     prompt_tokens: int
     completion_tokens: int
+    ended: bool = True
+    """Whether the model ended it; otherwise the limit of tokens cut it."""
+    logprob: float = 0.0
+    """Of the whole answer, where the model says it (as `prefloop`'s own server does); 0 otherwise."""
 
 
 class ChatModel(Protocol):
@@ -37,4 +41,18 @@ class ChatModel(Protocol):
 
     def complete(self, messages: Sequence[Message], *, max_tokens: int) -> Reply:
         """Answer. Raises `CallFailed` when it cannot, `OverBudget` when it may not, `InputError` when the settings are wrong."""
+        ...
+
+
+@runtime_checkable
+class AnswersByProbability(Protocol):
+    """A model that gives the probability of whole answers, many questions at a time."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """As a `ChatModel`'s."""
+        ...
+
+    def probabilities(self, asked: Sequence[Sequence[Message]], answers: Sequence[str]) -> list[list[float]]:
+        """For each question, the probability that its answer begins with each of `answers`, and with no longer one of them."""
         ...

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prefloop.feedback.judges.model import Reply
 
@@ -47,18 +47,25 @@ def tag_verdict(text: str) -> float:
 
 
 def soft_score(reply: Reply, *, best: int = 10) -> float:
-    """Expected score over the first token's probabilities of the numbers 1 to `best`, mapped to [-1, 1] (Lee et al. 2023, direct RLAIF).
+    """`expected_score` over the first token's probabilities.
 
     Where the first token is `1` and a number of two digits could follow, `10` must be a token of its own; models whose tokenizer splits it never
-    give it, so their scores end at 9. Raises `Unreadable` where no number is likely.
+    give it, so take `best` 9 for them. Raises `Unreadable` where no number is likely.
     """
-    masses = {score: _mass(reply.first_token, str(score)) for score in range(1, best + 1)}
-    total = sum(masses.values())
-    if total < LEAST_MASS:
-        raise Unreadable(
-            f"probability of a number as the first token is {total:.3f}, reply {reply.text[:80]!r}"
-        )
-    mean = sum(score * mass for score, mass in masses.items()) / total
+    masses = [_mass(reply.first_token, str(score)) for score in range(1, best + 1)]
+    return expected_score(masses, said=reply.text)
+
+
+def expected_score(masses: Sequence[float], *, said: str = "") -> float:
+    """The mean of the scores 1, 2, ... by their probabilities, mapped to [-1, 1] (direct RLAIF, arXiv:2309.00267).
+
+    2 (Σ_i i p_i / Σ_i p_i - 1) / (best - 1) - 1, with p_i the probability of answering i and `best` the number of them. Raises `Unreadable`
+    where all together have less than `LEAST_MASS`; `said` is what the model answered instead.
+    """
+    total, best = sum(masses), len(masses)
+    if not total >= LEAST_MASS:
+        raise Unreadable(f"probability of a number as the answer is {total:.3f}, reply {said[:80]!r}")
+    mean = sum(score * mass for score, mass in enumerate(masses, 1)) / total
     return 2 * (mean - 1) / (best - 1) - 1
 
 

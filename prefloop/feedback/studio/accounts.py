@@ -24,7 +24,7 @@ from prefloop.feedback.studio import audit
 from prefloop.feedback.studio.service import Studio
 from prefloop.feedback.studio.values import NotAllowed, NotFound, checked_login
 
-Role = Literal["admin", "annotator"]
+Role = Literal["admin", "annotator", "adjudicator"]
 Scope = Literal["read", "annotate", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "annotate", "admin")
 SESSION_DAYS = 14
@@ -58,6 +58,11 @@ class Who:
     def is_admin(self) -> bool:
         """Whether this person, with this session or token, may administer."""
         return self.role == "admin" and "admin" in self.scopes
+
+    @property
+    def may_adjudicate(self) -> bool:
+        """Whether this person may decide where others disagree."""
+        return self.role in ("admin", "adjudicator")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import aliased
 
 from prefloop.data.store import judging, models, studio_models
+from prefloop.feedback.studio import adjudicate
 from prefloop.feedback.studio.service import Studio
 from prefloop.feedback.studio.values import NotFound, Project
 from prefloop.records import Prompt
@@ -172,6 +173,16 @@ def _report(store: Path, folder: str) -> str:
     return ""
 
 
+def report_of(studio: Studio, run: int) -> Path:
+    """The report of a training run's project. Raises `NotFound` where there is none."""
+    with studio.read() as session:
+        row = session.get(models.TrainingRun, run)
+        report = "" if row is None else _report(studio.store.folder, row.folder)
+    if not report:
+        raise NotFound("this run has no report yet; `prefloop report` makes one")
+    return Path(report)
+
+
 def annotators(studio: Studio, project: int) -> list[AnnotatorRow]:
     """Who worked in a project, most answers first."""
     with studio.read() as session:
@@ -240,33 +251,12 @@ def _agrees(choice: str, votes: Counter[str]) -> float | None:
 
 def disagreements(studio: Studio, project: Project, limit: int = 30) -> list[Disagreement]:
     """Items that people judged differently, the most divided first."""
-    later = aliased(_Judgement)
     with studio.read() as session:
-        rows = session.execute(
-            select(_Task.item_id, _Judgement.choice, studio_models.JudgementDetail.rationale)
-            .join(_Judgement, _Judgement.item_id == _Task.item_id)
-            .join(models.Annotator, models.Annotator.id == _Judgement.annotator_id)
-            .outerjoin(
-                studio_models.JudgementDetail,
-                studio_models.JudgementDetail.judgement_id == _Judgement.id,
-            )
-            .outerjoin(later, later.supersedes_id == _Judgement.id)
-            .where(
-                _Task.project_id == project.id,
-                later.id.is_(None),
-                models.Annotator.kind == "human",
-                _Judgement.choice.not_in(("skip", "withdrawn", "ranking", "rated", "edited")),
-            )
-        ).all()
-        said: dict[int, Counter[str]] = {}
-        why: dict[int, list[str]] = {}
-        for item, choice, rationale in rows:
-            said.setdefault(item, Counter())[choice] += 1
-            if rationale:
-                why.setdefault(item, []).append(rationale)
+        said = adjudicate.said_of(session, project.id)
+        counts = {item: Counter(each.choice for each in each_said) for item, each_said in said.items()}
         divided = sorted(
-            (item for item, counts in said.items() if len(counts) > 1),
-            key=lambda item: (max(said[item].values()) / said[item].total(), item),
+            (item for item, count in counts.items() if len(count) > 1),
+            key=lambda item: (max(counts[item].values()) / counts[item].total(), item),
         )[:limit]
         items = judging.items(session, divided)
     return [
@@ -274,8 +264,8 @@ def disagreements(studio: Studio, project: Project, limit: int = 30) -> list[Dis
             item=item.id,
             prompt=item.prompt,
             completions=item.completions,
-            said=dict(said[item.id].most_common()),
-            rationales=tuple(why.get(item.id, ())),
+            said=dict(counts[item.id].most_common()),
+            rationales=tuple(each.rationale for each in said[item.id] if each.rationale),
         )
         for item in items
     ]

@@ -4,7 +4,7 @@ Handlers are plain functions: each calls one method of a service, which is one t
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Depends, Header, HTTPException, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from prefloop.errors import InputError
 from prefloop.feedback.studio import accounts, exchange, people_log
 from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.render import to_html
@@ -133,7 +132,7 @@ class ChangeIn(ProjectIn):
 
 
 class InviteIn(Strict):
-    role: Literal["admin", "annotator"] = "annotator"
+    role: Literal["admin", "annotator", "adjudicator"] = "annotator"
 
 
 class ActiveIn(Strict):
@@ -210,6 +209,11 @@ def turns(prompt: Prompt, render: str) -> list[Turn]:
     return [Turn(role=message.role, html=to_html(message.content, render)) for message in prompt.content]
 
 
+def assignment_clips(base: str, completions: Sequence[str]) -> list[str]:
+    """Addresses of clips, by their places."""
+    return [f"{base}/{place}" for place in range(len(completions))]
+
+
 def assignment_out(assignment: Assignment, render: str) -> AssignmentOut:
     """What an annotator's page is told."""
     clip = assignment.kind == "clip"
@@ -221,7 +225,7 @@ def assignment_out(assignment: Assignment, render: str) -> AssignmentOut:
         # A clip's text is its address, which tells where it is from; the page asks for it by token and place.
         responses=[] if clip else [to_html(text, render) for text in assignment.completions],
         sources=(
-            [f"/clips/{assignment.token}/{place}" for place in range(len(assignment.completions))]
+            assignment_clips(f"/clips/{assignment.token}", assignment.completions)
             if clip
             else list(assignment.completions)
         ),
@@ -414,9 +418,14 @@ def export_judgements(
     id: Number,
     who: Who = Depends(admin),  # noqa: B008
     kind: Literal["comparisons", "rankings", "labels", "scores", "demonstrations"] = "comparisons",
+    adjudicated: Annotated[
+        bool, Query(description="take an adjudicator's decision in place of the answers it decides between")
+    ] = False,
 ) -> Response:
     """What was said in a project, as JSON lines in the field's format; the manifest is in the header `X-Prefloop-Manifest` (base64 of JSON)."""
-    content, manifest = exchange.export_bytes(studio_of(request), id, kind, by=who.annotator)
+    content, manifest = exchange.export_bytes(
+        studio_of(request), id, kind, adjudicated=adjudicated, by=who.annotator
+    )
     return Response(
         content,
         media_type="application/jsonl",
@@ -486,15 +495,3 @@ def audit_log(
 ) -> list[dict[str, Any]]:
     """Who did what, newest first."""
     return [asdict(event) for event in people_log.events(studio_of(request), before=before, limit=limit)]
-
-
-def as_http(error: InputError) -> tuple[int, Mapping[str, str]]:
-    """Status and headers that say what kind of error it was."""
-    from prefloop.data.store.database import Unavailable
-    from prefloop.data.store.values import Conflict
-    from prefloop.feedback.studio.values import NotAllowed, NotFound
-
-    for kind, status in ((NotFound, 404), (NotAllowed, 403), (Conflict, 409)):
-        if isinstance(error, kind):
-            return status, {}
-    return (503, {"Retry-After": "2"}) if isinstance(error, Unavailable) else (422, {})

@@ -1,8 +1,7 @@
 """The studio as a web application: the API, the pages, what they stand on, and how errors are told."""
 
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,11 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from prefloop import __version__
-from prefloop.data.store.database import HEAD
+from prefloop.data.store.database import HEAD, Unavailable
+from prefloop.data.store.values import Conflict
 from prefloop.errors import InputError
-from prefloop.feedback.studio import api, pages
+from prefloop.feedback.studio import api, api_chat, pages, pages_adjudicate
+from prefloop.feedback.studio.chat_work import ChatWork
 from prefloop.feedback.studio.security import Guard, RateLimit
 from prefloop.feedback.studio.service import Studio
+from prefloop.feedback.studio.values import NotAllowed, NotFound
 
 log = logging.getLogger(__name__)
 STATIC = Path(str(files("prefloop.feedback.studio"))) / "static"
@@ -31,9 +33,10 @@ def make_app(
     hosts: Iterable[str] = (),
     secure: bool = False,
     media: Path | None = None,
+    chat: ChatWork | None = None,
     limits: dict[str, tuple[int, float]] | None = None,
 ) -> FastAPI:
-    """The application. `hosts`: names it answers to (none: any). `secure`: cookies over TLS only. `media`: folder of clips."""
+    """The application. `hosts`: names it answers to (none: any). `secure`: cookies over TLS only. `media`: folder of clips. `chat`: the models of live chats."""
     app = FastAPI(
         title="prefloop studio",
         version=__version__,
@@ -45,18 +48,20 @@ def make_app(
     app.state.studio = studio
     app.state.secure = secure
     app.state.media = media
+    app.state.chat = chat
     app.state.limits = {
         name: RateLimit(count, seconds) for name, (count, seconds) in (LIMITS | (limits or {})).items()
     }
     app.include_router(api.router)
+    app.include_router(api_chat.router)
     app.include_router(pages.router)
+    app.include_router(pages_adjudicate.router)
     app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])
     app.add_api_route("/readyz", _ready, methods=["GET"], tags=["server"], response_model=None)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(InputError, _input_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _not_valid)
-    app.middleware("http")(_log_requests)
     app.add_middleware(Guard, hosts=frozenset(name.lower() for name in hosts))
     return app
 
@@ -79,28 +84,25 @@ def _ready(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ok", "schema": schema})
 
 
-async def _log_requests(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """One line for each request: what, how it ended, how long. Never a text, a query, a link's secret or a name."""
-    began = time.perf_counter()
-    response = await call_next(request)
-    route = request.scope.get("route")
-    path = getattr(route, "path", "(static)")
-    milliseconds = 1000 * (time.perf_counter() - began)
-    log.debug("%s %s %d %.1f ms", request.method, path, response.status_code, milliseconds)
-    return response
-
-
 def _wants_page(request: Request) -> bool:
     return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
 
 
 def _input_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, InputError)
-    status, headers = api.as_http(error)
+    status, headers = _as_http(error)
     if status == 503:
         log.warning("%s", error)
         return _told(request, 503, "the store is busy or cannot be reached; try again", headers)
     return _told(request, status, str(error), headers)
+
+
+def _as_http(error: InputError) -> tuple[int, Mapping[str, str]]:
+    """Status and headers that say what kind of error it was."""
+    for kind, status in ((NotFound, 404), (NotAllowed, 403), (Conflict, 409)):
+        if isinstance(error, kind):
+            return status, {}
+    return (503, {"Retry-After": "2"}) if isinstance(error, Unavailable) else (422, {})
 
 
 def _http_error(request: Request, error: Exception) -> Response:

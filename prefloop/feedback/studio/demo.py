@@ -56,6 +56,14 @@ def fill(store: Store, prompts: int = 200) -> int:
     return len(pairs)
 
 
+def chat_project(studio: Studio, name: str = "Chat") -> Project:
+    """The first project of live chats, made where there is none yet."""
+    for known in studio.projects():
+        if known.settings.kind == "chat":
+            return known
+    return studio.create_project(ProjectSettings(name=name, kind="chat"))
+
+
 def first_project(
     studio: Studio, name: str = "Comparisons", *, most: int = 1000, round: int = 0
 ) -> Project | None:

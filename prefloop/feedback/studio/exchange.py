@@ -20,6 +20,8 @@ from prefloop.data.store import Filters, Store
 from prefloop.data.store.database import HEAD
 from prefloop.data.store.values import ExportKind, ItemKind
 from prefloop.errors import InputError
+from prefloop.feedback.aggregated import AggregatedPair, How, aggregated_pairs
+from prefloop.feedback.judged import pair_labels, read_judged
 from prefloop.feedback.studio import audit
 from prefloop.feedback.studio.service import Studio
 from prefloop.feedback.studio.values import ITEM_KIND, Project
@@ -32,6 +34,7 @@ from prefloop.records import (
     Prompt,
     Ranking,
     Score,
+    Steps,
 )
 
 MANIFEST = 1
@@ -147,7 +150,7 @@ def _texts(loaded: Loaded[Record]) -> Iterable[tuple[Prompt, tuple[str, ...], st
             yield record.prompt, record.completions, ""
         elif isinstance(record, Label):
             yield record.prompt, (record.completion,), "good" if record.good else "bad"
-        elif isinstance(record, Score | Demonstration):
+        elif isinstance(record, Score | Steps | Demonstration):
             yield record.prompt, (record.completion,), ""
         elif isinstance(record, Conversation):
             for place, turn in enumerate(record.messages):
@@ -242,30 +245,42 @@ def export_file(
     *,
     filters: Filters | None = None,
     format: FormatName | None = None,
+    aggregate: How = "each",
     skip_bad: bool = False,
     by: int | None = None,
 ) -> dict[str, Any]:
     """Write what was said to a file in the field's format, and beside it `FILE.manifest.json`; the manifest.
 
     The export is fixed in the store by its content hash, so the manifest's `export` leads back to every judgement in it, and reading the file
-    gives records of that hash again (`verify`).
+    gives records of that hash again (`verify`). Comparisons may be aggregated, one a pair with a soft label: that is no row of the store, so the
+    manifest itself lists the judgements behind it.
     """
     target = Path(path)
     chosen = filters or Filters()
-    made = studio.store.export(kind, chosen, skip_bad=skip_bad)
-    records = studio.store.exported(made.id)
+    records: Sequence[Any]
+    if aggregate == "each":
+        made = studio.store.export(kind, chosen, skip_bad=skip_bad)
+        records = studio.store.exported(made.id)
+        digest, left_out, entity, behind = made.sha256, made.left_out, made.id, {"export": made.id}
+    else:
+        pairs, left_out = _aggregated(studio.store, kind, chosen, aggregate)
+        records = [pair.comparison for pair in pairs]
+        ids = sorted(each.judgement for pair in pairs for each in pair.judged)
+        digest, entity, behind = content_hash(records), 0, {"aggregate": aggregate, "judgements": ids}
     written = write_jsonl(records, target, format=format)
     manifest = {
         "manifest": MANIFEST,
         "prefloop": __version__,
         "schema": HEAD,
-        "export": made.id,
+        **behind,
         "kind": kind,
         "format": written.format,
         "filters": chosen.to_json(),
         "rows": written.rows,
-        "left_out": dict(made.left_out),
-        "content_sha256": made.sha256,
+        "left_out": dict(left_out),
+        "content_sha256": digest,
+        # A demonstration written as messages is read as a whole chat, whose hash is another one.
+        "read_sha256": content_hash(load_records(target).records),
         "file_sha256": _file_hash(target),
         "created_at": studio.clock().isoformat(timespec="seconds"),
     }
@@ -277,10 +292,23 @@ def export_file(
             annotator=by,
             action="export",
             entity="export",
-            id=made.id,
-            detail={"kind": kind, "rows": written.rows},
+            id=entity,
+            detail={"kind": kind, "rows": written.rows}
+            | ({} if aggregate == "each" else {"aggregate": aggregate}),
         )
     return manifest
+
+
+def _aggregated(
+    store: Store, kind: ExportKind, filters: Filters, how: How
+) -> tuple[list[AggregatedPair], dict[str, int]]:
+    """One comparison a pair, and what gave none."""
+    if kind != "comparisons":
+        raise InputError(f"aggregate is {how}, but kind is {kind}; only comparisons are aggregated")
+    pairs, left_out = aggregated_pairs(pair_labels(read_judged(store, filters)), how)
+    if not pairs:
+        raise InputError(f"{store.label}: no pair has an answer that names a side ({left_out}); label more")
+    return pairs, left_out
 
 
 def manifest_of(path: Path) -> Path:
@@ -298,19 +326,22 @@ def verify(path: str | Path) -> dict[str, Any]:
     if _file_hash(target) != manifest["file_sha256"]:
         raise InputError(f"{target}: is not the file that its manifest describes; export it again")
     read = content_hash(load_records(target).records)
-    if read != manifest["content_sha256"]:
+    expected = manifest.get("read_sha256", manifest["content_sha256"])  # the former is in newer manifests
+    if read != expected:
         raise InputError(
-            f"{target}: reads as records of hash {read[:12]}, not {manifest['content_sha256'][:12]} as they were stored"
+            f"{target}: reads as records of hash {read[:12]}, not {expected[:12]} as when it was written"
         )
     return manifest
 
 
-def export_bytes(studio: Studio, project: int, kind: ExportKind, *, by: int | None) -> tuple[bytes, bytes]:
+def export_bytes(
+    studio: Studio, project: int, kind: ExportKind, *, adjudicated: bool = False, by: int | None
+) -> tuple[bytes, bytes]:
     """`export_file` of one project, for a download: the file and its manifest."""
     asked: Project = studio.project(project)
     with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
         path = Path(folder) / f"{kind}.jsonl"
-        filters = Filters(projects=(asked.settings.name,))
+        filters = Filters(projects=(asked.settings.name,), adjudicated=adjudicated)
         try:
             manifest = export_file(studio, kind, path, filters=filters, skip_bad=True, by=by)
         except InputError as error:

@@ -63,7 +63,7 @@ def of(session: Session, annotator: int, *, project: int | None, offset: int, li
                 said=in_words(said, more, row.order_shown, asked.strength_levels),
                 rationale=more.rationale,
                 at=row.finished_at,
-                can_undo=asked.state == "open",
+                can_undo=asked.state == "open" and asked.kind != "chat",
             )
         )
     return past

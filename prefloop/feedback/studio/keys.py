@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-PAIRS = ("pair", "clip")
-ALL = ("pair", "clip", "rank", "rate", "binary", "edit")
+PAIRS = ("pair", "clip", "chat")
+ALL = (*PAIRS, "rank", "rate", "binary", "edit")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,7 @@ KEYS: Mapping[str, Key] = {
     "left": Key(key="ArrowLeft", says="towards the first", kinds=PAIRS),
     "right": Key(key="ArrowRight", says="towards the second", kinds=PAIRS),
     "tie": Key(key="3", says="equally good", kinds=PAIRS),
-    "both_bad": Key(key="0", says="all of them are bad", kinds=("pair", "clip", "rank")),
+    "both_bad": Key(key="0", says="all of them are bad", kinds=(*PAIRS, "rank")),
     "cant_tell": Key(key="4", says="cannot tell", kinds=("clip",)),
     "play": Key(key="p", says="play both clips from the beginning, or stop", kinds=("clip",)),
     "good": Key(key="1", says="good", kinds=("binary",)),
@@ -37,8 +37,9 @@ KEYS: Mapping[str, Key] = {
     "undo": Key(key="u", says="undo the last answer"),
     "flags": Key(key="f", says="flags, then a digit"),
     "rationale": Key(key="r", says="say why"),
-    "edit": Key(key="e", says="write a better reply", kinds=("pair", "edit")),
-    "diff": Key(key="d", says="show what differs", kinds=("pair",)),
+    "edit": Key(key="e", says="write a better reply", kinds=("pair", "chat", "edit")),
+    "diff": Key(key="d", says="show what differs", kinds=("pair", "chat")),
+    "new_chat": Key(key="n", says="begin a new conversation", kinds=("chat",)),
     "guidelines": Key(key="g", says="guidelines"),
     "help": Key(key="?", says="these keys"),
 }

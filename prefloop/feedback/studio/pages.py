@@ -13,10 +13,11 @@ from markupsafe import Markup
 
 from prefloop import __version__
 from prefloop.errors import InputError
-from prefloop.feedback.studio import accounts, admin_views, people_log
+from prefloop.feedback.studio import accounts, adjudicate, admin_views, people_log
 from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.keys import KEYS
-from prefloop.feedback.studio.quality import quality
+from prefloop.feedback.studio.one_annotator import one_annotator
+from prefloop.feedback.studio.quality import logins, quality
 from prefloop.feedback.studio.render import markdown
 from prefloop.feedback.studio.security import (
     COOKIE,
@@ -48,6 +49,9 @@ MEDIA_TYPES = {
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
 }
+
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox"
+"""A report has its style within it, and what models wrote, escaped; in a sandbox it can do nothing."""
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -230,10 +234,14 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
 @router.get("/clips/{token}/{place}")
 def clip(request: Request, token: str, place: Id, who: Signed) -> Response:
     """A clip of one's own assignment, by its place on the page: where it is stored would tell whose it is."""
+    return clip_file(request, admin_views.clip_of(studio_of(request), token, who.annotator, place))
+
+
+def clip_file(request: Request, name: str) -> FileResponse:
+    """A clip from the folder of clips, and from nowhere else."""
     media: Path | None = request.app.state.media
     if media is None:
         raise HTTPException(404, "this server has no clips; start it with --media FOLDER")
-    name = admin_views.clip_of(studio_of(request), token, who.annotator, place)
     path = (media / name).resolve()
     if (
         not path.is_relative_to(media.resolve())
@@ -315,6 +323,7 @@ def project_page(request: Request, id: Id, who: Admin) -> Response:
         progress=studio.progress([id])[id],
         annotators=admin_views.annotators(studio, id),
         disagreements=admin_views.disagreements(studio, project),
+        decided=adjudicate.decided(studio, id),
         show=admin_views.excerpt,
     )
 
@@ -422,7 +431,7 @@ def quality_page(request: Request, who: Admin, project: Offset | None = None) ->
     """Agreement between people, and ratings of the models, of one project or of all."""
     studio = studio_of(request)
     chosen = "Everything" if project is None else studio.project(project).settings.name
-    pairs = [each for each in studio.projects() if each.settings.kind in ("pair", "clip")]
+    pairs = [each for each in studio.projects() if each.settings.kind in ("pair", "clip", "chat")]
     return page(
         request,
         "quality",
@@ -431,6 +440,27 @@ def quality_page(request: Request, who: Admin, project: Offset | None = None) ->
         chosen=chosen,
         choices=[("Everything", "/admin/quality")]
         + [(each.settings.name, f"/admin/quality?project={each.id}") for each in pairs],
+    )
+
+
+@router.get("/admin/reports/{run}")
+def report_page(request: Request, run: Id, who: Admin) -> Response:
+    """The report of a run's project: a page by itself, with its own style, whose scripts rest here."""
+    path = admin_views.report_of(studio_of(request), run)
+    return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+@router.get("/admin/annotators/{name:path}")
+def annotator_page(request: Request, name: str, who: Admin) -> Response:
+    """One annotator, by pseudonym: how far their answers can be trusted."""
+    studio = studio_of(request)
+    return page(
+        request,
+        "annotator",
+        who,
+        found=one_annotator(studio, name),
+        logins=logins(studio),
+        show=admin_views.excerpt,
     )
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, bindparam, case, func, select
 
 from prefloop.data.store import models, studio_models
 from prefloop.feedback.studio.service import Studio
@@ -27,24 +28,33 @@ class Event:
 
 
 def counts(studio: Studio, project: int, annotator: int) -> tuple[int, int]:
-    """Answers that somebody has given in a project, and places it still has for anybody."""
+    """Answers that somebody has given in a project, and places it still has: free ones, and those that they hold themselves."""
+    mine = {"project": project, "annotator": annotator}
     with studio.read() as session:
-        done = session.scalar(
-            select(func.count())
-            .select_from(_Assignment)
-            .join(_Task, _Task.id == _Assignment.task_id)
-            .where(
-                _Task.project_id == project,
-                _Assignment.annotator_id == annotator,
-                _Assignment.state.in_(("submitted", "surplus")),
-            )
+        done, held = session.execute(_mine(), mine).one()
+        free = session.scalar(_free(), mine)
+    return done, (free or 0) + held
+
+
+@cache
+def _mine() -> Select[int, int]:
+    """Answers given, and leases held."""
+    return (
+        select(
+            func.count(case((_Assignment.state.in_(("submitted", "surplus")), 1))),
+            func.count(case((_Assignment.state == "leased", 1))),
         )
-        left = session.scalar(
-            select(func.coalesce(func.sum(_Task.overlap - _Task.taken), 0)).where(
-                _Task.project_id == project, _Task.gold == "", _Task.open
-            )
-        )
-    return done or 0, left or 0
+        .select_from(_Assignment)
+        .join(_Task, _Task.id == _Assignment.task_id)
+        .where(_Task.project_id == bindparam("project"), _Assignment.annotator_id == bindparam("annotator"))
+    )
+
+
+@cache
+def _free() -> Select[int]:
+    return select(func.coalesce(func.sum(_Task.overlap - _Task.taken), 0)).where(
+        _Task.project_id == bindparam("project"), _Task.gold == "", _Task.open
+    )
 
 
 def events(studio: Studio, *, before: int | None, limit: int) -> list[Event]:

@@ -132,6 +132,10 @@ def add_tasks(
 
     Raises `InputError` for an item that is not there, of another kind than the project asks about, or a gold choice it does not know.
     """
+    if project.settings.kind == "chat":
+        raise InputError(
+            f"project {project.settings.name!r} is a chat: its items are made as people talk; put these into another project"
+        )
     _check_items(session, project, items)
     known = set[int]()
     for chunk in chunks(items):

@@ -89,7 +89,7 @@ def _agreement(
         return (), (), None, None, None
     labels = table.labels
     shares, _, common = agreement_matrix(labels)
-    logins = _logins(studio)
+    known = logins(studio)
     cells = tuple(
         tuple(
             Cell(
@@ -108,11 +108,11 @@ def _agreement(
     if math.isfinite(sided.value):
         found = noise_ceiling(sided)
         ceiling = (found.at_least, found.at_most)
-    names = tuple(logins.get(name, name) for name in labels.annotators)
+    names = tuple(known.get(name, name) for name in labels.annotators)
     return names, cells, raw, alpha, ceiling
 
 
-def _logins(studio: Studio) -> dict[str, str]:
+def logins(studio: Studio) -> dict[str, str]:
     """Pseudonym -> login, for admins, who see people by the name they know."""
     account, annotator = studio_models.Account, models.Annotator
     with studio.read() as session:

@@ -5,6 +5,7 @@ send that) and carry the session's CSRF token, in the form or in the header `X-C
 """
 
 import hmac
+import logging
 import secrets
 import time
 from collections import OrderedDict, deque
@@ -20,6 +21,7 @@ from prefloop.feedback.studio import accounts
 from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.service import Studio
 
+log = logging.getLogger(__name__)
 COOKIE = "prefloop_session"
 FORM_COOKIE = "prefloop_form"
 """Ties a form that is filled in before signing in to the browser that asked for it."""
@@ -56,6 +58,7 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
+        began = time.perf_counter()
         headers = Headers(scope=scope)
         reason, status = self._refused(scope["method"], scope["path"], headers)
         limit = MOST_BYTES_OF_FILES if scope["path"].endswith(_FILES) else MOST_BYTES
@@ -74,9 +77,10 @@ class Guard:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    answer[name] = value
+                    answer.setdefault(name, value)  # only a report has a policy of its own
                 if not scope["path"].startswith("/static/"):
                     answer.setdefault("cache-control", "no-store")
+                _log(scope, message["status"], began)
             await send(message)
 
         if reason:
@@ -100,6 +104,12 @@ class Guard:
         if site is None and origin is not None and urlsplit(origin).netloc != host:
             return "this request comes from another site", 403
         return "", 0
+
+
+def _log(scope: Scope, status: int, began: float) -> None:
+    """One line for each request: what, how it ended, how long. Never a text, a query, a link's secret or a name."""
+    path = getattr(scope.get("route"), "path", "(static)")
+    log.debug("%s %s %d %.1f ms", scope["method"], path, status, 1000 * (time.perf_counter() - began))
 
 
 async def _say(send: Callable[[Message], object], status: int, text: str) -> None:

@@ -1,19 +1,25 @@
 """`prefloop label serve`: from an empty folder to the first comparison on the screen."""
 
+import json
 import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
-from prefloop.configs.label import ServeConfig
+from prefloop.configs.label import ChatAnswers, ServeConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.feedback.studio import accounts, demo
 from prefloop.feedback.studio.app import make_app
+from prefloop.feedback.studio.chat_work import ChatWork
+from prefloop.feedback.studio.responders import EndpointResponder, Served, serving
 from prefloop.feedback.studio.service import Studio
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -29,8 +35,6 @@ def serve(config: ServeConfig) -> None:
     Raises:
         InputError: The address is taken, or is none of this machine's; nothing is made then.
     """
-    import uvicorn
-
     _check_address(config.host, config.port)
     base = config.public_url.rstrip("/") or f"http://{_shown(config.host)}:{config.port}"
     with Store.open(config.store) as store:
@@ -39,8 +43,21 @@ def serve(config: ServeConfig) -> None:
             print(f"{store.label}: {demo.fill(store)} questions of the toy world, with two replies each")
         if config.demo or store.counts()["completion"]:
             demo.first_project(studio)
-        _greet(studio, base)
+        if config.chat:
+            demo.chat_project(studio)
+        with serving(config.chat, config.answers, store) as served:
+            _greet(studio, base)
+            _run(config, base, served)
+
+
+def _run(config: ServeConfig, base: str, served: Sequence[Served]) -> None:
+    """Serve until stopped."""
+    import uvicorn
+
     os.environ[f"{_ENVIRONMENT}STORE"] = config.store
+    os.environ[f"{_ENVIRONMENT}CHAT"] = json.dumps(
+        {"served": [asdict(each) for each in served], "answers": asdict(config.answers)}
+    )
     os.environ[f"{_ENVIRONMENT}HOSTS"] = " ".join(_hosts(config))
     os.environ[f"{_ENVIRONMENT}SECURE"] = "1" if base.startswith("https:") else ""
     os.environ[f"{_ENVIRONMENT}MEDIA"] = config.media
@@ -61,10 +78,29 @@ def serve(config: ServeConfig) -> None:
 def from_environment() -> FastAPI:
     """The application of one worker process."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    given = {name: os.environ.get(_ENVIRONMENT + name, "") for name in ("STORE", "HOSTS", "SECURE", "MEDIA")}
+    given = {
+        name: os.environ.get(_ENVIRONMENT + name, "")
+        for name in ("STORE", "HOSTS", "SECURE", "MEDIA", "CHAT")
+    }
     store = Store.open(given["STORE"])
-    media = Path(given["MEDIA"]) if given["MEDIA"] else None
-    return make_app(Studio(store), hosts=given["HOSTS"].split(), secure=bool(given["SECURE"]), media=media)
+    studio = Studio(store)
+    return make_app(
+        studio,
+        hosts=given["HOSTS"].split(),
+        secure=bool(given["SECURE"]),
+        media=Path(given["MEDIA"]) if given["MEDIA"] else None,
+        chat=_chat_work(studio, given["CHAT"]),
+    )
+
+
+def _chat_work(studio: Studio, given: str) -> ChatWork | None:
+    """The models of live chats, as the environment tells of them."""
+    told: dict[str, Any] = json.loads(given) if given else {"served": []}
+    if not told["served"]:
+        return None
+    answers = ChatAnswers(**told["answers"])
+    responders = [EndpointResponder(Served(**each), answers) for each in told["served"]]
+    return ChatWork(studio, responders, patience=60 + answers.attempts * 3 * answers.timeout)
 
 
 def _greet(studio: Studio, base: str) -> None:

@@ -56,20 +56,20 @@ class Studio:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """A writing transaction, for the studio's own modules."""
-        with self.store.database.write() as session:
+    def write(self, *, durable: bool = True) -> Iterator[Session]:
+        """A writing transaction, for the studio's own modules; see `Database.write`."""
+        with self.store.database.write(durable=durable) as session:
             yield session
 
-    def write_twice(self, work: Callable[[Session], T]) -> T:
+    def write_twice(self, work: Callable[[Session], T], *, durable: bool = True) -> T:
         """Do a writing transaction; once more where another connection wrote the same row between our look and our insert."""
         try:
-            with self.write() as session:
+            with self.write(durable=durable) as session:
                 return work(session)
         except IntegrityError as error:
             collision = error
         try:
-            with self.write() as session:
+            with self.write(durable=durable) as session:
                 return work(session)
         except IntegrityError:
             raise Conflict("this keeps colliding with another request; send it again") from collision
@@ -141,7 +141,8 @@ class Studio:
                 have=have,
                 now=self.clock(),
                 random=self.random,
-            )
+            ),
+            durable=False,  # nothing is lost with a lease: its item is asked again
         )
 
     def expire(self) -> int:
@@ -172,7 +173,7 @@ class Studio:
 
     def save_draft(self, token: str, annotator: int, draft: Mapping[str, Any]) -> None:
         """Keep an unfinished answer."""
-        with self.write() as session:
+        with self.write(durable=False) as session:
             assign.save_draft(session, token, annotator, draft, now=self.clock())
 
     def history(

@@ -9,13 +9,14 @@ from typing import Any, Literal, get_args
 
 from prefloop.configs.common import require
 from prefloop.errors import InputError
-from prefloop.records import Prompt
+from prefloop.records import Message, Prompt
 
-ProjectKind = Literal["pair", "rank", "rate", "binary", "edit", "clip"]
+ProjectKind = Literal["pair", "rank", "rate", "binary", "edit", "clip", "chat"]
 PROJECT_KINDS: tuple[str, ...] = get_args(ProjectKind)
 ITEM_KIND: Mapping[str, Literal["pair", "rank", "single"]] = {
     "pair": "pair",
     "clip": "pair",
+    "chat": "pair",
     "rank": "rank",
     "rate": "single",
     "binary": "single",
@@ -171,6 +172,26 @@ class Assignment:
     state: AssignmentState
     expires_at: datetime
     draft: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Talk:
+    """A conversation in front of an annotator, as its page may see it."""
+
+    token: str
+    project: int
+    state: Literal["open", "ended"]
+    messages: tuple[Message, ...]
+    """What was said so far. Messages whose answers were both bad, or skipped, are left out, as the models do not see them again."""
+    waiting: bool
+    """Whether two answers to the last message are being written."""
+    problem: str
+    """Why the last message got no answers; empty where it did."""
+    again: str
+    """A message that led nowhere, to be sent again or said in other words; empty for none."""
+    assignment: Assignment | None
+    """The two answers to the last message, not judged yet."""
+    draft: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

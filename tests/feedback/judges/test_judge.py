@@ -19,6 +19,7 @@ from prefloop.feedback.judges import (
     JudgeSettings,
     Limits,
     PairJudge,
+    Principle,
     Reply,
     Unreadable,
     revise,
@@ -193,7 +194,8 @@ def test_critique_and_revision(server: Server):
     replies = iter(["too short", "Boil water. Steep.", "not polite", "Please boil water. Steep."])
     server.judge = lambda request: answer(next(replies))
     with Endpoint(server.url, "m") as endpoint:
-        steps = revise(endpoint, PROMPT, "Steep.", ["Be complete.", "Be polite."])
+        principles = [Principle.of("Be complete."), Principle.of("Be polite.")]
+        steps = revise(endpoint, PROMPT, "Steep.", principles)
     assert [step.after for step in steps] == ["Boil water. Steep.", "Please boil water. Steep."]
     assert steps[1].before == "Boil water. Steep."
     assert "Be complete." in server.requests[0]["messages"][0]["content"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,12 @@ from tests.data.conftest import (  # noqa: F401  (fixtures)
     empty_store,
     new_database,
     new_url,
+    own_database,
     postgres_server,
     store,
     store_url,
 )
+from tests.feedback.studio.live import opened
 from tests.feedback.studio.made import fill
 
 
@@ -32,6 +35,13 @@ class Clock:
 
     def forward(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One browser for a file's tests."""
+    with opened() as made:
+        yield made
 
 
 @pytest.fixture

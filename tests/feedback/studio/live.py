@@ -83,6 +83,30 @@ class Watch:
             self.wrong.append(f"request {url}")
 
 
+MINUTES = 120_000
+"""Milliseconds: patience on a busy machine."""
+
+
+@contextmanager
+def opened() -> Iterator[Any]:
+    """A browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+def new_page(browser: Any, base: str) -> tuple[Any, Watch]:
+    """A page of its own, and who watches it."""
+    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page.set_default_timeout(MINUTES)
+    return page, Watch(page, base)
+
+
 def sign_in(page: Any, studio: Studio, base: str, login: str, role: Any = "annotator") -> accounts.Who:
     """Make an account and sign in with its cookie, without the form."""
     who = accounts.add_person(studio, login, PASSWORD, role)

@@ -13,11 +13,17 @@ from typing import Any
 from prefloop.data.store import Judgement, Store
 from prefloop.data.toy_world import gold_utility
 from prefloop.feedback.studio import accounts, demo
+from prefloop.feedback.studio.chat_work import ChatWork
 from prefloop.feedback.studio.service import Studio
 from prefloop.feedback.studio.values import Answer, ProjectKind, ProjectSettings
-from tests.feedback.studio.live import chromium, served, sign_in
+from prefloop.records import Prompt
+from tests.feedback.studio.films import write_films
+from tests.feedback.studio.live import MINUTES, opened, served, sign_in
+from tests.feedback.studio.made import completion
+from tests.feedback.studio.talker import Talker
 
 WIDE: Any = {"width": 1360, "height": 850}
+FILMS = ("swing", "fall")
 PHONE: Any = {"width": 390, "height": 844}
 
 
@@ -71,10 +77,27 @@ def fill(studio: Studio) -> dict[str, int]:
                 rationale="It names the subject." if random.random() < 0.2 else "",
             )
             studio.submit(got.token, who.annotator, answer, key=f"key {got.token}")
+    made["chat"] = studio.create_project(
+        ProjectSettings(name="Talk", kind="chat", guidelines=demo.GUIDELINES)
+    ).id
+    made["clip"] = _clips(studio)
     annotator = store.add_annotator("simulated", kind="simulated")
     for item in ids[25:40]:
         store.judge(Judgement(item=item, annotator=annotator, choice="a", order_shown=(0, 1)))
     return made
+
+
+def _clips(studio: Studio) -> int:
+    """A project that compares films."""
+    prompt = Prompt(content="Bring the pole upright.")
+    checkpoint = studio.store.add_checkpoint("swing-up")
+    films = studio.store.add_completions(
+        [completion(prompt, f"{name}.webm", index, "swing-up") for index, name in enumerate(FILMS)],
+        checkpoint,
+    )
+    project = studio.create_project(ProjectSettings(name="Which swing?", kind="clip")).id
+    studio.add_tasks(project, studio.store.add_items([films], kind="pair"))
+    return project
 
 
 def main() -> None:
@@ -84,23 +107,29 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("docs/studio"))
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--looks", action="store_true", help="every screen in dark and on a phone too")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    from playwright.sync_api import sync_playwright
-
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "prefloop.db") as store:
         studio = Studio(store)
         projects = fill(studio)
-        with served(studio) as base, sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
-            )
-            boss = browser.new_context(viewport=WIDE)
-            page = boss.new_page()
-            page.set_default_timeout(180_000)
-            who = sign_in(page, studio, base, "ann", "admin")
-            Shots(page, base, projects, studio, given.out, given.only, who).all()
-            browser.close()
+        with opened() as browser:
+            films = Path(folder) / "films"
+            films.mkdir()
+            write_films(browser, films, FILMS)
+            _shoot(studio, projects, browser, films, given)
+
+
+def _shoot(
+    studio: Studio, projects: dict[str, int], browser: Any, films: Path, given: argparse.Namespace
+) -> None:
+    chat = ChatWork(studio, [Talker()])
+    with served(studio, media=films, chat=chat) as base:
+        boss = browser.new_context(viewport=WIDE)
+        page = boss.new_page()
+        page.set_default_timeout(MINUTES)
+        who = sign_in(page, studio, base, "ann", "admin")
+        Shots(page, base, projects, studio, given.out, given, who).all()
 
 
 class Shots:
@@ -113,18 +142,19 @@ class Shots:
         projects: dict[str, int],
         studio: Studio,
         out: Path,
-        only: list[str],
+        given: argparse.Namespace,
         who: accounts.Who,
     ) -> None:
-        self.page, self.base, self.projects, self.studio, self.out, self.only, self.who = (
+        self.page, self.base, self.projects, self.studio, self.out, self.who = (
             page,
             base,
             projects,
             studio,
             out,
-            only,
             who,
         )
+        self.only: list[str] = given.only
+        self.looks: bool = given.looks
 
     def shot(
         self,
@@ -138,7 +168,16 @@ class Shots:
     ) -> None:
         if self.only and name not in self.only:
             return
+        self._take(name, path, work, ready, size, theme)
+        if self.looks:
+            self._take(f"{name}-in-dark", path, work, ready, WIDE, "dark")
+            self._take(f"{name}-on-phone", path, work, ready, PHONE, "light")
+
+    def _take(
+        self, name: str, path: str, work: Callable[[], object], ready: str, size: Any, theme: str
+    ) -> None:
         accounts.save_settings(self.studio, self.who, {"theme": theme})
+        self.page.emulate_media(color_scheme=theme)
         self.page.set_viewport_size(size)
         self.page.goto(self.base + path)
         self.page.wait_for_selector(ready)
@@ -154,6 +193,27 @@ class Shots:
 
         return press
 
+    def talk(self, path: str) -> None:
+        """A conversation: two answers to the second message."""
+        if self.only and not {"chat", "chat-write", "chat-phone"} & set(self.only):
+            return
+        accounts.save_settings(self.studio, self.who, {"theme": "light"})
+        page = self.page
+        page.goto(self.base + path)
+        page.wait_for_selector("#composer:not([hidden])")
+        page.fill("#message", "Hello! Can you help me with my bicycle?")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".response")
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#composer:not([hidden])")
+        self.shot("chat-write", path, ready="#composer:not([hidden])")
+        page.fill("#message", "The chain comes off when I change down.")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".response")
+        self.shot("chat", path, self.keys("2"), ready=".response")
+        self.shot("chat-phone", path, self.keys("2"), ready=".response", size=PHONE, theme="dark")
+
     def all(self) -> None:
         """Every screen."""
         label = {kind: f"/label/{id}" for kind, id in self.projects.items()}
@@ -168,8 +228,15 @@ class Shots:
         self.shot("rate", label["rate"], self.keys("4", "3"), ready=card)
         self.shot("binary", label["binary"], self.keys("1"), ready=card)
         self.shot("edit", label["edit"], ready=card)
+        self.shot("clip", label["clip"], self.keys("2"), ready="video")
+        self.talk(label["chat"])
         self.shot("queue", "/")
         self.shot("history", "/history")
+        self.shot("adjudicate", "/adjudicate")
+        shared = self.projects["shared"]
+        self.shot("decide", f"/adjudicate?project={shared}", self.keys("1"))
+        pseudonym = next(each.pseudonym for each in accounts.people(self.studio) if each.login == "bea")
+        self.shot("annotator", f"/admin/annotators/{pseudonym}")
         self.shot("settings", "/settings")
         self.shot("admin", "/admin")
         self.shot("project", f"/admin/projects/{self.projects['shared']}")

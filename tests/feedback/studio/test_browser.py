@@ -1,41 +1,23 @@
 """The pages in a real browser: labelled by keyboard alone, blind, offline, and deaf to what models write."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prefloop.data.store import Store
-from prefloop.feedback.studio import accounts
+from prefloop.feedback.studio import accounts, adjudicate
+from prefloop.feedback.studio.chat_work import ChatWork
 from prefloop.feedback.studio.service import Studio
-from prefloop.feedback.studio.values import ProjectSettings
+from prefloop.feedback.studio.values import Answer, ProjectSettings
 from prefloop.records import Message, Prompt
+from tests.feedback.studio.films import write_films
 from tests.feedback.studio.hostile import HOSTILE
-from tests.feedback.studio.live import PASSWORD, Watch, chromium, served, sign_in, why_no_browser
+from tests.feedback.studio.live import PASSWORD, new_page, served, sign_in, why_no_browser
 from tests.feedback.studio.made import completion, fill
+from tests.feedback.studio.talker import Talker
 
 pytestmark = pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "there is a browser")
-MINUTES = 120_000
-"""Milliseconds: patience on a busy machine."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield opened
-        opened.close()
-
-
-def new_page(browser: Any, base: str) -> tuple[Any, Watch]:
-    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
-    page.set_default_timeout(MINUTES)
-    return page, Watch(page, base)
 
 
 def compare_all(studio: Studio, **settings: Any) -> int:
@@ -67,7 +49,7 @@ def test_from_the_setup_link_to_the_last_answer_by_keyboard_alone(studio: Studio
     with served(studio) as base:
         page, watch = new_page(browser, base)
         page.goto(f"{base}/join/{secret}")
-        page.wait_for_function("document.activeElement.tagName === 'INPUT'")
+        page.wait_for_function("() => document.activeElement.tagName === 'INPUT'")
         page.keyboard.type("me")
         page.keyboard.press("Tab")
         page.keyboard.type(PASSWORD)
@@ -240,4 +222,139 @@ def test_ranking_and_rating_by_keyboard(studio: Studio, browser: Any) -> None:
         wait_stored(page, studio, rate, 1)
         export = studio.store.export("scores")
         assert [each.value for each in studio.store.exported(export.id)] == [pytest.approx(10 / 3)]  # type: ignore[union-attr]
+        assert watch.wrong == []
+
+
+def test_a_conversation_by_keyboard_alone(studio: Studio, browser: Any) -> None:
+    project = studio.create_project(ProjectSettings(name="talk", kind="chat")).id
+    work = ChatWork(studio, [Talker()])
+    with served(studio, chat=work) as base:
+        page, watch = new_page(browser, base)
+        sign_in(page, studio, base, "ann")
+        page.goto(f"{base}/label/{project}")
+        page.wait_for_selector("#composer:not([hidden])")
+        page.keyboard.type("Hello")
+        page.wait_for_timeout(1200)  # the draft is kept
+        page.reload()
+        page.wait_for_function("() => document.getElementById('message').value === 'Hello'")
+        chosen = []
+        for number, keys in enumerate((("1", "1"), ("Shift+ArrowRight",))):
+            if number:
+                page.keyboard.type("And then?")
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".response")
+            for key in keys:
+                page.keyboard.press(key)
+            chosen.append(page.text_content(".response.chosen .text"))
+            for secret in ("secret-policy", "seed", "temperature"):
+                assert secret not in page.content()
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#composer:not([hidden])")
+        said = page.locator("#said .text").all_text_contents()
+        assert said == ["Hello", chosen[0], "And then?", chosen[1]]
+        # Taken back, and both bad: the message comes back, to be said in other words.
+        page.keyboard.press("Escape")
+        page.keyboard.press("u")
+        page.wait_for_selector(".response.chosen")
+        page.keyboard.press("0")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.getElementById('message').value === 'And then?'")
+        assert page.locator("#said .text").all_text_contents() == said[:2]
+        page.keyboard.press("Escape")
+        page.keyboard.press("n")
+        page.wait_for_function("() => document.getElementById('said').children.length === 0")
+        assert watch.wrong == []
+    (record,) = studio.store.comparisons().records
+    assert record.chosen == chosen[0]
+    assert studio.store.comparisons().left_out == {"superseded": 2, "both_bad": 1}
+
+
+def test_real_clips_are_played_side_by_side_and_tell_nothing(
+    studio: Studio, browser: Any, tmp_path: Path
+) -> None:
+    prompt = Prompt(content="Bring the pole upright.")
+    checkpoint = studio.store.add_checkpoint("secret-policy-7b")
+    names = ("secret-policy-7b-up", "secret-policy-7b-down")
+    films = tmp_path / "films"
+    films.mkdir()
+    write_films(browser, films, names)
+    ids = studio.store.add_completions(
+        [completion(prompt, f"{name}.webm", side) for side, name in enumerate(names)], checkpoint
+    )
+    project = studio.create_project(ProjectSettings(name="clips", kind="clip", overlap=2)).id
+    studio.add_tasks(project, studio.store.add_items([ids], kind="pair"))
+    with served(studio, media=films) as base:
+        page, watch = new_page(browser, base)
+        sign_in(page, studio, base, "ann")
+        page.goto(f"{base}/label/{project}")
+        page.wait_for_function(
+            "() => document.querySelectorAll('video').length === 2 && [...document.querySelectorAll('video')].every((film) => film.readyState >= 2)"
+        )
+        assert (
+            page.evaluate("[...document.querySelectorAll('video')].map((film) => film.videoWidth)")
+            == [320] * 2
+        )
+        assert "secret-policy" not in page.content()
+        page.keyboard.press("p")
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('video')].every((film) => !film.paused && film.currentTime > 0)"
+        )
+        page.keyboard.press("p")
+        page.wait_for_function("() => [...document.querySelectorAll('video')].every((film) => film.paused)")
+        source = page.get_attribute("video", "src")
+        answer(page, "4", "Enter")
+        wait_stored(page, studio, project, 1)
+        assert studio.store.comparisons().left_out == {"cant_tell": 1}
+        # Somebody else's clip is not there, nor is a file outside the folder.
+        other, _ = new_page(browser, base)
+        sign_in(other, studio, base, "bea")
+        assert other.goto(f"{base}{source}").status == 404
+        assert watch.wrong == []
+
+
+def test_the_next_item_is_on_the_screen_within_150_ms(studio: Studio, browser: Any) -> None:
+    """What is measured is the page with its prefetch, from the key to the next item shown; the bound is far above, for busy machines."""
+    fill(studio.store, 14, mark="many")
+    project = compare_all(studio)
+    with served(studio) as base:
+        page, _ = new_page(browser, base)
+        sign_in(page, studio, base, "ann")
+        page.goto(f"{base}/label/{project}")
+        page.wait_for_selector(".response")
+        page.evaluate(
+            """() => {
+              window.took = [];
+              const stage = document.getElementById("stage");
+              let pressed = 0;
+              document.addEventListener("keydown", (event) => { if (event.key === "Enter") pressed = performance.now(); }, true);
+              new MutationObserver(() => { if (pressed && stage.dataset.shown !== "nothing") { const since = pressed; pressed = 0; requestAnimationFrame(() => took.push(performance.now() - since)); } })
+                .observe(stage, { attributeFilter: ["data-shown"] });
+            }"""
+        )
+        for _ in range(15):
+            page.wait_for_load_state("networkidle")  # somebody who reads gives the prefetch its time
+            answer(page, "1", "Enter")
+        took = sorted(page.evaluate("took"))
+        print("milliseconds from the key to the next item:", [round(each) for each in took])
+        assert took[len(took) // 2] < 150
+
+
+def test_an_item_is_decided_by_keyboard_alone(studio: Studio, browser: Any) -> None:
+    project = compare_all(studio, overlap=2)
+    for number, choice in enumerate(("a", "b")):
+        who = studio.store.add_annotator(f"p{number}")
+        while (got := studio.lease(project, who)) is not None:
+            first_is_a = got.completions[0].endswith("0")
+            place = "first" if first_is_a == (choice == "a") else "second"
+            studio.submit(got.token, who, Answer(choice=place), key="12345678")
+    with served(studio) as base:
+        page, watch = new_page(browser, base)
+        sign_in(page, studio, base, "judge", "adjudicator")
+        page.goto(f"{base}/adjudicate?project={project}")
+        for left in range(6, 0, -1):
+            page.wait_for_function(f"() => document.body.textContent.includes('{left} left')")
+            page.keyboard.press("2")
+            page.keyboard.press("Enter")
+        page.wait_for_selector("text=Nothing to decide")
+        assert adjudicate.decided(studio, project) == 6
         assert watch.wrong == []

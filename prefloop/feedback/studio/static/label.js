@@ -2,13 +2,14 @@
 
 import { Outbox, send } from "./net.js";
 import { difference } from "./diff.js";
+import { Talk } from "./chat.js";
 
 const about = JSON.parse(document.getElementById("about").textContent);
 const find = (id) => document.getElementById(id);
 const stage = find("stage"), verdict = find("verdict"), toast = find("toast");
 const LEVELS = { 0: { 1: "better" }, 2: { 1: "better", 2: "much better" }, 3: { 1: "slightly better", 2: "better", 3: "much better" } };
 const USUAL = { 0: 0, 2: 1, 3: 2 };
-const PAIR = about.kind === "pair" || about.kind === "clip";
+const PAIR = ["pair", "clip", "chat"].includes(about.kind);
 
 const keyOf = {};
 for (const name of Object.keys(about.keyNames)) keyOf[about.keys[name]] = name;
@@ -76,6 +77,7 @@ async function ask() {
 }
 
 function prefetch() {
+  if (talk) return null;
   if (asking || waiting.length) return asking;
   asking = ask().then((assignment) => { if (assignment) waiting.push({ assignment }); })
     .catch((error) => { if (error.status === 401) location.href = "/login"; else if (!current) say(error.message); })
@@ -85,6 +87,7 @@ function prefetch() {
 
 async function next() {
   current = null;
+  if (talk) { await talk.next(); return; }
   if (!waiting.length) await prefetch();
   if (!waiting.length && outbox.letters.length) { await outbox.flush(); await prefetch(); }
   const up = waiting.shift();
@@ -94,16 +97,22 @@ async function next() {
 }
 
 function nothing() {
+  clear();
+  find("nothing").hidden = false;
+}
+
+function clear() {
+  current = null;
   stage.hidden = verdict.hidden = true;
   stage.dataset.shown = "nothing";
   find("responses").replaceChildren();
-  find("nothing").hidden = false;
 }
 
 // Showing an item
 
 function show(assignment) {
   const draft = assignment.draft || {};
+  if (talk) talk.hide();
   current = {
     assignment, seen: 0, since: performance.now(), shownDiff: false,
     answer: { choice: draft.choice || "", strength: draft.strength || 0, ranking: draft.ranking || [], ratings: { ...(draft.ratings || {}) },
@@ -429,7 +438,7 @@ function openBox(box, field) {
 }
 
 function edit() {
-  if (about.kind === "pair") {
+  if (PAIR) {
     const { choice } = current.answer;
     if (choice !== "first" && choice !== "second") { say("Choose the better one first, then improve it."); return; }
     const place = choice === "first" ? 0 : 1;
@@ -476,7 +485,7 @@ const DO = {
   left: () => step(-1), right: () => step(1),
   tie: () => about.tie && choose("tie"), both_bad: () => about.bothBad && choose("both_bad"), cant_tell: () => choose("cant_tell"),
   good: () => choose("good"), bad: () => choose("bad"), fine: () => choose("good"),
-  submit, skip, undo, edit, play, diff: toggleDiff,
+  new_chat: () => talk.begin(), submit, skip, undo, edit, play, diff: toggleDiff,
   flags: () => { flagging = !flagging; flags(); },
   rationale: () => openBox("rationale-box", "rationale"),
   guidelines: () => dialog("guidelines"), help: () => dialog("help"),
@@ -501,7 +510,7 @@ function pressed(event) {
   if (current && about.kind === "rate" && rateKey(event, digit)) return;
   if (current && about.kind === "rank" && rankKey(event, digit)) return;
   if (!name || !DO[name]) return;
-  if (!current && !["guidelines", "help", "undo"].includes(name)) return;
+  if (!current && !["guidelines", "help", "undo", "new_chat"].includes(name)) return;
   event.preventDefault();
   DO[name]();
 }
@@ -534,6 +543,7 @@ function rankKey(event, digit) {
 
 // Wiring
 
+const talk = about.kind === "chat" ? new Talk({ about, outbox, find, make, text, say, show, clear }) : null;
 document.addEventListener("keydown", pressed);
 for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => DO[button.dataset.do]());
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());

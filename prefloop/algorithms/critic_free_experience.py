@@ -1,0 +1,242 @@
+"""What a step of `critic_free` learns from: the roles, a batch of scored completions, and how it becomes advantages."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prefloop.algorithms.online import Score, ended_of, mask_of, put, shape_scores, state_of_moments
+from prefloop.configs.critic_free import CriticFreeConfig
+from prefloop.losses import (
+    ADVANTAGES,
+    ESTIMATORS,
+    Moments,
+    RunningMoments,
+    masked_sum,
+    sequence_sum,
+    shape_rewards,
+    sum_and_count,
+    truncated_weights,
+    whiten,
+)
+from prefloop.models.packing import MicroBatch, micro_batches
+from prefloop.models.roles import Policy, scatter_tokens
+from prefloop.rollout import Rollout
+from prefloop.runtime import Metrics, StateTree, Updater, World
+from prefloop.text.groups import Group
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Roles:
+    """Policy, the reference if it is used, and the scorer."""
+
+    policy: Policy
+    reference: tuple[Policy, ...]
+    """None or one."""
+    score: Score
+    reward_moments: tuple[float, float]
+    updater: Updater
+    save: Callable[[Path], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """This process's prompts of a step with their completions and scores."""
+
+    rollout: Rollout
+    scores: Float[Tensor, " B"]
+    places: list[int]
+    """Where each of these prompts stands among those of all processes."""
+    total: int
+    """Prompts of all processes."""
+    equal_groups: float
+    """Share of all sampled groups whose scores are all equal."""
+    rounds: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experience:
+    """All that the updates need of this process's completions, prompt after prompt; fixed before the first update. T is the longest."""
+
+    groups: list[Group]
+    places: list[int]
+    total: int
+    mask: Bool[Tensor, "B T"]
+    """True on tokens that are learned from."""
+    old_logprobs: Float[Tensor, "B T"]
+    reference_logprobs: Float[Tensor, "B T"]
+    """Zeros where no reference is used."""
+    advantages: Float[Tensor, "B T"]
+    weights: Float[Tensor, "B T"]
+    """Of each token's loss; ones unless `importance_cap` is set."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Adaptive:
+    """What a step leaves to the next besides weights; changed in place."""
+
+    kl_coef: float
+    scores: RunningMoments
+    rewards: RunningMoments
+    rounds: int
+    """Rounds of sampling so far: which prompts come next."""
+
+
+def uses_reference(config: CriticFreeConfig) -> bool:
+    """Without a KL no reference is loaded, unless one is named to be watched."""
+    return config.kl.coef > 0 or bool(config.reference)
+
+
+def judge(
+    config: CriticFreeConfig,
+    roles: Roles,
+    batch: Batch,
+    greedy: tuple[Rollout, Tensor],
+    adaptive: Adaptive,
+    world: World,
+) -> tuple[Experience, dict[str, float]]:
+    """Log-probabilities, KL, rewards, advantages; all under no_grad, means and moments over all processes."""
+    rollout, k = batch.rollout, config.completions_per_prompt
+    mask = mask_of(rollout.groups, world.device)
+    ended = ended_of(rollout, world.device)
+    parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
+    old, entropy, reference, exact_kl = _frozen_statistics(config, roles, parts, mask)
+    if not roles.reference:
+        kl = torch.zeros_like(old)
+    elif config.kl.estimator == "exact":
+        kl = exact_kl
+    else:
+        kl = ESTIMATORS[config.kl.estimator](old, reference)
+
+    shaped, baseline = _shaped(config, roles, batch, greedy, ended, mask, adaptive, world)
+    in_reward = adaptive.kl_coef if config.kl.placement == "reward" else 0.0
+    rewards = shape_rewards(shaped, kl, mask, kl_coef=in_reward)
+    totals = sequence_sum(rewards, mask)
+    if config.baseline == "running":
+        baseline = torch.full_like(
+            totals, adaptive.rewards.mean
+        )  # of earlier steps: it does not know these completions
+        everyone = torch.ones_like(ended)
+        adaptive.rewards = adaptive.rewards.update(Moments.of(totals, everyone).summed(world.sum))
+    group = torch.arange(len(rollout.groups), device=world.device).repeat_interleave(k)
+    advantages = ADVANTAGES[config.advantage](rewards, mask, group, baseline)
+    learned = mask & ended.unsqueeze(1) if config.mask_truncated else mask
+    if config.whiten_advantages:
+        advantages = whiten(advantages, learned, Moments.of(advantages, learned).summed(world.sum))
+    weights = torch.ones_like(old)
+    if config.importance_cap:
+        weights = truncated_weights(old, _sampler_logprobs(rollout, mask), cap=config.importance_cap)
+
+    metrics, count = Metrics(), len(batch.scores)
+    metrics.add("score", batch.scores.sum(), count)
+    metrics.add("reward", masked_sum(rewards, mask), count)
+    if k > 1:
+        metrics.add("reward_spread", totals.view(-1, k).std(dim=1).sum(), len(rollout.groups))
+    if roles.reference:
+        metrics.add("kl", masked_sum(kl, mask), count)
+        metrics.add("kl_distance", masked_sum((old - reference).abs(), mask), mask.sum())
+    if config.advantage == "return":
+        metrics.add("baseline", baseline.sum(), count)
+    metrics.add("entropy", *sum_and_count(entropy, mask))
+    metrics.add("length", mask.sum(), count)
+    metrics.add("ended", ended.sum(), count)
+    metrics.add("trained", learned.any(dim=1).sum(), count)
+    if config.importance_cap:
+        metrics.add("importance", *sum_and_count(weights, mask))
+    experience = Experience(
+        groups=rollout.groups,
+        places=batch.places,
+        total=batch.total,
+        mask=learned,
+        old_logprobs=old,
+        reference_logprobs=reference,
+        advantages=advantages,
+        weights=weights,
+    )
+    own = {"rounds": float(batch.rounds)}
+    if k > 1:
+        own["equal_groups"] = batch.equal_groups
+    if roles.reference:
+        own["kl_coef"] = adaptive.kl_coef
+    return experience, {**metrics.reduce(world), **own}
+
+
+def _shaped(
+    config: CriticFreeConfig,
+    roles: Roles,
+    batch: Batch,
+    greedy: tuple[Rollout, Tensor],
+    ended: Bool[Tensor, " B"],
+    mask: Bool[Tensor, "B T"],
+    adaptive: Adaptive,
+    world: World,
+) -> tuple[Tensor, Tensor]:
+    """Shaped scores, and those of the greedy completions as a baseline for each (zeros where there are none); both shaped together."""
+    rollout, scores = greedy
+    lengths = mask.sum(dim=1).float()
+    greedy_lengths = mask_of(rollout.groups, world.device).sum(dim=1).float()
+    together, adaptive.scores = shape_scores(
+        config.reward,
+        torch.cat([batch.scores, scores]),
+        lengths=torch.cat([lengths, greedy_lengths]),
+        ended=torch.cat([ended, ended_of(rollout, world.device)]),
+        longest=config.sampling.max_new_tokens,
+        stored=roles.reward_moments,
+        running=adaptive.scores,
+        world=world,
+    )
+    shaped, of_greedy = together.split([len(batch.scores), len(scores)])
+    if config.baseline != "greedy":
+        return shaped, torch.zeros_like(shaped)
+    return shaped, of_greedy.repeat_interleave(config.completions_per_prompt)
+
+
+def _frozen_statistics(
+    config: CriticFreeConfig, roles: Roles, parts: Sequence[MicroBatch], mask: Bool[Tensor, "B T"]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Policy log-probabilities and entropy, reference log-probabilities, and the exact KL, `[B, T]`; zeros where not needed."""
+    policy, temperature = roles.policy, config.sampling.temperature
+    old, entropy, others, kl = (torch.zeros(mask.shape, device=mask.device) for _ in range(4))
+    with torch.no_grad():
+        for part in parts:
+            batch = part.batch
+            if roles.reference and config.kl.estimator == "exact":
+                statistics = policy.statistics_against(roles.reference[0], batch, temperature=temperature)
+                put(kl, part, scatter_tokens(statistics.kl, batch))
+            else:
+                statistics = policy.statistics(batch, temperature=temperature, entropy=True)
+            put(old, part, scatter_tokens(statistics.logprobs, batch))
+            put(entropy, part, scatter_tokens(statistics.entropy, batch))
+            for reference in roles.reference:
+                put(others, part, reference(batch, temperature=temperature))
+    return old, entropy, others, kl
+
+
+def _sampler_logprobs(rollout: Rollout, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """What the sampler's forward pass gave each token."""
+    out = torch.zeros(mask.shape, device=mask.device)
+    rows = [row for of_prompt in rollout.sampler_logprobs for row in of_prompt]
+    for b, row in enumerate(rows):
+        out[b, : len(row)] = torch.tensor(row, device=mask.device)
+    return out
+
+
+def state_of(adaptive: Adaptive) -> StateTree:
+    return {
+        "kl_coef": adaptive.kl_coef,
+        "scores": state_of_moments(adaptive.scores),
+        "rewards": state_of_moments(adaptive.rewards),
+        "rounds": adaptive.rounds,
+    }
+
+
+def adaptive_of(state: StateTree) -> Adaptive:
+    return Adaptive(
+        kl_coef=state["kl_coef"],
+        scores=RunningMoments(**state["scores"]),
+        rewards=RunningMoments(**state["rewards"]),
+        rounds=state["rounds"],
+    )

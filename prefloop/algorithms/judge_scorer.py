@@ -1,0 +1,115 @@
+"""An AI judge's own score as the reward of online training: direct RLAIF (arXiv:2309.00267), `--reward_model judge:FILE`.
+
+FILE has the settings of a `ScorerConfig`. Behind an address one process asks for all, so that budget, rate and cache are one; a checkpoint on
+this machine is loaded by every process and scores that one's share. Every ten steps a line says what was scored and what it cost.
+"""
+
+import hashlib
+import logging
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefloop.algorithms.local_judge import LocalChat
+from prefloop.configs.judge import SCORER, ScorerConfig
+from prefloop.configs.load import load_config
+from prefloop.errors import InputError
+from prefloop.feedback.judges import Cached, ChatModel, DirectScorer, Endpoint, open_endpoint
+from prefloop.feedback.judges.constitution import read_constitution
+from prefloop.feedback.judges.endpoint import cost_line
+from prefloop.feedback.judges.prompts import RUBRIC, as_rubric
+from prefloop.records import Prompt
+from prefloop.runtime import World
+from prefloop.runtime.checkpoint import Content
+
+log = logging.getLogger(__name__)
+
+REPORT_EVERY = 10
+"""Calls between two lines on what scoring has cost."""
+
+
+def is_judge(reward_model: str) -> bool:
+    """Whether this names a judge's settings rather than a reward model or a Python function."""
+    return reward_model.startswith(SCORER)
+
+
+def read_scorer(reward_model: str) -> ScorerConfig:
+    """The settings in the file that `judge:FILE` names; paths in it are taken from the current folder. Raises `InputError`."""
+    file = reward_model.removeprefix(SCORER)
+    if not Path(file).is_file():
+        raise InputError(
+            f"reward_model is {reward_model!r}, but there is no file {file!r}; write the judge's settings into it, "
+            "for example base_url and model, or checkpoint"
+        )
+    return load_config(ScorerConfig, file)
+
+
+def judge_content(reward_model: str) -> Content:
+    """What the judge is asked with, for a run's fingerprint: its settings and its constitution."""
+    config = read_scorer(reward_model)
+    digest = hashlib.sha256(Path(reward_model.removeprefix(SCORER)).read_bytes())
+    if config.constitution:
+        digest.update(repr(read_constitution(config.constitution)).encode())
+    return Content(what=f"the settings of {reward_model}", sha256=digest.hexdigest())
+
+
+def rubric_of(config: ScorerConfig) -> str:
+    """What a scorer's settings ask a judge to go by."""
+    if config.constitution:
+        return as_rubric([each.preference for each in read_constitution(config.constitution)])
+    return config.rubric or RUBRIC
+
+
+class JudgeScorer:
+    """A scorer that every process calls together, with its own completions."""
+
+    def __init__(self, reward_model: str, world: World) -> None:
+        """Open the judge that `judge:FILE` names. Raises `InputError` for settings that are wrong."""
+        config = read_scorer(reward_model)
+        self._world, self._calls = world, 0
+        self._endpoint: tuple[Endpoint, ...] = ()
+        self._caches: tuple[Cached, ...] = ()
+        model: ChatModel
+        if config.checkpoint:
+            model = LocalChat(config.checkpoint, config.compute)
+        else:
+            endpoint = open_endpoint(config)
+            weakref.finalize(self, endpoint.close)
+            cache = config.cache or Path(reward_model.removeprefix(SCORER)).parent / "judge_cache.db"
+            model = cached = Cached(endpoint, cache)
+            self._endpoint, self._caches = (endpoint,), (cached,)
+        self._direct = DirectScorer(
+            model,
+            rubric=rubric_of(config),
+            best=config.best,
+            unreadable=config.unreadable,
+            seed=config.seed,
+            workers=config.limits.workers,
+        )
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequence[float]:
+        """One score on [-1, 1] for each of this process's completions."""
+        world = self._world
+        if not self._endpoint:
+            scores = self._direct(prompts, completions) if completions else []
+        else:
+            parts = world.gather_objects((list(prompts), list(completions)))
+            scores = world.on_main(
+                lambda: self._direct(
+                    [prompt for part in parts for prompt in part[0]],
+                    [text for part in parts for text in part[1]],
+                )
+            )
+            start = sum(len(part[1]) for part in parts[: world.rank])
+            scores = scores[start : start + len(completions)]
+        self._calls += 1
+        if self._calls == 1 or self._calls % REPORT_EVERY == 0:
+            log.info("judge: %s", self.report())
+        return scores
+
+    def report(self) -> str:
+        """What this process has scored so far, and what it cost."""
+        said = f"{self._direct.scored} scores, {self._direct.unreadable} unreadable"
+        for endpoint, cache in zip(self._endpoint, self._caches, strict=True):
+            said += f"; {cache.hits} from the cache, {cost_line(endpoint.limits, endpoint.spent)}"
+        return said

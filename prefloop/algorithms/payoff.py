@@ -1,0 +1,117 @@
+"""Who wins between completions of one prompt: a preference function, or scores through Bradley-Terry."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prefloop.algorithms.online import Score, ended_of, mask_of, open_scorer, shape_scores
+from prefloop.configs.functions import call, find_function
+from prefloop.configs.games import GameConfig
+from prefloop.errors import InputError
+from prefloop.losses import RunningMoments
+from prefloop.losses.games import bradley_terry_table
+from prefloop.records import Prompt
+from prefloop.rollout import Rollout
+from prefloop.runtime import World
+
+Preference = Callable[[Sequence[Prompt], Sequence[str], Sequence[str]], Sequence[float]]
+"""Item i of each argument belongs together; the probability that the first completion is preferred to the second."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What was found of a rollout of K completions a prompt."""
+
+    table: Float[Tensor, "P K K"]
+    """[p, i, j]: probability that completion i of prompt p is preferred to completion j; both orders together are 1."""
+    scores: tuple[Float[Tensor, " B"], ...]
+    """The scores behind it as they were given, or none."""
+
+    def shown(self) -> Float[Tensor, " B"]:
+        """A number for each completion, for the files of samples: its score, or its mean probability of being preferred."""
+        return self.scores[0] if self.scores else self.table.mean(dim=2).flatten()
+
+
+class Payoff:
+    """Compares the completions of a rollout. `moments` is state: the running moments of scores."""
+
+    def __init__(self, config: GameConfig, tokenizer: PreTrainedTokenizerBase, world: World) -> None:
+        self._config, self._world = config, world
+        self.moments = RunningMoments()
+        self._preference: tuple[Preference, ...] = ()
+        self._scorer: tuple[tuple[Score, tuple[float, float]], ...] = ()
+        if config.preference:
+            self._preference = (load_preference(config.preference),)
+        else:
+            self._scorer = (open_scorer(config, tokenizer, world),)
+
+    def __call__(self, rollout: Rollout, *, k: int) -> Judged:
+        """Every completion against every other of its prompt."""
+        for preference in self._preference:
+            return Judged(table=_compared(preference, rollout, k).to(self._world.device), scores=())
+        ((score, stored),) = self._scorer
+        scores = score(rollout)
+        shaped, self.moments = shape_scores(
+            self._config.reward,
+            scores,
+            lengths=mask_of(rollout.groups, self._world.device).sum(dim=1).float(),
+            ended=ended_of(rollout, self._world.device),
+            longest=self._config.sampling.max_new_tokens,
+            stored=stored,
+            running=self.moments,
+            world=self._world,
+        )
+        return Judged(table=bradley_terry_table(shaped.view(-1, k)), scores=(scores,))
+
+
+def load_preference(name: str) -> Preference:
+    """A user's preference function; its results are checked at every call, see `checked_preference`."""
+    return checked_preference(cast(Preference, find_function(name, what="preference function")), name=name)
+
+
+def checked_preference(preference: Preference, *, name: str) -> Preference:
+    """The same function, whose result is refused unless it is one probability for every pair. Raises `InputError` that names the pair."""
+
+    def probabilities(
+        prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str]
+    ) -> Sequence[float]:
+        what = f"preference function {name}"
+        result: Any = call(preference, prompts, first, second, what=what)
+        try:
+            values = [float(value) for value in result]
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{what} returned {type(result).__name__} that is no sequence of numbers ({error}); it must return one probability for each pair"
+            ) from error
+        if len(values) != len(prompts):
+            raise InputError(
+                f"{what} returned {len(values)} values for {len(prompts)} pairs; it must return one for each"
+            )
+        for index, value in enumerate(values):
+            if not (math.isfinite(value) and 0 <= value <= 1):
+                raise InputError(
+                    f"{what} returned {value} for pair {index}; every value must be a probability between 0 and 1"
+                )
+        return values
+
+    return probabilities
+
+
+def _compared(preference: Preference, rollout: Rollout, k: int) -> Float[Tensor, "P K K"]:
+    """Both orders of every pair, averaged, so that a preference for the first place cannot decide; a half on the diagonal."""
+    places = [(i, j) for i in range(k) for j in range(k) if i != j]
+    prompts = [prompt for prompt in rollout.prompts for _ in places]
+    first = [texts[i] for texts in rollout.texts for i, _ in places]
+    second = [texts[j] for texts in rollout.texts for _, j in places]
+    values = preference(prompts, first, second) if prompts else []
+    table = torch.full((len(rollout.prompts), k, k), 0.5)
+    rows = torch.tensor(list(values), dtype=torch.float32).view(-1, len(places))
+    for column, (i, j) in enumerate(places):
+        table[:, i, j] = rows[:, column]
+    return (table + 1 - table.transpose(1, 2)) / 2

@@ -1,0 +1,195 @@
+"""Self-play preference optimisation (arXiv:2405.00675): each round a step of multiplicative weights against the policy's own samples.
+
+One step is one round: draw K completions of each prompt from the policy π_t, compare each with the others, and regress log(π(y)/π_t(y)) to
+η (P(y ≻ π_t) - ½). The next round begins from there. π_t is the round's own starting point, so no reference is loaded; its log-probabilities are
+computed once, when the round begins. What differs from the paper: a completion is not compared with itself, which makes the win rate an
+unbiased estimate; a round may be any number of prompts.
+
+Logged: score (mean of all completions, where scores decide), win_rate_spread (standard deviation of win rates within a prompt, mean), win_rate_kept
+(highest less lowest of the completions that are learned from, mean); length, ended; of the updates sppo_loss, log_ratio (mean log(π/π_t)
+of what is learned from), margin (of the most preferred less the least); ratio; loss, lr, grad_norm, skipped.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefloop.algorithms.online import check_sampled, mask_of, put, shown, shows_samples, state_of_moments
+from prefloop.algorithms.opening import open_policy, parameters_of, replayable
+from prefloop.algorithms.payoff import Judged, Payoff
+from prefloop.algorithms.session import open_session
+from prefloop.configs.games import SPPOConfig
+from prefloop.losses import RunningMoments, example_mean, sequence_sum
+from prefloop.losses.games import sppo_loss, win_rates
+from prefloop.models.packing import MicroBatch, micro_batches
+from prefloop.models.roles import Policy
+from prefloop.rollout import Rollout
+from prefloop.runtime import Metrics, Updater, World
+from prefloop.text.groups import Group
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """What this process learns from in a round; every prompt has the same number k of completions, the most preferred first."""
+
+    groups: list[Group]
+    places: list[int]
+    """Where each prompt stands among those of all processes."""
+    total: int
+    k: int
+    win_rate: Float[Tensor, "P k"]
+    old: Float[Tensor, "P k"]
+    """log π_t, summed over tokens."""
+
+
+def train(config: SPPOConfig) -> Path:
+    """Train and return the folder of the finished policy."""
+    with open_session(config, headline=("win_rate_kept", "sppo_loss")) as session:
+        run, world = session.run, session.world
+        opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
+        policy = opened.role
+        payoff = Payoff(config, session.tokenizer, world)
+        session.begin(policy)
+        updater = Updater(
+            [parameters_of(policy, config.optim, name="policy")],
+            total_steps=config.steps * config.epochs * config.minibatches,
+            world=world,
+            dump_folder=run.nonfinite,
+            max_nonfinite=config.run.max_nonfinite,
+        )
+        if run.resumed:
+            updater.load_state(run.resumed["updater"])
+            payoff.moments = RunningMoments(**run.resumed["score_moments"])
+
+        def state() -> dict[str, object]:
+            return {"updater": updater.state(), "score_moments": state_of_moments(payoff.moments)}
+
+        for step in run.steps(save=opened.save, state=state):
+            chosen = session.batches.at(step)
+            first_key = (step - 1) * config.batch_prompts
+            rollout = session.draw(policy, chosen, k=config.completions_per_prompt, first_key=first_key)
+            judged = payoff(rollout, k=config.completions_per_prompt)
+            places = world.share(range(len(chosen)))
+            learned_from, metrics = _judge(config, policy, rollout, judged, places, len(chosen), world)
+            metrics |= _learn(config, policy, updater, learned_from, step, world)
+            run.log(step, metrics)
+            if shows_samples(step, run.total_steps):
+                run.samples(step, shown(rollout, judged.shown()))
+        return session.finish()
+
+
+def _judge(
+    config: SPPOConfig,
+    policy: Policy,
+    rollout: Rollout,
+    judged: Judged,
+    places: Sequence[int],
+    total: int,
+    world: World,
+) -> tuple[Round, dict[str, float]]:
+    """Win rates, the completions to learn from, and their log-probabilities before the round; under no_grad."""
+    rates = win_rates(judged.table)
+    order = rates.argsort(dim=1, descending=True, stable=True)
+    if config.keep == "extremes":
+        order = order[:, [0, -1]]
+    k = order.shape[1]
+    groups = [_taken(group, row) for group, row in zip(rollout.groups, order.tolist(), strict=True)]
+    mask = mask_of(groups, world.device)
+    old = torch.zeros(mask.shape, device=world.device)
+    with torch.no_grad():
+        for part in micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device):
+            put(old, part, policy(part.batch, temperature=config.sampling.temperature))
+    kept = rates.gather(1, order)
+    metrics, count = Metrics(), len(rollout)
+    for scores in judged.scores:
+        metrics.add("score", scores.sum(), len(scores))
+    metrics.add("win_rate_spread", rates.std(dim=1, unbiased=False).sum(), len(rates))
+    metrics.add("win_rate_kept", (kept[:, 0] - kept[:, -1]).sum(), len(rates))
+    metrics.add("length", sum(len(c) for group in rollout.groups for c in group.completions), count)
+    metrics.add("ended", sum(map(sum, rollout.ended)), count)
+    learned_from = Round(
+        groups=groups,
+        places=list(places),
+        total=total,
+        k=k,
+        win_rate=kept,
+        old=sequence_sum(old, mask).view(-1, k),
+    )
+    return learned_from, metrics.reduce(world)
+
+
+def _taken(group: Group, order: Sequence[int]) -> Group:
+    """Some of a group's completions, in this order."""
+    return Group(
+        prompt=group.prompt,
+        completions=tuple(group.completions[j] for j in order),
+        masks=tuple(group.masks[j] for j in order),
+    )
+
+
+def _learn(
+    config: SPPOConfig, policy: Policy, updater: Updater, batch: Round, step: int, world: World
+) -> dict[str, float]:
+    """The updates of a round; their metrics."""
+    metrics, updates = Metrics(), Metrics()
+    for epoch in range(config.epochs):
+        for number, own in enumerate(_minibatches(config, batch, step, epoch)):
+            groups = [batch.groups[i] for i in own]
+            count = world.sum_float(len(own) * batch.k)
+            of_batch = Metrics()
+
+            def loss(
+                part: MicroBatch, own: list[int] = own, count: float = count, of_batch: Metrics = of_batch
+            ) -> Tensor:
+                return _loss(config, policy, batch, part, [own[g] for g in part.groups], count, of_batch)
+
+            parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
+            result = updater.step(parts, loss, replay=lambda groups=groups: replayable(groups))
+            if epoch == number == 0:
+                first = of_batch.reduce(world)
+                # Before any update π is π_t, and the loss is the mean of its targets' squares.
+                check_sampled(
+                    config, "sppo", first["sppo_loss"], first["expected"], scale=1 + first["expected"]
+                )
+            metrics.merge(of_batch)
+            for name, value in result.metrics().items():
+                updates.add(name, value, 1)
+    learned = metrics.reduce(world)
+    del learned["expected"]
+    return {**updates.reduce(world), **learned}
+
+
+def _loss(
+    config: SPPOConfig,
+    policy: Policy,
+    batch: Round,
+    part: MicroBatch,
+    rows: list[int],
+    count: float,
+    metrics: Metrics,
+) -> Tensor:
+    """This micro-batch's part of the loss."""
+    logprobs = policy(part.batch, temperature=config.sampling.temperature)
+    sums = sequence_sum(logprobs, part.batch.completion_mask)
+    old, rates = batch.old[rows].flatten(), batch.win_rate[rows].flatten()
+    losses = sppo_loss(sums, old, rates, eta=config.eta)
+    with torch.no_grad():
+        change = (sums - old).view(-1, batch.k)
+        metrics.add("sppo_loss", losses.sum(), len(losses))
+        metrics.add("expected", sppo_loss(old, old, rates, eta=config.eta).sum(), len(losses))
+        metrics.add("log_ratio", change.sum(), len(losses))
+        metrics.add("margin", (change[:, 0] - change[:, -1]).sum(), len(change))
+    return example_mean(losses, examples=count)
+
+
+def _minibatches(config: SPPOConfig, batch: Round, step: int, epoch: int) -> Iterator[list[int]]:
+    """This process's prompts in each minibatch, dealt over those of all processes."""
+    own = {place: index for index, place in enumerate(batch.places)}
+    order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(batch.total)
+    for part in np.array_split(order, min(config.minibatches, batch.total)):
+        yield [own[int(place)] for place in part if int(place) in own]

@@ -1,0 +1,95 @@
+"""How scorers are named in settings, one way in every command, and how several of them become one number.
+
+A scorer is a reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), or `POLICY@REFERENCE` for
+the log-ratio of two language models. Several, with commas between them, are an ensemble.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prefloop.configs.common import require
+from prefloop.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Combining:
+    """How several scorers become one number, and what they read."""
+
+    combine: Literal["mean", "worst", "penalised"] = "mean"
+    """Of several scorers, each normalised first: the mean, the lowest, or the mean less `variance_penalty` times the variance (arXiv:2310.02743)."""
+    variance_penalty: float = 0.5
+    """For `combine penalised`."""
+    beta: float = 1.0
+    """Factor of a log-ratio POLICY@REFERENCE; the beta that a DPO policy was trained with makes it the reward that the policy stands for."""
+    context: str = ""
+    """A criterion that models read before every prompt they score, as those trained on comparisons with a `context` do; empty is none."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.variance_penalty >= 0,
+            f"reward.variance_penalty is {self.variance_penalty}; it must be 0 (the mean) or more",
+        )
+        require(self.beta > 0, f"reward.beta is {self.beta}; it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Named:
+    """One scorer by name."""
+
+    kind: Literal["model", "function", "implicit"]
+    name: str
+    """Folder, hub name or `module:function`; of a log-ratio the policy."""
+    reference: str = ""
+    """Of a log-ratio the model it is compared with."""
+
+
+def scorers_named(given: str) -> tuple[Named, ...]:
+    """The scorers that `--reward_model` names. Raises `InputError` where a name is missing."""
+    return tuple(_named(part.strip(), given) for part in given.split(","))
+
+
+def first_is_model(given: str) -> bool:
+    """Whether the first scorer is a reward model, whose weights a critic can start from."""
+    return scorers_named(given)[0].kind == "model"
+
+
+def reader(given: str) -> str:
+    """The first model among the scorers, whose tokens texts are measured in. Raises `InputError` where all are Python functions."""
+    models = [each.name for each in scorers_named(given) if each.kind != "function"]
+    if not models:
+        raise InputError(
+            f"reward_model is {given!r}, which names Python functions only; a model is needed here"
+        )
+    return models[0]
+
+
+def check_combining(names: tuple[Named, ...], rules: Combining) -> None:
+    """Raise `InputError` for a rule that would change nothing with these scorers."""
+    alone = len(names) == 1
+    require(
+        rules.combine == "mean" or not alone,
+        f"reward.combine is {rules.combine}, but reward_model names one scorer; name several with commas between them, or leave it out",
+    )
+    require(
+        rules.beta == 1 or any(each.kind == "implicit" for each in names),
+        f"reward.beta is {rules.beta}, but reward_model names no log-ratio POLICY@REFERENCE; leave it out",
+    )
+    require(
+        not rules.context or any(each.kind != "function" for each in names),
+        "reward.context is set, but a Python function reads the prompt as it is; leave it out",
+    )
+
+
+def _named(part: str, given: str) -> Named:
+    if not part:
+        raise InputError(
+            f"reward_model is {given!r}, where a name is missing; write one name, or several with a comma between each two"
+        )
+    if ":" in part:
+        return Named(kind="function", name=part)
+    policy, at, reference = part.partition("@")
+    if not at:
+        return Named(kind="model", name=part)
+    if not (policy and reference) or "@" in reference:
+        raise InputError(f"reward_model has {part!r}; a log-ratio is written POLICY@REFERENCE")
+    return Named(kind="implicit", name=policy, reference=reference)

@@ -1,0 +1,47 @@
+"""How right a model can be on labels of people who do not agree, from the comparisons themselves."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from prefloop.evaluation.reward_model_quality import ceiling_of_probabilities
+from prefloop.feedback.agreement import MISSING, NoiseCeiling, make_labels, noise_ceiling, raw_agreement
+from prefloop.records import Comparison
+
+
+def ceiling_of_soft_labels(comparisons: Sequence[Comparison]) -> float | None:
+    """Mean of max(p, 1 - p) over soft labels p, the accuracy of whoever knows every truth; None where all labels are plain ones.
+
+    It takes `p_soft` at its word: as the probability that `chosen` is the better one.
+    """
+    if all(each.p_soft == 1 for each in comparisons):
+        return None
+    return ceiling_of_probabilities([each.p_soft for each in comparisons])
+
+
+def ceiling_of_agreement(comparisons: Sequence[Comparison], *, resamples: int = 1000) -> NoiseCeiling | None:
+    """The noise ceiling from pairs that were judged more than once (`feedback.agreement.ceiling`); None where fewer than two were.
+
+    Comparisons of one pair, whichever way round, are its labels: agreement is among those who named a side. Soft labels are no single judgements
+    and are not counted.
+    """
+    said: dict[tuple[str, str, tuple[str, ...]], Counter[int]] = defaultdict(Counter)
+    for each in comparisons:
+        if each.p_soft == 1:
+            texts = tuple(sorted((each.chosen, each.rejected)))
+            said[each.prompt.sha256, each.context, texts][int(each.chosen == texts[1])] += 1
+    several = [counts for counts in said.values() if counts.total() > 1]
+    if len(several) < 2:
+        return None
+    table = np.full((len(several), max(counts.total() for counts in several)), MISSING, np.intp)
+    for row, counts in zip(table, several, strict=True):
+        row[: counts.total()] = sorted(counts.elements())
+    labels = make_labels(table, ("first", "second"), [f"label {at}" for at in range(table.shape[1])])
+    return noise_ceiling(raw_agreement(labels, resamples=resamples))
+
+
+def ceiling_words(ceiling: NoiseCeiling) -> str:
+    """The bounds and what they stand on."""
+    span = f"between {ceiling.at_least:.1%} and {ceiling.at_most:.1%} can be expected at best, from how far the labels agree"
+    return f"{span} (with that agreement's own interval {ceiling.low:.1%} to {ceiling.high:.1%}; {ceiling.items} pairs with several labels)"

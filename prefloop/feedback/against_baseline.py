@@ -1,0 +1,41 @@
+"""Votes between each model and one baseline, as AlpacaEval's figures read them: a mean preference a prompt, and how long both answers were."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from prefloop.errors import InputError
+from prefloop.feedback.judged import OUTCOMES, JudgedItem
+from prefloop.feedback.ratings import LengthControlled, length_controlled_win_rate
+
+PREFERENCE = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
+"""Choice -> preference for slot 0; who finds both bad prefers neither."""
+
+
+def win_rates_against(judged: Sequence[JudgedItem], baseline: str) -> Mapping[str, LengthControlled]:
+    """Model -> win rate against the baseline, raw and at equal length, for every model that was compared with it; by name.
+
+    Several votes on one prompt (other annotators, other samples) are one row, their mean: they share the prompt's difficulty, and the standard
+    error counts prompts. Raises `InputError`, with the models there are, for a baseline that was compared with none.
+    """
+    rows: dict[str, dict[int, list[tuple[float, int, int]]]] = defaultdict(lambda: defaultdict(list))
+    for each in judged:
+        if each.kind != "pair" or each.choice not in OUTCOMES or each.models[0] == each.models[1]:
+            continue
+        if baseline not in each.models:
+            continue
+        own = 1 - each.models.index(baseline)
+        preference = PREFERENCE[each.choice] if own == 0 else 1 - PREFERENCE[each.choice]
+        lengths = len(each.completions[own]), len(each.completions[1 - own])
+        rows[each.models[own]][each.prompt_id].append((preference, *lengths))
+    if not rows:
+        names = sorted({name for each in judged if each.kind == "pair" for name in each.models})
+        raise InputError(
+            f"baseline is {baseline!r}, which no vote compares with another model; there are {', '.join(names) or 'no models yet'}"
+        )
+    found = {}
+    for name in sorted(rows):
+        means = np.array([np.mean(votes, axis=0) for votes in rows[name].values()])
+        found[name] = length_controlled_win_rate(means[:, 0], means[:, 1], means[:, 2])
+    return found

@@ -1,0 +1,184 @@
+"""Who answers in a live chat: models behind an OpenAI-compatible address, or a checkpoint served from a process of its own. No torch here."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from prefloop.configs.label import ChatAnswers
+from prefloop.data.store import Store
+from prefloop.errors import InputError
+from prefloop.feedback.judges.endpoint import Endpoint, Limits
+from prefloop.feedback.judges.model import CallFailed
+from prefloop.records import Message
+
+DRAWS = 3
+"""How often both answers are drawn until they differ."""
+KEY_VARIABLE = "PREFLOOP_CHAT_KEY"
+"""Environment variable with the key of our own model process."""
+_SERVER = "prefloop.rollout.chat_server"
+_TOO_LONG = ("context_length", "maximum context", "too long")
+
+
+class NoAnswer(Exception):
+    """There are no two answers to compare; the message is for the annotator and names no model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """An answer, and what it was drawn with."""
+
+    text: str
+    policy: str
+    weights_sha256: str
+    seed: int
+    temperature: float
+    tokens: int
+    ended: bool
+    logprob: float
+
+
+class Responder(Protocol):
+    """Something that answers messages. Called from several threads at once."""
+
+    def reply(self, messages: Sequence[Message], *, seed: int) -> Candidate:
+        """Answer the last message. Raises `NoAnswer` where there is none."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A model at an address: what worker processes are told of it."""
+
+    base_url: str
+    model: str
+    """As the address knows it."""
+    policy: str
+    """As the store knows it."""
+    weights_sha256: str = ""
+    key_variable: str = ""
+
+
+class EndpointResponder:
+    """A `Responder` over HTTP, through the client of the judges: retries, back-off, time-outs."""
+
+    def __init__(self, served: Served, answers: ChatAnswers) -> None:
+        self._served, self._answers = served, answers
+        self._endpoint = Endpoint(
+            served.base_url,
+            served.model,
+            key=os.environ.get(served.key_variable, "") if served.key_variable else "",
+            limits=Limits(timeout=answers.timeout, attempts=answers.attempts),
+            temperature=answers.temperature,
+            logprobs=False,
+        )
+
+    def reply(self, messages: Sequence[Message], *, seed: int) -> Candidate:
+        """Answer the last message."""
+        try:
+            reply = self._endpoint.complete(messages, max_tokens=self._answers.max_new_tokens, seed=seed)
+        except CallFailed as error:
+            raise NoAnswer("the model does not answer; send it again in a moment") from error
+        except InputError as error:
+            if any(sign in str(error) for sign in _TOO_LONG):
+                raise NoAnswer("the conversation is too long for the model; begin a new one") from error
+            raise NoAnswer(
+                "the model refuses to answer; tell the admin, whose log of the server says why"
+            ) from error
+        return Candidate(
+            text=reply.text,
+            policy=self._served.policy,
+            weights_sha256=self._served.weights_sha256,
+            seed=seed,
+            temperature=self._answers.temperature,
+            tokens=reply.completion_tokens,
+            ended=reply.ended,
+            logprob=reply.logprob,
+        )
+
+
+def two_answers(responders: Sequence[Responder], messages: Sequence[Message]) -> tuple[Candidate, Candidate]:
+    """Two different answers: of two models one each, of one model by two seeds. Raises `NoAnswer`."""
+    first, second = responders[0], responders[-1]
+    texts = {""}
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(DRAWS):
+            drawn = [
+                pool.submit(each.reply, messages, seed=secrets.randbelow(2**31)) for each in (first, second)
+            ]
+            a, b = (each.result() for each in drawn)
+            texts = {a.text.strip(), b.text.strip()}
+            if all(texts) and len(texts) == 2:
+                return a, b
+    if not all(texts):
+        raise NoAnswer("the model had nothing to say; say it in other words")
+    raise NoAnswer("the model said the same twice, so there is nothing to compare; say it in other words")
+
+
+@contextmanager
+def serving(models: Sequence[str], answers: ChatAnswers, store: Store) -> Iterator[tuple[Served, ...]]:
+    """The models a user named, ready to answer: addresses as they are, checkpoints each in a process that ends with this one.
+
+    Raises `InputError` for a model that cannot be loaded.
+    """
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        found = []
+        for given in models:
+            if given.startswith(("http://", "https://")):
+                address, _, model = given.partition("#")
+                found.append(
+                    Served(base_url=address, model=model, policy=model, key_variable=answers.key_variable)
+                )
+                continue
+            os.environ.setdefault(KEY_VARIABLE, secrets.token_urlsafe(24))
+            process, port, weights = _start(given, answers.device)
+            processes.append(process)
+            found.append(
+                Served(
+                    base_url=f"http://127.0.0.1:{port}/v1",
+                    model=given,
+                    policy=store.name_of(given),
+                    weights_sha256=weights,
+                    key_variable=KEY_VARIABLE,
+                )
+            )
+        yield tuple(found)
+    finally:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()  # which ends it
+        for process in processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _start(model: str, device: str) -> tuple[subprocess.Popen[str], int, str]:
+    """A process with the model, its port, and the hash of its weights."""
+    # A group of its own: Ctrl-C is for the studio, which ends it when the last answer is stored.
+    process = subprocess.Popen(
+        [sys.executable, "-m", _SERVER, model, "--device", device],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdout:
+        line = process.stdout.readline()
+    if not line:
+        process.stdin.close()
+        process.wait()
+        raise InputError(f"chat is {model!r}, which cannot be served; the line above says why")
+    said = json.loads(line)
+    return process, int(said["port"]), str(said["weights_sha256"])

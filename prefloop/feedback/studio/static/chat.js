@@ -1,0 +1,119 @@
+// Live chat: one writes, two answers come, the better one goes on the conversation. What is chosen leaves by the outbox as everywhere (see label.js).
+
+import { newKey, send } from "./net.js";
+
+const SOON = 350, LATER = 1500;   // milliseconds until the page looks again for answers
+
+export class Talk {
+  // find, make, text, say: of label.js. show: puts two answers in front of one. clear: takes them away.
+  constructor({ about, outbox, find, make, text, say, show, clear }) {
+    Object.assign(this, { about, outbox, find, make, text, say, show, clear });
+    this.token = "";
+    this.letter = null;    // { message, key } that may not have arrived
+    this.timer = 0;
+    this.field = find("message");
+    find("composer").addEventListener("submit", (event) => { event.preventDefault(); this.send(); });
+    find("new-chat").addEventListener("click", () => this.begin());
+    this.field.addEventListener("input", () => this.keep());
+    this.field.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      event.stopPropagation();
+      this.send();
+    });
+  }
+
+  // The conversation as the server has it, once it has every answer of this page.
+  async next() {
+    this.clear();
+    this.state("Storing your answer…");
+    await this.outbox.flush();
+    await this.look();
+  }
+
+  async look() {
+    clearTimeout(this.timer);
+    try {
+      this.take(this.token
+        ? await send("GET", `/api/v1/chats/${this.token}`, undefined, this.about.csrf)
+        : await send("POST", "/api/v1/chats", { project: this.about.project }, this.about.csrf));
+    } catch (error) {
+      if (error.status === 401) { location.href = "/login"; return; }
+      this.state(error.status === 409 ? error.message : `${error.message}; trying again…`);
+      if (error.status !== 409) this.again(LATER);
+    }
+  }
+
+  again(wait) { this.timer = setTimeout(() => this.look(), wait); }
+
+  take(said) {
+    const fresh = this.token !== said.token;
+    this.token = said.token;
+    if (said.assignment) {
+      this.hide();
+      this.show(said.assignment);
+      this.find("responses").scrollIntoView({ block: "nearest" });
+      return;
+    }
+    this.clear();
+    this.find("talk").hidden = false;
+    this.find("said").replaceChildren(...said.messages.map((turn) =>
+      this.make("div", { class: `turn ${turn.role}` }, this.make("p", { class: "kind" }, turn.role === "user" ? "You" : "Answer"), this.text(turn.html))));
+    const turns = said.messages.filter((turn) => turn.role === "assistant").length;
+    this.find("count").textContent = turns === 1 ? "1 turn" : `${turns} turns`;
+    this.find("composer").hidden = false;
+    this.field.disabled = said.waiting;
+    this.find("send").disabled = said.waiting;
+    if (said.waiting) {
+      this.state("Two answers are being written…");
+      this.wait = Math.min((this.wait || SOON) * 1.2, LATER);
+      this.again(this.wait);
+      return;
+    }
+    this.wait = 0;
+    this.state(said.problem ? `No answers: ${said.problem}.` : said.again ? "That led nowhere. Say it again, or in other words." : said.messages.length ? "" : "Say something. Two answers will come; choose the better one.");
+    if (fresh || !this.field.value) this.field.value = said.draft || said.again;
+    this.field.focus();
+    this.find("composer").scrollIntoView({ block: "nearest" });
+  }
+
+  state(words) { this.find("writing").textContent = words; this.find("talk").hidden = false; }
+
+  hide() {
+    clearTimeout(this.timer);
+    this.wait = 0;
+    this.find("talk").hidden = this.find("composer").hidden = true;
+  }
+
+  async send() {
+    const message = this.field.value.trim();
+    if (!message || this.field.disabled) { if (!message) this.say("Write something first."); return; }
+    clearTimeout(this.drafting);
+    if (!this.letter || this.letter.message !== message) this.letter = { message, key: newKey() };
+    this.field.disabled = this.find("send").disabled = true;
+    try {
+      const said = await send("POST", `/api/v1/chats/${this.token}/messages`, { message }, this.about.csrf, { "Idempotency-Key": this.letter.key });
+      this.letter = null;
+      this.field.value = "";
+      this.take(said);
+    } catch (error) {
+      this.field.disabled = this.find("send").disabled = false;
+      this.say(error.message);
+      this.field.focus();
+    }
+  }
+
+  async begin() {
+    try {
+      const said = await send("POST", "/api/v1/chats", { project: this.about.project, new: true }, this.about.csrf);
+      this.field.value = "";
+      this.take(said);
+    } catch (error) { this.say(error.message); }
+  }
+
+  keep() {
+    clearTimeout(this.drafting);
+    const message = this.field.value, token = this.token;
+    this.drafting = setTimeout(() => { send("PUT", `/api/v1/chats/${token}/draft`, { message }, this.about.csrf).catch(() => {}); }, 800);
+  }
+}

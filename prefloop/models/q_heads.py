@@ -1,0 +1,133 @@
+"""Q and value heads on a language model's hidden states, for implicit language Q-learning (arXiv:2206.11871).
+
+Every head is a layer of twice the width, a rectifier, and a linear layer: to the vocabulary for Q, to one number for V. The last layers begin at
+zero, so nothing is worth more than anything else. As with the language-model head, `[tokens, vocabulary]` exists a chunk at a time only.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from prefloop.errors import InputError
+from prefloop.models.head import CHUNK_ELEMENTS
+
+FOLDER = "ilql"
+"""Where the heads stand in a checkpoint, beside the policy."""
+_WEIGHTS, _CONFIG = "heads.safetensors", "config.json"
+
+
+class Head(nn.Module):
+    """Two layers; float32 whatever the model is in."""
+
+    def __init__(self, width: int, outputs: int, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, 2 * width, dtype=torch.float32)
+        self.outer = nn.Linear(2 * width, outputs, dtype=torch.float32)
+        with torch.no_grad():
+            self.inner.weight.copy_(
+                torch.randn(self.inner.weight.shape, generator=generator) * (2 / width) ** 0.5
+            )
+            for part in (self.inner.bias, self.outer.weight, self.outer.bias):
+                part.zero_()
+
+    def features(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
+        """What the last layer reads."""
+        return self.inner(hidden.float()).relu()
+
+    def forward(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n o"]:
+        """All outputs."""
+        return self.outer(self.features(hidden))
+
+    def at(self, hidden: Float[Tensor, "M d"], actions: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
+        """One output a row, without computing the others."""
+        rows = self.outer.weight.index_select(0, actions)
+        return (self.features(hidden) * rows).sum(-1) + self.outer.bias.index_select(0, actions)
+
+
+class QHeads(nn.Module):
+    """Twin Q heads, their slowly moving copies, and a V head."""
+
+    def __init__(self, width: int, vocabulary: int, *, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.width, self.vocabulary = width, vocabulary
+        self.q = nn.ModuleList(Head(width, vocabulary, generator=generator) for _ in range(2))
+        self.value = Head(width, 1, generator=generator)
+        self.target = nn.ModuleList(Head(width, vocabulary, generator=generator) for _ in range(2))
+        self.target.load_state_dict(self.q.state_dict())
+        self.target.requires_grad_(False)
+
+    def values(self, hidden: Float[Tensor, "M d"]) -> Float[Tensor, " M"]:
+        """V of each state."""
+        return self.value(hidden).squeeze(-1)
+
+    def chosen(
+        self, hidden: Float[Tensor, "M d"], actions: Int[Tensor, " M"]
+    ) -> list[tuple[Float[Tensor, " M"], Float[Tensor, " M"]]]:
+        """Of each Q head: Q(s, a) of the action taken, and -log softmax(Q)[a], which conservative Q-learning lowers.
+
+        A chunk's `[rows, vocabulary]` is computed again in the backward pass instead of being kept.
+        """
+        return [_in_chunks(head, hidden, actions, self.vocabulary) for head in self.q]  # pyright: ignore[reportArgumentType]
+
+    @torch.no_grad()
+    def target_chosen(self, hidden: Float[Tensor, "M d"], actions: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
+        """The smaller of both target heads' Q(s, a)."""
+        first, second = (head.at(hidden, actions) for head in self.target)  # pyright: ignore[reportCallIssue]
+        return torch.minimum(first, second)
+
+    @torch.no_grad()
+    def advantages(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n V"]:
+        """min Q - V of every token, by the target heads; for decoding, a row a completion."""
+        first, second = (head(hidden) for head in self.target)
+        return torch.minimum(first, second) - self.value(hidden)
+
+    @torch.no_grad()
+    def follow(self, share: float) -> None:
+        """target <- target + share (Q - target)."""
+        for target, source in zip(self.target.parameters(), self.q.parameters(), strict=True):
+            target.lerp_(source, share)
+
+    def save(self, folder: Path) -> None:
+        """Weights as safetensors, and their sizes; `load_q_heads` reads them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / _WEIGHTS
+        )
+        sizes = {"width": self.width, "vocabulary": self.vocabulary}
+        (folder / _CONFIG).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
+
+
+def _in_chunks(
+    head: Head, hidden: Tensor, actions: Tensor, vocabulary: int
+) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
+    rows = max(1, CHUNK_ELEMENTS // vocabulary)
+    taken: list[Tensor] = []
+    for some, chosen in zip(hidden.split(rows), actions.split(rows), strict=True):
+        taken.append(checkpoint(_chosen, head, some, chosen, use_reentrant=False))  # pyright: ignore[reportArgumentType]
+    q, surprise = torch.cat(taken, dim=1).unbind(0)
+    return q, surprise
+
+
+def _chosen(head: Head, hidden: Tensor, actions: Tensor) -> Float[Tensor, "2 m"]:
+    everything = head(hidden)
+    q = everything.gather(1, actions[:, None]).squeeze(1)
+    return torch.stack([q, everything.logsumexp(-1) - q])
+
+
+def load_q_heads(checkpoint_folder: Path, device: torch.device) -> QHeads:
+    """The heads that `prefloop ilql` left beside a policy. Raises `InputError` where there are none."""
+    folder = checkpoint_folder / FOLDER
+    if not (folder / _WEIGHTS).exists():
+        raise InputError(
+            f"{checkpoint_folder} has no Q heads ({FOLDER}/{_WEIGHTS}); name the folder of a policy trained by `prefloop ilql`, or set ilql_beta to 0"
+        )
+    sizes = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    heads = QHeads(sizes["width"], sizes["vocabulary"], seed=0)
+    heads.load_state_dict(load_file(folder / _WEIGHTS))
+    return heads.to(device)

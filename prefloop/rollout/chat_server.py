@@ -1,0 +1,166 @@
+"""A policy of ours behind the chat completions protocol, in a process of its own: for the studio's live chat, which starts without torch.
+
+    python -m prefloop.rollout.chat_server MODEL
+
+It listens on a free port of 127.0.0.1, prints one line of JSON (`port`, `weights_sha256`) when the model is loaded, and ends when its standard
+input does, so it does not outlive who started it. Where the environment has PREFLOOP_CHAT_KEY, requests must carry it. One answer
+is drawn at a time; `seed` and the messages fix it.
+"""
+
+import argparse
+import hmac
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prefloop.configs.common import Compute, Sampling
+from prefloop.errors import InputError
+from prefloop.models.load import load_policy
+from prefloop.models.roles import Policy
+from prefloop.models.weights import weights_sha256
+from prefloop.records import Message, Prompt
+from prefloop.rollout.sampler import check_prompts, sample
+from prefloop.text import decode_completion, encode_prompt, load_tokenizer, stop_token_ids
+
+KEY_VARIABLE = "PREFLOOP_CHAT_KEY"
+MOST_BYTES = 2**20
+MOST_TOKENS = 4096
+_ROLES = ("system", "user", "assistant")
+
+
+class Answers:
+    """A loaded policy that answers messages, one request at a time."""
+
+    def __init__(self, model: str, compute: Compute) -> None:
+        self.model = model
+        self._tokenizer = load_tokenizer(model, trust_remote_code=compute.trust_remote_code)
+        if not self._tokenizer.chat_template:
+            raise InputError(
+                f"{model}: its tokenizer has no chat template, so it cannot hold a conversation; serve another model"
+            )
+        self._policy: Policy = load_policy(model, compute)
+        self._turn = threading.Lock()
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The body of a chat completion. Raises `InputError` for a request that makes no sense, `TooLong` for one without room to answer."""
+        messages, sampling, seed = _read(request)
+        ids = encode_prompt(self._tokenizer, Prompt(content=messages))
+        try:
+            check_prompts(self._policy.model, [ids], sampling.max_new_tokens)
+        except InputError as error:
+            raise TooLong(str(error)) from error
+        with self._turn, self._policy.active() as model:
+            ((drawn,),) = sample(
+                model,
+                [ids],
+                k=1,
+                stop_ids=stop_token_ids(self._tokenizer),
+                sampling=sampling,
+                seed=seed,
+                row_keys=[0],
+            )
+        text = decode_completion(self._tokenizer, drawn.tokens)
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "stop" if drawn.ended else "length",
+            "logprob": sum(drawn.logprobs),
+        }
+        usage = {"prompt_tokens": len(ids), "completion_tokens": len(drawn.tokens)}
+        return {"object": "chat.completion", "model": self.model, "choices": [choice], "usage": usage}
+
+
+class TooLong(InputError):
+    """The conversation leaves the model no room to answer."""
+
+
+def _read(request: Mapping[str, Any]) -> tuple[tuple[Message, ...], Sampling, int]:
+    """Messages, how to draw, and the seed."""
+    try:
+        messages = tuple(Message(role=each["role"], content=each["content"]) for each in request["messages"])
+        sampling = Sampling(
+            max_new_tokens=int(request.get("max_tokens") or 256),
+            temperature=float(request.get("temperature", 1.0)),
+            top_p=float(request.get("top_p", 1.0)),
+            batch_size=1,
+        )
+        seed = int(request.get("seed") or 0)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the request makes no sense ({type(error).__name__}: {error})") from error
+    if not messages or any(each.role not in _ROLES or not isinstance(each.content, str) for each in messages):
+        raise InputError(f"messages must be one or more, of the roles {', '.join(_ROLES)}, with text")
+    if sampling.max_new_tokens > MOST_TOKENS or not 0 <= seed < 2**63:
+        raise InputError(f"max_tokens must be {MOST_TOKENS} at most, and seed 0 or more, below 2**63")
+    return messages, sampling, seed
+
+
+def make_server(answers: Answers, *, key: str = "", port: int = 0) -> ThreadingHTTPServer:
+    """A server on 127.0.0.1, not running yet."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = self.headers.get("content-length", "")
+            if key and not hmac.compare_digest(self.headers.get("authorization", ""), f"Bearer {key}"):
+                return self._say(401, {"error": {"message": "the key is wrong"}})
+            if self.path != "/v1/chat/completions":
+                return self._say(404, {"error": {"message": "there is /v1/chat/completions"}})
+            if not length.isdecimal() or int(length) > MOST_BYTES:
+                return self._say(413, {"error": {"message": "the request is too large"}})
+            try:
+                request = json.loads(self.rfile.read(int(length)))
+                if not isinstance(request, dict):
+                    raise InputError("the body must be an object")
+                return self._say(200, answers.answer(request))
+            except TooLong as error:
+                told = {"code": "context_length_exceeded", "message": str(error)}
+            except ValueError as error:  # not JSON, or an `InputError`
+                told = {"code": "invalid_request", "message": str(error)}
+            return self._say(400, {"error": told})
+
+        def _say(self, status: int, body: object) -> None:
+            content = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing: texts are not logged."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.daemon_threads = True
+    return server
+
+
+def _end_with_input() -> None:
+    """Who started this process holds its standard input; when that is gone, so is the reason to be here."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Load the model and serve it; 2 with a line on standard error where that cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m prefloop.rollout.chat_server")
+    parser.add_argument("model")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    given = parser.parse_args(arguments)
+    try:
+        answers = Answers(given.model, Compute(device=given.device, attention="padded"))
+        weights = weights_sha256(given.model)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    server = make_server(answers, key=os.environ.get(KEY_VARIABLE, ""))
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    print(json.dumps({"port": server.server_address[1], "weights_sha256": weights}), flush=True)
+    server.serve_forever()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

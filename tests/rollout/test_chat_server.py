@@ -1,0 +1,70 @@
+"""A policy of ours behind the chat completions protocol: the process, its answers, its refusals, and its end."""
+
+import json
+import os
+from pathlib import Path
+
+import httpx
+import pytest
+
+from prefloop.configs.label import ChatAnswers
+from prefloop.data.store import Store
+from prefloop.errors import InputError
+from prefloop.feedback.studio.responders import EndpointResponder, NoAnswer, serving, two_answers
+from prefloop.models.weights import weights_sha256
+from prefloop.records import Message
+from tests.tiny_project import make_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("served") / "model")
+
+
+HELLO = [Message(role="user", content="hello")]
+
+
+def test_a_checkpoint_is_served_from_a_process_that_ends_with_who_started_it(
+    model: Path, tmp_path: Path
+) -> None:
+    answers = ChatAnswers(max_new_tokens=6, device="cpu")
+    with (
+        Store.open(tmp_path / "prefloop.db") as store,
+        serving([str(model)], answers, store) as (served,),
+    ):
+        assert served.policy == str(model.resolve())
+        assert served.weights_sha256 == weights_sha256(str(model))
+        responder = EndpointResponder(served, answers)
+        a, b = two_answers([responder], HELLO)
+        assert a.text != b.text
+        assert a.policy == served.policy
+        assert 1 <= a.tokens <= 6
+        assert a.logprob < 0
+        # Messages and seed fix the answer.
+        assert responder.reply(HELLO, seed=a.seed) == a
+        with pytest.raises(NoAnswer, match="too long"):
+            responder.reply([Message(role="user", content="word " * 5000)], seed=1)
+        url = f"{served.base_url}/chat/completions"
+        assert httpx.post(url, json={"messages": []}).status_code == 401
+        key = {"Authorization": f"Bearer {os.environ[served.key_variable]}"}
+        for body in (b"no JSON", b"[]", b"{}", b'{"messages": [{"role": "root", "content": "x"}]}'):
+            refused = httpx.post(url, content=body, headers=key)
+            assert refused.status_code == 400, body
+            assert "error" in json.loads(refused.text)
+        assert httpx.get(served.base_url, headers=key).status_code == 501
+        assert httpx.post(served.base_url, json={}, headers=key).status_code == 404
+    with pytest.raises(httpx.TransportError):
+        httpx.post(url, json={}, headers=key)
+
+
+def test_a_model_that_cannot_chat_is_refused_at_the_start(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = make_model(tmp_path / "model", chat=False)
+    with (
+        Store.open(tmp_path / "prefloop.db") as store,
+        pytest.raises(InputError, match="cannot be served"),
+        serving([str(plain)], ChatAnswers(device="cpu"), store),
+    ):
+        pass
+    assert "no chat template" in capfd.readouterr().err
