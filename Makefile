@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo test check evidence clean
+.PHONY: setup demo test check evidence bench clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,11 @@ check: setup
 # Three seeds of the toy recipe, and the film reviews with IMDB=FOLDER: the tables of docs/results.md.
 evidence: setup
 	$(BIN)/python -m prefloop.recipes.evidence --out evidence $(if $(IMDB),--imdb $(IMDB))
+
+# Beside TRL, in one run; sets TRL up in .venv-trl. DATA=COMPARISONS takes people's; ONLY=dpo-small runs one case.
+bench: setup
+	$(BIN)/python -m bench.versus $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+	$(if $(ONLY),,$(BIN)/python -m bench.scaling && $(BIN)/python -m bench.scaling --size small && $(BIN)/python -m bench.startup)
 
 clean:
 	rm -rf demo evidence
