@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prefloop.runtime.products import large_products
+
 # Logits per chunk: 4M float32 = 16 MiB, about what stays in the last-level cache of a small server core.
 CHUNK_ELEMENTS = 4 << 20
 
@@ -293,6 +295,7 @@ def token_statistics_with_kl(
     return _statistics(hidden, head, targets, temperature, want, reference_hidden.detach(), reference_head)
 
 
+@large_products()
 def _statistics(
     hidden: Tensor,
     head: Head,

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prefloop.runtime.products import small_products
+
 QUERIES = 128
 """Queries of a stretch at most: of a longer sequence the first ones need not meet the last keys."""
 ALONE = 6_000
@@ -177,6 +179,7 @@ class _Attention(torch.autograd.Function):
     """Query, key, value as [h, n, d], any strides with d innermost, as many heads each; the result as [n, h, v]."""
 
     @staticmethod
+    @small_products()
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, scaling: float) -> Tensor:
         heads, n, _ = query.shape
         if plan.buckets:  # gathers copy what does not stand together, each time
@@ -196,6 +199,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @small_products()
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value = ctx.saved_tensors
         scaling: float = ctx.scaling
