@@ -24,7 +24,7 @@ ABOUT = (
 NOTES = (
     "`prefloop run toy --out demo` is the place to start: it needs no data and no download. `prefloop COMMAND --help` lists what a command takes.",
     "Short flags, in every command that has the long one: --data FILE is --data.source, --out DIR is --run.out, and so are --seed, --resume "
-    "and --store; --skip-bad is --data.skip_bad. Several processes: torchrun --nproc-per-node 2 -m prefloop COMMAND ...",
+    "and --store; --skip-bad is --data.skip_bad, --no-tune is --run.tune false. Several processes: torchrun --nproc-per-node 2 -m prefloop COMMAND ...",
 )
 
 HELP = ("-h", "--help", "help")

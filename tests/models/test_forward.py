@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from prefloop.configs.common import Compute
 from prefloop.errors import InputError
-from prefloop.models.attention import packed_attention
+from prefloop.models.attention import block_attention
 from prefloop.models.load import as_policy, critic_from_reward_model, new_reward_model
 from prefloop.models.packing import micro_batches, pack
 from prefloop.models.roles import Policy
@@ -328,7 +328,7 @@ def test_no_gradient_of_attention_is_scattered_with_accumulation(k: int) -> None
     """From row to blocks and back, the gradient of a gather is a gather."""
     batch = pack(random_groups(k, seed=2))
     query, key, value = (torch.randn(1, heads, batch.tokens, 8, requires_grad=True) for heads in (4, 2, 2))
-    out = packed_attention(query, key, value, batch.layout, 0.3)
+    out = block_attention(query, key, value, batch.layout, 0.3)
     with Operations() as backward:
         out.sum().backward()
     assert "aten::index_select" in backward.names
