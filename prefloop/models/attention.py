@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from prefloop.models.flex import packed_flex_attention, suits
 from prefloop.models.gather import gather_rows
 from prefloop.models.packing import Blocks, Layout
 from prefloop.models.stretches import attend
@@ -156,7 +157,8 @@ def _attention(
         raise PackingUnsupported(f"its attention uses {', '.join(asked)}")
     assert dropout == 0.0, "dropout must be off"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return packed_attention(query, key, value, packed_layout, scale), None
+    attend_row = packed_flex_attention if suits(query, value) else packed_attention
+    return attend_row(query, key, value, packed_layout, scale), None
 
 
 def register() -> None:
