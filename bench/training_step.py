@@ -48,7 +48,7 @@ SIZES = {
 
 def make_material(folder: Path, size: str, source: str) -> None:
     """`policy`, `reward_model` and `comparisons.jsonl`: those that fit in MAX_TOKENS, so that none is cut."""
-    shape = dict(SIZES[size])
+    shape: dict[str, Any] = dict(SIZES[size])
     records = load_comparisons(source, skip_bad=True).records[:2000]
     texts = [text for r in records for text in (str(r.prompt.content), r.chosen, r.rejected)]
     tokenizer = train_tokenizer(texts, vocab_size=shape["vocab_size"])
@@ -183,7 +183,7 @@ class Work:
 
         roles_module.hidden_rows, head_module._statistics = counted_rows, counted_head
         for module in (ppo, critic_free):
-            module.draw_rollout = self._off(module.draw_rollout)
+            setattr(module, "draw_rollout", self._off(module.draw_rollout))  # noqa: B010
 
     def _off(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -60,7 +60,7 @@ def small_products() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _by(library: Library) -> Iterator[None]:
-    settings = torch.backends.mkldnn.matmul
+    settings: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = settings.fp32_precision
     settings.fp32_precision = _PRECISION[library]
     try:
