@@ -53,6 +53,9 @@ def make_material(folder: Path, size: str, source: str) -> None:
     texts = [text for r in records for text in (str(r.prompt.content), r.chosen, r.rejected)]
     tokenizer = train_tokenizer(texts, vocab_size=shape["vocab_size"])
     layers, heads = shape.pop("layers"), shape.pop("heads")
+    ids: dict[str, Any] = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
     config = LlamaConfig(
         **shape,
         num_hidden_layers=layers,
@@ -60,9 +63,7 @@ def make_material(folder: Path, size: str, source: str) -> None:
         num_key_value_heads=heads,
         max_position_embeddings=2048,
         tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **ids,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder / "policy")
