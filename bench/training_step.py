@@ -48,11 +48,14 @@ SIZES = {
 
 def make_material(folder: Path, size: str, source: str) -> None:
     """`policy`, `reward_model` and `comparisons.jsonl`: those that fit in MAX_TOKENS, so that none is cut."""
-    shape = dict(SIZES[size])
+    shape: dict[str, Any] = dict(SIZES[size])
     records = load_comparisons(source, skip_bad=True).records[:2000]
     texts = [text for r in records for text in (str(r.prompt.content), r.chosen, r.rejected)]
     tokenizer = train_tokenizer(texts, vocab_size=shape["vocab_size"])
     layers, heads = shape.pop("layers"), shape.pop("heads")
+    ids: dict[str, Any] = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
     config = LlamaConfig(
         **shape,
         num_hidden_layers=layers,
@@ -60,9 +63,7 @@ def make_material(folder: Path, size: str, source: str) -> None:
         num_key_value_heads=heads,
         max_position_embeddings=2048,
         tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **ids,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder / "policy")
@@ -183,7 +184,7 @@ class Work:
 
         roles_module.hidden_rows, head_module._statistics = counted_rows, counted_head
         for module in (ppo, critic_free):
-            module.draw_rollout = self._off(module.draw_rollout)
+            setattr(module, "draw_rollout", self._off(module.draw_rollout))  # noqa: B010
 
     def _off(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:

@@ -27,6 +27,10 @@ NOTES = (
     "and --store; --skip-bad is --data.skip_bad, --no-tune is --run.tune false. Several processes: torchrun --nproc-per-node 2 -m prefloop COMMAND ...",
 )
 
+SPIN = ("GOMP_SPINCOUNT", "1000")
+"""How often an idle OpenMP thread looks for work before it sleeps: some microseconds, where the library's own choice is milliseconds, in which it
+keeps the thread that it waits for from a core that others share. Read when torch is loaded."""
+
 HELP = ("-h", "--help", "help")
 WAIT_FOR_MAIN = 10.0
 """Seconds another process waits before it prints an error of its own."""
@@ -35,6 +39,8 @@ WAIT_FOR_MAIN = 10.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. `arguments` default to those of this process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--no-tune" not in given and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault(*SPIN)
     try:
         return _dispatch(given)
     except InputError as error:

@@ -154,13 +154,28 @@ class Policy(nn.Module):
         if not (self.linear_head and reference.linear_head):
             return self._full_statistics(batch, temperature, reference)
         with torch.no_grad():
-            reference_rows = predictor_rows(reference.hidden(batch), batch)
+            reference_hidden = reference.hidden(batch)
+        return self.statistics_between(
+            self.hidden(batch), reference, reference_hidden, batch, temperature=temperature, want=want
+        )
+
+    def statistics_between(
+        self,
+        hidden: Float[Tensor, "N d"],
+        reference: "Policy",
+        reference_hidden: Float[Tensor, "N e"],
+        batch: Batch,
+        *,
+        temperature: float = 1.0,
+        want: Want = Want(entropy=True, kl=True),  # noqa: B008  a frozen value
+    ) -> TokenStatistics:
+        """As `statistics_against`, from hidden states of both that are already there."""
         return token_statistics_with_kl(
-            predictor_rows(self.hidden(batch), batch),
+            predictor_rows(hidden, batch),
             self.head(),
             batch.targets,
             temperature=temperature,
-            reference_hidden=reference_rows,
+            reference_hidden=predictor_rows(reference_hidden, batch),
             reference_head=reference.head(),
             want=want,
         )

@@ -171,7 +171,7 @@ def _score_gradient(
 ) -> Float[Tensor, "h q k"]:
     """Gradient of the scores before scaling."""
     inner = torch.bmm(grad, value.transpose(1, 2))
-    inner = torch._softmax_backward_data(inner, probabilities, -1, inner.dtype)
+    inner = torch.ops.aten._softmax_backward_data(inner, probabilities, -1, inner.dtype)
     return inner.mul_(scaling)
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -58,9 +58,17 @@ def small_products() -> Iterator[None]:
         yield
 
 
+def _setting() -> Any:
+    """PyTorch's switch for float32 products in oneDNN; None before 2.9."""
+    return getattr(torch.backends.mkldnn, "matmul", None)
+
+
 @contextlib.contextmanager
 def _by(library: Library) -> Iterator[None]:
-    settings = torch.backends.mkldnn.matmul
+    settings = _setting()
+    if settings is None:
+        yield
+        return
     before = settings.fp32_precision
     settings.fp32_precision = _PRECISION[library]
     try:
@@ -90,8 +98,8 @@ def _decided() -> Choice:
     given = os.environ.get(VARIABLE, "")
     if given == "usual" or given == "onednn":
         return Choice(library=given, reason=f"{VARIABLE}={given}")
-    if not torch.backends.mkldnn.is_available():
-        return Choice(library="usual", reason="PyTorch was built without oneDNN")
+    if _setting() is None or not torch.backends.mkldnn.is_available():
+        return Choice(library="usual", reason="this PyTorch is older than 2.9 or was built without oneDNN")
     file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefloop" / "matmul.json"
     where = f"{platform.node()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     known = _read(file)

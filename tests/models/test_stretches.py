@@ -98,11 +98,11 @@ def test_blocks_give_the_same(k: int) -> None:
 def test_coarse_weights_attend_in_float32() -> None:
     batch = pack(random_groups(2, seed=3))
     torch.manual_seed(0)
-    exact = [torch.randn(2, batch.tokens, 8).bfloat16() for _ in range(3)]
+    query, key, value = (torch.randn(2, batch.tokens, 8).bfloat16() for _ in range(3))
     found = batch.layout.plan
-    ours = attend(*exact, found, 0.3)
+    ours = attend(query, key, value, found, 0.3)
     assert ours.dtype == torch.bfloat16
-    wide = attend(*(each.float() for each in exact), found, 0.3)
+    wide = attend(query.float(), key.float(), value.float(), found, 0.3)
     assert torch.equal(ours, wide.bfloat16())
 
 

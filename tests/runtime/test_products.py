@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,15 +8,17 @@ import torch
 from prefloop.runtime import products
 from prefloop.runtime.products import Choice, choose, decide, large_products, measured, small_products
 
+PRECISION: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv(products.VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    before = torch.backends.mkldnn.matmul.fp32_precision
+    before = PRECISION.fp32_precision
     yield
     products.leave()
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert PRECISION.fp32_precision == before
 
 
 def test_a_backend_that_loses_accuracy_or_gains_nothing_is_refused() -> None:
@@ -46,7 +49,7 @@ def test_the_choice_holds_inside_only_and_small_products_keep_the_usual_one(
 ) -> None:
     monkeypatch.setenv(products.VARIABLE, "onednn")
     assert str(choose()) == "oneDNN (PREFLOOP_MATMUL=onednn)"
-    settings = torch.backends.mkldnn.matmul
+    settings = PRECISION
     before = settings.fp32_precision
     with large_products():
         assert settings.fp32_precision == "bf16"
