@@ -12,7 +12,7 @@ and `generate`. MFU is the share of `--peak` TFLOP/s that the real tokens' arith
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -193,6 +193,7 @@ def check_equality(device: str, family: str) -> None:
         logprobs = policy(pack(groups, policy.device))
         logprobs.sum().backward()
         gradient = policy.model.get_input_embeddings().weight.grad  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(gradient, Tensor)
         drawn = sample(
             policy.model,
             [group.prompt for group in groups],
@@ -216,7 +217,7 @@ def check_equality(device: str, family: str) -> None:
         raise SystemExit("the device's numbers are not the processor's: nothing was timed")
 
 
-def in_turn(cases: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
+def in_turn(cases: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
     """Median seconds of each case, run in turn after a first run that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats + 1):
