@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo test check evidence oracles clean
+.PHONY: setup demo test check evidence oracles bench clean
 
 setup: $(STAMP)
 
@@ -50,6 +50,11 @@ evidence: setup
 # Losses beside TRL's and rlax's, which are installed into .oracles the first time: writes docs/oracles.md.
 oracles: setup
 	$(BIN)/python -m bench.oracles --environment .oracles --out docs/oracles.md
+
+# Beside TRL, in one run; sets TRL up in .venv-trl. DATA=COMPARISONS takes people's; ONLY=dpo-small runs one case.
+bench: setup
+	$(BIN)/python -m bench.versus $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+	$(if $(ONLY),,$(BIN)/python -m bench.scaling && $(BIN)/python -m bench.scaling --size small && $(BIN)/python -m bench.startup)
 
 clean:
 	rm -rf demo evidence

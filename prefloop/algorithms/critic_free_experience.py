@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.algorithms.online import Score, ended_of, mask_of, put, shape_scores, state_of_moments
+from prefloop.algorithms.online import Score, ended_of, judged, mask_of, put, shape_scores, state_of_moments
 from prefloop.configs.critic_free import CriticFreeConfig
 from prefloop.losses import (
     ADVANTAGES,
@@ -203,15 +203,14 @@ def _frozen_statistics(
     with torch.no_grad():
         for part in parts:
             batch = part.batch
-            if roles.reference and config.kl.estimator == "exact":
-                statistics = policy.statistics_against(roles.reference[0], batch, temperature=temperature)
-                put(kl, part, scatter_tokens(statistics.kl, batch))
-            else:
-                statistics = policy.statistics(batch, temperature=temperature, entropy=True)
-            put(old, part, scatter_tokens(statistics.logprobs, batch))
-            put(entropy, part, scatter_tokens(statistics.entropy, batch))
-            for reference in roles.reference:
-                put(others, part, reference(batch, temperature=temperature))
+            exact = bool(roles.reference) and config.kl.estimator == "exact"
+            ours, theirs, _ = judged(policy, roles.reference, batch, temperature=temperature, exact=exact)
+            if exact:
+                put(kl, part, scatter_tokens(ours.kl, batch))
+            put(old, part, scatter_tokens(ours.logprobs, batch))
+            put(entropy, part, scatter_tokens(ours.entropy, batch))
+            for logprobs in theirs:
+                put(others, part, scatter_tokens(logprobs, batch))
     return old, entropy, others, kl
 
 

@@ -39,6 +39,7 @@ from prefloop.algorithms.online import (
     check_sampled,
     draw_rollout,
     ended_of,
+    judged,
     mask_of,
     models_of,
     put,
@@ -74,7 +75,7 @@ from prefloop.losses import (
     whiten,
 )
 from prefloop.models.packing import Batch, MicroBatch, micro_batches
-from prefloop.models.roles import Policy, scatter_tokens
+from prefloop.models.roles import Policy, predictor_rows, scatter_tokens
 from prefloop.models.trunk import check_length
 from prefloop.rollout import Rollout
 from prefloop.runtime import Metrics, Run, World, start_world
@@ -106,8 +107,8 @@ class Judges(Protocol):
     def reference(self) -> Policy: ...
     @property
     def reward_moments(self) -> tuple[float, float]: ...
-    def values(self, batch: Batch) -> Float[Tensor, "B T"]:
-        """The critic's value of the state before each completion token."""
+    def values(self, batch: Batch, hidden: Sequence[Tensor] = ()) -> Float[Tensor, "B T"]:
+        """The critic's value of the state before each completion token; of the policy's hidden states where it is a head on them."""
         ...
 
 
@@ -224,11 +225,9 @@ def judge(
     mask = mask_of(rollout.groups, world.device)
     ended = ended_of(rollout, world.device)
     parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    old_logprobs, entropy, reference_logprobs, exact_kl = _frozen_statistics(config, roles, parts, mask)
-    values = torch.zeros(mask.shape, device=world.device)
-    with torch.no_grad():
-        for part in parts:
-            put(values, part, roles.values(part.batch))
+    old_logprobs, entropy, reference_logprobs, exact_kl, values = _frozen_statistics(
+        config, roles, parts, mask
+    )
     estimator = config.kl.estimator
     kl = exact_kl if estimator == "exact" else ESTIMATORS[estimator](old_logprobs, reference_logprobs)
 
@@ -282,22 +281,27 @@ def judge(
 
 def _frozen_statistics(
     config: ActorCriticConfig, roles: Judges, parts: Sequence[MicroBatch], mask: Bool[Tensor, "B T"]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Policy log-probabilities and entropy, reference log-probabilities, and the exact KL (zeros unless that is the estimator), `[B, T]`."""
-    policy, reference, temperature = roles.policy, roles.reference, config.sampling.temperature
-    old, entropy, others, kl = (torch.zeros(mask.shape, device=mask.device) for _ in range(4))
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Policy log-probabilities and entropy, reference log-probabilities, the exact KL (zeros unless that is the estimator) and values, `[B, T]`.
+
+    One pass through each trunk: a critic that is a head on the policy's takes its hidden states.
+    """
+    temperature, exact = config.sampling.temperature, config.kl.estimator == "exact"
+    old, entropy, others, kl, values = (torch.zeros(mask.shape, device=mask.device) for _ in range(5))
     with torch.no_grad():
         for part in parts:
             batch = part.batch
-            if config.kl.estimator == "exact":
-                statistics = policy.statistics_against(reference, batch, temperature=temperature)
-                put(kl, part, scatter_tokens(statistics.kl, batch))
-            else:
-                statistics = policy.statistics(batch, temperature=temperature, entropy=True)
-            put(old, part, scatter_tokens(statistics.logprobs, batch))
-            put(entropy, part, scatter_tokens(statistics.entropy, batch))
-            put(others, part, reference(batch, temperature=temperature))
-    return old, entropy, others, kl
+            ours, theirs, hidden = judged(
+                roles.policy, (roles.reference,), batch, temperature=temperature, exact=exact
+            )
+            if exact:
+                put(kl, part, scatter_tokens(ours.kl, batch))
+            put(old, part, scatter_tokens(ours.logprobs, batch))
+            put(entropy, part, scatter_tokens(ours.entropy, batch))
+            for logprobs in theirs:
+                put(others, part, scatter_tokens(logprobs, batch))
+            put(values, part, roles.values(batch, hidden))
+    return old, entropy, others, kl, values
 
 
 def _learn(
@@ -389,9 +393,16 @@ def _policy_loss(
     kl_in_loss = kl_coef if config.kl.placement == "loss" else 0.0
     exact = kl_in_loss and config.kl.estimator == "exact"
     values = torch.zeros(())
-    if exact:
+    if exact and roles.has_own_critic:
         statistics = policy.statistics_against(roles.reference, batch, temperature=temperature)
-        values = torch.zeros(()) if roles.has_own_critic else roles.values(batch)
+    elif exact:
+        with torch.no_grad():
+            theirs = roles.reference.hidden(batch)
+        hidden = policy.hidden(batch)
+        statistics = policy.statistics_between(
+            hidden, roles.reference, predictor_rows(theirs, batch), batch, temperature=temperature
+        )
+        values = roles.values(batch, (hidden,))
     elif experience.supports:
         hidden, groups = policy.hidden(batch), rows[:: config.completions_per_prompt]
         places = (groups // config.completions_per_prompt).tolist()
@@ -405,7 +416,7 @@ def _policy_loss(
         hidden = policy.hidden(batch)
         wants_entropy = config.entropy_coef > 0
         statistics = policy.statistics_of(hidden, batch, temperature=temperature, entropy=wants_entropy)
-        values = roles.critic.values_of(hidden, batch)
+        values = roles.values(batch, (hidden,))
 
     logprobs = scatter_tokens(statistics.logprobs, batch)
     losses = clipped_surrogate(logprobs, old, advantages, clip=config.clip, dual_clip=config.dual_clip)

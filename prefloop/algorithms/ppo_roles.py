@@ -77,8 +77,13 @@ class Roles:
         """Updates of the policy so far."""
         return self.policy_updater.steps
 
-    def values(self, batch: Batch) -> Float[Tensor, "B T"]:
-        """The critic's value of the state before each completion token."""
+    def values(self, batch: Batch, hidden: Sequence[Tensor] = ()) -> Float[Tensor, "B T"]:
+        """The critic's value of the state before each completion token.
+
+        `hidden` are the policy's hidden states, none or one: a critic that is a head on the policy's trunk takes them instead of a pass.
+        """
+        for known in hidden if not self.has_own_critic else ():
+            return self.critic.values_of(known, batch)
         return self.critic(batch)
 
     def update_policy(self, jobs: Sequence[Job], groups: Sequence[Group]) -> dict[str, float]:

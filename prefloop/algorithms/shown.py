@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from prefloop.configs.common import Sampling
 from prefloop.models.packing import pack
 from prefloop.models.roles import Policy, RewardModel
-from prefloop.rollout.decoders import text_config
+from prefloop.rollout.families import text_config
 from prefloop.rollout.sampler import sample
 from prefloop.runtime import Run
 from prefloop.text import decode_completion, stop_token_ids

@@ -70,8 +70,8 @@ class Roles:
     critic_updater: Updater
     save: Callable[[Path], None]
 
-    def values(self, batch: Batch) -> Float[Tensor, "B T"]:
-        """The critic's value of the state before each completion token."""
+    def values(self, batch: Batch, hidden: Sequence[Tensor] = ()) -> Float[Tensor, "B T"]:
+        """The critic's value of the state before each completion token; it is a model of its own, with no use for the policy's states."""
         return self.critic(batch)
 
 

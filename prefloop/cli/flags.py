@@ -28,6 +28,9 @@ SHORT = {
 }
 """What may be written shorter, in every command that has the long one and no setting of the short name."""
 
+OFF = {"no_tune": "run.tune"}
+"""Flags that turn a setting off; they take no value."""
+
 CONFIG = "config"
 """The flag that names a file of settings."""
 
@@ -72,6 +75,9 @@ def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] 
         flag, equals, attached = argument.partition("=")
         name = flag.removeprefix("--").replace("-", "_")
         name = short.get(name, name)
+        if OFF.get(name) in kinds and not equals:
+            _put(found, OFF[name], Given(value=False, where=flag))
+            continue
         if name != CONFIG and name not in kinds:
             raise InputError(_unknown(flag, name, cls))
         kind = str if name == CONFIG else kinds[name]

@@ -24,8 +24,12 @@ ABOUT = (
 NOTES = (
     "`prefloop run toy --out demo` is the place to start: it needs no data and no download. `prefloop COMMAND --help` lists what a command takes.",
     "Short flags, in every command that has the long one: --data FILE is --data.source, --out DIR is --run.out, and so are --seed, --resume "
-    "and --store; --skip-bad is --data.skip_bad. Several processes: torchrun --nproc-per-node 2 -m prefloop COMMAND ...",
+    "and --store; --skip-bad is --data.skip_bad, --no-tune is --run.tune false. Several processes: torchrun --nproc-per-node 2 -m prefloop COMMAND ...",
 )
+
+SPIN = ("GOMP_SPINCOUNT", "1000")
+"""How often an idle OpenMP thread looks for work before it sleeps: some microseconds, where the library's own choice is milliseconds, in which it
+keeps the thread that it waits for from a core that others share. Read when torch is loaded."""
 
 HELP = ("-h", "--help", "help")
 WAIT_FOR_MAIN = 10.0
@@ -35,6 +39,8 @@ WAIT_FOR_MAIN = 10.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. `arguments` default to those of this process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--no-tune" not in given and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault(*SPIN)
     try:
         return _dispatch(given)
     except InputError as error:

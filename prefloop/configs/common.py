@@ -160,7 +160,7 @@ class RunSettings:
     max_nonfinite: int = 5
     """Stop after this many steps in a row with a loss or gradient that is not finite."""
     tune: bool = True
-    """Let the runtime set up the memory allocator and threads for this machine."""
+    """Let the runtime set up memory allocator, threads and matrix products for this machine; `--no-tune` is `--run.tune false`."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "run.out is empty; name the run folder, for example --run.out runs/first")

@@ -14,8 +14,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from prefloop.models.flex import packed_flex_attention, suits
 from prefloop.models.gather import gather_rows
 from prefloop.models.packing import Blocks, Layout
+from prefloop.models.stretches import attend
 
 NAME = "prefloop"
 
@@ -86,7 +88,21 @@ def packed_attention(
     layout: Layout,
     scaling: float,
 ) -> Float[Tensor, "1 n h v"]:
-    """Attention of a packed row. Cost: prompts L^2/2 each once, completions T(P + T) each, padded to the longest of the batch."""
+    """Attention of a packed row. Cost: prompts L^2/2 each once, completions T(P + T) each; in blocks padded to the longest of the batch,
+    on a CPU hardly padded at all."""
+    if query.device.type == "cpu":
+        return attend(query[0], key[0], value[0], layout.plan, scaling)[None]
+    return block_attention(query, key, value, layout, scaling)
+
+
+def block_attention(
+    query: Float[Tensor, "1 h n d"],
+    key: Float[Tensor, "1 k n d"],
+    value: Float[Tensor, "1 k n v"],
+    layout: Layout,
+    scaling: float,
+) -> Float[Tensor, "1 n h v"]:
+    """All prompts in one block and all completions in another: few and large operations, as a GPU wants them."""
     _, heads, n, _ = query.shape
     q, k, v = (x[0].transpose(0, 1).reshape(n, -1) for x in (query, key, value))
     if layout.single:
@@ -141,7 +157,8 @@ def _attention(
         raise PackingUnsupported(f"its attention uses {', '.join(asked)}")
     assert dropout == 0.0, "dropout must be off"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return packed_attention(query, key, value, packed_layout, scale), None
+    attend_row = packed_flex_attention if suits(query, value) else packed_attention
+    return attend_row(query, key, value, packed_layout, scale), None
 
 
 def register() -> None:

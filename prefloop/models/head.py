@@ -1,7 +1,8 @@
 """The language-model head in chunks: log-probability, entropy, exact KL both ways and collision probability of each predicted token.
 
 `[tokens, vocabulary]` never exists in full. Rows are taken a chunk at a time; the backward pass computes the chunk's logits again
-instead of keeping them: 8 M V d floating-point operations forward and backward instead of 6, for M V numbers fewer in memory.
+instead of keeping them: 8 M V d floating-point operations forward and backward instead of 6, for M V numbers fewer in memory. Where only
+log-probabilities are asked for, the last rows' probabilities are kept, up to `KEPT_ELEMENTS`, and those need the 6.
 """
 
 from dataclasses import dataclass
@@ -11,8 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prefloop.runtime.products import large_products
+
 # Logits per chunk: 4M float32 = 16 MiB, about what stays in the last-level cache of a small server core.
 CHUNK_ELEMENTS = 4 << 20
+
+# Probabilities that wait for the backward pass at most: 64 MiB. What is kept is not computed again.
+KEPT_ELEMENTS = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,25 +55,27 @@ class Want:
     log_collision: bool = False
 
 
-def _chunks(rows: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+def _chunks(begin: int, end: int, weight: Float[Tensor, "V d"]) -> list[slice]:
+    """Rows `begin` to `end` in parts of one chunk's logits each."""
+    size = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    return [slice(start, min(start + size, end)) for start in range(begin, end, size)]
 
 
-def _buffer(rows: int, weight: Tensor) -> Float[Tensor, "c V"]:
-    """Room for one chunk's logits, used again for every chunk: fresh memory would cost a page fault every 4 KiB."""
+def _room(rows: int, weight: Tensor, elements: int) -> Float[Tensor, "c V"]:
+    """Room for so many logits, used again for every chunk: fresh memory would cost a page fault every 4 KiB."""
     vocabulary = weight.shape[0]
-    return weight.new_empty(max(1, min(rows, CHUNK_ELEMENTS // vocabulary)), vocabulary, dtype=torch.float32)
+    return weight.new_empty(max(1, min(rows, elements // vocabulary)), vocabulary, dtype=torch.float32)
 
 
-def _log_softmax(
+def _logits(
     hidden: Float[Tensor, "n d"],
     weight: Float[Tensor, "V d"],
     bias: Tensor,
     factor: float,
-    buffer: Float[Tensor, "c V"],
+    room: Float[Tensor, "c V"],
 ) -> Float[Tensor, "n V"]:
-    """Float32 log-softmax of one chunk, in the buffer's memory."""
-    logits = buffer[: hidden.shape[0]]
+    """Float32 logits of one chunk, in the room's memory."""
+    logits = room[: hidden.shape[0]]
     if hidden.dtype == torch.float32:
         torch.mm(hidden, weight.T, out=logits)
     else:
@@ -76,7 +84,76 @@ def _log_softmax(
         logits.mul_(factor)
     if bias.numel():
         logits.add_(bias.float())
-    return logits.sub_(torch.logsumexp(logits, dim=-1, keepdim=True))
+    return logits
+
+
+def _log_softmax(logits: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
+    """In place."""
+    return torch.log_softmax(logits, dim=-1, out=logits)
+
+
+def _softmax_and_logprobs(
+    logits: Float[Tensor, "n V"], targets: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "n V"], Float[Tensor, " n"]]:
+    """Probabilities, in place, and the targets' log-probabilities; cheaper than a log-softmax followed by an exponential."""
+    largest = logits.amax(dim=-1)
+    chosen = logits.gather(1, targets[:, None]).squeeze(1)
+    torch.softmax(logits, dim=-1, out=logits)
+    # The largest probability is 1 / sum(exp(logits - largest)).
+    return logits, chosen.sub_(largest).add_(logits.amax(dim=-1).log_())
+
+
+class _Logprobs(torch.autograd.Function):
+    """Log-probabilities alone, the common case. The last rows' probabilities wait for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, factor: float
+    ) -> Tensor:
+        rows = hidden.shape[0]
+        logprobs = torch.empty(rows, dtype=torch.float32, device=hidden.device)
+        learns = any(ctx.needs_input_grad[:3])
+        room = _room(rows, weight, max(KEPT_ELEMENTS, CHUNK_ELEMENTS) if learns else CHUNK_ELEMENTS)
+        begin = rows - len(room) if learns else rows
+        for chunk in _chunks(0, begin, weight):
+            logits = _logits(hidden[chunk], weight, bias, factor, room)
+            logprobs[chunk] = _softmax_and_logprobs(logits, targets[chunk])[1]
+        for chunk in _chunks(begin, rows, weight):
+            logits = _logits(hidden[chunk], weight, bias, factor, room[chunk.start - begin :])
+            logprobs[chunk] = _softmax_and_logprobs(logits, targets[chunk])[1]
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.factor, ctx.kept = factor, (room,) if learns else ()
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        (grad,) = grads
+        rows = hidden.shape[0]
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] and bias.numel() else None
+        kept, ctx.kept = ctx.kept, ()  # a second backward pass computes them again
+        room = kept[0] if kept else _room(rows, weight, CHUNK_ELEMENTS)
+        begin = rows - len(room) if kept else rows
+        for chunk in (*_chunks(begin, rows, weight), *_chunks(0, begin, weight)):
+            if chunk.start >= begin:
+                p = room[chunk.start - begin : chunk.stop - begin]
+            else:
+                logits = _logits(hidden[chunk], weight, bias, ctx.factor, room)
+                p = torch.softmax(logits, dim=-1, out=logits)
+            # With z the tempered logits: d logprob/dz = onehot - p. The row's factor goes to the narrow side of each product.
+            p[torch.arange(len(p), device=p.device), targets[chunk]] -= 1.0
+            scale = grad[chunk, None].neg()
+            if grad_bias is not None:
+                grad_bias += torch.mv(p.T, scale[:, 0]).to(bias.dtype)
+            scale = (scale * ctx.factor).to(hidden.dtype)
+            p = p.to(hidden.dtype)
+            torch.mm(p, weight, out=grad_hidden[chunk])
+            if grad_weight is not None:
+                grad_weight.addmm_(p.T, hidden[chunk] * scale)
+            grad_hidden[chunk] *= scale
+        return grad_hidden, grad_weight, grad_bias, None, None
 
 
 class _Statistics(torch.autograd.Function):
@@ -100,27 +177,29 @@ class _Statistics(torch.autograd.Function):
             torch.empty_like(logprobs) if wanted else logprobs.new_empty(0)
             for wanted in (want.entropy, want.kl, want.forward_kl, want.log_collision)
         )
-        buffer = _buffer(rows, weight)
-        reference_buffer = torch.empty_like(buffer) if want.kl or want.forward_kl else buffer
-        for chunk in _chunks(rows, len(buffer)):
-            logp = _log_softmax(hidden[chunk], weight, bias, factor, buffer)
+        room, other = (_room(rows, weight, CHUNK_ELEMENTS) for _ in range(2))
+        against = want.kl or want.forward_kl
+        theirs = torch.empty_like(room) if against else room
+        for chunk in _chunks(0, rows, weight):
+            logp = _log_softmax(_logits(hidden[chunk], weight, bias, factor, room))
+            scratch = other[: len(logp)]
             logprobs[chunk] = logp.gather(1, targets[chunk, None]).squeeze(1)
-            if want.kl or want.forward_kl:
-                logq = _log_softmax(
-                    reference_hidden[chunk],
-                    reference_weight,
-                    reference_bias,
-                    reference_factor,
-                    reference_buffer,
-                )
-                if want.kl:
-                    kl[chunk] = (logp.exp() * (logp - logq)).sum(-1)
-                if want.forward_kl:
-                    forward_kl[chunk] = (logq.exp() * (logq - logp)).sum(-1)
-            if want.entropy:
-                entropy[chunk] = -(logp.exp() * logp).sum(-1)
             if want.log_collision:
                 log_collision[chunk] = torch.logsumexp(2 * logp, dim=-1)
+            if against:
+                logq = _log_softmax(
+                    _logits(
+                        reference_hidden[chunk], reference_weight, reference_bias, reference_factor, theirs
+                    )
+                )
+                if want.forward_kl:
+                    q = torch.exp(logq, out=scratch)
+                    forward_kl[chunk] = q.mul_(logq - logp).sum(-1)
+                if want.kl:
+                    p = torch.exp(logp, out=scratch)
+                    kl[chunk] = p.mul_(logq.sub_(logp)).sum(-1).neg_()
+            if want.entropy:
+                entropy[chunk] = torch.exp(logp, out=scratch).mul_(logp).sum(-1).neg_()
         ctx.save_for_backward(
             hidden, weight, bias, targets, entropy, kl, reference_hidden, reference_weight, reference_bias
         )
@@ -138,21 +217,23 @@ class _Statistics(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        buffer = _buffer(hidden.shape[0], weight)
-        reference_buffer = torch.empty_like(buffer) if want.kl or want.forward_kl else buffer
-        for chunk in _chunks(hidden.shape[0], len(buffer)):
-            logp = _log_softmax(hidden[chunk], weight, bias, ctx.factor, buffer)
+        room = _room(hidden.shape[0], weight, CHUNK_ELEMENTS)
+        theirs = torch.empty_like(room) if want.kl or want.forward_kl else room
+        for chunk in _chunks(0, hidden.shape[0], weight):
+            logp = _log_softmax(_logits(hidden[chunk], weight, bias, ctx.factor, room))
             # With z the tempered logits: d logprob/dz = onehot - p; d entropy/dz = -p (log p + entropy); d kl/dz = p (log p - log q - kl);
             # d forward_kl/dz = p - q.
             coefficient = -grad_logprobs[chunk, None]
             logq = None
             if want.kl or want.forward_kl:
                 logq = _log_softmax(
-                    reference_hidden[chunk],
-                    reference_weight,
-                    reference_bias,
-                    ctx.reference_factor,
-                    reference_buffer,
+                    _logits(
+                        reference_hidden[chunk],
+                        reference_weight,
+                        reference_bias,
+                        ctx.reference_factor,
+                        theirs,
+                    )
                 )
                 if want.kl:
                     coefficient = coefficient + grad_kl[chunk, None] * (logp - logq - kl[chunk, None])
@@ -214,6 +295,7 @@ def token_statistics_with_kl(
     return _statistics(hidden, head, targets, temperature, want, reference_hidden.detach(), reference_head)
 
 
+@large_products()
 def _statistics(
     hidden: Tensor,
     head: Head,
@@ -223,10 +305,21 @@ def _statistics(
     reference_hidden: Tensor,
     reference_head: Head,
 ) -> TokenStatistics:
+    bare = head.bias / temperature
+    if not (want.entropy or want.kl or want.forward_kl or want.log_collision):
+        logprobs = _Logprobs.apply(hidden, head.weight, bare, targets, head.scale / temperature)
+        nothing = hidden.new_empty(0, dtype=torch.float32)
+        return TokenStatistics(
+            logprobs=logprobs,  # pyright: ignore[reportArgumentType]
+            entropy=nothing,
+            kl=nothing,
+            forward_kl=nothing,
+            log_collision=nothing,
+        )
     logprobs, entropies, kl, forward_kl, log_collision = _Statistics.apply(
         hidden,
         head.weight,
-        head.bias / temperature,
+        bare,
         targets,
         head.scale / temperature,
         want,

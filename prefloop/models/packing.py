@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from prefloop.models.stretches import Plan, plan
 from prefloop.text.groups import Group, cut_by_tokens
 
 
@@ -45,6 +46,8 @@ class Layout:
     """Prompt and completion joined, for groups of one completion: plain causal attention."""
     single: bool
     """Whether every group has one completion."""
+    plan: Plan
+    """The same for attention on a CPU; empty elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +131,22 @@ def _joined_blocks(
     )
 
 
+NO_PLAN = Plan(stretches=(), buckets=())
+
+
+def _plan(
+    prompt_starts: np.ndarray,
+    prompt_lengths: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    group: np.ndarray,
+) -> Plan:
+    prompts = list(zip(prompt_starts.tolist(), (prompt_starts + prompt_lengths).tolist(), strict=True))
+    own = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
+    completions = ((prompts[g], rows) for g, rows in zip(group.tolist(), own, strict=True))
+    return plan([*((rows,) for rows in prompts), *completions])
+
+
 def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
     """Pack groups into one row. Cost: O(tokens) on the host, no padding anywhere in the row."""
     assert groups, "nothing to pack"
@@ -182,6 +201,9 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
         per_prompt=int(counts[0]) if (counts == counts[0]).all() else 0,
         sequences=_joined_blocks(prompt_lengths, lengths, prompt_starts, starts, device) if single else none,
         single=single,
+        plan=_plan(prompt_starts, prompt_lengths, starts, lengths, group)
+        if device.type == "cpu"
+        else NO_PLAN,
     )
     return Batch(
         input_ids=tensor(input_ids),

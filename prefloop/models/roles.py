@@ -166,8 +166,23 @@ class Policy(nn.Module):
             return self._full_statistics(batch, temperature, (reference, theirs))
         with torch.no_grad():
             reference_rows = predictor_rows(reference.hidden(theirs), theirs)
+        return self.statistics_between(
+            self.hidden(batch), reference, reference_rows, batch, temperature=temperature, want=want
+        )
+
+    def statistics_between(
+        self,
+        hidden: Float[Tensor, "N d"],
+        reference: "Policy",
+        reference_rows: Float[Tensor, "M e"],
+        batch: Batch,
+        *,
+        temperature: float = 1.0,
+        want: Want = Want(entropy=True, kl=True),  # noqa: B008  a frozen value
+    ) -> TokenStatistics:
+        """As `statistics_against`, from hidden states that are already there; of the reference those that predict a token."""
         return token_statistics_with_kl(
-            predictor_rows(self.hidden(batch), batch),
+            predictor_rows(hidden, batch),
             self.head(),
             batch.targets,
             temperature=temperature,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
 from prefloop.models.packing import Batch, pack
+from prefloop.runtime.products import large_products
 from prefloop.text.groups import Group
 
 Way = Literal["packed", "padded"]
@@ -43,6 +44,7 @@ def check_length(
         )
 
 
+@large_products()
 def hidden_rows(model: PreTrainedModel, batch: Batch, way: Way) -> Float[Tensor, "N d"]:
     """Final hidden states of every token of the packed row, in its order.
 

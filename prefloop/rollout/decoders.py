@@ -1,4 +1,4 @@
-"""Next-token logits for many completions at once, each at its own position: with a key-value cache, or by computing every token again.
+"""Next-token logits for many completions at once, each at its own position: fused, with a key-value cache, or by computing every token again.
 
 A decoder has slots, one for each completion being decoded. The last token of a prompt is not prefilled but fed as the first step's input,
 so that logits come from one place only and a completion can join at any step.
@@ -6,14 +6,15 @@ so that logits come from one place only and a completion can join at any step.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from prefloop.rollout.cache import PrefillCache, SlotCache
+from prefloop.rollout.families import layer_types, read_weights, sliding_window, text_config
+from prefloop.rollout.fused import FusedDecoder
 
 Prefill = TypeVar("Prefill")
 
@@ -42,7 +43,13 @@ class Decoder(Protocol[Prefill]):
 
 
 def make_decoder(model: nn.Module, *, slots: int, columns: int) -> Decoder[Any]:
-    """The cached decoder where the architecture allows it, else the recomputing one, with a warning that names the architecture."""
+    """The fused decoder for the families it knows, the cached one where the architecture allows it, else the recomputing one.
+
+    The last with a warning that names the architecture. Make a new decoder when the model's weights have changed.
+    """
+    weights = read_weights(model, rows=slots, columns=columns)
+    if weights is not None:
+        return FusedDecoder(weights, slots=slots, columns=columns)
     if has_plain_cache(model):
         return CachedDecoder(model, slots=slots, columns=columns)
     warnings.warn(
@@ -53,31 +60,13 @@ def make_decoder(model: nn.Module, *, slots: int, columns: int) -> Decoder[Any]:
     return RecomputingDecoder(model, slots=slots, columns=columns)
 
 
-def text_config(model: nn.Module) -> PreTrainedConfig:
-    """The configuration of a model's text part."""
-    return cast(PreTrainedConfig, model.config).get_text_config()
-
-
 def has_plain_cache(model: nn.Module) -> bool:
     """Whether every layer is attention that takes a ready mask and keeps keys and values by position: no state space, no chunks, no ALiBi."""
     return (
         bool(getattr(model, "_supports_attention_backend", False))
         and not getattr(model, "_is_stateful", False)
-        and _layer_types(text_config(model)) <= {"full_attention", "sliding_attention"}
+        and layer_types(text_config(model)) <= {"full_attention", "sliding_attention"}
     )
-
-
-def _layer_types(config: PreTrainedConfig) -> set[str]:
-    return set(getattr(config, "layer_types", None) or ())
-
-
-def _sliding_window(config: PreTrainedConfig) -> tuple[int | None, bool]:
-    """Tokens that a layer with a sliding window sees, if there is one, and whether only some layers have it and take a mask by kind."""
-    window: int | None = getattr(config, "sliding_window", None)
-    kinds = _layer_types(config)
-    if kinds:
-        return (window, True) if "sliding_attention" in kinds else (None, False)
-    return (window, False) if getattr(config, "use_sliding_window", True) else (None, False)
 
 
 class CachedDecoder:
@@ -89,7 +78,7 @@ class CachedDecoder:
         self._device, self._dtype = parameter.device, parameter.dtype
         self._cache = SlotCache(slots=slots, columns=columns, device=self._device)
         self._columns = torch.arange(columns, device=self._device)
-        self._window, self._by_layer_type = _sliding_window(text_config(model))
+        self._window, self._by_layer_type = sliding_window(text_config(model))
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> PrefillCache:
         """One forward pass over the prompts, padded on the right: a causal model's real tokens never see that padding."""

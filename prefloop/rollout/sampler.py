@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from prefloop.configs.common import Sampling
 from prefloop.errors import InputError
-from prefloop.rollout.decoders import Decoder, make_decoder, text_config
+from prefloop.rollout.decoders import Decoder, make_decoder
 from prefloop.rollout.draw import draw, row_uniforms
+from prefloop.rollout.families import text_config
 
 _PREFILL_TOKENS = 16384
 """Padded tokens of one prefill at most, unless a single prompt is longer, so that its activations stay bounded."""

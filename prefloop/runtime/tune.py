@@ -1,4 +1,4 @@
-"""Fit the process to its machine: the memory allocator and the number of threads. Changes speed, never results beyond float noise."""
+"""Fit the process to its machine: memory allocator, number of threads, library of matrix products. Changes speed, never results beyond float noise."""
 
 import ctypes
 import math
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from prefloop.configs.common import RunSettings
+from prefloop.runtime import products
 
 # mallopt(3), <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -30,24 +31,28 @@ class Tuning:
     """What decided the number of threads."""
     allocator: str
     """What was set in the C library's allocator."""
+    products: str
+    """What multiplies large matrices."""
 
     def __str__(self) -> str:
-        return f"{self.threads} threads ({self.threads_from}; {self.cores:g} cores to use); allocator: {self.allocator}"
+        return f"{self.threads} threads ({self.threads_from}; {self.cores:g} cores to use); allocator: {self.allocator}; matrix products: {self.products}"
 
 
 def tune(settings: RunSettings) -> Tuning:
-    """Set up allocator and threads, unless `settings.tune` is off. Call once, before the first large tensor.
+    """Set up allocator, threads and matrix products, unless `settings.tune` is off. Call once, before the first large tensor.
 
     The number of threads is that of physical cores, shared among the processes torchrun starts on this machine: a second thread on
     a core shares its arithmetic units and slows matrix products. OMP_NUM_THREADS wins where it is set (torchrun sets it to 1 if you do not).
     """
     cores = available_cores()
     if not settings.tune:
+        products.leave()
         return Tuning(
             threads=torch.get_num_threads(),
             cores=cores,
             threads_from="run.tune is off",
             allocator="as it was",
+            products="as they were",
         )
     chosen = os.environ.get("OMP_NUM_THREADS", "")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -56,8 +61,13 @@ def tune(settings: RunSettings) -> Tuning:
     else:
         torch.set_num_threads(max(1, int(cores / processes)))
         origin = "physical cores" if processes == 1 else f"physical cores shared by {processes} processes"
+    allocator = _keep_freed_memory()
     return Tuning(
-        threads=torch.get_num_threads(), cores=cores, threads_from=origin, allocator=_keep_freed_memory()
+        threads=torch.get_num_threads(),
+        cores=cores,
+        threads_from=origin,
+        allocator=allocator,
+        products=str(products.choose()),
     )
 
 

@@ -25,6 +25,15 @@ def refused(line: str, cls: Any = Outer, positional: tuple[str, ...] = ()) -> st
     return str(error.value)
 
 
+def test_tuning_is_switched_off() -> None:
+    line = "--model m --data d --out o"
+    assert read(line, SFTConfig).run.tune
+    assert not read(f"{line} --no-tune", SFTConfig).run.tune
+    assert not read(f"--no-tune {line}", SFTConfig).run.tune
+    assert "twice" in refused(f"{line} --no-tune --run.tune true", SFTConfig)
+    assert "is not a flag" in refused("--no-tune")
+
+
 def test_every_type() -> None:
     line = "--name a --count -4 --on --words x y --numbers 1 2 --maybe 7 --inner.rate 1e-3 --inner.kind fast"
     got = read(line)

@@ -1,5 +1,6 @@
 """From a command line to an exit code: mistakes, interruptions and faults."""
 
+import os
 import subprocess
 import sys
 import time
@@ -45,6 +46,24 @@ def test_mistakes_in_settings_name_file_line_and_way_out(
         == f"{file}:3: kl.coff is not a setting; did you mean kl.coef?"
     )
     assert refused(capsys, "ppo", "--step", "3") == "--step is not a flag; did you mean --steps?"
+
+
+def test_idle_threads_are_told_to_sleep_unless_asked_not_to(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after(*arguments: str) -> str | None:
+        main(["--version", *arguments])
+        capsys.readouterr()
+        return os.environ.get(module.SPIN[0])
+
+    monkeypatch.setenv(module.SPIN[0], "7")
+    assert after() == "7"
+    monkeypatch.delenv(module.SPIN[0])
+    assert after("--no-tune") is None
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert after() is None
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert after() == "1000"
 
 
 def test_version_and_groups(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,33 @@ def test_values_and_gradients_equal_the_dense_head(chunk: int, temperature: floa
         assert torch.allclose(mine.double(), true, atol=1e-5)
 
 
+@pytest.mark.parametrize("kept", [0, 46, 115, 1 << 20])
+@pytest.mark.parametrize("learns", ["all", "hidden", "weight"])
+def test_logprobs_alone_equal_the_dense_head(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, kept: int, learns: str
+) -> None:
+    """With none, the last two, five or all of nine rows' probabilities kept; and once more through the same graph."""
+    monkeypatch.setattr(head_module, "KEPT_ELEMENTS", kept)
+    hidden, weight, bias = leaf(9, 5, seed=1), leaf(23, 5, seed=2), leaf(23, seed=3)
+    if learns != "all":
+        (weight if learns == "hidden" else hidden).requires_grad_(False)
+        bias.requires_grad_(False)
+    learning = [each for each in (hidden, weight, bias) if each.requires_grad]
+    targets = torch.randint(23, (9,), generator=torch.Generator().manual_seed(6))
+    upstream = torch.randn(9, generator=torch.Generator().manual_seed(7))
+    head = Head(weight=weight, bias=bias, scale=0.5)
+    ours = token_statistics(hidden, head, targets, temperature=0.6).logprobs
+    wide = [each.detach().double().requires_grad_(each.requires_grad) for each in (hidden, weight, bias)]
+    h, w, b = wide
+    exact = torch.log_softmax((0.5 * h @ w.T + b) / 0.6, -1).gather(1, targets[:, None])[:, 0]
+    assert torch.allclose(ours.double(), exact, atol=1e-5)
+    true = torch.autograd.grad(exact @ upstream.double(), [each for each in wide if each.requires_grad])
+    for _ in range(2):
+        got = torch.autograd.grad(ours @ upstream, learning, retain_graph=True)
+        for mine, theirs in zip(got, true, strict=True):
+            assert torch.allclose(mine.double(), theirs, atol=1e-5)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.floats(1, 1e4))
 def test_extreme_logits_stay_finite(seed: int, size: float) -> None:  # K10
@@ -98,9 +125,11 @@ def test_bfloat16_weights_give_float32_logprobs() -> None:  # K10
     assert torch.allclose(ours.logprobs, true, atol=3e-2)
 
 
-def test_the_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No tensor of tokens times vocabulary is made, forward or backward: the largest one is a chunk, and all chunks share its memory."""
+@pytest.mark.parametrize("kept", [0, 3000])
+def test_the_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """No tensor of tokens times vocabulary is made, forward or backward: the largest is a chunk or what is kept, and all share its memory."""
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 1000)
+    monkeypatch.setattr(head_module, "KEPT_ELEMENTS", kept)
     hidden, weight = leaf(500, 4, seed=1), leaf(100, 4, seed=2)
     made: list[int] = []
 
@@ -124,6 +153,7 @@ def test_the_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         loss = token_statistics(hidden, head, targets, temperature=0.7).logprobs.sum()
         forward = len(made)
         loss.backward()
-    assert max(made) <= 500 * 4  # the gradient of the hidden states
-    for part in (made[:forward], made[forward:]):
-        assert part.count(1000) == 1
+    largest = max(kept, 1000)
+    assert max(made) <= max(500 * 4, largest)  # the gradient of the hidden states
+    assert made[:forward].count(largest) == 1
+    assert made[forward:].count(1000) == 0

@@ -193,7 +193,7 @@ def test_a_policy_judges_itself(tmp_path: Path, tiny: None, monkeypatch: pytest.
     with pytest.raises(InputError, match=r"gives no readable score .* so it cannot judge itself"):
         run_recipe(config)
     monkeypatch.setattr(verdicts, "LEAST_MASS", 0.0)  # a fresh model puts little on numbers
-    seen: list[tuple[Any, float | None]] = []
+    seen: list[Any] = []
     real = rounds_feedback.DirectScorer.try_each
 
     def watched(self: Any, asked: Any, texts: Any) -> Any:

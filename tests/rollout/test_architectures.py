@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
+from prefloop.rollout import decoders
 from tests.models.tiny import PACKABLE, VOCABULARY, make
 from tests.rollout.policies import CACHED, RECOMPUTED, draw_all, full_forward_logprobs, prompts_of, tokens_of
 
@@ -41,6 +42,15 @@ def generated(model: PreTrainedModel, prompt: list[int]) -> list[int]:
     return output[0, len(prompt) :].tolist()
 
 
+@pytest.fixture(params=["fused", "module"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Llama-like models decoded from their weights, and by their own modules as the other architectures are."""
+    if request.param == "module":
+        monkeypatch.setattr(decoders, "read_weights", lambda *args, **kwargs: None)
+    return request.param
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", CACHED)
 def test_greedy_equals_generate_for_ragged_prompts(name: str):
     model, prompts = varied(CACHED[name]), prompts_of()
@@ -62,6 +72,7 @@ def test_greedy_equals_generate_without_a_plain_cache(name: str):
     assert tokens_of(drawn) == wanted
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", CACHED)
 def test_logprobs_equal_those_of_a_full_forward_pass(name: str):  # K1
     model, prompts = make(CACHED[name], std=0.2).eval(), prompts_of((7, 1, 12, 3))
@@ -92,6 +103,7 @@ def test_grouped_heads_and_eager_attention_give_the_same():
     assert model.config._attn_implementation == "eager"
 
 
+@pytest.mark.usefixtures("way")
 def test_bfloat16_model_decodes_with_its_own_dtype():
     model = make(PACKABLE["llama"]).eval().bfloat16()
     drawn = draw_all(model, prompts_of((6, 2)), k=2, max_new_tokens=4)

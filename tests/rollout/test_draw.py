@@ -1,9 +1,12 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch import Tensor
 
 from prefloop.errors import InputError
 from prefloop.rollout.draw import draw, inverse_cdf, row_uniforms, support
@@ -174,6 +177,29 @@ def test_top_k_and_top_p_keep_exactly_the_right_tokens(logits: np.ndarray, top_k
         ordered = np.sort(softmax64(logits[kept_brute_force(logits, top_k, 1.0)]))[::-1].cumsum()
         assert np.abs(ordered - top_p).min() < 1e-6
         assert abs(len(kept) - len(wanted)) == 1
+
+
+def test_only_rows_that_need_it_have_all_their_tokens_sorted(monkeypatch: pytest.MonkeyPatch):
+    """A flat row's set is larger than what is looked through first. Its neighbour's is not, and is the same beside it and alone."""
+    generator = torch.Generator().manual_seed(0)
+    peaked, flat = 6 * torch.randn(1, 3000, generator=generator), torch.randn(1, 3000, generator=generator)
+    sorted_tokens: list[int] = []
+    draw_module = sys.modules[draw.__module__]
+    descending = draw_module._descending
+
+    def watched(logits: Tensor, count: int) -> Tensor:
+        sorted_tokens.append(count)
+        return descending(logits, count)
+
+    monkeypatch.setattr(draw_module, "_descending", watched)
+    alone = [support(row, top_k=0, top_p=0.9) for row in (peaked, flat)]
+    assert sorted_tokens == [1024, 1024, 3000]
+    together = support(torch.cat([peaked, flat]), top_k=0, top_p=0.9)
+    for row, (keep, logits) in enumerate(zip(alone, (peaked, flat), strict=True)):
+        assert keep is not None
+        assert together is not None
+        assert torch.equal(together[row], keep[0])
+        assert np.flatnonzero(keep[0].numpy()).tolist() == sorted(kept_brute_force(logits[0].numpy(), 0, 0.9))
 
 
 def test_top_p_over_many_equal_tokens_keeps_the_lower_ids():

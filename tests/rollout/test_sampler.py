@@ -10,7 +10,6 @@ from torch import nn
 from prefloop.configs.common import Sampling
 from prefloop.errors import InputError
 from prefloop.rollout import decoders
-from prefloop.rollout.cache import PrefillCache
 from prefloop.rollout.sampler import Sampled, sample
 from tests.models.tiny import PACKABLE, VOCABULARY, make
 from tests.rollout.policies import (
@@ -26,6 +25,7 @@ from tests.rollout.policies import (
 STOP = (10, 20, 30, 40, 50)
 
 
+@pytest.mark.usefixtures("kind")
 def test_what_is_drawn_does_not_depend_on_company():  # D7
     model, prompts = llama(), prompts_of()
     together = draw_all(model, prompts, k=3, stop_ids=STOP, max_new_tokens=14)
@@ -87,27 +87,35 @@ def test_every_prompt_is_consumed_once_and_answered_k_times(count: int, k: int, 
     assert draw_all(llama(), []) == []
 
 
-class Watched(decoders.CachedDecoder):
+class Watched:
     """Records what the model is asked to compute."""
 
     prefilled: ClassVar[list[tuple[int, ...]]] = []
     rows: ClassVar[list[int]] = []
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> PrefillCache:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> object:
         self.prefilled.extend(tuple(prompt) for prompt in prompts)
-        return super().prefill(prompts)
+        return super().prefill(prompts)  # pyright: ignore[reportAttributeAccessIssue]
 
     def logits(self, tokens: torch.Tensor, positions: torch.Tensor, columns: int) -> torch.Tensor:
         self.rows.append(len(tokens))
         assert columns == int(positions.max()) + 1
-        return super().logits(tokens, positions, columns)
+        return super().logits(tokens, positions, columns)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.fixture(params=["FusedDecoder", "CachedDecoder"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The decoder that llama is decoded with."""
+    if request.param == "CachedDecoder":
+        monkeypatch.setattr(decoders, "read_weights", lambda *args, **kwargs: None)
+    return request.param
 
 
 @pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
+def watched(kind: str, monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
     Watched.prefilled.clear()
     Watched.rows.clear()
-    monkeypatch.setattr(decoders, "CachedDecoder", Watched)
+    monkeypatch.setattr(decoders, kind, type("WatchedDecoder", (Watched, getattr(decoders, kind)), {}))
     return Watched
 
 
@@ -161,20 +169,27 @@ def test_top_k_bounds_what_is_drawn():
     assert {one.tokens[0] for one in drawn[0]} == set(best)
 
 
-def test_broken_neighbours_do_not_reach_other_completions(monkeypatch: pytest.MonkeyPatch):  # M8 M13
+def test_broken_neighbours_do_not_reach_other_completions(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+):  # M8 M13
     """Whatever a slot's former completion left behind its successor's last position is never seen."""
     model, prompts = llama(), prompts_of((12, 12, 2, 2))
     clean = draw_all(model, prompts, k=2, stop_ids=STOP, batch_size=2)
-    kept = decoders.CachedDecoder.fill
+    decoder = getattr(decoders, kind)
+    kept, spoiled = decoder.fill, []
 
     def spoil(self, slots, prefill, sources):  # pyright: ignore[reportMissingParameterType]
-        for pair in self._cache._pairs.values():
-            for store in pair:
+        spoiled.append(slots)
+        if kind == "FusedDecoder":
+            self._pairs[:, :, list(slots)] = 1e4
+        else:
+            for store in (store for pair in self._cache._pairs.values() for store in pair):
                 store[list(slots)] = 1e4
         kept(self, slots, prefill, sources)
 
-    monkeypatch.setattr(decoders.CachedDecoder, "fill", spoil)
+    monkeypatch.setattr(decoder, "fill", spoil)
     assert tokens_of(draw_all(model, prompts, k=2, stop_ids=STOP, batch_size=2)) == tokens_of(clean)
+    assert len(spoiled) > 2
 
 
 def test_dropout_is_off_and_every_training_flag_comes_back():  # K8

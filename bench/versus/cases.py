@@ -1,0 +1,88 @@
+"""What is measured. Standard library only: both sides' processes read it, in environments of their own."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """A Llama with random weights and an untied head."""
+
+    hidden: int
+    layers: int
+    heads: int
+    ffn: int
+    vocabulary: int
+
+    @property
+    def trunk_weights(self) -> int:
+        """Weights of the layers' matrices."""
+        return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.ffn)
+
+    @property
+    def head_weights(self) -> int:
+        """Weights of the output matrix."""
+        return self.hidden * self.vocabulary
+
+
+SIZES = {
+    "tiny": Size(hidden=128, layers=4, heads=4, ffn=344, vocabulary=4096),
+    "small": Size(hidden=384, layers=6, heads=6, ffn=1024, vocabulary=16384),
+}
+OFFLINE = ("sft", "reward", "dpo", "kto", "orpo")
+ONLINE = ("ppo", "grpo", "rloo")
+STAGES = (*OFFLINE, *ONLINE, "generation")
+CASES = tuple(f"{stage}-{size}" for stage in STAGES for size in ("tiny", "small"))
+
+PAIRS = 16
+"""Comparisons a step; for SFT and KTO twice as many completions."""
+MAX_TOKENS = 256
+"""Prompt and completion together; longer records are left out beforehand, so that neither side truncates."""
+BETA = 0.1
+LEARNING_RATE = 1e-5
+ROLLOUTS, GROUP, PROMPT_TOKENS, NEW_TOKENS = 32, 8, 64, 64
+"""Of an online round: completions, completions of a prompt where there is a group, tokens at most of a prompt and of a completion."""
+GROUP_UPDATES = 4
+"""GRPO and RLOO: one pass over the round's completions in so many updates."""
+PPO_EPOCHS, PPO_MINIBATCHES = 4, 2
+GENERATION_PROMPT = 32
+"""Tokens of a prompt where generation alone is measured; there are ROLLOUTS prompts with NEW_TOKENS new tokens each."""
+SEED = 0
+FILES = {"sft": "demonstrations", "kto": "labels", **dict.fromkeys(ONLINE, "prompts")}
+"""Which file of the material a stage reads, where it is not `comparisons`."""
+
+
+def batch_size(stage: str) -> int:
+    """Records of a training step."""
+    return 2 * PAIRS if stage in ("sft", "kto") else PAIRS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """The least that one pass over a batch takes: no padding, a shared prompt once, the head where a token is predicted."""
+
+    tokens: int
+    head_tokens: int
+    squares: float
+    """Pairs of positions that attend: half the sum of squared lengths."""
+
+    def flops(self, size: Size, *, trained: int = 0, scored: int = 0, values: bool = False) -> float:
+        """Of so many passes forward and backward, and so many forward only; 2 a weight and token forward, twice that backward."""
+        head = 0 if values else size.head_weights * self.head_tokens
+        once = size.trunk_weights * self.tokens + head + 2 * size.layers * size.hidden * self.squares
+        return 2.0 * once * (3 * trained + scored)
+
+
+def flops(stage: str, work: Work, size: Size) -> float:
+    """Least floating-point operations of a step or round. KTO's estimate of the KL is scored on as many mismatched completions."""
+    if stage == "generation":
+        return work.flops(size, scored=1)
+    if stage == "reward":
+        return work.flops(size, trained=1, values=True)
+    if stage in ("sft", "dpo", "orpo"):
+        return work.flops(size, trained=1)
+    if stage == "kto":
+        return work.flops(size, trained=1, scored=1)
+    if stage == "ppo":
+        policy = work.flops(size, trained=PPO_EPOCHS, scored=3)
+        return policy + work.flops(size, trained=PPO_EPOCHS, scored=2, values=True)
+    return work.flops(size, trained=1, scored=2) + work.flops(size, scored=1, values=True)

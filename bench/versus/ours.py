@@ -1,0 +1,159 @@
+"""prefloop's side of a case: `python -m bench.versus.ours STAGE MATERIAL`. The stages as they are, stopped between steps."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.versus.cases import (
+    BETA,
+    FILES,
+    GENERATION_PROMPT,
+    GROUP,
+    GROUP_UPDATES,
+    LEARNING_RATE,
+    MAX_TOKENS,
+    NEW_TOKENS,
+    ONLINE,
+    PPO_EPOCHS,
+    PPO_MINIBATCHES,
+    PROMPT_TOKENS,
+    ROLLOUTS,
+    SEED,
+    SIZES,
+    batch_size,
+)
+from bench.versus.pace import Pace
+from prefloop.algorithms import batches, critic_free, ppo, prefer, reward, sft
+from prefloop.configs.common import Compute, Data, Optim, RunSettings, Sampling
+from prefloop.configs.critic_free import GRPOConfig, RLOOConfig
+from prefloop.configs.ppo import PPOConfig
+from prefloop.configs.prefer import PreferConfig
+from prefloop.configs.reward import RewardConfig
+from prefloop.configs.sft import SFTConfig
+from prefloop.models.load import load_policy
+from prefloop.rollout.sampler import sample
+from prefloop.runtime import Run
+from prefloop.runtime.tune import tune
+from prefloop.text.groups import Group
+
+MANY = 10_000
+"""Steps: more than anyone asks for."""
+
+
+def train(stage: str, material: Path, pace: Pace) -> None:
+    """A stage's own `train`, with its batches in the data's order and a pause before each step."""
+    common: dict[str, Any] = {
+        "run": RunSettings(out=f"{tempfile.mkdtemp()}/{stage}", seed=SEED),
+        "optim": Optim(lr=LEARNING_RATE, schedule="constant", beta2=0.999),
+        "compute": Compute(device="cpu"),
+        "data": Data(
+            source=str(material / f"{FILES.get(stage, 'comparisons')}.jsonl"),
+            heldout=0.0,
+            max_prompt_tokens=PROMPT_TOKENS if stage in ONLINE else MAX_TOKENS,
+            max_completion_tokens=MAX_TOKENS,
+        ),
+    }
+    reference = _Once(prefer.reference_tokens)
+    prefer.reference_tokens = reference
+    batches.Batches.at = _in_order
+    steps = Run.steps
+
+    def paced(self: Run, **kwargs: Any) -> Iterator[int]:
+        pace.ready(reference_seconds=reference.seconds)
+        for step in steps(self, **kwargs):
+            with pace.step() as answer:
+                yield step
+                answer["loss"] = self.last_metrics.get("loss")
+
+    Run.steps = paced
+    if stage in ONLINE:
+        _online(stage, material, common)
+    else:
+        _offline(stage, material, common | {"batch_size": batch_size(stage), "max_steps": MANY})
+
+
+def _offline(stage: str, material: Path, common: dict[str, Any]) -> None:
+    model = str(material / "policy")
+    if stage == "sft":
+        sft.train(SFTConfig(**common, model=model))
+    elif stage == "reward":
+        start = str(material / "reward_model")
+        reward.train(RewardConfig(**common, model=start, keep_head=True, centring=0.0))
+    else:
+        settings = () if stage == "orpo" else (f"beta={BETA}",)
+        prefer.train(PreferConfig(**common, model=model, loss=stage, settings=settings))
+
+
+def _online(stage: str, material: Path, common: dict[str, Any]) -> None:
+    common |= {
+        "model": str(material / "policy"),
+        "reward_model": str(material / "reward_model"),
+        "sampling": Sampling(max_new_tokens=NEW_TOKENS, batch_size=ROLLOUTS),
+        "steps": MANY,
+    }
+    if stage == "ppo":
+        ppo.train(PPOConfig(**common, batch_prompts=ROLLOUTS, epochs=PPO_EPOCHS, minibatches=PPO_MINIBATCHES))
+        return
+    group: dict[str, Any] = {
+        "batch_prompts": ROLLOUTS // GROUP,
+        "completions_per_prompt": GROUP,
+        "minibatches": GROUP_UPDATES,
+    }
+    if stage == "grpo":
+        critic_free.train(GRPOConfig(**common, **group))
+    else:
+        # One update from each batch is REINFORCE; more need the ratio, as the other side has it too.
+        critic_free.train(RLOOConfig(**common, **group, surrogate="clipped", ratio="sequence_sum"))
+
+
+class _Once:
+    """Times the one pass of the reference over the data."""
+
+    def __init__(self, work: Callable[..., Any]) -> None:
+        self._work, self.seconds = work, 0.0
+
+    def __call__(self, model: Any, groups: Sequence[Group], **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        result = self._work(model, groups, **kwargs)
+        self.seconds += time.perf_counter() - began
+        return result
+
+
+def _in_order(self: Any, step: int) -> list[int]:
+    first = (step - 1) * self.size
+    return [place % self.count for place in range(first, first + self.size)]
+
+
+def generate(material: Path, pace: Pace) -> None:
+    """As many tokens for as many prompts: no token is a stop token."""
+    tune(RunSettings(out="unused"))
+    policy = load_policy(str(material / "policy"), Compute(device="cpu"))
+    generator = torch.Generator().manual_seed(SEED)
+    shape = (ROLLOUTS, GENERATION_PROMPT)
+    prompts = torch.randint(10, SIZES[material.name].vocabulary, shape, generator=generator).tolist()
+    sampling = Sampling(max_new_tokens=NEW_TOKENS, batch_size=ROLLOUTS)
+    pace.ready()
+    with policy.active() as model:
+        while True:
+            with pace.step():
+                drawn = sample(
+                    model,
+                    prompts,
+                    k=1,
+                    stop_ids=(),
+                    sampling=sampling,
+                    seed=SEED,
+                    row_keys=range(len(prompts)),
+                )
+            assert all(len(each.tokens) == NEW_TOKENS for [each] in drawn)
+
+
+if __name__ == "__main__":
+    stage, material = sys.argv[1], Path(sys.argv[2])
+    pace = Pace()
+    generate(material, pace) if stage == "generation" else train(stage, material, pace)

@@ -1,0 +1,38 @@
+"""A step a line: the parent writes `go`, the worker does one step and answers with a line of JSON. Standard library only."""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+
+class Pace:
+    """A worker's end. Whatever the worker's libraries print goes to standard error."""
+
+    def __init__(self) -> None:
+        self._answers: TextIO = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+
+    def ready(self, **facts: Any) -> None:
+        """Everything is loaded."""
+        self._answer(facts)
+
+    @contextmanager
+    def step(self) -> Iterator[dict[str, Any]]:
+        """Wait for the parent, then time what is done inside; it may add to the answer. Exits where the parent wants no more."""
+        if sys.stdin.readline() != "go\n":
+            self._answer({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+            os._exit(0)
+        answer: dict[str, Any] = {}
+        began = time.perf_counter()
+        yield answer
+        answer["seconds"] = time.perf_counter() - began
+        self._answer(answer)
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        self._answers.write(json.dumps(answer) + "\n")
+        self._answers.flush()

@@ -1,0 +1,250 @@
+"""The weights of Llama-like models, read out for decoding: one matrix for queries, keys and values, one for gate and up, laid out for the machine.
+
+Llama, Mistral, Qwen2, Qwen3 and Gemma are one block with small differences (biases, a norm of each head, the activation), told apart here by
+their classes. Whatever is not exactly one of them is decoded by its own module.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Complex, Float
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import (
+    GemmaForCausalLM,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
+
+FAMILIES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, GemmaForCausalLM)
+
+_STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
+"""Rotary embeddings whose angle depends on the position alone; the others change with the length of what is being read."""
+
+
+def text_config(model: nn.Module) -> PreTrainedConfig:
+    """The configuration of a model's text part."""
+    return cast(PreTrainedConfig, model.config).get_text_config()
+
+
+def layer_types(config: PreTrainedConfig) -> set[str]:
+    """The kinds of attention that a model's layers name; empty where they name none."""
+    return set(getattr(config, "layer_types", None) or ())
+
+
+def sliding_window(config: PreTrainedConfig) -> tuple[int | None, bool]:
+    """Tokens that a layer with a sliding window sees, if there is one, and whether only some layers have it and take a mask by kind."""
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = layer_types(config)
+    if kinds:
+        return (window, True) if "sliding_attention" in kinds else (None, False)
+    return (window, False) if getattr(config, "use_sliding_window", True) else (None, False)
+
+
+class Projection:
+    """`x W^T + b` with a weight that is only read.
+
+    On CPU oneDNN gets the weight in the order of its kernel: a product of 32 rows then takes about half the time of one with the module's
+    weight, which any kernel must reorder as it goes.
+    """
+
+    def __init__(
+        self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, rows: int
+    ) -> None:
+        self._ordered = _can_order(weight)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self._ordered else weight
+        self._bias = bias
+
+    def __call__(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
+        """The product."""
+        if self._ordered:
+            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return linear(x, self._weight, self._bias)
+
+    def add(self, x: Float[Tensor, "n in"], residual: Float[Tensor, "n out"]) -> Float[Tensor, "n out"]:
+        """The product and the residual stream."""
+        if self._ordered:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, self._bias, "add")
+        return linear(x, self._weight, self._bias).add_(residual)
+
+
+def _can_order(weight: Tensor) -> bool:
+    """Whether this build of PyTorch has oneDNN's kernels for ordered weights (what its compiler uses for frozen models)."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One block. Queries and keys have their head's features paired: (0, size / 2), (1, size / 2 + 1), ..., for rotation as complex numbers."""
+
+    qkv: Projection
+    """All heads' queries, then keys, then values."""
+    output: Projection
+    gate_up: Projection
+    down: Projection
+    attention_norm: Float[Tensor, " d"]
+    mlp_norm: Float[Tensor, " d"]
+    head_norm: Float[Tensor, "heads size"]
+    """Weights of the norm of each query and key; no elements where there is none."""
+    window: int
+    """Tokens a query sees, itself among them; 0 is all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """A model's weights at the moment they were read."""
+
+    embed: nn.Module
+    layers: tuple[Layer, ...]
+    norm: Float[Tensor, " d"]
+    head: Projection
+    turns: Complex[Tensor, "columns 1 pairs"]
+    """Rotary embedding of each position, as complex numbers."""
+    heads: int
+    kv_heads: int
+    size: int
+    """Numbers of a head."""
+    eps: float
+    activation: Callable[[Tensor], Tensor]
+
+
+def read_weights(model: nn.Module, *, rows: int, columns: int) -> Weights | None:
+    """The weights of a model of one of the families, active LoRA adapters added in; None for any other model.
+
+    A copy of them all, so read them again when they change. `rows` is how many tokens most steps have, `columns` how many positions are needed.
+    """
+    if type(model) not in FAMILIES or any(_has_hooks(module) for module in model.modules()):
+        return None
+    config = text_config(model)
+    trunk = cast(Any, model.base_model)
+    rope = getattr(trunk.rotary_emb, "rope_type", "")
+    linears = [module for block in trunk.layers for module in _linears(block)] + [cast(Any, model).lm_head]
+    if rope not in _STATIC_ROPE or not all(_is_plain(module) for module in linears):
+        return None
+    with torch.no_grad():
+        first, weight = trunk.layers[0].self_attn, trunk.norm.weight
+        plus = 1.0 if isinstance(model, GemmaForCausalLM) else 0.0
+        cos, sin = trunk.rotary_emb(
+            weight.new_empty(0, dtype=torch.promote_types(weight.dtype, torch.float32)),
+            torch.arange(columns, device=weight.device)[None],
+        )
+        pairs = first.head_dim // 2
+        if cos.shape[-1] != first.head_dim or not torch.equal(cos[..., :pairs], cos[..., pairs:]):
+            return None
+        return Weights(
+            embed=trunk.embed_tokens,
+            layers=tuple(
+                _layer(block, window, plus, rows)
+                for block, window in zip(trunk.layers, _windows(config, len(trunk.layers)), strict=True)
+            ),
+            norm=weight + plus,
+            head=_projection([cast(Any, model).lm_head], rows),
+            turns=torch.complex(cos[0, :, :pairs], sin[0, :, :pairs]).unsqueeze(1),
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            size=first.head_dim,
+            eps=config.rms_norm_eps,
+            activation=trunk.layers[0].mlp.act_fn,
+        )
+
+
+def _layer(block: Any, window: int, plus: float, rows: int) -> Layer:
+    attention, mlp, size = block.self_attn, block.mlp, block.self_attn.head_dim
+    qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
+    order = torch.arange(size, device=block.input_layernorm.weight.device).view(2, -1).T.flatten()
+    head_norm = torch.empty(0, size)
+    if hasattr(attention, "q_norm"):
+        of_query, of_key = attention.q_norm.weight[order], attention.k_norm.weight[order]
+        of_each = (out // size for out in (qkv[0].out_features, qkv[1].out_features))
+        head_norm = torch.cat(
+            [part.expand(heads, size) for part, heads in zip((of_query, of_key), of_each, strict=True)]
+        )
+    return Layer(
+        qkv=_projection(qkv, rows, [order, order, torch.arange(size, device=order.device)]),
+        output=_projection([attention.o_proj], rows),
+        gate_up=_projection([mlp.gate_proj, mlp.up_proj], rows),
+        down=_projection([mlp.down_proj], rows),
+        attention_norm=block.input_layernorm.weight + plus,
+        mlp_norm=block.post_attention_layernorm.weight + plus,
+        head_norm=head_norm,
+        window=window,
+    )
+
+
+def _windows(config: PreTrainedConfig, layers: int) -> list[int]:
+    window, by_kind = sliding_window(config)
+    if not by_kind:
+        return [window or 0] * layers
+    kinds = cast(Sequence[str], config.layer_types)
+    return [window or 0 if kind == "sliding_attention" else 0 for kind in kinds]
+
+
+def _linears(block: Any) -> Iterator[nn.Module]:
+    attention, mlp = block.self_attn, block.mlp
+    yield from (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+    yield from (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody changes or watches what a module computes; then it must be called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """A linear layer, or one under ordinary LoRA. In bfloat16 a young adapter would vanish in the weight it is added to."""
+    if type(module) is nn.Linear:
+        return True
+    return (
+        type(module) is LoraLinear
+        and type(module.get_base_layer()) is nn.Linear
+        and _base(module).weight.dtype == torch.float32
+        and not module.lora_variant
+        and not any(module.lora_bias.values())
+    )
+
+
+def _projection(modules: Sequence[nn.Module], rows: int, orders: Sequence[Tensor] = ()) -> Projection:
+    """Linear layers as one, in each head's order of features where it is given."""
+    weights, biases = [_weight(module) for module in modules], [_base(module).bias for module in modules]
+    if orders:
+        weights = [_by_head(weight, order) for weight, order in zip(weights, orders, strict=True)]
+        biases = [
+            None if bias is None else _by_head(bias, order)
+            for bias, order in zip(biases, orders, strict=True)
+        ]
+    given = [bias for bias in biases if bias is not None]
+    assert len(given) in (0, len(biases)), "layers with and without bias cannot be one"
+    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+    return Projection(weight.detach(), torch.cat(given).detach() if given else None, rows)
+
+
+def _by_head(rows: Float[Tensor, "out ..."], order: Tensor) -> Float[Tensor, "out ..."]:
+    return rows.unflatten(0, (-1, len(order)))[:, order].flatten(0, 1)
+
+
+def _base(module: nn.Module) -> nn.Linear:
+    base = module.get_base_layer() if isinstance(module, LoraLinear) else module
+    assert isinstance(base, nn.Linear)
+    return base
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """The weight that the layer multiplies with now."""
+    weight = _base(module).weight
+    if isinstance(module, LoraLinear) and not module.disable_adapters and not module.merged:
+        for name in module.active_adapters:
+            if name in module.lora_A:
+                weight = weight + module.get_delta_weight(name)
+    return weight

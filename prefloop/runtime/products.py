@@ -1,0 +1,154 @@
+"""Which library multiplies large float32 matrices on the CPU: PyTorch's usual one or oneDNN, by a measurement.
+
+PyTorch hands float32 products to oneDNN only where that may round their factors to bfloat16. On processors without bfloat16 matrix units oneDNN
+does not, and is the faster one on many; on others it does, and the measurement sees the error. Small products stay where they are: oneDNN
+takes longer to begin.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Library = Literal["usual", "onednn"]
+
+VARIABLE = "PREFLOOP_MATMUL"
+"""Environment variable that decides instead of the measurement: `usual` or `onednn`."""
+SHAPE = (1024, 512, 1024)
+"""Rows, inner length and columns of the measured product."""
+FASTER = 1.05
+"""oneDNN must be so many times as fast to be taken."""
+ERROR = 2.0
+"""And its error at most so many times the usual float32 product's; bfloat16's is thousands of times that."""
+
+_PRECISION = {"usual": "none", "onednn": "bf16"}
+
+_chosen: Library = "usual"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What multiplies large matrices, and why."""
+
+    library: Library
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'oneDNN' if self.library == 'onednn' else 'as PyTorch has it'} ({self.reason})"
+
+
+@contextlib.contextmanager
+def large_products() -> Iterator[None]:
+    """Inside, large float32 products are the chosen library's."""
+    with _by(_chosen):
+        yield
+
+
+@contextlib.contextmanager
+def small_products() -> Iterator[None]:
+    """Inside, they are PyTorch's usual ones."""
+    with _by("usual"):
+        yield
+
+
+def _setting() -> Any:
+    """PyTorch's switch for float32 products in oneDNN; None before 2.9."""
+    return getattr(torch.backends.mkldnn, "matmul", None)
+
+
+@contextlib.contextmanager
+def _by(library: Library) -> Iterator[None]:
+    settings = _setting()
+    if settings is None:
+        yield
+        return
+    before = settings.fp32_precision
+    settings.fp32_precision = _PRECISION[library]
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+def choose() -> Choice:
+    """Decide for this process, by the environment, by what was measured here before, or by measuring, and say why.
+
+    A measurement is kept in the user's cache folder: a run that is repeated or goes on computes with the same library, to the bit.
+    """
+    global _chosen
+    choice = _decided()
+    _chosen = choice.library
+    return choice
+
+
+def leave() -> None:
+    """Large products are the usual ones again."""
+    global _chosen
+    _chosen = "usual"
+
+
+def _decided() -> Choice:
+    given = os.environ.get(VARIABLE, "")
+    if given == "usual" or given == "onednn":
+        return Choice(library=given, reason=f"{VARIABLE}={given}")
+    if _setting() is None or not torch.backends.mkldnn.is_available():
+        return Choice(library="usual", reason="this PyTorch is older than 2.9 or was built without oneDNN")
+    file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefloop" / "matmul.json"
+    where = f"{platform.node()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    known = _read(file)
+    if where in known:
+        return Choice(
+            library="onednn" if known[where]["library"] == "onednn" else "usual",
+            reason=known[where]["reason"],
+        )
+    choice = measured()
+    with contextlib.suppress(OSError):  # a cache: without one it is measured again
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(f".{os.getpid()}")
+        entry = {"library": choice.library, "reason": choice.reason}
+        beside.write_text(json.dumps({**known, where: entry}, indent=1) + "\n", encoding="utf-8")
+        os.replace(beside, file)
+    return choice
+
+
+def _read(file: Path) -> dict[str, dict[str, str]]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def measured(repeats: int = 7) -> Choice:
+    """Time both on one product, in turns, and compare their errors with float64. About 0.2 s."""
+    rows, inner, columns = SHAPE
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(shape, generator=generator) for shape in ((rows, inner), (inner, columns)))
+    out, some = torch.empty(rows, columns), slice(0, 64)
+    exact = a[some].double() @ b.double()
+    seconds, errors = {"usual": float("inf"), "onednn": float("inf")}, {"usual": 0.0, "onednn": 0.0}
+    for _ in range(repeats):
+        for library in ("usual", "onednn"):
+            with _by(library):
+                began = time.perf_counter()
+                torch.mm(a, b, out=out)
+                seconds[library] = min(seconds[library], time.perf_counter() - began)
+            errors[library] = ((out[some].double() - exact).norm() / exact.norm()).item()
+    return decide(seconds, errors)
+
+
+def decide(seconds: dict[str, float], errors: dict[str, float]) -> Choice:
+    """oneDNN where it keeps float32's accuracy and is clearly faster."""
+    if errors["onednn"] > ERROR * errors["usual"]:
+        why = f"oneDNN's error is {errors['onednn']:.1e}, float32's {errors['usual']:.1e}"
+        return Choice(library="usual", reason=why)
+    faster = seconds["usual"] / seconds["onednn"]
+    why = f"oneDNN is {faster:.2f} times as fast on a large product, error {errors['onednn']:.1e} for {errors['usual']:.1e}"
+    return Choice(library="onednn" if faster >= FASTER else "usual", reason=why)

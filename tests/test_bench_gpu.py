@@ -1,0 +1,36 @@
+"""The GPU's benchmark runs from end to end on a processor, and says in one line that there is no GPU."""
+
+import re
+
+import pytest
+import torch
+
+from bench import gpu
+
+
+@pytest.mark.parametrize("family", gpu.CONFIGS)
+def test_every_part_runs_on_a_processor(family: str, capsys: pytest.CaptureFixture[str]):
+    assert gpu.main(["--device", "cpu", "--size", "tiny", "--repeats", "1", "--family", family]) == 0
+    head, equality, *cases = capsys.readouterr().out.splitlines()
+    assert head.startswith("cpu, torch")
+    assert "equality on cpu (packed): log-probabilities differ by 0.0e+00" in equality
+    assert [line.split(":")[0] for line in cases] == ["dpo", "ppo update", "generation"]
+    assert all(re.search(r"ours [\d,]+ .*plain [\d,]+ .*\d\.\d\dx", line) for line in cases)
+    assert all("MFU" in line for line in cases[:2])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_ends_with_one_line(capsys: pytest.CaptureFixture[str]):
+    assert gpu.main([]) == 1
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_the_arithmetic_of_a_pass_counts_each_product_once():
+    size = gpu.SIZES["tiny"]
+    batch = gpu.pack(gpu.comparisons(size))
+    model = gpu.language_model(size, "llama", torch.float32)
+    matrices = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n)
+    head = model.get_output_embeddings().weight.numel()  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    attended = sum(int(position) + 1 for position in batch.position_ids)
+    wanted = 2 * (matrices * batch.tokens + head * len(batch.targets)) + 4 * 2 * 64 * attended
+    assert gpu.forward_flops(size, batch) == wanted
