@@ -5,26 +5,35 @@
 
 Models have random weights and the shapes of Qwen2 0.5B and 1.5B (or a Llama's block in those shapes), in bfloat16. Each case runs two ways in
 turn: ours, and plain, which is transformers alone: every completion padded after its own copy of the prompt with the logits of every position,
-and `generate`. MFU is the share of `--peak` TFLOP/s that the real tokens' arithmetic needs, padding and recomputation not counted.
+and `generate`. With `--trl PYTHON`, of an environment that has TRL (`make bench` makes `.venv-trl/bin/python`), its DPO trainer takes turns too, on
+the same model and comparisons, in bfloat16, with Liger's kernels where that environment has them. MFU is the share of `--peak` TFLOP/s that the real tokens' arithmetic needs, padding and recomputation not counted.
 `--device cpu --size tiny` runs every part here in a minute, to see that it works.
 """
 
 import argparse
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     LlamaConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
+from bench.versus.__main__ import ROOT, Contender
+from bench.versus.cases import PAIRS
+from bench.versus.material import write_rows
 from prefloop.configs.common import Compute, Sampling
 from prefloop.losses import clipped_surrogate, clipped_value_loss, dpo_loss, example_mean, sequence_sum
 from prefloop.losses.reduce import sequence_mean_of_token_mean
@@ -54,6 +63,7 @@ class Size:
     completion: int
     """Longest completion, likewise."""
     pairs: int
+    """As many as the other side takes in a step."""
     sampled: int
     """Completions sampled together."""
 
@@ -68,7 +78,7 @@ SIZES = {
         vocabulary=512,
         prompt=12,
         completion=12,
-        pairs=3,
+        pairs=PAIRS,
         sampled=4,
     ),
     "0.5b": Size(
@@ -135,6 +145,47 @@ def comparisons(size: Size) -> list[Group]:
         masks = tuple([True] * len(completion) for completion in completions)
         groups.append(Group(prompt=text(size.prompt), completions=completions, masks=masks))
     return groups
+
+
+def write_material(folder: Path, model: PreTrainedModel, groups: Sequence[Group]) -> None:
+    """The model, a tokenizer that reads token i from the word `i`, and the comparisons as its text without their last tokens: TRL adds an end."""
+    model.save_pretrained(folder / "policy")
+    special = {0: "<pad>", 2: "</s>"}  # these are found inside words too, so no number may stand for them
+    vocabulary = {special.get(i, str(i)): i for i in range(model.config.vocab_size)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="3"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="</s>", pad_token="<pad>", model_max_length=2048
+    ).save_pretrained(folder / "policy")
+
+    def text(ids: Sequence[int]) -> str:
+        return "".join(f" {i}" for i in ids)
+
+    rows = [
+        {"prompt": text(group.prompt), "chosen": text(chosen[:-1]), "rejected": text(rejected[:-1])}
+        for group in groups
+        for chosen, rejected in [group.completions]
+    ]
+    write_rows(folder / "comparisons.jsonl", rows)
+
+
+@contextmanager
+def trl_step(
+    python: Path | None, model: PreTrainedModel, groups: Sequence[Group], device: str
+) -> Iterator[dict[str, Callable[[], object]]]:
+    """A step of TRL's DPO trainer in a process of its own; nothing where no Python is given."""
+    if python is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_material(folder, model, groups)
+        longest = max(len(group.prompt) + max(map(len, group.completions)) for group in groups)
+        command = [str(python), str(ROOT / "bench/versus/theirs.py"), "dpo", name]
+        environment = {"DEVICE": device, "BF16": "1", "MAX_LENGTH": str(longest)}
+        contender = Contender("TRL", command, environment, folder / "trl.log")
+        yield {"TRL": contender.step}
+        contender.close()
 
 
 def forward_flops(size: Size, batch: Batch) -> float:
@@ -246,13 +297,15 @@ def trained(parts: Sequence[torch.nn.Module], step: Callable[[], Tensor], device
 
 def report(name: str, seconds: dict[str, float], work: float, unit: str, flops: float, peak: float) -> None:
     """One line of the result."""
-    ratio = seconds["plain"] / seconds["ours"]
+    ratios = ", ".join(
+        f"{each / seconds['ours']:.2f}x {way}" for way, each in seconds.items() if way != "ours"
+    )
     share = f", MFU {flops / seconds['ours'] / (peak * 1e12):.1%}" if flops else ""
     rates = ", ".join(f"{way} {work / each:,.0f} {unit}" for way, each in seconds.items())
-    print(f"{name}: {rates}, {ratio:.2f}x{share}")
+    print(f"{name}: {rates}, {ratios}{share}")
 
 
-def time_training(size: Size, family: str, device: str, repeats: int, peak: float) -> None:
+def time_training(size: Size, family: str, device: str, repeats: int, peak: float, trl: Path | None) -> None:
     """DPO's step and PPO's update, packed and plain."""
     dtype = torch.bfloat16
     compute = Compute(device=device, dtype="bfloat16")  # pyright: ignore[reportArgumentType]
@@ -262,13 +315,16 @@ def time_training(size: Size, family: str, device: str, repeats: int, peak: floa
     plain_reference = Policy(reference.model, way="padded", linear_head=False)
     critic = critic_of(size, family, compute, dtype)
     plain_critic = Critic(critic.model, critic.value_head, way="padded")
-    batch = pack(comparisons(size), policy.device)
+    groups = comparisons(size)
+    batch = pack(groups, policy.device)
     once = forward_flops(size, batch)
     steps = {
         "ours": trained([policy], lambda: dpo_step(policy, reference, batch), device),
         "plain": trained([policy], lambda: dpo_step(plain, plain_reference, batch), device),
     }
-    report("dpo", in_turn(steps, repeats, device), batch.tokens, "real tokens/s", 4 * once, peak)
+    with trl_step(trl, policy.model, groups, device) as theirs:
+        seconds = in_turn({**steps, **theirs}, repeats, device)
+    report("dpo", seconds, batch.tokens, "real tokens/s", 4 * once, peak)
     steps = {
         "ours": trained([policy, critic], lambda: ppo_step(policy, critic, batch), device),
         "plain": trained([policy, critic], lambda: ppo_step(plain, plain_critic, batch), device),
@@ -319,6 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--peak", type=float, default=0.0, help="dense bfloat16 TFLOP/s; 0: by the GPU's name"
     )
+    parser.add_argument("--trl", type=Path, help="a Python that has TRL, to measure its DPO trainer too")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device here: nothing was measured (`--device cpu --size tiny` tries every part)")
@@ -328,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{name}, torch {torch.__version__}, {args.family} {args.size}, peak {peak:g} TFLOP/s")
     check_equality(args.device, args.family)
     work = SIZES[args.size], args.family, args.device, args.repeats, peak
-    time_training(*work)
+    time_training(*work, args.trl)
     time_generation(*work)
     return 0
 

@@ -1,21 +1,30 @@
 """Fifty annotators at once, and a server that is killed again and again: is anything that was acknowledged lost, or counted twice?
 
-    python -m bench.studio_load --people 50 --seconds 30 --kills 5
-    python -m bench.studio_load --people 50 --seconds 60 --kills 0 --think 5
-    python -m bench.studio_load --store postgresql://user@host/database --workers 2
+    python -m bench.studio_load
+    python -m bench.studio_load --postgresql --workers 2
+    python -m bench.studio_load --modes killed --seconds 60 --kills 10
+    python -m bench.studio_load --store postgresql://user@host/database
 
-Each person is a thread that asks for an item over HTTP, answers it, and sends the same answer again until it is acknowledged. Without `--think` they answer
-at once, so the server is saturated and every request waits in a queue of all the others; with it they read for that many seconds (half to one
-and a half times, uniformly), as people do, if very fast ones. Meanwhile the
-server is killed with SIGKILL at random moments and started again. At the end every acknowledged answer must be in the store exactly once,
-and no item may have more answers than the overlap. Prints answers per second and the percentiles of how long an answer took to be
-acknowledged, with the time that the server was away counted in and left out. The numbers are of this machine, client and server together on it.
+Each person is a thread that asks for an item over HTTP, answers it, and sends the same answer again until it is acknowledged. There are three modes,
+one after the other, each in a project of its own:
+
+- `reading`: they read for `--think` seconds (half to one and a half times, uniformly) before they answer, as people do, if very fast ones;
+- `saturated`: they answer at once, so every request waits in a queue of all the others;
+- `killed`: as saturated, and the server with its workers is killed with SIGKILL at random moments and started again, `--kills` times.
+
+At the end of each every acknowledged answer must be in the store exactly once, and no item may have more answers than the overlap. One line for each
+mode: answers per second while the server was there, percentiles in milliseconds until the next item is there and until an answer is acknowledged,
+undisturbed by kills, and the processor time of the server for an answer and the item before it (where it was not killed; PostgreSQL's own is not in
+it). `--people 1 --modes saturated` is the cost without a queue. The numbers are of this machine, client and server together on it. `--postgresql` starts a
+server of Debian's package for this run, with its settings as they come (`fsync` on).
 """
 
 import argparse
+import getpass
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +32,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -34,6 +45,8 @@ from prefloop.data.store import Store, models, studio_models
 from prefloop.feedback.studio import accounts, demo
 from prefloop.feedback.studio.service import Studio
 from prefloop.feedback.studio.values import ProjectSettings
+
+MODES = ("reading", "saturated", "killed")
 
 
 @dataclass
@@ -61,11 +74,25 @@ class Server:
                 time.sleep(0.1)
         raise SystemExit("the server did not start within two minutes")
 
+    def cpu(self) -> float:
+        """Processor seconds that the server and its workers have used so far; 0 where /proc does not say."""
+        assert self.process is not None
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                told = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has just ended
+            if int(told[2]) == self.process.pid:
+                ticks += int(told[11]) + int(told[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         """SIGKILL to the server and its workers."""
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
 
 
 @dataclass
@@ -138,12 +165,19 @@ def _answer(client: httpx.Client, token: str, draw: random.Random, results: Resu
             results.took.append(took)
 
 
-def check(where: str, project: int, results: Results) -> list[str]:
-    """What is wrong with the store after all that; empty if nothing is."""
+def check(where: str, project: int, results: Results) -> tuple[list[str], int]:
+    """What is wrong with the store after all that, empty if nothing is; and how many answers of the project it holds."""
     task, assignment, judgement = studio_models.Task, studio_models.Assignment, models.Judgement
     wrong = list(results.wrong)
     with Store.open(where, create=False) as store, store.database.read() as session:
-        keys = list(session.scalars(select(judgement.idempotency_key)))
+        mine = set(
+            session.scalars(
+                select(assignment.token)
+                .join(task, task.id == assignment.task_id)
+                .where(task.project_id == project)
+            )
+        )
+        keys = [key for key in session.scalars(select(judgement.idempotency_key)) if key.split()[1] in mine]
         sent = [f"studio {token} {key}" for token, key in results.acknowledged]
         lost = set(sent) - set(keys)
         if lost:
@@ -162,15 +196,129 @@ def check(where: str, project: int, results: Results) -> list[str]:
         over = [row for row in rows if row[0] != row[2] or row[2] > row[1]]
         if over:
             wrong.append(f"{len(over)} items have more answers than wanted, or are miscounted")
-        unheard = len(set(keys)) - len(set(sent))
-        print(f"answers stored {len(keys)}, acknowledged {len(sent)}, stored but not heard of {unheard}")
+    return wrong, len(keys)
+
+
+def percentiles(values: Sequence[float]) -> str:
+    """p50, p95 and p99 in milliseconds."""
+    ordered = sorted(values)
+    shares = (
+        ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95, 0.99) if ordered
+    )
+    return "/".join(f"{1000 * each:.0f}" for each in shares) or "-"
+
+
+def prepare(where: str, given: argparse.Namespace) -> tuple[int, list[str]]:
+    """A project with items, and a token for each person."""
+    with Store.open(where) as store:
+        studio = Studio(store)
+        demo.fill(store, given.items)
+        project = studio.create_project(
+            ProjectSettings(name=f"load {uuid4().hex[:6]}", overlap=given.overlap)
+        ).id
+        studio.add_tasks(project, store.add_pairs().ids)
+        tokens = []
+        for number in range(given.people):
+            who = accounts.add_person(
+                studio, f"p{number}-{uuid4().hex[:6]}", "three small words", "annotator"
+            )
+            tokens.append(accounts.new_token(studio, who, "load", ["annotate"]))
+    return project, tokens
+
+
+def drive(
+    server: Server, project: int, tokens: Sequence[str], given: argparse.Namespace, think: float, kills: int
+) -> tuple[Results, float, float, float]:
+    """Let everybody work at a server, and kill it now and then; what they saw, and seconds: of its processor, of all, without it."""
+    server.start()
+    cpu, results, began = server.cpu(), Results(), time.monotonic()
+    until = began + given.seconds
+    base = f"http://127.0.0.1:{server.port}"
+    threads = [
+        threading.Thread(
+            target=person, args=(base, token, project, results, until, number, think), daemon=True
+        )
+        for number, token in enumerate(tokens)
+    ]
+    for thread in threads:
+        thread.start()
+    away = 0.0
+    for moment in sorted(random.Random(0).uniform(0.1, 0.9) * given.seconds for _ in range(kills)):
+        time.sleep(max(0.0, began + moment - time.monotonic()))
+        killed = time.monotonic()
+        server.kill()
+        server.start()
+        away += time.monotonic() - killed
+    for thread in threads:
+        thread.join()
+    lasted, cpu = time.monotonic() - began, server.cpu() - cpu
+    return results, cpu, lasted, away
+
+
+def measure(where: str, mode: str, given: argparse.Namespace) -> list[str]:
+    """Do one mode, print its line, and return what was wrong."""
+    project, tokens = prepare(where, given)
+    think, kills = given.think if mode == "reading" else 0.0, given.kills if mode == "killed" else 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Server(where, port, given.workers)
+    with ExitStack() as stack:
+        stack.callback(server.kill)
+        results, cpu, lasted, away = drive(server, project, tokens, given, think, kills)
+    wrong, stored = check(where, project, results)
+    count = len(results.acknowledged)
+    kind = "postgresql" if where.startswith("postgres") else "sqlite"
+    spent = "-" if kills or not count else f"{1000 * cpu / count:.1f}"
+    print(
+        f"{kind}, {given.workers} worker{'s' * (given.workers > 1)}, {mode}: {given.people} people, {lasted:.0f} s, {kills} kills, away {away:.0f} s | "
+        f"acknowledged {count}, stored {stored}, lost or doubled {len(wrong)} | {count / max(lasted - away, 1e-9):.1f} answers/s | "
+        f"ms p50/p95/p99: next item {percentiles(results.asked)}, acknowledged {percentiles(results.took)}, with kills "
+        f"{percentiles(results.took_with_kills)} | server ms of processor an answer {spent}",
+        flush=True,
+    )
     return wrong
 
 
-def percentile(values: list[float], share: float) -> str:
-    """In milliseconds."""
-    ordered = sorted(values)
-    return f"{1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]:.0f}" if ordered else "-"
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server that is there for this long; as root it runs as the user postgres."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        raise SystemExit(
+            "PostgreSQL is not there; install Debian's package postgresql, or name a server with --store"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="studio-load-"))
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    user = "postgres" if as_user else getpass.getuser()
+
+    def do(program: str, *arguments: str) -> None:
+        subprocess.run(
+            [*as_user, str(found[-1] / program), *arguments], check=True, stdout=subprocess.DEVNULL
+        )
+
+    try:
+        if as_user:
+            shutil.chown(folder, user)
+        data = str(folder / "data")
+        do("initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8")
+        do(
+            "pg_ctl",
+            "-D",
+            data,
+            "-l",
+            str(folder / "log"),
+            "-o",
+            f"-c listen_addresses='' -k {folder}",
+            "-w",
+            "start",
+        )
+        try:
+            yield f"postgresql://{user}@/postgres?host={folder}"
+        finally:
+            do("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> int:
@@ -178,71 +326,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--store", default="", help="a PostgreSQL URL; without it a SQLite file is made")
+    parser.add_argument("--store", default="", help="a database URL; without it a SQLite file is made")
+    parser.add_argument("--postgresql", action="store_true", help="start a PostgreSQL server for this run")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--people", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--items", type=int, default=1500)
     parser.add_argument("--overlap", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--think", type=float, default=0.0, help="seconds that a person reads, on average")
+    parser.add_argument("--think", type=float, default=5.0, help="seconds that a person reads, on average")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        where = given.store or str(Path(folder) / "prefloop.db")
-        with Store.open(where) as store:
-            studio = Studio(store)
-            demo.fill(store, given.items)
-            project = studio.create_project(
-                ProjectSettings(name=f"load {uuid4().hex[:6]}", overlap=given.overlap)
-            ).id
-            studio.add_tasks(project, store.add_pairs().ids)
-            tokens = []
-            for number in range(given.people):
-                login = f"p{number}-{uuid4().hex[:6]}"
-                who = accounts.add_person(studio, login, "three small words", "annotator")
-                tokens.append(accounts.new_token(studio, who, "load", ["annotate"]))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        server = Server(where, port, given.workers)
-        server.start()
-        results, began = Results(), time.monotonic()
-        until = began + given.seconds
-        threads = [
-            threading.Thread(
-                target=person,
-                args=(f"http://127.0.0.1:{port}", token, project, results, until, n, given.think),
-            )
-            for n, token in enumerate(tokens)
-        ]
-        for thread in threads:
-            thread.start()
-        moments = sorted(random.Random(0).uniform(0.1, 0.9) * given.seconds for _ in range(given.kills))
-        away = 0.0
-        for moment in moments:
-            time.sleep(max(0.0, began + moment - time.monotonic()))
-            killed = time.monotonic()
-            server.kill()
-            server.start()
-            away += time.monotonic() - killed
-        for thread in threads:
-            thread.join()
-        lasted = time.monotonic() - began
-        server.kill()
-        wrong = check(where, project, results)
-    count = len(results.acknowledged)
-    print(
-        f"{given.people} people, {len(moments)} kills, {lasted:.0f} s of which the server was away {away:.0f} s"
-    )
-    print(f"{count / max(lasted - away, 1e-9):.0f} answers per second while it was there")
-    for name, values in (
-        ("until acknowledged, undisturbed", results.took),
-        ("until acknowledged, kills counted in", results.took_with_kills),
-        ("until the next item is there", results.asked),
-    ):
-        shares = ", ".join(f"p{int(100 * share)} {percentile(values, share)}" for share in (0.5, 0.95, 0.99))
-        print(f"milliseconds {name}: {shares}")
-    print(json.dumps({"wrong": wrong}))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    with ExitStack() as stack:
+        where = given.store
+        if given.postgresql:
+            where = stack.enter_context(postgresql())
+        where = where or str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "prefloop.db")
+        wrong = [each for mode in given.modes for each in measure(where, mode, given)]
+    if wrong:
+        print(json.dumps({"wrong": wrong[:20]}))
     return 1 if wrong else 0
 
 

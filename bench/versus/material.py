@@ -75,14 +75,32 @@ def _work(groups: int, prompt: int, completions: list[int]) -> Work:
     )
 
 
-def make_material(folder: Path, source: str) -> dict[str, Material]:
+def make_material(folder: Path, source: str, sizes: Iterable[str] = tuple(SIZES)) -> dict[str, Material]:
     """Write SIZE/policy, SIZE/reward_model and the rows of every stage in its field format; what they hold."""
     rows = list(_human(source) if source else _made_up())
     texts = [row["prompt"] + row[side] for row in rows for side in ("chosen", "rejected")]
-    return {name: _of_size(folder / name, size, rows, texts) for name, size in SIZES.items()}
+    for name in sizes:
+        _write(folder / name, SIZES[name], rows, texts)
+    return {name: read_material(folder / name) for name in sizes}
 
 
-def _of_size(folder: Path, size: Size, rows: list[dict[str, str]], texts: list[str]) -> Material:
+def read_material(folder: Path) -> Material:
+    """What a size's folder holds."""
+    tokenizer = load_tokenizer(str(folder / "policy"))
+    comparisons, prompts = (
+        [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        for name in ("comparisons", "prompts")
+    )
+    return Material(
+        comparisons=[
+            tuple(_count(tokenizer, row[field]) for field in ("prompt", "chosen", "rejected"))
+            for row in comparisons
+        ],
+        prompts=[_count(tokenizer, row["prompt"]) for row in prompts],
+    )
+
+
+def _write(folder: Path, size: Size, rows: list[dict[str, str]], texts: list[str]) -> None:
     tokenizer = train_tokenizer(texts, vocab_size=size.vocabulary)
     torch.manual_seed(SEED)
     shape: dict[str, Any] = {
@@ -121,13 +139,6 @@ def _of_size(folder: Path, size: Size, rows: list[dict[str, str]], texts: list[s
     )
     write_rows(folder / "labels.jsonl", labels)
     write_rows(folder / "prompts.jsonl", [{"prompt": prompt} for prompt in prompts])
-    return Material(
-        comparisons=[
-            tuple(_count(tokenizer, text) for text in (row["prompt"], row["chosen"], row["rejected"]))
-            for row in kept
-        ],
-        prompts=[_count(tokenizer, prompt) for prompt in prompts],
-    )
 
 
 def _count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

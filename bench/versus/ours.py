@@ -45,8 +45,8 @@ MANY = 10_000
 """Steps: more than anyone asks for."""
 
 
-def train(stage: str, material: Path, pace: Pace) -> None:
-    """A stage's own `train`, with its batches in the data's order and a pause before each step."""
+def settings_of(stage: str, material: Path, steps: int = MANY) -> tuple[Any, Callable[[Any], Any]]:
+    """A stage's configuration and its own `train`."""
     common: dict[str, Any] = {
         "run": RunSettings(out=f"{tempfile.mkdtemp()}/{stage}", seed=SEED),
         "optim": Optim(lr=LEARNING_RATE, schedule="constant", beta2=0.999),
@@ -58,9 +58,47 @@ def train(stage: str, material: Path, pace: Pace) -> None:
             max_completion_tokens=MAX_TOKENS,
         ),
     }
+    if stage in ONLINE:
+        return _online(stage, material, common | {"steps": steps})
+    return _offline(stage, material, common | {"batch_size": batch_size(stage), "max_steps": steps})
+
+
+def _offline(stage: str, material: Path, common: dict[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
+    model = str(material / "policy")
+    if stage == "sft":
+        return SFTConfig(**common, model=model), sft.train
+    if stage == "reward":
+        start = str(material / "reward_model")
+        return RewardConfig(**common, model=start, keep_head=True, centring=0.0), reward.train
+    settings = () if stage == "orpo" else (f"beta={BETA}",)
+    return PreferConfig(**common, model=model, loss=stage, settings=settings), prefer.train
+
+
+def _online(stage: str, material: Path, common: dict[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
+    common |= {
+        "model": str(material / "policy"),
+        "reward_model": str(material / "reward_model"),
+        "sampling": Sampling(max_new_tokens=NEW_TOKENS, batch_size=ROLLOUTS),
+    }
+    if stage == "ppo":
+        shape = {"batch_prompts": ROLLOUTS, "epochs": PPO_EPOCHS, "minibatches": PPO_MINIBATCHES}
+        return PPOConfig(**common, **shape), ppo.train
+    group: dict[str, Any] = {
+        "batch_prompts": ROLLOUTS // GROUP,
+        "completions_per_prompt": GROUP,
+        "minibatches": GROUP_UPDATES,
+    }
+    if stage == "grpo":
+        return GRPOConfig(**common, **group), critic_free.train
+    # One update from each batch is REINFORCE; more need the ratio, as the other side has it too.
+    return RLOOConfig(**common, **group, surrogate="clipped", ratio="sequence_sum"), critic_free.train
+
+
+def train(stage: str, material: Path, pace: Pace) -> None:
+    """A stage's own `train`, with its batches in the data's order and a pause before each step."""
     reference = _Once(prefer.reference_tokens)
     prefer.reference_tokens = reference
-    batches.Batches.at = _in_order
+    batches.Batches.at = in_order
     steps = Run.steps
 
     def paced(self: Run, **kwargs: Any) -> Iterator[int]:
@@ -71,44 +109,8 @@ def train(stage: str, material: Path, pace: Pace) -> None:
                 answer["loss"] = self.last_metrics.get("loss")
 
     Run.steps = paced
-    if stage in ONLINE:
-        _online(stage, material, common)
-    else:
-        _offline(stage, material, common | {"batch_size": batch_size(stage), "max_steps": MANY})
-
-
-def _offline(stage: str, material: Path, common: dict[str, Any]) -> None:
-    model = str(material / "policy")
-    if stage == "sft":
-        sft.train(SFTConfig(**common, model=model))
-    elif stage == "reward":
-        start = str(material / "reward_model")
-        reward.train(RewardConfig(**common, model=start, keep_head=True, centring=0.0))
-    else:
-        settings = () if stage == "orpo" else (f"beta={BETA}",)
-        prefer.train(PreferConfig(**common, model=model, loss=stage, settings=settings))
-
-
-def _online(stage: str, material: Path, common: dict[str, Any]) -> None:
-    common |= {
-        "model": str(material / "policy"),
-        "reward_model": str(material / "reward_model"),
-        "sampling": Sampling(max_new_tokens=NEW_TOKENS, batch_size=ROLLOUTS),
-        "steps": MANY,
-    }
-    if stage == "ppo":
-        ppo.train(PPOConfig(**common, batch_prompts=ROLLOUTS, epochs=PPO_EPOCHS, minibatches=PPO_MINIBATCHES))
-        return
-    group: dict[str, Any] = {
-        "batch_prompts": ROLLOUTS // GROUP,
-        "completions_per_prompt": GROUP,
-        "minibatches": GROUP_UPDATES,
-    }
-    if stage == "grpo":
-        critic_free.train(GRPOConfig(**common, **group))
-    else:
-        # One update from each batch is REINFORCE; more need the ratio, as the other side has it too.
-        critic_free.train(RLOOConfig(**common, **group, surrogate="clipped", ratio="sequence_sum"))
+    config, run = settings_of(stage, material)
+    run(config)
 
 
 class _Once:
@@ -124,7 +126,8 @@ class _Once:
         return result
 
 
-def _in_order(self: Any, step: int) -> list[int]:
+def in_order(self: Any, step: int) -> list[int]:
+    """Stands for `Batches.at`: the records as they come, again from the first after the last."""
     first = (step - 1) * self.size
     return [place % self.count for place in range(first, first + self.size)]
 

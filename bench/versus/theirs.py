@@ -1,5 +1,9 @@
-"""TRL's side of a case: `python theirs.py STAGE MATERIAL`, in an environment that has TRL and nothing of prefloop."""
+"""TRL's side of a case: `python theirs.py STAGE MATERIAL`, in an environment that has TRL and nothing of prefloop.
 
+In float32 on the CPU, unless the environment says otherwise: `DEVICE=cuda`, `BF16=1` (weights and products), `MAX_LENGTH` (tokens of a sequence).
+"""
+
+import importlib.util
 import os
 import sys
 import tempfile
@@ -34,6 +38,11 @@ from bench.versus.cases import (
     batch_size,
 )
 from bench.versus.pace import Pace
+
+ON_GPU = os.environ.get("DEVICE") == "cuda"
+BF16 = os.environ.get("BF16") == "1"
+DTYPE = torch.bfloat16 if BF16 else torch.float32
+MAX_LENGTH = int(os.environ.get("MAX_LENGTH", MAX_TOKENS))
 
 
 class Paced(TrainerCallback):
@@ -90,21 +99,22 @@ class PacedPPO(Paced):
 
 
 def common(stage):
-    """Float32, no gradient checkpointing, nothing written."""
+    """No gradient checkpointing, nothing written; on a GPU Liger's kernels, where they are installed."""
     return {
+        "use_liger_kernel": ON_GPU and importlib.util.find_spec("liger_kernel") is not None,
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": batch_size(stage),
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
         "max_steps": 10_000,
-        "bf16": False,
+        "bf16": BF16,
         "gradient_checkpointing": False,
         "logging_steps": 1,
         "report_to": "none",
         "save_strategy": "no",
         "seed": SEED,
         "disable_tqdm": True,
-        "use_cpu": True,
+        "use_cpu": not ON_GPU,
     }
 
 
@@ -114,16 +124,16 @@ def rows(stage, material):
 
 
 def causal(material):
-    return AutoModelForCausalLM.from_pretrained(material / "policy", dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(material / "policy", dtype=DTYPE)
 
 
 def scorer(material):
-    return AutoModelForSequenceClassification.from_pretrained(material / "reward_model", dtype=torch.float32)
+    return AutoModelForSequenceClassification.from_pretrained(material / "reward_model", dtype=DTYPE)
 
 
 def offline(stage, material, pace):
     """The trainer as its documentation shows it."""
-    model, extra = None, {"max_length": MAX_TOKENS}
+    model, extra = None, {"max_length": MAX_LENGTH}
     if stage == "dpo":
         from trl import DPOConfig as Config
         from trl import DPOTrainer as Base

@@ -52,6 +52,10 @@ class Settings:
     lr: float = 1e-3
     linear: bool = True
     """The rate falls to zero at the last step; PPO's clip, or TRPO's bound, with it."""
+    normalise: bool = False
+    """Observations less their mean, by their standard deviation, over all steps so far."""
+    reward_scale: float = 1.0
+    """Rewards are learnt from times this; what is reported are the task's own."""
     epochs: int = 20
     minibatch: int = 256
     clip: float = 0.2
@@ -76,9 +80,40 @@ SETTINGS = {
         steps=500_000, batch=0, gamma=0.99, lr=5e-3, epochs=1, minibatch=1 << 30
     ),
     ("acrobot", "ppo"): Settings(
-        steps=500_000, environments=16, batch=256, gamma=0.99, lam=0.94, epochs=4, minibatch=512
+        steps=500_000,
+        environments=16,
+        batch=256,
+        gamma=0.99,
+        lam=0.94,
+        epochs=4,
+        normalise=True,
+        reward_scale=0.05,
     ),
 }
+
+
+class Standard(nn.Module):
+    """Observations `[N, observations]` in units of their running standard deviation; as they are until `add` is called."""
+
+    def __init__(self, observations: int) -> None:
+        super().__init__()
+        for name, start in (("mean", torch.zeros), ("variance", torch.ones)):
+            self.register_buffer(name, start(observations))
+        self.mean: Tensor
+        self.variance: Tensor
+        self.count = 0
+
+    def forward(self, states: Tensor) -> Tensor:
+        return ((states - self.mean) / (self.variance + 1e-8).sqrt()).clamp(-10, 10) if self.count else states
+
+    def add(self, states: Tensor) -> None:
+        """Chan's update of mean and variance with more states."""
+        new, total = len(states), self.count + len(states)
+        away = states.mean(0) - self.mean
+        squares = self.variance * self.count + states.var(0, correction=0) * new
+        self.variance = (squares + away.square() * self.count * new / total) / total
+        self.mean = self.mean + away * new / total
+        self.count = total
 
 
 class ActorCritic(nn.Module):
@@ -86,11 +121,16 @@ class ActorCritic(nn.Module):
 
     def __init__(self, observations: int, actions: int) -> None:
         super().__init__()
-        self.actor, self.critic = network(observations, actions, 0.01), network(observations, 1, 1.0)
+        self.standard = Standard(observations)
+        self.policy, self.critic = network(observations, actions, 0.01), network(observations, 1, 1.0)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Of the actions in each state."""
+        return self.policy(self.standard(states))
 
     def values(self, states: Tensor) -> Tensor:
         """Value of each state."""
-        return self.critic(states).squeeze(-1)
+        return self.critic(self.standard(states)).squeeze(-1)
 
 
 def network(inputs: int, outputs: int, gain: float) -> nn.Sequential:
@@ -135,7 +175,7 @@ class Collector:
         while playing:
             with torch.no_grad():
                 states = torch.tensor(self.states[playing])
-                actions = Categorical(logits=model.actor(states)).sample().tolist()
+                actions = Categorical(logits=model.logits(states)).sample().tolist()
             count += len(playing)
             for i, action in zip(list(playing), actions, strict=True):
                 state, reward, ended, cut, _ = self.envs[i].step(action)
@@ -143,7 +183,7 @@ class Collector:
                 row = open_rows[i]
                 row[0].append(self.states[i].copy())  # the array is written over below
                 row[1].append(action)
-                row[2].append(float(reward))
+                row[2].append(settings.reward_scale * float(reward))
                 self.states[i] = state
                 if ended or cut:
                     if cut and not ended:
@@ -203,7 +243,7 @@ def judge(model: ActorCritic, batch: Batch, settings: Settings, *, critic: bool)
     """Advantages and returns; REINFORCE has no critic, and its advantages are the returns themselves."""
     with torch.no_grad():
         values = model.values(batch.states)
-        logprobs = Categorical(logits=model.actor(batch.states)).log_prob(batch.actions)
+        logprobs = Categorical(logits=model.logits(batch.states)).log_prob(batch.actions)
     padded = torch.zeros(batch.mask.shape)
     if critic:
         padded[batch.mask] = values
@@ -236,7 +276,7 @@ def clipped_updates(
         order = torch.randperm(len(steps.actions))
         for places in order.split(min(settings.minibatch, len(order))):
             some = steps.take(places)
-            logprobs = Categorical(logits=model.actor(some.states)).log_prob(some.actions)
+            logprobs = Categorical(logits=model.logits(some.states)).log_prob(some.actions)
             loss = mean(clipped_surrogate(*rows(logprobs, some.old_logprobs, some.advantages), clip=clip)[0])
             if settings.value_coef:
                 values = model.values(some.states)
@@ -258,16 +298,16 @@ def trust_region_update(
     model: ActorCritic, steps: Steps, optimizer: torch.optim.Optimizer, settings: Settings
 ) -> tuple[float, float]:
     """TRPO's step of the actor, then epochs of the critic; the KL reached and the gain, both 0 where no step was accepted."""
-    parameters = list(model.actor.parameters())
+    parameters = list(model.policy.parameters())
     with torch.no_grad():
-        old = Categorical(logits=model.actor(steps.states))
+        old = Categorical(logits=model.logits(steps.states))
 
     def surrogate() -> Tensor:
-        logprobs = Categorical(logits=model.actor(steps.states)).log_prob(steps.actions)
+        logprobs = Categorical(logits=model.logits(steps.states)).log_prob(steps.actions)
         return mean(probability_ratio(logprobs, steps.old_logprobs) * steps.advantages)
 
     def kl() -> Tensor:
-        new = Categorical(logits=model.actor(steps.states))
+        new = Categorical(logits=model.logits(steps.states))
         return mean(torch.distributions.kl_divergence(old, new))
 
     start = surrogate()
@@ -320,13 +360,16 @@ def train(task: str, method: str, seed: int, *, settings: Settings | None = None
     while collector.steps < settings.steps:
         left = 1 - collector.steps / settings.steps if settings.linear else 1.0
         optimizer.param_groups[0]["lr"] = settings.lr * left
-        steps = judge(model, collector.collect(model, settings), settings, critic=method != "reinforce")
+        batch = collector.collect(model, settings)
+        steps = judge(model, batch, settings, critic=method != "reinforce")
         if method == "trpo":
             bound = replace(settings, max_kl=settings.max_kl * left)
             kl, _ = trust_region_update(model, steps, optimizer, bound)
             furthest = max(furthest, kl)
         else:
             clipped_updates(model, steps, optimizer, settings, clip=settings.clip * left)
+        if settings.normalise:  # not before the updates: they are against the policy that acted
+            model.standard.add(batch.states)
     score, spread = evaluate(model, task, seed)
     return {
         "seed": seed,
@@ -347,7 +390,7 @@ def evaluate(model: ActorCritic, task: str, seed: int) -> tuple[float, float]:
         total, over = 0.0, False
         while not over:
             with torch.no_grad():
-                action = int(model.actor(torch.tensor(state)).argmax())
+                action = int(model.logits(torch.tensor(state)).argmax())
             state, reward, ended, cut, _ = env.step(action)
             total, over = total + float(reward), ended or cut
         totals.append(total)

@@ -4,7 +4,7 @@ One step: draw a completion y of each prompt from the policy and one, y', from t
 who is preferred; take one step of policy gradient on P(y ≻ y') - ½ less β times the log-ratio of the whole completion y. Nothing is learned from y'. What
 differs from the paper: completions are drawn at a temperature, which is in every log-probability.
 
-Logged: win_rate (mean P(y ≻ y'), at its fixed point near a half), score (mean of both completions, where scores decide), kl (k1 of the policy's
+Logged: win_rate (mean P(y ≻ y'), at its fixed point near a half), score (mean of both completions, where scores decide), disagreement (of several scorers), kl (k1 of the policy's
 completions, summed over each), kl_distance, reward (win_rate - ½ - β kl), length, ended (of the policy's completions); ratio; loss, lr,
 grad_norm, skipped.
 """
@@ -84,7 +84,7 @@ def train(config: NashMDConfig) -> Path:
             if step == 1 and session.models.reference_is_start():
                 check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
             metrics |= _learn(config, policy, updater, own.groups, experience, world)
-            run.log(step, metrics)
+            run.log(step, {**metrics, **payoff.metrics()})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(both, judged.shown()))
         return session.finish()

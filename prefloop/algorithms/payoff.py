@@ -69,6 +69,12 @@ class Payoff:
         )
         return Judged(table=bradley_terry_table(shaped.view(-1, k)), scores=(scores,))
 
+    def metrics(self) -> dict[str, float]:
+        """`disagreement` of several scorers since it was last asked; nothing of one, or of a preference. All processes ask together."""
+        return {
+            name: value for score, _ in self._scorer for name, value in score.metrics(self._world).items()
+        }
+
 
 def load_preference(name: str) -> Preference:
     """A user's preference function; its results are checked at every call, see `checked_preference`."""

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -42,6 +42,9 @@ from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_h
 from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
 from prefloop.text import check_vocabulary, pretraining_blocks
 from prefloop.text.groups import Group
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 CRITIC, EMA = "critic", "ema"
 """Parts of a checkpoint."""
@@ -263,7 +266,7 @@ def _on_one_trunk(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Ru
     return policy, critic, reward_models, save
 
 
-def _start_from_reward_adapter(config: PPOConfig, peft: PeftModel, critic: Critic) -> None:
+def _start_from_reward_adapter(config: PPOConfig, peft: "PeftModel", critic: Critic) -> None:
     """The critic's adapter and head begin as the reward model's."""
     name = scorers_named(config.reward_model)[0].name
     adapter = Path(name) / ADAPTER

@@ -85,7 +85,10 @@ def train_objective(config: PreferConfig, *, stage: str, recorded: Any) -> Path:
     )
     _check_soft(config, objective, inputs)
     models = models_read(
-        world, model=config.model, reference=config.reference if objective.needs.reference else ""
+        world,
+        model=config.model,
+        reference=config.reference if objective.needs.reference else "",
+        reference_last=config.reference_last,
     )
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
     with (
@@ -123,7 +126,8 @@ def train_objective(config: PreferConfig, *, stage: str, recorded: Any) -> Path:
         def state() -> dict[str, Any]:
             return {"updater": updater.state(), "running": running, "task": task.state()}
 
-        unchecked = not run.start and objective.needs.reference and models.reference_is_start()
+        at_start = models.reference_is_start() and not config.reference_last
+        unchecked = not run.start and objective.needs.reference and at_start
         for step in run.steps(save=opened.save, state=state):
             part = train_part.at(world.share(batches.at(step)))
             metrics, running = _step(config, task, updater, part, running, step, check=unchecked)
@@ -157,6 +161,11 @@ def _check(config: PreferConfig, objective: Objective) -> None:
     if config.from_comparisons and objective.data != "labels":
         raise InputError(
             f"from_comparisons is on, but {config.loss} trains on {objective.data}, not labels; leave it off"
+        )
+    if config.reference_last and (config.loss != "d2o" or config.follow.every):
+        raise InputError(
+            f"reference_last is {config.reference_last}, but {config.loss}{' with follow.every' if config.follow.every else ''} has one reference; "
+            "leave it out, or take loss d2o without follow.every"
         )
     if not objective.needs.reference:
         for name, given in (("reference", config.reference), ("follow.every", config.follow.every)):
@@ -235,6 +244,8 @@ def _with_reference(
 
     odds = _prompt_odds(task, parts, config, models, tokenizer, run) if needs.prompt_odds else []
     own = kept([part.groups for part in parts]) if keeps else []
+    if config.reference_last:
+        own = _with_last(own, [part.groups for part in parts], task, config, models, tokenizer, run)
     others = kept(mismatched) if keeps and needs.mismatched else []
     return [
         Part(
@@ -249,6 +260,29 @@ def _with_reference(
         )
         for i, part in enumerate(parts)
     ]
+
+
+def _with_last(
+    own: Sequence[Sequence[Tensor]],
+    parts: Sequence[Sequence[Group]],
+    task: Task,
+    config: PreferConfig,
+    models: Models,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Run,
+) -> list[list[Tensor]]:
+    """The reference's log-probabilities, those of each ranking's last completion by the second reference."""
+    groups = [group for part in parts for group in part]
+    flat = reference_tokens(
+        open_reference(config.reference_last, tokenizer, config.compute),
+        [Group(prompt=g.prompt, completions=g.completions[-1:], masks=g.masks[-1:]) for g in groups],
+        weights=models.sha256["reference_last"],
+        tokens=task.tokens,
+        cache=_cache(config),
+        world=run.world,
+    )
+    last = iter(flat.split([sum(group.masks[-1]) for group in groups]))
+    return [[torch.cat([row[: len(row) - len(tail)], tail]) for row, tail in zip(rows, last)] for rows in own]  # noqa: B905  one iterator for all parts
 
 
 def _prompt_odds(

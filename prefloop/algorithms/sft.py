@@ -2,8 +2,8 @@
 
 The mean is over all trained tokens of the batch, not a mean of each conversation's or micro-batch's mean.
 
-Logged: loss (mean negative log-likelihood per trained token, in nats), tokens (trained ones in the step), lr, grad_norm, skipped; and on
-held-out conversations heldout_loss and heldout_perplexity.
+Logged: loss (mean negative log-likelihood per trained token, in nats), tokens (trained ones in the step), lr, grad_norm, skipped; with `l1`
+changed (share of the weights that are not what they were at the start); and on held-out conversations heldout_loss and heldout_perplexity.
 """
 
 import math
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import demonstrations
@@ -19,9 +20,11 @@ from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.algorithms.shown import show_completions
 from prefloop.configs.sft import SFTConfig
 from prefloop.losses import mean_over, sum_and_count
+from prefloop.models.load import load_policy
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy
-from prefloop.runtime import Metrics, Run, Updater, World, start_world
+from prefloop.runtime import Metrics, ParameterGroup, Run, Updater, World, start_world
+from prefloop.runtime.optim import named
 from prefloop.text import load_tokenizer
 from prefloop.text.groups import Group
 
@@ -50,8 +53,10 @@ def train(config: SFTConfig) -> Path:
         check_room(opened.role, inputs.train, inputs.heldout)
         record.begin(models=models, reads=[inputs.read])
         policy = opened.role
+        trained = parameters_of(policy, config.optim, name="policy")
+        start = _start(config, trained, resumed=bool(run.start))
         updater = Updater(
-            [parameters_of(policy, config.optim, name="policy")],
+            [trained],
             total_steps=run.total_steps,
             world=world,
             dump_folder=run.nonfinite,
@@ -65,6 +70,8 @@ def train(config: SFTConfig) -> Path:
             metrics = likelihood_step(
                 updater, policy, groups, tokens=config.compute.micro_batch_tokens, world=world
             )
+            if config.l1 and not metrics["skipped"]:
+                metrics["changed"] = updater.pull_back(start, by=config.l1 * metrics["lr"])
             if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
                 metrics |= likelihood_metrics(
                     policy, inputs.heldout.groups, tokens=config.compute.micro_batch_tokens, world=world
@@ -74,6 +81,18 @@ def train(config: SFTConfig) -> Path:
             run.log(step, metrics)
         record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
         return run.final
+
+
+def _start(config: SFTConfig, trained: ParameterGroup, *, resumed: bool) -> dict[str, Tensor]:
+    """The weights that `l1` pulls back to, by the updater's names; none where it is off."""
+    if not config.l1:
+        return {}
+    origin = (
+        parameters_of(load_policy(config.model, config.compute), config.optim, name=trained.name)
+        if resumed
+        else trained
+    )
+    return {name: parameter.detach().clone() for name, parameter in named([origin])}
 
 
 def likelihood_step(

@@ -5,7 +5,7 @@ One step is one round: draw K completions of each prompt from the policy π_t, c
 computed once, when the round begins. What differs from the paper: a completion is not compared with itself, which makes the win rate an
 unbiased estimate; a round may be any number of prompts.
 
-Logged: score (mean of all completions, where scores decide), win_rate_spread (standard deviation of win rates within a prompt, mean), win_rate_kept
+Logged: score (mean of all completions, where scores decide), disagreement (of several scorers), win_rate_spread (standard deviation of win rates within a prompt, mean), win_rate_kept
 (highest less lowest of the completions that are learned from, mean); length, ended; of the updates sppo_loss, log_ratio (mean log(π/π_t)
 of what is learned from), margin (of the most preferred less the least); ratio; loss, lr, grad_norm, skipped.
 """
@@ -77,7 +77,7 @@ def train(config: SPPOConfig) -> Path:
             places = world.share(range(len(chosen)))
             learned_from, metrics = _judge(config, policy, rollout, judged, places, len(chosen), world)
             metrics |= _learn(config, policy, updater, learned_from, step, world)
-            run.log(step, metrics)
+            run.log(step, {**metrics, **payoff.metrics()})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(rollout, judged.shown()))
         return session.finish()

@@ -35,6 +35,8 @@ class PreferConfig:
     """For objectives on labels: read comparisons, and take chosen completions as good and rejected ones as bad."""
     reference: str = ""
     """Model the policy is held to; empty takes the starting policy. Not read by objectives without a reference."""
+    reference_last: str = ""
+    """Model that a ranking's last completion is held to, for `d2o`: the paper's π_ref+, a more harmless one than its π_ref-; empty takes the reference."""
     follow: FollowPolicy = field(default_factory=FollowPolicy)
     sft_coef: float = 0.0
     """Weight of the mean negative log-likelihood per token of chosen (or best) completions, added to the loss."""

@@ -21,6 +21,8 @@ class SFTConfig:
     """Stop after this many steps; 0 runs all epochs."""
     eval_every: int = 0
     """Steps between held-out losses; 0 computes it at the end only."""
+    l1: float = 0.0
+    """Price of what training changes (PAFT, arXiv:2406.17923): after each update every weight goes lr x l1 back to where it began, and stops there. 0 is off."""
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-5, schedule="cosine", warmup=0.03))
     lora: LoRA = field(default_factory=LoRA)
     compute: Compute = field(default_factory=Compute)
@@ -30,4 +32,9 @@ class SFTConfig:
         require(
             self.epochs > 0 or self.max_steps > 0,
             f"epochs is {self.epochs}; give epochs or max_steps, above 0",
+        )
+        require(self.l1 >= 0, f"l1 is {self.l1}; it must be 0 (off) or more")
+        require(
+            not (self.l1 and self.lora.rank),
+            f"l1 is {self.l1}, which is on weights, but with lora.rank {self.lora.rank} none of the model's is trained; set one of them to 0",
         )

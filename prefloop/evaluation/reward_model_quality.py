@@ -327,8 +327,11 @@ def _correlation(
 
     def of(total: NDArray[np.float64]) -> NDArray[np.float64]:
         n, s, t, ss, tt, st = np.moveaxis(total, -1, 0)
+        spread, other = ss - s * s / n, tt - t * t / n
+        # A sample in which one side does not vary has no correlation, only rounding errors.
+        varies = (spread > 1e-12 * ss) & (other > 1e-12 * tt)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (st - s * t / n) / np.sqrt((ss - s * s / n) * (tt - t * t / n))
+            return np.where(varies, (st - s * t / n) / np.sqrt(spread * other), np.nan)
 
     value = float(of(sums.sum(0)))
     if groups < 2:

@@ -139,7 +139,7 @@ def gold_choices(store: Store) -> dict[int, str]:
             .where(item.kind == "pair", task.gold != "")
             .order_by(task.id)
         ).all()
-    return dict(row.tuple() for row in rows)
+    return {row.item_id: row.gold for row in rows}
 
 
 def checkpoint_names(session: Session) -> dict[int, str]:

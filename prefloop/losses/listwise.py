@@ -97,7 +97,7 @@ def d2o_loss(
     """Distributional dispreference optimisation, arXiv:2403.03419: -log σ((β/K) Σ_i ρ(y_i) - α ρ(y_l)).
 
     The last completion of a ranking is the dispreferred one, those before it are the policy's own samples, better in no particular order. The
-    paper allows one reference for each of the two sides; here both are the same.
+    paper allows one reference for each of the two sides: `reference_last` of `prefloop prefer` gives the dispreferred one its own.
     """
     ratio = torch.where(present, policy - reference, 0.0)
     last = (present.sum(dim=1) - 1).clamp(min=0)

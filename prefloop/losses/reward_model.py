@@ -243,7 +243,8 @@ def ensemble_worst(scores: Float[Tensor, "M B"]) -> Float[Tensor, " B"]:
 
 def ensemble_penalised(scores: Float[Tensor, "M B"], *, penalty: float = 0.5) -> Float[Tensor, " B"]:
     """mean - λ var, uncertainty-weighted optimisation of arXiv:2310.02743; the variance is the biased one."""
-    return scores.mean(dim=0) - penalty * scores.var(dim=0, unbiased=False)
+    mean = scores.mean(dim=0)
+    return mean - penalty * (scores - mean).square().mean(dim=0)  # `var` warns where there is no completion
 
 
 ENSEMBLES: Mapping[str, Callable[..., Tensor]] = {

@@ -1,15 +1,15 @@
-"""LoRA roles (arXiv:2106.09685) through PEFT: one frozen trunk, one adapter per role, the reference is the trunk with adapters off."""
+"""LoRA roles (arXiv:2106.09685) through PEFT: one frozen trunk, one adapter per role, the reference is the trunk with adapters off.
+
+PEFT is imported where it is used, not with this module: a run without an adapter does not wait for it.
+"""
 
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
-from peft.utils import ModulesToSaveWrapper, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,13 +18,18 @@ from prefloop.configs.common import LoRA
 from prefloop.errors import InputError
 from prefloop.models.roles import Critic, Policy, RewardModel, scalar_head
 
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 ADAPTER = "adapter"
 """Folder of the adapter by itself, inside a saved model's."""
 
 
-def _settings(lora: LoRA, task: Task) -> LoraConfig:
+def _settings(lora: LoRA, task: Task) -> "LoraConfig":
+    from peft import LoraConfig
+
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
@@ -34,11 +39,13 @@ def _settings(lora: LoRA, task: Task) -> LoraConfig:
     )
 
 
-def add_adapter(model: PreTrainedModel, lora: LoRA, name: str, *, task: Task, seed: int) -> PeftModel:
+def add_adapter(model: PreTrainedModel, lora: LoRA, name: str, *, task: Task, seed: int) -> "PeftModel":
     """Freeze the model and add a trainable adapter whose update is zero at the start (A from the seed, B = 0).
 
     The layers are replaced inside `model`; the returned object saves and loads adapters. Raises `InputError` for unknown target names.
     """
+    from peft import PeftModel, get_peft_model
+
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="fan_in_fan_out"
@@ -52,7 +59,7 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, name: str, *, task: Task, se
     return peft
 
 
-def add_another_adapter(peft: PeftModel, lora: LoRA, name: str, *, seed: int) -> None:
+def add_another_adapter(peft: "PeftModel", lora: LoRA, name: str, *, seed: int) -> None:
     """One more adapter on a trunk that has some."""
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
@@ -60,13 +67,13 @@ def add_another_adapter(peft: PeftModel, lora: LoRA, name: str, *, seed: int) ->
         peft.add_adapter(name, _settings(lora, "CAUSAL_LM"))
 
 
-def lora_policy(policy: Policy, lora: LoRA, *, seed: int) -> tuple[Policy, PeftModel]:
+def lora_policy(policy: Policy, lora: LoRA, *, seed: int) -> tuple[Policy, "PeftModel"]:
     """The policy with a trainable adapter named `policy` on its frozen trunk."""
     peft = add_adapter(policy.model, lora, "policy", task="CAUSAL_LM", seed=seed)
     return Policy(policy.model, way=policy.way, linear_head=policy.linear_head, adapter_name="policy"), peft
 
 
-def lora_reward_model(reward_model: RewardModel, lora: LoRA, *, seed: int) -> tuple[RewardModel, PeftModel]:
+def lora_reward_model(reward_model: RewardModel, lora: LoRA, *, seed: int) -> tuple[RewardModel, "PeftModel"]:
     """The reward model with a trainable adapter named `reward` and a trainable head on its frozen trunk."""
     peft = add_adapter(reward_model.model, lora, "reward", task="SEQ_CLS", seed=seed)
     score = peft.get_base_model().score
@@ -74,7 +81,7 @@ def lora_reward_model(reward_model: RewardModel, lora: LoRA, *, seed: int) -> tu
     return RewardModel(reward_model.model, score, way=reward_model.way, adapter_name="reward"), peft
 
 
-def save_adapter(peft: PeftModel, name: str, folder: Path) -> None:
+def save_adapter(peft: "PeftModel", name: str, folder: Path) -> None:
     """One role's adapter as a PEFT folder (adapter_config.json, adapter_model.safetensors)."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         peft.save_pretrained(temporary, selected_adapters=[name])
@@ -85,13 +92,15 @@ def save_adapter(peft: PeftModel, name: str, folder: Path) -> None:
                 shutil.move(str(file), folder / file.name)
 
 
-def load_adapter_weights(peft: PeftModel, name: str, folder: Path) -> dict[str, torch.Tensor]:
+def load_adapter_weights(peft: "PeftModel", name: str, folder: Path) -> dict[str, torch.Tensor]:
     """Read a saved adapter's weights into adapter `name`; returns what the file holds besides (a score head, say).
 
     A head goes in too where the adapter has one of its own, as a reward model's does.
 
     Raises `InputError` where the file does not fit the trunk.
     """
+    from peft.utils import ModulesToSaveWrapper, set_peft_model_state_dict
+
     file = folder / "adapter_model.safetensors"
     if not file.exists():
         raise InputError(f"{folder} holds no adapter_model.safetensors")
@@ -106,7 +115,7 @@ def load_adapter_weights(peft: PeftModel, name: str, folder: Path) -> dict[str, 
     return {key: value for key, value in weights.items() if ".lora_" not in key}
 
 
-def critic_on_trunk(peft: PeftModel, policy: Policy, lora: LoRA, *, seed: int) -> Critic:
+def critic_on_trunk(peft: "PeftModel", policy: Policy, lora: LoRA, *, seed: int) -> Critic:
     """A critic on the policy's frozen trunk: an adapter `critic` and a float32 head of zeros."""
     add_another_adapter(peft, lora, "critic", seed=seed)
     width = policy.head().weight.shape[1]
@@ -114,7 +123,7 @@ def critic_on_trunk(peft: PeftModel, policy: Policy, lora: LoRA, *, seed: int) -
     return Critic(policy.model, head, way=policy.way, adapter_name="critic")
 
 
-def reward_model_on_trunk(peft: PeftModel, policy: Policy, lora: LoRA, folder: Path) -> RewardModel:
+def reward_model_on_trunk(peft: "PeftModel", policy: Policy, lora: LoRA, folder: Path) -> RewardModel:
     """A reward model trained with LoRA on this very trunk, as a frozen adapter of it; `folder` is its adapter folder."""
     add_another_adapter(peft, lora, "reward", seed=0)
     rest = load_adapter_weights(peft, "reward", folder)
@@ -133,6 +142,8 @@ def reward_model_on_trunk(peft: PeftModel, policy: Policy, lora: LoRA, folder: P
 
 def merged_weights(model: PreTrainedModel, name: str) -> dict[str, torch.Tensor]:
     """The model's weights with adapter `name` added in, under the names of the model without adapters. The model is left as it is."""
+    from peft.tuners.lora import LoraLayer
+
     weights: dict[str, torch.Tensor] = {}
     for key, value in model.state_dict().items():
         if ".lora_" in key or ".original_module." in key:
@@ -147,7 +158,7 @@ def merged_weights(model: PreTrainedModel, name: str) -> dict[str, torch.Tensor]
 
 
 def save_merged(
-    role: Policy | RewardModel, peft: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+    role: Policy | RewardModel, peft: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
     """The role's adapter by itself in `folder/adapter`, and merged into the trunk as a plain model in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)

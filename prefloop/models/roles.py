@@ -12,12 +12,12 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefloop.losses.reward_model import TOKEN_READINGS
 from prefloop.losses.rewards import residual_scores
+from prefloop.models.adapters import adapter_layers
 from prefloop.models.contrast import contrast_of_logits, token_contrast
 from prefloop.models.gather import gather_rows_shared
 from prefloop.models.head import Head, TokenStatistics, Want, token_statistics, token_statistics_with_kl
@@ -31,7 +31,7 @@ BASE = ""
 @contextlib.contextmanager
 def adapter(model: nn.Module, name: str) -> Iterator[None]:
     """Run the model with one of its adapters, or with none (`BASE`). A model without adapters runs as it is."""
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = adapter_layers(model)
     if not layers:
         assert name == BASE, f"the model has no adapter {name!r}"
         yield

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Complex, Float
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import (
@@ -21,6 +20,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
 )
+
+from prefloop.models.adapters import is_lora_linear
 
 FAMILIES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, GemmaForCausalLM)
 
@@ -207,7 +208,7 @@ def _is_plain(module: nn.Module) -> bool:
     if type(module) is nn.Linear:
         return True
     return (
-        type(module) is LoraLinear
+        is_lora_linear(module)
         and type(module.get_base_layer()) is nn.Linear
         and _base(module).weight.dtype == torch.float32
         and not module.lora_variant
@@ -235,7 +236,7 @@ def _by_head(rows: Float[Tensor, "out ..."], order: Tensor) -> Float[Tensor, "ou
 
 
 def _base(module: nn.Module) -> nn.Linear:
-    base = module.get_base_layer() if isinstance(module, LoraLinear) else module
+    base = module.get_base_layer() if is_lora_linear(module) else module
     assert isinstance(base, nn.Linear)
     return base
 
@@ -243,7 +244,7 @@ def _base(module: nn.Module) -> nn.Linear:
 def _weight(module: nn.Module) -> Tensor:
     """The weight that the layer multiplies with now."""
     weight = _base(module).weight
-    if isinstance(module, LoraLinear) and not module.disable_adapters and not module.merged:
+    if is_lora_linear(module) and not module.disable_adapters and not module.merged:
         for name in module.active_adapters:
             if name in module.lora_A:
                 weight = weight + module.get_delta_weight(name)

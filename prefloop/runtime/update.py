@@ -5,13 +5,14 @@ The only place that touches gradients. It knows nothing of losses: it is given m
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softshrink
 
 from prefloop.errors import InputError
 from prefloop.runtime.files import writing
@@ -222,6 +223,22 @@ class Updater:
                         save_state(weights, folder / "weights")
 
         self._world.together(dump)
+
+    def pull_back(self, start: Mapping[str, Tensor], *, by: float) -> float:
+        """Move every weight `by` towards where it was in `start` (by `group/parameter`), and no further.
+
+        The proximal step of an l1 penalty on the changes: a change of `by` or less becomes exactly none. Returns the share of weights that have changed.
+        """
+        changed = total = 0
+        with torch.no_grad():
+            for name, master in zip(self._names, self._masters, strict=True):
+                origin = start[name].to(master)
+                change = softshrink(master - origin, by)
+                master.copy_(torch.where(change == 0, origin, origin + change))
+                changed += int((change != 0).sum())
+                total += change.numel()
+        self._publish()
+        return changed / total
 
     def state(self) -> StateTree:
         """Everything that a resumed run needs beside the weights."""

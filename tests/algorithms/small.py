@@ -335,7 +335,9 @@ def assert_close(ours: Path, theirs: Path, *, tolerance: float = 1e-5) -> None:
     assert a
     assert a.keys() == b.keys()
     for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance, msg=name)
+        torch.testing.assert_close(
+            a[name], b[name], rtol=tolerance, atol=tolerance, msg=lambda said, name=name: f"{name}: {said}"
+        )
 
 
 def close(a: float, b: float, tolerance: float) -> bool:

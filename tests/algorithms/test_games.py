@@ -68,6 +68,15 @@ def test_nash_md_learns_from_scores(seed: int, project: Path, tmp_path: Path):
     assert all(row["ratio"] < 1e-3 for row in rows)
 
 
+@pytest.mark.parametrize("stage", [NashMDConfig, SPPOConfig])
+def test_several_scorers_tell_how_much_they_disagree(stage: Any, project: Path, tmp_path: Path):
+    both = "tests.algorithms.tiny:small_letters,tests.algorithms.small:short_is_good"
+    (row,) = logged(stage(**shared(project, tmp_path / "two", reward_model=both)))
+    assert row["disagreement"] > 0
+    (alone,) = logged(stage(**shared(project, tmp_path / "one")))
+    assert "disagreement" not in alone
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_nash_md_learns_from_a_preference(seed: int, project: Path, tmp_path: Path):
     run = RunSettings(out=str(tmp_path / "run"), seed=seed)

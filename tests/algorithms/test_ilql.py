@@ -1,5 +1,6 @@
 """Implicit Q-learning: what its heads learn steers what is drawn from the saved folder; without beta that is the plain policy."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from prefloop.algorithms.sample import sample_completions
 from prefloop.configs.common import Data, Optim, RunSettings, Sampling
 from prefloop.configs.ilql import ILQLConfig
 from prefloop.configs.sample import SampleConfig
 from prefloop.data.store import Store
+from prefloop.data.store.lineage import lineage
 from prefloop.errors import InputError
 from prefloop.models.load import load_policy
 from prefloop.models.q_heads import FOLDER, load_q_heads
@@ -66,6 +69,12 @@ def drawn(model: Path, tmp_path: Path, store: str, **changes: Any) -> list[Compl
         return opened.completions()
 
 
+def sha256_of(store: Path, policy: str) -> str:
+    """The store's identity of a policy."""
+    with Store.open(str(store), create=False) as opened:
+        return lineage(opened, policy).facts["weights_sha256"]
+
+
 def letters(completions: Sequence[Completion]) -> float:
     return sum(one.text.count("a") for one in completions) / len(completions)
 
@@ -104,6 +113,17 @@ def test_beta_zero_draws_what_the_plain_policy_draws(project: Path, tmp_path: Pa
     assert len(steered) == 2 * len(zero)
     assert len({one.policy for one in steered}) == 2
     assert len(drawn(final, tmp_path, "zero.db", ilql_beta=4.0)) == len(steered)  # drawn already
+    stronger = drawn(final, tmp_path, "zero.db", ilql_beta=5.0)
+    assert len(stronger) == 3 * len(zero)
+    # Each beta, and each heads, is a policy of its own, not a name for the same one.
+    other = tmp_path / "other"
+    shutil.copytree(final, other)
+    heads = {name: tensor + 1 for name, tensor in load_file(final / FOLDER / "heads.safetensors").items()}
+    save_file(heads, other / FOLDER / "heads.safetensors")
+    others = drawn(other, tmp_path, "other.db", ilql_beta=4.0)
+    found = {sha256_of(tmp_path / "zero.db", one.policy) for one in stronger}
+    assert len(found) == 3
+    assert not found & {sha256_of(tmp_path / "other.db", one.policy) for one in others}
     with pytest.raises(InputError, match="has no Q heads"):
         drawn(without, tmp_path, "none.db", ilql_beta=1.0)
 

@@ -1,5 +1,6 @@
 """Every objective learns a rule that shows in the text; each starts where its formula says, and loads only what it needs."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,13 +10,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from prefloop.algorithms import prefer, reward
+from prefloop.algorithms.inputs import examples
 from prefloop.configs.common import LoRA
 from prefloop.configs.prefer import FollowPolicy, PreferConfig
 from prefloop.errors import InputError
+from prefloop.losses import sequence_sum
 from prefloop.losses.objectives import OBJECTIVES
 from prefloop.models.load import load_policy
+from prefloop.models.packing import pack
+from prefloop.records import Comparison, Label, Prompt, Score
+from prefloop.runtime import start_world
+from prefloop.text import load_tokenizer
 from prefloop.text.groups import Group
 from tests.algorithms import small
 from tests.algorithms.prefer_settings import OF_REWARD, SHARED, prefer_settings, shared_settings
@@ -174,6 +182,43 @@ def test_a_loss_from_outside(project: Path, tmp_path: Path) -> None:
     assert rows[-1]["heldout_accuracy"] > 0.9
 
 
+def test_what_the_data_says_of_completions() -> None:
+    """Good is 1 and bad 0: the metrics by side are told the same, so training the wrong way round would look right."""
+    prompt, one = Prompt(content="a"), Group(prompt=[1], completions=([2],), masks=([True],))
+    two = Group(prompt=[1], completions=([2], [3]), masks=([True], [True]))
+    assert prefer._said(Label(prompt=prompt, completion="b", good=True), one) == (1.0,)
+    assert prefer._said(Label(prompt=prompt, completion="b", good=False), one) == (0.0,)
+    assert prefer._said(Score(prompt=prompt, completion="b", value=-0.5), one) == (-0.5,)
+    soft = Comparison(prompt=prompt, chosen="b", rejected="c", p_soft=0.75)
+    assert prefer._said(soft, two) == (0.75, 0.25)
+
+
+def test_d2o_holds_the_last_completion_to_a_reference_of_its_own(project: Path, tmp_path: Path) -> None:
+    """The first step's loss by hand: own samples against the start, whose log-ratio is 0, the last one against another model."""
+    settings = prefer_settings(
+        project,
+        tmp_path / "two",
+        "d2o",
+        max_steps=1,
+        reference_last=str(project / "other"),
+        settings=("alpha=0.5",),
+    )
+    (row,) = logged(replace(settings, batch_size=32, data=replace(settings.data, heldout=0.0)))
+    world, tokenizer = start_world("cpu"), load_tokenizer(settings.model)
+    inputs = examples("rankings", replace(settings.data, heldout=0.0), tokenizer, "", world)
+    start, other = (load_policy(name, CPU) for name in (settings.model, str(project / "other")))
+    losses = []
+    for group in inputs.train.groups:
+        batch = pack([group])
+        with torch.no_grad():
+            ours, theirs = (sequence_sum(model(batch), batch.completion_mask)[-1] for model in (start, other))
+        losses.append(softplus(0.5 * (ours - theirs)).item())  # -log σ(0 - α ρ+)
+    assert len(losses) == 32
+    assert row["loss"] == pytest.approx(sum(losses) / 32, rel=1e-4)
+    (plain,) = logged(prefer_settings(project, tmp_path / "one", "d2o", max_steps=1))
+    assert plain["loss"] == pytest.approx(math.log(2), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("loss", "changes", "said"),
     [
@@ -182,6 +227,8 @@ def test_a_loss_from_outside(project: Path, tmp_path: Path) -> None:
         ("kto", {"sft_coef": 0.1}, "no best completion"),
         ("dpo", {"from_comparisons": True}, "not labels"),
         ("orpo", {"follow": FollowPolicy(every=1)}, "has no reference"),
+        ("pl_dpo", {"reference_last": "x"}, "has one reference"),
+        ("d2o", {"reference_last": "x", "follow": FollowPolicy(every=1)}, "has one reference"),
     ],
 )
 def test_contradictions_are_named(

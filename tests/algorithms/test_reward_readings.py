@@ -24,6 +24,7 @@ from prefloop.rollout.reward_scorers import EnsembleScorer
 from prefloop.runtime import start_world
 from prefloop.text import completions_group, load_tokenizer
 from prefloop.text.encode import steps_group
+from prefloop.text.groups import Group
 from tests.algorithms.reward_tasks import (
     TASKS,
     config,
@@ -77,6 +78,34 @@ def test_bad_steps_are_named(project: Path, tmp_path: Path) -> None:
     write(file, [{"prompt": "a", "completions": ["b\nc"], "labels": [True]}])
     with pytest.raises(InputError, match="holds the separator"):
         examples("steps", Data(source=str(file)), tokenizer, "", world)
+
+
+def test_a_cut_completion_keeps_the_labels_of_the_steps_that_are_left(project: Path) -> None:  # D2
+    """Each label is where its own step ends; a step that was cut off takes its label with it."""
+    tokenizer = load_tokenizer(str(project / "start"))
+    labels = ((True, False, False, True), (False, True, True))
+    texts = ("one\ntwo\nthree\nfour", "one\ntwo\nthree")
+    prompt = Prompt(content="add")
+    whole = steps_group(tokenizer, prompt, texts, [True, True], "\n")
+    length = whole.masks[0].index(True) + 1
+    length += whole.masks[0][length:].index(True) + 1
+    cut = [Group(prompt=whole.prompt, completions=(ids[:n],), masks=(mask[:n],))
+           for ids, mask, n in zip(whole.completions, whole.masks, (length, len(whole.masks[1])), strict=True)]  # fmt: skip
+    batch = pack(cut)
+    scored = reward.Scored(
+        batch=batch,
+        records=[
+            Steps(prompt=prompt, steps=("one", "two", "three", "four")[: len(good)], good=good)
+            for good in labels
+        ],
+        scores=torch.zeros(2),
+        token_scores=torch.zeros(batch.completion_mask.shape),
+        scales=(),
+    )
+    good = scored.good_steps()
+    found = [row[ends].tolist() for row, ends in zip(good, batch.completion_mask, strict=True)]
+    assert found == [[True, False], [False, True, True]]
+    assert not good[~batch.completion_mask].any()
 
 
 def test_steps_are_written_and_read_back(tmp_path: Path) -> None:

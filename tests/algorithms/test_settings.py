@@ -85,6 +85,21 @@ OTHERS = (
 )
 
 
+def _that_read_everything(project: Path) -> Iterator[Any]:
+    """Together these runs have a use for every setting."""
+    names = ("pretrain", "sft", "reward", "dpo", "ppo", "ppo_shared", "ppo_policy_critic", "grpo")
+    yield from (settings(name, project, out=f"watched-{name}") for name in names)
+    # Where adapters go is asked for by name.
+    adapters = settings("sft_lora", project, out="watched-sft_lora")
+    yield replace(adapters, lora=replace(adapters.lora, targets=("q_proj",)))
+    plain = settings("reward", project, out="watched-segments")
+    yield replace(plain, loss="segments", margin=False, centring=0.0, label_smoothing=0.0, random_share=0.1)
+    two = f"{project / 'reward/final'},{project / 'stopping/final'}@{project / 'start'}"
+    for name in ("ppo_policy_critic", "grpo"):
+        single = settings(name, project, out=f"watched-two-{name}")
+        yield replace(single, reward_model=two, reward=replace(single.reward, combine="penalised"))
+
+
 def test_running_the_stages_reads_every_setting(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # K7 R4
@@ -99,27 +114,13 @@ def test_running_the_stages_reads_every_setting(
             return object.__getattribute__(self, name)
 
         monkeypatch.setattr(cls, "__getattribute__", watch)
-    for name in (
-        "pretrain",
-        "sft",
-        "sft_lora",
-        "reward",
-        "dpo",
-        "ppo",
-        "ppo_shared",
-        "ppo_policy_critic",
-        "grpo",
-    ):
-        config = settings(name, project, out=f"watched-{name}")
-        if "lora" in name:
-            # Where adapters go is asked for by name.
-            config = replace(config, lora=replace(config.lora, targets=("q_proj",)))
+    for config in _that_read_everything(project):
         train(config)
     monkeypatch.undo()
     wanted = {
         (cls.__name__, field.name) for cls in (*SHARED, *OF_STAGES) for field in dataclasses.fields(cls)
     }
-    assert sorted(wanted - read) == []
+    assert not sorted(wanted - read), sorted(wanted - read)
 
 
 def attributes(folder: Path) -> Iterator[str]:

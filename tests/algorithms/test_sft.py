@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefloop.algorithms.sft import likelihood_metrics
 from prefloop.configs.common import Data, LoRA, Optim, RunSettings
 from prefloop.configs.sft import SFTConfig
+from prefloop.errors import InputError
 from prefloop.models.load import load_policy
 from prefloop.runtime import start_world
 from prefloop.text import demonstration_group, load_tokenizer
-from tests.algorithms.small import weights_of
+from tests.algorithms.small import assert_same, weights_of
+from tests.algorithms.test_resume import train_with_a_stop_after_every_step
 from tests.algorithms.tiny import CPU, FAST, echoes, logged
 
 
@@ -93,6 +95,35 @@ def test_nothing_is_learned_from_heldout_prompts(project: Path, tmp_path: Path) 
     logged(again)
     ours, theirs = weights_of(tmp_path / "sft/final"), weights_of(tmp_path / "again/final")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_price_of_changes_leaves_weights_exactly_as_they_were(project: Path, tmp_path: Path) -> None:
+    """PAFT's sparse SFT: the answer is still learned, with a fraction of the weights; more to pay, fewer of them."""
+    changed = []
+    for l1 in (0.0, 0.3, 0.7):
+        rows = logged(config(project, tmp_path / f"sft-{l1}", l1=l1))
+        before, after = weights_of(project / "start"), weights_of(tmp_path / f"sft-{l1}/final")
+        counts = [(int((after[name] != before[name]).sum()), after[name].numel()) for name in after]
+        changed.append(sum(moved for moved, _ in counts) / sum(all for _, all in counts))
+        assert rows[-1].get("changed", changed[-1]) == pytest.approx(changed[-1], abs=1e-6)
+        assert rows[-1]["heldout_loss"] < (0.2 if l1 < 0.5 else rows[0]["loss"])
+    assert changed[0] == 1
+    assert changed[2] < changed[1] < 0.9
+
+
+def test_a_stopped_run_pulls_back_to_where_the_whole_one_began(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # R1
+    whole = config(project, tmp_path / "whole", l1=0.3, epochs=1)
+    logged(whole)
+    stopped = replace(whole, run=RunSettings(out=str(tmp_path / "stopped")))
+    assert train_with_a_stop_after_every_step(stopped, monkeypatch) == 3
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_price_of_changes_is_of_weights_and_not_of_adapters(project: Path, tmp_path: Path) -> None:  # K7
+    with pytest.raises(InputError, match="set one of them to 0"):
+        config(project, tmp_path / "sft", l1=0.1, lora=LoRA(rank=2))
 
 
 def test_an_adapter_learns_too_and_is_saved_merged(project: Path, tmp_path: Path) -> None:  # R8

@@ -32,7 +32,7 @@ def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
         "prefloop xyzzy is not a command; there are run, pretrain, sft"
     )
     assert refused(capsys, "data", "chekc") == "prefloop data chekc is not a command; did you mean check?"
-    assert refused(capsys, "run", "--out", "x") == "prefloop run needs one more word: toy, imdb"
+    assert refused(capsys, "run", "--out", "x") == "prefloop run needs one more word: toy, imdb, rounds"
     assert refused(capsys, "run", "tyo") == "prefloop run tyo is not a command; did you mean toy?"
 
 

@@ -14,6 +14,7 @@ from examples.control.train import (  # noqa: E402
     ActorCritic,
     Collector,
     Settings,
+    Standard,
     clipped_updates,
     judge,
     trust_region_update,
@@ -86,6 +87,26 @@ def test_advantages_of_a_cut_row_are_the_bootstrapped_ones():
     np.testing.assert_allclose(steps.returns.numpy(), np.add(expected, values[:4]), rtol=1e-5)
 
 
+def test_observations_are_standardised_by_all_that_were_seen():
+    """However they come in; nothing changes before the first of them."""
+    states = (
+        torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.1]) + 2
+    )
+    standard = Standard(3)
+    assert torch.equal(standard(states), states)
+    for part in states.split([7, 30, 13]):
+        standard.add(part)
+    expected = (states - states.mean(0)) / states.std(0, correction=0)
+    torch.testing.assert_close(standard(states), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_scale_of_rewards_is_learned_from_and_not_reported():
+    made = collector(Counting(ends=3))
+    batch = made.collect(model(), Settings(batch=3, reward_scale=0.1))
+    torch.testing.assert_close(batch.rewards, torch.full((1, 3), 0.1))
+    assert made.returns == [3.0]
+
+
 def test_reinforce_collects_whole_episodes():
     batch = collector(Counting(ends=5), Counting(ends=9)).collect(
         model(), Settings(batch=0, episode_steps=40)
@@ -118,11 +139,11 @@ def steps() -> tuple[ActorCritic, Any, Settings]:
 
 def test_a_trust_region_step_gains_within_its_bound(steps: tuple[ActorCritic, Any, Settings]):
     policy, judged, settings = steps
-    before = [parameter.clone() for parameter in policy.actor.parameters()]
+    before = [parameter.clone() for parameter in policy.policy.parameters()]
     kl, gain = trust_region_update(policy, judged, torch.optim.Adam(policy.critic.parameters()), settings)
     assert 0.25 * settings.max_kl < kl <= settings.max_kl
     assert gain > 0
-    assert any(not torch.equal(a, b) for a, b in zip(before, policy.actor.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, policy.policy.parameters(), strict=True))
 
 
 def test_good_actions_become_likelier(steps: tuple[ActorCritic, Any, Settings]):
@@ -130,6 +151,6 @@ def test_good_actions_become_likelier(steps: tuple[ActorCritic, Any, Settings]):
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
     clipped_updates(policy, judged, optimizer, replace(settings, epochs=3), clip=0.2)
     with torch.no_grad():
-        logprobs = policy.actor(judged.states).log_softmax(-1).gather(1, judged.actions[:, None]).squeeze(1)
+        logprobs = policy.policy(judged.states).log_softmax(-1).gather(1, judged.actions[:, None]).squeeze(1)
     change = logprobs - judged.old_logprobs
     assert (change * judged.advantages).mean() > 0

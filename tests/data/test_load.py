@@ -502,7 +502,7 @@ def test_unused_columns_and_message_keys_are_named(tmp_path: Path) -> None:
             "the columns are question, completion, which fit no format known: text (text); prompt (prompt); "
             "demonstration (prompt, completion); messages (messages); comparison (prompt, chosen, rejected); "
             "implicit (chosen, rejected); hh (chosen, rejected); ranking (prompt, completions); "
-            "label (prompt, completion, label); score (prompt, completion, score); "
+            "steps (prompt, completions, labels); label (prompt, completion, label); score (prompt, completion, score); "
             "rename columns (nearest is demonstration, which lacks prompt)",
         ),
         ({}, "the columns are (none), which fit no format known"),

@@ -14,6 +14,7 @@ from prefloop.configs.common import Compute
 from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.pretrain import Architecture
 from prefloop.configs.recipes import RoundsConfig
+from prefloop.data.split import part_of
 from prefloop.data.store import Filters, Store
 from prefloop.data.store.lineage import lineage
 from prefloop.data.toy_world import ToyWorld
@@ -27,6 +28,7 @@ from prefloop.recipes import rounds, rounds_feedback, toy
 from prefloop.recipes.people import wait_for_people
 from prefloop.recipes.rounds_results import Round, _gain, rounds_table
 from prefloop.recipes.run import run_recipe
+from prefloop.records import Completion, Prompt
 from tests.feedback.judges.server import Server, answer, server, shown
 from tests.recipes.minimal import shrink
 from tests.tiny_project import make_prompts, tokenizer
@@ -86,6 +88,8 @@ def test_every_round_is_in_the_table(project: Path) -> None:
         )
     assert later[0]["wins_first"] == later[0]["wins_previous"]
     (board,) = table["arena"]
+    (at_start,) = (row for row in board["ratings"] if row["name"] == "sft/final")
+    assert at_start["rating"]["value"] == pytest.approx(1000)
     assert {row["name"] for row in board["ratings"]} == {
         "sft/final",
         "round-1/policy/final",
@@ -215,6 +219,39 @@ def test_a_policy_judges_itself(tmp_path: Path, tiny: None, monkeypatch: pytest.
     (_, one, two) = json.loads((tmp_path / "r/rounds.json").read_text())["rounds"]
     assert one["gold"]
     assert two["rating"]  # by the simulated annotator, who knows the utility
+
+
+def test_the_arena_compares_all_policies_on_first_samples_of_heldout_prompts(tmp_path: Path) -> None:
+    """Every two of three, each prompt's first sample; nothing of training prompts, nothing twice."""
+    policies = ("a", "b", "c")
+    prompts = [Prompt(content=f"question {at}") for at in range(20)]
+    seen: list[tuple[Prompt, tuple[str, ...]]] = []
+    who = rounds_feedback.Who(
+        register=lambda store: store.add_annotator("x", kind="simulated", settings={}),
+        label=lambda store, id, items: seen.extend((each.prompt, each.completions) for each in items),
+    )
+    with Store.open(tmp_path / "s.db") as store:
+        for name in policies:
+            checkpoint = store.add_checkpoint(name, weights_sha256=name * 64)
+            made = [
+                Completion(
+                    prompt=prompt, text=f"{name}{index}", policy=name, logprob=-1.0, tokens=3, ended=True,
+                    temperature=1.0, top_p=1.0, top_k=0, seed=0, index=index,
+                )
+                for prompt in prompts
+                for index in range(2)
+            ]  # fmt: skip
+            store.add_completions(made, checkpoint)
+        for _ in range(2):
+            seen.clear()
+            rounds_feedback.judge_arena(store, who, policies, round=3, heldout=0.5, prompts=4)
+        items = store.items([item.id for item in store.open_items(who.register(store), rounds=(3,))])
+    assert len(items) == len(seen) == 4 * 3
+    assert len({prompt for prompt, _ in seen}) == 4
+    assert all(part_of(prompt, heldout=0.5) == "heldout" for prompt, _ in seen)
+    assert {frozenset(texts) for _, texts in seen} == {
+        frozenset(pair) for pair in (("a0", "b0"), ("a0", "c0"), ("b0", "c0"))
+    }
 
 
 def letters(prompt: Any, completion: str) -> float:

@@ -170,6 +170,28 @@ def test_parameter_without_gradient_counts_as_zero_gradient() -> None:
     torch.testing.assert_close(idle.weight.detach(), before * (1 - 0.1 * 0.5))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pulling_back_is_the_proximal_step_and_stops_at_the_start(dtype: torch.dtype) -> None:
+    model = line(dtype=dtype)
+    start = {f"model/{name}": p.detach().clone() for name, p in model.named_parameters()}
+    updater = make(model, Optim(lr=0.5, max_grad_norm=0.0))
+    updater.step(
+        [torch.ones(1)], lambda m: (model.weight * torch.tensor([[1.0, -1.0, 0.0]])).sum(), replay=dict
+    )
+    before = {f"model/{name}": p.detach().clone() for name, p in model.named_parameters()}
+    assert updater.pull_back(start, by=0.25) == pytest.approx(
+        2 / 4
+    )  # of the three weights two have moved, the bias has not
+    for name, parameter in model.named_parameters():
+        change = (before[f"model/{name}"] - start[f"model/{name}"]).float()
+        expected = change.sign() * (change.abs() - 0.25).clamp(min=0)
+        found = (parameter - start[f"model/{name}"]).float()
+        torch.testing.assert_close(found, expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-6, rtol=0)
+    assert updater.pull_back(start, by=1.0) == 0
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, start[f"model/{name}"])  # to the bit
+
+
 def test_nothing_to_learn_from_is_an_error() -> None:
     model = line()
     with pytest.raises(ValueError, match="no micro-batch"):

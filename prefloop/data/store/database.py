@@ -269,8 +269,10 @@ def _begin_sqlite(connection: Connection) -> None:
     writes = options.get(_WRITES, False)
     if writes:
         # FULL syncs the log at every commit; NORMAL only before it is copied into the file, so order is kept in either case.
-        at_once = options.get(_AT_ONCE, True)
-        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if at_once else 'NORMAL'}")
+        wanted = "FULL" if options.get(_AT_ONCE, True) else "NORMAL"
+        if connection.info.get(_AT_ONCE, "FULL") != wanted:  # `_set_up_sqlite` made it FULL
+            connection.exec_driver_sql(f"PRAGMA synchronous={wanted}")
+            connection.info[_AT_ONCE] = wanted
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

@@ -120,9 +120,11 @@ def judge(session: Session, judgements: Sequence[Judgement]) -> list[int]:
             )
     _check_chain(list(new.values()), current)
     moment = now()
+    ids = {key: id for key, (id, _) in before.items()}
     if new:
-        session.execute(insert(models.Judgement), [row | {"created_at": moment} for row in new.values()])
-    ids = {key: id for key, (id, _) in (before | _by_key(session, list(new))).items()}
+        statement = insert(models.Judgement).returning(models.Judgement.id, sort_by_parameter_order=True)
+        made = session.scalars(statement, [row | {"created_at": moment} for row in new.values()])
+        ids |= zip(new, made, strict=True)
     return [ids[row["idempotency_key"]] for row in rows]
 
 

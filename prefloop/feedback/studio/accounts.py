@@ -9,15 +9,17 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from threading import BoundedSemaphore
 from typing import Any, Literal
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, bindparam, delete, func, select
 from sqlalchemy.orm import Session
 
 from prefloop.data.store import models, studio_models
+from prefloop.data.store.models import UtcTime
 from prefloop.data.store.values import Conflict
 from prefloop.errors import InputError
 from prefloop.feedback.studio import audit
@@ -263,16 +265,33 @@ def open_session(studio: Studio, account: int) -> str:
 def of_session(studio: Studio, secret: str) -> Who | None:
     """Who a cookie belongs to."""
     with studio.read() as session:
-        row = session.execute(
-            select(_Account, _Session.csrf)
-            .join(_Session, _Session.account_id == _Account.id)
-            .where(
-                _Session.token_sha256 == hash_of(secret),
-                _Session.expires_at > studio.clock(),
-                _Account.active,
-            )
-        ).one_or_none()
+        given = {"hash": hash_of(secret), "now": studio.clock()}
+        row = session.execute(_by_cookie(), given).one_or_none()
         return None if row is None else _who(row[0], scopes=SCOPES, csrf=row[1])
+
+
+@cache
+def _by_cookie() -> Select[studio_models.Account, str]:
+    """The account of a session. Made once: every request asks for it."""
+    return (
+        select(_Account, _Session.csrf)
+        .join(_Session, _Session.account_id == _Account.id)
+        .where(
+            _Session.token_sha256 == bindparam("hash"),
+            _Session.expires_at > bindparam("now", type_=UtcTime()),
+            _Account.active,
+        )
+    )
+
+
+@cache
+def _by_token() -> Select[studio_models.Account, studio_models.ApiToken]:
+    """The account of a token."""
+    return (
+        select(_Account, _Token)
+        .join(_Token, _Token.account_id == _Account.id)
+        .where(_Token.token_sha256 == bindparam("hash"), _Account.active)
+    )
 
 
 def sign_out(studio: Studio, secret: str) -> None:
@@ -320,11 +339,7 @@ def of_token(studio: Studio, secret: str) -> Who | None:
     if not secret.startswith(TOKEN_MARK):
         return None
     with studio.read() as session:
-        row = session.execute(
-            select(_Account, _Token)
-            .join(_Token, _Token.account_id == _Account.id)
-            .where(_Token.token_sha256 == hash_of(secret), _Account.active)
-        ).one_or_none()
+        row = session.execute(_by_token(), {"hash": hash_of(secret)}).one_or_none()
         if row is None:
             return None
         account, token = row
@@ -422,6 +437,26 @@ def set_active(studio: Studio, id: int, active: bool, *, by: int | None) -> None
         )
 
 
+def set_role(studio: Studio, id: int, role: Role, *, by: int | None) -> None:
+    """Give somebody another role. It holds from their next request on, in open sessions and for tokens too: both read it each time."""
+    with studio.write() as session:
+        row = _account(session, id)
+        before = row.role
+        if before == role:
+            return
+        _keep_an_admin(session, row)
+        row.role = role
+        audit.write(
+            session,
+            now=studio.clock(),
+            annotator=by,
+            action="change role",
+            entity="account",
+            id=id,
+            detail={"from": before, "to": role},
+        )
+
+
 def anonymise(studio: Studio, id: int, *, by: int | None) -> str:
     """Delete an account with its login, password, sessions and tokens; the pseudonym under which its judgements stay.
 
@@ -453,8 +488,9 @@ def _account(session: Session, id: int) -> studio_models.Account:
 
 
 def _keep_an_admin(session: Session, row: studio_models.Account) -> None:
-    others = select(_Account.id).where(_Account.role == "admin", _Account.active, _Account.id != row.id)
-    if row.role == "admin" and session.scalar(others.limit(1)) is None:
+    """Raise `Conflict` for the last one. All admins are locked: of two who shut each other out at once, the second is refused."""
+    admins = select(_Account.id).where(_Account.role == "admin", _Account.active).order_by(_Account.id)
+    if session.scalars(admins.with_for_update()).all() == [row.id]:
         raise Conflict("this is the only admin; make another one first")
 
 

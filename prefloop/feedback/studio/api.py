@@ -135,6 +135,10 @@ class InviteIn(Strict):
     role: Literal["admin", "annotator", "adjudicator"] = "annotator"
 
 
+class RoleIn(Strict):
+    role: Literal["admin", "annotator", "adjudicator"]
+
+
 class ActiveIn(Strict):
     active: bool
 
@@ -214,8 +218,9 @@ def assignment_clips(base: str, completions: Sequence[str]) -> list[str]:
     return [f"{base}/{place}" for place in range(len(completions))]
 
 
-def assignment_out(assignment: Assignment, render: str) -> AssignmentOut:
+def assignment_out(assignment: Assignment) -> AssignmentOut:
     """What an annotator's page is told."""
+    render = assignment.render
     clip = assignment.kind == "clip"
     return AssignmentOut(
         token=assignment.token,
@@ -260,11 +265,10 @@ def _project_out(project: Project, progress: Progress, *, everything: bool) -> P
 def next_assignment(request: Request, body: NextIn, who: Who = Depends(worker)) -> NextOut:  # noqa: B008
     """The next item to judge, or none. What you were given and have not answered comes first."""
     studio = studio_of(request)
-    project = studio.project(body.project)
     assignment = studio.lease(body.project, who.annotator, have=body.have)
     done, left = people_log.counts(studio, body.project, who.annotator)
     return NextOut(
-        assignment=None if assignment is None else assignment_out(assignment, project.settings.render),
+        assignment=None if assignment is None else assignment_out(assignment),
         done=done,
         left=left,
     )
@@ -318,9 +322,7 @@ def skip(
 @router.post("/assignments/{token}/undo", tags=["work"])
 def undo(request: Request, token: Token, who: Who = Depends(worker)) -> AssignmentOut:  # noqa: B008
     """Take an answer of yours back and have the item again, with what you said as a draft."""
-    studio = studio_of(request)
-    assignment = studio.undo(token, who.annotator)
-    return assignment_out(assignment, studio.project(assignment.project).settings.render)
+    return assignment_out(studio_of(request).undo(token, who.annotator))
 
 
 @router.post("/assignments/{token}/return", tags=["work"], status_code=204)
@@ -456,6 +458,13 @@ def invite(request: Request, body: InviteIn, who: Who = Depends(admin)) -> dict[
 def set_active(request: Request, id: Number, body: ActiveIn, who: Who = Depends(admin)) -> Response:  # noqa: B008
     """Let somebody in, or shut them out at once."""
     accounts.set_active(studio_of(request), id, body.active, by=who.annotator)
+    return Response(status_code=204)
+
+
+@router.put("/people/{id}/role", tags=["people"], status_code=204)
+def set_role(request: Request, id: Number, body: RoleIn, who: Who = Depends(admin)) -> Response:  # noqa: B008
+    """Give somebody another role, from their next request on."""
+    accounts.set_role(studio_of(request), id, body.role, by=who.annotator)
     return Response(status_code=204)
 
 

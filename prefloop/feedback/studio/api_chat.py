@@ -71,7 +71,7 @@ def _out(request: Request, talk: Talk) -> ChatOut:
         waiting=talk.waiting,
         problem=talk.problem,
         again=talk.again,
-        assignment=None if talk.assignment is None else assignment_out(talk.assignment, render),
+        assignment=None if talk.assignment is None else assignment_out(talk.assignment),
         draft=talk.draft,
     )
 

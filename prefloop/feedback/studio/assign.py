@@ -235,8 +235,8 @@ def submit(
     for another answer or the item was answered already.
     """
     lock_annotator(session, annotator)
-    row, project = owned(session, token, annotator)
-    said = answers.judgement(project, row, answer, key=key, item=_item_of(session, row))
+    row, project, item = owned(session, token, annotator)
+    said = answers.judgement(project, row, answer, key=key, item=item)
     known = _known(session, said.idempotency_key)
     if known is not None:
         answers.same(session, known, said, answer)
@@ -281,10 +281,8 @@ def _occupy(session: Session, row: studio_models.Assignment) -> None:
 def skip(session: Session, token: str, annotator: int, *, key: str, reason: str, now: datetime) -> Receipt:
     """Pass over an item: it is not offered to this annotator again, and somebody else is asked."""
     lock_annotator(session, annotator)
-    row, project = owned(session, token, annotator)
-    said = answers.plain_judgement(
-        project, row, choice="skip", key=key, item=_item_of(session, row), strength=0, duration_ms=0
-    )
+    row, project, item = owned(session, token, annotator)
+    said = answers.plain_judgement(project, row, choice="skip", key=key, item=item, strength=0, duration_ms=0)
     answer = Answer(choice="tie", rationale=reason)
     known = _known(session, said.idempotency_key)
     if known is not None:
@@ -320,7 +318,7 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
     answered, and the answer is kept as surplus.
     """
     lock_annotator(session, annotator)
-    row, project = owned(session, token, annotator)
+    row, project, _ = owned(session, token, annotator)
     if row.state not in ("submitted", "skipped", "surplus"):
         return shown(session, project, row)
     assert row.judgement_id is not None
@@ -371,7 +369,7 @@ def _check_last_turn(session: Session, row: studio_models.Assignment) -> None:
 def give_back(session: Session, token: str, annotator: int) -> None:
     """Return an item unanswered, for whoever comes next: a page that is closed need not wait for the lease to run out."""
     lock_annotator(session, annotator)
-    row, _ = owned(session, token, annotator)
+    row, _, _ = owned(session, token, annotator)
     if row.state == "leased":
         row.state = "returned"
         session.flush()
@@ -382,7 +380,7 @@ def save_draft(
     session: Session, token: str, annotator: int, draft: Mapping[str, Any], *, now: datetime
 ) -> None:
     """Keep an unfinished answer. Working on an item keeps its lease alive; what is answered has no draft."""
-    row, project = owned(session, token, annotator)
+    row, project, _ = owned(session, token, annotator)
     if row.state in ("submitted", "skipped", "surplus"):
         return
     row.draft = dict(draft)
@@ -390,13 +388,13 @@ def save_draft(
         row.expires_at = now + timedelta(seconds=project.settings.lease_seconds)
 
 
-def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.Assignment, Project]:
-    """The annotator's own assignment, locked, and its project."""
+def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.Assignment, Project, int]:
+    """The annotator's own assignment, locked, its project, and the number of its item."""
     found = session.execute(_own(), {"token": token, "annotator": annotator}).one_or_none()
     if found is None:
         raise NotFound("there is no such assignment of yours")
-    row, project, _ = found
-    return row, project_of(session, project)
+    row, project, item = found
+    return row, project_of(session, project), item
 
 
 def shown(session: Session, project: Project, row: studio_models.Assignment) -> Assignment:
@@ -411,6 +409,7 @@ def shown(session: Session, project: Project, row: studio_models.Assignment) -> 
         state=_state(row),
         expires_at=row.expires_at,
         draft=row.draft,
+        render=project.settings.render,
     )
 
 
@@ -425,9 +424,7 @@ def _state(row: studio_models.Assignment) -> Any:
 
 
 def _item_of(session: Session, row: studio_models.Assignment) -> int:
-    item = session.scalar(select(_Task.item_id).where(_Task.id == row.task_id))
-    assert item is not None
-    return item
+    return session.get_one(_Task, row.task_id).item_id  # without a query where the session has just taken it
 
 
 def _locked_task(session: Session, task: int) -> studio_models.Task:

@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from threading import Lock
 from urllib.parse import urlsplit
 
@@ -207,8 +207,9 @@ def check_csrf(who: Who, given: str) -> None:
         raise HTTPException(403, "the page is too old or not ours; load it again")
 
 
-def _scope(name: str) -> Callable[[Who], Who]:
-    def check(who: Who = Depends(signed_in)) -> Who:  # noqa: B008
+def _scope(name: str) -> Callable[[Who], Awaitable[Who]]:
+    # A coroutine, as it waits for nothing: a function would be sent to a thread and back.
+    async def check(who: Who = Depends(signed_in)) -> Who:  # noqa: B008
         if name not in who.scopes:
             raise HTTPException(403, f"this token lacks the scope {name}")
         return who
@@ -219,7 +220,7 @@ def _scope(name: str) -> Callable[[Who], Who]:
 reader, worker = _scope("read"), _scope("annotate")
 
 
-def admin(who: Who = Depends(signed_in)) -> Who:  # noqa: B008
+async def admin(who: Who = Depends(signed_in)) -> Who:  # noqa: B008
     """An admin, with the scope for it."""
     if not who.is_admin:
         raise HTTPException(403, "only an admin may do this")

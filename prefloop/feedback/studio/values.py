@@ -172,6 +172,8 @@ class Assignment:
     state: AssignmentState
     expires_at: datetime
     draft: Mapping[str, Any]
+    render: str
+    """How its texts are shown: `plain` or `markdown`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,3 +56,10 @@ def studio(empty_store: Callable[[Path], Store], tmp_path: Path, clock: Clock) -
         made = Studio(opened, clock=clock, random=Random(0))
         fill(opened, 6)
         yield made
+
+
+@pytest.fixture
+def on_each(store: Store, clock: Clock) -> Studio:  # noqa: F811
+    """The same on each database; a file's `studio` may be this one."""
+    fill(store, 6)
+    return Studio(store, clock=clock, random=Random(0))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DatabaseError
 
 from prefloop.data.store import Filters
 from prefloop.data.store.values import Conflict
@@ -16,6 +16,11 @@ from prefloop.feedback.studio.values import Answer, NotFound, ProjectSettings
 from tests.feedback.studio.web import Person
 
 KEY = "a-key-of-its-own"
+
+
+@pytest.fixture
+def studio(on_each: Studio) -> Studio:
+    return on_each
 
 
 @pytest.fixture
@@ -97,6 +102,24 @@ def test_a_decision_stands_in_place_of_the_answers_only_where_asked_for(studio: 
     assert a != b
 
 
+def test_the_side_that_is_decided_for_is_the_one_that_is_stored(studio: Studio, project: int) -> None:
+    first = studio.store.add_annotator("judge 0")
+    item = waiting(studio, project, first)[0]
+    seen = set()
+    for number in range(8):
+        judge = studio.store.add_annotator(f"judge {number}")
+        for place, choice in enumerate(("first", "second")):
+            case = adjudicate.case(studio, project, item, judge)
+            key = f"{KEY} {number} {place}"
+            adjudicate.decide(studio, project, item, judge, choice, reason="", last=case.last, key=key)
+            taken = studio.store.comparisons(Filters(adjudicated=True)).records
+            (record,) = [each for each in taken if each.annotator.startswith("adjudicator-")]
+            assert (record.chosen, record.rejected) == (case.completions[place], case.completions[1 - place])
+            assert adjudicate.case(studio, project, item, judge).decided == choice
+        seen.add(adjudicate.order_for(item, judge, 2))
+    assert seen == {(0, 1), (1, 0)}
+
+
 def test_nobody_decides_on_their_own_answer(studio: Studio, project: int) -> None:
     ann = studio.store.add_annotator("ann-secret")
     assert waiting(studio, project, ann) == []
@@ -113,7 +136,7 @@ def test_the_database_itself_refuses_to_take_a_decision_back(studio: Studio, pro
     item = waiting(studio, project, judge)[0]
     adjudicate.decide(studio, project, item, judge, "tie", reason="", last=0, key=KEY)
     for statement in ("DELETE FROM adjudication", "UPDATE adjudication SET annotator_id = 1"):
-        with pytest.raises(IntegrityError, match="refused"), studio.write() as session:
+        with pytest.raises(DatabaseError, match="is refused"), studio.write() as session:
             session.execute(text(statement))
 
 

@@ -86,7 +86,13 @@ def test_an_annotators_page_has_figures_with_intervals(studio: Studio, boss: Per
     assert (ann.others[0].name, ann.others[0].agreement.value) == ("bea", 0.0)
     assert len(ann.last) == ann.figures.answers
     page = boss.client.get("/admin/annotators/ann").text
-    for told in ("100 %", "right where the answer is known", "chose what stood first", "5 s", "median time"):
+    for told in (
+        "100\u00a0%",
+        "right where the answer is known",
+        "chose what stood first",
+        "5 s",
+        "median time",
+    ):
         assert told in page
     assert boss.client.get("/admin/annotators/nobody", headers={"accept": "text/html"}).status_code == 404
     assert Person(studio, "cid").client.get("/admin/annotators/ann").status_code == 403

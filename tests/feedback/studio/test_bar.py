@@ -31,7 +31,7 @@ def project(studio: Studio) -> int:
 def test_logs_hold_no_text_no_name_and_no_secret(
     studio: Studio, project: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="prefloop"):
         ann = Person(studio, "ann-in-person")
         item = ann.next(project)
         ann.submit(item["token"], {"choice": "first", "rationale": "private words", "edited": "my own reply"})

@@ -54,6 +54,11 @@ class Model:
 
 
 @pytest.fixture
+def studio(on_each: Studio) -> Studio:
+    return on_each
+
+
+@pytest.fixture
 def project(studio: Studio) -> int:
     return studio.create_project(ProjectSettings(name="talk", kind="chat", lease_seconds=60)).id
 

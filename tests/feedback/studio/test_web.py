@@ -122,6 +122,29 @@ def test_sessions_end_by_signing_out_by_time_and_by_an_admin(
 def test_the_last_admin_cannot_shut_themselves_out(boss: Person) -> None:
     assert boss.send("PUT", f"/people/{boss.who.account}/active", {"active": False}).status_code == 409
     assert boss.send("POST", f"/people/{boss.who.account}/anonymise").status_code == 409
+    assert boss.send("PUT", f"/people/{boss.who.account}/role", {"role": "annotator"}).status_code == 409
+
+
+def test_a_role_changes_at_once_and_is_written_down(studio: Studio, ann: Person, boss: Person) -> None:
+    path = f"/people/{ann.who.account}/role"
+    assert ann.send("PUT", path, {"role": "admin"}).status_code == 403
+    plain = boss.client.put(f"/api/v1{path}", json={"role": "admin"})
+    assert plain.status_code == 403  # without the CSRF token
+    assert boss.send("PUT", path, {"role": "owner"}).status_code == 422
+    assert boss.send("PUT", "/people/999/role", {"role": "admin"}).status_code == 404
+    assert ann.client.get("/admin").status_code == 403
+    assert boss.send("PUT", path, {"role": "admin"}).status_code == 204
+    assert boss.send("PUT", path, {"role": "admin"}).status_code == 204  # again: nothing is written
+    assert ann.client.get("/admin").status_code == 200
+    assert ann.send("PUT", f"/people/{boss.who.account}/role", {"role": "adjudicator"}).status_code == 204
+    assert boss.client.get("/admin").status_code == 403
+    assert boss.client.get("/adjudicate").status_code == 200
+    assert ann.send("PUT", path, {"role": "annotator"}).status_code == 409  # the only admin by now
+    changes = [each for each in ann.send("GET", "/audit").json() if each["action"] == "change role"]
+    assert [(each["entity_id"], each["detail"]) for each in changes] == [
+        (boss.who.account, {"from": "admin", "to": "adjudicator"}),
+        (ann.who.account, {"from": "annotator", "to": "admin"}),
+    ]
 
 
 def test_guessing_passwords_is_slowed_down(studio: Studio) -> None:

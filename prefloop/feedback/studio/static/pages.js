@@ -64,6 +64,17 @@ for (const button of document.querySelectorAll("[data-active]")) {
     location.reload();
   }));
 }
+for (const choice of document.querySelectorAll("[data-role]")) {
+  choice.addEventListener("change", told(null, async () => {
+    try {
+      await send("PUT", `/api/v1/people/${choice.dataset.role}/role`, { role: choice.value }, csrf);
+      choice.dataset.was = choice.value;
+    } catch (error) {
+      choice.value = choice.dataset.was;
+      throw error;
+    }
+  }));
+}
 for (const button of document.querySelectorAll("[data-anonymise]")) {
   button.addEventListener("click", told(null, async () => {
     if (!confirm(`Delete the account of ${button.dataset.login} for good? Its judgements stay, under the pseudonym.`)) return;
