@@ -120,7 +120,7 @@ def seconds(policy: Policy, points: list[Point]) -> list[float]:
         for place, each in enumerate(points):
             began = time.perf_counter()
             with policy.active():
-                logprobs = policy(pack(each.groups)).logprobs
+                logprobs = policy(pack(each.groups))
                 (-logprobs.mean()).backward()
             if repeat:
                 times[place].append(time.perf_counter() - began)

@@ -35,7 +35,6 @@ TUNED = {
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "TUNED": "1",
 }
-WARM = 2
 LOSS_TOLERANCE = 1e-4
 ANOTHER_LOSS = {
     "orpo": "TRL's likelihood term counts the prompt's tokens too",
@@ -89,7 +88,9 @@ class Contender:
         return json.loads(line)
 
 
-def run_case(case: str, folder: Path, peer: Path, steps: int, logs: Path) -> dict[str, dict[str, Any]]:
+def run_case(
+    case: str, folder: Path, peer: Path, warm: int, steps: int, logs: Path
+) -> dict[str, dict[str, Any]]:
     """Contender -> what was measured."""
     stage, size = case.split("-")
     worker = [stage, str(folder / size)]
@@ -107,15 +108,15 @@ def run_case(case: str, folder: Path, peer: Path, steps: int, logs: Path) -> dic
         Contender(name, command, environment, logs / f"{case}-{name}.log".replace(" ", "_"))
         for name, (command, environment) in entrants.items()
     ]
-    for _ in range(WARM + steps):
+    for _ in range(warm + steps):
         for contender in contenders:
             contender.step()
     return {
         contender.name: {
-            "seconds": statistics.median(step["seconds"] for step in contender.steps[WARM:]),
+            "seconds": statistics.median(step["seconds"] for step in contender.steps[warm:]),
             "all_seconds": [round(step["seconds"], 4) for step in contender.steps],
             "first_loss": contender.steps[0].get("loss"),
-            "packed_tokens": _tokens_a_step(contender.steps[WARM - 1 :]),
+            "packed_tokens": _tokens_a_step(contender.steps[warm - 1 :]),
             **contender.facts,
             "peak_mb": contender.close(),
         }
@@ -143,11 +144,11 @@ def check_losses(case: str, result: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def add_rates(
-    case: str, result: dict[str, dict[str, Any]], material: Material, steps: int, limit: float
+    case: str, result: dict[str, dict[str, Any]], material: Material, measured: range, limit: float
 ) -> None:
     """Tokens a second and the least work a second, from what the measured steps had to do."""
     stage, size = case.split("-")
-    works = [material.work(stage, step) for step in range(WARM, WARM + steps)]
+    works = [material.work(stage, step) for step in measured]
     tokens = statistics.fmean(work.head_tokens if stage == "generation" else work.tokens for work in works)
     least = statistics.fmean(flops(stage, work, SIZES[size]) for work in works)
     if "reference_seconds" in result["prefloop"]:
@@ -189,6 +190,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=CASES, metavar="CASE")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each contender")
+    parser.add_argument("--warm", type=int, default=2, help="steps before them, at least one")
     parser.add_argument("--out", type=Path, default=Path("bench-results"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -197,14 +199,35 @@ def main() -> None:
     print(
         f"limit {limit:.0f} GFLOP/s in float32, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
+    table = [*HEADINGS]
     with tempfile.TemporaryDirectory() as folder:
         made = make_material(Path(folder), given.data)
         for case in given.only or CASES:
-            result = run_case(case, Path(folder), peer, given.steps, given.out)
+            result = run_case(case, Path(folder), peer, given.warm, given.steps, given.out)
             check_losses(case, result)
-            add_rates(case, result, made[case.split("-")[1]], given.steps, limit)
+            measured = range(given.warm, given.warm + given.steps)
+            add_rates(case, result, made[case.split("-")[1]], measured, limit)
             print(_table(case, result), flush=True)
             (given.out / f"{case}.json").write_text(json.dumps({"limit_gflops": limit, **result}, indent=1))
+            table.append(_row(case, result))
+            (given.out / "table.md").write_text("\n".join(table) + "\n", encoding="utf-8")
+
+
+HEADINGS = (
+    "| case | prefloop | TRL | TRL tuned | tokens/s | memory | TRL's | of the limit |",
+    "| --- | --: | --: | --: | --: | --: | --: | --: |",
+)
+
+
+def _row(case: str, result: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line of the page's table: seconds of ours; times as many of theirs, by tokens where they pack."""
+    ours, installed, *tuned = (result[name] for name in result)
+    best = max(tuned, key=lambda row: row["tokens_a_second"])
+    times = [ours["tokens_a_second"] / row["tokens_a_second"] for row in (installed, best)]
+    return (
+        f"| {case} | {ours['seconds']:.3f} s | {times[0]:.1f}x | {times[1]:.1f}x | {ours['tokens_a_second']:.0f}"
+        f" | {ours['peak_mb']:.0f} MB | {installed['peak_mb']:.0f} MB | {100 * ours['share_of_limit']:.0f} % |"
+    )
 
 
 def _table(case: str, result: Mapping[str, Mapping[str, Any]]) -> str:

@@ -35,6 +35,8 @@ CASES = tuple(f"{stage}-{size}" for stage in STAGES for size in ("tiny", "small"
 
 PAIRS = 16
 """Comparisons a step; for SFT and KTO twice as many completions."""
+RECORDS = 20 * PAIRS
+"""Comparisons kept: more than any run's steps read."""
 MAX_TOKENS = 256
 """Prompt and completion together; longer records are left out beforehand, so that neither side truncates."""
 BETA = 0.1
@@ -73,15 +75,17 @@ class Work:
 
 
 def flops(stage: str, work: Work, size: Size) -> float:
-    """Least floating-point operations of a step or round. KTO's estimate of the KL is scored on as many mismatched completions."""
+    """Least floating-point operations of a step or round, a reference's pass among them; KTO's KL takes as many mismatched completions again."""
     if stage == "generation":
         return work.flops(size, scored=1)
     if stage == "reward":
         return work.flops(size, trained=1, values=True)
-    if stage in ("sft", "dpo", "orpo"):
+    if stage in ("sft", "orpo"):
         return work.flops(size, trained=1)
-    if stage == "kto":
+    if stage == "dpo":
         return work.flops(size, trained=1, scored=1)
+    if stage == "kto":
+        return work.flops(size, trained=1, scored=3)
     if stage == "ppo":
         policy = work.flops(size, trained=PPO_EPOCHS, scored=3)
         return policy + work.flops(size, trained=PPO_EPOCHS, scored=2, values=True)

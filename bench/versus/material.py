@@ -22,6 +22,7 @@ from bench.versus.cases import (
     NEW_TOKENS,
     ONLINE,
     PROMPT_TOKENS,
+    RECORDS,
     ROLLOUTS,
     SEED,
     SIZES,
@@ -123,7 +124,7 @@ def _write(folder: Path, size: Size, rows: list[dict[str, str]], texts: list[str
     for name in ("policy", "reward_model"):
         tokenizer.save_pretrained(folder / name)
     tokenizer = load_tokenizer(str(folder / "policy"))
-    kept = [row for row in rows if _fits(tokenizer, row)]
+    kept = [row for row in rows if _fits(tokenizer, row)][:RECORDS]
     labels = [
         {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
         for row in kept

@@ -297,10 +297,12 @@ def test_preference_pretraining_helps_where_comparisons_are_few(
     assert after > alone + 0.03
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_models_together_know_more_than_one(seed: int, project: Path, tmp_path: Path) -> None:
-    """Four of the same noisy comparisons, other seeds: their mean orders new pairs better than one of them does on average."""
-    found = ensembled(project, tmp_path / "ensemble", seed)
+def test_models_together_know_more_than_one(project: Path, tmp_path: Path) -> None:
+    """Four of the same noisy comparisons, other seeds: their mean orders new pairs better than one of them does on average.
+
+    `python -m tests.reward_table` does it with three seeds.
+    """
+    found = ensembled(project, tmp_path / "ensemble", 0)
     assert found["mean"] > found["one alone"]
 
 
