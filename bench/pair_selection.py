@@ -26,7 +26,7 @@ from prefloop.data.toy_world.gold import gold_components
 from prefloop.data.toy_world.world import draw_style, write_reply
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate, mean_interval, paired_difference
-from prefloop.evaluation.plots import LIGHT, STYLE, line_chart
+from prefloop.evaluation.plots import line_chart, standalone
 from prefloop.feedback.select import choose, disagreement, most_informative, ranked, uncertainty
 from prefloop.feedback.select.acquisition import conflict
 
@@ -249,18 +249,7 @@ def picture(labels: Sequence[int], curves: Mapping[str, Floats]) -> str:
         series, title="Accuracy per label", x_label="labels", y_label="accuracy against gold, %",
         include_x=[float(labels[0])],
     )  # fmt: skip
-    colours = {
-        **LIGHT,
-        "--ink": "#1b1f24",
-        "--muted": "#57606a",
-        "--grid": "#e3e7ec",
-        "--rule": "#aab2bd",
-        "--paper": "#fff",
-    }
-    style = f"svg {{ {' '.join(f'{name}: {value};' for name, value in colours.items())} background: #fff; font-family: sans-serif; }}{STYLE}"
-    opening, rest = drawn.split(">", 1)
-    namespace = "" if "xmlns=" in opening else ' xmlns="http://www.w3.org/2000/svg"'
-    return f"{opening}{namespace}><style>{style}</style>{rest}\n"
+    return standalone(drawn)
 
 
 def main() -> None:

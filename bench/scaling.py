@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench.versus.cases import SIZES, Work
 from prefloop.configs.common import Compute, RunSettings
 from prefloop.evaluation.curves import Series
-from prefloop.evaluation.plots import line_chart
+from prefloop.evaluation.plots import line_chart, standalone
 from prefloop.models.load import load_policy
 from prefloop.models.packing import pack
 from prefloop.models.roles import Policy
@@ -161,7 +161,7 @@ def main() -> None:
             y_label="microseconds a token",
             include=(0.0,),
         )
-        (given.out / f"scaling-{name}-{given.size}.svg").write_text(drawing, encoding="utf-8")
+        (given.out / f"scaling-{name}-{given.size}.svg").write_text(standalone(drawing), encoding="utf-8")
 
 
 if __name__ == "__main__":

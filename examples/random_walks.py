@@ -31,7 +31,7 @@ from prefloop.configs.sft import SFTConfig
 from prefloop.data import write_jsonl
 from prefloop.data.random_walks import LETTERS, LONGEST, NODES, make_graph, optimality, scored_walks, spell
 from prefloop.evaluation.curves import Series
-from prefloop.evaluation.plots import LIGHT, STYLE, Reference, line_chart
+from prefloop.evaluation.plots import Reference, line_chart, standalone
 from prefloop.models.load import as_policy, load_policy, save_policy
 from prefloop.models.q_heads import load_q_heads
 from prefloop.records import Demonstration, Prompt
@@ -293,17 +293,7 @@ def plot(results: dict[int, dict[str, dict[str, float]]]) -> str:
         references=levels,
         include=(0.0, 1.0),
     )
-    colours = {
-        "--ink": "#1b1f24",
-        "--muted": "#57606a",
-        "--grid": "#e4e7eb",
-        "--rule": "#8c959f",
-        "--paper": "#ffffff",
-    }
-    root = " ".join(f"{name}: {value};" for name, value in {**colours, **LIGHT}.items())
-    inside = f"<style>svg {{ {root} background: #ffffff; font-family: sans-serif; }} {STYLE}</style>"
-    tag_end = drawing.index(">") + 1
-    return drawing[:tag_end] + inside + drawing[tag_end:]
+    return standalone(drawing)
 
 
 def main() -> None:

@@ -99,6 +99,23 @@ class Reference:
     label: str
 
 
+def standalone(drawing: str) -> str:
+    """A chart as a file of its own, with the colours that a report's page otherwise gives it."""
+    colours = {
+        **LIGHT,
+        "--ink": "#1b1f24",
+        "--muted": "#57606a",
+        "--grid": "#e3e7ec",
+        "--rule": "#aab2bd",
+        "--paper": "#fff",
+    }
+    root = " ".join(f"{name}: {value};" for name, value in colours.items())
+    style = f"<style>svg {{ {root} background: #fff; font-family: sans-serif; }}{STYLE}</style>"
+    opening, rest = drawing.split(">", 1)
+    namespace = "" if "xmlns=" in opening else ' xmlns="http://www.w3.org/2000/svg"'
+    return f"{opening}{namespace}>{style}{rest}\n"
+
+
 def line_chart(
     series: Sequence[Series],
     *,
