@@ -243,10 +243,10 @@ def _with_reference(
         return _kept(task, groups, config, models, tokenizer, run)
 
     odds = _prompt_odds(task, parts, config, models, tokenizer, run) if needs.prompt_odds else []
-    own = kept([part.groups for part in parts]) if keeps else []
+    both = kept([*(part.groups for part in parts), *mismatched]) if keeps else []  # they share their prompts
+    own, others = both[: len(parts)], both[len(parts) :]
     if config.reference_last:
         own = _with_last(own, [part.groups for part in parts], task, config, models, tokenizer, run)
-    others = kept(mismatched) if keeps and needs.mismatched else []
     return [
         Part(
             groups=part.groups,
@@ -254,7 +254,7 @@ def _with_reference(
             reference=own[i] if keeps else [nothing] * len(part),
             mismatched=mismatched[i],
             mismatched_reference=torch.stack([row.sum() for row in others[i]])
-            if others and others[i]
+            if keeps and mismatched[i]
             else nothing,
             prompt_odds=odds[i] if odds else [],
         )

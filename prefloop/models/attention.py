@@ -65,7 +65,7 @@ def _for_completions(prompts: Float[Tensor, "g h p d"], layout: Layout) -> Float
     if k:
         g, h, p, d = prompts.shape
         return prompts.unsqueeze(1).expand(g, k, h, p, d).reshape(g * k, h, p, d)
-    return prompts.index_select(0, layout.group)
+    return prompts.index_select(0, layout.prompt)
 
 
 def _completion_mask(layout: Layout) -> Tensor:
@@ -74,7 +74,7 @@ def _completion_mask(layout: Layout) -> Tensor:
     device = prompts.lengths.device
     sees_prompt = (
         torch.arange(prompts.longest, device=device)[None, :]
-        < prompts.lengths.index_select(0, layout.group)[:, None]
+        < prompts.lengths.index_select(0, layout.prompt)[:, None]
     )
     causal = torch.ones(completions.longest, completions.longest, dtype=torch.bool, device=device).tril()
     shape = (completions.sequences, 1, completions.longest, -1)

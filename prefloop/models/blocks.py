@@ -167,7 +167,8 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _turned(grads[0].transpose(0, 1), *ctx.saved_tensors, 1.0).transpose(0, 1), None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(grads[0].transpose(0, 1), cos, sin, 1.0).transpose(0, 1), None, None
 
 
 def _turned(

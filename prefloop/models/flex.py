@@ -34,7 +34,7 @@ def sequences_of(layout: Layout) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     prompt = layout.prompts.slot_of_token // layout.prompts.longest
     completion = layout.completions.slot_of_token // layout.completions.longest
     own = torch.cat([prompt, completion + layout.prompts.sequences])
-    return own, torch.cat([prompt, layout.group[completion]])
+    return own, torch.cat([prompt, layout.prompt[completion]])
 
 
 def visibility(layout: Layout) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
@@ -51,7 +51,7 @@ def block_mask(layout: Layout) -> BlockMask:
     """Which tiles of the score matrix hold something to see; made once for all layers of a pass, and for the same layout's backward."""
     n = len(sequences_of(layout)[0])
     with torch.inference_mode(False):  # a mask made while sampling would be unfit for a backward pass
-        return create_block_mask(visibility(layout), None, None, n, n, device=layout.group.device)
+        return create_block_mask(visibility(layout), None, None, n, n, device=layout.prompt.device)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Groups of token ids -> one packed row without padding, and the index tensors that go with it.
 
-The row holds every prompt once, then every completion: `[prompt 0 | prompt 1 | ... | completion 0 | completion 1 | ...]`. Completions of
-one prompt follow each other; their positions start where their prompt's end. Prompts first keeps both parts contiguous slices, so
+The row holds every prompt once, also where several groups have it, then every completion: `[prompt 0 | prompt 1 | ... | completion 0 | ...]`.
+Completions follow each other group after group; their positions start where their prompt's end. Prompts first keeps both parts contiguous slices, so
 moving between the row and attention blocks is one gather for each part.
 """
 
@@ -40,13 +40,14 @@ class Layout:
     """The first so many tokens of the row belong to prompts. 0 where each prompt has one completion and `completions` holds both joined."""
     prompts: Blocks
     completions: Blocks
-    group: Int[Tensor, " B"]
+    prompt: Int[Tensor, " B"]
+    """Which of the row's prompts each completion answers."""
     per_prompt: int
-    """Completions of each prompt where all have as many, else 0."""
+    """Completions of each prompt where all have as many and they stand together, else 0."""
     sequences: Blocks
-    """Prompt and completion joined, for groups of one completion: plain causal attention."""
+    """Prompt and completion joined, where every prompt has one: plain causal attention."""
     single: bool
-    """Whether every group has one completion."""
+    """Whether every prompt has one completion."""
     plan: Plan
     """The same for attention on a CPU; empty elsewhere."""
 
@@ -69,7 +70,7 @@ class Batch:
     completion_mask: Bool[Tensor, "B T"]
     """True on tokens the policy chose; False on padding and on other speakers' turns."""
     group: Int[Tensor, " B"]
-    """Which prompt each completion answers."""
+    """Which group each completion is of; several may have one prompt."""
     longest: int
     """Longest prompt plus completion, in tokens."""
 
@@ -136,11 +137,11 @@ def _plan(
     prompt_lengths: np.ndarray,
     starts: np.ndarray,
     lengths: np.ndarray,
-    group: np.ndarray,
+    prompt: np.ndarray,
 ) -> Plan:
     prompts = list(zip(prompt_starts.tolist(), (prompt_starts + prompt_lengths).tolist(), strict=True))
     own = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
-    completions = ((prompts[g], rows) for g, rows in zip(group.tolist(), own, strict=True))
+    completions = ((prompts[p], rows) for p, rows in zip(prompt.tolist(), own, strict=True))
     return plan([*((rows,) for rows in prompts), *completions])
 
 
@@ -149,9 +150,11 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
     assert groups, "nothing to pack"
     device = torch.device(device)
     completions = [completion for group in groups for completion in group.completions]
-    counts = np.array([len(group.completions) for group in groups])
-    group = np.repeat(np.arange(len(groups)), counts)
-    prompt_lengths = np.array([len(g.prompt) for g in groups])
+    group = np.repeat(np.arange(len(groups)), [len(group.completions) for group in groups])
+    prompts: dict[tuple[int, ...], int] = {}
+    prompt = np.array([prompts.setdefault(tuple(g.prompt), len(prompts)) for g in groups])[group]
+    counts = np.bincount(prompt)
+    prompt_lengths = np.array([len(ids) for ids in prompts])
     lengths = np.array([len(completion) for completion in completions])
     prompt_tokens = int(prompt_lengths.sum())
     prompt_starts = np.cumsum(prompt_lengths) - prompt_lengths
@@ -159,12 +162,10 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
     tokens = prompt_tokens + int(lengths.sum())
     longest = int(lengths.max())
 
-    input_ids = np.concatenate([np.asarray(ids) for ids in [g.prompt for g in groups] + completions]).astype(
-        np.int64
-    )
+    input_ids = np.concatenate([np.asarray(ids) for ids in [*prompts, *completions]]).astype(np.int64)
     positions = np.arange(tokens)
     positions[:prompt_tokens] -= np.repeat(prompt_starts, prompt_lengths)
-    positions[prompt_tokens:] -= np.repeat(starts - prompt_lengths[group], lengths)
+    positions[prompt_tokens:] -= np.repeat(starts - prompt_lengths[prompt], lengths)
 
     mask = np.zeros((len(completions), longest), bool)
     completion_ids = np.zeros((len(completions), longest), np.int64)
@@ -175,7 +176,7 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
 
     row, place = np.nonzero(mask)
     first = place == 0
-    predictors = np.where(first, (prompt_starts + prompt_lengths - 1)[group[row]], starts[row] + place - 1)
+    predictors = np.where(first, (prompt_starts + prompt_lengths - 1)[prompt[row]], starts[row] + place - 1)
     inverse = np.zeros(tokens, np.int64)
     used = np.zeros(tokens, bool)
     rest = np.flatnonzero(~first)
@@ -194,11 +195,11 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
         completions=none
         if single
         else _blocks(lengths, starts - prompt_tokens, tokens - prompt_tokens, device),
-        group=tensor(group),
-        per_prompt=int(counts[0]) if (counts == counts[0]).all() else 0,
+        prompt=tensor(prompt),
+        per_prompt=int(counts[0]) if (counts == counts[0]).all() and (np.diff(prompt) >= 0).all() else 0,
         sequences=_joined_blocks(prompt_lengths, lengths, prompt_starts, starts, device) if single else none,
         single=single,
-        plan=_plan(prompt_starts, prompt_lengths, starts, lengths, group)
+        plan=_plan(prompt_starts, prompt_lengths, starts, lengths, prompt)
         if device.type == "cpu"
         else NO_PLAN,
     )
@@ -218,7 +219,7 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
         completion_ids=tensor(completion_ids),
         completion_mask=tensor(mask),
         group=tensor(group),
-        longest=int((prompt_lengths[group] + lengths).max()),
+        longest=int((prompt_lengths[prompt] + lengths).max()),
     )
 
 
@@ -238,9 +239,17 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """Pack groups into micro-batches of at most `tokens` tokens; a longer single group goes alone.
 
-    Groups of like length go together, which leaves less padding inside attention. Deterministic.
+    Groups of like length go together, which leaves less padding inside attention, and those of one prompt, which is then computed once.
+    Deterministic.
     """
-    order = sorted(range(len(groups)), key=lambda i: (len(groups[i].prompt), groups[i].tokens, i))
+    shortest: dict[tuple[int, ...], tuple[int, int]] = {}
+    for i, group in enumerate(groups):
+        known = shortest.setdefault(tuple(group.prompt), (group.tokens, i))
+        shortest[tuple(group.prompt)] = min(known, (group.tokens, i))
+    order = sorted(
+        range(len(groups)),
+        key=lambda i: (len(groups[i].prompt), shortest[tuple(groups[i].prompt)], groups[i].tokens, i),
+    )
     first_row = np.cumsum([0, *(len(group.completions) for group in groups)])
     result: list[MicroBatch] = []
     start = 0

@@ -109,7 +109,7 @@ class Padded:
 
 def pad(batch: Batch) -> Padded:
     """Lay a packed batch out the plain way."""
-    split, group = batch.layout.prompt_tokens, batch.group.tolist()
+    split, of = batch.layout.prompt_tokens, batch.layout.prompt.tolist()
     positions = batch.position_ids.tolist()
     prompts: list[list[int]] = []
     for row in range(split):
@@ -118,9 +118,9 @@ def pad(batch: Batch) -> Padded:
         prompts[-1].append(row)
     sequences: list[list[int]] = []
     start = split
-    for b, g in enumerate(group):
+    for b, p in enumerate(of):
         end = int(batch.last[b]) + 1
-        sequences.append(prompts[g] + list(range(start, end)))
+        sequences.append(prompts[p] + list(range(start, end)))
         start = end
     longest = max(map(len, sequences))
     rows = torch.zeros(len(sequences), longest, dtype=torch.long)
@@ -133,7 +133,7 @@ def pad(batch: Batch) -> Padded:
             row_slots[row] = b * longest + place
     device = batch.input_ids.device
     b, t = (batch.slots // batch.completion_ids.shape[1], batch.slots % batch.completion_ids.shape[1])
-    prompt_lengths = torch.tensor([len(prompts[g]) for g in group], device=device)
+    prompt_lengths = torch.tensor([len(prompts[p]) for p in of], device=device)
     return Padded(
         input_ids=batch.input_ids[rows.to(device)] * attention_mask.to(device),
         attention_mask=attention_mask.to(device),

@@ -99,7 +99,9 @@ def test_where_somebody_watches_a_module_it_is_called() -> None:
 def test_layers_that_are_not_known_to_the_letter_run_as_their_modules(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    dynamic = LlamaConfig(**SHAPE, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
+    dynamic = LlamaConfig(
+        **SHAPE, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    )
     assert not has_known_blocks(LlamaForCausalLM(dynamic))
     own = make(PACKABLE["llama"])
     own.base_model.__class__ = type("OwnModel", (type(own.base_model),), {})
@@ -115,7 +117,8 @@ def test_layers_that_are_not_known_to_the_letter_run_as_their_modules(
 def test_gradients_of_the_fused_operations() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(5, 3, 8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
-    x.requires_grad_(), weight.requires_grad_()
+    for each in (x, weight):
+        each.requires_grad_()
     for gemma in (False, True):
         assert torch.autograd.gradcheck(lambda a, w, g=gemma: _Norm.apply(a, w, 1e-3, g), (x, weight))
         assert torch.autograd.gradcheck(lambda a, w, g=gemma: _Norm.apply(a, w, 1e-3, g)[1], (x, weight))

@@ -1,5 +1,7 @@
 """FlexAttention over the packed row sees what the blocks see. Its kernels have no backward on a CPU; the mask, given to plain attention, has."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from prefloop.models.attention import packed_attention
 from prefloop.models.flex import block_mask, packed_flex_attention, suits, visibility
 from prefloop.models.packing import Batch, pack
-from tests.models.tiny import random_groups
+from tests.models.tiny import SAME_PROMPT, groups_with_prompts, random_groups
 
 HEADS, KV_HEADS, SIZE = 4, 2, 16
 
@@ -26,7 +28,7 @@ def dense_visibility(batch: Batch) -> Tensor:
         prompt += positions[row] == 0
         owners.append(("prompt", prompt, prompt))
     ends = batch.last.tolist()
-    for b, g in enumerate(batch.group.tolist()):
+    for b, g in enumerate(batch.layout.prompt.tolist()):
         owners += [("completion", b, g)] * (ends[b] + 1 - len(owners))
     n = batch.tokens
     visible = torch.zeros(n, n, dtype=torch.bool)
@@ -51,6 +53,13 @@ def inputs(n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_every_token_sees_its_sequence_and_its_prompt(k: int):
     batch = pack(random_groups(k, seed=3))
+    assert torch.equal(evaluated(batch), dense_visibility(batch))
+
+
+@pytest.mark.parametrize("which", SAME_PROMPT)
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_prompt_of_several_groups_is_seen_by_all_of_them(k: int, which: Sequence[int]):
+    batch = pack(groups_with_prompts(which, k=k))
     assert torch.equal(evaluated(batch), dense_visibility(batch))
 
 

@@ -28,8 +28,10 @@ from tests.models.tiny import (
     NOT_PACKABLE,
     NOT_PACKABLE_BECAUSE,
     PACKABLE,
+    SAME_PROMPT,
     SHAPE,
     VOCABULARY,
+    groups_with_prompts,
     make,
     random_groups,
 )
@@ -232,10 +234,43 @@ def test_micro_batches_cover_every_group_once_and_sum_to_the_same(k: int) -> Non
 
 def test_no_padding_is_computed_and_a_shared_prompt_once() -> None:
     group = Group(prompt=[1] * 7, completions=([2] * 3, [3] * 5), masks=([True] * 3, [True] * 5))
-    batch = pack([group, group])
-    assert batch.tokens == 2 * (7 + 3 + 5)
-    assert batch.longest == 12
-    assert batch.position_ids[14:].tolist() == [7, 8, 9, 7, 8, 9, 10, 11] * 2
+    other = replace(group, prompt=[4] * 7)
+    for groups, prompts in (([group, other], 2), ([group, group], 1), ([group, other, group], 2)):
+        batch = pack(groups)
+        assert batch.tokens == prompts * 7 + len(groups) * (3 + 5)
+        assert batch.longest == 12
+        assert batch.position_ids[prompts * 7 :].tolist() == [7, 8, 9, 7, 8, 9, 10, 11] * len(groups)
+
+
+@pytest.mark.parametrize("which", SAME_PROMPT)
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_groups_with_one_prompt_share_it_and_nothing_else(name: str, k: int, which: Sequence[int]) -> None:
+    """Two labels of one prompt, say: what each gives, and their gradients, are as if each had a prompt of its own."""
+    model = make(PACKABLE[name])
+    policy = as_policy(model, Compute())
+    groups = groups_with_prompts(which, k=k)
+    batch = pack(groups)
+    assert batch.tokens < sum(group.tokens for group in groups)
+    assert batch.group.tolist() == [g for g in range(len(groups)) for _ in range(k)]
+    plain = plain_logprobs(model, groups, 1.0)
+    expected = gradients(model, torch.cat(plain).sum())
+    for way in (policy.way, "padded"):
+        policy.way = way
+        ours = policy(batch)
+        for b, row in enumerate(plain):
+            assert torch.allclose(ours[b, : len(row)], row, atol=1e-4)
+        assert_close(gradients(model, ours.sum()), expected)
+
+
+def test_groups_with_one_prompt_follow_each_other_into_micro_batches() -> None:
+    groups = groups_with_prompts([0, 1, 2, 3, 0, 1, 2, 3], k=1)
+    groups = [replace(group, prompt=[*group.prompt, 5, 5, 5][:3]) for group in groups]  # all of one length
+    assert len({tuple(group.prompt) for group in groups}) == 4
+    parts = micro_batches(groups, tokens=2 * max(group.tokens for group in groups))
+    order = [i for part in parts for i in part.groups]
+    assert sorted(order) == list(range(8))
+    assert [a % 4 for a in order[0::2]] == [b % 4 for b in order[1::2]]
 
 
 def test_longer_than_the_positions_is_an_error_that_says_what_to_lower() -> None:

@@ -1,6 +1,6 @@
 """Attention by stretches against one sequence at a time, in float64, and how rows are cut."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from prefloop.models.attention import block_attention
 from prefloop.models.packing import pack
 from prefloop.models.stretches import Plan, attend, plan
 from prefloop.text.groups import Group
-from tests.models.tiny import random_groups
+from tests.models.tiny import SAME_PROMPT, groups_with_prompts, random_groups
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -85,10 +85,11 @@ def test_values_and_gradients_equal_one_sequence_at_a_time(way: str, k: int, kv_
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("which", [(0, 1, 2, 3), *SAME_PROMPT])
 @pytest.mark.parametrize("k", [1, 3])
-def test_blocks_give_the_same(k: int) -> None:
+def test_blocks_give_the_same(k: int, which: Sequence[int]) -> None:
     """What runs on a GPU, here on the CPU."""
-    batch = pack(random_groups(k, seed=5))
+    batch = pack(groups_with_prompts(which, k=k))
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, h, batch.tokens, 8, dtype=torch.float64) for h in (4, 2, 2))
     blocks = block_attention(query, key, value, batch.layout, 0.3)[0]

@@ -1,7 +1,8 @@
 """Tiny random models of every family the packed path is meant for, and random ragged groups."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -142,3 +143,13 @@ def random_groups(k: int, *, seed: int, count: int = 4, longest: int = 9) -> lis
             Group(prompt=prompt, completions=completions, masks=tuple([True] * len(c) for c in completions))
         )
     return groups
+
+
+SAME_PROMPT = [(0, 0), (0, 1, 0), (0, 1, 1, 0), (1, 0, 0)]
+"""Which of two prompts each group of a batch has."""
+
+
+def groups_with_prompts(which: Sequence[int], *, k: int) -> list[Group]:
+    """Random groups, some of which have another's prompt."""
+    groups = random_groups(k, seed=31, count=len(which))
+    return [replace(group, prompt=groups[p].prompt) for group, p in zip(groups, which, strict=True)]
