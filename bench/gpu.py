@@ -31,8 +31,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from bench.versus.__main__ import ROOT, Contender
 from bench.versus.cases import PAIRS
+from bench.versus.contender import ROOT, Contender
 from bench.versus.material import write_rows
 from prefloop.configs.common import Compute, Sampling
 from prefloop.losses import clipped_surrogate, clipped_value_loss, dpo_loss, example_mean, sequence_sum
