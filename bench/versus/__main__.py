@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from bench.versus.cases import CASES, SIZES, batch_size, flops
-from bench.versus.contender import ROOT, Contender, ContenderError
-from bench.versus.environment import make_environment, with_ppo
+from bench.versus.contender import ROOT, Contender, ContenderError, ours, theirs
+from bench.versus.environment import make_environment
 from bench.versus.material import Material, make_material
 
 TUNED = {
@@ -53,17 +53,14 @@ def run_case(
 ) -> dict[str, dict[str, Any]]:
     """Contender -> what was measured."""
     stage, size = case.split("-")
-    worker = [stage, str(folder / size)]
-    ours = [sys.executable, "-m", "bench.versus.ours", *worker]
-    theirs = [str(peer), str(ROOT / "bench/versus/theirs.py"), *worker]
-    release = {"PYTHONPATH": str(with_ppo(peer.parents[1]))} if stage == "ppo" else {}
+    command, release = theirs(stage, folder / size, peer)
     entrants: dict[str, tuple[list[str], dict[str, str]]] = {
-        "prefloop": (ours, {}),
-        "TRL": (theirs, release),
-        "TRL tuned": (theirs, TUNED | release),
+        "prefloop": (ours(stage, folder / size), {}),
+        "TRL": (command, release),
+        "TRL tuned": (command, TUNED | release),
     }
     if stage == "sft":
-        entrants["TRL tuned, packing"] = (theirs, {**TUNED, "PACKING": "1"})
+        entrants["TRL tuned, packing"] = (command, {**TUNED, "PACKING": "1"})
     with ExitStack() as stack:
         contenders = [
             stack.enter_context(

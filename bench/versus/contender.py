@@ -5,13 +5,27 @@ import json
 import os
 import select
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from bench.versus.environment import with_ppo
+
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER_SECONDS = 1800.0
 """Longest wait for an answer: a worker that is silent for so long hangs."""
+
+
+def ours(stage: str, material: Path) -> list[str]:
+    """The command of prefloop's worker."""
+    return [sys.executable, "-m", "bench.versus.ours", stage, str(material)]
+
+
+def theirs(stage: str, material: Path, peer: Path) -> tuple[list[str], dict[str, str]]:
+    """The command of TRL's worker and what it needs in its environment; `peer` is the Python of one that `make_environment` made."""
+    command = [str(peer), str(ROOT / "bench/versus/theirs.py"), stage, str(material)]
+    return command, {"PYTHONPATH": str(with_ppo(peer.parents[1]))} if stage == "ppo" else {}
 
 
 class ContenderError(Exception):
