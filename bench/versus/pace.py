@@ -30,13 +30,20 @@ class Pace:
             self._answer({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
             os._exit(0)
         answer: dict[str, Any] = {}
-        began = time.perf_counter()
+        processor, began = _processor_seconds(), time.perf_counter()
         yield answer
         if self._finish:
             self._finish()
         answer["seconds"] = time.perf_counter() - began
+        answer["processor_seconds"] = _processor_seconds() - processor
         self._answer(answer)
 
     def _answer(self, answer: dict[str, Any]) -> None:
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it started and that have ended, a compiler for example."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
