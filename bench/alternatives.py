@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 python -m bench.alternatives checkpointing --size small --length 1024 --pairs 4
     OMP_NUM_THREADS=1 python -m bench.alternatives chunks --size small
 
-`compile`: the decoder layers, or only their norms and feed-forward parts, by `torch.compile`, with changing lengths as symbols (dynamic) or each
-length compiled by itself (static). `checkpointing`: `--compute.gradient_checkpointing`. `chunks`: logits that the head computes at a time, and
+`compile`: the decoder layers but for the attention itself, or only their norms and feed-forward parts, by `torch.compile`, with changing lengths as
+symbols (dynamic) or each length compiled by itself (static). `checkpointing`: `--compute.gradient_checkpointing`. `chunks`: logits that the head computes at a time, and
 probabilities that it keeps for the backward pass. A step is the policy's forward and backward pass over `--pairs` comparisons of random tokens, with
 `--length` tokens at most in a sequence and half as many at least; a Llama with random weights, float32. The first pass over the batches shows
 compilation; the figures are from those after it: the sum over batches of each one's median, over their number.
@@ -13,6 +13,7 @@ compilation; the figures are from those after it: the sum over batches of each o
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -32,7 +33,7 @@ from bench.versus.contender import Contender, ContenderError
 from bench.versus.pace import Pace
 from prefloop.configs.common import Compute, RunSettings
 from prefloop.losses import dpo_loss, example_mean, sequence_sum
-from prefloop.models import head
+from prefloop.models import attention, head
 from prefloop.models.load import load_policy
 from prefloop.models.packing import Batch, pack
 from prefloop.models.roles import Policy
@@ -105,6 +106,8 @@ def policy_of(way: Way) -> Policy:
         if way.checkpointing:
             policy = load_policy(folder, Compute(device="cpu", gradient_checkpointing=True))
     if way.compile:
+        # Attention over stretches of changing length stays as it is: its many small loops would be compiled anew for each row.
+        attention.attend = torch.compiler.disable(attention.attend)
         torch._dynamo.config.recompile_limit = 64  # pyright: ignore[reportAttributeAccessIssue]
         for layer in policy.model.get_decoder().layers:  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue, reportOptionalIterable, reportCallIssue]
             parts: tuple[nn.Module, ...] = (
@@ -119,12 +122,12 @@ def policy_of(way: Way) -> Policy:
 
 
 def step(policy: Policy, batch: Batch) -> Tensor:
-    """DPO's loss against a reference that gives every completion the same log-probability; gradients take the place of the last ones."""
+    """DPO's loss against a reference that is uniform over the vocabulary; gradients take the place of the last ones."""
     policy.zero_grad(set_to_none=False)
     with policy.active():
         ours = sequence_sum(policy(batch), batch.completion_mask)
-    same = torch.zeros_like(ours[0::2])
-    losses = dpo_loss(ours[0::2], ours[1::2], same, same, beta=0.1)
+    theirs = -math.log(policy.head().weight.shape[0]) * batch.completion_mask.sum(1)
+    losses = dpo_loss(ours[0::2], ours[1::2], theirs[0::2], theirs[1::2], beta=0.1)
     loss = example_mean(losses, examples=len(losses))
     loss.backward()
     return loss.detach()
