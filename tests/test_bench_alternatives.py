@@ -22,10 +22,11 @@ def test_the_ways_of_the_head_and_checkpointing_compute_the_same_loss(monkeypatc
         policy = policy_of(way)
         assert (way.chunk, way.kept) == (head.CHUNK_ELEMENTS, head.KEPT_ELEMENTS)
         losses.append(step(policy, batch))
-        step(policy, batch)  # the gradient is of one step, not of both
         gradient = policy.model.get_input_embeddings().weight.grad  # pyright: ignore[reportAttributeAccessIssue]
         assert isinstance(gradient, torch.Tensor)
-        gradients.append(gradient)
+        gradients.append(gradient.clone())
+        step(policy, batch)
+        torch.testing.assert_close(gradient, gradients[-1], msg="a gradient is of one step")
         assert policy.model.is_gradient_checkpointing == way.checkpointing
     for loss, gradient in zip(losses[1:], gradients[1:], strict=True):
         torch.testing.assert_close(loss, losses[0])
