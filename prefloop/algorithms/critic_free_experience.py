@@ -103,7 +103,7 @@ def judge(
     mask = mask_of(rollout.groups, world.device)
     ended = ended_of(rollout, world.device)
     parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    old, entropy, reference, exact_kl = _frozen_statistics(config, roles, parts, mask)
+    old, entropy, reference, exact_kl = _frozen_statistics(config, roles, parts, rollout, mask)
     if not roles.reference:
         kl = torch.zeros_like(old)
     elif config.kl.estimator == "exact":
@@ -195,15 +195,28 @@ def _shaped(
 
 
 def _frozen_statistics(
-    config: CriticFreeConfig, roles: Roles, parts: Sequence[MicroBatch], mask: Bool[Tensor, "B T"]
+    config: CriticFreeConfig,
+    roles: Roles,
+    parts: Sequence[MicroBatch],
+    rollout: Rollout,
+    mask: Bool[Tensor, "B T"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Policy log-probabilities and entropy, reference log-probabilities, and the exact KL, `[B, T]`; zeros where not needed."""
+    """Policy log-probabilities and entropy, reference log-probabilities, and the exact KL, `[B, T]`; zeros where not needed.
+
+    From the sampler's log-probabilities the entropy is estimated by their negative, whose mean it is.
+    """
     policy, temperature = roles.policy, config.sampling.temperature
+    exact = bool(roles.reference) and config.kl.estimator == "exact"
     old, entropy, others, kl = (torch.zeros(mask.shape, device=mask.device) for _ in range(4))
     with torch.no_grad():
+        if takes_sampler_logprobs(config, roles, mask.device):
+            old = _sampler_logprobs(rollout, mask)
+            for part in parts if roles.reference else ():
+                (reference,) = roles.reference
+                put(others, part, reference(part.batch, temperature=temperature))
+            return old, -old, others, kl
         for part in parts:
             batch = part.batch
-            exact = bool(roles.reference) and config.kl.estimator == "exact"
             ours, theirs, _ = judged(policy, roles.reference, batch, temperature=temperature, exact=exact)
             if exact:
                 put(kl, part, scatter_tokens(ours.kl, batch))
@@ -212,6 +225,19 @@ def _frozen_statistics(
             for logprobs in theirs:
                 put(others, part, scatter_tokens(logprobs, batch))
     return old, entropy, others, kl
+
+
+def takes_sampler_logprobs(config: CriticFreeConfig, roles: Roles, device: torch.device) -> bool:
+    """Whether no pass of the policy over its own samples is needed.
+
+    The sampler decodes with the policy's weights as they are, so in float32 it gives the same numbers to rounding. In bfloat16 it does not, and an
+    exact KL or an importance weight needs a pass anyhow.
+    """
+    if config.old_logprobs != "auto":
+        return config.old_logprobs == "sampler"
+    exact = bool(roles.reference) and config.kl.estimator == "exact"
+    same = config.compute.dtype == "float32" and device.type == "cpu"
+    return same and not exact and not config.importance_cap
 
 
 def _sampler_logprobs(rollout: Rollout, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:

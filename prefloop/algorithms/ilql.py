@@ -30,7 +30,7 @@ from prefloop.losses import check_start, mean_over, shape_rewards, sum_and_count
 from prefloop.losses.ilql import expectile_loss, likelihood_weights, td_loss, td_targets
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.q_heads import FOLDER, QHeads, load_q_heads
-from prefloop.models.roles import Policy, predictor_rows, scatter_tokens, vocabulary_size
+from prefloop.models.roles import Policy, scatter_tokens, vocabulary_size
 from prefloop.records import Score
 from prefloop.runtime import Metrics, ParameterGroup, Run, Updater, World, start_world
 from prefloop.text import load_tokenizer
@@ -179,11 +179,10 @@ def loss_of(
     """This micro-batch's part of the loss, `tokens` being those of the whole step."""
     batch, mask = part.batch, part.batch.completion_mask
     hidden = policy.hidden(batch)
-    rows = predictor_rows(hidden, batch)
     logprobs = scatter_tokens(policy.statistics_of(hidden, batch).logprobs, batch)
-    values = scatter_tokens(heads.values(rows), batch)
-    (q_one, surprise_one), (q_two, surprise_two) = heads.chosen(rows, batch.targets)
-    target_q = scatter_tokens(heads.target_chosen(rows, batch.targets), batch)
+    values = scatter_tokens(heads.values(hidden), batch)
+    (q_one, surprise_one), (q_two, surprise_two) = heads.chosen(hidden, batch.targets)
+    target_q = scatter_tokens(heads.target_chosen(hidden, batch.targets), batch)
     targets = td_targets(
         shape_rewards(rewards, torch.zeros_like(values), mask, kl_coef=0.0),
         values.detach(),

@@ -131,8 +131,8 @@ def numbers_of(task: Task, part: Part, micro: MicroBatch) -> TokenNumbers:
         if needs.value:
             (head,) = task.value_heads
             # A completion's first token is predicted from its prompt's last one.
-            prompt_ends = batch.predictors.index_select(0, batch.predictor_shared)
-            value = head(hidden.detach().index_select(0, prompt_ends).float()).squeeze(-1)
+            prompt_ends = hidden.detach().index_select(0, batch.predictors.shared)
+            value = head(prompt_ends.float()).squeeze(-1)
     else:
         statistics = task.policy.statistics(batch)
         if needs.contrast:

@@ -32,7 +32,7 @@ from prefloop.losses import (
 from prefloop.models.head import TokenStatistics
 from prefloop.models.load import load_reward_model
 from prefloop.models.packing import Batch, MicroBatch
-from prefloop.models.roles import BASE, Policy, RewardModel, predictor_rows
+from prefloop.models.roles import BASE, Policy, RewardModel
 from prefloop.rollout import Rollout, make_rollout, sample
 from prefloop.rollout.reward_scorers import EnsembleScorer, OnlineScorer, user_function
 from prefloop.rollout.scorers import Scorer, checked
@@ -230,9 +230,7 @@ def judged(
     hidden = policy.hidden(batch)
     others = [each.hidden(batch) for each in references]
     if exact:
-        ours = policy.statistics_between(
-            hidden, references[0], predictor_rows(others[0], batch), batch, temperature=temperature
-        )
+        ours = policy.statistics_between(hidden, references[0], others[0], batch, temperature=temperature)
     else:
         ours = policy.statistics_of(hidden, batch, temperature=temperature, entropy=True)
     theirs = [

@@ -75,7 +75,7 @@ from prefloop.losses import (
     whiten,
 )
 from prefloop.models.packing import Batch, MicroBatch, micro_batches
-from prefloop.models.roles import Policy, predictor_rows, scatter_tokens
+from prefloop.models.roles import Policy, scatter_tokens
 from prefloop.models.trunk import check_length
 from prefloop.rollout import Rollout
 from prefloop.runtime import Metrics, Run, World, start_world
@@ -400,7 +400,7 @@ def _policy_loss(
             theirs = roles.reference.hidden(batch)
         hidden = policy.hidden(batch)
         statistics = policy.statistics_between(
-            hidden, roles.reference, predictor_rows(theirs, batch), batch, temperature=temperature
+            hidden, roles.reference, theirs, batch, temperature=temperature
         )
         values = roles.values(batch, (hidden,))
     elif experience.supports:

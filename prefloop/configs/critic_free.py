@@ -61,6 +61,8 @@ class CriticFreeConfig:
     """Learn nothing from completions that the limit of tokens cut."""
     importance_cap: float = 0.0
     """Weigh tokens by the trainer's over the sampler's probability, at most this; 0 is off."""
+    old_logprobs: Literal["auto", "policy", "sampler"] = "auto"
+    """Those that the ratio is against: of a pass of the policy, or the sampler's. auto takes the sampler's in float32 on a CPU, where a pass only repeats them."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     kl: KL = field(default_factory=lambda: KL(coef=0.0))
@@ -112,6 +114,14 @@ class CriticFreeConfig:
         require(
             self.importance_cap == 0 or self.importance_cap >= 1,
             f"importance_cap is {self.importance_cap}; it must be 0 (off) or at least 1",
+        )
+        require(
+            self.importance_cap == 0 or self.old_logprobs != "sampler",
+            "importance_cap weighs the policy's log-probabilities against the sampler's, so both are needed; set old_logprobs to policy or auto",
+        )
+        require(
+            self.kl.estimator != "exact" or self.old_logprobs != "sampler",
+            "an exact KL needs the policy's whole distributions, which the sampler does not keep; set old_logprobs to policy or auto",
         )
         require(
             not self.kl_weighted or self.kl.placement == "loss",

@@ -81,6 +81,18 @@ def _completion_mask(layout: Layout) -> Tensor:
     return torch.cat([sees_prompt[:, None, None, :].expand(*shape), causal.expand(*shape)], dim=-1)
 
 
+def attend_row(
+    query: Float[Tensor, "1 h n d"],
+    key: Float[Tensor, "1 k n d"],
+    value: Float[Tensor, "1 k n v"],
+    layout: Layout,
+    scaling: float,
+) -> Float[Tensor, "1 n h v"]:
+    """Attention of a packed row, by FlexAttention where that suits."""
+    attend_packed = packed_flex_attention if suits(query, value) else packed_attention
+    return attend_packed(query, key, value, layout, scaling)
+
+
 def packed_attention(
     query: Float[Tensor, "1 h n d"],
     key: Float[Tensor, "1 k n d"],
@@ -157,7 +169,6 @@ def _attention(
         raise PackingUnsupported(f"its attention uses {', '.join(asked)}")
     assert dropout == 0.0, "dropout must be off"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attend_row = packed_flex_attention if suits(query, value) else packed_attention
     return attend_row(query, key, value, packed_layout, scale), None
 
 

@@ -4,6 +4,7 @@ PyTorch's own `index_select` has a backward that scatters with accumulation, whi
 every source row goes to one place at most, the inverse index is known beforehand and the gradient can be gathered instead.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,6 +41,30 @@ def gather_rows(
     return _Gather.apply(rows, index, inverse, unused)  # pyright: ignore[reportReturnType]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """Which m of n rows are read, and the inverse, from which the gradient is gathered. The few entries in `shared` may name a row twice."""
+
+    index: Int[Tensor, " m"]
+    inverse: Int[Tensor, " n"]
+    """Place of a row among the m; of rows in `unused` anything."""
+    unused: Int[Tensor, " u"]
+    """Rows that no entry names but those in `shared`."""
+    shared: Int[Tensor, " s"]
+    """Entries that may name the same row as others of `shared`; their gradients are added up, s rows only."""
+
+    def take(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
+        """`rows[index]`."""
+        return _GatherShared.apply(rows, self.index, self.inverse, self.unused, self.shared)  # pyright: ignore[reportReturnType]
+
+
+def rows_once(index: Int[Tensor, " m"], n: int) -> Rows:
+    """Rows of n, each named once."""
+    unused = torch.ones(n, dtype=torch.bool, device=index.device).index_fill_(0, index, False)
+    inverse = index.new_zeros(n).index_copy_(0, index, torch.arange(len(index), device=index.device))
+    return Rows(index=index, inverse=inverse, unused=unused.nonzero().squeeze(1), shared=index[:0])
+
+
 class _GatherShared(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -53,19 +78,6 @@ class _GatherShared(torch.autograd.Function):
         index, inverse, unused, shared = ctx.saved_tensors
         out = grads[0].index_select(0, inverse)
         out.index_fill_(0, unused, 0.0)
-        out.index_add_(0, index.index_select(0, shared), grads[0].index_select(0, shared))
+        if shared.numel():
+            out.index_add_(0, index.index_select(0, shared), grads[0].index_select(0, shared))
         return out, None, None, None, None
-
-
-def gather_rows_shared(
-    rows: Float[Tensor, "n d"],
-    index: Int[Tensor, " m"],
-    inverse: Int[Tensor, " n"],
-    unused: Int[Tensor, " u"],
-    shared: Int[Tensor, " s"],
-) -> Float[Tensor, "m d"]:
-    """`rows[index]`, where the few entries listed in `shared` may name the same row several times.
-
-    Those rows count as `unused` for the gather; their gradients are added afterwards, `s` rows only.
-    """
-    return _GatherShared.apply(rows, index, inverse, unused, shared)  # pyright: ignore[reportReturnType]

@@ -27,7 +27,7 @@ from prefloop.errors import InputError
 from prefloop.models import attention
 from prefloop.models.packing import pack
 from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head
-from prefloop.models.trunk import Way, hidden_rows, why_not_packed
+from prefloop.models.trunk import Way, hidden_rows, packed_way
 from prefloop.models.weights import check_name
 from prefloop.text.groups import Group
 
@@ -87,16 +87,14 @@ def prepare(model: PreTrainedModel, compute: Compute) -> Way:
         before = model.config._attn_implementation
         if model._supports_attention_backend:
             model.set_attn_implementation(attention.NAME)
-        reason = why_not_packed(model)
-        if reason:
+        way, reason = packed_way(model)
+        if way == "padded":
             if model._supports_attention_backend and before is not None:
                 model.set_attn_implementation(before)
             text = f"{type(model).__name__} ({model.name_or_path or 'new model'}) cannot run packed: {reason}"
             if compute.attention == "packed":
                 raise InputError(f"{text}; set compute.attention to auto or padded")
             log.warning("%s. It runs padded: correct, but slower and with more memory.", text)
-        else:
-            way = "packed"
     if compute.gradient_checkpointing:
         # transformers 5.20 renamed it; the older name warns there. Both default to the non-reentrant kind.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
@@ -141,11 +139,13 @@ def _head_is_linear(model: PreTrainedModel, way: Way) -> bool:
     policy = Policy(model, way=way)
     with torch.no_grad():
         head = policy.head()
-        rows = hidden_rows(model, batch, way)[batch.predictors]
+        rows = hidden_rows(model, batch, way, batch.predictors)
         ours = (rows @ head.weight.T * head.scale).float()
         if head.bias.numel():
             ours = ours + head.bias.float()
-        theirs = model(input_ids=batch.input_ids[None], use_cache=False).logits[0, batch.predictors].float()
+        theirs = (
+            model(input_ids=batch.input_ids[None], use_cache=False).logits[0, batch.predictors.index].float()
+        )
     return ((ours - theirs).norm() / theirs.norm()).item() < (1e-4 if model.dtype == torch.float32 else 5e-2)
 
 

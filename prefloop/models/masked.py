@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prefloop.models.head import CHUNK_ELEMENTS, Head, TokenStatistics
 from prefloop.models.packing import Batch
-from prefloop.models.roles import Policy, predictor_rows
+from prefloop.models.roles import Policy
 
 
 def pack_bits(support: Bool[Tensor, "n V"]) -> UInt8[Tensor, "n W"]:
@@ -42,7 +42,7 @@ def supports_of(
 
     Float noise between the sampler's forward pass and this one may have put that one just outside.
     """
-    rows, head = predictor_rows(masking.hidden(batch), batch), masking.head()
+    rows, head = masking.hidden(batch), masking.head()
     size = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
     result = []
     for hidden, targets in zip(rows.split(size), batch.targets.split(size), strict=True):
@@ -52,7 +52,7 @@ def supports_of(
 
 
 def masked_statistics(
-    hidden: Float[Tensor, "N d"],
+    hidden: Float[Tensor, "M d"],
     head: Head,
     batch: Batch,
     bits: UInt8[Tensor, "M W"],
@@ -63,12 +63,11 @@ def masked_statistics(
 
     A chunk of `[rows, vocabulary]` at a time, computed again in the backward pass.
     """
-    rows = predictor_rows(hidden, batch)
     size = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
     parts = [
         checkpoint(_masked, some, head, targets, allowed, temperature, use_reentrant=False)
         for some, targets, allowed in zip(
-            rows.split(size), batch.targets.split(size), bits.split(size), strict=True
+            hidden.split(size), batch.targets.split(size), bits.split(size), strict=True
         )
     ]
     logprobs, entropy = torch.cat(parts, dim=1).unbind(0)  # pyright: ignore[reportArgumentType]

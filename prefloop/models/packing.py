@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from prefloop.models.gather import Rows
 from prefloop.models.stretches import Plan, plan
 from prefloop.text.groups import Group, cut_by_tokens
 
@@ -57,12 +58,8 @@ class Batch:
     input_ids: Int[Tensor, " N"]
     position_ids: Int[Tensor, " N"]
     layout: Layout
-    predictors: Int[Tensor, " M"]
-    """Row index of the token that each predicted token is predicted from."""
-    predictor_inverse: Int[Tensor, " N"]
-    predictor_unused: Int[Tensor, " unused"]
-    predictor_shared: Int[Tensor, " first"]
-    """Which of the M are a completion's first token, predicted from its prompt's last."""
+    predictors: Rows
+    """The token that each predicted token is predicted from; shared are those of a completion's first token, its prompt's last."""
     targets: Int[Tensor, " M"]
     slots: Int[Tensor, " M"]
     """Place of each predicted token in a flattened `[B, T]`."""
@@ -209,10 +206,12 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
         input_ids=tensor(input_ids),
         position_ids=tensor(positions),
         layout=layout,
-        predictors=tensor(predictors),
-        predictor_inverse=tensor(inverse),
-        predictor_unused=tensor(np.flatnonzero(~used)),
-        predictor_shared=tensor(np.flatnonzero(first)),
+        predictors=Rows(
+            index=tensor(predictors),
+            inverse=tensor(inverse),
+            unused=tensor(np.flatnonzero(~used)),
+            shared=tensor(np.flatnonzero(first)),
+        ),
         targets=tensor(completion_ids[row, place]),
         slots=tensor(row * longest + place),
         last=tensor(starts + lengths - 1),

@@ -19,7 +19,7 @@ from prefloop.losses.reward_model import TOKEN_READINGS
 from prefloop.losses.rewards import residual_scores
 from prefloop.models.adapters import adapter_layers
 from prefloop.models.contrast import contrast_of_logits, token_contrast
-from prefloop.models.gather import gather_rows_shared
+from prefloop.models.gather import rows_once
 from prefloop.models.head import Head, TokenStatistics, Want, token_statistics, token_statistics_with_kl
 from prefloop.models.packing import Batch
 from prefloop.models.trunk import Way, hidden_rows, pad
@@ -53,13 +53,6 @@ def scatter_tokens(values: Float[Tensor, " M"], batch: Batch) -> Float[Tensor, "
     """Predicted tokens' numbers to their places; 0 elsewhere."""
     flat = values.new_zeros(batch.completion_mask.numel()).scatter(0, batch.slots, values)
     return flat.view(batch.completion_mask.shape)
-
-
-def predictor_rows(hidden: Float[Tensor, "N d"], batch: Batch) -> Float[Tensor, "M d"]:
-    """Hidden states that predict each predicted token."""
-    return gather_rows_shared(
-        hidden, batch.predictors, batch.predictor_inverse, batch.predictor_unused, batch.predictor_shared
-    )
 
 
 def scalar_head(width: int, *, std: float, generator: torch.Generator) -> nn.Linear:
@@ -109,10 +102,10 @@ class Policy(nn.Module):
         )
         return Head(weight=weight, bias=weight.new_empty(0) if bias is None else bias, scale=scale)
 
-    def hidden(self, batch: Batch) -> Float[Tensor, "N d"]:
-        """Final hidden states of the packed row."""
+    def hidden(self, batch: Batch) -> Float[Tensor, "M d"]:
+        """Final hidden states that the M predicted tokens are predicted from."""
         with adapter(self.model, self.adapter_name):
-            return hidden_rows(self.model, batch, self.way)
+            return hidden_rows(self.model, batch, self.way, batch.predictors)
 
     def statistics(
         self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False, log_collision: bool = False
@@ -130,7 +123,7 @@ class Policy(nn.Module):
 
     def statistics_of(
         self,
-        hidden: Float[Tensor, "N d"],
+        hidden: Float[Tensor, "M d"],
         batch: Batch,
         *,
         temperature: float = 1.0,
@@ -139,7 +132,7 @@ class Policy(nn.Module):
     ) -> TokenStatistics:
         """As `statistics`, from hidden states that are already there (a trunk shared with the critic)."""
         return token_statistics(
-            predictor_rows(hidden, batch),
+            hidden,
             self.head(),
             batch.targets,
             temperature=temperature,
@@ -165,37 +158,37 @@ class Policy(nn.Module):
         if not (self.linear_head and reference.linear_head):
             return self._full_statistics(batch, temperature, (reference, theirs))
         with torch.no_grad():
-            reference_rows = predictor_rows(reference.hidden(theirs), theirs)
+            reference_hidden = reference.hidden(theirs)
         return self.statistics_between(
-            self.hidden(batch), reference, reference_rows, batch, temperature=temperature, want=want
+            self.hidden(batch), reference, reference_hidden, batch, temperature=temperature, want=want
         )
 
     def statistics_between(
         self,
-        hidden: Float[Tensor, "N d"],
+        hidden: Float[Tensor, "M d"],
         reference: "Policy",
-        reference_rows: Float[Tensor, "M e"],
+        reference_hidden: Float[Tensor, "M e"],
         batch: Batch,
         *,
         temperature: float = 1.0,
         want: Want = Want(entropy=True, kl=True),  # noqa: B008  a frozen value
     ) -> TokenStatistics:
-        """As `statistics_against`, from hidden states that are already there; of the reference those that predict a token."""
+        """As `statistics_against`, from hidden states that are already there; the reference's too."""
         return token_statistics_with_kl(
-            predictor_rows(hidden, batch),
+            hidden,
             self.head(),
             batch.targets,
             temperature=temperature,
-            reference_hidden=reference_rows,
+            reference_hidden=reference_hidden,
             reference_head=reference.head(),
             want=want,
         )
 
-    def contrast(self, batch: Batch, hidden: Float[Tensor, "N d"] | None = None) -> Float[Tensor, " M"]:
+    def contrast(self, batch: Batch, hidden: Float[Tensor, "M d"] | None = None) -> Float[Tensor, " M"]:
         """`token_contrast` of the M predicted tokens; `hidden` where the row's states are already there."""
         if not self.linear_head:
             return contrast_of_logits(self._full_log_softmax(batch, 1.0), batch.targets)
-        rows = predictor_rows(self.hidden(batch) if hidden is None else hidden, batch)
+        rows = self.hidden(batch) if hidden is None else hidden
         return token_contrast(rows, self.head(), batch.targets)
 
     def _full_log_softmax(self, batch: Batch, temperature: float) -> Float[Tensor, "M V"]:
@@ -279,8 +272,8 @@ class RewardModel(nn.Module):
         reading = self.reading
         if reading.at == "last":
             with adapter(self.model, self.adapter_name):
-                hidden = hidden_rows(self.model, batch, self.way)
-            scores = self.score_head(hidden.index_select(0, batch.last).float()).squeeze(-1)
+                hidden = hidden_rows(self.model, batch, self.way, rows_once(batch.last, batch.tokens))
+            scores = self.score_head(hidden.float()).squeeze(-1)
         else:
             rule = TOKEN_READINGS["sum" if reading.at == "sum" else reading.rule]
             scores = rule(self.token_scores(batch), batch.completion_mask)
@@ -301,13 +294,13 @@ class RewardModel(nn.Module):
 
         At the last token it is `forward`, where that one is under the mask.
         """
-        with adapter(self.model, self.adapter_name):
-            hidden = hidden_rows(self.model, batch, self.way)
         # Completions stand in the row one after another, behind the prompts.
         starts = torch.cat([batch.last.new_full((1,), batch.layout.prompt_tokens), batch.last[:-1] + 1])
         width = batch.completion_mask.shape[1]
         rows = starts.index_select(0, batch.slots // width) + batch.slots % width
-        return scatter_tokens(self.score_head(hidden.index_select(0, rows).float()).squeeze(-1), batch)
+        with adapter(self.model, self.adapter_name):
+            hidden = hidden_rows(self.model, batch, self.way, rows_once(rows, batch.tokens))
+        return scatter_tokens(self.score_head(hidden.float()).squeeze(-1), batch)
 
 
 class Critic(nn.Module):
@@ -345,11 +338,9 @@ class Critic(nn.Module):
     def forward(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Values, float32, one per completion token; 0 where `completion_mask` is False."""
         with adapter(self.model, self.adapter_name):
-            hidden = hidden_rows(self.model, batch, self.way)
+            hidden = hidden_rows(self.model, batch, self.way, batch.predictors)
         return self.values_of(hidden, batch)
 
-    def values_of(self, hidden: Float[Tensor, "N d"], batch: Batch) -> Float[Tensor, "B T"]:
+    def values_of(self, hidden: Float[Tensor, "M d"], batch: Batch) -> Float[Tensor, "B T"]:
         """As `forward`, from hidden states that are already there."""
-        # a column of N numbers: cheaper than gathering M rows
-        row_values = self.value_head(hidden.float()).squeeze(-1) + self.offset
-        return scatter_tokens(row_values.index_select(0, batch.predictors), batch)
+        return scatter_tokens(self.value_head(hidden.float()).squeeze(-1) + self.offset, batch)

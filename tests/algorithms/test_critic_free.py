@@ -225,6 +225,8 @@ def test_where_every_completion_is_cut_no_update_is_made(project: Path, tmp_path
         ({"surrogate": "score", "ratio": "sequence_mean"}, "ratio is sequence_mean"),
         ({"kl_weighted": True, "kl": KL(coef=0.1)}, "kl_weighted is set"),
         ({"importance_cap": 0.5}, "importance_cap is 0.5"),
+        ({"importance_cap": 2.0, "old_logprobs": "sampler"}, "so both are needed"),
+        ({"kl": KL(coef=0.1, estimator="exact"), "old_logprobs": "sampler"}, "an exact KL needs"),
         ({"advantage": "return", "baseline": "greedy", "dynamic_sampling": 1}, "set baseline to none"),
         ({"sampling": Sampling(top_p=0.9)}, "top_p"),
         ({"sampling": Sampling(temperature=0.0)}, "temperature is 0"),

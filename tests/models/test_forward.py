@@ -18,10 +18,12 @@ from prefloop.models.attention import block_attention
 from prefloop.models.load import as_policy, critic_from_reward_model, new_reward_model
 from prefloop.models.packing import micro_batches, pack
 from prefloop.models.roles import Policy
+from prefloop.models.trunk import Way
 from prefloop.records import Prompt
 from prefloop.text import completions_group
 from prefloop.text.groups import Group
 from tests.models.tiny import (
+    FUSED,
     MORE_PACKABLE,
     NOT_PACKABLE,
     NOT_PACKABLE_BECAUSE,
@@ -62,11 +64,14 @@ def assert_close(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("name", MORE_PACKABLE)
 @pytest.mark.parametrize("k", [1, 2, 8])
-@pytest.mark.parametrize("way", ["packed", "padded"])
-def test_logprobs_and_gradients_equal_one_sequence_at_a_time(name: str, k: int, way: str) -> None:  # D6 M3 M5
+@pytest.mark.parametrize("way", ["fused", "packed", "padded"])
+def test_logprobs_and_gradients_equal_one_sequence_at_a_time(name: str, k: int, way: Way) -> None:  # D6 M3 M5
+    if way == "fused" and name not in FUSED:
+        pytest.skip("its layers are not of the kind that is fused")
     model = make(MORE_PACKABLE[name])
-    policy = as_policy(model, Compute(attention="auto" if way == "packed" else "padded"))
-    assert policy.way == way
+    policy = as_policy(model, Compute(attention="padded" if way == "padded" else "auto"))
+    assert policy.way == ("padded" if way == "padded" else "fused" if name in FUSED else "packed")
+    policy.way = way
     groups = random_groups(k, seed=k)
     batch = pack(groups)
     weights = torch.randn(batch.completion_mask.shape, generator=torch.Generator().manual_seed(1))
@@ -150,7 +155,7 @@ def test_scores_and_values_equal_one_sequence_at_a_time(
     make(MORE_PACKABLE[name]).save_pretrained(folder)
     reward_model = new_reward_model(str(folder), FakeTokenizer(), Compute(), seed=3)  # pyright: ignore[reportArgumentType]
     critic = critic_from_reward_model(reward_model)
-    assert reward_model.way == critic.way == "packed"
+    assert reward_model.way == critic.way == ("fused" if name in FUSED else "packed")
     groups = random_groups(k, seed=11)
     batch = pack(groups)
     weights = torch.randn(batch.completion_mask.shape, generator=torch.Generator().manual_seed(2))
@@ -166,7 +171,7 @@ def test_scores_and_values_equal_one_sequence_at_a_time(
     of_scores = gradients(reward_model, torch.stack(plain_scores).square().sum())
     of_values = gradients(critic, (plain_values * weights).sum())
 
-    for way in ("packed", "padded"):
+    for way in ("fused", "packed", "padded") if name in FUSED else ("packed", "padded"):
         reward_model.way = critic.way = way
         scores, values = reward_model(batch), critic(batch)
         assert torch.allclose(scores, torch.stack(plain_scores), atol=1e-4)
@@ -193,7 +198,7 @@ def test_an_empty_prompt_is_the_start_token_and_completions_are_predicted_from_i
     policy = as_policy(model, Compute())
     plain = plain_logprobs(model, groups, 1.0)
     expected = gradients(model, torch.cat(plain).sum())
-    for way in ("packed", "padded"):
+    for way in ("fused", "packed", "padded"):
         policy.way = way
         logprobs = policy(pack(groups))
         for b, row in enumerate(plain):
@@ -290,7 +295,7 @@ def test_bfloat16_is_near_float32(name: str) -> None:
     batch = pack(random_groups(2, seed=9))
     fine = as_policy(make(PACKABLE[name]), Compute())
     coarse = as_policy(make(PACKABLE[name]).bfloat16(), Compute(dtype="bfloat16"))  # pyright: ignore[reportArgumentType]
-    assert coarse.way == "packed"
+    assert coarse.way == ("packed" if name == "gpt2" else "fused")
     near, exact = coarse(batch), fine(batch)
     assert near.dtype == torch.float32
     assert (near - exact).abs().max() < 0.05 * exact.abs().max()

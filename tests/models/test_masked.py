@@ -8,7 +8,7 @@ from prefloop.models import masked
 from prefloop.models.head import token_statistics
 from prefloop.models.masked import masked_statistics, pack_bits, supports_of, unpack_bits
 from prefloop.models.packing import pack
-from prefloop.models.roles import Policy, predictor_rows
+from prefloop.models.roles import Policy
 from prefloop.rollout.steered import nucleus
 from prefloop.text.groups import Group
 
@@ -59,7 +59,7 @@ def test_masked_statistics_are_those_of_a_dense_softmax(
     )
     found = gradients(ours.logprobs, ours.entropy)
 
-    rows, head = predictor_rows(policy.hidden(batch), batch), policy.head()
+    rows, head = policy.hidden(batch), policy.head()
     logits = (rows @ head.weight.T * head.scale + (head.bias if head.bias.numel() else 0)) / temperature
     logp = logits.masked_fill(~allowed, -torch.inf).log_softmax(-1)
     entropy = -(logp.exp() * logp.masked_fill(~allowed, 0.0)).sum(-1)
@@ -74,9 +74,7 @@ def test_where_all_is_allowed_it_is_the_plain_head(policy: Policy):
     hidden = policy.hidden(batch)
     everything = pack_bits(torch.ones(len(batch.targets), VOCABULARY, dtype=torch.bool))
     ours = masked_statistics(hidden, policy.head(), batch, everything, temperature=0.8)
-    plain = token_statistics(
-        predictor_rows(hidden, batch), policy.head(), batch.targets, temperature=0.8, entropy=True
-    )
+    plain = token_statistics(hidden, policy.head(), batch.targets, temperature=0.8, entropy=True)
     torch.testing.assert_close(ours.logprobs, plain.logprobs)
     torch.testing.assert_close(ours.entropy, plain.entropy)
 
@@ -87,7 +85,7 @@ def test_supports_are_the_nucleus_and_the_drawn_token(policy: Policy):
     allowed = unpack_bits(bits, VOCABULARY)
     head = policy.head()
     with torch.no_grad():
-        rows = predictor_rows(policy.hidden(batch), batch)
+        rows = policy.hidden(batch)
         probabilities = (rows @ head.weight.T * head.scale + (head.bias if head.bias.numel() else 0)).softmax(
             -1
         )

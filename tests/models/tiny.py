@@ -79,6 +79,9 @@ PACKABLE: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SHAPE, num_key_value_heads=1, head_dim=8)),
 }
 
+FUSED = {"llama", "qwen2", "qwen3", "mistral", "gemma"}
+"""Of these, the families whose layers run fused."""
+
 MORE_PACKABLE = PACKABLE | {
     "deepseek v2": lambda: DeepseekV2ForCausalLM(
         DeepseekV2Config(
