@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python -m bench.alternatives checkpointing --size small --length 1024 --pairs 4
     OMP_NUM_THREADS=1 python -m bench.alternatives chunks --size small
 
-`compile`: the decoder layers but for the attention itself, or only their norms and feed-forward parts, by `torch.compile`, with changing lengths as
+`compile`: beside the fused layers and the model's own, the latter but for the attention itself, or only their norms and feed-forward parts, by `torch.compile`, with changing lengths as
 symbols (dynamic) or each length compiled by itself (static). `checkpointing`: `--compute.gradient_checkpointing`. `chunks`: logits that the head computes at a time, and
 probabilities that it keeps for the backward pass. A step is the policy's forward and backward pass over `--pairs` comparisons of random tokens, with
 `--length` tokens at most in a sequence and half as many at least; a Llama with random weights, float32. The first pass over the batches shows
@@ -50,6 +50,8 @@ class Way:
     length: int
     pairs: int
     batches: int
+    fused: bool = True
+    """The program's own operations where it has them; otherwise the modules', which is what can be compiled."""
     compile: Literal["", "layers", "parts"] = ""
     dynamic: bool = True
     checkpointing: bool = False
@@ -58,12 +60,14 @@ class Way:
 
 
 def compile_ways(plain: Way) -> dict[str, Way]:
-    """Eager first: the others are compared with it."""
+    """What is there first, then the modules' own operations: as they are, and compiled."""
+    modules = replace(plain, fused=False)
     return {
-        "eager": plain,
-        "layers, dynamic": replace(plain, compile="layers"),
-        "layers, static": replace(plain, compile="layers", dynamic=False),
-        "norms and feed-forward, dynamic": replace(plain, compile="parts"),
+        "fused": plain,
+        "the model's own layers": modules,
+        "compiled layers, dynamic": replace(modules, compile="layers"),
+        "compiled layers, static": replace(modules, compile="layers", dynamic=False),
+        "compiled norms and feed-forward, dynamic": replace(modules, compile="parts"),
     }
 
 
@@ -105,6 +109,8 @@ def policy_of(way: Way) -> Policy:
         policy = make_policy(Path(folder), way.size)
         if way.checkpointing:
             policy = load_policy(folder, Compute(device="cpu", gradient_checkpointing=True))
+    if not way.fused:
+        policy.way = "packed"
     if way.compile:
         # Attention over stretches of changing length stays as it is: its many small loops would be compiled anew for each row.
         attention.attend = torch.compiler.disable(attention.attend)

@@ -18,7 +18,7 @@ def test_every_part_runs_on_a_processor(capsys: pytest.CaptureFixture[str]):
     assert main(["--device", "cpu", "--size", "tiny", "--repeats", "1", "--family", "llama"]) == 0
     head, equality, *cases = capsys.readouterr().out.splitlines()
     assert head.startswith("cpu, torch")
-    assert "equality on cpu (packed): log-probabilities differ by 0.0e+00" in equality
+    assert "equality on cpu (fused): log-probabilities differ by 0.0e+00" in equality
     assert [line.split(":")[0] for line in cases] == [
         "dpo",
         "ppo update",
