@@ -4,11 +4,13 @@
     OMP_NUM_THREADS=1 python -m bench.alternatives checkpointing --size small --length 1024 --pairs 4
     OMP_NUM_THREADS=1 python -m bench.alternatives chunks --size small
 
-`compile`: beside the fused layers and the model's own, the latter but for the attention itself, or only their norms and feed-forward parts, by `torch.compile`, with changing lengths as
-symbols (dynamic) or each length compiled by itself (static). `checkpointing`: `--compute.gradient_checkpointing`. `chunks`: logits that the head computes at a time, and
-probabilities that it keeps for the backward pass. A step is the policy's forward and backward pass over `--pairs` comparisons of random tokens, with
-`--length` tokens at most in a sequence and half as many at least; a Llama with random weights, float32. The first pass over the batches shows
-compilation; the figures are from those after it: the sum over batches of each one's median, over their number.
+`compile`: the model's own layers in place of the fused ones, as they are and by `torch.compile` (all but attention itself), with changing lengths as
+symbols (dynamic) or each length compiled by itself (static), or only their norms and feed-forward parts. `checkpointing`:
+`--compute.gradient_checkpointing`. `chunks`: logits that the head computes at a time, and probabilities that it keeps for the backward pass.
+
+A step is the policy's forward and backward pass over `--pairs` comparisons of random tokens, with `--length` tokens at most in a sequence and half as
+many at least; a Llama with random weights, float32. The first pass over the batches shows compilation; the figures are from those after it: the sum
+over batches of each one's median, over their number.
 """
 
 import argparse

@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         write_material(setting.folder, size, args.family, groups)
         time_updates(setting, groups)
+        if args.device == "cuda":
+            torch.cuda.empty_cache()  # the workers of the rounds need what this process has freed
         time_rounds(setting)
         time_generation(setting)
     return 1 if setting.failed else 0
