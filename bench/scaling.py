@@ -4,7 +4,8 @@
 
 A Llama with random weights, float32, forward and backward of a mean log-likelihood over packed rows of one kind. Printed, and drawn to
 `scaling-*.svg`: seconds over real tokens (a prompt counts once, padding is not there). A step is linear in its tokens as far as matrices go;
-attention adds what grows with the length of a sequence, drawn beside as the least that it takes.
+attention adds what grows with the length of a sequence, drawn beside as the least that it takes. With OMP_NUM_THREADS=1 the seconds are the
+processor's, which other work on the machine hardly lengthens.
 """
 
 import argparse
@@ -116,14 +117,15 @@ def curves(vocabulary: int) -> Iterator[tuple[str, str, list[Point]]]:
 def seconds(policy: Policy, points: list[Point]) -> list[float]:
     """Median time of a forward and backward pass for each point; the points take turns."""
     times: list[list[float]] = [[] for _ in points]
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for repeat in range(REPEATS + 1):
         for place, each in enumerate(points):
-            began = time.perf_counter()
+            began = clock()
             with policy.active():
                 logprobs = policy(pack(each.groups))
                 (-logprobs.mean()).backward()
             if repeat:
-                times[place].append(time.perf_counter() - began)
+                times[place].append(clock() - began)
             policy.zero_grad(set_to_none=False)
     return [statistics.median(each) for each in times]
 

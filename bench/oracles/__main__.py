@@ -69,7 +69,7 @@ def main() -> int:
     parser.add_argument("--python", type=Path, help="an environment that has the other packages already")
     parser.add_argument("--out", type=Path, help="page to write, where all is as expected")
     given = parser.parse_args()
-    python = given.python or make_environment(given.environment)
+    python = (given.python or make_environment(given.environment)).absolute()  # it is run in another folder
     all = numbers()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -13,23 +13,22 @@ share of what a large float32 product reaches here.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.versus.cases import CASES, SIZES, batch_size, flops
-from bench.versus.environment import make_environment, with_ppo
+from bench.versus.contender import ROOT, Contender, ContenderError, ours, theirs
+from bench.versus.environment import make_environment
 from bench.versus.material import Material, make_material
 
-ROOT = Path(__file__).resolve().parents[2]
 TUNED = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -45,47 +44,8 @@ ANOTHER_LOSS = {
 }
 
 
-class Contender:
-    """A worker process."""
-
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], log: Path) -> None:
-        self.name = name
-        self.log = log
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **environment, "HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("w"),
-            text=True,
-        )
-        self.facts = self._answer()
-        self.steps: list[dict[str, Any]] = []
-
-    def step(self) -> None:
-        """One step, waited for."""
-        self._write("go\n")
-        self.steps.append(self._answer())
-
-    def close(self) -> float:
-        """End the process; its peak memory in MB."""
-        self._write("stop\n")
-        peak = self._answer()["peak_mb"]
-        self._process.wait()
-        return peak
-
-    def _write(self, text: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(text)
-        self._process.stdin.flush()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended; the end of its log:\n{self.log.read_text()[-3000:]}")
-        return json.loads(line)
+class LossError(Exception):
+    """The two sides computed different losses from the same batch."""
 
 
 def run_case(
@@ -93,35 +53,35 @@ def run_case(
 ) -> dict[str, dict[str, Any]]:
     """Contender -> what was measured."""
     stage, size = case.split("-")
-    worker = [stage, str(folder / size)]
-    ours = [sys.executable, "-m", "bench.versus.ours", *worker]
-    theirs = [str(peer), str(ROOT / "bench/versus/theirs.py"), *worker]
-    release = {"PYTHONPATH": str(with_ppo(peer.parents[1]))} if stage == "ppo" else {}
+    command, release = theirs(stage, folder / size, peer)
     entrants: dict[str, tuple[list[str], dict[str, str]]] = {
-        "prefloop": (ours, {}),
-        "TRL": (theirs, release),
-        "TRL tuned": (theirs, TUNED | release),
+        "prefloop": (ours(stage, folder / size), {}),
+        "TRL": (command, release),
+        "TRL tuned": (command, TUNED | release),
     }
     if stage == "sft":
-        entrants["TRL tuned, packing"] = (theirs, {**TUNED, "PACKING": "1"})
-    contenders = [
-        Contender(name, command, environment, logs / f"{case}-{name}.log".replace(" ", "_"))
-        for name, (command, environment) in entrants.items()
-    ]
-    for _ in range(warm + steps):
-        for contender in contenders:
-            contender.step()
-    return {
-        contender.name: {
-            "seconds": statistics.median(step["seconds"] for step in contender.steps[warm:]),
-            "all_seconds": [round(step["seconds"], 4) for step in contender.steps],
-            "first_loss": contender.steps[0].get("loss"),
-            "packed_tokens": _tokens_a_step(contender.steps[warm - 1 :]),
-            **contender.facts,
-            "peak_mb": contender.close(),
+        entrants["TRL tuned, packing"] = (command, {**TUNED, "PACKING": "1"})
+    with ExitStack() as stack:
+        contenders = [
+            stack.enter_context(
+                Contender(name, command, environment, logs / f"{case}-{name}.log".replace(" ", "_"))
+            )
+            for name, (command, environment) in entrants.items()
+        ]
+        for _ in range(warm + steps):
+            for contender in contenders:
+                contender.step()
+        return {
+            contender.name: {
+                "seconds": statistics.median(step["seconds"] for step in contender.steps[warm:]),
+                "all_seconds": [round(step["seconds"], 4) for step in contender.steps],
+                "first_loss": contender.steps[0].get("loss"),
+                "packed_tokens": _tokens_a_step(contender.steps[warm - 1 :]),
+                **contender.facts,
+                "peak_mb": contender.close(),
+            }
+            for contender in contenders
         }
-        for contender in contenders
-    }
 
 
 def _tokens_a_step(steps: list[dict[str, Any]]) -> float:
@@ -140,7 +100,7 @@ def check_losses(case: str, result: Mapping[str, Mapping[str, Any]]) -> None:
             continue
         # What TRL logs is rounded to four places.
         if abs(row["first_loss"] - round(ours, 4)) > LOSS_TOLERANCE + 1e-9:
-            raise SystemExit(f"{case}: the first loss of {name} is {row['first_loss']}, of prefloop {ours}")
+            raise LossError(f"the first loss of {name} is {row['first_loss']}, of prefloop {ours}")
 
 
 def add_rates(case: str, result: dict[str, dict[str, Any]], material: Material, measured: range) -> None:
@@ -174,8 +134,39 @@ def limit_gflops(seconds: float = 2.0) -> float:
     return 2 * 2048**3 / best / 1e9
 
 
-def main() -> None:
-    """Measure and print."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 where a case failed, which does not keep the others from being measured."""
+    given = _arguments(argv)
+    given.out.mkdir(parents=True, exist_ok=True)
+    cases = given.only or CASES
+    peer = make_environment(given.environment.absolute())
+    limit = 0.0
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    failures: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_material(Path(folder), given.data, {case.split("-")[1] for case in cases})
+        for case in cases:
+            limit = max(limit, limit_gflops())  # the machine may be busy at one time and not at another
+            began = time.perf_counter()
+            try:
+                result = run_case(case, Path(folder), peer, given.warm, given.steps, given.out)
+                check_losses(case, result)
+            except (ContenderError, LossError) as error:
+                failures[case] = str(error)
+                print(f"{case} failed: {error}", file=sys.stderr, flush=True)
+            else:
+                measured = range(given.warm, given.warm + given.steps)
+                add_rates(case, result, made[case.split("-")[1]], measured)
+                results[case] = result
+                print(_lines(case, result, limit), flush=True)
+                (given.out / f"{case}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+            print(f"{case:16s} took {time.perf_counter() - began:.0f} s in all", flush=True)
+            (given.out / "table.md").write_text(_table(results, failures, limit), encoding="utf-8")
+    print(f"\n{_table(results, failures, limit)}")
+    return 1 if failures else 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
         "--environment", type=Path, default=ROOT / ".venv-trl", help="where TRL is, or is put"
@@ -184,30 +175,28 @@ def main() -> None:
         "--data", default="", help="comparisons; without it those of a toy world, which are short"
     )
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=CASES, metavar="CASE")
-    parser.add_argument("--steps", type=int, default=5, help="measured steps of each contender")
-    parser.add_argument("--warm", type=int, default=2, help="steps before them, at least one")
+    parser.add_argument("--steps", type=_positive, default=5, help="measured steps of each contender")
+    parser.add_argument("--warm", type=_positive, default=2, help="steps before them, at least one")
     parser.add_argument("--out", type=Path, default=Path("bench-results"))
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    peer = make_environment(given.environment.absolute())
-    limit = 0.0
-    results: dict[str, dict[str, dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        made = make_material(Path(folder), given.data)
-        for case in given.only or CASES:
-            limit = max(limit, limit_gflops())  # the machine may be busy at one time and not at another
-            result = run_case(case, Path(folder), peer, given.warm, given.steps, given.out)
-            check_losses(case, result)
-            measured = range(given.warm, given.warm + given.steps)
-            add_rates(case, result, made[case.split("-")[1]], measured)
-            results[case] = result
-            print(_lines(case, result, limit), flush=True)
-            (given.out / f"{case}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _table(
+    results: Mapping[str, Mapping[str, Mapping[str, Any]]], failures: Mapping[str, str], limit: float
+) -> str:
+    """The page's table of the cases so far, and below it those that failed, each with the first line of why."""
     said = f"{limit:.0f} GFLOP/s in float32, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    table = [*HEADINGS, *(_row(case, result, limit) for case, result in results.items())]
-    text = "\n".join([f"Limit of a large matrix product, the best seen: {said}", "", *table, ""])
-    (given.out / "table.md").write_text(text, encoding="utf-8")
-    print(f"\n{text}")
+    rows = [*HEADINGS, *(_row(case, result, limit) for case, result in results.items())]
+    failed = [f"- {case} failed: {why.splitlines()[0]}" for case, why in failures.items()]
+    lines = [f"Limit of a large matrix product, the best seen: {said}", "", *rows]
+    return "\n".join([*lines, *(["", *failed] if failed else []), ""])
 
 
 HEADINGS = (
@@ -240,4 +229,4 @@ def _lines(case: str, result: Mapping[str, Mapping[str, Any]], limit: float) -> 
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,6 +1,10 @@
 """What is measured. Standard library only: both sides' processes read it, in environments of their own."""
 
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -10,13 +14,16 @@ class Size:
     hidden: int
     layers: int
     heads: int
+    kv_heads: int = 0
+    """0: as many as heads."""
     ffn: int
     vocabulary: int
 
     @property
     def trunk_weights(self) -> int:
         """Weights of the layers' matrices."""
-        return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.ffn)
+        keys = self.hidden * (self.kv_heads or self.heads) // self.heads
+        return self.layers * self.hidden * (2 * self.hidden + 2 * keys + 3 * self.ffn)
 
     @property
     def head_weights(self) -> int:
@@ -53,6 +60,28 @@ FILES = {"sft": "demonstrations", "kto": "labels", **dict.fromkeys(ONLINE, "prom
 """Which file of the material a stage reads, where it is not `comparisons`."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditions:
+    """Where and on how many tokens a worker of either side works, told to it in its environment. The defaults are those of the comparison on a processor."""
+
+    device: str = "cpu"
+    bf16: bool = False
+    """Weights and products in bfloat16; otherwise float32."""
+    max_tokens: int = MAX_TOKENS
+    rollouts: int = ROLLOUTS
+    prompt_tokens: int = PROMPT_TOKENS
+    new_tokens: int = NEW_TOKENS
+
+    def environment(self) -> dict[str, str]:
+        """What to add to a worker's environment."""
+        return {"CONDITIONS": json.dumps(asdict(self))}
+
+    @classmethod
+    def told(cls) -> Self:
+        """Those of this process."""
+        return cls(**json.loads(os.environ.get("CONDITIONS", "{}")))
+
+
 def batch_size(stage: str) -> int:
     """Records of a training step."""
     return 2 * PAIRS if stage in ("sft", "kto") else PAIRS
@@ -66,6 +95,15 @@ class Work:
     head_tokens: int
     squares: float
     """Pairs of positions that attend: half the sum of squared lengths."""
+
+    @classmethod
+    def of(cls, groups: int, prompt: int, completions: Sequence[int]) -> Self:
+        """Groups of a prompt and its completions, in tokens; each completion attends to the prompt and to what it has itself."""
+        return cls(
+            tokens=groups * (prompt + sum(completions)),
+            head_tokens=groups * sum(completions),
+            squares=groups * (prompt**2 / 2 + sum(prompt * each + each**2 / 2 for each in completions)),
+        )
 
     def flops(self, size: Size, *, trained: int = 0, scored: int = 0, values: bool = False) -> float:
         """Of so many passes forward and backward, and so many forward only; 2 a weight and token forward, twice that backward."""

@@ -47,10 +47,10 @@ class Material:
     def work(self, stage: str, step: int) -> Work:
         """Of a step, the first being 0. An online round takes the mean prompt, which is not known beforehand, and full completions."""
         if stage == "generation":
-            return _work(ROLLOUTS, GENERATION_PROMPT, [NEW_TOKENS])
+            return Work.of(ROLLOUTS, GENERATION_PROMPT, [NEW_TOKENS])
         if stage in ONLINE:
             k = 1 if stage == "ppo" else GROUP
-            return _work(ROLLOUTS // k, round(statistics.fmean(self.prompts)), [NEW_TOKENS] * k)
+            return Work.of(ROLLOUTS // k, round(statistics.fmean(self.prompts)), [NEW_TOKENS] * k)
         if stage == "kto":
             rows = [[prompt, side] for prompt, *sides in self.comparisons for side in sides]
         elif stage == "sft":
@@ -59,21 +59,12 @@ class Material:
             rows = [list(row) for row in self.comparisons]
         size = batch_size(stage)
         batch = [rows[place % len(rows)] for place in range(step * size, (step + 1) * size)]
-        works = [_work(1, prompt, [side + 1 for side in sides]) for prompt, *sides in batch]
+        works = [Work.of(1, prompt, [side + 1 for side in sides]) for prompt, *sides in batch]
         return Work(
             tokens=sum(work.tokens for work in works),
             head_tokens=sum(work.head_tokens for work in works),
             squares=sum(work.squares for work in works),
         )
-
-
-def _work(groups: int, prompt: int, completions: list[int]) -> Work:
-    """Groups of a prompt and its completions; each completion attends to the prompt and to what it has itself."""
-    return Work(
-        tokens=groups * (prompt + sum(completions)),
-        head_tokens=groups * sum(completions),
-        squares=groups * (prompt**2 / 2 + sum(prompt * each + each**2 / 2 for each in completions)),
-    )
 
 
 def make_material(folder: Path, source: str, sizes: Iterable[str] = tuple(SIZES)) -> dict[str, Material]:
@@ -118,7 +109,7 @@ def _write(folder: Path, size: Size, rows: list[dict[str, str]], texts: list[str
         "pad_token_id": tokenizer.pad_token_id,
     }
     LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(folder / "policy")
-    LlamaForSequenceClassification(LlamaConfig(**shape, num_labels=1)).save_pretrained(
+    LlamaForSequenceClassification(LlamaConfig(**shape | {"num_labels": 1})).save_pretrained(
         folder / "reward_model"
     )
     for name in ("policy", "reward_model"):

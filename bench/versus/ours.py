@@ -16,15 +16,12 @@ from bench.versus.cases import (
     GROUP,
     GROUP_UPDATES,
     LEARNING_RATE,
-    MAX_TOKENS,
-    NEW_TOKENS,
     ONLINE,
     PPO_EPOCHS,
     PPO_MINIBATCHES,
-    PROMPT_TOKENS,
-    ROLLOUTS,
     SEED,
     SIZES,
+    Conditions,
     batch_size,
 )
 from bench.versus.pace import Pace
@@ -41,8 +38,15 @@ from prefloop.runtime import Run
 from prefloop.runtime.tune import tune
 from prefloop.text.groups import Group
 
+CONDITIONS = Conditions.told()
 MANY = 10_000
 """Steps: more than anyone asks for."""
+
+
+def compute() -> Compute:
+    """As the conditions have it."""
+    dtype = "bfloat16" if CONDITIONS.bf16 else "float32"
+    return Compute(device="cuda" if CONDITIONS.device == "cuda" else "cpu", dtype=dtype)
 
 
 def settings_of(stage: str, material: Path, steps: int = MANY) -> tuple[Any, Callable[[Any], Any]]:
@@ -50,12 +54,12 @@ def settings_of(stage: str, material: Path, steps: int = MANY) -> tuple[Any, Cal
     common: dict[str, Any] = {
         "run": RunSettings(out=f"{tempfile.mkdtemp()}/{stage}", seed=SEED),
         "optim": Optim(lr=LEARNING_RATE, schedule="constant", beta2=0.999),
-        "compute": Compute(device="cpu"),
+        "compute": compute(),
         "data": Data(
             source=str(material / f"{FILES.get(stage, 'comparisons')}.jsonl"),
             heldout=0.0,
-            max_prompt_tokens=PROMPT_TOKENS if stage in ONLINE else MAX_TOKENS,
-            max_completion_tokens=MAX_TOKENS,
+            max_prompt_tokens=CONDITIONS.prompt_tokens if stage in ONLINE else CONDITIONS.max_tokens,
+            max_completion_tokens=CONDITIONS.max_tokens,
         ),
     }
     if stage in ONLINE:
@@ -78,13 +82,17 @@ def _online(stage: str, material: Path, common: dict[str, Any]) -> tuple[Any, Ca
     common |= {
         "model": str(material / "policy"),
         "reward_model": str(material / "reward_model"),
-        "sampling": Sampling(max_new_tokens=NEW_TOKENS, batch_size=ROLLOUTS),
+        "sampling": Sampling(max_new_tokens=CONDITIONS.new_tokens, batch_size=CONDITIONS.rollouts),
     }
     if stage == "ppo":
-        shape = {"batch_prompts": ROLLOUTS, "epochs": PPO_EPOCHS, "minibatches": PPO_MINIBATCHES}
+        shape: dict[str, Any] = {
+            "batch_prompts": CONDITIONS.rollouts,
+            "epochs": PPO_EPOCHS,
+            "minibatches": PPO_MINIBATCHES,
+        }
         return PPOConfig(**common, **shape), ppo.train
     group: dict[str, Any] = {
-        "batch_prompts": ROLLOUTS // GROUP,
+        "batch_prompts": CONDITIONS.rollouts // GROUP,
         "completions_per_prompt": GROUP,
         "minibatches": GROUP_UPDATES,
     }
@@ -135,11 +143,11 @@ def in_order(self: Any, step: int) -> list[int]:
 def generate(material: Path, pace: Pace) -> None:
     """As many tokens for as many prompts: no token is a stop token."""
     tune(RunSettings(out="unused"))
-    policy = load_policy(str(material / "policy"), Compute(device="cpu"))
+    policy = load_policy(str(material / "policy"), compute())
     generator = torch.Generator().manual_seed(SEED)
-    shape = (ROLLOUTS, GENERATION_PROMPT)
+    shape = (CONDITIONS.rollouts, GENERATION_PROMPT)
     prompts = torch.randint(10, SIZES[material.name].vocabulary, shape, generator=generator).tolist()
-    sampling = Sampling(max_new_tokens=NEW_TOKENS, batch_size=ROLLOUTS)
+    sampling = Sampling(max_new_tokens=CONDITIONS.new_tokens, batch_size=CONDITIONS.rollouts)
     pace.ready()
     with policy.active() as model:
         while True:
@@ -153,10 +161,10 @@ def generate(material: Path, pace: Pace) -> None:
                     seed=SEED,
                     row_keys=range(len(prompts)),
                 )
-            assert all(len(each.tokens) == NEW_TOKENS for [each] in drawn)
+            assert all(len(each.tokens) == CONDITIONS.new_tokens for [each] in drawn)
 
 
 if __name__ == "__main__":
     stage, material = sys.argv[1], Path(sys.argv[2])
-    pace = Pace()
+    pace = Pace(torch.cuda.synchronize if CONDITIONS.device == "cuda" else None)
     generate(material, pace) if stage == "generation" else train(stage, material, pace)

@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -13,7 +13,9 @@ from typing import Any, TextIO
 class Pace:
     """A worker's end. Whatever the worker's libraries print goes to standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, finish: Callable[[], object] | None = None) -> None:
+        """`finish` is called before the clock is read, where work goes on after the call that began it, as on a GPU."""
+        self._finish = finish
         self._answers: TextIO = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
@@ -28,11 +30,20 @@ class Pace:
             self._answer({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
             os._exit(0)
         answer: dict[str, Any] = {}
-        began = time.perf_counter()
+        processor, began = _processor_seconds(), time.perf_counter()
         yield answer
+        if self._finish:
+            self._finish()
         answer["seconds"] = time.perf_counter() - began
+        answer["processor_seconds"] = _processor_seconds() - processor
         self._answer(answer)
 
     def _answer(self, answer: dict[str, Any]) -> None:
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it started and that have ended, a compiler for example."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime

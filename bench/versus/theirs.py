@@ -1,6 +1,6 @@
 """TRL's side of a case: `python theirs.py STAGE MATERIAL`, in an environment that has TRL and nothing of prefloop.
 
-In float32 on the CPU, unless the environment says otherwise: `DEVICE=cuda`, `BF16=1` (weights and products), `MAX_LENGTH` (tokens of a sequence).
+In float32 on the CPU, unless the conditions in the environment (`bench.versus.cases.Conditions`) say otherwise.
 """
 
 import importlib.util
@@ -29,20 +29,17 @@ from bench.versus.cases import (
     GROUP,
     GROUP_UPDATES,
     LEARNING_RATE,
-    MAX_TOKENS,
-    NEW_TOKENS,
     PPO_EPOCHS,
     PPO_MINIBATCHES,
-    ROLLOUTS,
     SEED,
+    Conditions,
     batch_size,
 )
 from bench.versus.pace import Pace
 
-ON_GPU = os.environ.get("DEVICE") == "cuda"
-BF16 = os.environ.get("BF16") == "1"
-DTYPE = torch.bfloat16 if BF16 else torch.float32
-MAX_LENGTH = int(os.environ.get("MAX_LENGTH", MAX_TOKENS))
+CONDITIONS = Conditions.told()
+ON_GPU = CONDITIONS.device == "cuda"
+DTYPE = torch.bfloat16 if CONDITIONS.bf16 else torch.float32
 
 
 class Paced(TrainerCallback):
@@ -107,7 +104,7 @@ def common(stage):
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
         "max_steps": 10_000,
-        "bf16": BF16,
+        "bf16": CONDITIONS.bf16,
         "gradient_checkpointing": False,
         "logging_steps": 1,
         "report_to": "none",
@@ -133,7 +130,7 @@ def scorer(material):
 
 def offline(stage, material, pace):
     """The trainer as its documentation shows it."""
-    model, extra = None, {"max_length": MAX_LENGTH}
+    model, extra = None, {"max_length": CONDITIONS.max_tokens}
     if stage == "dpo":
         from trl import DPOConfig as Config
         from trl import DPOTrainer as Base
@@ -177,10 +174,10 @@ def grouped(stage, material, pace):
 
     name = stage.upper()
     settings = common(stage) | {
-        "per_device_train_batch_size": ROLLOUTS // GROUP_UPDATES,
+        "per_device_train_batch_size": CONDITIONS.rollouts // GROUP_UPDATES,
         "steps_per_generation": GROUP_UPDATES,
         "num_generations": GROUP,
-        "max_completion_length": NEW_TOKENS,
+        "max_completion_length": CONDITIONS.new_tokens,
         "beta": 0.04,
     }
     if stage == "grpo":
@@ -206,11 +203,11 @@ def ppo(stage, material, pace):
         lambda row: {"input_ids": tokenizer(row["prompt"])["input_ids"]}, remove_columns=["prompt"]
     )
     settings = common(stage) | {
-        "per_device_train_batch_size": ROLLOUTS,
+        "per_device_train_batch_size": CONDITIONS.rollouts,
         "num_ppo_epochs": PPO_EPOCHS,
         "num_mini_batches": PPO_MINIBATCHES,
-        "total_episodes": ROLLOUTS * 10_000,
-        "response_length": NEW_TOKENS,
+        "total_episodes": CONDITIONS.rollouts * 10_000,
+        "response_length": CONDITIONS.new_tokens,
         "temperature": 1.0,
         "stop_token": "eos",
         "num_sample_generations": 0,
@@ -231,7 +228,7 @@ def generate(stage, material, pace):
     """`generate` of transformers, as TRL calls it in its trainers on a CPU."""
     model = causal(material).eval()
     generator = torch.Generator().manual_seed(SEED)
-    shape = (ROLLOUTS, GENERATION_PROMPT)
+    shape = (CONDITIONS.rollouts, GENERATION_PROMPT)
     prompts = torch.randint(10, model.config.vocab_size, shape, generator=generator)
     pace.ready()
     while True:
@@ -241,10 +238,10 @@ def generate(stage, material, pace):
                 attention_mask=torch.ones_like(prompts),
                 do_sample=True,
                 top_k=0,
-                min_new_tokens=NEW_TOKENS,
-                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=CONDITIONS.new_tokens,
+                max_new_tokens=CONDITIONS.new_tokens,
             )
-        assert out.shape[1] == GENERATION_PROMPT + NEW_TOKENS
+        assert out.shape[1] == GENERATION_PROMPT + CONDITIONS.new_tokens
 
 
 if __name__ == "__main__":
@@ -252,4 +249,4 @@ if __name__ == "__main__":
         torch.set_float32_matmul_precision("medium")
     stage, material = sys.argv[1], Path(sys.argv[2])
     run = {"generation": generate, "ppo": ppo, "grpo": grouped, "rloo": grouped}.get(stage, offline)
-    run(stage, material, Pace())
+    run(stage, material, Pace(torch.cuda.synchronize if ON_GPU else None))
