@@ -61,17 +61,20 @@ class Projection:
         self._ordered = _can_order(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self._ordered else weight
         self._bias = bias
+        if self._ordered:
+            self._product = torch.ops.mkldnn._linear_pointwise.default
+            self._sum = torch.ops.mkldnn._linear_pointwise.binary
 
     def __call__(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
         """The product."""
         if self._ordered:
-            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            return self._product(x, self._weight, self._bias, "none", [], "")
         return linear(x, self._weight, self._bias)
 
     def add(self, x: Float[Tensor, "n in"], residual: Float[Tensor, "n out"]) -> Float[Tensor, "n out"]:
         """The product and the residual stream."""
         if self._ordered:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, self._bias, "add")
+            return self._sum(x, residual, self._weight, self._bias, "add")
         return linear(x, self._weight, self._bias).add_(residual)
 
 

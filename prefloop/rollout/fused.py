@@ -26,6 +26,15 @@ class Prefilled:
     pairs: Float[Tensor, "layers two P kv_heads L size"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """Views of a layer's cache; m is n times key-value heads."""
+
+    pairs: Float[Tensor, "slots width two kv_heads size"]
+    keys: Float[Tensor, "m size columns"]
+    values: Float[Tensor, "m columns size"]
+
+
 class FusedDecoder:
     """A `Decoder` that computes the model's blocks itself, from the weights as they were when it was made."""
 
@@ -40,6 +49,7 @@ class FusedDecoder:
         self._grows = self._device.type == "cpu"
         self._width = 0 if self._grows else columns
         self._pairs = [self._blank(slots) for _ in weights.layers]
+        self._shape, self._views = (0, 0), list[_Seen]()
         self._step = self._logits
         if self._device.type == "cuda":
             # Launching the kernels of a step one by one takes longer than they run.
@@ -109,28 +119,37 @@ class FusedDecoder:
             window: self._mask((behind >= 0) & (behind < window) if window else behind >= 0)
             for window in {layer.window for layer in w.layers}
         }
-        rows, turns = self._rows[:n], w.turns[positions]
+        places, turns = (self._rows[:n], positions), w.turns[positions]
         x = w.embed(tokens)
-        for layer, store in zip(w.layers, self._pairs, strict=True):
+        for layer, seen in zip(w.layers, self._seen(n, columns), strict=True):
             heads = self._heads(layer, x, turns)
-            # [n, columns, 2, kv_heads, size]
-            store.permute(1, 3, 0, 2, 4)[rows, positions] = heads[:, w.heads :].unflatten(1, (2, -1))
-            keys, values = (part[:n, :, :columns].flatten(0, 1) for part in store.unbind())
-            out = self._attend(heads[:, : w.heads], keys, values, masks[layer.window])
+            seen.pairs.index_put_(places, heads[:, w.heads :].view(n, 2, -1, w.size))
+            out = self._attend(heads[:, : w.heads], seen, masks[layer.window])
             x = self._finish(layer, x, out.view(n, -1))
         return w.head(self._norm(x, w.norm))
 
+    def _seen(self, n: int, columns: int) -> list[_Seen]:
+        """Every layer's cache as a step of this shape sees it: most steps have the shape of the one before."""
+        if (n, columns) != self._shape:
+            self._shape = n, columns
+            self._views = [
+                _Seen(
+                    pairs=store.permute(1, 3, 0, 2, 4),
+                    keys=store[0, :n, :, :columns].flatten(0, 1).transpose(1, 2),
+                    values=store[1, :n, :, :columns].flatten(0, 1),
+                )
+                for store in self._pairs
+            ]
+        return self._views
+
     def _attend(
-        self,
-        query: Float[Tensor, "n heads size"],
-        keys: Float[Tensor, "m columns size"],
-        values: Float[Tensor, "m columns size"],
-        mask: Float[Tensor, "m group columns"],
+        self, query: Float[Tensor, "n heads size"], seen: _Seen, mask: Float[Tensor, "m group columns"]
     ) -> Float[Tensor, "m group size"]:
-        """One query a head; m is n times key-value heads. The products of many short rows are faster here than fused attention."""
-        grouped = query.reshape(len(keys), -1, self._weights.size)
-        scores = torch.baddbmm(mask, grouped, keys.transpose(1, 2), alpha=self._weights.size**-0.5)
-        return torch.bmm(torch.softmax(scores, -1, dtype=self._precise).to(self._dtype), values)
+        """One query a head. The products of many short rows are faster here than fused attention."""
+        w = self._weights
+        grouped = query.reshape(len(query) * w.kv_heads, w.heads // w.kv_heads, w.size)
+        scores = torch.baddbmm(mask, grouped, seen.keys, alpha=w.size**-0.5)
+        return torch.bmm(torch.softmax(scores, -1, dtype=self._precise).to(self._dtype), seen.values)
 
     def _mask(self, visible: Bool[Tensor, "n columns"]) -> Float[Tensor, "m group columns"]:
         """What each query sees, to start its scores from."""
@@ -181,14 +200,15 @@ class FusedDecoder:
 
     def _norm(self, x: Float[Tensor, "n d"], weight: Float[Tensor, " d"]) -> Float[Tensor, "n d"]:
         """Root-mean-square norm. On CPU PyTorch's own is made of eight operations."""
-        if not self._grows:
+        if not self._grows or self._dtype != self._precise:
             return rms_norm(x, weight.shape, weight, self._weights.eps)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self._precise)
-        return (x / length.mul_(len(weight) ** -0.5).hypot_(self._least)).to(self._dtype).mul_(weight)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x / length.mul_(x.shape[-1] ** -0.5).hypot_(self._least)).mul_(weight)
 
     def _resize(self, columns: int) -> None:
         """Make the cache wide enough for so many columns, and not much wider; what it holds stays."""
         before, self._width = self._width, min(len(self._columns), _rounded(columns))
+        self._shape = 0, 0
         kept = min(before, self._width)
         for index, old in enumerate(self._pairs):
             self._pairs[index] = self._blank(old.shape[1])
