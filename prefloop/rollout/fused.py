@@ -109,7 +109,7 @@ class FusedDecoder:
     def _logits(
         self, tokens: Int64[Tensor, " n"], positions: Int64[Tensor, " n"], columns: int
     ) -> Float[Tensor, "n V"]:
-        w, n = self._weights, len(tokens)
+        w, n = self._weights, tokens.shape[0]
         if self._grows:
             if columns > self._width or 4 * _rounded(columns) <= 3 * self._width:
                 self._resize(columns)
@@ -147,7 +147,7 @@ class FusedDecoder:
     ) -> Float[Tensor, "m group size"]:
         """One query a head. The products of many short rows are faster here than fused attention."""
         w = self._weights
-        grouped = query.reshape(len(query) * w.kv_heads, w.heads // w.kv_heads, w.size)
+        grouped = query.reshape(-1, w.heads // w.kv_heads, w.size)
         scores = torch.baddbmm(mask, grouped, seen.keys, alpha=w.size**-0.5)
         return torch.bmm(torch.softmax(scores, -1, dtype=self._precise).to(self._dtype), seen.values)
 
@@ -179,12 +179,12 @@ class FusedDecoder:
     ) -> Float[Tensor, "n all_heads size"]:
         """Queries and keys, turned to their positions, and values: all heads of each."""
         w = self._weights
-        heads = layer.qkv(self._norm(x, layer.attention_norm)).view(len(x), -1, w.size)
+        heads = layer.qkv(self._norm(x, layer.attention_norm)).view(x.shape[0], -1, w.size)
         turning = heads[:, : -w.kv_heads]
-        if layer.head_norm.numel():
+        if layer.head_norm.shape[0]:
             turning.copy_(rms_norm(turning, (w.size,), None, w.eps).mul_(layer.head_norm))
         if self._precise == self._dtype:
-            torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(turns)
+            turning.view(turns.dtype).mul_(turns)
         else:
             pairs = torch.view_as_complex(turning.to(self._precise).unflatten(-1, (-1, 2)))
             turning.copy_(torch.view_as_real(pairs.mul_(turns)).flatten(-2))
