@@ -75,7 +75,7 @@ def draw(
         tokens = inverse_cdf(weights, uniforms)
     logprobs = probabilities.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).log()
     # One operation a step: a sum of finite logarithms is finite, that of others never is.
-    if not math.isfinite(logprobs.sum()):
+    if not math.isfinite(logprobs.sum().item()):
         bad = int((~torch.isfinite(logprobs)).sum())
         raise InputError(
             f"the model's logits are NaN or infinite in {bad} of {len(logprobs)} rows; its weights are unusable: take an earlier checkpoint"
