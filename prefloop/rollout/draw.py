@@ -5,6 +5,7 @@ and a search for it in the cumulated probabilities gives the same distribution. 
 block, so that only a few hundred numbers a row are cumulated, and those in float64: a float32 sum over 50,000 tokens loses the small ones.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from prefloop.errors import InputError
 
@@ -72,7 +74,8 @@ def draw(
         weights = probabilities if keep is None else probabilities * keep
         tokens = inverse_cdf(weights, uniforms)
     logprobs = probabilities.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).log()
-    if not bool(torch.isfinite(logprobs).all()):
+    # One operation a step: a sum of finite logarithms is finite, that of others never is.
+    if not math.isfinite(logprobs.sum().item()):
         bad = int((~torch.isfinite(logprobs)).sum())
         raise InputError(
             f"the model's logits are NaN or infinite in {bad} of {len(logprobs)} rows; its weights are unusable: take an earlier checkpoint"
@@ -82,24 +85,30 @@ def draw(
 
 def inverse_cdf(weights: Float[Tensor, "B V"], uniforms: Float[Tensor, " B"]) -> Int64[Tensor, " B"]:
     """The token in whose part of [0, sum of weights) `uniforms * sum` falls; weights are >= 0 and some in each row are > 0."""
-    whole = weights.shape[-1] // _BLOCK
-    blocks = weights[:, : whole * _BLOCK].unflatten(-1, (whole, _BLOCK)).sum(-1)
-    rest = weights[:, whole * _BLOCK :].sum(-1, keepdim=True)
-    cumulated = torch.cat([blocks, rest], dim=-1).double().cumsum(-1)
+    rows, vocabulary = weights.shape
+    whole, odd = divmod(vocabulary, _BLOCK)
+    blocks = weights[:, : whole * _BLOCK].unflatten(-1, (whole, _BLOCK))
+    sums = blocks.sum(-1)
+    if odd:
+        sums = torch.cat([sums, weights[:, whole * _BLOCK :].sum(-1, keepdim=True)], dim=-1)
+    # [:, i] is what lies before block i.
+    before = pad(sums, (1, 0)).cumsum(-1, dtype=torch.float64)
     # (1 - 2**-53) x rounds below x, so the target is below the total and the search always ends in a block with weight in it.
-    target = uniforms.double().unsqueeze(-1) * cumulated[:, -1:]
-    block = torch.searchsorted(cumulated, target, right=True).clamp_(max=whole)
-    before = torch.where(block > 0, cumulated.gather(-1, (block - 1).clamp_(min=0)), 0.0)
+    target = uniforms.double().unsqueeze(-1) * before[:, -1:]
+    block = (before[:, 1:] <= target).sum(-1, keepdim=True).clamp_(max=sums.shape[-1] - 1)
 
-    ids = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
-    inside = weights.gather(-1, ids.clamp(max=weights.shape[-1] - 1)).double()
-    inside = inside.masked_fill_(ids >= weights.shape[-1], 0.0).cumsum(-1)
+    if odd:
+        ids = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+        inside = weights.gather(-1, ids.clamp(max=vocabulary - 1)).masked_fill_(ids >= vocabulary, 0.0)
+    else:
+        inside = blocks.gather(1, block.unsqueeze(-1).expand(rows, 1, _BLOCK)).squeeze(1)
+    inside = inside.cumsum(-1, dtype=torch.float64)
     # The block was summed in float32, its tokens in float64: keep what is left of the target inside the latter.
-    total = inside[:, -1:].contiguous()
-    left = torch.minimum(target - before, torch.nextafter(total, torch.zeros_like(total)))
+    total = inside[:, -1:]
+    left = torch.minimum(target - before.gather(-1, block), torch.nextafter(total, torch.zeros_like(total)))
     # `clamp_` only matters for rows of NaN, which the caller reports: they too get an id that exists.
-    offset = torch.searchsorted(inside, left, right=True)
-    return (block * _BLOCK + offset).clamp_(max=weights.shape[-1] - 1).squeeze(-1)
+    offset = (inside <= left).sum(-1, keepdim=True)
+    return (block * _BLOCK + offset).clamp_(max=vocabulary - 1).squeeze(-1)
 
 
 def support(logits: Float[Tensor, "B V"], *, top_k: int, top_p: float) -> Bool[Tensor, "B V"] | None:

@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import (
     GemmaForCausalLM,
     LlamaForCausalLM,
@@ -48,31 +47,43 @@ def sliding_window(config: PreTrainedConfig) -> tuple[int | None, bool]:
     return (window, False) if getattr(config, "use_sliding_window", True) else (None, False)
 
 
+_SMALL = 2**17
+"""Weights below which oneDNN takes longer to begin than it saves, of a matrix for some 32 rows."""
+
+
 class Projection:
     """`x W^T + b` with a weight that is only read.
 
-    On CPU oneDNN gets the weight in the order of its kernel: a product of 32 rows then takes about half the time of one with the module's
+    On CPU oneDNN gets a large weight in the order of its kernel: a product of 32 rows then takes about half the time of one with the module's
     weight, which any kernel must reorder as it goes.
     """
 
     def __init__(
         self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, rows: int
     ) -> None:
-        self._ordered = _can_order(weight)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self._ordered else weight
         self._bias = bias
+        self._ordered = weight.numel() >= _SMALL and _can_order(weight)
+        if self._ordered:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            self._product = torch.ops.mkldnn._linear_pointwise.default
+            self._sum = torch.ops.mkldnn._linear_pointwise.binary
+        else:
+            self._weight = weight.t()
+            if weight.numel() < _SMALL and weight.device.type == "cpu":
+                self._weight = self._weight.contiguous()
 
     def __call__(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
         """The product."""
         if self._ordered:
-            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-        return linear(x, self._weight, self._bias)
+            return self._product(x, self._weight, self._bias, "none", [], "")
+        return x @ self._weight if self._bias is None else torch.addmm(self._bias, x, self._weight)
 
     def add(self, x: Float[Tensor, "n in"], residual: Float[Tensor, "n out"]) -> Float[Tensor, "n out"]:
         """The product and the residual stream."""
         if self._ordered:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, self._bias, "add")
-        return linear(x, self._weight, self._bias).add_(residual)
+            return self._sum(x, residual, self._weight, self._bias, "add")
+        total = torch.addmm(residual, x, self._weight)
+        return total if self._bias is None else total.add_(self._bias)
 
 
 def _can_order(weight: Tensor) -> bool:

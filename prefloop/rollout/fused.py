@@ -15,12 +15,24 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from prefloop.rollout.families import Layer, Weights
 from prefloop.rollout.steps import Recorded, record_cuda
 
+_BLOCK = 16
+"""The cache's width is a multiple of it: columns computed in vain against how often the cache is copied to grow."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prefilled:
     """Keys and values of P prompts of at most L tokens."""
 
     pairs: Float[Tensor, "layers two P kv_heads L size"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """Views of a layer's cache; m is n times key-value heads."""
+
+    pairs: Float[Tensor, "slots width two kv_heads size"]
+    keys: Float[Tensor, "m size columns"]
+    values: Float[Tensor, "m columns size"]
 
 
 class FusedDecoder:
@@ -31,9 +43,13 @@ class FusedDecoder:
         self._device, self._dtype = weights.norm.device, weights.norm.dtype
         self._precise = weights.turns.real.dtype
         self._columns = torch.arange(columns, device=self._device)
-        # Zeros, because attention multiplies hidden columns by 0 and a NaN left in fresh memory would survive that.
-        shape = (len(weights.layers), 2, slots, weights.kv_heads, columns, weights.size)
-        self._pairs = torch.zeros(shape, dtype=self._dtype, device=self._device)
+        self._rows = torch.arange(slots, device=self._device)
+        self._least = torch.full((1,), weights.eps**0.5, dtype=self._precise, device=self._device)
+        # On CPU products with keys and values that lie close together take half the time: the cache is as wide as it must be.
+        self._grows = self._device.type == "cpu"
+        self._width = 0 if self._grows else columns
+        self._pairs = [self._blank(slots) for _ in weights.layers]
+        self._shape, self._views = (0, 0), list[_Seen]()
         self._step = self._logits
         if self._device.type == "cuda":
             # Launching the kernels of a step one by one takes longer than they run.
@@ -59,7 +75,8 @@ class FusedDecoder:
 
         x = w.embed(ids)
         for layer, (keys, values) in zip(w.layers, pairs, strict=True):
-            query, key, value = self._heads(layer, x, turns)
+            heads = self._heads(layer, x, turns)
+            query, key, value = heads.split([w.heads, w.kv_heads, w.kv_heads], 1)
             keys.copy_(block(key))
             values.copy_(block(value))
             if layer is w.layers[-1]:
@@ -70,15 +87,18 @@ class FusedDecoder:
 
     def fill(self, slots: Sequence[int], prefill: Prefilled, sources: Sequence[int]) -> None:
         """See `Decoder`."""
-        to, of = self._indices(slots), self._indices(sources)
-        self._pairs[:, :, :, :, : prefill.pairs.shape[4]].index_copy_(
-            2, to, prefill.pairs.index_select(2, of)
-        )
+        to, of, length = self._indices(slots), self._indices(sources), prefill.pairs.shape[4]
+        if length > self._width:
+            self._resize(length)
+        for store, pairs in zip(self._pairs, prefill.pairs, strict=True):
+            store[:, :, :, :length].index_copy_(1, to, pairs.index_select(1, of))
 
     def move(self, sources: Sequence[int], targets: Sequence[int], columns: int) -> None:
         """See `Decoder`."""
-        used = self._pairs[:, :, :, :, :columns]
-        used.index_copy_(2, self._indices(targets), used.index_select(2, self._indices(sources)))
+        of, to = self._indices(sources), self._indices(targets)
+        for store in self._pairs:
+            used = store[:, :, :, :columns]
+            used.index_copy_(1, to, used.index_select(1, of))
 
     def logits(
         self, tokens: Int64[Tensor, " n"], positions: Int64[Tensor, " n"], columns: int
@@ -89,37 +109,47 @@ class FusedDecoder:
     def _logits(
         self, tokens: Int64[Tensor, " n"], positions: Int64[Tensor, " n"], columns: int
     ) -> Float[Tensor, "n V"]:
-        w, n = self._weights, len(tokens)
-        masks = {layer.window: torch.empty(0) for layer in w.layers}
+        w, n = self._weights, tokens.shape[0]
+        if self._grows:
+            if columns > self._width or 4 * _rounded(columns) <= 3 * self._width:
+                self._resize(columns)
+            columns = self._width
         behind = positions.unsqueeze(1) - self._columns[:columns]
-        for window in masks:
-            masks[window] = self._mask((behind >= 0) & (behind < window) if window else behind >= 0)
-        heads = torch.arange(n * w.kv_heads, device=self._device).view(n, -1)
-        rows = (heads * len(self._columns) + positions.unsqueeze(1)).flatten()
-        turns = w.turns[positions]
+        masks = {
+            window: self._mask((behind >= 0) & (behind < window) if window else behind >= 0)
+            for window in {layer.window for layer in w.layers}
+        }
+        places, turns = (self._rows[:n], positions), w.turns[positions]
         x = w.embed(tokens)
-        for layer, (keys, values) in zip(w.layers, self._pairs, strict=True):
-            query, key, value = self._heads(layer, x, turns)
-            for store, new in ((keys, key), (values, value)):
-                store.view(-1, w.size).index_copy_(0, rows, new.reshape(-1, w.size))
-            seen = slice(n), slice(None), slice(columns)
-            out = self._attend(
-                query, keys[seen].flatten(0, 1), values[seen].flatten(0, 1), masks[layer.window]
-            )
+        for layer, seen in zip(w.layers, self._seen(n, columns), strict=True):
+            heads = self._heads(layer, x, turns)
+            seen.pairs.index_put_(places, heads[:, w.heads :].view(n, 2, -1, w.size))
+            out = self._attend(heads[:, : w.heads], seen, masks[layer.window])
             x = self._finish(layer, x, out.view(n, -1))
         return w.head(self._norm(x, w.norm))
 
+    def _seen(self, n: int, columns: int) -> list[_Seen]:
+        """Every layer's cache as a step of this shape sees it: most steps have the shape of the one before."""
+        if (n, columns) != self._shape:
+            self._shape = n, columns
+            self._views = [
+                _Seen(
+                    pairs=store.permute(1, 3, 0, 2, 4),
+                    keys=store[0, :n, :, :columns].flatten(0, 1).transpose(1, 2),
+                    values=store[1, :n, :, :columns].flatten(0, 1),
+                )
+                for store in self._pairs
+            ]
+        return self._views
+
     def _attend(
-        self,
-        query: Float[Tensor, "n heads size"],
-        keys: Float[Tensor, "m columns size"],
-        values: Float[Tensor, "m columns size"],
-        mask: Float[Tensor, "m group columns"],
+        self, query: Float[Tensor, "n heads size"], seen: _Seen, mask: Float[Tensor, "m group columns"]
     ) -> Float[Tensor, "m group size"]:
-        """One query a head; m is n times key-value heads. The products of many short rows are faster here than fused attention."""
-        grouped = query.reshape(len(keys), -1, self._weights.size)
-        scores = torch.baddbmm(mask, grouped, keys.transpose(1, 2), alpha=self._weights.size**-0.5)
-        return torch.softmax(scores, -1, dtype=self._precise).to(self._dtype) @ values
+        """One query a head. The products of many short rows are faster here than fused attention."""
+        w = self._weights
+        grouped = query.reshape(-1, w.heads // w.kv_heads, w.size)
+        scores = torch.baddbmm(mask, grouped, seen.keys, alpha=w.size**-0.5)
+        return torch.bmm(torch.softmax(scores, -1, dtype=self._precise).to(self._dtype), seen.values)
 
     def _mask(self, visible: Bool[Tensor, "n columns"]) -> Float[Tensor, "m group columns"]:
         """What each query sees, to start its scores from."""
@@ -146,16 +176,19 @@ class FusedDecoder:
 
     def _heads(
         self, layer: Layer, x: Float[Tensor, "n d"], turns: Complex[Tensor, "n 1 pairs"]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys, turned to their positions, and values, each [n, heads, size]."""
+    ) -> Float[Tensor, "n all_heads size"]:
+        """Queries and keys, turned to their positions, and values: all heads of each."""
         w = self._weights
-        qkv = layer.qkv(self._norm(x, layer.attention_norm)).view(len(x), -1, w.size)
-        turning, values = qkv[:, : -w.kv_heads], qkv[:, -w.kv_heads :]
-        if layer.head_norm.numel():
-            turning = rms_norm(turning, (w.size,), None, w.eps) * layer.head_norm
-        pairs = torch.view_as_complex(turning.to(self._precise).unflatten(-1, (-1, 2)))
-        turned = torch.view_as_real(pairs * turns).flatten(-2).to(self._dtype)
-        return turned[:, : w.heads], turned[:, w.heads :], values
+        heads = layer.qkv(self._norm(x, layer.attention_norm)).view(x.shape[0], -1, w.size)
+        turning = heads[:, : -w.kv_heads]
+        if layer.head_norm.shape[0]:
+            turning.copy_(rms_norm(turning, (w.size,), None, w.eps).mul_(layer.head_norm))
+        if self._precise == self._dtype:
+            turning.view(turns.dtype).mul_(turns)
+        else:
+            pairs = torch.view_as_complex(turning.to(self._precise).unflatten(-1, (-1, 2)))
+            turning.copy_(torch.view_as_real(pairs.mul_(turns)).flatten(-2))
+        return heads
 
     def _finish(
         self, layer: Layer, x: Float[Tensor, "n d"], attended: Float[Tensor, "n e"]
@@ -166,7 +199,29 @@ class FusedDecoder:
         return layer.down.add(self._weights.activation(gate).mul_(up), x)
 
     def _norm(self, x: Float[Tensor, "n d"], weight: Float[Tensor, " d"]) -> Float[Tensor, "n d"]:
-        return rms_norm(x, weight.shape, weight, self._weights.eps)
+        """Root-mean-square norm. On CPU PyTorch's own is made of eight operations."""
+        if not self._grows or self._dtype != self._precise:
+            return rms_norm(x, weight.shape, weight, self._weights.eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x / length.mul_(x.shape[-1] ** -0.5).hypot_(self._least)).mul_(weight)
+
+    def _resize(self, columns: int) -> None:
+        """Make the cache wide enough for so many columns, and not much wider; what it holds stays."""
+        before, self._width = self._width, min(len(self._columns), _rounded(columns))
+        self._shape = 0, 0
+        kept = min(before, self._width)
+        for index, old in enumerate(self._pairs):
+            self._pairs[index] = self._blank(old.shape[1])
+            self._pairs[index][:, :, :, :kept] = old[:, :, :, :kept]
+
+    def _blank(self, slots: int) -> Float[Tensor, "two slots kv_heads width size"]:
+        """An empty cache of a layer. Zeros, because attention multiplies hidden columns by 0 and a NaN in fresh memory would survive that."""
+        shape = (2, slots, self._weights.kv_heads, self._width, self._weights.size)
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)
 
     def _indices(self, slots: Sequence[int]) -> Int64[Tensor, " m"]:
         return torch.tensor(slots, dtype=torch.int64, device=self._device)
+
+
+def _rounded(columns: int) -> int:
+    return -(-columns // _BLOCK) * _BLOCK

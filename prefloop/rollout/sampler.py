@@ -181,7 +181,7 @@ def _waiting(
 
 
 class _Batch:
-    """The completions being decoded, in the first `running` slots. A slot is one row of every tensor here and of the decoder."""
+    """The completions being decoded, in the first `running` slots. A slot is one place in every tensor here and in the decoder."""
 
     def __init__(
         self,
@@ -206,14 +206,13 @@ class _Batch:
         limit = sampling.max_new_tokens
         self._next = torch.zeros(slots, dtype=torch.int64, device=device)
         self._positions = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._drawn = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._uniforms = torch.zeros(slots, limit, dtype=torch.float64, device=device)
-        self._tokens = torch.zeros(slots, limit, dtype=torch.int64, device=device)
-        self._logprobs = torch.zeros(slots, limit, dtype=torch.float32, device=device)
-        self._rows = (
+        # Row step % limit is the step's, of all slots: no completion lasts longer than `limit` steps.
+        self._uniforms = torch.zeros(limit, slots, dtype=torch.float64, device=device)
+        self._tokens = torch.zeros(limit, slots, dtype=torch.int64, device=device)
+        self._logprobs = torch.zeros(limit, slots, dtype=torch.float32, device=device)
+        self._of_slots = (
             self._next,
             self._positions,
-            self._drawn,
             self._uniforms,
             self._tokens,
             self._logprobs,
@@ -222,36 +221,39 @@ class _Batch:
 
     def step(self) -> list[int]:
         """Draw one token in every slot in use; returns the slots whose completions are finished by it."""
-        n = self.running
-        drawn = self._drawn[:n].unsqueeze(1)
+        n, limit = self.running, self._sampling.max_new_tokens
+        row = self._step % limit
         logits = self._decoder.logits(self._next[:n], self._positions[:n], self._ahead + self._step)
         new = draw(
             logits,
-            self._uniforms[:n].gather(1, drawn).squeeze(1),
+            self._uniforms[row, :n],
             temperature=self._sampling.temperature,
             top_k=self._sampling.top_k,
             top_p=self._sampling.top_p,
         )
-        self._tokens[:n].scatter_(1, drawn, new.tokens.unsqueeze(1))
-        self._logprobs[:n].scatter_(1, drawn, new.logprobs.unsqueeze(1))
+        self._tokens[row, :n] = new.tokens
+        self._logprobs[row, :n] = new.logprobs
         self._next[:n] = new.tokens
         self._positions[:n] += 1
-        self._drawn[:n] += 1
         self._step += 1
+        due = self._step - limit
         ended = self._is_stop(new.tokens).tolist()
-        limit = self._sampling.max_new_tokens
-        return [slot for slot in range(n) if ended[slot] or self._step - self._slots[slot].begun == limit]
+        return [slot for slot in range(n) if ended[slot] or self._slots[slot].begun == due]
 
     def collect(self, slots: list[int]) -> Iterator[tuple[tuple[int, int], Sampled]]:
         """The finished completions in `slots`, each after its (prompt, sample)."""
-        tokens, logprobs = self._tokens[slots].tolist(), self._logprobs[slots].tolist()
+        # The last `limit` steps in their order.
+        last = self._step % self._sampling.max_new_tokens
+        tokens, logprobs = (
+            kept[:, slots].roll(-last, 0).T.tolist() for kept in (self._tokens, self._logprobs)
+        )
         ended = self._is_stop(self._next[slots]).tolist()
         for row, slot in enumerate(slots):
             running = self._slots[slot]
             count = self._step - running.begun
             yield (
                 running.owner,
-                Sampled(tokens=tokens[row][:count], logprobs=logprobs[row][:count], ended=ended[row]),
+                Sampled(tokens=tokens[row][-count:], logprobs=logprobs[row][-count:], ended=ended[row]),
             )
 
     def refill(self, free: list[int]) -> None:
@@ -275,10 +277,10 @@ class _Batch:
             row_uniforms(seed=self._seed, key=start.key, sample=start.owner[1], count=limit)
             for start in starts
         ]
-        self._uniforms[slots] = torch.from_numpy(np.stack(uniforms)).to(self._device)
+        ring = np.roll(np.stack(uniforms, axis=1), self._step % limit, axis=0)
+        self._uniforms[:, slots] = torch.from_numpy(ring).to(self._device)
         self._next[slots] = torch.tensor([start.last for start in starts], device=self._device)
         self._positions[slots] = torch.tensor([start.length - 1 for start in starts], device=self._device)
-        self._drawn[slots] = 0
         for slot, start in zip(slots, starts, strict=True):
             self._slots[slot] = _Running(owner=start.owner, begun=self._step, length=start.length)
 
@@ -290,8 +292,8 @@ class _Batch:
         targets = [slot for slot in gaps if slot < keep]
         if sources:
             self._decoder.move(sources, targets, self._ahead + self._step - 1)
-            for rows in self._rows:
-                rows[targets] = rows[sources]
+            for kept in self._of_slots:
+                kept[..., targets] = kept[..., sources]
         for source, target in zip(sources, targets, strict=True):
             self._slots[target] = self._slots[source]
         for slot in range(keep, self.running):

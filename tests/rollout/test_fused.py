@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from prefloop.configs.common import Compute, LoRA
 from prefloop.models.load import as_policy
 from prefloop.models.lora import lora_policy
+from prefloop.rollout import families
 from prefloop.rollout.decoders import CachedDecoder, Decoder, RecomputingDecoder, make_decoder
 from prefloop.rollout.families import read_weights
 from prefloop.rollout.fused import FusedDecoder
@@ -21,6 +22,7 @@ from tests.rollout.policies import CACHED, RECOMPUTED, draw_all, llama, prompts_
 SLOTS, COLUMNS = 5, 24
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 16}
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+WIDE = LlamaConfig(**{**SHAPE, "vocab_size": 2**13}, num_key_value_heads=4)
 
 FUSED = {
     name: CACHED[name]
@@ -98,9 +100,57 @@ def assert_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor], tolerance: fl
         torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("small", [0, 2**30], ids=["ordered", "plain"])
 @pytest.mark.parametrize("name", FUSED)
-def test_the_logits_are_the_modules(name: str):
+def test_the_logits_are_the_modules(name: str, small: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(families, "_SMALL", small)
     assert_equal(*both(varied(FUSED[name])), 3e-5)
+
+
+def test_only_large_weights_are_ordered_for_the_kernel():
+    weights = read_weights(make(lambda: LlamaForCausalLM(WIDE)), rows=SLOTS, columns=8)
+    assert weights is not None
+    assert [weights.head._ordered, weights.layers[0].qkv._ordered] == [True, False]
+
+
+def test_the_cache_grows_and_shrinks_with_the_columns_in_use_and_keeps_what_it_holds():
+    """A long completion ends, the others are moved together, one of them grows past where the cache was."""
+    model = varied(FUSED["mistral, every layer"])
+    weights = read_weights(model, rows=3, columns=100)
+    assert weights is not None
+    fused = FusedDecoder(weights, slots=3, columns=100)
+    widths: list[int] = []
+
+    @torch.inference_mode()
+    def drawn(decoder: Decoder[Any]) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        prompts = prompts_of((60, 3, 8))
+        decoder.fill([0, 1, 2], decoder.prefill(prompts), [0, 1, 2])
+        positions = torch.tensor([59, 2, 7])
+        seen: list[Tensor] = []
+
+        def steps(count: int) -> None:
+            for _ in range(count):
+                tokens = torch.randint(3, VOCABULARY, positions.shape, generator=generator)
+                seen.append(decoder.logits(tokens, positions.clone(), int(positions.max()) + 1).clone())
+                positions.add_(1)
+                widths.append(fused._pairs[0].shape[3])
+
+        steps(6)
+        decoder.move([2], [0], 13)
+        positions = positions[[2, 1]]
+        steps(30)
+        long = decoder.prefill(prompts_of((66,)))
+        decoder.fill([2], long, [0])  # no step reads it
+        steps(10)
+        decoder.fill([1], long, [0])
+        positions[1] = 65
+        steps(2)
+        return seen
+
+    ours = drawn(fused)
+    assert_equal(ours, drawn(CachedDecoder(model, slots=3, columns=100)), 3e-5)
+    assert widths[: len(ours)] == [64] * 5 + [80] + [16] * 3 + [32] * 16 + [48] * 16 + [64] * 5 + [80] * 2
 
 
 @pytest.mark.parametrize("name", FUSED)

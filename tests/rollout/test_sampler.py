@@ -181,7 +181,8 @@ def test_broken_neighbours_do_not_reach_other_completions(
     def spoil(self, slots, prefill, sources):  # pyright: ignore[reportMissingParameterType]
         spoiled.append(slots)
         if kind == "FusedDecoder":
-            self._pairs[:, :, list(slots)] = 1e4
+            for store in self._pairs:
+                store[:, list(slots)] = 1e4
         else:
             for store in (store for pair in self._cache._pairs.values() for store in pair):
                 store[list(slots)] = 1e4
