@@ -85,11 +85,7 @@ def groups_of(count: int, *, prompt: int, completion: int, k: int, vocabulary: i
 def point(at: int, count: int, *, prompt: int, completion: int, k: int, vocabulary: int) -> Point:
     """A batch and the least work it takes."""
     groups = groups_of(count, prompt=prompt, completion=completion, k=k, vocabulary=vocabulary)
-    squares = count * (prompt**2 / 2 + k * (prompt * completion + completion**2 / 2))
-    tokens = count * (prompt + k * completion)
-    return Point(
-        at=at, groups=groups, work=Work(tokens=tokens, head_tokens=count * k * completion, squares=squares)
-    )
+    return Point(at=at, groups=groups, work=Work.of(count, prompt, [completion] * k))
 
 
 def curves(vocabulary: int) -> Iterator[tuple[str, str, list[Point]]]:

@@ -65,8 +65,17 @@ def test_the_arithmetic_of_a_pass_counts_each_product_once():
     model = language_model(size, "llama", torch.float32)
     matrices = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n)
     head = model.get_output_embeddings().weight.numel()  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    unread = sum(
+        p.numel()
+        for n, p in model.named_parameters()
+        if f"layers.{size.model.layers - 1}." in n and p.ndim == 2 and "k_proj" not in n and "v_proj" not in n
+    )
     attended = sum(int(position) + 1 for position in batch.position_ids)
-    wanted = 2 * (matrices * batch.tokens + head * len(batch.targets)) + 4 * 2 * 64 * attended
+    predicted = len(batch.targets)
+    wanted = (
+        2 * (matrices * batch.tokens - unread * (batch.tokens - predicted) + head * predicted)
+        + 4 * 2 * 64 * attended
+    )
     assert forward_flops(size, batch) == wanted
 
 

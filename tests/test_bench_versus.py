@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import bench.versus.__main__ as versus
-from bench.versus.cases import Work
+from bench.versus.cases import SIZES, Work, flops
 from bench.versus.contender import ROOT, Contender, ContenderError
 
 WORKER = """
@@ -56,7 +56,7 @@ class Held:
     comparisons = ((4, 4, 4),) * 32
 
     def work(self, stage: str, step: int) -> Work:
-        return Work(tokens=100, head_tokens=50, squares=10.0)
+        return Work.of(2, 25, [25])
 
 
 def rows(trl_loss: float) -> dict[str, dict[str, Any]]:
@@ -99,3 +99,18 @@ def test_a_case_that_fails_is_named_and_the_others_are_reported(
 
 def test_workers_run_from_the_root_of_the_repository():
     assert (ROOT / "pyproject.toml").exists()
+
+
+def test_the_least_work_counts_a_prompt_once_and_the_last_layers_end_where_it_is_read():
+    size = SIZES["tiny"]
+    work = Work.of(3, 20, [5, 7])
+    assert work.beside() == Work.of(3, 20, [5, 7, 5, 7])
+    end = 2 * size.hidden**2 + 3 * size.hidden * size.ffn
+    whole = 2 * (size.trunk_weights * 3 * 32 + size.layers * 2 * size.hidden * work.squares)
+    assert work.flops(size, scored=1, read="values") == whole - 2 * end * 3 * 20
+    assert work.flops(size, scored=1, read="scores") == whole - 2 * end * (3 * 32 - 3 * 2)
+    head = 2 * size.head_weights * 3 * 12
+    assert work.flops(size, scored=1) == work.flops(size, scored=1, read="values") + head
+    assert work.flops(size, trained=2) == 6 * work.flops(size, scored=1)
+    shared = work.flops(size, trained=1, scored=1) + work.beside().flops(size, scored=1)
+    assert flops("kto", work, size) == shared < work.flops(size, trained=1, scored=3)

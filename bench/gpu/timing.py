@@ -54,9 +54,15 @@ class Setting:
 
 
 def forward_flops(size: Size, batch: Batch) -> float:
-    """Of one forward pass over the row's real tokens, the head where something is predicted."""
+    """Of one forward pass over the row's real tokens, the head and the end of the last layer where something is predicted."""
     seen = float((batch.position_ids + 1).sum())
-    work = Work(tokens=batch.tokens, head_tokens=len(batch.targets), squares=seen)
+    work = Work(
+        tokens=batch.tokens,
+        head_tokens=len(batch.targets),
+        completions=len(batch.last),
+        squares=seen,
+        prompt_squares=0.0,
+    )
     return work.flops(size.model, scored=1)
 
 

@@ -3,8 +3,8 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Self
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, Self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +24,11 @@ class Size:
         """Weights of the layers' matrices."""
         keys = self.hidden * (self.kv_heads or self.heads) // self.heads
         return self.layers * self.hidden * (2 * self.hidden + 2 * keys + 3 * self.ffn)
+
+    @property
+    def last_weights(self) -> int:
+        """Weights of the last layer that only rows which are read need: all but keys' and values'."""
+        return 2 * self.hidden**2 + 3 * self.hidden * self.ffn
 
     @property
     def head_weights(self) -> int:
@@ -89,26 +94,56 @@ def batch_size(stage: str) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """The least that one pass over a batch takes: no padding, a shared prompt once, the head where a token is predicted."""
+    """The least that one pass over a batch takes: no padding, a prompt once, the last layer's queries, output projection and MLP and the head
+    only for rows that are read."""
 
     tokens: int
     head_tokens: int
+    """Predicted tokens."""
+    completions: int
     squares: float
     """Pairs of positions that attend: half the sum of squared lengths."""
+    prompt_squares: float
+    """Of these, inside prompts."""
 
     @classmethod
     def of(cls, groups: int, prompt: int, completions: Sequence[int]) -> Self:
         """Groups of a prompt and its completions, in tokens; each completion attends to the prompt and to what it has itself."""
+        within = prompt**2 / 2
         return cls(
             tokens=groups * (prompt + sum(completions)),
             head_tokens=groups * sum(completions),
-            squares=groups * (prompt**2 / 2 + sum(prompt * each + each**2 / 2 for each in completions)),
+            completions=groups * len(completions),
+            squares=groups * (within + sum(prompt * each + each**2 / 2 for each in completions)),
+            prompt_squares=groups * within,
         )
 
-    def flops(self, size: Size, *, trained: int = 0, scored: int = 0, values: bool = False) -> float:
-        """Of so many passes forward and backward, and so many forward only; 2 a weight and token forward, twice that backward."""
-        head = 0 if values else size.head_weights * self.head_tokens
-        once = size.trunk_weights * self.tokens + head + 2 * size.layers * size.hidden * self.squares
+    def beside(self) -> Self:
+        """With as many completions again to the same prompts."""
+        return replace(
+            self,
+            tokens=self.tokens + self.head_tokens,
+            head_tokens=2 * self.head_tokens,
+            completions=2 * self.completions,
+            squares=2 * self.squares - self.prompt_squares,
+        )
+
+    def flops(
+        self,
+        size: Size,
+        *,
+        trained: int = 0,
+        scored: int = 0,
+        read: Literal["tokens", "values", "scores"] = "tokens",
+    ) -> float:
+        """Of so many passes forward and backward, and so many forward only; 2 a weight and token forward, twice that backward.
+
+        `read` is what comes out: log-probabilities, a value for each token, or a score for each completion.
+        """
+        rows = self.completions if read == "scores" else self.head_tokens
+        head = size.head_weights * self.head_tokens if read == "tokens" else 0
+        trunk = size.trunk_weights * self.tokens - size.last_weights * (self.tokens - rows)
+        once = trunk + head + 2 * size.layers * size.hidden * self.squares
         return 2.0 * once * (3 * trained + scored)
 
 
@@ -117,14 +152,15 @@ def flops(stage: str, work: Work, size: Size) -> float:
     if stage == "generation":
         return work.flops(size, scored=1)
     if stage == "reward":
-        return work.flops(size, trained=1, values=True)
+        return work.flops(size, trained=1, read="scores")
     if stage in ("sft", "orpo"):
         return work.flops(size, trained=1)
     if stage == "dpo":
         return work.flops(size, trained=1, scored=1)
     if stage == "kto":
-        return work.flops(size, trained=1, scored=3)
+        return work.flops(size, trained=1, scored=1) + work.beside().flops(size, scored=1)
+    score = work.flops(size, scored=1, read="scores")
     if stage == "ppo":
         policy = work.flops(size, trained=PPO_EPOCHS, scored=3)
-        return policy + work.flops(size, trained=PPO_EPOCHS, scored=2, values=True)
-    return work.flops(size, trained=1, scored=2) + work.flops(size, scored=1, values=True)
+        return policy + work.flops(size, trained=PPO_EPOCHS, scored=1, read="values") + score
+    return work.flops(size, trained=1, scored=1) + score

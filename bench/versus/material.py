@@ -21,6 +21,7 @@ from bench.versus.cases import (
     MAX_TOKENS,
     NEW_TOKENS,
     ONLINE,
+    PAIRS,
     PROMPT_TOKENS,
     RECORDS,
     ROLLOUTS,
@@ -51,20 +52,14 @@ class Material:
         if stage in ONLINE:
             k = 1 if stage == "ppo" else GROUP
             return Work.of(ROLLOUTS // k, round(statistics.fmean(self.prompts)), [NEW_TOKENS] * k)
-        if stage == "kto":
-            rows = [[prompt, side] for prompt, *sides in self.comparisons for side in sides]
-        elif stage == "sft":
+        if stage == "sft":
             rows = [[prompt, chosen] for prompt, chosen, _ in self.comparisons]
         else:
             rows = [list(row) for row in self.comparisons]
-        size = batch_size(stage)
+        size = PAIRS if stage == "kto" else batch_size(stage)  # its labels are the two sides of a comparison
         batch = [rows[place % len(rows)] for place in range(step * size, (step + 1) * size)]
         works = [Work.of(1, prompt, [side + 1 for side in sides]) for prompt, *sides in batch]
-        return Work(
-            tokens=sum(work.tokens for work in works),
-            head_tokens=sum(work.head_tokens for work in works),
-            squares=sum(work.squares for work in works),
-        )
+        return Work(**{name: sum(getattr(work, name) for work in works) for name in Work.__slots__})
 
 
 def make_material(folder: Path, source: str, sizes: Iterable[str] = tuple(SIZES)) -> dict[str, Material]:

@@ -21,11 +21,9 @@ from transformers import (
 )
 
 from prefloop.models.adapters import is_lora_linear
+from prefloop.models.blocks import STATIC_ROPE
 
 FAMILIES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, GemmaForCausalLM)
-
-_STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
-"""Rotary embeddings whose angle depends on the position alone; the others change with the length of what is being read."""
 
 
 def text_config(model: nn.Module) -> PreTrainedConfig:
@@ -137,13 +135,13 @@ def read_weights(model: nn.Module, *, rows: int, columns: int) -> Weights | None
 
     A copy of them all, so read them again when they change. `rows` is how many tokens most steps have, `columns` how many positions are needed.
     """
-    if type(model) not in FAMILIES or any(_has_hooks(module) for module in model.modules()):
+    if type(model) not in FAMILIES or any(_has_hooks(module) for module in _read_out(model)):
         return None
     config = text_config(model)
     trunk = cast(Any, model.base_model)
     rope = getattr(trunk.rotary_emb, "rope_type", "")
     linears = [module for block in trunk.layers for module in _linears(block)] + [cast(Any, model).lm_head]
-    if rope not in _STATIC_ROPE or not all(_is_plain(module) for module in linears):
+    if rope not in STATIC_ROPE or not all(_is_plain(module) for module in linears):
         return None
     with torch.no_grad():
         first, weight = trunk.layers[0].self_attn, trunk.norm.weight
@@ -207,6 +205,12 @@ def _linears(block: Any) -> Iterator[nn.Module]:
     attention, mlp = block.self_attn, block.mlp
     yield from (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
     yield from (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+
+
+def _read_out(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that are not called: all but the input embedding, on which checkpointing puts a hook."""
+    embedding = cast(Any, model.base_model).embed_tokens
+    return (module for module in model.modules() if module is not embedding)
 
 
 def _has_hooks(module: nn.Module) -> bool:

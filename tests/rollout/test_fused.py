@@ -1,7 +1,7 @@
 """Decoding from the weights of a Llama-like model gives what its module gives; whatever else there is, the module decodes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -178,6 +178,14 @@ def test_other_architectures_are_decoded_by_their_modules(name: str):
 def test_architectures_without_a_plain_cache_are_recomputed(name: str):
     with pytest.warns(UserWarning, match="computing all their tokens again"):
         assert isinstance(make_decoder(make(RECOMPUTED[name]), slots=2, columns=8), RecomputingDecoder)
+
+
+def test_checkpointing_does_not_slow_the_sampler():
+    """Its hook is on the embedding, which is called."""
+    policy = as_policy(make(PACKABLE["llama"]), Compute(gradient_checkpointing=True))
+    assert cast(Any, policy.model).model.embed_tokens._forward_hooks
+    with policy.active() as model:
+        assert isinstance(make_decoder(model, slots=1, columns=4), FusedDecoder)
 
 
 def test_what_the_weights_do_not_tell_is_left_to_the_module():
