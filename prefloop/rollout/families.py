@@ -86,13 +86,13 @@ class Projection:
 
 def _can_order(weight: Tensor) -> bool:
     """Whether this build of PyTorch has oneDNN's kernels for ordered weights (what its compiler uses for frozen models)."""
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    )
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")):
+        return False
+    # float16's kernels need a newer processor than bfloat16's, and float64 has none.
+    fit = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32 or fit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

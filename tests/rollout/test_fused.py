@@ -160,7 +160,9 @@ def test_the_logits_are_the_modules_in_float64(name: str):
     assert_equal(*both(model), 2e-6)
 
 
-def test_the_logits_are_near_the_modules_in_bfloat16():
+@pytest.mark.parametrize("small", [0, 2**30], ids=["ordered", "plain"])
+def test_the_logits_are_near_the_modules_in_bfloat16(small: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(families, "_SMALL", small)
     assert_equal(*both(varied(FUSED["qwen3"]).bfloat16()), 0.2)
 
 
