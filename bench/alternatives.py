@@ -168,13 +168,17 @@ def measure(ways: Mapping[str, Way], passes: int, logs: Path) -> dict[str, dict[
             command = [sys.executable, "-m", "bench.alternatives", "worker", "--way", json.dumps(asdict(way))]
             worker = Contender(name, command, environment, logs / f"{place}.log")
             workers[name] = stack.enter_context(worker)
-        for _ in range((1 + passes) * count):
+        for turn in range((1 + passes) * count):
             for name, worker in tuple(workers.items()):
                 try:
                     worker.step()
                 except ContenderError as error:
                     print(f"{name} failed: {error}", file=sys.stderr, flush=True)
                     del workers[name]
+            took = ", ".join(
+                f"{name} {worker.steps[-1]['processor_seconds']:.3f} s" for name, worker in workers.items()
+            )
+            print(f"step {turn + 1} of {(1 + passes) * count}: {took}", file=sys.stderr, flush=True)
         for name, worker in workers.items():
             results[name] = {**summary(worker.steps, count), "peak_mb": worker.close()}
     return results
