@@ -1,4 +1,4 @@
-"""Other ways to do a training step of DPO, each beside the one that is there, a process each, in turns, in processor time:
+"""Other ways to do a training step of DPO, each beside the one that is there, in turns, in processor time:
 
     OMP_NUM_THREADS=1 python -m bench.alternatives compile --size tiny
     OMP_NUM_THREADS=1 python -m bench.alternatives checkpointing --size small --length 1024 --pairs 4
@@ -19,6 +19,7 @@ import math
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +40,7 @@ from prefloop.models import attention, head
 from prefloop.models.load import load_policy
 from prefloop.models.packing import Batch, pack
 from prefloop.models.roles import Policy
-from prefloop.runtime.tune import tune
+from prefloop.runtime.tune import peak_rss_mb, tune
 
 MEBI = 1 << 20
 
@@ -125,12 +126,12 @@ def policy_of(way: Way) -> Policy:
             )
             for part in parts:
                 part.compile(dynamic=way.dynamic)
-    head.CHUNK_ELEMENTS, head.KEPT_ELEMENTS = way.chunk, way.kept
     return policy
 
 
-def step(policy: Policy, batch: Batch) -> Tensor:
+def step(way: Way, policy: Policy, batch: Batch) -> Tensor:
     """DPO's loss against a reference that is uniform over the vocabulary; gradients take the place of the last ones."""
+    head.CHUNK_ELEMENTS, head.KEPT_ELEMENTS = way.chunk, way.kept
     policy.zero_grad(set_to_none=False)
     with policy.active():
         ours = sequence_sum(policy(batch), batch.completion_mask)
@@ -149,7 +150,7 @@ def work(way: Way) -> None:
     pace.ready()
     while True:
         with pace.step() as answer:
-            answer["loss"] = float(step(policy, batches[turn % way.batches]))
+            answer["loss"] = float(step(way, policy, batches[turn % way.batches]))
             if way.compile:
                 counters = torch._dynamo.utils.counters  # pyright: ignore[reportAttributeAccessIssue]
                 answer["graphs"] = counters["stats"]["unique_graphs"]
@@ -157,24 +158,57 @@ def work(way: Way) -> None:
         turn += 1
 
 
+class Here:
+    """A way that needs no process of its own: only the head's constants differ."""
+
+    def __init__(self, way: Way, policy: Policy, batches: Sequence[Batch]) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self._way, self._policy, self._batches = way, policy, batches
+
+    def step(self) -> None:
+        """One step of the next batch."""
+        batch = self._batches[len(self.steps) % len(self._batches)]
+        began = time.process_time()
+        loss = float(step(self._way, self._policy, batch))
+        self.steps.append({"loss": loss, "processor_seconds": time.process_time() - began})
+
+    def close(self) -> float:
+        """Peak memory of this process, which is that of all ways."""
+        return peak_rss_mb()
+
+
+def start(ways: Mapping[str, Way], logs: Path, stack: ExitStack) -> dict[str, "Contender | Here"]:
+    """A process for each way, or this one where they differ only in the head's constants."""
+    first = next(iter(ways.values()))
+    if all(replace(way, chunk=first.chunk, kept=first.kept) == first for way in ways.values()):
+        tune(RunSettings(out="unused"))
+        policy, batches = policy_of(first), batches_of(first)
+        return {name: Here(way, policy, batches) for name, way in ways.items()}
+    environment = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    workers: dict[str, Contender | Here] = {}
+    for place, (name, way) in enumerate(ways.items()):
+        command = [sys.executable, "-m", "bench.alternatives", "worker", "--way", json.dumps(asdict(way))]
+        workers[name] = stack.enter_context(Contender(name, command, environment, logs / f"{place}.log"))
+    return workers
+
+
 def measure(ways: Mapping[str, Way], passes: int, logs: Path) -> dict[str, dict[str, Any]]:
     """Way -> seconds of the first pass and of a step after it, peak memory, what was compiled. A way that fails is named and left out."""
-    environment = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     count = next(iter(ways.values())).batches
-    workers: dict[str, Contender] = {}
     results: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
-        for place, (name, way) in enumerate(ways.items()):
-            command = [sys.executable, "-m", "bench.alternatives", "worker", "--way", json.dumps(asdict(way))]
-            worker = Contender(name, command, environment, logs / f"{place}.log")
-            workers[name] = stack.enter_context(worker)
-        for _ in range((1 + passes) * count):
+        workers = start(ways, logs, stack)
+        for turn in range((1 + passes) * count):
             for name, worker in tuple(workers.items()):
                 try:
                     worker.step()
                 except ContenderError as error:
                     print(f"{name} failed: {error}", file=sys.stderr, flush=True)
                     del workers[name]
+            took = ", ".join(
+                f"{name} {worker.steps[-1]['processor_seconds']:.3f} s" for name, worker in workers.items()
+            )
+            print(f"step {turn + 1} of {(1 + passes) * count}: {took}", file=sys.stderr, flush=True)
         for name, worker in workers.items():
             results[name] = {**summary(worker.steps, count), "peak_mb": worker.close()}
     return results

@@ -36,7 +36,6 @@ GROUPS = (1, 2, 4, 8, 16)
 BATCHES = (4, 8, 16, 32, 64)
 TOKENS = 4096
 """Of a step where the length varies: fewer sequences as they get longer."""
-REPEATS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,11 +109,11 @@ def curves(vocabulary: int) -> Iterator[tuple[str, str, list[Point]]]:
     )
 
 
-def seconds(policy: Policy, points: list[Point]) -> list[float]:
+def seconds(policy: Policy, points: list[Point], repeats: int) -> list[float]:
     """Median time of a forward and backward pass for each point; the points take turns."""
     times: list[list[float]] = [[] for _ in points]
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    for repeat in range(REPEATS + 1):
+    for repeat in range(repeats + 1):
         for place, each in enumerate(points):
             began = clock()
             with policy.active():
@@ -130,6 +129,7 @@ def main() -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", choices=list(SIZES), default="tiny")
+    parser.add_argument("--repeats", type=int, default=5, help="after one that is not counted")
     parser.add_argument("--out", type=Path, default=Path("docs/performance"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         policy = make_policy(Path(folder), given.size)
     for name, label, points in curves(size.vocabulary):
-        measured = seconds(policy, points)
+        measured = seconds(policy, points, given.repeats)
         per_token = [1e6 * s / each.work.tokens for s, each in zip(measured, points, strict=True)]
         # The least work a token, on the scale of the first point's time.
         least = [each.work.flops(size, trained=1) / each.work.tokens for each in points]

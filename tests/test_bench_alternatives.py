@@ -20,12 +20,12 @@ def test_the_ways_of_the_head_and_checkpointing_compute_the_same_loss(monkeypatc
     losses, gradients = [], []
     for way in ways:
         policy = policy_of(way)
+        losses.append(step(way, policy, batch))
         assert (way.chunk, way.kept) == (head.CHUNK_ELEMENTS, head.KEPT_ELEMENTS)
-        losses.append(step(policy, batch))
         gradient = policy.model.get_input_embeddings().weight.grad  # pyright: ignore[reportAttributeAccessIssue]
         assert isinstance(gradient, torch.Tensor)
         gradients.append(gradient.clone())
-        step(policy, batch)
+        step(way, policy, batch)
         torch.testing.assert_close(gradient, gradients[-1], msg="a gradient is of one step")
         assert policy.model.is_gradient_checkpointing == way.checkpointing
     for loss, gradient in zip(losses[1:], gradients[1:], strict=True):
