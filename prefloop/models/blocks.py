@@ -20,6 +20,7 @@ from transformers.activations import SiLUActivation
 from prefloop.models.attention import attend_row
 from prefloop.models.gather import Rows
 from prefloop.models.packing import Batch, Layout
+from prefloop.runtime.products import filling
 
 TRUNKS = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model, GemmaModel)
 
@@ -59,6 +60,9 @@ def run_blocks(model: PreTrainedModel, batch: Batch, rows: Rows | None = None) -
     Cost, with P weights in L layers: 2 N P floating-point operations, less the last layer's output projection and MLP for N - M tokens.
     """
     trunk = cast(Any, model.base_model)
+    wanted = batch.tokens if rows is None else len(rows.index)
+    if rows is not None:
+        rows = rows.widened(rows=0, entries=filling(wanted, batch.input_ids.device))
     x = trunk.embed_tokens(batch.input_ids)
     cos, sin = (each[0] for each in trunk.rotary_emb(x, batch.position_ids[None]))
     half = cos.shape[-1] // 2  # the second half repeats the first
@@ -76,7 +80,7 @@ def run_blocks(model: PreTrainedModel, batch: Batch, rows: Rows | None = None) -
             x = cast(Tensor, checkpoint(run, x, use_reentrant=False))
         else:
             x = run(x)
-    return _norm(trunk.norm, x)[1]
+    return _norm(trunk.norm, x)[1][:wanted]
 
 
 def _block(

@@ -53,6 +53,17 @@ class Rows:
     shared: Int[Tensor, " s"]
     """Entries that may name the same row as others of `shared`; their gradients are added up, s rows only."""
 
+    def widened(self, *, rows: int, entries: int) -> "Rows":
+        """With so many rows more, which nobody reads, and so many entries more, whose values nobody looks at: the first row again."""
+        n, m = len(self.inverse), len(self.index)
+        new = torch.arange(max(n + rows, m + entries), device=self.index.device)
+        return Rows(
+            index=torch.cat([self.index, self.index[:1].expand(entries)]),
+            inverse=torch.cat([self.inverse, self.inverse.new_zeros(rows)]),
+            unused=torch.cat([self.unused, new[n : n + rows]]),
+            shared=torch.cat([self.shared, new[m : m + entries]]),
+        )
+
     def take(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """`rows[index]`."""
         return _GatherShared.apply(rows, self.index, self.inverse, self.unused, self.shared)  # pyright: ignore[reportReturnType]

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
-from prefloop.runtime.products import large_products
+from prefloop.runtime.products import filling, large_products
 
 # Logits per chunk: 4M float32 = 16 MiB, about what stays in the last-level cache of a small server core.
 CHUNK_ELEMENTS = 4 << 20
@@ -57,14 +58,19 @@ class Want:
 
 def _chunks(begin: int, end: int, weight: Float[Tensor, "V d"]) -> list[slice]:
     """Rows `begin` to `end` in parts of one chunk's logits each."""
-    size = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    size = _whole(CHUNK_ELEMENTS // weight.shape[0])
     return [slice(start, min(start + size, end)) for start in range(begin, end, size)]
 
 
 def _room(rows: int, weight: Tensor, elements: int) -> Float[Tensor, "c V"]:
     """Room for so many logits, used again for every chunk: fresh memory would cost a page fault every 4 KiB."""
     vocabulary = weight.shape[0]
-    return weight.new_empty(max(1, min(rows, elements // vocabulary)), vocabulary, dtype=torch.float32)
+    return weight.new_empty(min(rows, _whole(elements // vocabulary)), vocabulary, dtype=torch.float32)
+
+
+def _whole(rows: int) -> int:
+    """As many or fewer; of those that `filling` leaves where there are so many."""
+    return rows // 64 * 64 if rows >= 64 else max(1, rows)
 
 
 def _logits(
@@ -126,6 +132,7 @@ class _Logprobs(torch.autograd.Function):
         return logprobs
 
     @staticmethod
+    @large_products()
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
         (grad,) = grads
@@ -208,6 +215,7 @@ class _Statistics(torch.autograd.Function):
         return logprobs, entropy, kl, forward_kl, log_collision
 
     @staticmethod
+    @large_products()
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, entropy, kl, reference_hidden, reference_weight, reference_bias = (
             ctx.saved_tensors
@@ -305,12 +313,19 @@ def _statistics(
     reference_hidden: Tensor,
     reference_head: Head,
 ) -> TokenStatistics:
+    rows = len(hidden)
+    fill = filling(rows, hidden.device)
+    if fill:
+        hidden, targets = pad(hidden, (0, 0, 0, fill)), pad(targets, (0, fill))
+        reference_hidden = (
+            pad(reference_hidden, (0, 0, 0, fill)) if len(reference_hidden) else reference_hidden
+        )
     bare = head.bias / temperature
     if not (want.entropy or want.kl or want.forward_kl or want.log_collision):
         logprobs = _Logprobs.apply(hidden, head.weight, bare, targets, head.scale / temperature)
         nothing = hidden.new_empty(0, dtype=torch.float32)
         return TokenStatistics(
-            logprobs=logprobs,  # pyright: ignore[reportArgumentType]
+            logprobs=logprobs[:rows],  # pyright: ignore[reportIndexIssue, reportOptionalSubscript, reportArgumentType]
             entropy=nothing,
             kl=nothing,
             forward_kl=nothing,
@@ -329,5 +344,9 @@ def _statistics(
         reference_head.scale / temperature,
     )  # pyright: ignore[reportGeneralTypeIssues]
     return TokenStatistics(
-        logprobs=logprobs, entropy=entropies, kl=kl, forward_kl=forward_kl, log_collision=log_collision
+        logprobs=logprobs[:rows],
+        entropy=entropies[:rows],
+        kl=kl[:rows],
+        forward_kl=forward_kl[:rows],
+        log_collision=log_collision[:rows],
     )

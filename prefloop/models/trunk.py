@@ -5,6 +5,7 @@ every completion with its own copy of the prompt in a right-padded batch, the pl
 models that cannot be packed.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -16,7 +17,8 @@ from prefloop.errors import InputError
 from prefloop.models.blocks import has_known_blocks, is_watched, run_blocks
 from prefloop.models.gather import Rows
 from prefloop.models.packing import Batch, pack
-from prefloop.runtime.products import large_products
+from prefloop.models.stretches import Stretch
+from prefloop.runtime.products import filling, large_backward, large_products
 from prefloop.text.groups import Group
 
 Way = Literal["fused", "packed", "padded"]
@@ -47,7 +49,6 @@ def check_length(
         )
 
 
-@large_products()
 def hidden_rows(
     model: PreTrainedModel, batch: Batch, way: Way, rows: Rows | None = None
 ) -> Float[Tensor, "M d"]:
@@ -56,26 +57,54 @@ def hidden_rows(
     Raises `InputError` where a sequence is longer than the model has positions for.
     """
     check_length(model, batch.longest)
-    if way == "fused" and not is_watched(model):
-        return run_blocks(model, batch, rows)
-    hidden = _module_rows(model, batch, way)
-    return hidden if rows is None else rows.take(hidden)
+    if way == "padded":
+        hidden = _padded_rows(model, batch)
+        return hidden if rows is None else rows.take(hidden)
+    fill = filling(batch.tokens, batch.input_ids.device)
+    if fill:
+        batch = _filled(batch, fill)
+        rows = None if rows is None else rows.widened(rows=fill, entries=0)
+    with large_products():
+        if way == "fused" and not is_watched(model):
+            hidden = run_blocks(model, batch, rows)
+        else:
+            hidden = _module_rows(model, batch)
+            hidden = hidden if rows is None else rows.take(hidden)
+    hidden = large_backward(hidden)
+    return hidden if rows is not None or not fill else hidden[:-fill]
 
 
-def _module_rows(model: PreTrainedModel, batch: Batch, way: Way) -> Float[Tensor, "N d"]:
-    """By the model's own forward pass."""
-    if way != "padded":
-        ready_mask = batch.input_ids.new_ones(
-            (1, 1, 1, 1), dtype=torch.bool
-        )  # four axes: used as it is, so none is built
-        output = trunk_of(model)(
-            input_ids=batch.input_ids[None],
-            position_ids=batch.position_ids[None],
-            attention_mask=ready_mask,
-            use_cache=False,
-            packed_layout=batch.layout,
-        )
-        return output.last_hidden_state[0]
+def _filled(batch: Batch, fill: int) -> Batch:
+    """With so many tokens more at the end of the row, a sequence of their own that nobody reads."""
+    begin, end = batch.tokens, batch.tokens + fill
+    more = torch.arange(fill, device=batch.input_ids.device)
+    alone = Stretch(start=begin, stop=end, keys=((begin, end),))
+    plan = replace(batch.layout.plan, stretches=(*batch.layout.plan.stretches, alone))
+    return replace(
+        batch,
+        input_ids=torch.cat([batch.input_ids, torch.zeros_like(more)]),
+        position_ids=torch.cat([batch.position_ids, more]),
+        layout=replace(batch.layout, plan=plan),
+    )
+
+
+def _module_rows(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "N d"]:
+    """By the model's own forward pass over the packed row."""
+    ready_mask = batch.input_ids.new_ones(
+        (1, 1, 1, 1), dtype=torch.bool
+    )  # four axes: used as it is, so none is built
+    output = trunk_of(model)(
+        input_ids=batch.input_ids[None],
+        position_ids=batch.position_ids[None],
+        attention_mask=ready_mask,
+        use_cache=False,
+        packed_layout=batch.layout,
+    )
+    return output.last_hidden_state[0]
+
+
+def _padded_rows(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "N d"]:
+    """By its forward pass over sequences side by side."""
     padded = pad(batch)
     output = trunk_of(model)(
         input_ids=padded.input_ids,

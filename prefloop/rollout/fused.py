@@ -14,6 +14,7 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from prefloop.rollout.families import Layer, Weights
 from prefloop.rollout.steps import Recorded, record_cuda
+from prefloop.runtime.products import filling
 
 _BLOCK = 16
 """The cache's width is a multiple of it: columns computed in vain against how often the cache is copied to grow."""
@@ -59,12 +60,17 @@ class FusedDecoder:
         """Compute the prompts' real tokens only; attention pads them on the right, where no real token looks."""
         w = self._weights
         lengths = [len(prompt) - 1 for prompt in prompts]
-        count, longest = len(prompts), max(lengths)
+        asked, longest = len(prompts), max(lengths)
+        fill = filling(sum(lengths), self._device)
+        if longest:  # prompts that nobody asked for, of 0
+            lengths += [min(longest, fill - start) for start in range(0, fill, longest)]
+        count = len(lengths)
         shape = (len(w.layers), 2, count, w.kv_heads, longest, w.size)
         pairs = torch.zeros(shape, dtype=self._dtype, device=self._device)
         if not longest:
             return Prefilled(pairs=pairs)
-        ids = torch.tensor([i for prompt in prompts for i in prompt[:-1]], device=self._device)
+        ids = [i for prompt in prompts for i in prompt[:-1]] + [0] * fill
+        ids = torch.tensor(ids, device=self._device)
         places = torch.cat([torch.arange(n) + row * longest for row, n in enumerate(lengths)])
         places = places.to(self._device)
         turns = w.turns[places % longest]
@@ -83,7 +89,7 @@ class FusedDecoder:
                 break  # nothing reads what the last layer gives for these tokens
             out = self._causal(block(query), keys, values, layer.window)
             x = self._finish(layer, x, out.transpose(1, 2).flatten(0, 1)[places].flatten(1))
-        return Prefilled(pairs=pairs)
+        return Prefilled(pairs=pairs[:, :, :asked])
 
     def fill(self, slots: Sequence[int], prefill: Prefilled, sources: Sequence[int]) -> None:
         """See `Decoder`."""

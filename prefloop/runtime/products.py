@@ -3,6 +3,9 @@
 PyTorch hands float32 products to oneDNN only where that may round their factors to bfloat16. On processors without bfloat16 matrix units oneDNN
 does not, and is the faster one on many; on others it does, and the measurement sees the error. Small products stay where they are: oneDNN
 takes longer to begin.
+
+oneDNN makes a kernel for every shape and never frees all of it: about 0.2 MB stays of each (torch 2.13). So products over rows of changing
+number are rounded up to a few numbers with `filling`, and what cannot be stays with the usual library.
 """
 
 import contextlib
@@ -27,6 +30,9 @@ FASTER = 1.05
 """oneDNN must be so many times as fast to be taken."""
 ERROR = 2.0
 """And its error at most so many times the usual float32 product's; bfloat16's is thousands of times that."""
+
+_KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+"""Kernels that oneDNN keeps at hand, by itself 1,024, each with its memory. The products of a step over a Llama's layers and head have about twelve shapes."""
 
 _PRECISION = {"usual": "none", "onednn": "bf16"}
 
@@ -58,6 +64,33 @@ def small_products() -> Iterator[None]:
         yield
 
 
+def filling(rows: int, device: torch.device) -> int:
+    """Rows to add to so many before large products on a CPU, so that few different numbers occur: up to a multiple of 64, below 512 of 16."""
+    return -rows % (64 if rows > 512 else 16) if device.type == "cpu" else 0
+
+
+def large_backward(x: torch.Tensor) -> torch.Tensor:
+    """`x`; in the backward pass, the products from here on are the chosen library's."""
+    return x if _chosen == "usual" else _LargeBackward.apply(x)  # pyright: ignore[reportReturnType]
+
+
+class _LargeBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        settings = _setting()
+        settings.fp32_precision = _PRECISION[_chosen]
+
+        def restore() -> None:  # the same for each of several trunks in one pass
+            settings.fp32_precision = _PRECISION["usual"]
+
+        torch.autograd.Variable._execution_engine.queue_callback(restore)  # at the end of this backward pass
+        return grads[0]
+
+
 def _setting() -> Any:
     """PyTorch's switch for float32 products in oneDNN; None before 2.9."""
     return getattr(torch.backends.mkldnn, "matmul", None)
@@ -83,6 +116,7 @@ def choose() -> Choice:
     A measurement is kept in the user's cache folder: a run that is repeated or goes on computes with the same library, to the bit.
     """
     global _chosen
+    os.environ.setdefault(*_KERNELS)  # read when the first of them is made
     choice = _decided()
     _chosen = choice.library
     return choice

@@ -32,6 +32,7 @@ from prefloop.runtime.checkpoint import Checkpoints, Content, compare_fingerprin
 from prefloop.runtime.environment import flatten
 from prefloop.runtime.files import write_whole, writing
 from prefloop.runtime.folder import RESUME_DIR, claim, contents, describe, publish, withdraw
+from prefloop.runtime.heap import Heap, keeps_freed_memory
 from prefloop.runtime.interrupt import Interrupted, StopSignal
 from prefloop.runtime.journal import Journal
 from prefloop.runtime.progress import Progress
@@ -198,9 +199,12 @@ class Run:
         self._restore_random_state()
         self._stop.install()
         self._progress.begin()
+        heap = Heap() if self.settings.tune and keeps_freed_memory() else None
         for step in range(self.start + 1, self.total_steps + 1):
             yield step
             self._progress.advance()
+            if heap is not None:
+                heap.settle()
             stop = self.world.max_float(float(self._stop.requested)) > 0
             every = self.settings.save_every
             if stop or step == self.total_steps or (every and step % every == 0):

@@ -11,6 +11,7 @@ import torch
 
 from prefloop.configs.common import RunSettings
 from prefloop.runtime import products
+from prefloop.runtime.heap import keeps_freed_memory
 
 # mallopt(3), <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -107,11 +108,11 @@ def _keep_freed_memory() -> str:
     """Let freed blocks stay in the heap.
 
     By default glibc gives every large tensor fresh pages and returns them when it is freed, so the kernel zeroes the same memory
-    again and again, page fault by page fault.
+    again and again, page fault by page fault. `Heap` gives back what piles up.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    if not keeps_freed_memory():
         return "as it was (not glibc)"
+    mallopt = ctypes.CDLL(None).mallopt
     for threshold in _THRESHOLDS:
         if mallopt(_M_MMAP_THRESHOLD, threshold):
             mallopt(_M_TRIM_THRESHOLD, -1)

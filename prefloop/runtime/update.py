@@ -24,7 +24,6 @@ from prefloop.runtime.optim import (
     optimizer_state,
     set_learning_rates,
 )
-from prefloop.runtime.products import large_products
 from prefloop.runtime.state import StateTree, random_state, save_state
 from prefloop.runtime.world import World
 
@@ -163,8 +162,7 @@ class Updater:
             part = loss(micro_batch)
             if part.numel() != 1:
                 raise ValueError(f"the loss has shape {tuple(part.shape)}; it must be a scalar")
-            with large_products():
-                part.backward()
+            part.backward()
             totals[0] += part.detach().reshape(())
             totals[1] += 1
         # A missing gradient is a zero one: what is updated depends neither on the number of processes nor on the past.
