@@ -75,15 +75,17 @@ def hidden_rows(
 
 
 def _filled(batch: Batch, fill: int) -> Batch:
-    """With so many tokens more at the end of the row, a sequence of their own that nobody reads."""
+    """With so many tokens more at the end of the row, in sequences of their own that nobody reads and that are no longer than others."""
     begin, end = batch.tokens, batch.tokens + fill
     more = torch.arange(fill, device=batch.input_ids.device)
-    alone = Stretch(start=begin, stop=end, keys=((begin, end),))
-    plan = replace(batch.layout.plan, stretches=(*batch.layout.plan.stretches, alone))
+    starts = range(begin, end, batch.longest)
+    ends = [min(start + batch.longest, end) for start in starts]
+    alone = [Stretch(start=a, stop=b, keys=((a, b),)) for a, b in zip(starts, ends, strict=True)]
+    plan = replace(batch.layout.plan, stretches=(*batch.layout.plan.stretches, *alone))
     return replace(
         batch,
         input_ids=torch.cat([batch.input_ids, torch.zeros_like(more)]),
-        position_ids=torch.cat([batch.position_ids, more]),
+        position_ids=torch.cat([batch.position_ids, more % batch.longest]),
         layout=replace(batch.layout, plan=plan),
     )
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from prefloop.configs.common import Compute
 from prefloop.errors import InputError
@@ -281,8 +281,6 @@ def test_longer_than_the_positions_is_an_error_that_says_what_to_lower() -> None
 
 @pytest.mark.parametrize("dropout_off_by", ["module", "attention attribute"])
 def test_dropout_is_off_in_every_role(dropout_off_by: str) -> None:  # K8 K11
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     build: Callable[[], torch.nn.Module] = {
         "module": lambda: GPT2LMHeadModel(
             GPT2Config(
@@ -390,3 +388,21 @@ def test_no_gradient_of_attention_is_scattered_with_accumulation(k: int) -> None
     assert "aten::index_select" in backward.names
     accumulating = ("index_add", "scatter", "index_put", "index_copy")
     assert [name for name in backward.names if any(part in name for part in accumulating)] == []
+
+
+def test_what_fills_a_row_up_has_no_more_positions_than_the_rest() -> None:
+    """Seventeen tokens are rounded up to thirty-two, but the model has six positions."""
+    model = make(
+        lambda: GPT2LMHeadModel(
+            GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=6)
+        )
+    )
+    policy = as_policy(model, Compute(device="cpu", attention="padded"))
+    policy.model.set_attn_implementation("prefloop")
+    policy.way = "packed"
+    groups = [Group(prompt=[5, i], completions=([7, 8, 9],), masks=([True] * 3,)) for i in range(3, 6)]
+    groups.append(Group(prompt=[5], completions=([7],), masks=([True],)))
+    assert pack(groups).tokens == 17
+    ours = policy(pack(groups))
+    for b, row in enumerate(plain_logprobs(model, groups, 1.0)):
+        assert torch.allclose(ours[b, : len(row)], row, atol=1e-4)
