@@ -32,9 +32,8 @@ def prompt_features(
     places = world.share(range(len(alone)))
     own: dict[int, Tensor] = {}
     for micro in micro_batches([alone[i] for i in places], tokens=tokens, device=world.device):
-        ends = (
-            micro.batch.predictors.shared
-        )  # a completion's first token is predicted from its prompt's last one
+        # A completion's first token is predicted from its prompt's last one.
+        ends = micro.batch.predictors.shared
         rows = policy.hidden(micro.batch).index_select(0, ends).double().cpu()
         own |= {places[g]: row for g, row in zip(micro.groups, rows, strict=True)}
     found = {place: row for part in world.gather_objects(own) for place, row in part.items()}

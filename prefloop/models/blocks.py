@@ -181,9 +181,8 @@ def _turned(
     """The two halves of each head as real and imaginary part, turned by the angle, or back by it where `sign` is 1."""
     n, heads, size = x.shape
     half = size // 2
-    result = x.new_empty(
-        heads, n, size
-    )  # neighbours along n share nothing: long inner loops whatever the number of heads
+    # Tokens of a head stand together: long inner loops, however few heads there are.
+    result = x.new_empty(heads, n, size)
     out = result.transpose(0, 1)
     first, second = x[..., :half], x[..., half:]
     torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=sign)

@@ -4,7 +4,7 @@ PyTorch hands float32 products to oneDNN only where that may round their factors
 does not, and is the faster one on many; on others it does, and the measurement sees the error. Small products stay where they are: oneDNN
 takes longer to begin.
 
-oneDNN makes a kernel for every shape and never frees all of it: about 0.2 MB stays of each (torch 2.13). So products over rows of changing
+oneDNN makes a kernel for every shape and never frees all of it (torch 2.13: some 0.2 MB of each). So products over rows of changing
 number are rounded up to a few numbers with `filling`, and what cannot be stays with the usual library.
 """
 
