@@ -51,10 +51,9 @@ class FusedDecoder:
         self._width = 0 if self._grows else columns
         self._pairs = [self._blank(slots) for _ in weights.layers]
         self._shape, self._views = (0, 0), list[_Seen]()
-        self._step = self._logits
-        if self._device.type == "cuda":
-            # Launching the kernels of a step one by one takes longer than they run.
-            self._step = Recorded(self._logits, slots, columns, self._device, record_cuda)
+        # On a GPU launching the kernels of a step one by one takes longer than they run.
+        on_gpu = self._device.type == "cuda"
+        self._recorded = Recorded(slots, columns, self._device, record_cuda) if on_gpu else None
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefilled:
         """Compute the prompts' real tokens only; attention pads them on the right, where no real token looks."""
@@ -110,7 +109,9 @@ class FusedDecoder:
         self, tokens: Int64[Tensor, " n"], positions: Int64[Tensor, " n"], columns: int
     ) -> Float[Tensor, "n V"]:
         """See `Decoder`."""
-        return self._step(tokens, positions, columns)
+        if self._recorded:
+            return self._recorded(self._logits, tokens, positions, columns)
+        return self._logits(tokens, positions, columns)
 
     def _logits(
         self, tokens: Int64[Tensor, " n"], positions: Int64[Tensor, " n"], columns: int

@@ -19,24 +19,24 @@ class Recorded:
     """A step whose shapes are rounded up to a few, one recording for each; its input stands where the recording reads it.
 
     Rows and columns beyond those asked for are computed and thrown away. The rows write into slots that nothing runs in, the columns are hidden.
+    The step comes with every call: its owner keeps this, and would otherwise live, with its cache, until Python looks for cycles.
     """
 
     def __init__(
         self,
-        step: Step,
         slots: int,
         columns: int,
         device: torch.device,
         record: Callable[[Callable[[], Tensor]], Recording],
     ) -> None:
-        self._step, self._record = step, record
+        self._record = record
         self._slots, self._columns = slots, columns
         self._tokens = torch.zeros(slots, dtype=torch.int64, device=device)
         self._positions = torch.zeros(slots, dtype=torch.int64, device=device)
         self._recordings: dict[tuple[int, int], Recording] = {}
 
     def __call__(
-        self, tokens: Int64[Tensor, " n"], positions: Int64[Tensor, " n"], columns: int
+        self, step: Step, tokens: Int64[Tensor, " n"], positions: Int64[Tensor, " n"], columns: int
     ) -> Float[Tensor, "n V"]:
         """The step's result; overwritten by the next call."""
         n = len(tokens)
@@ -46,7 +46,7 @@ class Recorded:
         self._positions[:n] = positions
         if (rows, width) not in self._recordings:
             self._recordings[rows, width] = self._record(
-                lambda: self._step(self._tokens[:rows], self._positions[:rows], width)
+                lambda: step(self._tokens[:rows], self._positions[:rows], width)
             )
         replay, logits = self._recordings[rows, width]
         replay()

@@ -262,7 +262,7 @@ def test_steps_of_rounded_shapes_give_the_same(name: str):
     weights = read_weights(model, rows=SLOTS, columns=COLUMNS)
     assert weights is not None
     plain, recorded = (FusedDecoder(weights, slots=SLOTS, columns=COLUMNS) for _ in range(2))
-    recorded._step = Recorded(recorded._logits, SLOTS, COLUMNS, torch.device("cpu"), eager)
+    recorded._recorded = Recorded(SLOTS, COLUMNS, torch.device("cpu"), eager)
     assert_equal(run(recorded), run(plain), 1e-5)
 
 
@@ -273,10 +273,10 @@ def test_few_shapes_are_recorded_and_each_replay_reads_its_own_input():
         shapes.append((len(tokens), columns))
         return (10 * tokens + positions).float()[:, None]
 
-    recorded = Recorded(step, 12, 150, torch.device("cpu"), eager)
+    recorded = Recorded(12, 150, torch.device("cpu"), eager)
     for n in range(12, 0, -1):
         for columns in (1, 64, 65, 150):
             tokens, positions = torch.arange(n) + columns, torch.arange(n)
-            seen = recorded(tokens, positions, columns)[:, 0]
+            seen = recorded(step, tokens, positions, columns)[:, 0]
             assert seen.tolist() == (11 * positions + 10 * columns).tolist()
     assert set(shapes) == {(rows, columns) for rows in (1, 2, 4, 8, 12) for columns in (64, 128, 150)}

@@ -1,3 +1,4 @@
+import gc
 from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
@@ -130,6 +131,20 @@ def test_prompts_are_prefilled_once_and_no_step_computes_finished_completions(
     # Finished slots are refilled at once: the batch is full until nothing waits, then shrinks.
     assert watched.rows == sorted(watched.rows, reverse=True)
     assert watched.rows[0] == 6
+
+
+def test_caches_and_reordered_weights_are_freed_without_the_collector_of_cycles(watched: type[Watched]):
+    model, prompts = llama(), prompts_of()
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        draw_all(model, prompts, k=4, batch_size=6)
+        assert watched.rows
+        gc.collect()
+        assert [one for one in gc.garbage if isinstance(one, torch.Tensor)] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
 
 
 def test_the_stop_token_is_kept_and_ends_the_completion():  # M1 M2
