@@ -3,7 +3,7 @@
 One step: sample K completions of each prompt of a batch, score them, turn scores (and a KL to the reference, where that is in the reward) into
 advantages by comparing with a baseline that needs no model, then update the policy. The methods differ in an entry of four dictionaries
 (`losses/critic_free.py` has the table with the papers) and are presets of one configuration. What differs from the papers: old
-log-probabilities are computed under the training forward and not taken from the sampler; counts are of the whole minibatch, whatever the
+log-probabilities are the training forward's, or the sampler's where they are the same to rounding; counts are of the whole minibatch, whatever the
 micro-batches and processes.
 
 Logged at every step, means over completions or tokens of the whole step:

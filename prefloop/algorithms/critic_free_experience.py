@@ -1,6 +1,6 @@
 """What a step of `critic_free` learns from: the roles, a batch of scored completions, and how it becomes advantages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.algorithms.online import Score, ended_of, judged, mask_of, put, shape_scores, state_of_moments
+from prefloop.algorithms.frozen import frozen_statistics, sampler_logprobs
+from prefloop.algorithms.online import Score, ended_of, mask_of, shape_scores, state_of_moments
 from prefloop.configs.critic_free import CriticFreeConfig
 from prefloop.losses import (
     ADVANTAGES,
-    ESTIMATORS,
     Moments,
     RunningMoments,
     masked_sum,
@@ -22,8 +22,8 @@ from prefloop.losses import (
     truncated_weights,
     whiten,
 )
-from prefloop.models.packing import MicroBatch, micro_batches
-from prefloop.models.roles import Policy, scatter_tokens
+from prefloop.models.packing import micro_batches
+from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
 from prefloop.runtime import Metrics, StateTree, Updater, World
 from prefloop.text.groups import Group
@@ -103,13 +103,16 @@ def judge(
     mask = mask_of(rollout.groups, world.device)
     ended = ended_of(rollout, world.device)
     parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    old, entropy, reference, exact_kl = _frozen_statistics(config, roles, parts, rollout, mask)
-    if not roles.reference:
-        kl = torch.zeros_like(old)
-    elif config.kl.estimator == "exact":
-        kl = exact_kl
-    else:
-        kl = ESTIMATORS[config.kl.estimator](old, reference)
+    frozen = frozen_statistics(
+        config,
+        roles.policy,
+        roles.reference,
+        parts,
+        rollout,
+        mask,
+        needs_pass=config.importance_cap > 0,
+    )
+    old, reference, kl = frozen.old_logprobs, frozen.reference_logprobs, frozen.kl
 
     shaped, baseline = _shaped(config, roles, batch, greedy, ended, mask, adaptive, world)
     in_reward = adaptive.kl_coef if config.kl.placement == "reward" else 0.0
@@ -128,7 +131,7 @@ def judge(
         advantages = whiten(advantages, learned, Moments.of(advantages, learned).summed(world.sum))
     weights = torch.ones_like(old)
     if config.importance_cap:
-        weights = truncated_weights(old, _sampler_logprobs(rollout, mask), cap=config.importance_cap)
+        weights = truncated_weights(old, sampler_logprobs(rollout, mask), cap=config.importance_cap)
 
     metrics, count = Metrics(), len(batch.scores)
     metrics.add("score", batch.scores.sum(), count)
@@ -140,7 +143,7 @@ def judge(
         metrics.add("kl_distance", masked_sum((old - reference).abs(), mask), mask.sum())
     if config.advantage == "return":
         metrics.add("baseline", baseline.sum(), count)
-    metrics.add("entropy", *sum_and_count(entropy, mask))
+    metrics.add("entropy", *sum_and_count(frozen.entropy, mask))
     metrics.add("length", mask.sum(), count)
     metrics.add("ended", ended.sum(), count)
     metrics.add("trained", learned.any(dim=1).sum(), count)
@@ -192,61 +195,6 @@ def _shaped(
     if config.baseline != "greedy":
         return shaped, torch.zeros_like(shaped)
     return shaped, of_greedy.repeat_interleave(config.completions_per_prompt)
-
-
-def _frozen_statistics(
-    config: CriticFreeConfig,
-    roles: Roles,
-    parts: Sequence[MicroBatch],
-    rollout: Rollout,
-    mask: Bool[Tensor, "B T"],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Policy log-probabilities and entropy, reference log-probabilities, and the exact KL, `[B, T]`; zeros where not needed.
-
-    From the sampler's log-probabilities the entropy is estimated by their negative, whose mean it is.
-    """
-    policy, temperature = roles.policy, config.sampling.temperature
-    exact = bool(roles.reference) and config.kl.estimator == "exact"
-    old, entropy, others, kl = (torch.zeros(mask.shape, device=mask.device) for _ in range(4))
-    with torch.no_grad():
-        if takes_sampler_logprobs(config, roles, mask.device):
-            old = _sampler_logprobs(rollout, mask)
-            for part in parts if roles.reference else ():
-                (reference,) = roles.reference
-                put(others, part, reference(part.batch, temperature=temperature))
-            return old, -old, others, kl
-        for part in parts:
-            batch = part.batch
-            ours, theirs, _ = judged(policy, roles.reference, batch, temperature=temperature, exact=exact)
-            if exact:
-                put(kl, part, scatter_tokens(ours.kl, batch))
-            put(old, part, scatter_tokens(ours.logprobs, batch))
-            put(entropy, part, scatter_tokens(ours.entropy, batch))
-            for logprobs in theirs:
-                put(others, part, scatter_tokens(logprobs, batch))
-    return old, entropy, others, kl
-
-
-def takes_sampler_logprobs(config: CriticFreeConfig, roles: Roles, device: torch.device) -> bool:
-    """Whether no pass of the policy over its own samples is needed.
-
-    The sampler decodes with the policy's weights as they are, so in float32 it gives the same numbers to rounding. In bfloat16 it does not, and an
-    exact KL or an importance weight needs a pass anyhow.
-    """
-    if config.old_logprobs != "auto":
-        return config.old_logprobs == "sampler"
-    exact = bool(roles.reference) and config.kl.estimator == "exact"
-    same = config.compute.dtype == "float32" and device.type == "cpu"
-    return same and not exact and not config.importance_cap
-
-
-def _sampler_logprobs(rollout: Rollout, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """What the sampler's forward pass gave each token."""
-    out = torch.zeros(mask.shape, device=mask.device)
-    rows = [row for of_prompt in rollout.sampler_logprobs for row in of_prompt]
-    for b, row in enumerate(rows):
-        out[b, : len(row)] = torch.tensor(row, device=mask.device)
-    return out
 
 
 def state_of(adaptive: Adaptive) -> StateTree:

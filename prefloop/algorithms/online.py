@@ -29,9 +29,8 @@ from prefloop.losses import (
     scale_scores,
     soft_overlong_penalty,
 )
-from prefloop.models.head import TokenStatistics
 from prefloop.models.load import load_reward_model
-from prefloop.models.packing import Batch, MicroBatch
+from prefloop.models.packing import MicroBatch
 from prefloop.models.roles import BASE, Policy, RewardModel
 from prefloop.rollout import Rollout, make_rollout, sample
 from prefloop.rollout.reward_scorers import EnsembleScorer, OnlineScorer, user_function
@@ -209,35 +208,6 @@ def mask_of(groups: Sequence[Group], device: torch.device) -> Bool[Tensor, "B T"
 def ended_of(rollout: Rollout, device: torch.device) -> Bool[Tensor, " B"]:
     """Whether each completion stopped by itself."""
     return torch.tensor([end for ends in rollout.ended for end in ends], dtype=torch.bool, device=device)
-
-
-def judged(
-    policy: Policy, references: Sequence[Policy], batch: Batch, *, temperature: float, exact: bool
-) -> tuple[TokenStatistics, list[Tensor], tuple[Tensor, ...]]:
-    """What the policy and its references, none or one, say of a batch, with one pass through each trunk.
-
-    Returns the policy's log-probabilities and entropy (`exact`: the exact KL to the reference too), the reference's log-probabilities, and the
-    policy's hidden states, none where its head is more than a linear layer.
-    """
-    if not all(role.linear_head for role in (policy, *references)):
-        against = exact and references
-        ours = (
-            policy.statistics_against(references[0], batch, temperature=temperature)
-            if against
-            else policy.statistics(batch, temperature=temperature, entropy=True)
-        )
-        return ours, [each.statistics(batch, temperature=temperature).logprobs for each in references], ()
-    hidden = policy.hidden(batch)
-    others = [each.hidden(batch) for each in references]
-    if exact:
-        ours = policy.statistics_between(hidden, references[0], others[0], batch, temperature=temperature)
-    else:
-        ours = policy.statistics_of(hidden, batch, temperature=temperature, entropy=True)
-    theirs = [
-        each.statistics_of(states, batch, temperature=temperature).logprobs
-        for each, states in zip(references, others, strict=True)
-    ]
-    return ours, theirs, (hidden,)
 
 
 def put(out: Float[Tensor, "B T"], part: MicroBatch, values: Float[Tensor, "b t"]) -> None:

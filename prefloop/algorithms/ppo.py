@@ -2,7 +2,7 @@
 
 One step: sample completions of a batch of prompts; score them; take a per-token KL to the reference; turn both into rewards; estimate
 advantages with the critic; then a few passes of clipped updates over them. What differs from the papers: old log-probabilities are
-computed under the training forward and not taken from the sampler; means are over the tokens of a whole minibatch, whatever the
+the training forward's, or the sampler's where they are the same to rounding; means are over the tokens of a whole minibatch, whatever the
 micro-batches and processes; advantages are whitened over the whole batch.
 
 Logged at every step, means over completions or tokens of the whole step:
@@ -11,7 +11,7 @@ Logged at every step, means over completions or tokens of the whole step:
     kl                KL to the reference per completion, by the chosen estimator (k1 unless set otherwise)
     kl_distance       distance of the policy's from the reference's log-probability, per token
     kl_coef           weight of the KL penalty, which an adaptive controller changes
-    entropy           entropy of the policy per token, in nats
+    entropy           entropy of the policy per token, in nats; the mean of -log π of what it drew where old log-probabilities are the sampler's
     length, ended     completion tokens; share that stopped by itself
     policy_loss, value_loss
     ratio             largest distance of a probability ratio from 1 in the first minibatch: float noise, or something is wrong
@@ -33,16 +33,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
+from prefloop.algorithms.frozen import frozen_statistics
 from prefloop.algorithms.inputs import prompts, store_of
 from prefloop.algorithms.nlpo import Supports, allowed_tokens, masked_numbers, open_masking, statistics_among
 from prefloop.algorithms.online import (
     check_sampled,
     draw_rollout,
     ended_of,
-    judged,
     mask_of,
     models_of,
-    put,
     require_prompts,
     rows_of,
     shape_scores,
@@ -225,11 +224,18 @@ def judge(
     mask = mask_of(rollout.groups, world.device)
     ended = ended_of(rollout, world.device)
     parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    old_logprobs, entropy, reference_logprobs, exact_kl, values = _frozen_statistics(
-        config, roles, parts, mask
+    frozen = frozen_statistics(
+        config,
+        roles.policy,
+        (roles.reference,),
+        parts,
+        rollout,
+        mask,
+        needs_pass=len(supports) > 0,  # the sampler drew among the allowed tokens, the KL is of all
+        values=roles.values,
     )
-    estimator = config.kl.estimator
-    kl = exact_kl if estimator == "exact" else ESTIMATORS[estimator](old_logprobs, reference_logprobs)
+    old_logprobs, entropy, kl, values = frozen.old_logprobs, frozen.entropy, frozen.kl, frozen.values
+    reference_logprobs = frozen.reference_logprobs
 
     shaped, adaptive.scores = shape_scores(
         config.reward,
@@ -277,31 +283,6 @@ def judge(
     )
     own = {"kl_coef": adaptive.kl_coef, "explained_variance": explained.item()}
     return experience, {**metrics.reduce(world), **own}
-
-
-def _frozen_statistics(
-    config: ActorCriticConfig, roles: Judges, parts: Sequence[MicroBatch], mask: Bool[Tensor, "B T"]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Policy log-probabilities and entropy, reference log-probabilities, the exact KL (zeros unless that is the estimator) and values, `[B, T]`.
-
-    One pass through each trunk: a critic that is a head on the policy's takes its hidden states.
-    """
-    temperature, exact = config.sampling.temperature, config.kl.estimator == "exact"
-    old, entropy, others, kl, values = (torch.zeros(mask.shape, device=mask.device) for _ in range(5))
-    with torch.no_grad():
-        for part in parts:
-            batch = part.batch
-            ours, theirs, hidden = judged(
-                roles.policy, (roles.reference,), batch, temperature=temperature, exact=exact
-            )
-            if exact:
-                put(kl, part, scatter_tokens(ours.kl, batch))
-            put(old, part, scatter_tokens(ours.logprobs, batch))
-            put(entropy, part, scatter_tokens(ours.entropy, batch))
-            for logprobs in theirs:
-                put(others, part, scatter_tokens(logprobs, batch))
-            put(values, part, roles.values(batch, hidden))
-    return old, entropy, others, kl, values
 
 
 def _learn(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require
-from prefloop.configs.ppo import KL, ScoreShaping
+from prefloop.configs.ppo import KL, OldLogprobs, ScoreShaping, require_whole_distributions
 
 Advantage = Literal["return", "leave_one_out", "group_mean", "group_std"]
 Baseline = Literal["none", "running", "greedy"]
@@ -61,7 +61,7 @@ class CriticFreeConfig:
     """Learn nothing from completions that the limit of tokens cut."""
     importance_cap: float = 0.0
     """Weigh tokens by the trainer's over the sampler's probability, at most this; 0 is off."""
-    old_logprobs: Literal["auto", "policy", "sampler"] = "auto"
+    old_logprobs: OldLogprobs = "auto"
     """Those that the ratio is against: of a pass of the policy, or the sampler's. auto takes the sampler's in float32 on a CPU, where a pass only repeats them."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
@@ -119,10 +119,7 @@ class CriticFreeConfig:
             self.importance_cap == 0 or self.old_logprobs != "sampler",
             "importance_cap weighs the policy's log-probabilities against the sampler's, so both are needed; set old_logprobs to policy or auto",
         )
-        require(
-            self.kl.estimator != "exact" or self.old_logprobs != "sampler",
-            "an exact KL needs the policy's whole distributions, which the sampler does not keep; set old_logprobs to policy or auto",
-        )
+        require_whole_distributions(self.kl, self.old_logprobs)
         require(
             not self.kl_weighted or self.kl.placement == "loss",
             "kl_weighted is set, but the KL is in the reward, where it has no gradient to weigh; set kl.placement to loss",

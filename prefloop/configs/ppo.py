@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require
 from prefloop.configs.scorers import Combining, first_is_model
 
+OldLogprobs = Literal["auto", "policy", "sampler"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KL:
@@ -33,6 +35,14 @@ class KL:
             self.placement == "reward" or self.estimator != "k1",
             "kl.estimator k1 has no gradient in expectation as a loss; use k2 or exact with kl.placement loss",
         )
+
+
+def require_whole_distributions(kl: KL, old_logprobs: OldLogprobs) -> None:
+    """An exact KL cannot be had from the sampler's log-probabilities."""
+    require(
+        kl.estimator != "exact" or old_logprobs != "sampler",
+        "an exact KL needs the policy's whole distributions, which the sampler does not keep; set old_logprobs to policy or auto",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +121,8 @@ class ActorCriticConfig:
     """Lambda of generalised advantage estimation (arXiv:1506.02438)."""
     whiten_advantages: bool = True
     """Advantages to mean 0 and variance 1 over the whole batch."""
+    old_logprobs: OldLogprobs = "auto"
+    """Those that the ratio is against: of a pass of the policy, or the sampler's. auto takes the sampler's in float32 on a CPU, where a pass only repeats them."""
     kl: KL = field(default_factory=KL)
     reward: RewardShaping = field(default_factory=RewardShaping)
     compute: Compute = field(default_factory=Compute)
@@ -132,6 +144,7 @@ class ActorCriticConfig:
             self.reward.overlong <= self.sampling.max_new_tokens,
             f"reward.overlong is {self.reward.overlong}, above sampling.max_new_tokens = {self.sampling.max_new_tokens}; it counts the last ones of them",
         )
+        require_whole_distributions(self.kl, self.old_logprobs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,6 +240,10 @@ class NLPOConfig(PPOConfig):
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
         require(self.mask_least >= 1, f"mask_least is {self.mask_least}; it must be 1 or more")
         require(self.mask_every >= 1, f"mask_every is {self.mask_every}; it must be 1 or more")
+        require(
+            self.old_logprobs != "sampler" or self.top_p == 1,
+            "the sampler's log-probabilities are among the allowed tokens, and the KL is of the whole distributions; set old_logprobs to policy or auto",
+        )
         require(
             self.lora.rank == 0 or self.top_p == 1,
             f"lora.rank is {self.lora.rank}, but the masking policy is a copy of all weights; set it to 0",

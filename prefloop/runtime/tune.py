@@ -44,6 +44,7 @@ def tune(settings: RunSettings) -> Tuning:
 
     The number of threads is that of physical cores, shared among the processes torchrun starts on this machine: a second thread on
     a core shares its arithmetic units and slows matrix products. OMP_NUM_THREADS wins where it is set (torchrun sets it to 1 if you do not).
+    Under OMP_PROC_BIND the number is OpenMP's too: loading it has bound this thread to one core, which is then all that affinity shows.
     """
     cores = available_cores()
     if not settings.tune:
@@ -55,10 +56,10 @@ def tune(settings: RunSettings) -> Tuning:
             allocator="as it was",
             products="as they were",
         )
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    chosen = _chosen_by_openmp()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if chosen:
-        origin = f"OMP_NUM_THREADS={chosen}"
+        origin = chosen
     else:
         torch.set_num_threads(max(1, int(cores / processes)))
         origin = "physical cores" if processes == 1 else f"physical cores shared by {processes} processes"
@@ -70,6 +71,15 @@ def tune(settings: RunSettings) -> Tuning:
         allocator=allocator,
         products=str(products.choose()),
     )
+
+
+def _chosen_by_openmp() -> str:
+    """The variable that has already decided the number of threads, as `NAME=value`; empty where none has."""
+    for name, off in (("OMP_NUM_THREADS", ""), ("OMP_PROC_BIND", "false")):
+        value = os.environ.get(name, "")
+        if value.lower() not in ("", off):
+            return f"{name}={value}"
+    return ""
 
 
 def available_cores(root: Path = Path("/sys")) -> float:

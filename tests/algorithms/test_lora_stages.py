@@ -57,7 +57,7 @@ def test_roles_on_one_trunk_keep_to_their_own_adapters(
 @pytest.mark.parametrize("name", ["ppo_lora", "ppo_lora_shared"])
 def test_reference_is_the_trunk_with_adapters_off(name: str, unbroken: Callable[[str], Path]) -> None:  # K9
     first, *_, last = metrics_of(unbroken(name))
-    assert first["kl_distance"] < 1e-7  # another model would be ten thousand times as far
+    assert first["kl_distance"] < 1e-6  # another model would be a thousand times as far
     assert last["kl_distance"] > 1e-3
 
 

@@ -155,6 +155,7 @@ def test_supports_do_not_depend_on_how_groups_are_cut(
         ({"mask_least": 0}, "mask_least is 0"),
         ({"mask_every": 0}, "mask_every is 0"),
         ({"lora": LoRA(rank=2)}, "masking policy is a copy of all weights"),
+        ({"old_logprobs": "sampler"}, "are among the allowed tokens"),
         ({"kl": KL(placement="loss", estimator="k2")}, "placement is loss"),
     ],
 )

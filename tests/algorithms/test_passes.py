@@ -1,5 +1,7 @@
 """How many passes through a trunk a step makes: one for each frozen role, one for what shares a trunk, none twice, none that is known."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +11,7 @@ import torch
 from prefloop.algorithms import critic_free, ppo
 from prefloop.configs.common import Compute, Optim, Sampling
 from prefloop.configs.critic_free import GRPOConfig
-from prefloop.configs.ppo import KL, CriticSettings
+from prefloop.configs.ppo import KL, CriticSettings, OldLogprobs
 from prefloop.models import roles
 from tests.algorithms import tiny
 from tests.algorithms.test_critic_free import tiny_settings
@@ -49,7 +51,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> dict[bool, int]:
     return count
 
 
-@pytest.mark.parametrize("estimator", ["k1", "exact"])
+@pytest.mark.parametrize(("estimator", "old"), [("k1", "auto"), ("k1", "policy"), ("exact", "auto")])
 @pytest.mark.parametrize(("start", "trunks"), [("policy", 2), ("shared", 1)])
 def test_each_trunk_is_passed_once(
     project: Path,
@@ -58,12 +60,16 @@ def test_each_trunk_is_passed_once(
     start: Literal["policy", "shared"],
     trunks: int,
     estimator: Literal["k1", "exact"],
+    old: OldLogprobs,
 ) -> None:
-    """Judging: policy (with a shared critic), reference, and a critic of its own. An epoch: each trunk that learns."""
+    """Judging: reference, critic (with the policy where they share a trunk), and the policy where the sampler's numbers do not do. An epoch: each
+    trunk that learns."""
     kl = KL(coef=0.1, placement="reward", estimator=estimator)
     critic = CriticSettings(start=start, optim=Optim(lr=1e-3))
-    logged(tiny.ppo(project, tmp_path / "ppo", steps=STEPS, epochs=EPOCHS, kl=kl, critic=critic))
-    assert passes == {False: STEPS * (trunks + 1), True: STEPS * EPOCHS * trunks}
+    shape = {"steps": STEPS, "epochs": EPOCHS, "kl": kl, "critic": critic, "old_logprobs": old}
+    logged(tiny.ppo(project, tmp_path / "ppo", **shape))
+    frozen = 2 if (estimator, old) == ("k1", "auto") else trunks + 1
+    assert passes == {False: STEPS * frozen, True: STEPS * EPOCHS * trunks}
 
 
 def test_a_kl_in_the_loss_passes_the_reference_once_an_epoch(
@@ -98,14 +104,15 @@ def test_what_the_sampler_said_is_not_computed_again(
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("settings", [partial(tiny_settings, GRPOConfig), tiny.ppo])
 def test_the_samplers_log_probabilities_are_the_policys(
-    project: Path, tmp_path: Path, temperature: float
+    settings: Callable[..., Any], project: Path, tmp_path: Path, temperature: float
 ) -> None:
     """So that a run differs by rounding only from one that computes them again; the entropy is an estimate of the same."""
     shape = {"steps": 4, "minibatches": 2, "kl": KL(coef=0.1, placement="loss", estimator="k3")}
     shape["sampling"] = Sampling(max_new_tokens=8, temperature=temperature)
     own, again = (
-        logged(tiny_settings(GRPOConfig, project, tmp_path / each, old_logprobs=each, **shape))
+        logged(settings(project, tmp_path / each, old_logprobs=each, **shape))
         for each in ("sampler", "policy")
     )
     for mine, theirs in zip(own, again, strict=True):

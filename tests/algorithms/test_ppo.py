@@ -116,6 +116,7 @@ def test_old_logprobs_are_the_samplers_at_its_temperature(
         sampling=Sampling(max_new_tokens=5, temperature=temperature),
         steps=2,
         critic=CriticSettings(start=start, optim=FAST),
+        old_logprobs="policy",
     )
     rows = logged(settings)
     for _, _, rollout, _, experience, _ in seen:

@@ -270,7 +270,7 @@ def test_a_larger_entropy_bonus_ends_with_more_entropy(project: Path, tmp_path: 
 
 
 def test_the_entropy_bonus_is_a_mean_over_tokens(project: Path, tmp_path: Path) -> None:  # N7
-    (row,) = logged(tiny.ppo(project, tmp_path / "ppo", entropy_coef=0.3))
+    (row,) = logged(tiny.ppo(project, tmp_path / "ppo", entropy_coef=0.3, old_logprobs="policy"))
     assert row["loss"] == pytest.approx(row["policy_loss"] - 0.3 * row["entropy"], abs=1e-5)
 
 
@@ -560,7 +560,7 @@ def test_the_seed_decides_everything_random(project: Path, tmp_path: Path) -> No
 def test_length_and_ended_are_those_of_the_completions(
     project: Path, tmp_path: Path, judged: list[Any]
 ) -> None:  # M16 N9
-    (row,) = logged(with_model(project, tmp_path / "ppo", completions_per_prompt=2))
+    (row,) = logged(with_model(project, tmp_path / "ppo", completions_per_prompt=2, old_logprobs="policy"))
     rollout, experience = judged[0][2], judged[0][4]
     lengths = [len(c) for group in rollout.groups for c in group.completions]
     assert row["length"] == pytest.approx(np.mean(lengths))

@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,24 @@ def test_omp_num_threads_wins_and_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert str(chosen).startswith(
         f"{before} threads (OMP_NUM_THREADS={before}; 64 cores to use); allocator: "
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is known on Linux only")
+def test_threads_bound_by_openmp_stay_as_many_as_they_are() -> None:
+    """Loading OpenMP binds the first thread to one core: counted by affinity, that would be all there is."""
+    code = "import torch; from prefloop.configs.common import RunSettings; from prefloop.runtime.tune import tune; print(tune(RunSettings(out='x')))"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    for bind, origin in (("true", "OMP_PROC_BIND=true"), ("false", "physical cores")):
+        said = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment, "OMP_PROC_BIND": bind},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        cores = len(os.sched_getaffinity(0))
+        threads = cores if bind == "true" else int(min(available_cores(), cores))
+        assert said.startswith(f"{threads} threads ({origin};")
 
 
 def test_off_leaves_everything(monkeypatch: pytest.MonkeyPatch) -> None:
