@@ -61,9 +61,14 @@ class Held:
 
 def rows(trl_loss: float) -> dict[str, dict[str, Any]]:
     """What was measured of a case."""
-    losses = {"prefloop": 0.5, "TRL": trl_loss, "TRL tuned": 0.5}
+    losses = {"prefloop": 0.5, versus.COARSE: 0.6, "TRL": trl_loss, "TRL tuned": 0.5}
     return {
-        name: {"seconds": 2.0, "first_loss": loss, "packed_tokens": 0.0, "peak_mb": 100.0}
+        name: {
+            "seconds": 1.0 if name == versus.COARSE else 2.0,
+            "first_loss": loss,
+            "packed_tokens": 0.0,
+            "peak_mb": 100.0,
+        }
         for name, loss in losses.items()
     }
 
@@ -88,6 +93,9 @@ def test_a_case_that_fails_is_named_and_the_others_are_reported(
         "sft-tiny",
         "kto-tiny",
     ]
+    assert all(
+        line.endswith("| 1.00 s |") for line in table.splitlines() if line.startswith(("| sft", "| kto"))
+    )
     assert "- orpo-tiny failed: TRL ended; the end of the log:\n" in table
     assert "- dpo-tiny failed: the first loss of TRL is 0.7, of prefloop 0.5" in table
     assert {file.name for file in tmp_path.iterdir()} == {"table.md", "sft-tiny.json", "kto-tiny.json"}

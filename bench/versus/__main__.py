@@ -3,7 +3,7 @@
     python -m bench.versus --data COMPARISONS [--only dpo-small ...] [--steps 5]
 
 Every contender of a case is a process of its own that has loaded the same model and data. After warm steps they take turns, a step each (a round,
-where the method samples), so that whatever else the machine does falls on all alike. Contenders: prefloop; TRL as installed; TRL in an environment
+where the method samples), so that whatever else the machine does falls on all alike. Contenders: prefloop, and with `--compute.dtype bfloat16`; TRL as installed; TRL in an environment
 tuned by hand (no page faults for large tensors, `set_float32_matmul_precision("medium")`), and for SFT also with its packing.
 
 The first step's loss must agree to 1e-4 where both sides define the same one. Printed, and written to `--out`: median seconds a step, the ratio to
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from bench.versus.cases import CASES, SIZES, batch_size, flops
+from bench.versus.cases import CASES, SIZES, Conditions, batch_size, flops
 from bench.versus.contender import ROOT, Contender, ContenderError, ours, theirs
 from bench.versus.environment import make_environment
 from bench.versus.material import Material, make_material
@@ -34,6 +34,8 @@ TUNED = {
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "TUNED": "1",
 }
+COARSE = "prefloop, bfloat16"
+"""Its weights in products, and activations, have eight bits: beside the others for its speed, and outside the check of the first loss."""
 LOSS_TOLERANCE = 1e-4
 ANOTHER_LOSS = {
     "orpo": "TRL's likelihood term counts the prompt's tokens too",
@@ -56,6 +58,7 @@ def run_case(
     command, release = theirs(stage, folder / size, peer)
     entrants: dict[str, tuple[list[str], dict[str, str]]] = {
         "prefloop": (ours(stage, folder / size), {}),
+        COARSE: (ours(stage, folder / size), Conditions(bf16=True).environment()),
         "TRL": (command, release),
         "TRL tuned": (command, TUNED | release),
     }
@@ -96,7 +99,7 @@ def check_losses(case: str, result: Mapping[str, Mapping[str, Any]]) -> None:
         return
     ours = result["prefloop"]["first_loss"]
     for name, row in result.items():
-        if "packing" in name:  # other records are in its first batch
+        if "packing" in name or name == COARSE:  # packing: other records are in its first batch
             continue
         # What TRL logs is rounded to four places.
         if abs(row["first_loss"] - round(ours, 4)) > LOSS_TOLERANCE + 1e-9:
@@ -109,12 +112,10 @@ def add_rates(case: str, result: dict[str, dict[str, Any]], material: Material, 
     works = [material.work(stage, step) for step in measured]
     tokens = statistics.fmean(work.head_tokens if stage == "generation" else work.tokens for work in works)
     least = statistics.fmean(flops(stage, work, SIZES[size]) for work in works)
-    if "reference_seconds" in result["prefloop"]:
-        # The reference's one pass over the data belongs to the steps that use it.
-        records = len(material.comparisons) * (2 if stage == "kto" else 1)
-        passes = records / batch_size(stage)
-        result["prefloop"]["seconds"] += result["prefloop"]["reference_seconds"] / passes
+    # The reference's one pass over the data belongs to the steps that use it.
+    passes = len(material.comparisons) * (2 if stage == "kto" else 1) / batch_size(stage)
     for name, row in result.items():
+        row["seconds"] += row.get("reference_seconds", 0.0) / passes
         # Packed rows hold other records than ours, and more of them.
         own = row["packed_tokens"] if "packing" in name else tokens
         row |= {
@@ -200,19 +201,21 @@ def _table(
 
 
 HEADINGS = (
-    "| case | prefloop | TRL | TRL tuned | real tokens/s | memory | TRL's | of the limit | most possible against TRL |",
-    "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+    "| case | prefloop | TRL | TRL tuned | real tokens/s | memory | TRL's | of the limit | most possible against TRL | in bfloat16 |",
+    "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
 )
 
 
 def _row(case: str, result: Mapping[str, Mapping[str, Any]], limit: float) -> str:
     """A line of the page's table: seconds of ours; times as many of theirs, by tokens where they pack; the limit over what TRL reaches."""
-    ours, installed, *tuned = (result[name] for name in result)
+    ours, coarse, installed = (result[name] for name in ("prefloop", COARSE, "TRL"))
+    tuned = [row for name, row in result.items() if name.startswith("TRL tuned")]
     best = max(tuned, key=lambda row: row["tokens_a_second"])
     times = [ours["tokens_a_second"] / row["tokens_a_second"] for row in (installed, best)]
     return (
         f"| {case} | {ours['seconds']:.2f} s | {times[0]:.1f}x | {times[1]:.1f}x | {ours['tokens_a_second']:.0f}"
-        f" | {ours['peak_mb']:.0f} MB | {installed['peak_mb']:.0f} MB | {100 * ours['gflops'] / limit:.0f} % | {limit / installed['gflops']:.1f}x |"
+        f" | {ours['peak_mb']:.0f} MB | {installed['peak_mb']:.0f} MB | {100 * ours['gflops'] / limit:.0f} % | {limit / installed['gflops']:.1f}x"
+        f" | {coarse['seconds']:.2f} s |"
     )
 
 
