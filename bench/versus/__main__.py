@@ -3,8 +3,9 @@
     python -m bench.versus --data COMPARISONS [--only dpo-small ...] [--steps 5]
 
 Every contender of a case is a process of its own that has loaded the same model and data. After warm steps they take turns, a step each (a round,
-where the method samples), so that whatever else the machine does falls on all alike. Contenders: prefloop, and with `--compute.dtype bfloat16`; TRL as installed; TRL in an environment
-tuned by hand (no page faults for large tensors, `set_float32_matmul_precision("medium")`), and for SFT also with its packing.
+where the method samples), so that whatever else the machine does falls on all alike. Contenders: prefloop, also with `--compute.dtype bfloat16`;
+TRL as installed; TRL in an environment tuned by hand (no page faults for large tensors, `set_float32_matmul_precision("medium")`), and for SFT
+also with its packing.
 
 The first step's loss must agree to 1e-4 where both sides define the same one. Printed, and written to `--out`: median seconds a step, the ratio to
 prefloop, real tokens a second (padding does not count), peak memory of the process, and the least work the step needs over its time, also as a
@@ -28,6 +29,7 @@ from bench.versus.cases import CASES, SIZES, Conditions, batch_size, flops
 from bench.versus.contender import ROOT, Contender, ContenderError, ours, theirs
 from bench.versus.environment import make_environment
 from bench.versus.material import Material, make_material
+from prefloop.cli.program import SPIN
 
 TUNED = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -56,9 +58,13 @@ def run_case(
     """Contender -> what was measured."""
     stage, size = case.split("-")
     command, release = theirs(stage, folder / size, peer)
+    as_the_program_sets_it = dict([SPIN])
     entrants: dict[str, tuple[list[str], dict[str, str]]] = {
-        "prefloop": (ours(stage, folder / size), {}),
-        COARSE: (ours(stage, folder / size), Conditions(bf16=True).environment()),
+        "prefloop": (ours(stage, folder / size), as_the_program_sets_it),
+        COARSE: (
+            ours(stage, folder / size),
+            as_the_program_sets_it | Conditions(bf16=True).environment(),
+        ),
         "TRL": (command, release),
         "TRL tuned": (command, TUNED | release),
     }

@@ -27,9 +27,10 @@ NOTES = (
     "and --store; --skip-bad is --data.skip_bad, --no-tune is --run.tune false. Several processes: torchrun --nproc-per-node 2 -m prefloop COMMAND ...",
 )
 
-SPIN = ("GOMP_SPINCOUNT", "1000")
-"""How often an idle OpenMP thread looks for work before it sleeps: some microseconds, where the library's own choice is milliseconds, in which it
-keeps the thread that it waits for from a core that others share. Read when torch is loaded."""
+SPIN = ("GOMP_SPINCOUNT", "10000")
+"""How often an idle OpenMP thread looks for work before it sleeps: a fraction of a millisecond, longer than the gaps between a step's operations,
+where the library's own choice is many milliseconds, in which it keeps the thread that it waits for from a core that others share. Read when torch
+is loaded."""
 
 HELP = ("-h", "--help", "help")
 WAIT_FOR_MAIN = 10.0
