@@ -115,11 +115,13 @@ def tick_labels(ticks: Sequence[float], *, as_percent: bool = False) -> list[str
     """Labels with as many decimals as the step needs, and no more."""
     scale = 100 if as_percent else 1
     step = min((abs(b - a) for a, b in itertools.pairwise(ticks)), default=1.0) * scale
-    if ticks and max(abs(t) for t in ticks) * scale >= 10_000:
+    largest = max((abs(t) for t in ticks), default=0.0) * scale
+    if largest >= 10_000:
         return [number(t * scale) for t in ticks]
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    if decimals > 4:
-        return [f"{t * scale:.0e}".replace("e-0", "e-") if t else "0" for t in ticks]
+    if decimals > 4 and largest < 1000 * step:
+        digits = max(0, math.floor(math.log10(largest) + 1e-9) + decimals) if largest else 0
+        return [f"{t * scale:.{digits}e}".replace("e-0", "e-") if t else "0" for t in ticks]
     return [
         minus(f"{round(t * scale, decimals) + 0.0:.{decimals}f}") + (SPACE + "%" if as_percent else "")
         for t in ticks

@@ -5,7 +5,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefloop.evaluation.curves import Series
@@ -170,6 +170,7 @@ def test_points_without_a_place_are_left_out():
 
 
 @given(st.floats(-1e4, 1e4), st.floats(1e-4, 1e6), st.integers(2, 8))
+@example(2048.0, 0.0005, 4)
 def test_ticks_are_round_and_inside(low: float, width: float, count: int):
     found = axis([low, low + width], 0, 100, count=count)
     assert found.low <= low + 1e-6 * width
@@ -192,6 +193,9 @@ def test_tick_labels():
     assert tick_labels([0, 0.5, 1.0]) == ["0.0", "0.5", "1.0"]
     assert tick_labels([-20, 0, 20]) == ["−20", "0", "20"]
     assert tick_labels([0, 0.25, 0.5], as_percent=True) == ["0\u00a0%", "25\u00a0%", "50\u00a0%"]
+    assert tick_labels([0, 1e-5, 2e-5]) == ["0", "1e-5", "2e-5"]
+    assert tick_labels([1.2e-5, 1.3e-5]) == ["1.2e-5", "1.3e-5"]
+    assert tick_labels([0.5, 0.50001]) == ["0.50000", "0.50001"]
     assert tick_labels([0, 20_000])[1] == "20\u00a0k"
 
 
