@@ -35,7 +35,14 @@ from torch import Tensor
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.frozen import frozen_statistics
 from prefloop.algorithms.inputs import prompts, store_of
-from prefloop.algorithms.nlpo import Supports, allowed_tokens, masked_numbers, open_masking, statistics_among
+from prefloop.algorithms.nlpo import (
+    Masking,
+    Supports,
+    allowed_tokens,
+    masked_numbers,
+    open_masking,
+    statistics_among,
+)
 from prefloop.algorithms.online import (
     check_sampled,
     draw_rollout,
@@ -77,7 +84,7 @@ from prefloop.models.packing import Batch, MicroBatch, micro_batches
 from prefloop.models.roles import Policy, scatter_tokens
 from prefloop.models.trunk import check_length
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Run, World, start_world
+from prefloop.runtime import Metrics, Run, StateTree, World, start_world
 from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
 from prefloop.text.groups import Group
 
@@ -160,20 +167,13 @@ def train(config: PPOConfig) -> Path:
         adaptive = Adaptive(kl_coef=config.kl.coef, scores=RunningMoments())
         maskings = open_masking(config, roles.policy)
         if run.resumed:
-            roles.load_state(run.resumed["roles"])
-            for masking, saved in zip(maskings, run.resumed.get("maskings", []), strict=True):
-                masking.load_state(saved)
-            adaptive.kl_coef = run.resumed["kl_coef"]
-            adaptive.scores = RunningMoments(**run.resumed["score_moments"])
+            _load_state(roles, adaptive, maskings, run.resumed)
         stop_ids = stop_token_ids(tokenizer)
 
         def decode(ids: Sequence[int]) -> str:
             return decode_completion(tokenizer, ids)
 
-        def state() -> dict[str, object]:
-            return {**_state(roles, adaptive), "maskings": [masking.state() for masking in maskings]}
-
-        for step in run.steps(save=roles.save, state=state):
+        for step in run.steps(save=roles.save, state=lambda: _state(roles, adaptive, maskings)):
             chosen = batches.at(step)
             for masking in maskings:
                 masking.refresh(step)
@@ -472,9 +472,19 @@ def _minibatches(
         yield [int(place) // world.size for place in part if place % world.size == world.rank]
 
 
-def _state(roles: Roles, adaptive: Adaptive) -> dict[str, object]:
+def _state(roles: Roles, adaptive: Adaptive, maskings: Sequence[Masking]) -> StateTree:
     return {
         "roles": roles.state(),
         "kl_coef": adaptive.kl_coef,
         "score_moments": state_of_moments(adaptive.scores),
+        "maskings": [masking.state() for masking in maskings],
     }
+
+
+def _load_state(roles: Roles, adaptive: Adaptive, maskings: Sequence[Masking], saved: StateTree) -> None:
+    """Go on from what `_state` gave."""
+    roles.load_state(saved["roles"])
+    adaptive.kl_coef = saved["kl_coef"]
+    adaptive.scores = RunningMoments(**saved["score_moments"])
+    for masking, own in zip(maskings, saved.get("maskings", []), strict=True):
+        masking.load_state(own)

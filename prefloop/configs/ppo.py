@@ -242,7 +242,7 @@ class NLPOConfig(PPOConfig):
         require(self.mask_every >= 1, f"mask_every is {self.mask_every}; it must be 1 or more")
         require(
             self.old_logprobs != "sampler" or self.top_p == 1,
-            "the sampler's log-probabilities are among the allowed tokens, and the KL is of the whole distributions; set old_logprobs to policy or auto",
+            "the sampler's log-probabilities are among the allowed tokens only, and the KL is of the whole distributions; set old_logprobs to policy or auto",
         )
         require(
             self.lora.rank == 0 or self.top_p == 1,
