@@ -24,6 +24,7 @@ from prefloop.algorithms import (
     online,
     online_dpo,
     ppo,
+    prefer,
     pretrain,
     reward,
     sft,
@@ -46,6 +47,7 @@ from prefloop.configs.ppo import (
     RewardShaping,
     TRPOConfig,
 )
+from prefloop.configs.prefer import PreferConfig
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
@@ -63,6 +65,7 @@ TRAIN: dict[type, Callable[[Any], Path]] = {
     SFTConfig: sft.train,
     RewardConfig: reward.train,
     DPOConfig: dpo.train,
+    PreferConfig: prefer.train,
     PPOConfig: ppo.train,
     A2CConfig: ppo.train,
     NLPOConfig: ppo.train,
