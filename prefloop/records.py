@@ -2,20 +2,87 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """A function that an assistant's message calls."""
+
+    name: str
+    arguments: str
+    """A JSON object, as text."""
+    id: str = ""
+    """What the tool's message answers by; empty where the data names none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The call as chat APIs write it, its arguments as text."""
+        named = {"id": self.id} if self.id else {}
+        return {**named, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. The optional fields say nothing where they are empty."""
 
     role: Role
     content: str
+    """Empty only beside tool calls, and in a tool's message that returned nothing."""
+    reasoning: str = ""
+    """What the assistant thought before it answered, where the data keeps it apart from the answer."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    """Of a tool's message: the call that it answers."""
+    name: str = ""
+    """Of a tool's message: the function that was called."""
+    tools: tuple[str, ...] = ()
+    """Functions that may be called, each a JSON object as text. They stand in a chat's first message, so that every
+    part of a chat that keeps its beginning keeps them."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The message as chat APIs write it, without the fields that say nothing."""
+        return {
+            "role": self.role,
+            "content": self.content,
+            **({"reasoning_content": self.reasoning} if self.reasoning else {}),
+            **({"tool_calls": [call.to_json() for call in self.tool_calls]} if self.tool_calls else {}),
+            **({"tool_call_id": self.tool_call_id} if self.tool_call_id else {}),
+            **({"name": self.name} if self.name else {}),
+            **({"tools": [json.loads(tool) for tool in self.tools]} if self.tools else {}),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Message":
+        """The inverse of `to_json`, for what was checked before it was written."""
+        calls = value.get("tool_calls", ())
+        return cls(
+            role=value["role"],
+            content=value["content"],
+            reasoning=value.get("reasoning_content", ""),
+            tool_calls=tuple(
+                ToolCall(
+                    name=call["function"]["name"],
+                    arguments=call["function"]["arguments"],
+                    id=call.get("id", ""),
+                )
+                for call in calls
+            ),
+            tool_call_id=value.get("tool_call_id", ""),
+            name=value.get("name", ""),
+            tools=tuple(json.dumps(tool, ensure_ascii=False) for tool in value.get("tools", ())),
+        )
+
+    @property
+    def shown(self) -> str:
+        """The content, and after it a line for each tool call: what a reader of the chat sees."""
+        calls = [f"{call.name}({call.arguments})" for call in self.tool_calls]
+        return "\n".join([self.content, *calls] if self.content else calls)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +96,11 @@ class Prompt:
         """Hash of the content alone; splits and deduplication go by it."""
         return hashlib.sha256(json.dumps(self.to_json(), ensure_ascii=False).encode()).hexdigest()
 
-    def to_json(self) -> str | list[dict[str, str]]:
-        """The content as JSON types: a string, or a list of `{"role", "content"}`."""
+    def to_json(self) -> str | list[dict[str, Any]]:
+        """The content as JSON types: a string, or a list of `{"role", "content"}`, with the fields of `Message` that say something."""
         if isinstance(self.content, str):
             return self.content
-        return [{"role": message.role, "content": message.content} for message in self.content]
+        return [message.to_json() for message in self.content]
 
     def in_context(self, context: str) -> "Prompt":
         """The prompt behind a context: a paragraph before a text, the (beginning of the) system message of a chat. None for an empty one."""
@@ -44,7 +111,7 @@ class Prompt:
         first, *rest = self.content
         if first.role != "system":
             return Prompt(content=(Message(role="system", content=context), *self.content))
-        return Prompt(content=(Message(role="system", content=f"{context}\n\n{first.content}"), *rest))
+        return Prompt(content=(replace(first, content=f"{context}\n\n{first.content}"), *rest))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

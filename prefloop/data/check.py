@@ -166,7 +166,7 @@ def _completions(record: Record) -> Iterator[tuple[str, str]]:
     elif isinstance(record, Ranking):
         yield from (("completion", text) for text in record.completions)
     elif isinstance(record, Conversation):
-        yield from (("answer", turn.content) for turn in record.messages if turn.role == "assistant")
+        yield from (("answer", turn.shown) for turn in record.messages if turn.role == "assistant")
     elif isinstance(record, Demonstration | Steps | Label | Score):
         yield "completion", record.completion
 
@@ -233,7 +233,7 @@ def _lengths(items: Sequence[_Item], tokenizer: Counter | None) -> Iterator[Leng
 def _said(prompt: Prompt) -> str:
     if isinstance(prompt.content, str):
         return prompt.content
-    return "\n".join(message.content for message in prompt.content)
+    return "\n".join(message.shown for message in prompt.content)
 
 
 def _duplicates(items: Sequence[_Item]) -> Iterator[Finding]:

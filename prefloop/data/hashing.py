@@ -41,10 +41,8 @@ def canonical_json(record: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """A field as JSON types. Numbers become floats, and -0.0 becomes 0.0: records that are equal are written alike."""
-    if isinstance(value, Prompt):
+    if isinstance(value, Prompt | Message):
         return value.to_json()
-    if isinstance(value, Message):
-        return {"role": value.role, "content": value.content}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, int | float) and not isinstance(value, bool):

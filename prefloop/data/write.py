@@ -236,7 +236,7 @@ _WRITERS: dict[FormatName, Callable[[Any], dict[str, Any]]] = {
 }
 
 
-def _completion(prompt: Prompt, text: str) -> str | list[dict[str, str]]:
+def _completion(prompt: Prompt, text: str) -> str | list[dict[str, Any]]:
     """Text after a text, and one assistant message after a chat: what other readers of the formats expect."""
     return text if isinstance(prompt.content, str) else _plain((_answer(text),))
 
@@ -251,8 +251,8 @@ def _answer(text: str) -> Message:
     return Message(role="assistant", content=text)
 
 
-def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [message.to_json() for message in messages]
 
 
 def _one_kind(rows: Sequence[dict[str, Any]], target: Path) -> None:

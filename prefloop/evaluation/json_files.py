@@ -159,4 +159,10 @@ def _message(value: Any, where: str) -> Message:
     role, content = found.get("role"), found.get("content")
     if role not in ROLES:
         raise InputError(f"{where}.role is {role!r}; it must be one of {', '.join(ROLES)}")
-    return Message(role=role, content=_expect(str, content, f"{where}.content", "a string"))
+    _expect(str, content, f"{where}.content", "a string")
+    try:
+        return Message.from_json(found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{where} is {json.dumps(found)[:80]}; its tool calls are not as prefloop writes them"
+        ) from error

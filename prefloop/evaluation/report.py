@@ -316,7 +316,7 @@ def held_out_samples(evaluation: Evaluation, slots: Mapping[str, int]) -> list[S
 def _turns(prompt: Prompt) -> tuple[tuple[str, str], ...]:
     if isinstance(prompt.content, str):
         return (("", prompt.content),)
-    return tuple((message.role, message.content) for message in prompt.content)
+    return tuple((message.role, message.shown) for message in prompt.content)
 
 
 def _answer_facts(completion: EvaluatedCompletion) -> tuple[str, ...]:

@@ -42,9 +42,7 @@ def prompt_of(content: Any) -> Prompt:
     """A prompt from its stored content."""
     if isinstance(content, str):
         return Prompt(content=content)
-    return Prompt(
-        content=tuple(Message(role=message["role"], content=message["content"]) for message in content)
-    )
+    return Prompt(content=tuple(Message.from_json(message) for message in content))
 
 
 def open_items(session: Session, annotator: int, *, rounds: Sequence[int], limit: int) -> list[Item]:

@@ -55,7 +55,7 @@ def conversation(prompt: Prompt) -> str:
     """A prompt as a judge reads it."""
     if isinstance(prompt.content, str):
         return escaped(prompt.content)
-    return "\n".join(f"{message.role}: {escaped(message.content)}" for message in prompt.content)
+    return "\n".join(f"{message.role}: {escaped(message.shown)}" for message in prompt.content)
 
 
 def compare_messages(

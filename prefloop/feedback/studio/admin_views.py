@@ -86,7 +86,7 @@ class Disagreement:
 def excerpt(text: object, length: int = 160) -> str:
     """The beginning of a text (of a prompt: of its last turn) on one line."""
     if isinstance(text, Prompt):
-        text = text.content if isinstance(text.content, str) else text.content[-1].content
+        text = text.content if isinstance(text.content, str) else text.content[-1].shown
     line = " ".join(str(text).split())
     return line if len(line) <= length else f"{line[: length - 1]}…"
 

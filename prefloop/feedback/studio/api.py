@@ -210,7 +210,7 @@ def turns(prompt: Prompt, render: str) -> list[Turn]:
     """A prompt as its turns."""
     if isinstance(prompt.content, str):
         return [Turn(role="prompt", html=to_html(prompt.content, render))]
-    return [Turn(role=message.role, html=to_html(message.content, render)) for message in prompt.content]
+    return [Turn(role=message.role, html=to_html(message.shown, render)) for message in prompt.content]
 
 
 def assignment_clips(base: str, completions: Sequence[str]) -> list[str]:
