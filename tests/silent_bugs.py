@@ -90,6 +90,9 @@ ROWS = {
         "R7": "The only good checkpoint is deleted, or is half written",
         "R8": "Exported weights are adapters that were not merged, or nothing",
     },
+    "What people say": {
+        "P1": "A rewrite begun from one reply is stored as better than another, or text that nobody changed as a rewrite",
+    },
 }
 NOT_BUILT = {
     "N2": "sharded training",
@@ -97,7 +100,7 @@ NOT_BUILT = {
 }
 """Rows about what prefloop does not have (yet)."""
 
-MARK = re.compile(r"#((?: [MNKCDR]\d+)+)\s*$")
+MARK = re.compile(r"#((?: [A-Z]\d+)+)\s*$")
 
 
 def marked() -> dict[str, list[str]]:

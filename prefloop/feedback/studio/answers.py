@@ -60,10 +60,7 @@ def judgement(
         raise InputError(f"flags must be of {', '.join(settings.flags) or 'none'}, each once")
     if (answer.choice == "edited") > bool(answer.edited.strip()):
         raise InputError("edited is empty; write the better reply, or say that this one is good")
-    if answer.edited.strip() and answer.choice not in ("first", "second", "edited"):
-        raise InputError(
-            f"a better reply is written from the better one shown; with {answer.choice} there is none"
-        )
+    _check_side(answer)
     choice: Choice = _OTHERS.get(answer.choice, "a")
     if sided and order[PLACES[answer.choice]] != 0:
         choice = "b"
@@ -77,6 +74,46 @@ def judgement(
         duration_ms=answer.duration_ms,
         ranking=tuple(tuple(sorted(order[place] for place in group)) for group in answer.ranking),
     )
+
+
+def _check_side(answer: Answer) -> None:
+    """A better reply belongs to the one it was written from, and that one must be the one chosen."""
+    source, choice = answer.edited_from, answer.choice
+    if source and not answer.edited.strip():
+        raise InputError(f"edited_from is {source}, and edited is empty; leave both out, or write a reply")
+    if not answer.edited.strip():
+        return
+    if choice not in (*PLACES, "edited"):
+        raise InputError(f"a better reply is written from the better one shown; with {choice} there is none")
+    if source and source != ("first" if choice == "edited" else choice):
+        raise InputError(
+            f"edited was written from the {source} reply, and choice is {choice}; choose {source}, or leave edited out"
+        )
+
+
+def same_text(one: str, other: str) -> bool:
+    """Whether two replies differ in nothing but line ends and the space around them: a field on a page changes these by itself."""
+    plain = [text.replace("\r\n", "\n").replace("\r", "\n").strip() for text in (one, other)]
+    return plain[0] == plain[1]
+
+
+def sound_draft(draft: Mapping[str, Any], completions: Sequence[str]) -> dict[str, Any]:
+    """A draft without rewrites that are none: of a reply that is not shown, or the same as one that is.
+
+    `edits` has them by the side they were written from. An `edited` beside a side belongs to that side.
+    """
+    sound = {name: value for name, value in draft.items() if name not in ("edited", "edits")}
+    edits = dict(draft.get("edits", {}))
+    if draft.get("edited"):
+        edits.setdefault(draft["choice"] if draft.get("choice") in PLACES else "first", draft["edited"])
+    edits = {
+        side: text
+        for side, text in edits.items()
+        if PLACES.get(side, len(completions)) < len(completions)
+        and text.strip()
+        and not any(same_text(text, shown) for shown in completions)
+    }
+    return sound | ({"edits": edits} if edits else {})
 
 
 def _check_ratings(project: Project, answer: Answer) -> None:

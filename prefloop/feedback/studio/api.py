@@ -80,7 +80,13 @@ class AnswerIn(Strict):
     ratings: dict[Text, int] = Field(default={}, max_length=20)
     flags: list[Text] = Field(default=[], max_length=20)
     rationale: Text = Field(default="", max_length=LONGEST_TEXT)
-    edited: Text = Field(default="", max_length=LONGEST_TEXT)
+    edited: Text = Field(
+        default="", max_length=LONGEST_TEXT, description="a better reply, written from the one chosen"
+    )
+    edited_from: Literal["", "first", "second"] = Field(
+        default="",
+        description="the reply that `edited` was written from; refused if it is not the one chosen",
+    )
     duration_ms: int = Field(default=0, ge=0, le=10**12)
 
 
@@ -96,6 +102,9 @@ class DraftIn(Strict):
     flags: list[Text] = Field(default=[], max_length=20)
     rationale: Text = Field(default="", max_length=LONGEST_TEXT)
     edited: Text = Field(default="", max_length=LONGEST_TEXT)
+    edits: dict[Literal["first", "second"], Annotated[Text, Field(max_length=LONGEST_TEXT)]] = Field(
+        default={}, description="rewrites by the reply they were written from; the page keeps both"
+    )
 
 
 class ScaleIn(Strict):
@@ -161,6 +170,7 @@ class SettingsIn(Strict):
 class Turn(BaseModel):
     role: str
     html: str
+    source: str = Field(description="the text itself")
 
 
 class AssignmentOut(BaseModel):
@@ -209,8 +219,10 @@ class ProjectOut(BaseModel):
 def turns(prompt: Prompt, render: str) -> list[Turn]:
     """A prompt as its turns."""
     if isinstance(prompt.content, str):
-        return [Turn(role="prompt", html=to_html(prompt.content, render))]
-    return [Turn(role=message.role, html=to_html(message.shown, render)) for message in prompt.content]
+        said = [("prompt", prompt.content)]
+    else:
+        said = [(message.role, message.shown) for message in prompt.content]
+    return [Turn(role=role, html=to_html(text, render), source=text) for role, text in said]
 
 
 def assignment_clips(base: str, completions: Sequence[str]) -> list[str]:
@@ -299,6 +311,7 @@ def submit(
         flags=tuple(body.flags),
         rationale=body.rationale,
         edited=body.edited,
+        edited_from=body.edited_from,
         duration_ms=body.duration_ms,
     )
     receipt = studio_of(request).submit(token, who.annotator, answer, key=key)

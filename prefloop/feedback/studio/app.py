@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -119,9 +120,15 @@ def _not_valid(request: Request, error: Exception) -> Response:
     return _told(request, 422, told.encode("utf-8", "replace").decode(), {})
 
 
+def _asked_for(request: Request) -> str:
+    """The page that somebody wanted who must sign in first; of a form, the page it stands on."""
+    path, query = request.url.path, request.url.query
+    return f"{path}?{query}" if query and request.method == "GET" else path
+
+
 def _told(request: Request, status: int, text: str, headers: object) -> Response:
     if not _wants_page(request):
         return JSONResponse({"detail": text}, status, headers=dict(headers))  # type: ignore[call-overload]
     if status == 401:
-        return RedirectResponse("/login", 303)
+        return RedirectResponse(f"/login?next={quote(_asked_for(request))}", 303)
     return pages.message_page(request, status, text)

@@ -408,7 +408,7 @@ def shown(session: Session, project: Project, row: studio_models.Assignment) -> 
         completions=tuple(item.completions[slot] for slot in row.order_shown),
         state=_state(row),
         expires_at=row.expires_at,
-        draft=row.draft,
+        draft=answers.sound_draft(row.draft, [item.completions[slot] for slot in row.order_shown]),
         render=project.settings.render,
     )
 

@@ -10,7 +10,7 @@ from prefloop.data.store import judging, models, studio_models
 from prefloop.data.store.values import Judgement
 from prefloop.data.store.writing import add_checkpoint, add_completions, add_items
 from prefloop.errors import InputError
-from prefloop.feedback.studio.answers import PLACES
+from prefloop.feedback.studio.answers import PLACES, same_text
 from prefloop.feedback.studio.values import Answer, Project
 from prefloop.records import Completion
 
@@ -35,12 +35,15 @@ def write_edit(
     judgement: int,
     said: Judgement,
 ) -> int | None:
-    """The better reply as a completion by people, and a judgement that prefers it to what it was made from. None if it is the same text."""
+    """The better reply as a completion by people, and a judgement that prefers it to what it was made from.
+
+    Id of that judgement, or None if it was said before. Raises `InputError` where the text is that of a reply that was shown.
+    """
     (item,) = judging.items(session, [said.item])
     place = PLACES.get(answer.choice, 0)
     source_slot = row.order_shown[place]
-    if item.completions[source_slot] == answer.edited:
-        raise InputError("edited is the reply as it was; change something, or leave the edit out")
+    if any(same_text(answer.edited, shown) for shown in item.completions):
+        raise InputError("edited is a reply as it was shown; change something, or leave edited out")
     source = session.scalars(
         select(models.ItemCompletion.completion_id).where(
             models.ItemCompletion.item_id == said.item, models.ItemCompletion.slot == source_slot

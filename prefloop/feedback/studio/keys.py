@@ -39,6 +39,11 @@ KEYS: Mapping[str, Key] = {
     "rationale": Key(key="r", says="say why"),
     "edit": Key(key="e", says="write a better reply", kinds=("pair", "chat", "edit")),
     "diff": Key(key="d", says="show what differs", kinds=("pair", "chat")),
+    "written": Key(
+        key="w",
+        says="show texts as they were written",
+        kinds=("pair", "chat", "rank", "rate", "binary", "edit"),
+    ),
     "new_chat": Key(key="n", says="begin a new conversation", kinds=("chat",)),
     "guidelines": Key(key="g", says="guidelines"),
     "help": Key(key="?", says="these keys"),

@@ -1,6 +1,7 @@
 """The pages: rendered here whole, made lively by the small scripts in `static`. Every form carries a token (see `security`)."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
@@ -18,7 +19,7 @@ from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.keys import KEYS
 from prefloop.feedback.studio.one_annotator import one_annotator
 from prefloop.feedback.studio.quality import logins, quality
-from prefloop.feedback.studio.render import markdown
+from prefloop.feedback.studio.render import ODD, markdown
 from prefloop.feedback.studio.security import (
     COOKIE,
     FORM_COOKIE,
@@ -49,6 +50,9 @@ MEDIA_TYPES = {
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
 }
+
+_OWN_PAGE = re.compile(r"/|/(?:label|history|settings|adjudicate|admin)(?:/[\w./-]*)?(?:\?[\w=&%.-]*)?")
+"""Addresses that signing in leads on to. A name or an address elsewhere is none of them."""
 
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox"
 """A report has its style within it, and what models wrote, escaped; in a sandbox it can do nothing."""
@@ -121,12 +125,19 @@ def _let_in(request: Request, cookie: str, to: str) -> Response:
     return answer
 
 
+def _way_on(given: str) -> str:
+    """Where to go after signing in: a page of ours; anything else is the list of projects."""
+    return given if _OWN_PAGE.fullmatch(given) else "/"
+
+
 @router.get("/login")
-def login_page(request: Request) -> Response:
-    """Sign in."""
+def login_page(request: Request, to: Annotated[str, Query(alias="next", max_length=500)] = "/") -> Response:
+    """Sign in, and say so where a session has ended; then go on where one was."""
     if who_asks(request) is not None:
-        return RedirectResponse("/", 303)
-    return _door(request, "login", error="", login="", ready=accounts.is_set_up(studio_of(request)))
+        return RedirectResponse(_way_on(to), 303)
+    ready = accounts.is_set_up(studio_of(request))
+    ended = COOKIE in request.cookies
+    return _door(request, "login", error="", login="", ready=ready, next=_way_on(to), ended=ended)
 
 
 @router.post("/login")
@@ -138,10 +149,11 @@ def login(request: Request, form: Form) -> Response:
     limit(request, "sign in", f"login {login.strip().lower()}")
     cookie = accounts.sign_in(studio_of(request), login, form.get("password", ""))
     if cookie is None:
-        answer = _door(request, "login", error="Login and password do not fit.", login=login, ready=True)
+        error, to = "Login and password do not fit.", _way_on(form.get("next", "/"))
+        answer = _door(request, "login", error=error, login=login, ready=True, next=to, ended=False)
         answer.status_code = 401
         return answer
-    return _let_in(request, cookie, "/")
+    return _let_in(request, cookie, _way_on(form.get("next", "/")))
 
 
 @router.post("/logout")
@@ -215,7 +227,12 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
         "flags": list(settings.flags),
         "scales": [{"name": scale.name, "levels": scale.levels} for scale in settings.scales],
         "keys": {name: key.key for name, key in KEYS.items()} | dict(who.settings.get("keys", {})),
-        "keyNames": {name: key.says for name, key in KEYS.items() if settings.kind in key.kinds},
+        "keyNames": {
+            name: key.says
+            for name, key in KEYS.items()
+            if settings.kind in key.kinds and (name != "written" or settings.render == "markdown")
+        },
+        "odd": ODD.pattern,
         "atOnce": bool(who.settings.get("at_once", False)),
         "csrf": who.csrf,
         "account": who.annotator,

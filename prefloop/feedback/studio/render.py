@@ -11,7 +11,7 @@ import re
 import nh3
 from markdown_it import MarkdownIt
 
-_ODD = re.compile(
+ODD = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064"
     "\u2066-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
@@ -33,7 +33,7 @@ def plain(text: str) -> str:
     pieces: list[str] = []
     end = 0
     text = text.replace("\r\n", "\n")
-    for match in _ODD.finditer(text):
+    for match in ODD.finditer(text):
         pieces.append(html.escape(text[end : match.start()]))
         pieces.append(f'<span class="odd">U+{ord(match.group()):04X}</span>')
         end = match.end()
@@ -43,7 +43,7 @@ def plain(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Rendered, then cleaned by allow-list."""
-    visible = _ODD.sub(lambda match: f"⟨U+{ord(match.group()):04X}⟩", text.replace("\r\n", "\n"))
+    visible = ODD.sub(lambda match: f"⟨U+{ord(match.group()):04X}⟩", text.replace("\r\n", "\n"))
     return nh3.clean(
         _markdown.render(visible),
         tags=_TAGS,

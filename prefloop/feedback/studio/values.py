@@ -148,6 +148,8 @@ class Answer:
     rationale: str = ""
     edited: str = ""
     """A better reply, written from the better one of those shown (or the only one)."""
+    edited_from: Literal["", "first", "second"] = ""
+    """The reply it was written from; it must be the one chosen. Empty: the one chosen."""
     duration_ms: int = 0
 
     def __post_init__(self) -> None:

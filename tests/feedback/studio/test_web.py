@@ -339,6 +339,8 @@ def test_an_answer_sent_twice_is_stored_once(studio: Studio, ann: Person, projec
         {"choice": "first", "ranking": [[0], [1]]},
         {"choice": "first", "ratings": {"helpful": 3}},
         {"choice": "tie", "edited": "better"},
+        {"choice": "second", "edited": "better", "edited_from": "first"},
+        {"choice": "first", "edited_from": "first"},
         {"choice": "first", "rationale": "\ud800"},
         {"choice": "first", "surprise": 1},
         {},
@@ -389,6 +391,45 @@ def test_a_better_reply_becomes_a_demonstration_and_a_comparison(
     assert [each.completion for each in studio.store.exported(export.id)] == [better]  # type: ignore[union-attr]
     ann.send("POST", f"/assignments/{item['token']}/undo")
     assert studio.store.comparisons().records == ()
+
+
+def test_an_edit_of_the_other_reply_or_of_none_is_refused_and_stores_nothing(  # P1
+    studio: Studio, ann: Person, project: int
+) -> None:
+    item = ann.next(project)
+    for text in item["sources"]:
+        for edited in (text, f"\r\n {text}\n"):
+            for body in ({"choice": "second"}, {"choice": "first", "edited_from": "first"}):
+                answer = ann.submit(item["token"], body | {"edited": edited})
+                assert answer.status_code == 422
+                assert "a reply as it was shown" in answer.json()["detail"]
+    answer = ann.submit(item["token"], {"choice": "second", "edited": "mine", "edited_from": "first"})
+    assert "choose first, or leave edited out" in answer.json()["detail"]
+    assert studio.store.counts()["judgement"] == 0
+    body = {"choice": "second", "edited": "mine", "edited_from": "second"}
+    assert ann.submit(item["token"], body).status_code == 200
+    one, two = item["sources"]
+    said = {(each.chosen, each.rejected) for each in studio.store.comparisons().records}
+    assert said == {(two, one), ("mine", two)}
+    back = ann.send("POST", f"/assignments/{item['token']}/undo").json()
+    assert back["draft"]["edits"] == {"second": "mine"}
+
+
+def test_a_draft_keeps_rewrites_by_their_side_and_none_that_is_a_reply(
+    ann: Person, project: int
+) -> None:  # P1
+    item = ann.next(project)
+    one, two = item["sources"]
+    kept = [
+        ({"choice": "second", "edits": {"first": "mine", "second": one}}, {"first": "mine"}),
+        ({"choice": "second", "edited": f"{one}\n"}, None),
+        ({"choice": "second", "edited": "mine"}, {"second": "mine"}),
+        ({"edits": {"first": two, "second": " "}}, None),
+    ]
+    for draft, edits in kept:
+        assert ann.send("PUT", f"/assignments/{item['token']}/draft", draft).status_code == 204
+        shown = ann.next(project)["draft"]
+        assert (shown.get("edits"), "edited" in shown) == (edits, False)
 
 
 # Operation

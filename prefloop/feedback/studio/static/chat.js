@@ -1,14 +1,17 @@
 // Live chat: one writes, two answers come, the better one goes on the conversation. What is chosen leaves by the outbox as everywhere (see label.js).
 
 import { newKey, send } from "./net.js";
+import { make } from "./texts.js";
 
 const SOON = 350, LATER = 1500;   // milliseconds until the page looks again for answers
 
 export class Talk {
-  // find, make, text, say: of label.js. show: puts two answers in front of one. clear: takes them away.
-  constructor({ about, outbox, find, make, text, say, show, clear }) {
-    Object.assign(this, { about, outbox, find, make, text, say, show, clear });
+  // find, text, say, ended: of label.js. show: puts two answers in front of one. clear: takes them away.
+  constructor({ about, outbox, find, text, say, show, clear, ended }) {
+    Object.assign(this, { about, outbox, find, text, say, show, clear, ended });
     this.token = "";
+    this.messages = [];
+    this.kept = `prefloop message ${about.account}`;
     this.letter = null;    // { message, key } that may not have arrived
     this.timer = 0;
     this.field = find("message");
@@ -38,7 +41,7 @@ export class Talk {
         ? await send("GET", `/api/v1/chats/${this.token}`, undefined, this.about.csrf)
         : await send("POST", "/api/v1/chats", { project: this.about.project }, this.about.csrf));
     } catch (error) {
-      if (error.status === 401) { location.href = "/login"; return; }
+      if (error.status === 401) { this.ended(401); return; }
       this.state(error.status === 409 ? error.message : `${error.message}; trying again…`);
       if (error.status !== 409) this.again(LATER);
     }
@@ -57,8 +60,8 @@ export class Talk {
     }
     this.clear();
     this.find("talk").hidden = false;
-    this.find("said").replaceChildren(...said.messages.map((turn) =>
-      this.make("div", { class: `turn ${turn.role}` }, this.make("p", { class: "kind" }, turn.role === "user" ? "You" : "Answer"), this.text(turn.html))));
+    this.messages = said.messages;
+    this.paint();
     const turns = said.messages.filter((turn) => turn.role === "assistant").length;
     this.find("count").textContent = turns === 1 ? "1 turn" : `${turns} turns`;
     this.find("composer").hidden = false;
@@ -72,9 +75,14 @@ export class Talk {
     }
     this.wait = 0;
     this.state(said.problem ? `No answers: ${said.problem}.` : said.again ? "That led nowhere. Say it again, or in other words." : said.messages.length ? "" : "Say something. Two answers will come; choose the better one.");
-    if (fresh || !this.field.value) this.field.value = said.draft || said.again;
+    if (fresh || !this.field.value) this.field.value = this.keptHere() || said.draft || said.again;
     this.field.focus();
     this.find("composer").scrollIntoView({ block: "nearest" });
+  }
+
+  paint() {
+    this.find("said").replaceChildren(...this.messages.map((turn) =>
+      make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, turn.role === "user" ? "You" : "Answer"), this.text(turn.html, turn.source))));
   }
 
   state(words) { this.find("writing").textContent = words; this.find("talk").hidden = false; }
@@ -92,12 +100,13 @@ export class Talk {
     if (!this.letter || this.letter.message !== message) this.letter = { message, key: newKey() };
     this.field.disabled = this.find("send").disabled = true;
     try {
-      const said = await send("POST", `/api/v1/chats/${this.token}/messages`, { message }, this.about.csrf, { "Idempotency-Key": this.letter.key });
+      const said = await send("POST", `/api/v1/chats/${this.token}/messages`, { message }, this.about.csrf, { headers: { "Idempotency-Key": this.letter.key } });
       this.letter = null;
       this.field.value = "";
       this.take(said);
     } catch (error) {
       this.field.disabled = this.find("send").disabled = false;
+      if (error.status === 401) { this.ended(401); return; }
       this.say(error.message);
       this.field.focus();
     }
@@ -114,6 +123,20 @@ export class Talk {
   keep() {
     clearTimeout(this.drafting);
     const message = this.field.value, token = this.token;
-    this.drafting = setTimeout(() => { send("PUT", `/api/v1/chats/${token}/draft`, { message }, this.about.csrf).catch(() => {}); }, 800);
+    this.drafting = setTimeout(() => {
+      send("PUT", `/api/v1/chats/${token}/draft`, { message }, this.about.csrf).catch((error) => { if (error.status === 401) this.ended(401); });
+    }, 800);
+  }
+
+  // A message that was begun when the session ended, for the page after signing in.
+  keepHere() {
+    const message = this.field.value;
+    if (message) localStorage.setItem(this.kept, JSON.stringify({ token: this.token, message }));
+  }
+
+  keptHere() {
+    const kept = JSON.parse(localStorage.getItem(this.kept) || "{}");
+    localStorage.removeItem(this.kept);
+    return kept.token === this.token ? kept.message : "";
   }
 }

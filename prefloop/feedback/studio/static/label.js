@@ -1,8 +1,8 @@
 // The page where one judges. The item on the screen and the next one are leased; an answer goes to the outbox and the next item is shown at once.
 
-import { Outbox, send } from "./net.js";
-import { difference } from "./diff.js";
+import { Outbox, passing, send } from "./net.js";
 import { Talk } from "./chat.js";
+import { Texts, make, sameText } from "./texts.js";
 
 const about = JSON.parse(document.getElementById("about").textContent);
 const find = (id) => document.getElementById(id);
@@ -10,19 +10,24 @@ const stage = find("stage"), verdict = find("verdict"), toast = find("toast");
 const LEVELS = { 0: { 1: "better" }, 2: { 1: "better", 2: "much better" }, 3: { 1: "slightly better", 2: "better", 3: "much better" } };
 const USUAL = { 0: 0, 2: 1, 3: 2 };
 const PAIR = ["pair", "clip", "chat"].includes(about.kind);
+const EDITS = about.kind in { pair: 1, chat: 1, edit: 1 };
+const SIDES = ["first", "second"];
 
 const keyOf = {};
 for (const name of Object.keys(about.keyNames)) keyOf[about.keys[name]] = name;
 
 let current = null;      // { assignment, answer, seen, since }
 let waiting = [];        // leased and not shown yet
-let past = [];           // tokens answered on this page, newest last
+let past = [];           // { assignment, draft } answered on this page, newest last
 let asking = null;       // the request for the next item
+let turn = 0;            // counts what is shown next, so that an item that comes too late is not shown over another
 let draftTimer = 0;
 let flagging = false;
-let showingDiff = false;
+let differing = false;   // what differs is marked, in this item
+let asWritten = false;   // texts are shown as they were written, until they are not
 let undoing = false;
 let countShown = 0;
+let counts = { done: 0, left: 0 };
 
 const outbox = new Outbox(about.account, about.csrf, {
   changed(count, why) {
@@ -31,30 +36,19 @@ const outbox = new Outbox(about.account, about.csrf, {
     saved.classList.toggle("waiting", Boolean(count && why));
   },
   refused(letter, error) {
-    say(`Not stored: ${error.message}`);
-    past = past.filter((token) => token !== letter.token);
+    const { token, what } = letter;
+    say(`${what === "undo" ? "Not taken back" : "Not stored"}: ${error.message}`);
+    past = past.filter(({ assignment }) => assignment.token !== token);
+    if (what === "undo" && current && current.assignment.token === token) next();
   },
+  ended,
 });
 
 // Elements
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child !== null));
-  return node;
-}
+const texts = new Texts({ render: stage.dataset.render, odd: about.odd });
 
-// Escaped or cleaned by the server, see render.py.
-function text(html) {
-  const node = make("div", { class: `text ${stage.dataset.render}` });
-  node.innerHTML = html;
-  return node;
-}
+function text(html, source) { return asWritten ? texts.written(source) : texts.read(html); }
 
 function kbd(name) { return make("kbd", {}, shown(about.keys[name] || "")); }
 
@@ -68,36 +62,82 @@ function shown(key) {
 async function ask() {
   const have = [...waiting, current].filter(Boolean).map((each) => each.assignment.token)
     .concat(outbox.letters.map((letter) => letter.token)).slice(0, 10);
+  const kept = outbox.letters.filter((letter) => letter.what !== "undo");
   const said = await send("POST", "/api/v1/assignments/next", { project: about.project, have }, about.csrf);
-  const total = said.done + said.left + outbox.letters.length;
-  find("progress").max = Math.max(1, total);
-  find("progress").value = said.done;
-  find("count").textContent = `${said.done} done · ${said.left} left`;
+  // What is kept here counts as done here, and still as this person's on the server.
+  counts = { done: said.done + kept.filter((letter) => letter.what === "submit").length, left: Math.max(0, said.left - kept.length) };
+  count();
   return said.assignment;
 }
 
+function count(done = 0, left = 0) {
+  counts.done += done;
+  counts.left = Math.max(0, counts.left + left);
+  find("progress").max = Math.max(1, counts.done + counts.left);
+  find("progress").value = counts.done;
+  find("count").textContent = `${counts.done} done · ${counts.left} left`;
+}
+
+// Lease the next item; null where it worked (there may be none), or the error.
 function prefetch() {
   if (talk) return null;
   if (asking || waiting.length) return asking;
-  asking = ask().then((assignment) => { if (assignment) waiting.push({ assignment }); })
-    .catch((error) => { if (error.status === 401) location.href = "/login"; else if (!current) say(error.message); })
-    .finally(() => { asking = null; });
+  asking = ask().then((assignment) => { if (assignment) waiting.push({ assignment }); return null; }, (error) => error).finally(() => { asking = null; });
   return asking;
 }
 
 async function next() {
   current = null;
+  const mine = ++turn;
   if (talk) { await talk.next(); return; }
-  if (!waiting.length) await prefetch();
-  if (!waiting.length && outbox.letters.length) { await outbox.flush(); await prefetch(); }
-  const up = waiting.shift();
-  if (!up) { nothing(); return; }
-  show(up.assignment);
+  for (let wait = 500; !waiting.length; ) {
+    const error = await prefetch();
+    if (mine !== turn) return;
+    if (waiting.length) break;
+    if (!error) {
+      if (!outbox.letters.length) { nothing(); return; }
+      await outbox.flush();  // what is on its way may have held the last places
+      if (mine !== turn || outbox.letters.length) return;
+      continue;
+    }
+    if (error.status === 401) { ended(401); return; }
+    away(error);
+    if (!passing(error.status)) return;
+    await new Promise((done) => { wake = done; setTimeout(done, wait); });
+    wait = Math.min(wait * 2, 15000);
+    if (mine !== turn) return;
+  }
+  show(waiting.shift().assignment);
   prefetch();
+}
+
+let wake = () => {};
+
+function away(error) {
+  clear();
+  find("nothing").hidden = true;
+  find("away").hidden = false;
+  find("away-why").textContent = passing(error.status)
+    ? `${error.message[0].toUpperCase()}${error.message.slice(1)}. ${outbox.letters.length ? "Your answers are kept in this browser and will be sent. " : ""}The next item comes by itself.`
+    : error.message;
+}
+
+// Nobody is signed in any more, or somebody has signed in anew: what is unfinished is kept, and said.
+function ended(status) {
+  keepDraft();
+  if (talk) talk.keepHere();
+  stopDraft();
+  const kept = outbox.letters.length;
+  find("ended-title").textContent = status === 401 ? "Your session has ended" : "This page is from another session";
+  find("ended-kept").textContent = kept ? `${kept === 1 ? "An answer is" : `${kept} answers are`} kept in this browser and will be sent.` : "What you had begun is kept.";
+  find("sign-in").hidden = status !== 401;
+  find("load-again").hidden = status === 401;
+  if (!find("ended").open) find("ended").showModal();
 }
 
 function nothing() {
   clear();
+  find("away").hidden = true;
   find("nothing").hidden = false;
 }
 
@@ -111,28 +151,27 @@ function clear() {
 // Showing an item
 
 function show(assignment) {
-  const draft = assignment.draft || {};
+  const draft = keptDraft(assignment.token) || assignment.draft || {};
   if (talk) talk.hide();
+  turn++;
   current = {
-    assignment, seen: 0, since: performance.now(), shownDiff: false,
+    assignment, seen: 0, since: performance.now(),
     answer: { choice: draft.choice || "", strength: draft.strength || 0, ranking: draft.ranking || [], ratings: { ...(draft.ratings || {}) },
-      flags: [...(draft.flags || [])], rationale: draft.rationale || "", edited: draft.edited || "" },
-    ranks: {}, scale: 0,
+      flags: [...(draft.flags || [])], rationale: draft.rationale || "", edits: { ...(draft.edits || {}) } },
+    ranks: {}, scale: 0, editing: about.kind === "edit" ? "first" : "",
   };
   current.answer.ranking.forEach((group, rank) => group.forEach((place) => { current.ranks[place] = rank + 1; }));
-  showingDiff = flagging = false;
-  find("nothing").hidden = true;
+  differing = flagging = false;
+  find("nothing").hidden = find("away").hidden = true;
   stage.hidden = verdict.hidden = false;
   find("prompt").replaceChildren(...assignment.prompt.map((turn) =>
-    make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, turn.role === "prompt" ? "Prompt" : turn.role), text(turn.html))));
+    make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, turn.role === "prompt" ? "Prompt" : turn.role), text(turn.html, turn.source))));
   const count = assignment.sources.length;
   find("responses").replaceChildren(...assignment.sources.map((source, place) => response(assignment, place, count)));
   find("rationale").value = current.answer.rationale;
   find("rationale-box").hidden = !current.answer.rationale;
-  const editing = about.kind === "edit";
-  find("edited").value = current.answer.edited || (editing ? assignment.sources[0] : "");
-  find("edit-box").hidden = !(editing || current.answer.edited);
   flags();
+  views();
   bar();
   mark();
   window.scrollTo(0, 0);
@@ -142,9 +181,9 @@ function show(assignment) {
 function response(assignment, place, count) {
   const name = count === 1 ? "Response" : `Response ${place + 1}`;
   const head = make("header", {}, make("span", { class: "kind" }, name), make("span", { class: "mark" }));
-  const body = about.kind === "clip" ? clip(assignment.sources[place], name) : text(assignment.responses[place]);
+  const body = about.kind === "clip" ? clip(assignment.sources[place], name) : text(assignment.responses[place], assignment.sources[place]);
   const card = make("article", { class: "response", "data-place": place, "aria-label": name }, head, body);
-  if (PAIR) card.addEventListener("dblclick", () => { choose(place ? "second" : "first"); });
+  if (PAIR && EDITS) head.append(make("button", { type: "button", class: "quiet small", "aria-label": `Rewrite response ${place + 1}`, onclick: () => edit(SIDES[place]) }, "Rewrite"));
   if (about.kind === "rank") rankable(card, head, place, count);
   return card;
 }
@@ -234,7 +273,7 @@ function rate(index, level) {
   draft();
 }
 
-function choose(choice, level) {
+function choose(choice, level, atOnce = about.atOnce) {
   if (!current) return;
   const answer = current.answer;
   const sided = choice === "first" || choice === "second";
@@ -244,10 +283,10 @@ function choose(choice, level) {
   }
   answer.choice = choice;
   answer.strength = sided && about.strength ? level : 0;
-  if (choice === "both_bad" && about.kind === "rank") current.ranks = {};
+  if (choice === "both_bad" && about.kind === "rank") { current.ranks = {}; answer.ranking = []; }
   mark();
   draft();
-  if (about.atOnce && about.kind !== "rank" && about.kind !== "rate") submit();
+  if (atOnce && about.kind !== "rank" && about.kind !== "rate") submit();
 }
 
 function step(direction) {
@@ -281,6 +320,7 @@ function mark() {
     if (PAIR) card.querySelector(".mark").textContent = chosen ? `✓ ${LEVELS[about.strength][answer.strength || 1]}` : answer.choice === "tie" ? "= equally good" : answer.choice === "both_bad" ? "✗ bad" : "";
     if (about.kind === "rank") markRank(card, place);
   }
+  editBox();
   const submitButton = find("submit");
   if (submitButton) submitButton.disabled = !complete();
 }
@@ -290,13 +330,34 @@ function complete() {
   const { answer } = current;
   if (about.kind === "rate") return about.scales.every((scale) => answer.ratings[scale.name]);
   if (about.kind === "rank") return answer.choice === "both_bad" || Object.keys(current.ranks).length >= 2;
-  if (about.kind === "edit") return answer.choice === "good" || changed();
+  if (about.kind === "edit") return answer.choice === "good" || Boolean(rewritten("first"));
   return Boolean(answer.choice);
 }
 
-function changed() {
-  const written = find("edited").value;
-  return Boolean(written.trim()) && written !== current.assignment.sources[0];
+// A better reply belongs to the side it was opened from, and goes with that side only. Of a text that is shown it is none.
+
+function side() {
+  if (about.kind === "edit") return "first";
+  return EDITS && SIDES.includes(current.answer.choice) ? current.answer.choice : "";
+}
+
+function sourceOf(of) { return current.assignment.sources[SIDES.indexOf(of)]; }
+
+function rewritten(of) {
+  const written = of && current.answer.edits[of];
+  return written && written.trim() && !current.assignment.sources.some((source) => sameText(source, written)) ? written : "";
+}
+
+// The field of the side that is chosen, where it was opened or has a rewrite.
+function editBox() {
+  const of = side(), field = find("edited");
+  const other = SIDES.find((each) => each !== of && rewritten(each));
+  find("edit-box").hidden = !(of && (current.editing === of || rewritten(of)));
+  find("edit-title").textContent = PAIR && of ? `A better reply, from response ${SIDES.indexOf(of) + 1}` : "A better reply";
+  const text = of ? current.answer.edits[of] ?? sourceOf(of) : "";
+  if (!sameText(field.value, text)) field.value = text;
+  find("edit-aside").hidden = !other;
+  if (other) find("edit-aside").textContent = `Your rewrite of response ${SIDES.indexOf(other) + 1} is kept aside: it counts only where that response is better.`;
 }
 
 // Ranking: a digit gives the reply that has the focus a rank, the same rank twice is a tie, dragging ranks all in their new order.
@@ -360,10 +421,11 @@ function body() {
   };
   if (about.kind === "rank" && answer.choice === "ranking") said.ranking = answer.ranking;
   if (about.kind === "rate") said.ratings = answer.ratings;
-  if (about.kind === "edit" && changed() && answer.choice !== "good") { said.choice = "edited"; said.edited = find("edited").value; }
-  if (PAIR && (answer.choice === "first" || answer.choice === "second")) {
-    const source = current.assignment.sources[answer.choice === "first" ? 0 : 1];
-    if (!find("edit-box").hidden && answer.edited.trim() && answer.edited !== source) said.edited = answer.edited;
+  const written = answer.choice !== "good" && rewritten(side());
+  if (written) {
+    if (about.kind === "edit") said.choice = "edited";
+    said.edited = written;
+    said.edited_from = side();
   }
   return said;
 }
@@ -380,28 +442,42 @@ function skip() {
 }
 
 function leave(what, letter, says) {
-  clearTimeout(draftTimer);
-  const { token } = current.assignment;
-  outbox.put(token, what, letter);
-  past.push(token);
+  stopDraft();
+  const { assignment } = current;
+  past.push({ assignment, draft: draftOf(), what });
+  localStorage.removeItem(DRAFT);
+  outbox.put(assignment.token, what, letter);
+  count(what === "submit" ? 1 : 0, -1);
   say(says, true);
   next();
 }
 
-async function undo() {
-  const token = past[past.length - 1];
-  if (!token || undoing) { if (!token) say("Nothing to undo on this page; see the history."); return; }
+// The item is here still, so it is shown at once; the server is told in its turn, which works without a connection too.
+function undo() {
+  const last = past[past.length - 1];
+  if (undoing) return;
+  if (!last) { say("Nothing to undo on this page; see the history."); return; }
+  if (talk) { undoTurn(last); return; }
+  past.pop();
+  const { token } = last.assignment;
+  if (!outbox.take(token)) outbox.put(token, "undo");
+  count(last.what === "submit" ? -1 : 0, 1);
+  if (current) waiting.unshift({ assignment: { ...current.assignment, draft: draftOf() } });
+  show({ ...last.assignment, draft: last.draft });
+  say("Taken back");
+}
+
+// A conversation may have gone on from the answer: the server says whether it can be taken back.
+async function undoTurn({ assignment: { token } }) {
+  if (outbox.has(token)) { say("Not taken back: the server has not got this answer yet. Try again when it is saved."); return; }
   undoing = true;
   try {
-    await outbox.flush();
-    if (!past.includes(token)) return;
     const assignment = await send("POST", `/api/v1/assignments/${token}/undo`, undefined, about.csrf);
     past.pop();
-    if (current) waiting.unshift({ assignment: { ...current.assignment, draft: draftOf() } });
     show(assignment);
     say("Taken back");
   } catch (error) {
-    say(error.message);
+    if (error.status === 401) ended(401); else say(`Not taken back: ${error.message}`);
   } finally {
     undoing = false;
   }
@@ -409,17 +485,45 @@ async function undo() {
 
 function draftOf() {
   const { answer } = current;
-  return { choice: answer.choice, strength: answer.strength, ranking: answer.ranking, ratings: answer.ratings, flags: answer.flags,
-    rationale: answer.rationale, edited: about.kind === "edit" ? (changed() ? find("edited").value : "") : answer.edited };
+  const edits = Object.fromEntries(SIDES.filter(rewritten).map((each) => [each, answer.edits[each]]));
+  return { choice: answer.choice, strength: answer.strength, ranking: answer.ranking, ratings: answer.ratings, flags: answer.flags, rationale: answer.rationale, edits };
 }
 
 function draft() {
-  clearTimeout(draftTimer);
+  stopDraft();
   const { token } = current.assignment;
-  draftTimer = setTimeout(() => {
-    if (current && current.assignment.token === token && !outbox.has(token))
-      send("PUT", `/api/v1/assignments/${token}/draft`, draftOf(), about.csrf).catch(() => {});
+  draftTimer = setTimeout(async () => {
+    if (!current || current.assignment.token !== token || outbox.has(token)) return;
+    keepDraft();
+    draftTimer = 0;
+    try {
+      await send("PUT", `/api/v1/assignments/${token}/draft`, draftOf(), about.csrf);
+      if (!draftTimer) localStorage.removeItem(DRAFT);
+    } catch (error) { if (error.status === 401) ended(401); }
   }, 800);
+}
+
+function stopDraft() {
+  clearTimeout(draftTimer);
+  draftTimer = 0;
+}
+
+// A draft that the server may not have: kept in the browser, and used where its item is shown again.
+
+const DRAFT = `prefloop draft ${about.account}`;
+
+function keepDraft() {
+  if (!current) return;
+  try { localStorage.setItem(DRAFT, JSON.stringify({ token: current.assignment.token, draft: draftOf() })); } catch { /* private window */ }
+}
+
+function keptDraft(token) {
+  try {
+    const kept = JSON.parse(localStorage.getItem(DRAFT));
+    if (!kept || kept.token !== token) return null;
+    localStorage.removeItem(DRAFT);
+    return kept.draft;
+  } catch { return null; }
 }
 
 function say(words, undoable = false) {
@@ -437,32 +541,45 @@ function openBox(box, field) {
   find(field).focus();
 }
 
-function edit() {
-  if (PAIR) {
-    const { choice } = current.answer;
-    if (choice !== "first" && choice !== "second") { say("Choose the better one first, then improve it."); return; }
-    const place = choice === "first" ? 0 : 1;
-    find("edit-title").textContent = `A better reply, from response ${place + 1}`;
-    if (!find("edited").value) find("edited").value = current.answer.edited = current.assignment.sources[place];
-  }
+// Open the field for a better reply, of the side that is chosen, or of one whose button is pressed.
+function edit(of) {
+  if (of && of !== current.answer.choice) choose(of, undefined, false);
+  if (!side()) { say("Choose the better one first, then improve it."); return; }
+  current.editing = side();
+  editBox();
   openBox("edit-box", "edited");
 }
 
+// Texts as they are to be read, as they were written, or with what differs marked
+
+function views() {
+  for (const [name, on] of [["diff", differing], ["written", asWritten]]) {
+    const button = document.querySelector(`#views [data-do="${name}"]`);
+    if (button) button.setAttribute("aria-pressed", String(on));
+  }
+}
+
 function toggleDiff() {
-  const { assignment } = current;
-  showingDiff = !showingDiff;
-  const cards = [...find("responses").children];
-  const both = showingDiff ? difference(assignment.sources[0], assignment.sources[1]) : null;
-  if (showingDiff && !both) { showingDiff = false; say("These are too long to compare word by word."); return; }
-  cards.forEach((card, place) => {
-    const old = card.querySelector(".text");
-    const fresh = text(showingDiff ? "" : assignment.responses[place]);
-    if (showingDiff) {
-      fresh.classList.replace("markdown", "plain");
-      fresh.append(...both[place].map(([words, shared]) => (shared ? words : make(place ? "ins" : "del", {}, words))));
-    }
-    old.replaceWith(fresh);
-  });
+  differing = !differing;
+  if (differing && !texts.differing(current.assignment.sources)) { differing = false; say("These are too long to compare word by word."); }
+  repaint();
+}
+
+function toggleWritten() {
+  asWritten = !asWritten;
+  repaint();
+}
+
+function repaint() {
+  views();
+  if (!current) { if (talk) talk.paint(); return; }
+  const { prompt, responses, sources } = current.assignment;
+  const both = differing ? texts.differing(sources) : null;
+  [...find("prompt").querySelectorAll(".text")].forEach((node, at) => node.replaceWith(text(prompt[at].html, prompt[at].source)));
+  for (const card of find("responses").children) {
+    const place = Number(card.dataset.place);
+    card.querySelector(".text").replaceWith(both ? both[place] : text(responses[place], sources[place]));
+  }
 }
 
 function play() {
@@ -485,7 +602,7 @@ const DO = {
   left: () => step(-1), right: () => step(1),
   tie: () => about.tie && choose("tie"), both_bad: () => about.bothBad && choose("both_bad"), cant_tell: () => choose("cant_tell"),
   good: () => choose("good"), bad: () => choose("bad"), fine: () => choose("good"),
-  new_chat: () => talk.begin(), submit, skip, undo, edit, play, diff: toggleDiff,
+  new_chat: () => talk.begin(), submit, skip, undo, edit: () => edit(), play, diff: toggleDiff, written: toggleWritten,
   flags: () => { flagging = !flagging; flags(); },
   rationale: () => openBox("rationale-box", "rationale"),
   guidelines: () => dialog("guidelines"), help: () => dialog("help"),
@@ -510,7 +627,7 @@ function pressed(event) {
   if (current && about.kind === "rate" && rateKey(event, digit)) return;
   if (current && about.kind === "rank" && rankKey(event, digit)) return;
   if (!name || !DO[name]) return;
-  if (!current && !["guidelines", "help", "undo", "new_chat"].includes(name)) return;
+  if (!current && !["guidelines", "help", "undo", "new_chat", "written"].includes(name)) return;
   event.preventDefault();
   DO[name]();
 }
@@ -543,9 +660,9 @@ function rankKey(event, digit) {
 
 // Wiring
 
-const talk = about.kind === "chat" ? new Talk({ about, outbox, find, make, text, say, show, clear }) : null;
+const talk = about.kind === "chat" ? new Talk({ about, outbox, find, text, say, show, clear, ended }) : null;
 document.addEventListener("keydown", pressed);
-for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => DO[button.dataset.do]());
+for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => { if (current || !button.closest("#stage")) DO[button.dataset.do](); });
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 for (const node of document.querySelectorAll("kbd[data-key]")) node.textContent = shown(about.keys[node.dataset.key]);
 find("keys").replaceChildren(...Object.entries(about.keyNames).flatMap(([name, says]) => [make("dt", {}, kbd(name)), make("dd", {}, says)]),
@@ -553,8 +670,8 @@ find("keys").replaceChildren(...Object.entries(about.keyNames).flatMap(([name, s
   ...(about.kind === "rate" ? [make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "the level, then the next question")] : []));
 find("rationale").addEventListener("input", (event) => { current.answer.rationale = event.target.value; draft(); });
 find("edited").addEventListener("input", (event) => {
-  current.answer.edited = event.target.value;
-  if (about.kind === "edit") current.answer.choice = changed() ? "edited" : "";
+  current.answer.edits[side()] = event.target.value;
+  if (about.kind === "edit") current.answer.choice = rewritten("first") ? "edited" : "";
   mark();
   draft();
 });
@@ -564,12 +681,14 @@ document.addEventListener("visibilitychange", () => {
   else current.since = performance.now();
 });
 window.addEventListener("pagehide", () => {
+  if (draftTimer) keepDraft();
   // The next item was never seen: give it back.
   for (const { assignment } of waiting)
-    fetch(`/api/v1/assignments/${assignment.token}/return`, { method: "POST", keepalive: true, headers: { "X-CSRF-Token": about.csrf } }).catch(() => {});
+    send("POST", `/api/v1/assignments/${assignment.token}/return`, undefined, about.csrf, { keepalive: true }).catch(() => {});
 });
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
-window.addEventListener("online", () => outbox.flush());
+window.addEventListener("online", () => { outbox.wake(); wake(); });
+find("load-again").addEventListener("click", () => location.reload());
 
 const taken = sessionStorage.getItem("prefloop undone");
 sessionStorage.removeItem("prefloop undone");

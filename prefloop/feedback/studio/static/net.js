@@ -4,11 +4,12 @@ export class Refused extends Error {
   constructor(status, text) { super(text); this.status = status; }
 }
 
-export async function send(method, path, body, csrf, headers = {}) {
+export async function send(method, path, body, csrf, { headers = {}, keepalive = false } = {}) {
   let answer;
   try {
     answer = await fetch(path, {
       method,
+      keepalive,
       credentials: "same-origin",
       headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf, Accept: "application/json", ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
@@ -19,6 +20,7 @@ export async function send(method, path, body, csrf, headers = {}) {
   if (answer.status === 204) return null;
   let said = null;
   try { said = await answer.json(); } catch { /* not JSON: told by the status */ }
+  if (answer.status === 401) throw new Refused(401, "your session has ended; load the page again to sign in");
   if (!answer.ok) throw new Refused(answer.status, (said && said.detail) || `status ${answer.status}`);
   return said;
 }
@@ -28,16 +30,18 @@ export function newKey() {
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-const again = (status) => status === 0 || status === 429 || status >= 500;
+// Whether sending it again may help.
+export const passing = (status) => status === 0 || status === 429 || status >= 500;
 
-// Answers in order, kept in the browser until they are acknowledged, so that a lost connection or a closed page loses none.
+// Answers in order, kept in the browser until they are acknowledged, so that a lost connection, an ended session or a closed page loses none.
 export class Outbox {
-  constructor(account, csrf, { changed, refused }) {
+  // changed(count, why): how many are kept, and why they are not sent yet. refused(letter, error): one that the server does not take.
+  // ended(status): nobody is signed in (401), or the page is from another session (403); the letters wait for the next page.
+  constructor(account, csrf, { changed, refused, ended }) {
     this.name = `prefloop outbox ${account}`;
-    this.csrf = csrf;
-    this.changed = changed;
-    this.refused = refused;
+    Object.assign(this, { csrf, changed, refused, ended });
     this.running = null;
+    this.wake = () => {};
     try { this.letters = JSON.parse(localStorage.getItem(this.name)) || []; } catch { this.letters = []; }
     if (this.letters.length) this.flush();
   }
@@ -53,6 +57,15 @@ export class Outbox {
     return this.flush();
   }
 
+  // Take a letter out again; false where it may have reached the server.
+  take(token) {
+    const at = this.letters.findLastIndex((letter) => letter.token === token);
+    if (at < 0 || this.letters[at].tried) return false;
+    this.letters.splice(at, 1);
+    this.keep();
+    return true;
+  }
+
   has(token) { return this.letters.some((letter) => letter.token === token); }
 
   flush() {
@@ -64,17 +77,25 @@ export class Outbox {
     let wait = 500;
     while (this.letters.length) {
       const letter = this.letters[0];
+      letter.tried = true;
       try {
-        await send("POST", `/api/v1/assignments/${letter.token}/${letter.what}`, letter.body, this.csrf, { "Idempotency-Key": letter.key });
+        await send("POST", `/api/v1/assignments/${letter.token}/${letter.what}`, letter.body, this.csrf, { headers: { "Idempotency-Key": letter.key } });
         wait = 500;
       } catch (error) {
-        if (again(error.status)) {
+        if (passing(error.status)) {
           this.changed(this.letters.length, error.message);
-          await new Promise((done) => setTimeout(done, wait));
+          await new Promise((done) => { this.wake = done; setTimeout(done, wait); });
           wait = Math.min(wait * 2, 15000);
           continue;
         }
-        if (error.status === 401) { location.href = "/login"; return; }
+        // 403 once may be another session's page; from a page that is loaded anew it is an answer.
+        if (error.status === 401 || (error.status === 403 && !letter.forbidden)) {
+          letter.forbidden = error.status === 403;
+          this.keep();
+          this.changed(this.letters.length, error.message);
+          this.ended(error.status);
+          return;
+        }
         this.refused(letter, error);
       }
       this.letters.shift();

@@ -1,0 +1,160 @@
+"""A change of mind, a lost connection and an ended session, in a real browser: what is stored is what was meant, and nothing is lost."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from prefloop.errors import InputError
+from prefloop.feedback.studio.service import Studio
+from prefloop.feedback.studio.values import ProjectSettings
+from tests.feedback.studio.live import Watch, new_page, served, sign_in, why_no_browser
+from tests.feedback.studio.test_browser import answer, compare_all, wait_stored
+
+pytestmark = pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "there is a browser")
+
+
+@dataclass
+class At:
+    """Somebody in front of a project's first item."""
+
+    page: Any
+    watch: Watch
+    base: str
+    studio: Studio
+    project: int
+
+    def texts(self) -> list[str]:
+        """The replies on the screen."""
+        return self.page.locator(".response .text").all_text_contents()
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def pairs(self) -> set[tuple[str, str]]:
+        """What the store prefers to what."""
+        return {(each.chosen, each.rejected) for each in self.studio.store.comparisons().records}
+
+    def rewrites(self) -> list[str]:
+        """Demonstrations by people."""
+        try:
+            export = self.studio.store.export("demonstrations")
+        except InputError:  # there are none
+            return []
+        return [each.completion for each in self.studio.store.exported(export.id)]  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def at(studio: Studio, browser: Any) -> Iterator[At]:
+    project = compare_all(studio)
+    with served(studio) as base:
+        page, watch = new_page(browser, base)
+        sign_in(page, studio, base, "ann")
+        page.goto(f"{base}/label/{project}")
+        page.wait_for_selector(".response")
+        page.wait_for_load_state("networkidle")
+        yield At(page, watch, base, studio, project)
+        assert [each for each in watch.wrong if "net::ERR" not in each] == []  # requests that a test cuts
+        page.context.close()
+
+
+# A rewrite
+
+
+def test_a_rewrite_that_was_opened_and_not_written_does_not_survive_a_change_of_mind(at: At) -> None:  # P1
+    first, second = at.texts()
+    answer(at.page, "1", "e", "Escape", "2", "Enter")
+    wait_stored(at.page, at.studio, at.project, 1)
+    assert at.pairs() == {(second, first)}
+    assert at.rewrites() == []
+
+
+def test_a_rewrite_goes_with_the_side_it_was_opened_from_and_comes_back_with_it(at: At) -> None:  # P1
+    first, second = at.texts()
+    at.press("1", "e", "End")
+    at.page.keyboard.type("!")
+    at.press("Escape", "2")
+    assert at.page.is_hidden("#edit-box")
+    assert "response 1 is kept aside" in at.page.text_content("#edit-aside")
+    # Opened from the other side, the field has that side's text.
+    at.press("e")
+    assert at.page.input_value("#edited") == second
+    assert "response 2" in at.page.text_content("#edit-title")
+    at.press("Escape", "1")
+    assert at.page.input_value("#edited") == f"{first}!"
+    at.page.wait_for_timeout(1000)  # the draft is kept, by its side
+    at.press("2")
+    at.page.wait_for_timeout(1000)
+    at.page.reload()
+    at.page.wait_for_selector(".response.chosen")
+    assert at.page.is_hidden("#edit-box")
+    answer(at.page, "Enter")
+    wait_stored(at.page, at.studio, at.project, 1)
+    assert (at.pairs(), at.rewrites()) == ({(second, first)}, [])
+    # Taken back, chosen again with its rewrite: that is stored, as better than what it was made from.
+    at.press("u")
+    at.page.wait_for_selector(".response.chosen")
+    answer(at.page, "1", "Enter")
+    wait_stored(at.page, at.studio, at.project, 1)
+    assert at.pairs() == {(first, second), (f"{first}!", first)}
+    assert at.rewrites() == [f"{first}!"]
+
+
+def test_the_text_of_the_other_reply_is_no_rewrite(at: At) -> None:  # P1
+    first, second = at.texts()
+    at.press("1", "e")
+    at.page.fill("#edited", f"  {second}\n")
+    at.press("Escape", "Enter")
+    wait_stored(at.page, at.studio, at.project, 1)
+    assert (at.pairs(), at.rewrites()) == ({(first, second)}, [])
+
+
+def test_a_rewrite_by_its_button_needs_no_key_and_no_choice(at: At) -> None:  # P1
+    first, second = at.texts()
+    at.page.click("[aria-label='Rewrite response 2']")
+    assert at.page.evaluate("document.activeElement.id") == "edited"
+    at.page.fill("#edited", "By hand.")
+    at.page.click("#submit")
+    wait_stored(at.page, at.studio, at.project, 1)
+    assert at.pairs() == {(second, first), ("By hand.", second)}
+
+
+def test_a_rewrite_that_waits_for_the_server_keeps_its_side(at: At) -> None:  # P1
+    first, second = at.texts()
+    at.page.route("**/submit", lambda route: route.abort())
+    at.press("1", "e")
+    at.page.fill("#edited", "By hand.")
+    answer(at.page, "Escape", "Enter")
+    at.page.wait_for_selector("#saved.waiting")
+    at.page.reload()
+    at.page.unroute("**/submit")
+    wait_stored(at.page, at.studio, at.project, 1)
+    assert at.pairs() == {(first, second), ("By hand.", first)}
+
+
+def test_a_reply_with_other_line_ends_is_not_rewritten_by_being_shown(
+    studio: Studio, browser: Any
+) -> None:  # P1
+    """A field on a page turns every line end into one character; nobody has typed that."""
+    from prefloop.records import Prompt
+    from tests.feedback.studio.made import completion
+
+    checkpoint = studio.store.add_checkpoint("secret-policy-7b")
+    said = completion(Prompt(content="Two lines?"), "one\r\ntwo", 0)
+    project = studio.create_project(ProjectSettings(name="edit", kind="edit")).id
+    ids = studio.store.add_completions([said], checkpoint)
+    studio.add_tasks(project, studio.store.add_items([ids], kind="single"))
+    with served(studio) as base:
+        page, watch = new_page(browser, base)
+        sign_in(page, studio, base, "ann")
+        page.goto(f"{base}/label/{project}")
+        page.wait_for_selector(".response")
+        assert page.is_disabled("#submit")
+        page.click("#edited")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#toast:not([hidden])")
+        assert "Change the reply" in page.text_content("#toast")
+        assert studio.store.counts()["judgement"] == 0
+        assert watch.wrong == []
