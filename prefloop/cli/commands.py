@@ -345,7 +345,10 @@ STAGES: Mapping[str, Command] = {
         summary="rate the models that were compared, with intervals",
         settings="prefloop.configs.arena:ArenaConfig",
         work="prefloop.cli.arena:arena",
+        positional=("files",),
         examples=(
+            "prefloop arena battles.csv",
+            "prefloop arena annotations.json --baseline text_davinci_003 --outputs outputs.jsonl",
             "prefloop arena --store runs/first/prefloop.db --out runs/first",
             "prefloop arena --store runs/first/prefloop.db --method davidson --clusters both --style",
         ),

@@ -5,10 +5,15 @@ from collections.abc import Callable
 
 from prefloop import data
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
+from prefloop.data.vote_answers import with_answers
+from prefloop.data.votes import read_votes, source_holds_votes
+from prefloop.errors import InputError
 
 
 def check(config: CheckConfig) -> int:
     """Print what a source holds; 1 if there are bad rows in it."""
+    if source_holds_votes(config.source, split=config.split):
+        return _check_votes(config)
     report = data.check(
         config.source,
         split=config.split,
@@ -19,6 +24,20 @@ def check(config: CheckConfig) -> int:
     )
     print(json.dumps(report.to_json(), indent=1, ensure_ascii=False) if config.json else report)
     return int(bool(report.summary.bad or (report.against and report.against.bad)))
+
+
+def _check_votes(config: CheckConfig) -> int:
+    """Print what a file of votes holds."""
+    file = read_votes(config.source, split=config.split, skip_bad=True)
+    if config.json:
+        print(json.dumps(file.to_json(), indent=1, ensure_ascii=False))
+    else:
+        print(file)
+        print("\n".join(f"  {name}: {count}" for name, count in file.facts.items()))
+        for row in file.bad:
+            print(f"  {row}")
+        print(f"  rate them: prefloop arena {config.source}")
+    return int(bool(file.bad))
 
 
 def _counter(name: str) -> Callable[[str], int]:
@@ -34,6 +53,14 @@ def import_records(config: ImportConfig) -> None:
     from prefloop.data.importing import import_records as write
     from prefloop.data.store import Store
 
+    if source_holds_votes(config.source, split=config.split, columns=config.columns):
+        _import_votes(config)
+        return
+    for name in ("columns", "outputs"):
+        if getattr(config, name):
+            raise InputError(
+                f"{name} applies to votes between models, and {config.source} holds none; leave it out"
+            )
     loaded = data.load_records(
         config.source, split=config.split, skip_bad=config.skip_bad, limit=config.limit
     )
@@ -64,6 +91,43 @@ def import_records(config: ImportConfig) -> None:
     if made.repeated:
         print(f"  {made.repeated} rows repeat a judgement by the same annotator, which is taken once")
     for line in made.bad:
+        print(f"  left out: {line}")
+
+
+def _import_votes(config: ImportConfig) -> None:
+    """Read a file of votes and write it into a store."""
+    from prefloop.data.store import Store
+    from prefloop.data.vote_import import import_votes, settle
+
+    for name, standard in (("author", "human"), ("limit", 0)):
+        if getattr(config, name) != standard:
+            raise InputError(
+                f"{name} is {getattr(config, name)!r}, which does not apply to votes between models; leave it out"
+            )
+    file = read_votes(config.source, split=config.split, columns=config.columns, skip_bad=config.skip_bad)
+    if config.outputs:
+        file = with_answers(file, config.outputs)
+    settled = settle(file, annotator=config.annotator, skip_bad=config.skip_bad)
+    with Store.open(config.store) as store:
+        before = store.counts()
+        made = import_votes(
+            store, settled, annotator_kind=config.annotator_kind, round=config.round, tags=config.tags
+        )
+        after = store.counts()
+    print(file)
+    for row in file.bad:
+        print(f"  {row}")
+    for count, one, table in (
+        (made.prompts, "prompts", "prompt"),
+        (made.completions, f"completions by {len(made.models)} models", "completion"),
+        (made.votes, "votes", "judgement"),
+    ):
+        print(f"  {count} {one}, {after[table] - before[table]} of them new in {config.store}")
+    if settled.repeated:
+        print(f"  {settled.repeated} rows repeat a vote by the same annotator, which is taken once")
+    if settled.identical:
+        print(f"  left out: {settled.identical} votes between equal answers or of one model with itself")
+    for line in settled.bad:
         print(f"  left out: {line}")
 
 

@@ -1,8 +1,9 @@
 """Flags to settings: `--optim.lr 1e-4` or `--optim.lr=1e-4`, by the dataclass's names, with the same checks as a file's values."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from prefloop.configs.load import (
@@ -53,7 +54,8 @@ def short_names(cls: Any) -> dict[str, str]:
 
 
 def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] = ()) -> Flags:
-    """The settings in a command's arguments. `positional` names the settings that may stand without a flag, in order.
+    """The settings in a command's arguments. `positional` names the settings that may stand without a flag, in order; one that is a list takes all
+    words up to the next flag.
 
     Hyphens in names are read as underscores. A flag of true or false may stand alone for true; a list's items follow one another.
     Raises `InputError` for an unknown flag (with the nearest one), a value missing or of the wrong type, and a setting given twice.
@@ -66,11 +68,10 @@ def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] 
         argument = rest.pop(0)
         if not argument.startswith("--"):
             if not places:
-                raise InputError(
-                    f"{argument!r} stands behind no flag; write --NAME {argument} (see --help for the names)"
-                )
+                raise InputError(_unexpected(argument, short))
             name = places.pop(0)
-            _put(found, name, Given(value=_read([argument], kinds[name], name), where=name))
+            more = _take(rest, kinds[name], may_be_next=False) if get_origin(kinds[name]) is tuple else []
+            _put(found, name, Given(value=_read([argument, *more], kinds[name], name), where=name))
             continue
         flag, equals, attached = argument.partition("=")
         name = flag.removeprefix("--").replace("-", "_")
@@ -90,6 +91,14 @@ def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] 
         else:
             _put(found, name, Given(value=value, where=flag))
     return Flags(config=config, given=_tree(found))
+
+
+def _unexpected(argument: str, short: Mapping[str, str]) -> str:
+    """What to say of a word that no flag stands before: files are mostly meant as data."""
+    looks_like_file = Path(argument).exists() or any(mark in argument for mark in "./")
+    if looks_like_file and "data" in short:
+        return f"unexpected argument {argument!r}; did you mean `--data {argument}`?"
+    return f"unexpected argument {argument!r}; write it behind its flag, --NAME {argument} (see --help for the names)"
 
 
 def _unknown(flag: str, name: str, cls: Any) -> str:

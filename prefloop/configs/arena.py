@@ -10,8 +10,24 @@ from prefloop.configs.common import require
 class ArenaConfig:
     """Rate the models whose completions were compared, across checkpoints and rounds: leaderboard with intervals and rank ranges."""
 
-    store: str
+    files: tuple[str, ...] = ()
+    """Files of votes (.csv .tsv .jsonl .json .parquet, also .gz): two models and who won in each row. No store is needed then."""
+    store: str = ""
     """Store that holds the judgements: a file or a database URL."""
+    columns: tuple[str, ...] = ()
+    """Which column of the files says what, for names that are not known: model_a=COLUMN model_b=COLUMN winner=COLUMN, and so on."""
+    outputs: str = ""
+    """File of the answers that the votes are about (prompt_id or prompt, model, completion), for --style and lengths."""
+    split: str = "train"
+    """Split of a data set that has several."""
+    skip_bad: bool = False
+    """Leave malformed rows of the files out, count and list them, instead of stopping at them."""
+    turns: tuple[str, ...] = ()
+    """Votes of the files on these turns only; none means all."""
+    languages: tuple[str, ...] = ()
+    """Votes of the files in these languages only; none means all."""
+    by: Literal["", "turn", "language", "judge"] = ""
+    """Add a leaderboard for every turn, language or judge of the files."""
     method: Literal["bradley_terry", "davidson", "rao_kupper", "plackett_luce", "elo"] = "bradley_terry"
     """How votes become ratings; plackett_luce reads rankings too, elo depends on the order of the votes and has no interval."""
     intervals: Literal["sandwich", "bootstrap"] = "sandwich"
@@ -44,7 +60,21 @@ class ArenaConfig:
     """Folder to write arena.json and arena.html into; none only prints."""
 
     def __post_init__(self) -> None:
-        require(bool(self.store), "store is empty; name the store that holds the judgements")
+        require(
+            bool(self.store) != bool(self.files),
+            "name files of votes (prefloop arena battles.csv) or the store that holds the judgements (--store)"
+            + (
+                f", not both: files are {' '.join(self.files)}, store is {self.store!r}" if self.store else ""
+            ),
+        )
+        of_files = ("columns", "outputs", "skip_bad", "turns", "languages", "by")
+        of_store = ("each_round", "rounds", "kinds")
+        for name in of_store if self.files else of_files:
+            where = ("a store", "files") if self.files else ("files", "a store")
+            require(
+                not getattr(self, name),
+                f"{name} is {getattr(self, name)!r}, which applies to votes of {where[0]}; these are of {where[1]}, so leave it out",
+            )
         require(
             self.prior > 0,
             f"prior is {self.prior}; it must be above 0, or an undefeated model has no finite rating",

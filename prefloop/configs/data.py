@@ -40,6 +40,10 @@ class ImportConfig:
     """Store to write to: a file or a database URL."""
     split: str = "train"
     """Split of a data set that has several."""
+    columns: tuple[str, ...] = ()
+    """Of votes between models, which column says what, for names that are not known: model_a=COLUMN winner=COLUMN, and so on."""
+    outputs: str = ""
+    """Of votes, the file of the answers that they are about (prompt_id or prompt, model, completion), where theirs does not hold them."""
     author: str = "human"
     """Who wrote the completions: `human`, or the name of a model."""
     annotator: str = ""

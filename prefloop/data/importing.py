@@ -115,7 +115,7 @@ def import_records(
     }
     prompts = [*(r for r in records if isinstance(r, Prompt)), *(prompt for prompt, _ in written)]
     store.add_prompts(prompts, tags=tags, origin=source)
-    ids = _add_completions(store, written, author)
+    ids = add_written(store, written, author)
     for kind in ("pair", "rank"):
         _judge(store, [j for j in judged if _kind(j, records) == kind], ids, annotators, kind, round)
     counts = {kind: sum(_kind(j, records) == kind for j in judged) for kind in ("pair", "rank")}
@@ -175,9 +175,10 @@ def _settle(judgements: Sequence[_Judged]) -> tuple[list[_Judged], int, list[str
     return list(first.values()), repeated, bad
 
 
-def _add_completions(
+def add_written(
     store: Store, written: Sequence[tuple[Prompt, str]], author: str
 ) -> dict[tuple[Prompt, str], int]:
+    """Add what an author wrote, of which nothing else is known; (prompt, text) -> id."""
     distinct = list(dict.fromkeys(written))
     if not distinct:
         return {}

@@ -16,6 +16,7 @@ from prefloop.data.formats import (
 )
 from prefloop.data.read import find_source, rows_of
 from prefloop.data.rows import BadRow, Row, RowError
+from prefloop.data.votes import refuse_votes
 from prefloop.errors import InputError
 from prefloop.records import (
     Comparison,
@@ -260,6 +261,7 @@ def _load(
     if not looked_at:
         bad = tuple(row for row in first if isinstance(row, BadRow))
         raise InputError(_bad_rows(str(source), bad, len(bad)) if bad else f"{source}: there is no row in it")
+    refuse_votes(looked_at, str(source))
     name = detect_format(looked_at, source=str(source), wanted=wanted, hints=hints or {})
     made = _convert(chain(first, rows), name, looked_at, limit, convert)
     read = made.used + len(made.bad) + made.beyond

@@ -28,6 +28,8 @@ SUFFIXES = (
     ".json.gz",
     ".csv",
     ".csv.gz",
+    ".tsv",
+    ".tsv.gz",
     ".parquet",
 )
 SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "eval", "test", "heldout")
@@ -153,8 +155,8 @@ def _file_rows(path: Path) -> Iterator[Row | BadRow]:
     suffix = (_suffix(path) or "").removesuffix(".gz")
     if suffix == ".parquet":
         return _parquet_rows(path)
-    if suffix == ".csv":
-        return _csv_rows(path)
+    if suffix in (".csv", ".tsv"):
+        return _csv_rows(path, "\t" if suffix == ".tsv" else ",")
     return _json_rows(path) if suffix == ".json" else _jsonl_rows(path)
 
 
@@ -321,14 +323,14 @@ def _element(path: Path, text: str, position: int, line: int) -> tuple[object, i
 # CSV
 
 
-def _csv_rows(path: Path) -> Iterator[Row | BadRow]:
+def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | BadRow]:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
     # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not stop the file.
     with (
         _open(path) as raw,
         io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines,
     ):
-        reader = csv.reader(lines, strict=True)
+        reader = csv.reader(lines, strict=True, delimiter=delimiter)
         header = _csv_header(path, reader)
         line = reader.line_num + 1
         while header:

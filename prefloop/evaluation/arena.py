@@ -106,7 +106,7 @@ def _win_cells(arena: Arena) -> list[tuple[str, ...]]:
             name,
             percent(each.raw.value),
             percent(each.raw.standard_error) if math.isfinite(each.raw.standard_error) else "",
-            percent(each.controlled.value),
+            percent(each.controlled.value) if math.isfinite(each.controlled.value) else "",
             f"{percent(each.low)} to {percent(each.high)}"
             if math.isfinite(each.controlled.standard_error)
             else "",

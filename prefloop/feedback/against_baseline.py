@@ -1,5 +1,6 @@
 """Votes between each model and one baseline, as AlpacaEval's figures read them: a mean preference a prompt, and how long both answers were."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +8,12 @@ import numpy as np
 
 from prefloop.errors import InputError
 from prefloop.feedback.judged import OUTCOMES, JudgedItem
-from prefloop.feedback.ratings import LengthControlled, length_controlled_win_rate
+from prefloop.feedback.ratings import (
+    LengthControlled,
+    WinRate,
+    baseline_win_rate,
+    length_controlled_win_rate,
+)
 
 PREFERENCE = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 """Choice -> preference for slot 0; who finds both bad prefers neither."""
@@ -19,7 +25,7 @@ def win_rates_against(judged: Sequence[JudgedItem], baseline: str) -> Mapping[st
     Several votes on one prompt (other annotators, other samples) are one row, their mean: they share the prompt's difficulty, and the standard
     error counts prompts. Raises `InputError`, with the models there are, for a baseline that was compared with none.
     """
-    rows: dict[str, dict[int, list[tuple[float, int, int]]]] = defaultdict(lambda: defaultdict(list))
+    rows: dict[str, dict[int, list[tuple[float, float, int, int]]]] = defaultdict(lambda: defaultdict(list))
     for each in judged:
         if each.kind != "pair" or each.choice not in OUTCOMES or each.models[0] == each.models[1]:
             continue
@@ -28,7 +34,7 @@ def win_rates_against(judged: Sequence[JudgedItem], baseline: str) -> Mapping[st
         own = 1 - each.models.index(baseline)
         preference = PREFERENCE[each.choice] if own == 0 else 1 - PREFERENCE[each.choice]
         lengths = len(each.completions[own]), len(each.completions[1 - own])
-        rows[each.models[own]][each.prompt_id].append((preference, *lengths))
+        rows[each.models[own]][each.prompt_id].append((each.weight, preference, *lengths))
     if not rows:
         names = sorted({name for each in judged if each.kind == "pair" for name in each.models})
         raise InputError(
@@ -36,6 +42,15 @@ def win_rates_against(judged: Sequence[JudgedItem], baseline: str) -> Mapping[st
         )
     found = {}
     for name in sorted(rows):
-        means = np.array([np.mean(votes, axis=0) for votes in rows[name].values()])
-        found[name] = length_controlled_win_rate(means[:, 0], means[:, 1], means[:, 2])
+        prompts = [np.array(votes) for votes in rows[name].values()]
+        means = np.array([np.average(votes[:, 1:], axis=0, weights=votes[:, 0]) for votes in prompts])
+        if means[:, 1:].any():
+            found[name] = length_controlled_win_rate(means[:, 0], means[:, 1], means[:, 2])
+        else:  # votes without the answers: nothing is known of lengths
+            found[name] = _raw_alone(baseline_win_rate(means[:, 0]))
     return found
+
+
+def _raw_alone(raw: WinRate) -> LengthControlled:
+    unknown = WinRate(value=math.nan, standard_error=math.nan, n=raw.n)
+    return LengthControlled(raw=raw, controlled=unknown, length=math.nan, level=math.nan, difficulty=math.nan)

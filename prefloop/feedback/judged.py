@@ -53,6 +53,10 @@ class JudgedItem:
     strength: int
     order_shown: tuple[int, ...]
     duration_ms: int
+    weight: float = 1.0
+    """How much it counts: below 1 for one side of a soft preference."""
+    counted: bool = True
+    """Whether it is counted among the votes; of a soft preference's two sides, the likelier is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -189,6 +193,8 @@ def votes_of(judged: Sequence[JudgedItem], *, style: bool = False) -> ReadVotes:
         [OUTCOMES[each.choice] for each in pairs],
         prompt=[each.prompt_id for each in pairs],
         annotator=[annotators[each.annotator] for each in pairs],
+        weight=[each.weight for each in pairs],
+        counted=[each.counted for each in pairs],
     )
     if style:
         votes = with_style(

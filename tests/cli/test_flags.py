@@ -104,7 +104,7 @@ def test_positional_settings() -> None:
         ("--name a --numbers 1 x", "--numbers is 'x'; it must be a whole number"),
         ("--name a --inner.kind fsat", "--inner.kind is 'fsat'; it must be one of slow, fast (did you mean fast?)"),
         ("--name a --name b", "name is given twice, by --name; give it once"),
-        ("b --name a", "'b' stands behind no flag; write --NAME b (see --help for the names)"),
+        ("b --name a", "unexpected argument 'b'; write it behind its flag, --NAME b (see --help for the names)"),
         ("--config a --config b", "--config is given twice, a and b; put both into one file"),
     ],
 )  # fmt: skip

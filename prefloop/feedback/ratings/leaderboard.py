@@ -172,7 +172,7 @@ def leaderboard(
         probabilities=_probabilities(votes.names, fitted, connection, covariance),
         style=_style(votes, fitted, low, high),
         tie_parameter=_tie_parameter(method, fitted, low, high),
-        votes=len(votes),
+        votes=int(votes.counted.sum()),
         rankings=counted,
         prompts=len(np.unique(prompt)),
         annotators=len(np.unique(annotator)),
@@ -292,11 +292,12 @@ def _counts(votes: Votes, rankings: Rankings | None) -> dict[str, Ints]:
     def count(models: Ints) -> Ints:
         return np.bincount(models, minlength=m)
 
-    first_won, second_won = votes.outcome == FIRST, votes.outcome == SECOND
-    bad = votes.outcome == BOTH_BAD
-    tied = ~(first_won | second_won | bad)
+    counted = votes.counted
+    first_won, second_won = counted & (votes.outcome == FIRST), counted & (votes.outcome == SECOND)
+    bad = counted & (votes.outcome == BOTH_BAD)
+    tied = counted & ~(first_won | second_won | bad)
     counts = {
-        "votes": count(votes.first) + count(votes.second),
+        "votes": count(votes.first[counted]) + count(votes.second[counted]),
         "wins": count(votes.first[first_won]) + count(votes.second[second_won]),
         "losses": count(votes.second[first_won]) + count(votes.first[second_won]),
         "ties": count(votes.first[tied]) + count(votes.second[tied]),
@@ -440,7 +441,7 @@ def _elo_board(votes: Votes, anchor: str) -> Leaderboard:
         probabilities=(),
         style=(),
         tie_parameter=None,
-        votes=len(votes),
+        votes=int(votes.counted.sum()),
         rankings=0,
         prompts=len(np.unique(votes.prompt)),
         annotators=len(np.unique(votes.annotator)),

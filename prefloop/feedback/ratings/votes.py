@@ -12,6 +12,7 @@ FIRST, SECOND, TIE, BOTH_BAD = 0, 1, 2, 3
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,13 +30,15 @@ class Votes:
     annotator: Ints
     weight: Floats
     """How much a vote counts; 1 unless votes are reweighted."""
+    counted: Bools
+    """Whether a vote is one of those that are counted (wins, losses, votes): of a soft preference, written as two weighted votes, one is."""
     features: Floats
     """`[votes, features]` what else tells the two answers apart, first minus second; no columns where nothing is controlled for."""
     feature_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n, models = len(self.first), len(self.names)
-        for name in ("second", "outcome", "prompt", "annotator", "weight", "features"):
+        for name in ("second", "outcome", "prompt", "annotator", "weight", "counted", "features"):
             if len(getattr(self, name)) != n:
                 raise ValueError(
                     f"{name} has {len(getattr(self, name))} entries for {n} votes; give one for each"
@@ -111,10 +114,12 @@ def make_votes(
     prompt: Sequence[int] | NDArray[Any] | None = None,
     annotator: Sequence[int] | NDArray[Any] | None = None,
     weight: Sequence[float] | NDArray[Any] | None = None,
+    counted: Sequence[bool] | NDArray[Any] | None = None,
     features: NDArray[Any] | None = None,
     feature_names: Sequence[str] = (),
 ) -> Votes:
-    """Votes from sequences. Without `prompt` every vote has its own, without `annotator` all are one person's, without `weight` all count 1.
+    """Votes from sequences. Without `prompt` every vote has its own, without `annotator` all are one person's, without `weight` all weigh 1,
+    without `counted` all are counted.
 
     Raises `ValueError` where lengths differ or a number is out of its range.
     """
@@ -127,6 +132,7 @@ def make_votes(
         prompt=np.arange(n) if prompt is None else np.asarray(prompt, np.intp),
         annotator=np.zeros(n, np.intp) if annotator is None else np.asarray(annotator, np.intp),
         weight=np.ones(n) if weight is None else np.asarray(weight, np.float64),
+        counted=np.ones(n, np.bool_) if counted is None else np.asarray(counted, np.bool_),
         features=np.zeros((n, 0)) if features is None else np.asarray(features, np.float64),
         feature_names=tuple(feature_names),
     )
