@@ -79,7 +79,7 @@ ROWS = {
         "D8": "The last, smaller batch is thrown away",
         "D9": "The prompt leaks into the reward function",
         "D10": "The prompt stands twice",
-        "D21": "Votes between models are read as prompts, and the votes lost",
+        "D11": "Votes between models are read as prompts, and the votes lost",
     },
     "Resuming and checkpoints": {
         "R1": "The order of data differs after resuming",

@@ -39,7 +39,7 @@ CROWD = [
 ]  # fmt: skip
 
 
-def test_a_crowds_table(tmp_path: Path) -> None:  # D21
+def test_a_crowds_table(tmp_path: Path) -> None:  # D11
     """The models' names stand in left and right, their numbers in model_x and model_y."""
     path = table(tmp_path / "crowd.csv", CROWD)
     file = read_votes(path)
