@@ -91,6 +91,10 @@ ROWS = {
         "R7": "The only good checkpoint is deleted, or is half written",
         "R8": "Exported weights are adapters that were not merged, or nothing",
     },
+    "Evaluation": {
+        "E1": "A model is measured on what it, or a model behind it, was trained on",
+        "E2": "Rows are left out of an evaluation and nothing says so, or it reads other texts than training did",
+    },
     "What people say": {
         "P1": "A rewrite begun from one reply is stored as better than another, or text that nobody changed as a rewrite",
     },

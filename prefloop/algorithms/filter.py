@@ -114,7 +114,10 @@ def _read(config: FilterConfig, world: World) -> tuple[tuple[Comparison, ...], s
 def _by_models(config: FilterConfig, records: Sequence[Comparison], world: World) -> Filtered:
     scorer = EnsembleScorer.load(config.reward_models, config.compute, world, rules=config.reward)
     prompts = [record.prompt.in_context(record.context) for record in records]
-    scores = scorer.of_texts(prompts, [(record.chosen, record.rejected) for record in records])
+    data = config.data
+    cut = (data.max_prompt_tokens, data.max_completion_tokens) if data.overlong == "truncate" else None
+    texts = [(record.chosen, record.rejected) for record in records]
+    scores = scorer.of_texts(prompts, texts, budgets=cut)
     better, worse = scores.view(-1, 2).unbind(1)
     return filter_by_margin(
         records, (better - worse).tolist(), least=config.least_margin, disagreed=config.disagreed

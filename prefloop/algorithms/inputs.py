@@ -1,7 +1,7 @@
 """What a stage trains on: records read from a file or the store, split by prompt, as tokens, with a hash that says exactly what they were."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -28,6 +28,7 @@ from prefloop.records import Comparison, Conversation, Demonstration, Label, Pro
 from prefloop.runtime.checkpoint import Content
 from prefloop.runtime.world import World
 from prefloop.text import encode_all, encode_prompts
+from prefloop.text.encode import Tally
 from prefloop.text.groups import Group
 
 R = TypeVar("R")
@@ -68,6 +69,22 @@ class Read:
     sha256: str
     """Of all records read, trained on and held out."""
     summary: str
+    rows: int = 0
+    """Rows read, good or bad; of a store the records of the export."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Why rows or records are not used, and how many."""
+    truncated: int = 0
+    """Records that were cut to the budgets."""
+
+    def as_tokens(self, encoded: Tally, train: int, heldout: int) -> "Read":
+        """The same with what became of the records once they were tokens, and how they were parted."""
+        counts = {"over the token budgets": len(encoded.dropped), "not encodable": len(encoded.bad)}
+        return replace(
+            self,
+            summary=f"{self.summary} As tokens: {encoded.describe()}. Train {train}, held out {heldout}.",
+            left_out={**self.left_out, **_positive(counts)},
+            truncated=len(encoded.truncated),
+        )
 
     @property
     def content(self) -> Content:
@@ -99,7 +116,19 @@ def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> t
     loaded = load(data.source, split=data.split, skip_bad=data.skip_bad, limit=data.limit, **options)
     digest = content_hash(loaded.records)
     source = Source(name=data.source, sha256=digest, rows=len(loaded.records))
-    return loaded, Read(sources=(source,), exports=(), sha256=digest, summary=str(loaded.summary))
+    left_out = {"bad rows": len(loaded.summary.bad), "beyond data.limit": loaded.summary.beyond_limit}
+    return loaded, Read(
+        sources=(source,),
+        exports=(),
+        sha256=digest,
+        summary=str(loaded.summary),
+        rows=loaded.summary.read,
+        left_out=_positive(left_out),
+    )
+
+
+def _positive(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def _judged(data: Data) -> Filters:
@@ -107,7 +136,14 @@ def _judged(data: Data) -> Filters:
     return Filters(kinds=() if data.judged_by == "all" else (data.judged_by,))
 
 
-def _part(records: Sequence[R], read: Read, data: Data, tokenizer: PreTrainedTokenizerBase) -> Inputs[R]:
+def _part(
+    records: Sequence[R],
+    read: Read,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    to_train: bool = True,
+) -> Inputs[R]:
     """Encode all records and part them; a run with nothing to train on is an error, not a run."""
     encoded = encode_all(
         tokenizer,
@@ -123,16 +159,14 @@ def _part(records: Sequence[R], read: Read, data: Data, tokenizer: PreTrainedTok
     groups = {True: [], False: []}
     for record, group in zip(kept, encoded.groups, strict=True):
         groups[id(record) in is_heldout].append(group)
-    if not train:
+    if to_train and not train:
         raise InputError(
             f"{data.source}: no record to train on ({encoded.describe()}; {len(heldout)} held out); lower data.heldout, or give more data"
         )
-    summary = f"{read.summary} As tokens: {encoded.describe()}. Train {len(train)}, held out {len(heldout)}."
-    read = Read(sources=read.sources, exports=read.exports, sha256=read.sha256, summary=summary)
     return Inputs(
         train=Examples(records=tuple(train), groups=groups[False]),  # pyright: ignore[reportArgumentType]
         heldout=Examples(records=tuple(heldout), groups=groups[True]),  # pyright: ignore[reportArgumentType]
-        read=read,
+        read=read.as_tokens(encoded, len(train), len(heldout)),
     )
 
 
@@ -155,9 +189,11 @@ def comparisons(
     world: World,
     *,
     swap_contexts: bool = False,
+    to_train: bool = True,
 ) -> Inputs[Comparison]:
     """Comparisons from a file, a data set or the store; group completions are (chosen, rejected).
 
+    Without `to_train` all of them may be held out.
     With `swap_contexts` each that names an opposite context is there a second time, in that context and the other way round.
     """
 
@@ -165,7 +201,7 @@ def comparisons(
         if data.source != STORE:
             loaded, read = _from_files(data, load_comparisons)
             if not swap_contexts:
-                return _part(loaded.records, read, data, tokenizer)
+                return _part(loaded.records, read, data, tokenizer, to_train=to_train)
             swapped = [one.in_opposite_context() for one in loaded.records if one.opposite_context]
             if not swapped:
                 raise InputError(
@@ -178,7 +214,7 @@ def comparisons(
                 "swap_contexts is on, but a store keeps no contexts; train on a file, or leave it out"
             )
         used, read = _comparisons_in_store(store, data)
-        return _part(used, read, data, tokenizer)
+        return _part(used, read, data, tokenizer, to_train=to_train)
 
     return world.on_main(work)
 
@@ -193,7 +229,15 @@ def _comparisons_in_store(store: str, data: Data) -> tuple[list[Comparison], Rea
     summary = f"{store}: {export.rows} comparisons (export {export.id}, sha256 {export.sha256[:12]})"
     summary += f"; not comparisons: {left_out}" if left_out else ""
     summary += f"; {len(records) - len(used)} beyond data.limit" if len(used) < len(records) else ""
-    return used, Read(sources=(), exports=(export.id,), sha256=content_hash(used), summary=summary + ".")
+    counts = {**export.left_out, "beyond data.limit": len(records) - len(used)}
+    return used, Read(
+        sources=(),
+        exports=(export.id,),
+        sha256=content_hash(used),
+        summary=summary + ".",
+        rows=export.rows,
+        left_out=_positive(counts),
+    )
 
 
 def plain_comparisons(data: Data, store: str) -> tuple[tuple[Comparison, ...], str]:
@@ -280,7 +324,14 @@ def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple
             records = tuple(record for record in opened.exported(export.id) if isinstance(record, Prompt))
         records = records[: data.limit] if data.limit else records
         summary = f"{store}: {len(records)} of {export.rows} prompts (export {export.id})."
-        read = Read(sources=(), exports=(export.id,), sha256=content_hash(records), summary=summary)
+        read = Read(
+            sources=(),
+            exports=(export.id,),
+            sha256=content_hash(records),
+            summary=summary,
+            rows=export.rows,
+            left_out=_positive({"beyond data.limit": export.rows - len(records)}),
+        )
         origins = tuple(f"{store}: prompt {place + 1}" for place in range(len(records)))
     else:
         loaded, read = _from_files(data, load_prompts)
@@ -308,9 +359,7 @@ def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple
             origins=tuple(origin for _, origin in found),
         )
 
-    summary = f"{read.summary} As tokens: {encoded.describe()}. Train {len(train)}, held out {len(heldout)}."
-    read = Read(sources=read.sources, exports=read.exports, sha256=read.sha256, summary=summary)
-    return part(train), part(heldout), read
+    return part(train), part(heldout), read.as_tokens(encoded, len(train), len(heldout))
 
 
 def texts(data: Data) -> tuple[tuple[Text, ...], tuple[Text, ...], Read]:

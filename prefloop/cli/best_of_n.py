@@ -152,6 +152,7 @@ def draw_and_score(
         completions_per_prompt=config.completions_per_prompt,
         seed=config.seed,
         max_prompt_tokens=config.data.max_prompt_tokens,
+        truncate=config.data.overlong == "truncate",
         compute=config.compute,
         world=world,
     )

@@ -29,11 +29,12 @@ from prefloop.evaluation.reward_model_quality import (
 from prefloop.evaluation.summary import EvaluatedCompletion, EvaluatedPolicy, PolicySummary
 from prefloop.evaluation.text_statistics import policy_alarms, text_statistics
 from prefloop.evaluation.win_rate import WinMatrix, win_matrix, win_rate
-from prefloop.models.load import load_policy
+from prefloop.models.load import load_config, load_policy
 from prefloop.models.roles import Policy, vocabulary_size
+from prefloop.models.trunk import check_length, check_positions
 from prefloop.records import Comparison, Prompt
 from prefloop.rollout import Rollout, make_rollout, sample
-from prefloop.rollout.reward_scorers import Drawn, EnsembleScorer
+from prefloop.rollout.reward_scorers import Drawn, EnsembleScorer, ModelPart
 from prefloop.rollout.scoring import summed_kl, summed_logprobs
 from prefloop.runtime import World
 from prefloop.runtime.progress import Progress
@@ -46,6 +47,8 @@ from prefloop.text import (
     load_tokenizer,
     stop_token_ids,
 )
+from prefloop.text.encode import EncodedPrompts
+from prefloop.text.groups import Group
 
 Gold = Callable[[Prompt, str], float]
 
@@ -58,6 +61,8 @@ class Setting:
     completions_per_prompt: int
     seed: int
     max_prompt_tokens: int
+    truncate: bool = False
+    """Longer prompts keep their end, as training cuts them; else they are an error."""
     compute: Compute
     world: World
 
@@ -111,6 +116,7 @@ def evaluate_policies(
     for name in names[1:]:
         what = f"policy {name} ({folders[name]})"
         check_same_tokens(tokenizers[names[0]], tokenizers[name], what=what)
+    _check_room(folders, tokenizers[names[0]], prompts, setting)
     reference = load_policy(folders[names[0]], setting.compute)
     judge = _open_judge(reward_model, setting, rules) if reward_model else None
     measured: dict[str, Measured] = {}
@@ -120,6 +126,35 @@ def evaluate_policies(
         check_vocabulary(tokenizers[name], vocabulary_size(policy))
         measured[name] = _measure(policy, tokenizers[name], reference, prompts, setting, gold, judge)
     return _summarise(folders, measured, setting, gold is not None, gold_is_log_odds)
+
+
+def _check_room(
+    folders: Mapping[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    setting: Setting,
+) -> None:
+    """Raise `InputError` for the first prompt that some policy has no positions for, before any of them runs."""
+    new_tokens = setting.sampling.max_new_tokens
+    ids = _encoded(tokenizer, prompts, setting).prompts
+    longest = max(range(len(ids)), key=lambda i: len(ids[i]))
+    for name, folder in folders.items():
+        config = load_config(folder, setting.compute)
+        if config is not None:
+            check_positions(
+                config,
+                folder,
+                len(ids[longest]) + new_tokens,
+                what=f"policy {name}: prompt {longest + 1} with sampling.max_new_tokens = {new_tokens}",
+                way_out="lower data.max_prompt_tokens (see data.overlong) or sampling.max_new_tokens",
+            )
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], setting: Setting
+) -> EncodedPrompts:
+    overlong = "truncate" if setting.truncate else "error"
+    return encode_prompts(tokenizer, prompts, max_prompt_tokens=setting.max_prompt_tokens, overlong=overlong)
 
 
 def _tokenizer(folder: str, setting: Setting) -> PreTrainedTokenizerBase:
@@ -175,7 +210,7 @@ def answer(
     policy: Policy, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], setting: Setting
 ) -> Rollout:
     """The policy's completions of all prompts, shared over processes; the same on every process."""
-    encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=setting.max_prompt_tokens)
+    encoded = _encoded(tokenizer, prompts, setting)
     world, k = setting.world, setting.completions_per_prompt
     places = world.share(range(len(prompts)))
     progress = Progress(
@@ -314,6 +349,7 @@ def evaluate_reward_model(
     world: World,
     max_prompt_tokens: int,
     max_completion_tokens: int,
+    truncate: bool = False,
     gold: Gold | None = None,
     ceiling: float | None = None,
     rules: Combining = Combining(),  # noqa: B008  a frozen value
@@ -322,7 +358,8 @@ def evaluate_reward_model(
 
     `gold` adds the accuracy against noise-free utilities (unless they are equal in every pair), `ceiling` what a perfect model would reach on labels as noisy as these.
     Soft labels, and pairs with several labels, say that themselves (`label_noise`).
-    Comparisons over the budgets raise `InputError`: nothing is left out of an evaluation silently.
+    Comparisons over the budgets raise `InputError`, or with `truncate` are cut as training cuts them: nothing is left out of an evaluation
+    silently. What a model has no positions for is an `InputError` before it runs.
     """
     scorer = EnsembleScorer.load(folder, compute, world, rules=rules, normalise=False)
     encoded = encode_all(
@@ -330,9 +367,13 @@ def evaluate_reward_model(
         comparisons,
         max_prompt_tokens=max_prompt_tokens,
         max_completion_tokens=max_completion_tokens,
+        overlong="truncate" if truncate else "error",
     )
+    _check_scorer_room(scorer, comparisons, encoded.groups)
     scores = scorer.of_texts(
-        [c.prompt.in_context(c.context) for c in comparisons], [(c.chosen, c.rejected) for c in comparisons]
+        [c.prompt.in_context(c.context) for c in comparisons],
+        [(c.chosen, c.rejected) for c in comparisons],
+        budgets=(max_prompt_tokens, max_completion_tokens) if truncate else None,
     )
     chosen, rejected = scores.double().view(-1, 2).numpy().T
     clusters = [comparison.prompt.sha256 for comparison in comparisons]
@@ -357,6 +398,22 @@ def evaluate_reward_model(
         label_ceiling=ceiling_of_agreement(comparisons),
         gold_accuracy=gold_accuracy,
     )
+
+
+def _check_scorer_room(
+    scorer: EnsembleScorer, comparisons: Sequence[Comparison], groups: Sequence[Group]
+) -> None:
+    lengths = [len(group.prompt) + max(map(len, group.completions)) for group in groups]
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    for part in scorer.parts:
+        if isinstance(part, ModelPart):
+            where = comparisons[longest].origin or f"comparison {longest + 1}"
+            check_length(
+                part.model.model,
+                lengths[longest],
+                what=f"{where}: the prompt with its longest completion",
+                way_out="shorten it, or lower data.max_prompt_tokens or data.max_completion_tokens (see data.overlong)",
+            )
 
 
 def best_of_n_curve(

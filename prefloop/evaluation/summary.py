@@ -81,6 +81,36 @@ class RewardModelSummary:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredData:
+    """What was measured on, and what became of the other rows."""
+
+    what: str
+    """`prompts` or `comparisons`."""
+    source: str
+    rows: int
+    """Rows read, good or bad."""
+    measured: int
+    """Records that the numbers are of."""
+    part: str
+    """`heldout`, `train` or `all`."""
+    why: str = ""
+    """Why this part, where it was not asked for."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """What was not measured, by reason."""
+    truncated: int = 0
+    """Measured, but cut to the budgets of tokens."""
+
+    def __str__(self) -> str:
+        reason = f": {self.why}" if self.why else ""
+        said = f"{self.measured} {self.what} of {self.rows} rows in {self.source} are measured (part {self.part}{reason})"
+        left_out = ", ".join(f"{count} {why}" for why, count in self.left_out.items())
+        said += f"; left out: {left_out}" if left_out else ""
+        return said + (
+            f"; {self.truncated} of the rows are cut to the token budgets" if self.truncated else ""
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StageTime:
     """How long one stage took."""
 
@@ -104,6 +134,8 @@ class Summary:
     """Sentences from `text_statistics.policy_alarms`."""
     notes: tuple[str, ...] = ()
     """What a reader must know to read the numbers rightly, one sentence each."""
+    data: tuple[MeasuredData, ...] = ()
+    """How many rows were measured, and what became of the others."""
     stages: tuple[StageTime, ...] = ()
     """In the order they ran."""
     seed: int | None = None

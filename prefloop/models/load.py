@@ -70,6 +70,14 @@ def _from_pretrained(
     return model, info
 
 
+def load_config(name: str, compute: Compute) -> PretrainedConfig | None:
+    """A model's configuration without its weights; None where it cannot be had by itself, which loading the model will explain."""
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=compute.trust_remote_code)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def prepare(model: PreTrainedModel, compute: Compute) -> Way:
     """Dropout off, attention through our interface, on the device; says how the trunk is to be run."""
     attention.register()

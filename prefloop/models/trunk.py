@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from prefloop.errors import InputError
 from prefloop.models.blocks import has_known_blocks, is_watched, run_blocks
@@ -42,10 +42,15 @@ def check_length(
 
     `what` says what has so many tokens and where it stands, `way_out` what to change.
     """
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    check_positions(model.config, model.name_or_path or "", longest, what=what, way_out=way_out)
+
+
+def check_positions(config: PretrainedConfig, name: str, longest: int, *, what: str, way_out: str) -> None:
+    """The same for a model of which only the configuration is loaded."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and longest > limit:
         raise InputError(
-            f"{what} has {longest} tokens, but {model.config.model_type} at {model.name_or_path or 'this path'} has {limit} positions; {way_out}"
+            f"{what} has {longest} tokens, but {config.model_type} at {name or 'this path'} has {limit} positions; {way_out}"
         )
 
 

@@ -38,6 +38,10 @@ class Drawn:
     rollout: Rollout
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def budgets(self) -> None:
+        """What was drawn is read whole."""
+
     def groups(self, tokenizer: PreTrainedTokenizerBase) -> list[Group]:
         """In the tokens that a scorer reads."""
         return self.rollout.groups_for(tokenizer, policy=self.tokenizer)
@@ -54,10 +58,15 @@ class Written:
 
     prompts: Sequence[Prompt]
     texts: Sequence[Sequence[str]]
+    budgets: tuple[int, int] | None = None
+    """Prompt and completion tokens that models read at most; what is longer is cut as training cuts it."""
 
     def groups(self, tokenizer: PreTrainedTokenizerBase) -> list[Group]:
         """In the tokens that a scorer reads."""
-        return [completions_group(tokenizer, prompt, texts) for prompt, texts, _ in self.written()]
+        return [
+            completions_group(tokenizer, prompt, texts, budgets=self.budgets)
+            for prompt, texts, _ in self.written()
+        ]
 
     def written(self) -> list[tuple[Prompt, Sequence[str], Sequence[bool]]]:
         """Each prompt with its completions, and which of them ended."""
@@ -101,7 +110,14 @@ class ModelPart:
         reading = self.model.reading
         if reading.at == "steps":
             groups = [
-                steps_group(self.tokenizer, prompt.in_context(self.context), texts, ended, reading.separator)
+                steps_group(
+                    self.tokenizer,
+                    prompt.in_context(self.context),
+                    texts,
+                    ended,
+                    reading.separator,
+                    asked.budgets,
+                )
                 for prompt, texts, ended in asked.written()
             ]
         elif self.context:
@@ -164,7 +180,7 @@ class ImplicitPart:
 
 def _groups_in_context(tokenizer: PreTrainedTokenizerBase, asked: Asked, context: str) -> list[Group]:
     return [
-        completions_group(tokenizer, prompt.in_context(context), texts, ended=ended)
+        completions_group(tokenizer, prompt.in_context(context), texts, ended=ended, budgets=asked.budgets)
         for prompt, texts, ended in asked.written()
     ]
 
@@ -243,9 +259,15 @@ class EnsembleScorer:
             rule = partial(rule, penalty=self.rules.variance_penalty)
         return rule(members)
 
-    def of_texts(self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> Float[Tensor, " B"]:
-        """Scores of several completions of each prompt, prompt after prompt."""
-        return self.combine(self.members_of(Written(prompts=prompts, texts=texts)))
+    def of_texts(
+        self,
+        prompts: Sequence[Prompt],
+        texts: Sequence[Sequence[str]],
+        *,
+        budgets: tuple[int, int] | None = None,
+    ) -> Float[Tensor, " B"]:
+        """Scores of several completions of each prompt, prompt after prompt; what is over the budgets of tokens is cut."""
+        return self.combine(self.members_of(Written(prompts=prompts, texts=texts, budgets=budgets)))
 
     def members(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Float[Tensor, "M B"]:
         """Every member's score of one completion of each prompt."""

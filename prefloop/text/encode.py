@@ -106,11 +106,14 @@ def completions_group(
     completions: Sequence[str],
     *,
     ended: bool | Sequence[bool] = True,
+    budgets: tuple[int, int] | None = None,
 ) -> Group:
-    """A prompt and any number of its completions; `ended` says which of them stopped by themselves."""
+    """A prompt and any number of its completions; `ended` says which of them stopped by themselves. What is longer than the budgets of
+    prompt and completion tokens, where there are any, is cut as training cuts it."""
     ends = [ended] * len(completions) if isinstance(ended, bool) else ended
     script = write_completions(tokenizer, prompt, completions, ends)
-    return _only(encode_scripts(tokenizer, [script])).group()
+    draft = _only(encode_scripts(tokenizer, [script]))
+    return (draft.cut(*budgets) if budgets else draft).group()
 
 
 def steps_group(
@@ -119,8 +122,10 @@ def steps_group(
     completions: Sequence[str],
     ended: Sequence[bool],
     separator: str,
+    budgets: tuple[int, int] | None = None,
 ) -> Group:
-    """A prompt and its completions, masks True where a step ends: behind each separator, and at the completion's end."""
+    """A prompt and its completions, masks True where a step ends: behind each separator, and at the completion's end. Cut to the budgets
+    as in `completions_group`."""
     drafts = encode_scripts(
         tokenizer,
         [
@@ -128,7 +133,8 @@ def steps_group(
             for text, end in zip(completions, ended, strict=True)
         ],
     )
-    groups = [_only([draft]).group() for draft in drafts]
+    found = [_only([draft]) for draft in drafts]
+    groups = [(draft.cut(*budgets) if budgets else draft).group() for draft in found]
     return Group(
         prompt=groups[0].prompt,
         completions=tuple(group.completions[0] for group in groups),

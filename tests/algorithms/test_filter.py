@@ -12,6 +12,7 @@ from prefloop.configs.filter import FilterConfig
 from prefloop.data import load_comparisons
 from prefloop.errors import InputError
 from prefloop.records import Comparison, Prompt
+from prefloop.text import encode_completion, load_tokenizer
 from tests.algorithms.small import write
 from tests.algorithms.test_reward import config
 from tests.algorithms.tiny import CPU
@@ -58,3 +59,24 @@ def test_flipped_labels_are_found(project: Path, tmp_path: Path, capsys: pytest.
     assert 0.7 * len(clean) < len(left) < 0.8 * len(clean)
     with pytest.raises(InputError, match="lower least_margin"):
         filter_comparisons(replace(asked, least_margin=1e6))
+
+
+def test_models_read_no_more_than_the_budgets(project: Path, tmp_path: Path) -> None:
+    """The beginnings that the budget leaves decide; what comes after them would have said the opposite."""
+    settings = config(project, tmp_path / "reward")
+    folder = str(reward.train(settings))
+    rows = [
+        {"prompt": word, "chosen": " yes" + " no" * 4, "rejected": " no" + " yes" * 4}
+        for word in ("bake", "mira", "seto", "lonu")
+    ]
+    write(tmp_path / "pairs.jsonl", rows)
+    budget = len(encode_completion(load_tokenizer(folder), Prompt(content="bake"), " yes", ended=False))
+    data = Data(
+        source=str(tmp_path / "pairs.jsonl"),
+        heldout=0.0,
+        max_completion_tokens=budget,
+        overlong="truncate",
+    )
+    asked = FilterConfig(data=data, reward_models=(folder,), out=str(tmp_path / "kept.jsonl"), compute=CPU)
+    filter_comparisons(asked)
+    assert len(load_comparisons(tmp_path / "kept.jsonl").records) == len(rows)

@@ -265,6 +265,11 @@ class Store:
         with self._database.read() as session:
             return selecting.exported(session, export, self.label)
 
+    def training_run_config(self, id: int) -> Mapping[str, Any]:
+        """The settings of a run, as JSON types."""
+        with self._database.read() as session:
+            return session.get_one(models.TrainingRun, id).config
+
     def begin_training_run(
         self,
         stage: str,
