@@ -38,10 +38,10 @@ def test_every_row_has_a_test_or_says_why_not() -> None:
     assert rows - marked().keys() - NOT_BUILT.keys() == set()
 
 
-def test_rows_are_those_of_the_list_this_page_was_made_from() -> None:
-    """16 of masks, 9 of normalisation, 15 of KL, 9 of critics, 11 of data, 8 of checkpoints, numbered without a gap."""
-    counts = [16, 9, 15, 9, 11, 8]
-    expected = [
-        f"{letter}{n}" for letter, count in zip("MNKCDR", counts, strict=True) for n in range(1, count + 1)
-    ]
-    assert [row for rows in ROWS.values() for row in rows] == expected
+def test_rows_are_numbered_without_a_gap() -> None:
+    """Each kind has a letter of its own; a row that is taken out would leave tests that name nothing."""
+    letters = [next(iter(rows))[0] for rows in ROWS.values()]
+    assert len(set(letters)) == len(letters)
+    assert letters[:6] == list("MNKCDR")
+    for letter, rows in zip(letters, ROWS.values(), strict=True):
+        assert list(rows) == [f"{letter}{number}" for number in range(1, len(rows) + 1)]
