@@ -95,6 +95,10 @@ ROWS = {
         "E1": "A model is measured on what it, or a model behind it, was trained on",
         "E2": "Rows are left out of an evaluation and nothing says so, or it reads other texts than training did",
     },
+    "Verdicts": {
+        "V1": "Outcomes that all agree (one vote, all wins, all ties) leave an interval of no width",
+        "V2": "Votes that share a prompt or an annotator are counted as independent",
+    },
     "What people say": {
         "P1": "A rewrite begun from one reply is stored as better than another, or text that nobody changed as a rewrite",
     },

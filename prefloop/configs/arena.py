@@ -30,8 +30,8 @@ class ArenaConfig:
     """Add a leaderboard for every turn, language or judge of the files."""
     method: Literal["bradley_terry", "davidson", "rao_kupper", "plackett_luce", "elo"] = "bradley_terry"
     """How votes become ratings; plackett_luce reads rankings too, elo depends on the order of the votes and has no interval."""
-    intervals: Literal["sandwich", "bootstrap"] = "sandwich"
-    """How the 95 % intervals are made."""
+    intervals: Literal["posterior", "sandwich", "bootstrap"] = "posterior"
+    """How the 95 % intervals are made: posterior holds with few votes, undefeated models and ties too; sandwich and bootstrap need many votes."""
     clusters: Literal["vote", "prompt", "annotator", "both"] = "prompt"
     """Votes that are kept together because they are not independent: those on one prompt, those of one annotator, or both."""
     anchor: str = ""
@@ -50,8 +50,9 @@ class ArenaConfig:
     """Votes of these annotators only; none means all."""
     kinds: tuple[Literal["human", "ai", "simulated"], ...] = ()
     """Votes of these kinds of annotators only; none means all."""
-    prior: float = 0.01
-    """Precision of the Gaussian prior on the strengths, which keeps undefeated models finite."""
+    prior: float | None = None
+    """Precision of the Gaussian prior on the strengths, in log-odds; none lets the votes choose it, 0 is maximum likelihood, which has no
+    finite answer where a model is undefeated."""
     resamples: int = 200
     """Of the bootstrap."""
     seed: int = 0
@@ -76,8 +77,8 @@ class ArenaConfig:
                 f"{name} is {getattr(self, name)!r}, which applies to votes of {where[0]}; these are of {where[1]}, so leave it out",
             )
         require(
-            self.prior > 0,
-            f"prior is {self.prior}; it must be above 0, or an undefeated model has no finite rating",
+            self.prior is None or 0 <= self.prior < float("inf"),
+            f"prior is {self.prior}; it must be a precision, 0 (maximum likelihood) or more",
         )
         require(self.resamples >= 2, f"resamples is {self.resamples}; it must be 2 or more")
         require(

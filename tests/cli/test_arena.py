@@ -84,7 +84,7 @@ def order(out: str) -> list[str]:
 def test_the_better_model_stands_higher(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, f"arena --store {store}")
     assert (
-        "Bradley-Terry, ties as half wins; 108 votes on 12 prompts by 3 annotators; 95 % intervals by sandwich over prompts"
+        "Bradley-Terry, ties as half wins; 108 votes on 12 prompts by 3 annotators; 95 % intervals by posterior over prompts"
         in out
     )
     assert order(out) == ["strong", "middle", "weak"]
@@ -175,7 +175,7 @@ def test_names_are_escaped_in_the_page(tmp_path: Path, monkeypatch: pytest.Monke
         ("--annotators nobody", "annotator 'nobody' is not in the store"),
         ("--rounds 7", "no judgement compares the answers of two models (skip 1)"),
         ("--kinds ai", "no judgement compares the answers of two models (nothing was judged)"),
-        ("--prior 0", "prior is 0.0; it must be above 0"),
+        ("--prior -1", "prior is -1.0; it must be a precision, 0"),
         ("--method elo --style", "only bradley_terry, davidson and rao_kupper control for style"),
     ],
 )

@@ -12,6 +12,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from prefloop.errors import InputError
 from prefloop.feedback.ratings.votes import Floats, Ints
 
 POINTS = 400 / math.log(10)
@@ -19,6 +20,7 @@ POINTS = 400 / math.log(10)
 PRIOR = 0.01
 """Precision of the Gaussian prior on every parameter: a standard deviation of 10, 4343 points. It keeps undefeated models finite and is
 otherwise not felt: it pulls as a 25th of one vote between equals does."""
+WITH_PRIOR = "let the votes choose the prior (the default), or give a precision above 0"
 STEPS = 100
 TOLERANCE = 1e-7
 
@@ -61,6 +63,18 @@ class Likelihood(Protocol):
 
     def beaten(self, mass: Floats) -> tuple[Ints, Ints]:
         """Edges (winner, loser) of the rows with mass, ties both ways round."""
+        ...
+
+    def skew(self, parameters: Floats, covariance: Floats, mass: Floats) -> Floats:
+        """`[parameters]` half the third derivatives, each contracted with the covariance of the other two parameters."""
+        ...
+
+    def ties_are_bounded(self, mass: Floats) -> bool:
+        """Whether the tie parameter, if there is one, has a finite maximum."""
+        ...
+
+    def overlaps(self, label: Ints, clusters: int) -> Floats:
+        """`[votes]` how many votes of the same cluster ask what this one asks, itself among them: parts where they share some models."""
         ...
 
 
@@ -115,28 +129,45 @@ def fit(likelihood: Likelihood, *, prior: float = PRIOR) -> Fit:
         raise ValueError(f"prior is {prior}; it is a precision, 0 or more")
     mass = likelihood.count * likelihood.weight
     if prior == 0:
-        connection = connections(likelihood, mass)
-        if connection.groups > 1 or connection.held_by_prior:
-            raise ValueError(
-                "without a prior the strengths of these votes are not finite, for some models are undefeated, winless or not connected; "
-                f"leave prior at {PRIOR}"
+        if connections(likelihood, mass).held_by_prior:
+            raise InputError(
+                "without a prior the strengths of these votes are not finite: some models won or lost every comparison with the rest; "
+                f"{WITH_PRIOR}"
             )
-    parameters, curvature = maximise(likelihood, mass, prior=prior, start=np.zeros(likelihood.size))
+        if not likelihood.ties_are_bounded(mass):
+            raise InputError(
+                "without a prior the tie parameter of these votes is not finite: it needs both ties and votes for a side; "
+                f"{WITH_PRIOR}, or take bradley_terry"
+            )
+    try:
+        parameters, curvature = maximise(likelihood, mass, prior=prior, start=np.zeros(likelihood.size))
+    except (ArithmeticError, np.linalg.LinAlgError) as error:
+        if prior > 0:
+            raise
+        raise InputError(
+            f"without a prior these votes have no finite maximum: a feature of style tells every winner, or says the same as the models do; {WITH_PRIOR}"
+        ) from error
     return Fit(likelihood=likelihood, parameters=parameters, curvature=curvature, prior=prior)
 
 
 def maximise(
-    likelihood: Likelihood, mass: Floats, *, prior: float, start: Floats, tolerance: float = TOLERANCE
+    likelihood: Likelihood,
+    mass: Floats,
+    *,
+    prior: float | Floats,
+    start: Floats,
+    tolerance: float = TOLERANCE,
 ) -> tuple[Floats, Floats]:
     """Newton's method with steps halved until the value rises; parameters and negative Hessian at the maximum.
+
+    `prior` is the precision of a Gaussian prior on every parameter, or `[parameters]` one for each.
 
     Converged when a step changes no parameter by more than `tolerance`: Newton's error is then of the order of its square.
     """
     # The likelihood does not change when all strengths rise together. The prior decides that; without one, this does.
-    level = np.zeros((likelihood.size, likelihood.size))
-    if prior == 0:
-        level[: likelihood.models, : likelihood.models] = 1.0 / likelihood.models
-    ridge = prior * np.eye(likelihood.size) + level
+    ridge = np.diag(np.broadcast_to(np.asarray(prior, np.float64), likelihood.size))
+    if isinstance(prior, float | int) and prior == 0:
+        ridge = mean_zero(likelihood)
 
     def penalised(parameters: Floats) -> tuple[float, Floats, Floats]:
         value, gradient, curvature = likelihood.derivatives(parameters, mass)
@@ -160,6 +191,15 @@ def maximise(
         if scale * size < tolerance:
             return parameters, curvature
     raise ArithmeticError(f"Newton's method did not converge in {STEPS} steps; please report the votes")
+
+
+def mean_zero(likelihood: Likelihood) -> Floats:
+    """`[parameters, parameters]` a penalty that makes the strengths of each group sum to 0 and changes nothing else."""
+    group = connections(likelihood).group
+    same = group[:, None] == group
+    level = np.zeros((likelihood.size, likelihood.size))
+    level[: likelihood.models, : likelihood.models] = same / same.sum(1)
+    return level
 
 
 def connections(likelihood: Likelihood, mass: Floats | None = None) -> Connection:

@@ -9,23 +9,15 @@ import numpy as np
 
 from prefloop.errors import InputError
 from prefloop.feedback.ratings.elo import elo
-from prefloop.feedback.ratings.fit import POINTS, PRIOR, Connection, Fit, connections, fit
+from prefloop.feedback.ratings.estimates import Estimates, Intervals, by_large_sample, by_posterior
+from prefloop.feedback.ratings.fit import POINTS, Connection, Likelihood, connections
 from prefloop.feedback.ratings.pairs import pair_likelihood
 from prefloop.feedback.ratings.plackett_luce import ranking_likelihood
-from prefloop.feedback.ratings.uncertainty import (
-    Z95,
-    Clustering,
-    bootstrap,
-    percentile_interval,
-    rank_ranges,
-    sandwich,
-    win_probabilities,
-)
+from prefloop.feedback.ratings.uncertainty import Clustering, rank_ranges
 from prefloop.feedback.ratings.votes import (
     BOTH_BAD,
     FIRST,
     SECOND,
-    Floats,
     Ints,
     Rankings,
     Votes,
@@ -33,7 +25,6 @@ from prefloop.feedback.ratings.votes import (
 )
 
 Method = Literal["bradley_terry", "davidson", "rao_kupper", "plackett_luce", "elo"]
-Intervals = Literal["sandwich", "bootstrap"]
 BASE = 1000.0
 """Rating of the average model of a group, or of the anchor."""
 
@@ -126,10 +117,10 @@ def leaderboard(
     rankings: Rankings | None = None,
     *,
     method: Method = "bradley_terry",
-    intervals: Intervals = "sandwich",
+    intervals: Intervals = "posterior",
     clusters: Clustering = "prompt",
     anchor: str = "",
-    prior: float = PRIOR,
+    prior: float | None = None,
     resamples: int = 200,
     seed: int = 0,
 ) -> Leaderboard:
@@ -149,43 +140,55 @@ def leaderboard(
         )
     if method == "elo":
         return _elo_board(votes, anchor)
-    fitted, prompt, annotator, counted = _fit(votes, rankings, method, prior)
-    connection = connections(fitted.likelihood)
-    covariance, low, high, left_out = _uncertainty(
-        fitted, connection, intervals, clusters, anchor, votes.names, prompt, annotator, resamples, seed
-    )
+    likelihood, prompt, annotator, counted = _likelihood(votes, rankings, method)
+    connection = connections(likelihood)
+    kept = [
+        label for name, label in (("prompt", prompt), ("annotator", annotator)) if clusters in (name, "both")
+    ]
+    counts = _counts(votes, rankings if method == "plackett_luce" else None)
+    if intervals == "posterior":
+        tied = _tied(counts) if method in ("bradley_terry", "plackett_luce") else 0.0
+        real = np.concatenate([votes.counted, np.ones(counted, np.bool_)])
+        found = by_posterior(likelihood, connection, prior, anchor, votes.names, kept, tied, real)
+    else:
+        found = by_large_sample(
+            likelihood,
+            connection,
+            prior,
+            anchor,
+            votes.names,
+            intervals,
+            clusters,
+            prompt,
+            annotator,
+            resamples,
+            seed,
+        )
     return Leaderboard(
         method=method,
         intervals=intervals,
         clusters=clusters,
         anchor=anchor,
-        ratings=_ratings(
-            votes,
-            rankings if method == "plackett_luce" else None,
-            fitted,
-            connection,
-            covariance,
-            low,
-            high,
-            anchor,
-        ),
-        probabilities=_probabilities(votes.names, fitted, connection, covariance),
-        style=_style(votes, fitted, low, high),
-        tie_parameter=_tie_parameter(method, fitted, low, high),
+        ratings=_ratings(votes.names, connection, counts, found),
+        probabilities=_probabilities(votes.names, connection, found),
+        style=_style(votes, found),
+        tie_parameter=_tie_parameter(method, found),
         votes=int(votes.counted.sum()),
         rankings=counted,
         prompts=len(np.unique(prompt)),
         annotators=len(np.unique(annotator)),
-        warnings=_warnings(votes, connection, prompt, annotator, clusters, left_out, resamples),
+        warnings=_warnings(
+            votes, connection, prompt, annotator, clusters, intervals, prior, found.left_out, resamples
+        ),
     )
 
 
-def _fit(
-    votes: Votes, rankings: Rankings | None, method: Method, prior: float
-) -> tuple[Fit, Ints, Ints, int]:
-    """The fit, the prompt and annotator of each of its observations, and the number of rankings among them."""
+def _likelihood(
+    votes: Votes, rankings: Rankings | None, method: Method
+) -> tuple[Likelihood, Ints, Ints, int]:
+    """The likelihood, the prompt and annotator of each of its observations, and the number of rankings among them."""
     if method in ("bradley_terry", "davidson", "rao_kupper"):
-        return fit(pair_likelihood(votes, method), prior=prior), votes.prompt, votes.annotator, 0
+        return pair_likelihood(votes, method), votes.prompt, votes.annotator, 0
     pairs = as_rankings(votes)
     both = pairs
     if rankings is not None and len(rankings):
@@ -204,73 +207,33 @@ def _fit(
         raise InputError(
             "there is neither a vote nor a ranking of two models, so plackett_luce has nothing to rate"
         )
-    fitted = fit(ranking_likelihood(both), prior=prior)
-    return fitted, both.prompt, both.annotator, len(both) - len(pairs)
+    return ranking_likelihood(both), both.prompt, both.annotator, len(both) - len(pairs)
 
 
-def _uncertainty(
-    fitted: Fit,
-    connection: Connection,
-    intervals: Intervals,
-    clusters: Clustering,
-    anchor: str,
-    names: Sequence[str],
-    prompt: Ints,
-    annotator: Ints,
-    resamples: int,
-    seed: int,
-) -> tuple[Floats, Floats, Floats, int]:
-    """Covariance of all parameters, their lower and upper bounds (strengths relative to the anchor's), and resamples left out."""
-    m = fitted.likelihood.models
-    relative = np.eye(fitted.likelihood.size)
-    if anchor:
-        at = list(names).index(anchor)
-        relative[:m, at] -= connection.group == connection.group[at]
-    if intervals == "sandwich":
-        covariance = sandwich(fitted, clusters, prompt=prompt, annotator=annotator)
-        reach = Z95 * np.sqrt(np.maximum(np.diag(relative @ covariance @ relative.T), 0))
-        centre = relative @ fitted.parameters
-        return covariance, centre - reach, centre + reach, 0
-    drawn = bootstrap(fitted, clusters, resamples=resamples, seed=seed, prompt=prompt, annotator=annotator)
-    if len(drawn.draws) < 2:
-        raise InputError(
-            f"in {drawn.left_out} of {resamples} resamples the models fall apart, so there is no bootstrap interval; "
-            "collect more votes, or take intervals sandwich"
-        )
-    low, high = percentile_interval(drawn.draws @ relative.T)
-    return np.cov(drawn.draws.T), low, high, drawn.left_out
+def _tied(counts: dict[str, Ints]) -> float:
+    """Share of comparisons that are ties."""
+    level = counts["ties"].sum() + counts["both_bad"].sum()
+    return float(level / max(1, level + counts["wins"].sum() + counts["losses"].sum()))
 
 
 def _ratings(
-    votes: Votes,
-    rankings: Rankings | None,
-    fitted: Fit,
-    connection: Connection,
-    covariance: Floats,
-    low: Floats,
-    high: Floats,
-    anchor: str,
+    names: Sequence[str], connection: Connection, counts: dict[str, Ints], found: Estimates
 ) -> tuple[Rating, ...]:
-    m, strengths = len(votes.names), fitted.strengths
-    shift = np.zeros(m)
-    if anchor:
-        at = votes.names.index(anchor)
-        shift[connection.group == connection.group[at]] = strengths[at]
-    counts = _counts(votes, rankings)
+    strengths = found.strengths
     rows = []
     for group in range(connection.groups):
         members = np.flatnonzero(connection.group == group)
-        best, worst = rank_ranges(strengths[members], covariance[np.ix_(members, members)])
+        best, worst = rank_ranges(strengths[members], found.covariance[np.ix_(members, members)])
         order = np.lexsort((members, -strengths[members]))
         for rank, at in enumerate(order, 1):
             model = int(members[at])
             alone = len(members) == 1
-            bounds = (math.nan, math.nan) if alone else (low[model], high[model])
+            bounds = (math.nan, math.nan) if alone else (found.low[model], found.high[model])
             rows.append(
                 Rating(
-                    name=votes.names[model],
+                    name=names[model],
                     rating=Interval(
-                        value=BASE + POINTS * float(strengths[model] - shift[model]),
+                        value=BASE + POINTS * float(found.centre[model]),
                         low=BASE + POINTS * float(bounds[0]),
                         high=BASE + POINTS * float(bounds[1]),
                     ),
@@ -334,10 +297,10 @@ def _note(model: int, connection: Connection, counts: dict[str, Ints]) -> str:
 
 
 def _probabilities(
-    names: Sequence[str], fitted: Fit, connection: Connection, covariance: Floats
+    names: Sequence[str], connection: Connection, found: Estimates
 ) -> tuple[WinProbability, ...]:
     m = len(names)
-    value, low, high = win_probabilities(fitted.strengths, covariance[:m, :m])
+    value, low, high = found.probabilities
     return tuple(
         WinProbability(
             first=names[i],
@@ -350,19 +313,20 @@ def _probabilities(
     )
 
 
-def _style(votes: Votes, fitted: Fit, low: Floats, high: Floats) -> tuple[Coefficient, ...]:
-    m = fitted.likelihood.models
+def _style(votes: Votes, found: Estimates) -> tuple[Coefficient, ...]:
     return tuple(
         Coefficient(
             name=name,
-            value=Interval(value=float(fitted.parameters[at]), low=float(low[at]), high=float(high[at])),
+            value=Interval(
+                value=float(found.centre[at]), low=float(found.low[at]), high=float(found.high[at])
+            ),
         )
-        for at, name in enumerate(votes.feature_names, m)
+        for at, name in enumerate(votes.feature_names, len(votes.names))
     )
 
 
-def _tie_parameter(method: str, fitted: Fit, low: Floats, high: Floats) -> Interval | None:
-    kappa = np.array([fitted.parameters[-1], low[-1], high[-1]])
+def _tie_parameter(method: str, found: Estimates) -> Interval | None:
+    kappa = np.array([found.centre[-1], found.low[-1], found.high[-1]])
     if method == "davidson":
         value, least, most = np.exp(kappa)
     elif method == "rao_kupper":
@@ -378,6 +342,8 @@ def _warnings(
     prompt: Ints,
     annotator: Ints,
     clusters: Clustering,
+    intervals: str,
+    prior: float | None,
     left_out: int,
     resamples: int,
 ) -> tuple[str, ...]:
@@ -395,7 +361,12 @@ def _warnings(
         )
     if connection.held_by_prior:
         warnings.append(
-            "some models won or lost every comparison with the rest; their ratings are held by the prior alone and will move with it"
+            "some models won or lost every comparison with the rest; how far they stand from it is held by the prior alone"
+            + (
+                f", and {intervals} intervals of theirs are too narrow: take intervals posterior"
+                if intervals in ("sandwich", "bootstrap")
+                else ""
+            )
         )
     for name, labels in (("prompt", prompt), ("annotator", annotator)):
         count = len(np.unique(labels))
@@ -446,5 +417,7 @@ def _elo_board(votes: Votes, anchor: str) -> Leaderboard:
         prompts=len(np.unique(votes.prompt)),
         annotators=len(np.unique(votes.annotator)),
         warnings=warnings
-        + _warnings(votes, connection, votes.prompt, votes.annotator, "vote", 0, 0)[: connection.groups > 1],
+        + _warnings(votes, connection, votes.prompt, votes.annotator, "vote", "none", None, 0, 0)[
+            : connection.groups > 1
+        ],
     )

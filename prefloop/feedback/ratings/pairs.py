@@ -171,6 +171,59 @@ class PairLikelihood:
             np.concatenate([self.second[won], self.first[lost]]),
         )
 
+    def skew(self, parameters: Floats, covariance: Floats, mass: Floats) -> Floats:
+        """`[parameters]` half the third derivatives of the sum, each contracted with the covariance of the other two parameters."""
+        m, k = self.models, self.features.shape[1]
+        c, x, f, g = covariance, self.features, self.first, self.second
+        mixed = x @ c[m : m + k]  # [rows, parameters]
+        rows = np.arange(len(f))
+        dd = c[f, f] + c[g, g] - 2 * c[f, g] + 2 * (mixed[rows, f] - mixed[rows, g])
+        dd = dd + (mixed[:, m : m + k] * x).sum(1)
+        d = parameters[f] - parameters[g] + x @ parameters[m : m + k]
+        by_d = self._bent(d, parameters, 1.0, 0.0)
+        push = by_d.dd * dd
+        found = np.zeros(self.size)
+        if self.ties != "bradley_terry":
+            kk, dk = float(c[-1, -1]), c[f, -1] - c[g, -1] + mixed[:, -1]
+            push = push + 2 * by_d.dk * dk + by_d.kk * kk
+            by_k = self._bent(d, parameters, 0.0, 1.0)
+            found[-1] = float(mass @ (by_d.dk * dd + 2 * by_k.dk * dk + by_k.kk * kk)) / 2
+        push = mass * push / 2
+        found[:m] = np.bincount(f, push, m) - np.bincount(g, push, m)
+        found[m : m + k] = push @ x
+        return found
+
+    def _bent(self, d: Floats, parameters: Floats, by_d: float, by_kappa: float, step: float = 1e-4) -> Terms:
+        """Central differences of the second derivatives, by d or by κ; the rest of the terms is 0."""
+        kappa = float(parameters[-1])
+        up, down = (
+            TIE_MODELS[self.ties](d + sign * step * by_d, kappa + sign * step * by_kappa, self.outcome)
+            for sign in (1, -1)
+        )
+        dd, dk, kk = ((getattr(up, at) - getattr(down, at)) / (2 * step) for at in ("dd", "dk", "kk"))
+        nothing = np.zeros_like(d)
+        return Terms(nothing, nothing, dd, nothing, dk, kk)
+
+    def ties_are_bounded(self, mass: Floats) -> bool:
+        """Whether κ has a finite maximum: there are ties, and votes for a side."""
+        tied = (self.outcome == TIE)[mass > 0]
+        return self.ties == "bradley_terry" or bool(tied.any() and not tied.all())
+
+    def overlaps(self, label: Ints, clusters: int) -> Floats:
+        """`[votes]` votes of the same cluster, those between the same two models as one, those that share one model as a quarter."""
+        m = self.models
+        first, second = self.first[self.row], self.second[self.row]
+
+        def alike(key: Ints) -> tuple[Ints, Floats]:
+            _, number = np.unique(key, return_inverse=True)
+            return number, np.bincount(number).astype(np.float64)
+
+        pair, pairs = alike((label * m + first) * m + second)
+        end, ends = alike(np.concatenate([label * m + first, label * m + second]))
+        at = ends[end]
+        shared = at[: len(label)] + at[len(label) :] - 2 * pairs[pair]
+        return pairs[pair] + shared / 4
+
 
 def pair_likelihood(votes: Votes, ties: TieModel = "bradley_terry") -> PairLikelihood:
     """Votes that are alike in one row, whichever way round they were cast. Votes with features each have their own row."""

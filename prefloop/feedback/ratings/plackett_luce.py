@@ -89,6 +89,47 @@ class RankingLikelihood:
         there = mass[ranking] > 0
         return better[there], worse[there]
 
+    def skew(self, parameters: Floats, covariance: Floats, mass: Floats) -> Floats:
+        """`[models]` half the third derivatives of the sum, each contracted with the covariance of the other two strengths.
+
+        A choice's third derivatives are the third cumulants of its chances p, with the sign turned: in direction i they contract to
+        p_i (v_i - Σ_j p_j v_j), where v_i = (e_i - p)' Σ (e_i - p).
+        """
+        m = self.models
+        _, p = self._chances(parameters)
+        wide = np.zeros((m + 1, m + 1))
+        wide[:m, :m] = covariance
+        block = wide[self.members[:, :, None], self.members[:, None, :]]
+        mean = np.einsum("cij,cj->ci", block, p)
+        v = np.einsum("cii->ci", block) - 2 * mean + (mean * p).sum(1, keepdims=True)
+        pulled = p * (v - (p * v).sum(1, keepdims=True))
+        share = self.share * mass[self.ranking]
+        found: Floats = np.bincount(self.members.ravel(), (share[:, None] * pulled).ravel(), m + 1)[:m]
+        return -found / 2
+
+    def ties_are_bounded(self, mass: Floats) -> bool:
+        """There is no tie parameter."""
+        return True
+
+    def overlaps(self, label: Ints, clusters: int) -> Floats:
+        """`[rankings]` tr(C_v Σ_w C_w) / (K_v - 1) over the rankings w of the cluster, C = I - 11'/K on a ranking's K models.
+
+        For votes between two models this is 1 for the same two and a quarter for one in common.
+        """
+        there = np.zeros((len(self.placed), self.models + 1))
+        np.add.at(there, (self.ranking[:, None], self.members), 1.0)
+        models = (there[:, : self.models] > 0).astype(np.float64)
+        size = models.sum(1)
+        found = np.empty(len(label))
+        ends = np.cumsum(np.bincount(label, minlength=clusters))
+        for votes in np.split(np.argsort(label, kind="stable"), ends[:-1]):
+            rows = self.row[votes]
+            shared = models[rows] @ models[rows].T
+            k = size[rows]
+            trace = shared * (1 - 1 / k[:, None] - 1 / k) + shared**2 / (k[:, None] * k)
+            found[votes] = trace.sum(1) / (k - 1)
+        return found
+
 
 def ranking_likelihood(rankings: Rankings) -> RankingLikelihood:
     """Rankings as choices. Raises `ValueError` for more than `MOST_TIED` models tied in one group."""

@@ -91,7 +91,7 @@ def test_few_clusters_are_warned_of():
 
 def test_bootstrap_intervals_are_near_the_sandwich():
     votes = votes_of(3, n=2000, models=4, prompts=200)
-    one = leaderboard(votes).ratings
+    one = leaderboard(votes, intervals="sandwich").ratings
     other = leaderboard(votes, intervals="bootstrap", resamples=300).ratings
     for a, b in zip(one, other, strict=True):
         assert b.rating.value == a.rating.value  # the full-data fit, not the resamples' middle
