@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from prefloop.addresses import without_passwords
 from prefloop.algorithms.judge_scorer import is_judge
 from prefloop.algorithms.online import scorer_roles
 from prefloop.algorithms.provenance import models_read
@@ -62,7 +63,7 @@ def score_pairs(config: ScorePairsConfig) -> str:
         counts = Counter(judgement.choice for judgement in judgements)
         said = ", ".join(f"{choice} {count}" for choice, count in sorted(counts.items())) or "none"
         print(
-            f"{config.store}: {made}\n  new judgements by {config.annotator}: {len(judgements)} ({said}; ties give no comparison)"
+            f"{without_passwords(config.store)}: {made}\n  new judgements by {config.annotator}: {len(judgements)} ({said}; ties give no comparison)"
         )
 
     world.on_main(write)
@@ -88,7 +89,7 @@ def _items(config: ScorePairsConfig, known: Mapping[str, str]) -> tuple[int, lis
         )
         if not added.ids:
             raise InputError(
-                f"{config.store}: no prompt has two different completions to compare; draw more with `prefloop sample`"
+                f"{without_passwords(config.store)}: no prompt has two different completions to compare; draw more with `prefloop sample`"
             )
         pairs = set(added.ids)
         items = [item for item in store.open_items(annotator, rounds=(config.round,)) if item.id in pairs]

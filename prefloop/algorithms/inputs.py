@@ -222,11 +222,11 @@ def comparisons(
 def _comparisons_in_store(store: str, data: Data) -> tuple[list[Comparison], Read]:
     with Store.open(store, create=False) as opened:
         export = opened.export("comparisons", _judged(data), skip_bad=data.skip_bad)
-        everything = opened.exported(export.id)
+        everything, where = opened.exported(export.id), opened.label
     records = [record for record in everything if isinstance(record, Comparison)]
     used = records[: data.limit] if data.limit else records
     left_out = ", ".join(f"{count} {reason}" for reason, count in export.left_out.items() if count)
-    summary = f"{store}: {export.rows} comparisons (export {export.id}, sha256 {export.sha256[:12]})"
+    summary = f"{where}: {export.rows} comparisons (export {export.id}, sha256 {export.sha256[:12]})"
     summary += f"; not comparisons: {left_out}" if left_out else ""
     summary += f"; {len(records) - len(used)} beyond data.limit" if len(used) < len(records) else ""
     counts = {**export.left_out, "beyond data.limit": len(records) - len(used)}
@@ -307,9 +307,10 @@ def _rankings_in_store(store: str, data: Data) -> tuple[list[Ranking], Read]:
     with Store.open(store, create=False) as opened:
         export = opened.export("rankings", _judged(data), skip_bad=data.skip_bad)
         records = [record for record in opened.exported(export.id) if isinstance(record, Ranking)]
+        where = opened.label
     used = records[: data.limit] if data.limit else records
     summary = (
-        f"{store}: {len(used)} of {export.rows} rankings (export {export.id}, sha256 {export.sha256[:12]})."
+        f"{where}: {len(used)} of {export.rows} rankings (export {export.id}, sha256 {export.sha256[:12]})."
     )
     return used, Read(sources=(), exports=(export.id,), sha256=content_hash(used), summary=summary)
 
@@ -322,8 +323,9 @@ def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple
         with Store.open(store, create=False) as opened:
             export = opened.export("prompts", Filters())
             records = tuple(record for record in opened.exported(export.id) if isinstance(record, Prompt))
+            where = opened.label
         records = records[: data.limit] if data.limit else records
-        summary = f"{store}: {len(records)} of {export.rows} prompts (export {export.id})."
+        summary = f"{where}: {len(records)} of {export.rows} prompts (export {export.id})."
         read = Read(
             sources=(),
             exports=(export.id,),
@@ -332,7 +334,7 @@ def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple
             rows=export.rows,
             left_out=_positive({"beyond data.limit": export.rows - len(records)}),
         )
-        origins = tuple(f"{store}: prompt {place + 1}" for place in range(len(records)))
+        origins = tuple(f"{where}: prompt {place + 1}" for place in range(len(records)))
     else:
         loaded, read = _from_files(data, load_prompts)
         records, origins = loaded.records, loaded.origins

@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from prefloop.addresses import without_passwords
 from prefloop.configs.filter import RejectionConfig
 from prefloop.data import write_jsonl
 from prefloop.data.store import Store
@@ -71,7 +72,7 @@ def sample_by_rejection(config: RejectionConfig) -> str:
     groups, empty = world.on_main(completions)
     if not groups:
         raise InputError(
-            f"{config.store}: no prompt has two different completions; draw more with `prefloop sample`"
+            f"{without_passwords(config.store)}: no prompt has two different completions; draw more with `prefloop sample`"
         )
     scorer = EnsembleScorer.load(config.reward_models, config.compute, world, rules=config.reward)
     prompts = [prompt for prompt, texts in groups.items() for _ in texts]
@@ -85,7 +86,9 @@ def sample_by_rejection(config: RejectionConfig) -> str:
             prompt, texts, rewards, accept(rewards, beta=config.beta, keep=config.keep, draw=draw)
         )
     if not pairs:
-        raise InputError(f"{config.store}: no accepted pair has different scores; draw more completions")
+        raise InputError(
+            f"{without_passwords(config.store)}: no accepted pair has different scores; draw more completions"
+        )
 
     def write() -> None:
         write_jsonl(pairs, Path(config.out))

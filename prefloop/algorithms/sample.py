@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from prefloop.addresses import without_passwords
 from prefloop.algorithms.inputs import Prompts, Read, prompts
 from prefloop.algorithms.opening import check_prompt_room
 from prefloop.algorithms.provenance import name_in_store
@@ -75,7 +76,7 @@ def sample_completions(config: SampleConfig) -> str:
     except KeyboardInterrupt:
         done = (len(chosen) - len(missing)) * k + len(written)
         raise Interrupted(
-            f"{done} of {len(chosen) * k} completions are in {config.store}; the same command goes on"
+            f"{done} of {len(chosen) * k} completions are in {without_passwords(config.store)}; the same command goes on"
         ) from None
     finally:
         progress.close()
@@ -181,7 +182,7 @@ def _summary(
 ) -> str:
     sampling, k = config.sampling, config.completions_per_prompt
     lines = [
-        f"{config.store}: {k} completions of each of {prompts} prompts by {name}; "
+        f"{without_passwords(config.store)}: {k} completions of each of {prompts} prompts by {name}; "
         f"{len(written)} drawn now, {(prompts - missing) * k} were there"
     ]
     if written:

@@ -4,6 +4,7 @@ Scores are as each scorer gives them, not normalised: of a Bradley-Terry reward 
 the probability that one is preferred.
 """
 
+from prefloop.addresses import without_passwords
 from prefloop.configs.scorers import Combining
 from prefloop.configs.select import ScoreConfig
 from prefloop.data.store import Store
@@ -29,7 +30,9 @@ def score_completions(config: ScoreConfig) -> str:
 
     groups = world.on_main(read)
     if not groups:
-        raise InputError(f"{config.store}: holds no completion to score; draw some with `prefloop sample`")
+        raise InputError(
+            f"{without_passwords(config.store)}: holds no completion to score; draw some with `prefloop sample`"
+        )
     scorer = EnsembleScorer.load(
         config.reward_model, config.compute, world, rules=Combining(beta=config.beta), normalise=False
     )

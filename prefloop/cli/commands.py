@@ -104,6 +104,14 @@ STAGES: Mapping[str, Command] = {
         ),
         single=True,
     ),
+    "label user reset": Command(
+        summary="make a one-time link that sets a new password for somebody",
+        settings="prefloop.configs.label:UserResetConfig",
+        work="prefloop.cli.people:reset_password",
+        positional=("login",),
+        examples=("prefloop label user reset ann --store runs/first/prefloop.db",),
+        single=True,
+    ),
     "label backup": Command(
         summary="copy a store while it is in use",
         settings="prefloop.configs.label:BackupConfig",
@@ -471,7 +479,7 @@ def _first_line(cls: type) -> str:
 
 
 def find(arguments: Sequence[str]) -> tuple[str, Command, list[str]]:
-    """The command that the first one or two arguments name, and the arguments after them.
+    """The command that the first one, two or three arguments name, and the arguments after them.
 
     Raises `InputError` with the nearest names for a command that is not there.
     """
@@ -483,15 +491,20 @@ def find(arguments: Sequence[str]) -> tuple[str, Command, list[str]]:
         members = members_of(first)
         if not rest or rest[0].startswith("-"):
             raise InputError(f"prefloop {first} needs one more word: {', '.join(members)}")
-        if rest[0] in members:
-            return f"{first} {rest[0]}", known[f"{first} {rest[0]}"], rest[1:]
+        for words in (2, 1):  # label user reset, label serve
+            word = " ".join(rest[:words])
+            if word in members:
+                return f"{first} {word}", known[f"{first} {word}"], rest[words:]
+        longer = [each.partition(" ")[2] for each in members if each.startswith(f"{rest[0]} ")]
+        if longer:
+            raise InputError(f"prefloop {first} {rest[0]} needs one more word: {', '.join(longer)}")
         raise InputError(f"prefloop {first} {rest[0]} is not a command; {_nearest(rest[0], members)}")
     words = list(dict.fromkeys(name.partition(" ")[0] for name in known))
     raise InputError(f"prefloop {first} is not a command; {_nearest(first, words)}")
 
 
 def members_of(group: str) -> list[str]:
-    """The second words of a group."""
+    """The words of a group's commands after its own."""
     return [name.partition(" ")[2] for name in commands() if name.startswith(f"{group} ")]
 
 

@@ -87,7 +87,7 @@ def import_records(config: ImportConfig) -> None:
         (made.rankings, "rankings", "judgement"),
     ):
         if count:
-            print(f"  {count} {one}, {after[table] - before[table]} of them new in {config.store}")
+            print(f"  {count} {one}, {after[table] - before[table]} of them new in {store.label}")
     if made.repeated:
         print(f"  {made.repeated} rows repeat a judgement by the same annotator, which is taken once")
     for line in made.bad:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from prefloop.addresses import without_passwords
 from prefloop.configs.label import (
     BackupConfig,
     LabelExportConfig,
@@ -189,4 +190,4 @@ def restore(config: RestoreConfig) -> None:
     from prefloop.feedback.studio.backup import restore as work
 
     work(config.backup, config.store)
-    print(f"{config.store}: restored from {config.backup}")
+    print(f"{without_passwords(config.store)}: restored from {config.backup}")

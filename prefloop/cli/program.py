@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop import __version__
+from prefloop.addresses import without_passwords
 from prefloop.cli import help as pages
 from prefloop.cli.commands import GROUPS, Command, commands, find, load
 from prefloop.cli.flags import read_flags
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         # A run that was stopped says how to go on with it; torchrun stops all, and one of them speaks.
         if _is_main():
-            print(f"prefloop: {str(stop) or 'stopped'}", file=sys.stderr)
+            print(without_passwords(f"prefloop: {str(stop) or 'stopped'}"), file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`). Python would complain again when it flushes.
@@ -96,7 +97,7 @@ def _finish(command: Command, result: Any) -> int:
         distributed.destroy_process_group()
     if isinstance(result, Path | str):
         if _is_main() and command.then:
-            print(f"next: {command.then.format(result)}")
+            print(f"next: {without_passwords(command.then.format(result))}")
         return 0
     return result or 0
 
@@ -139,7 +140,7 @@ def _print_error(text: str) -> None:
     """
     if not _is_main():
         time.sleep(WAIT_FOR_MAIN)
-    print(text, file=sys.stderr)
+    print(without_passwords(text), file=sys.stderr)
 
 
 def _unexpected(error: Exception) -> str:

@@ -54,7 +54,7 @@ class ChatAnswers:
     temperature: float = 1.0
     """Of what is drawn; above 0, or one model would say the same twice."""
     max_new_tokens: int = 256
-    """Tokens of an answer, at most."""
+    """Tokens of an answer, at most; fewer where a model's positions leave fewer."""
     timeout: float = 120.0
     """Seconds for one attempt."""
     attempts: int = 2
@@ -187,6 +187,21 @@ class LabelExportConfig:
             self.aggregate == "each" or self.kind == "comparisons",
             f"aggregate is {self.aggregate}, but kind is {self.kind}; only comparisons are aggregated",
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UserResetConfig:
+    """Make a one-time link that sets a new password for somebody, for who cannot sign in. They are signed out everywhere at once."""
+
+    login: str
+    """Whose password is lost."""
+    store: str = "prefloop.db"
+    """Store that the studio serves: a file or a database URL."""
+    public_url: str = "http://127.0.0.1:8100"
+    """Address at which people reach the studio."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.login.strip()), "login is empty; give the one that is signed in with")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,10 +1,11 @@
 """What an evaluation leaves behind: `summary.json`, the numbers that matter, and `evaluation.json`, what the report shows besides."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from prefloop.addresses import without_passwords
 from prefloop.evaluation.intervals import Estimate
 from prefloop.evaluation.json_files import at, decode, decode_fields, encode, read_json, write_json
 from prefloop.evaluation.reward_model_quality import BestOf, RewardModelQuality
@@ -201,8 +202,8 @@ class Evaluation:
 
 
 def write_summary(path: Path, summary: Summary) -> None:
-    """Write `summary.json`, whole or not at all."""
-    write_json(path, summary)
+    """Write `summary.json`, whole or not at all, without passwords of addresses."""
+    write_json(path, replace(summary, settings=without_passwords(summary.settings)))
 
 
 def read_summary(path: Path) -> Summary:

@@ -14,7 +14,7 @@ from prefloop.errors import InputError
 from prefloop.models.load import load_policy
 from prefloop.models.roles import Policy
 from prefloop.records import Conversation, Demonstration, Message, Prompt
-from prefloop.rollout.sampler import check_prompts
+from prefloop.rollout.sampler import room_for
 from prefloop.rollout.stream import stream
 from prefloop.text import decode_completion, encode_prompt, load_tokenizer, stop_token_ids
 
@@ -109,7 +109,7 @@ class Talk:
         while True:
             ids = encode_prompt(self._tokenizer, Prompt(content=messages))
             try:
-                check_prompts(self._policy.model, [ids], self._sampling.max_new_tokens)
+                room_for(self._policy.model, ids, self._sampling.max_new_tokens)
                 return messages, ids
             except InputError:
                 if len(messages) <= first + 2:
@@ -121,6 +121,7 @@ class Talk:
         """Draw an answer and print it as it comes."""
         self._answers += 1
         stops = stop_token_ids(self._tokenizer)
+        room = room_for(self._policy.model, prompt, self._sampling.max_new_tokens)
         drawn: list[int] = []
         text, shown = "", 0
         note = ""
@@ -129,7 +130,7 @@ class Talk:
                 self._policy.model,
                 prompt,
                 stop_ids=stops,
-                sampling=self._sampling,
+                sampling=replace(self._sampling, max_new_tokens=room),
                 seed=self._seed,
                 key=self._answers,
             ):
@@ -142,7 +143,7 @@ class Talk:
             note = " [stopped]"
         self._print(text[shown:])
         if not note and (not drawn or drawn[-1] not in stops):
-            note = f" [cut at {self._sampling.max_new_tokens} tokens]"
+            note = f" [cut at {room} tokens]"
         self._print(f"{note}\n")
         return text
 

@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -23,7 +24,7 @@ from prefloop.models.load import load_policy
 from prefloop.models.roles import Policy
 from prefloop.models.weights import weights_sha256
 from prefloop.records import Message, Prompt
-from prefloop.rollout.sampler import check_prompts, sample
+from prefloop.rollout.sampler import room_for, sample
 from prefloop.text import decode_completion, encode_prompt, load_tokenizer, stop_token_ids
 
 KEY_VARIABLE = "PREFLOOP_CHAT_KEY"
@@ -50,7 +51,7 @@ class Answers:
         messages, sampling, seed = _read(request)
         ids = encode_prompt(self._tokenizer, Prompt(content=messages))
         try:
-            check_prompts(self._policy.model, [ids], sampling.max_new_tokens)
+            room = room_for(self._policy.model, ids, sampling.max_new_tokens)
         except InputError as error:
             raise TooLong(str(error)) from error
         with self._turn, self._policy.active() as model:
@@ -59,7 +60,7 @@ class Answers:
                 [ids],
                 k=1,
                 stop_ids=stop_token_ids(self._tokenizer),
-                sampling=sampling,
+                sampling=replace(sampling, max_new_tokens=room),
                 seed=seed,
                 row_keys=[0],
             )

@@ -135,6 +135,17 @@ def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_to
             )
 
 
+def room_for(model: nn.Module, prompt: Sequence[int], most: int) -> int:
+    """Tokens that an answer in a conversation may have: `most`, or fewer where the model's positions leave fewer.
+
+    Raises `InputError` for a prompt that the model cannot read, or that leaves less than a quarter of the positions (and less than `most`).
+    """
+    limit = getattr(text_config(model), "max_position_embeddings", None)
+    least = most if limit is None else min(most, max(1, limit // 4))
+    check_prompts(model, [prompt], least)
+    return most if limit is None else min(most, limit - len(prompt))
+
+
 @contextmanager
 def _sampling_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off, and an attention that takes a ready mask; every module's training flag and the attention come back at the end."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from prefloop.addresses import without_passwords
 from prefloop.errors import InputError
 from prefloop.runtime.environment import environment
 from prefloop.runtime.files import write_whole, writing
@@ -90,7 +91,7 @@ def withdraw(folder: Path, before: frozenset[str] | None) -> None:
 def describe(folder: Path, config: Any) -> None:
     """Write `config.yaml` and `environment.json`."""
     versions = environment()
-    settings = dataclasses.asdict(config)
+    settings = without_passwords(dataclasses.asdict(config))
     # This file is for starting and resuming alike; whether to resume is said on the command line.
     settings["run"]["resume"] = False
     header = "".join(f"# {name}: {value}\n" for name, value in versions.items())

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from prefloop.addresses import without_passwords
 from prefloop.configs.common import RunSettings
 from prefloop.errors import InputError
 from prefloop.runtime.checkpoint import Checkpoints, Content, compare_fingerprints, replace_folder
@@ -125,7 +126,11 @@ class Run:
         if total_steps < 1:
             raise InputError(f"{stage} has no steps to do; give it more data, epochs or steps")
         folder = Path(settings.out)
-        own = {"stage": stage, "total_steps": total_steps, **flatten(dataclasses.asdict(config))}
+        own = {
+            "stage": stage,
+            "total_steps": total_steps,
+            **flatten(without_passwords(dataclasses.asdict(config))),
+        }
         hashes = {key: content.sha256 for key, content in (reads or {}).items()}
         before = contents(folder)
         with ExitStack() as stack:

@@ -19,6 +19,10 @@ SERVER_USERS = ("postgres", "nobody")
 """initdb refuses to run as root; the first of these that exists runs the server then."""
 
 
+GUARDED = "guarded"
+"""A user of the server who needs a password, once there is such a one; all others need none."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PostgresServer:
     """A running server. It listens on a socket in its own folder only."""
@@ -53,6 +57,8 @@ def postgres_server() -> Iterator[PostgresServer]:
             port = free.getsockname()[1]
         data = folder / "data"
         _run_as(user, [programs / "initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--no-sync", "--no-locale"])  # fmt: skip
+        hba = data / "pg_hba.conf"
+        hba.write_text(f"local all {GUARDED} scram-sha-256\n{hba.read_text()}")
         settings = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c port={port} -c fsync=off -c max_connections=30"
         _run_as(user, [programs / "pg_ctl", "-D", data, "-l", folder / "log", "-o", settings, "-w", "start"])
         try:

@@ -178,3 +178,18 @@ def test_a_mistake_in_a_pipe_ends_it(chatty: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdin", io.StringIO("/nonsense\nHello\n"))
     with pytest.raises(InputError, match="/nonsense is not a command"):
         module.chat(ChatConfig(model=str(chatty), compute=Compute(device="cpu")))
+
+
+def test_an_answer_is_as_long_as_the_models_positions_allow(chatty: Path) -> None:
+    """256 positions, and 256 tokens an answer as it is set unless said otherwise."""
+    compute = Compute(device="cpu", attention="padded")
+    config = ChatConfig(model=str(chatty), compute=compute)
+    out = io.StringIO()
+    talk = Talk(config, load_policy(str(chatty), compute), load_tokenizer(chatty), out)
+    room = 256 - len(
+        encode_prompt(load_tokenizer(chatty), Prompt(content=(Message(role="user", content="hi"),)))
+    )
+    assert talk.hear("hi")
+    assert f"[cut at {room} tokens]" in out.getvalue() or "[cut" not in out.getvalue()
+    with pytest.raises(InputError, match="max_position_embeddings"):
+        talk.hear("word " * 200)

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from prefloop.configs.label import ChatAnswers
-from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.feedback.studio.responders import EndpointResponder, NoAnswer, serving, two_answers
 from prefloop.models.weights import weights_sha256
-from prefloop.records import Message
+from prefloop.records import Message, Prompt
+from prefloop.text import encode_prompt, load_tokenizer
 from tests.tiny_project import make_model
 
 
@@ -28,11 +28,8 @@ def test_a_checkpoint_is_served_from_a_process_that_ends_with_who_started_it(
     model: Path, tmp_path: Path
 ) -> None:
     answers = ChatAnswers(max_new_tokens=6, device="cpu")
-    with (
-        Store.open(tmp_path / "prefloop.db") as store,
-        serving([str(model)], answers, store) as (served,),
-    ):
-        assert served.policy == str(model.resolve())
+    with serving([str(model)], answers) as (served,):
+        assert served.policy == str(model)
         assert served.weights_sha256 == weights_sha256(str(model))
         responder = EndpointResponder(served, answers)
         a, b = two_answers([responder], HELLO)
@@ -62,9 +59,24 @@ def test_a_model_that_cannot_chat_is_refused_at_the_start(
 ) -> None:
     plain = make_model(tmp_path / "model", chat=False)
     with (
-        Store.open(tmp_path / "prefloop.db") as store,
         pytest.raises(InputError, match="cannot be served"),
-        serving([str(plain)], ChatAnswers(device="cpu"), store),
+        serving([str(plain)], ChatAnswers(device="cpu")),
     ):
         pass
     assert "no chat template" in capfd.readouterr().err
+
+
+def test_an_answer_is_as_long_as_the_models_positions_allow(model: Path) -> None:
+    """256 positions and 256 tokens an answer, the usual settings and the models of the recipes."""
+    answers = ChatAnswers(device="cpu")
+    assert answers.max_new_tokens == 256
+    with serving([str(model)], answers) as (served,):
+        responder = EndpointResponder(served, answers)
+        drawn = [responder.reply(HELLO, seed=seed) for seed in range(4)]
+        # Random weights over 300 tokens rarely stop: an answer that was cut fills what the prompt left.
+        assert any(not each.ended for each in drawn)
+        assert {each.tokens for each in drawn if not each.ended} == {256 - prompt_tokens(model)}
+
+
+def prompt_tokens(model: Path) -> int:
+    return len(encode_prompt(load_tokenizer(model), Prompt(content=tuple(HELLO))))

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, Operati
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
 
+from prefloop.addresses import MASK, without_passwords
 from prefloop.data.store.studio_models import (
     Base,
 )  # with all tables: those of the studio and those it builds on
@@ -26,7 +27,7 @@ from prefloop.errors import InputError
 BUSY_SECONDS = 30
 """How long a SQLite connection waits for another process to finish writing."""
 CONNECT_SECONDS = 10
-HEAD = "0003"
+HEAD = "0004"
 """The newest schema that this code knows, so that opening a store that has it needs no Alembic."""
 VERSION_TABLE = "prefloop_schema"
 BULK_LOCK = 7_235_001
@@ -120,16 +121,18 @@ class Database:
 def open_database(where: str | Path, *, create: bool) -> Database:
     """Open a database and bring its schema up to date. `InputError` says what is wrong with `where` and the way out."""
     url = _url(where)
-    label = (
-        url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
-    )
-    if url.get_backend_name() == "sqlite":
+    sqlite = url.get_backend_name() == "sqlite"
+    label = url.database or "" if sqlite else without_passwords(url.render_as_string(hide_password=False))
+    # What goes with a statement (texts, hashes of passwords) is in no traceback.
+    if sqlite:
         _check_file(Path(label), create=create)
-        engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+        engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True)
+        engine = create_engine(
+            url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True, hide_parameters=True
+        )
     database = Database(engine, label)
     try:
         schema = database.schema()
@@ -177,6 +180,7 @@ def _explain(error: Exception) -> str:
         "readonly": "give write permission to the file and its folder",
         "unable to open": "check that the folder can be written to",
         "full": "free some disk space; what was stored before is intact",
+        "no password supplied": "give it in PGPASSWORD or ~/.pgpass, or in the URL (user:password@host)",
         "disk i/o error": "check the disk, and that it is a local one: SQLite needs that; use PostgreSQL otherwise",
     }
     way_out = next((out for sign, out in ways_out.items() if sign in said.lower()), None)
@@ -202,19 +206,27 @@ def _url(where: str | Path) -> URL:
         ) from error
     if url.drivername in ("sqlite", "sqlite+pysqlite"):
         if not url.database or url.database == ":memory:":
-            raise InputError(f"store {given} names no file; write sqlite:///path/to/prefloop.db")
+            raise InputError(
+                f"store {without_passwords(given)} names no file; write sqlite:///path/to/prefloop.db"
+            )
         return URL.create("sqlite", database=url.database)
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         if find_spec("psycopg") is None:
             raise InputError(
-                f"store {url.render_as_string(hide_password=True)} needs the driver psycopg, which is not installed; "
+                f"store {without_passwords(given)} needs the driver psycopg, which is not installed; "
                 "run: pip install 'prefloop[postgres]'"
             )
-        return url.set(drivername="postgresql+psycopg")
+        return without_mask(url).set(drivername="postgresql+psycopg")
     raise InputError(
-        f"store {url.render_as_string(hide_password=True)} is of kind {url.drivername!r}; "
+        f"store {without_passwords(given)} is of kind {url.drivername!r}; "
         "it must be a SQLite file or a postgresql:// URL"
     )
+
+
+def without_mask(url: URL) -> URL:
+    """A URL as it was shown or written, for which PostgreSQL's own client then looks for a password (PGPASSWORD, ~/.pgpass)."""
+    masked = [name for name, value in url.query.items() if value == MASK]
+    return (url._replace(password=None) if url.password == MASK else url).difference_update_query(masked)
 
 
 def _check_file(path: Path, *, create: bool) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from prefloop import __version__
+from prefloop.addresses import without_passwords
 from prefloop.data.store import models
 from prefloop.data.store.values import Conflict, Source
 from prefloop.data.store.writing import add_checkpoint, json_safe, now
@@ -125,7 +126,7 @@ def stop(session: Session, run: int, status: Stopped, reason: str) -> None:
     row = _run(session, run)
     if row.status == "finished":
         raise Conflict(f"training run {run} has finished; it cannot be marked {status}")
-    row.status, row.reason, row.finished_at = status, reason, now()
+    row.status, row.reason, row.finished_at = status, without_passwords(reason), now()
 
 
 def find_checkpoint(session: Session, given: str | int, home: Path) -> models.Checkpoint:

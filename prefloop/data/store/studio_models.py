@@ -20,7 +20,7 @@ class Project(Base):
     __tablename__ = "project"
     __table_args__ = (
         CheckConstraint("kind IN ('pair', 'rank', 'rate', 'binary', 'edit', 'clip', 'chat')", name="kind"),
-        CheckConstraint("state IN ('open', 'paused', 'closed')", name="state"),
+        CheckConstraint("state IN ('open', 'paused', 'closed', 'archived', 'deleted')", name="state"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -45,6 +45,7 @@ class Project(Base):
     gold_share: Mapped[float]
     """Share of questions whose answer is known."""
     state: Mapped[str] = mapped_column(String(16))
+    """A deleted project is a row without questions, to which only withdrawn answers lead; see `removal` in the studio."""
     created_at: Mapped[datetime]
 
 
@@ -233,6 +234,18 @@ class Invitation(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+
+
+class PasswordReset(Base):
+    """A link that sets a new password for an account, once: the row goes when it is used."""
+
+    __tablename__ = "password_reset"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
 
 
 class AuditEvent(Base):

@@ -13,6 +13,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from prefloop.addresses import without_passwords
 from prefloop.data.store import models
 from prefloop.data.store.values import (
     ANNOTATOR_KINDS,
@@ -44,7 +45,8 @@ def sha256(value: Any) -> str:
 
 
 def json_safe(value: Any) -> Any:
-    """The value as JSON types. Numbers that are not finite, which JSON and PostgreSQL do not know, become their names: "nan", "inf"."""
+    """The value as JSON types, without passwords of addresses. Numbers that are not finite, which JSON and PostgreSQL do not know, become
+    their names: "nan", "inf"."""
     if isinstance(value, Mapping):
         return {str(key): json_safe(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -53,9 +55,9 @@ def json_safe(value: Any) -> Any:
         ]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
+    if isinstance(value, str):
+        return without_passwords(value)
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
 def insert_new(

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from prefloop.addresses import without_passwords
 from prefloop.configs.common import require
 from prefloop.configs.judge import AskedModel
 from prefloop.errors import InputError
@@ -90,7 +91,7 @@ class Endpoint:
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
             raise InputError(
-                f"base_url is {base_url!r}; it must begin with http:// or https://, for example http://127.0.0.1:8000/v1"
+                f"base_url is {without_passwords(base_url)!r}; it must begin with http:// or https://, for example http://127.0.0.1:8000/v1"
             )
         self.base_url, self.model, self.limits = base_url.rstrip("/"), model, limits or Limits()
         self.spent = Spent()
@@ -117,7 +118,7 @@ class Endpoint:
     def identity(self) -> Mapping[str, Any]:
         """Address, model and sampling; never the key."""
         return {
-            "base_url": self.base_url,
+            "base_url": without_passwords(self.base_url),
             "model": self.model,
             "temperature": self._temperature,
             "logprobs": self._logprobs,
@@ -162,7 +163,7 @@ class Endpoint:
                     self._failed(f"HTTP {response.status_code}")
                     if response.status_code < 500 and response.status_code not in RETRIED:
                         raise InputError(
-                            f"{self.base_url} refused model {self.model!r} with {reason}; correct base_url, model or key"
+                            f"{without_passwords(self.base_url)} refused model {self.model!r} with {reason}; correct base_url, model or key"
                         )
                     wait = max(wait, _retry_after(response))
             if attempt + 1 < self.limits.attempts:

@@ -140,7 +140,7 @@ def invitation_role(studio: Studio, secret: str) -> Role:
 def accept(studio: Studio, secret: str, login: str, password: str) -> Who:
     """Make an account by an invitation."""
     name = checked_login(login)
-    hashed = _hashed(password, name)
+    hashed = hash_password(password, name)
 
     def work(session: Session) -> int:
         now = studio.clock()
@@ -166,7 +166,7 @@ def accept(studio: Studio, secret: str, login: str, password: str) -> Who:
 def add_person(studio: Studio, login: str, password: str, role: Role) -> Who:
     """Make an account without an invitation: for the command line, tests and demonstrations."""
     name = checked_login(login)
-    hashed = _hashed(password, name)
+    hashed = hash_password(password, name)
     id = studio.write_twice(lambda session: _add(session, name, hashed, role, studio.clock()).id)
     with studio.read() as session:
         return _who(session.get_one(_Account, id), scopes=SCOPES, csrf="")
@@ -194,7 +194,8 @@ def _add(session: Session, login: str, password_hash: str, role: str, now: datet
     return account
 
 
-def _hashed(password: str, login: str) -> str:
+def hash_password(password: str, login: str) -> str:
+    """What is stored of a password; `InputError` for one that is too short, too long or too easily guessed."""
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         raise InputError(
             f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; this one has {len(password)}"
@@ -227,14 +228,18 @@ def sign_in(studio: Studio, login: str, password: str) -> str | None:
         ).one_or_none()
         stored = _NOBODY if found is None else found.password_hash
         account = None if found is None else found.id
-    with _few:
-        try:
-            fits = _hasher.verify(stored, password[: LONGEST_PASSWORD + 1])
-        except VerificationError:
-            fits = False
-    if not fits or account is None:
+    if not verify(stored, password) or account is None:
         return None
     return open_session(studio, account)
+
+
+def verify(stored: str, password: str) -> bool:
+    """Whether a password is the one whose hash is stored."""
+    with _few:
+        try:
+            return _hasher.verify(stored, password[: LONGEST_PASSWORD + 1])
+        except VerificationError:
+            return False
 
 
 def open_session(studio: Studio, account: int) -> str:
@@ -292,6 +297,11 @@ def _by_token() -> Select[studio_models.Account, studio_models.ApiToken]:
         .join(_Token, _Token.account_id == _Account.id)
         .where(_Token.token_sha256 == bindparam("hash"), _Account.active)
     )
+
+
+def end_sessions(session: Session, account: int) -> None:
+    """Sign somebody out everywhere."""
+    session.execute(delete(_Session).where(_Session.account_id == account))
 
 
 def sign_out(studio: Studio, secret: str) -> None:
@@ -422,10 +432,10 @@ def people(studio: Studio) -> list[Person]:
 def set_active(studio: Studio, id: int, active: bool, *, by: int | None) -> None:
     """Let somebody in, or shut them out: their sessions end at once, their tokens rest."""
     with studio.write() as session:
-        row = _account(session, id)
+        row = account_of(session, id)
         if not active:
             _keep_an_admin(session, row)
-            session.execute(delete(_Session).where(_Session.account_id == id))
+            end_sessions(session, id)
         row.active = active
         audit.write(
             session,
@@ -440,7 +450,7 @@ def set_active(studio: Studio, id: int, active: bool, *, by: int | None) -> None
 def set_role(studio: Studio, id: int, role: Role, *, by: int | None) -> None:
     """Give somebody another role. It holds from their next request on, in open sessions and for tokens too: both read it each time."""
     with studio.write() as session:
-        row = _account(session, id)
+        row = account_of(session, id)
         before = row.role
         if before == role:
             return
@@ -463,7 +473,7 @@ def anonymise(studio: Studio, id: int, *, by: int | None) -> str:
     No judgement and no export changes: they never held more than the pseudonym.
     """
     with studio.write() as session:
-        row = _account(session, id)
+        row = account_of(session, id)
         _keep_an_admin(session, row)
         name = session.get_one(models.Annotator, row.annotator_id).name
         audit.write(
@@ -474,13 +484,14 @@ def anonymise(studio: Studio, id: int, *, by: int | None) -> str:
             entity="annotator",
             id=row.annotator_id,
         )
-        for table in (_Session, _Token):
+        for table in (_Session, _Token, studio_models.PasswordReset):
             session.execute(delete(table).where(table.account_id == id))
         session.delete(row)
         return name
 
 
-def _account(session: Session, id: int) -> studio_models.Account:
+def account_of(session: Session, id: int) -> studio_models.Account:
+    """The account with this id, or `NotFound`."""
     row = session.get(_Account, id) if id < 2**31 else None
     if row is None:
         raise NotFound("there is no such account")

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Depends, Header, HTTPException, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from prefloop.feedback.studio import accounts, exchange, people_log
+from prefloop.feedback.studio import accounts, exchange, passwords, people_log
 from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.render import to_html
-from prefloop.feedback.studio.security import admin, limit, reader, signed_in, studio_of, worker
+from prefloop.feedback.studio.security import admin, limit, reader, root_of, signed_in, studio_of, worker
 from prefloop.feedback.studio.values import (
     LONGEST_TEXT,
     Answer,
@@ -230,8 +230,8 @@ def assignment_clips(base: str, completions: Sequence[str]) -> list[str]:
     return [f"{base}/{place}" for place in range(len(completions))]
 
 
-def assignment_out(assignment: Assignment) -> AssignmentOut:
-    """What an annotator's page is told."""
+def assignment_out(assignment: Assignment, root: str) -> AssignmentOut:
+    """What an annotator's page is told. `root`: the path that the studio is served under."""
     render = assignment.render
     clip = assignment.kind == "clip"
     return AssignmentOut(
@@ -242,7 +242,7 @@ def assignment_out(assignment: Assignment) -> AssignmentOut:
         # A clip's text is its address, which tells where it is from; the page asks for it by token and place.
         responses=[] if clip else [to_html(text, render) for text in assignment.completions],
         sources=(
-            assignment_clips(f"/clips/{assignment.token}", assignment.completions)
+            assignment_clips(f"{root}/clips/{assignment.token}", assignment.completions)
             if clip
             else list(assignment.completions)
         ),
@@ -280,7 +280,7 @@ def next_assignment(request: Request, body: NextIn, who: Who = Depends(worker)) 
     assignment = studio.lease(body.project, who.annotator, have=body.have)
     done, left = people_log.counts(studio, body.project, who.annotator)
     return NextOut(
-        assignment=None if assignment is None else assignment_out(assignment),
+        assignment=None if assignment is None else assignment_out(assignment, root_of(request)),
         done=done,
         left=left,
     )
@@ -335,7 +335,7 @@ def skip(
 @router.post("/assignments/{token}/undo", tags=["work"])
 def undo(request: Request, token: Token, who: Who = Depends(worker)) -> AssignmentOut:  # noqa: B008
     """Take an answer of yours back and have the item again, with what you said as a draft."""
-    return assignment_out(studio_of(request).undo(token, who.annotator))
+    return assignment_out(studio_of(request).undo(token, who.annotator), root_of(request))
 
 
 @router.post("/assignments/{token}/return", tags=["work"], status_code=204)
@@ -464,7 +464,7 @@ def list_people(request: Request, who: Who = Depends(admin)) -> list[dict[str, A
 def invite(request: Request, body: InviteIn, who: Who = Depends(admin)) -> dict[str, str]:  # noqa: B008
     """A path that makes one account, once, within a week."""
     secret = accounts.invite(studio_of(request), body.role, by=who.annotator)
-    return {"path": f"/join/{secret}"}
+    return {"path": f"{root_of(request)}/join/{secret}"}
 
 
 @router.put("/people/{id}/active", tags=["people"], status_code=204)
@@ -479,6 +479,13 @@ def set_role(request: Request, id: Number, body: RoleIn, who: Who = Depends(admi
     """Give somebody another role, from their next request on."""
     accounts.set_role(studio_of(request), id, body.role, by=who.annotator)
     return Response(status_code=204)
+
+
+@router.post("/people/{id}/reset", tags=["people"], status_code=201)
+def reset_password(request: Request, id: Number, who: Who = Depends(admin)) -> dict[str, str]:  # noqa: B008
+    """A path that sets a new password for somebody, once, within a day. They are signed out everywhere now."""
+    secret = passwords.new_reset(studio_of(request), id, by=who.annotator)
+    return {"path": f"{root_of(request)}/reset/{secret}"}
 
 
 @router.post("/people/{id}/anonymise", tags=["people"])

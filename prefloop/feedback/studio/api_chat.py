@@ -18,7 +18,7 @@ from prefloop.feedback.studio.api import (
     turns,
 )
 from prefloop.feedback.studio.chat_work import ChatWork
-from prefloop.feedback.studio.security import limit, studio_of, worker
+from prefloop.feedback.studio.security import limit, root_of, studio_of, worker
 from prefloop.feedback.studio.values import LONGEST_TEXT, Talk
 from prefloop.records import Prompt
 
@@ -71,7 +71,7 @@ def _out(request: Request, talk: Talk) -> ChatOut:
         waiting=talk.waiting,
         problem=talk.problem,
         again=talk.again,
-        assignment=None if talk.assignment is None else assignment_out(talk.assignment),
+        assignment=None if talk.assignment is None else assignment_out(talk.assignment, root_of(request)),
         draft=talk.draft,
     )
 

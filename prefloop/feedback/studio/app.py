@@ -18,7 +18,8 @@ from prefloop.data.store.values import Conflict
 from prefloop.errors import InputError
 from prefloop.feedback.studio import api, api_chat, pages, pages_adjudicate
 from prefloop.feedback.studio.chat_work import ChatWork
-from prefloop.feedback.studio.security import Guard, RateLimit
+from prefloop.feedback.studio.prefix import Prefix, check_prefix, parsed
+from prefloop.feedback.studio.security import Guard, RateLimit, root_of
 from prefloop.feedback.studio.service import Studio
 from prefloop.feedback.studio.values import NotAllowed, NotFound
 
@@ -32,12 +33,16 @@ def make_app(
     studio: Studio,
     *,
     hosts: Iterable[str] = (),
-    secure: bool = False,
+    numbers: bool = False,
+    public_url: str = "",
     media: Path | None = None,
     chat: ChatWork | None = None,
     limits: dict[str, tuple[int, float]] | None = None,
 ) -> FastAPI:
-    """The application. `hosts`: names it answers to (none: any). `secure`: cookies over TLS only. `media`: folder of clips. `chat`: the models of live chats."""
+    """The application. `hosts`: names it answers to (none: any), and with `numbers` to numeric addresses too. `public_url`: the address that people
+    type, where it is another: its scheme says whether cookies need TLS, its path is that of every page. `media`: folder of clips. `chat`: the models of
+    live chats. Raises `InputError` for a public_url that cannot be."""
+    public = parsed(public_url)
     app = FastAPI(
         title="prefloop studio",
         version=__version__,
@@ -47,7 +52,8 @@ def make_app(
         description="Collect preferences from people. Send a token as `Authorization: Bearer pf_...`.",
     )
     app.state.studio = studio
-    app.state.secure = secure
+    app.state.secure = public.scheme == "https"
+    app.state.prefix = prefix = public.path
     app.state.media = media
     app.state.chat = chat
     app.state.limits = {
@@ -63,7 +69,11 @@ def make_app(
     app.add_exception_handler(InputError, _input_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _not_valid)
-    app.add_middleware(Guard, hosts=frozenset(name.lower() for name in hosts))
+    check_prefix(app.router.routes, prefix)
+    names = frozenset(name.lower() for name in hosts)
+    app.add_middleware(Guard, hosts=names, numbers=numbers, origin=public.netloc)
+    if prefix:
+        app.add_middleware(Prefix, prefix=prefix, routes=app.router.routes)
     return app
 
 
@@ -86,7 +96,9 @@ def _ready(request: Request) -> JSONResponse:
 
 
 def _wants_page(request: Request) -> bool:
-    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+    return not request.url.path.startswith(f"{root_of(request)}/api/") and "text/html" in request.headers.get(
+        "accept", ""
+    )
 
 
 def _input_error(request: Request, error: Exception) -> Response:
@@ -122,7 +134,7 @@ def _not_valid(request: Request, error: Exception) -> Response:
 
 def _asked_for(request: Request) -> str:
     """The page that somebody wanted who must sign in first; of a form, the page it stands on."""
-    path, query = request.url.path, request.url.query
+    path, query = request.url.path.removeprefix(root_of(request)), request.url.query
     return f"{path}?{query}" if query and request.method == "GET" else path
 
 
@@ -130,5 +142,5 @@ def _told(request: Request, status: int, text: str, headers: object) -> Response
     if not _wants_page(request):
         return JSONResponse({"detail": text}, status, headers=dict(headers))  # type: ignore[call-overload]
     if status == 401:
-        return RedirectResponse(f"/login?next={quote(_asked_for(request))}", 303)
+        return RedirectResponse(f"{root_of(request)}/login?next={quote(_asked_for(request))}", 303)
     return pages.message_page(request, status, text)

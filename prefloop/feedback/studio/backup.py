@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
+from prefloop.addresses import without_passwords
 from prefloop.data.store import Store
-from prefloop.data.store.database import open_database
+from prefloop.data.store.database import open_database, without_mask
 from prefloop.errors import InputError
 
 _MINUTES = 60
@@ -28,7 +29,7 @@ def back_up(where: str, target: str | Path) -> Path:
         if dialect == "sqlite":
             _copy(Path(label), temporary)
         else:
-            _run("pg_dump", ["--format=custom", "--no-owner", f"--file={temporary}", _plain_url(where)])
+            _run("pg_dump", ["--format=custom", "--no-owner", f"--file={temporary}"], where)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -46,7 +47,7 @@ def restore(backup: str | Path, where: str) -> None:
         raise InputError(f"{source}: no such backup; check the path")
     if "://" in where and not where.startswith("sqlite"):
         _refuse_store(where)
-        _run("pg_restore", ["--no-owner", "--exit-on-error", "--single-transaction", f"--dbname={_plain_url(where)}", str(source)])  # fmt: skip
+        _run("pg_restore", ["--no-owner", "--exit-on-error", "--single-transaction", str(source)], where)
         Store.open(where, create=False).close()
         return
     path = Path(where.removeprefix("sqlite:///"))
@@ -104,16 +105,21 @@ def _refuse_store(where: str) -> None:
         database.close()
 
 
-def _plain_url(where: str) -> str:
-    return make_url(where).set(drivername="postgresql").render_as_string(hide_password=False)
-
-
-def _run(program: str, arguments: list[str]) -> None:
+def _run(program: str, arguments: list[str], where: str) -> None:
+    """Run one of PostgreSQL's programs on a database. The password goes by the environment: everybody on the machine sees arguments."""
     if shutil.which(program) is None:
         raise InputError(f"{program} is not installed; it comes with PostgreSQL's client package")
+    url = without_mask(make_url(where)).set(drivername="postgresql")
+    given = url.password or url.query.get("password")
+    plain = url._replace(password=None).difference_update_query(["password"])
     done = subprocess.run(
-        [program, *arguments], capture_output=True, text=True, timeout=_MINUTES * 60, check=False
+        [program, f"--dbname={plain.render_as_string(hide_password=False)}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=_MINUTES * 60,
+        check=False,
+        env=os.environ | ({"PGPASSWORD": str(given)} if given else {}),
     )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(f"{program} failed: {said}")
+        raise InputError(f"{program} failed: {without_passwords(said)}")

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from prefloop import __version__
 from prefloop.errors import InputError
-from prefloop.feedback.studio import accounts, adjudicate, admin_views, people_log
+from prefloop.feedback.studio import accounts, adjudicate, admin_views, passwords, people_log
 from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.keys import KEYS
 from prefloop.feedback.studio.one_annotator import one_annotator
@@ -28,6 +28,7 @@ from prefloop.feedback.studio.security import (
     client_of,
     form_token,
     limit,
+    root_of,
     set_cookie,
     studio_of,
     who_asks,
@@ -77,7 +78,8 @@ def page(request: Request, name: str, who: Who | None, *, status: int = 200, **v
         version=__version__,
         theme=settings.get("theme", "auto"),
         size=settings.get("size", "medium"),
-        path=request.url.path,
+        root=root_of(request),
+        path=request.url.path.removeprefix(root_of(request)),
         **values,
     )
     return HTMLResponse(text, status)
@@ -115,13 +117,13 @@ def _door(request: Request, name: str, **values: Any) -> HTMLResponse:
     token, new = form_token(request)
     answer = page(request, name, None, form_token=token, **values)
     if new:
-        set_cookie(answer, FORM_COOKIE, token, secure=request.app.state.secure, days=1)
+        set_cookie(request, answer, FORM_COOKIE, token, days=1)
     return answer
 
 
 def _let_in(request: Request, cookie: str, to: str) -> Response:
-    answer = RedirectResponse(to, 303)
-    set_cookie(answer, COOKIE, cookie, secure=request.app.state.secure, days=accounts.SESSION_DAYS)
+    answer = RedirectResponse(f"{root_of(request)}{to}", 303)
+    set_cookie(request, answer, COOKIE, cookie, days=accounts.SESSION_DAYS)
     return answer
 
 
@@ -134,7 +136,7 @@ def _way_on(given: str) -> str:
 def login_page(request: Request, to: Annotated[str, Query(alias="next", max_length=500)] = "/") -> Response:
     """Sign in, and say so where a session has ended; then go on where one was."""
     if who_asks(request) is not None:
-        return RedirectResponse(_way_on(to), 303)
+        return RedirectResponse(f"{root_of(request)}{_way_on(to)}", 303)
     ready = accounts.is_set_up(studio_of(request))
     ended = COOKIE in request.cookies
     return _door(request, "login", error="", login="", ready=ready, next=_way_on(to), ended=ended)
@@ -161,8 +163,8 @@ def logout(request: Request, who: Signed, form: Form) -> Response:
     """End the session."""
     check_csrf(who, form.get("csrf", ""))
     accounts.sign_out(studio_of(request), request.cookies.get(COOKIE, ""))
-    answer = RedirectResponse("/login", 303)
-    answer.delete_cookie(COOKIE, path="/")
+    answer = RedirectResponse(f"{root_of(request)}/login", 303)
+    answer.delete_cookie(COOKIE, path=root_of(request) or "/")
     return answer
 
 
@@ -196,6 +198,32 @@ def join(request: Request, secret: str, form: Form) -> Response:
     return _let_in(request, cookie, f"/label/{open_projects[0]}" if open_projects else "/")
 
 
+@router.get("/reset/{secret}")
+def reset_page(request: Request, secret: str) -> Response:
+    """The form behind a link that sets a new password."""
+    limit(request, "links", client_of(request))
+    login = passwords.reset_login(studio_of(request), secret)
+    return _door(request, "reset", secret=secret, login=login, error="")
+
+
+@router.post("/reset/{secret}")
+def reset(request: Request, secret: str, form: Form) -> Response:
+    """Set the new password and sign in."""
+    check_form(request, form.get("form_token", ""))
+    limit(request, "links", client_of(request))
+    studio = studio_of(request)
+    try:
+        account = passwords.reset(studio, secret, form.get("password", ""))
+    except NotFound:
+        raise
+    except InputError as error:
+        login = passwords.reset_login(studio, secret)
+        answer = _door(request, "reset", secret=secret, login=login, error=str(error))
+        answer.status_code = 422
+        return answer
+    return _let_in(request, accounts.open_session(studio, account), "/")
+
+
 # Work
 
 
@@ -204,7 +232,7 @@ def queue(request: Request) -> Response:
     """The projects, and how far they are."""
     who = who_asks(request)
     if who is None:
-        return RedirectResponse("/login", 303)
+        return RedirectResponse(f"{root_of(request)}/login", 303)
     studio = studio_of(request)
     projects = studio.projects()
     progress = studio.progress([project.id for project in projects])
@@ -291,11 +319,39 @@ def history_page(request: Request, who: Signed, offset: Offset = 0) -> Response:
 
 @router.get("/settings")
 def settings_page(request: Request, who: Signed) -> Response:
-    """Keys, appearance, and tokens for programs."""
+    """Keys, appearance, password, and tokens for programs."""
+    return _settings(request, who)
+
+
+@router.get("/settings/password")
+def back_to_settings(request: Request) -> Response:
+    """Where somebody goes on who had to sign in again to send the form."""
+    return RedirectResponse(f"{root_of(request)}/settings", 303)
+
+
+@router.post("/settings/password")
+def change_password(request: Request, who: Signed, form: Form) -> Response:
+    """Set a new password. Every session ends; this browser gets a new one."""
+    check_csrf(who, form.get("csrf", ""))
+    limit(request, "sign in", f"login {who.login}")
+    studio = studio_of(request)
+    if form.get("new", "") != form.get("again", ""):
+        return _settings(request, who, error="The two new passwords differ; type the same one twice.")
+    try:
+        passwords.change_password(studio, who, form.get("current", ""), form.get("new", ""))
+    except InputError as error:
+        return _settings(request, who, error=str(error))
+    return _let_in(request, accounts.open_session(studio, who.account), "/settings?changed=1#password")
+
+
+def _settings(request: Request, who: Who, *, error: str = "") -> Response:
     return page(
         request,
         "settings",
         who,
+        status=422 if error else 200,
+        error=error,
+        changed=not error and "changed" in request.query_params,
         keys=KEYS,
         mine=dict(who.settings.get("keys", {})),
         at_once=bool(who.settings.get("at_once", False)),
@@ -364,7 +420,7 @@ def new_project(request: Request, who: Admin, form: Form) -> Response:
         return _project_form(
             request, who, None, settings or ProjectSettings(name="new"), str(error), status=422
         )
-    return RedirectResponse(f"/admin/projects/{project.id}", 303)
+    return RedirectResponse(f"{root_of(request)}/admin/projects/{project.id}", 303)
 
 
 @router.post("/admin/projects/{id}/edit")
@@ -380,7 +436,7 @@ def edit_project(request: Request, id: Id, who: Admin, form: Form) -> Response:
         studio.change_project(id, _settings_of(form), state=state, by=who.annotator)
     except InputError as error:
         return _project_form(request, who, id, before.settings, str(error), state=state, status=422)
-    return RedirectResponse(f"/admin/projects/{id}", 303)
+    return RedirectResponse(f"{root_of(request)}/admin/projects/{id}", 303)
 
 
 def _project_form(
@@ -455,8 +511,8 @@ def quality_page(request: Request, who: Admin, project: Offset | None = None) ->
         who,
         found=quality(studio, () if project is None else (chosen,)),
         chosen=chosen,
-        choices=[("Everything", "/admin/quality")]
-        + [(each.settings.name, f"/admin/quality?project={each.id}") for each in pairs],
+        choices=[("Everything", f"{root_of(request)}/admin/quality")]
+        + [(each.settings.name, f"{root_of(request)}/admin/quality?project={each.id}") for each in pairs],
     )
 
 

@@ -11,7 +11,7 @@ from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.api import assignment_clips, turns
 from prefloop.feedback.studio.pages import Form, Id, Signed, clip_file, page
 from prefloop.feedback.studio.render import to_html
-from prefloop.feedback.studio.security import check_csrf, limit, studio_of
+from prefloop.feedback.studio.security import check_csrf, limit, root_of, studio_of
 
 router = APIRouter(include_in_schema=False)
 WORDS = {
@@ -46,7 +46,7 @@ def queue_page(
         if each.settings.kind in adjudicate.KINDS and project in (None, each.id)
     ]
     if project is not None and waiting and waiting[0][1]:
-        return RedirectResponse(f"/adjudicate/{project}/{waiting[0][1][0]}", 303)
+        return RedirectResponse(f"{root_of(request)}/adjudicate/{project}/{waiting[0][1][0]}", 303)
     return page(request, "adjudicate", who, waiting=waiting)
 
 
@@ -83,7 +83,7 @@ def decide(request: Request, project: Id, item: Id, who: Adjudicator, form: Form
         last=int(last),
         key=form.get("key", ""),
     )
-    return RedirectResponse(f"/adjudicate?project={project}", 303)
+    return RedirectResponse(f"{root_of(request)}/adjudicate?project={project}", 303)
 
 
 def _case(request: Request, who: Who, project: int, item: int) -> Response:
@@ -98,7 +98,7 @@ def _case(request: Request, who: Who, project: int, item: int) -> Response:
         case=found,
         turns=turns(found.prompt, render),
         responses=[to_html(text, render) for text in found.completions],
-        clips=assignment_clips(f"/adjudicate/{project}/{item}/clip", found.completions)
+        clips=assignment_clips(f"{root_of(request)}/adjudicate/{project}/{item}/clip", found.completions)
         if found.kind == "clip"
         else [],
         render=render,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prefloop.configs.label import ChatAnswers
-from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.feedback.judges.endpoint import Endpoint, Limits
 from prefloop.feedback.judges.model import CallFailed
@@ -122,8 +121,9 @@ def two_answers(responders: Sequence[Responder], messages: Sequence[Message]) ->
 
 
 @contextmanager
-def serving(models: Sequence[str], answers: ChatAnswers, store: Store) -> Iterator[tuple[Served, ...]]:
-    """The models a user named, ready to answer: addresses as they are, checkpoints each in a process that ends with this one.
+def serving(models: Sequence[str], answers: ChatAnswers) -> Iterator[tuple[Served, ...]]:
+    """The models a user named, ready to answer: addresses as they are, checkpoints each in a process that ends with this one. Their policies
+    are called as the user did.
 
     Raises `InputError` for a model that cannot be loaded.
     """
@@ -144,7 +144,7 @@ def serving(models: Sequence[str], answers: ChatAnswers, store: Store) -> Iterat
                 Served(
                     base_url=f"http://127.0.0.1:{port}/v1",
                     model=given,
-                    policy=store.name_of(given),
+                    policy=given,
                     weights_sha256=weights,
                     key_variable=KEY_VARIABLE,
                 )

@@ -10,10 +10,11 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from threading import Lock
 from urllib.parse import urlsplit
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, HTTPException, Request, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -48,10 +49,14 @@ _FILES = "/import"
 class Guard:
     """Outermost layer: refuses strange hosts, forged and oversized requests, and puts the headers on every answer."""
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], numbers: bool, origin: str) -> None:
         self.app = app
         self.hosts = hosts
         """Names the server answers to; empty for any. A page elsewhere whose name points here (DNS rebinding) is refused by it."""
+        self.numbers = numbers
+        """Whether it answers to numeric addresses besides. No page elsewhere has one of this machine's."""
+        self.origin = origin
+        """Host and port that people type, where a proxy asks under another name."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,8 +65,9 @@ class Guard:
             return
         began = time.perf_counter()
         headers = Headers(scope=scope)
-        reason, status = self._refused(scope["method"], scope["path"], headers)
-        limit = MOST_BYTES_OF_FILES if scope["path"].endswith(_FILES) else MOST_BYTES
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        reason, status = self._refused(scope["method"], path, headers)
+        limit = MOST_BYTES_OF_FILES if path.endswith(_FILES) else MOST_BYTES
         seen = 0
 
         async def counted() -> Message:
@@ -78,7 +84,7 @@ class Guard:
                 answer = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     answer.setdefault(name, value)  # only a report has a policy of its own
-                if not scope["path"].startswith("/static/"):
+                if not path.startswith("/static/"):
                     answer.setdefault("cache-control", "no-store")
                 _log(scope, message["status"], began)
             await send(message)
@@ -90,8 +96,12 @@ class Guard:
 
     def _refused(self, method: str, path: str, headers: Headers) -> tuple[str, int]:
         host = headers.get("host", "")
-        if self.hosts and _name(host) not in self.hosts:
-            return f"this server does not answer to the name {_name(host)[:80]!r}", 421
+        name = _name(host)
+        if self.hosts and name not in self.hosts and not (self.numbers and is_number(name)):
+            return (
+                f"this server does not answer to the name {name[:80]!r}; start it with --public_url to give it one",
+                421,
+            )
         length = headers.get("content-length", "0")
         limit = MOST_BYTES_OF_FILES if path.endswith(_FILES) else MOST_BYTES
         if not length.isdecimal() or int(length) > limit:
@@ -101,7 +111,7 @@ class Guard:
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site is not None and site not in ("same-origin", "none"):
             return "this request comes from another site", 403
-        if site is None and origin is not None and urlsplit(origin).netloc != host:
+        if site is None and origin is not None and urlsplit(origin).netloc not in {host, self.origin} - {""}:
             return "this request comes from another site", 403
         return "", 0
 
@@ -128,6 +138,15 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
+
+
+def is_number(host: str) -> bool:
+    """Whether a host is an address in numbers, which nobody else can make point here."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class RateLimit:
@@ -227,6 +246,12 @@ async def admin(who: Who = Depends(signed_in)) -> Who:  # noqa: B008
     return who
 
 
+def root_of(request: Request) -> str:
+    """The path that the studio is served under; empty at the top of an address."""
+    root: str = request.app.state.prefix
+    return root
+
+
 def form_token(request: Request) -> tuple[str, bool]:
     """The token for a form before signing in, and whether it is new, to be set as a cookie."""
     known = request.cookies.get(FORM_COOKIE, "")
@@ -240,8 +265,14 @@ def check_form(request: Request, given: str) -> None:
         raise HTTPException(403, "the page is too old or not ours; load it again")
 
 
-def set_cookie(answer: object, name: str, value: str, *, secure: bool, days: float) -> None:
-    """A cookie that scripts cannot read and other sites cannot send."""
-    answer.set_cookie(  # type: ignore[attr-defined]
-        name, value, max_age=int(days * 86400), httponly=True, samesite="lax", secure=secure, path="/"
+def set_cookie(request: Request, answer: Response, name: str, value: str, *, days: float) -> None:
+    """A cookie that scripts cannot read and other sites, and other paths of this one, are not sent."""
+    answer.set_cookie(
+        name,
+        value,
+        max_age=int(days * 86400),
+        httponly=True,
+        samesite="lax",
+        secure=request.app.state.secure,
+        path=root_of(request) or "/",
     )

@@ -6,10 +6,9 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
@@ -19,6 +18,7 @@ from prefloop.errors import InputError
 from prefloop.feedback.studio import accounts, demo
 from prefloop.feedback.studio.app import make_app
 from prefloop.feedback.studio.chat_work import ChatWork
+from prefloop.feedback.studio.prefix import parsed
 from prefloop.feedback.studio.responders import EndpointResponder, Served, serving
 from prefloop.feedback.studio.service import Studio
 
@@ -36,8 +36,9 @@ def serve(config: ServeConfig) -> None:
         InputError: The address is taken, or is none of this machine's; nothing is made then.
     """
     _check_address(config.host, config.port)
+    parsed(config.public_url)
     base = config.public_url.rstrip("/") or f"http://{_shown(config.host)}:{config.port}"
-    with Store.open(config.store) as store:
+    with serving(config.chat, config.answers) as served, Store.open(config.store) as store:
         studio = Studio(store)
         if config.demo and not store.counts()["completion"]:
             print(f"{store.label}: {demo.fill(store)} questions of the toy world, with two replies each")
@@ -45,12 +46,13 @@ def serve(config: ServeConfig) -> None:
             demo.first_project(studio)
         if config.chat:
             demo.chat_project(studio)
-        with serving(config.chat, config.answers, store) as served:
-            _greet(studio, base)
-            _run(config, base, served)
+        _greet(studio, base)
+        if warning := _clear_text(config):
+            print(warning, flush=True)
+        _run(config, [replace(each, policy=store.name_of(each.policy)) for each in served])
 
 
-def _run(config: ServeConfig, base: str, served: Sequence[Served]) -> None:
+def _run(config: ServeConfig, served: Sequence[Served]) -> None:
     """Serve until stopped."""
     import uvicorn
 
@@ -59,7 +61,8 @@ def _run(config: ServeConfig, base: str, served: Sequence[Served]) -> None:
         {"served": [asdict(each) for each in served], "answers": asdict(config.answers)}
     )
     os.environ[f"{_ENVIRONMENT}HOSTS"] = " ".join(_hosts(config))
-    os.environ[f"{_ENVIRONMENT}SECURE"] = "1" if base.startswith("https:") else ""
+    os.environ[f"{_ENVIRONMENT}NUMBERS"] = "" if config.public_url or config.host in LOOPBACK else "1"
+    os.environ[f"{_ENVIRONMENT}PUBLIC"] = config.public_url
     os.environ[f"{_ENVIRONMENT}MEDIA"] = config.media
     uvicorn.run(
         f"{__name__}:from_environment",
@@ -80,14 +83,15 @@ def from_environment() -> FastAPI:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     given = {
         name: os.environ.get(_ENVIRONMENT + name, "")
-        for name in ("STORE", "HOSTS", "SECURE", "MEDIA", "CHAT")
+        for name in ("STORE", "HOSTS", "NUMBERS", "PUBLIC", "MEDIA", "CHAT")
     }
     store = Store.open(given["STORE"])
     studio = Studio(store)
     return make_app(
         studio,
         hosts=given["HOSTS"].split(),
-        secure=bool(given["SECURE"]),
+        numbers=bool(given["NUMBERS"]),
+        public_url=given["PUBLIC"],
         media=Path(given["MEDIA"]) if given["MEDIA"] else None,
         chat=_chat_work(studio, given["CHAT"]),
     )
@@ -126,15 +130,26 @@ def _check_address(host: str, port: int) -> None:
 
 
 def _hosts(config: ServeConfig) -> list[str]:
-    """Names to answer to. Where the server listens beyond this machine without saying under which name, any."""
-    if config.public_url:
-        name = urlsplit(config.public_url).hostname
-        if name is None:
-            raise InputError(
-                f"public_url is {config.public_url!r}; write it whole, for example https://label.example.org"
-            )
-        return [name, *LOOPBACK]
-    return list(LOOPBACK) if config.host in LOOPBACK else []
+    """Names to answer to: that of `public_url`, or the machine's own; numeric addresses are besides these."""
+    named = parsed(config.public_url).hostname
+    if named:
+        return [named, *LOOPBACK]
+    if config.host in LOOPBACK:
+        return list(LOOPBACK)
+    own = socket.gethostname()
+    return list(dict.fromkeys((*LOOPBACK, config.host, own, f"{own}.local", socket.getfqdn())))
+
+
+def _clear_text(config: ServeConfig) -> str:
+    """A warning where passwords and answers would cross a network unprotected."""
+    public = parsed(config.public_url)
+    if public.scheme == "https" or (public.hostname or config.host) in LOOPBACK:
+        return ""
+    where = f"public_url is {config.public_url}" if config.public_url else f"host is {config.host}"
+    return (
+        f"warning: {where}, so others reach this server without TLS: passwords and answers cross the network in clear text.\n"
+        "  Put a proxy with TLS before it and name its address, for example --public_url https://label.example.org"
+    )
 
 
 def _shown(host: str) -> str:

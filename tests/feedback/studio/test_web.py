@@ -93,7 +93,7 @@ def test_what_opens_a_door_is_stored_as_a_hash(studio: Studio, ann: Person) -> N
 def test_cookies_are_out_of_reach_of_scripts_and_other_sites(studio: Studio) -> None:
     accounts.add_person(studio, "ann", PASSWORD, "annotator")
     for secure in (False, True):
-        browser = client_of(studio, secure=secure)
+        browser = client_of(studio, public_url="https://127.0.0.1:8100" if secure else "")
         page = browser.get("/login")
         token = re.findall(r'name="form_token" value="([^"]+)"', page.text)[0]
         form = {"form_token": token, "login": "ann", "password": PASSWORD}

@@ -16,7 +16,8 @@ BASE = "http://127.0.0.1:8100"
 
 def client_of(studio: Studio, **settings: Any) -> TestClient:
     """A browser with no account."""
-    app = make_app(studio, hosts=("127.0.0.1",), **settings)
+    settings.setdefault("hosts", ("127.0.0.1",))
+    app = make_app(studio, **settings)
     return TestClient(app, base_url=BASE, follow_redirects=False, raise_server_exceptions=True)
 
 

@@ -1,5 +1,8 @@
 // Talking to the server, and an outbox: an answer leaves it only when the server has said that it is stored.
 
+// The path that the studio is served under; empty at the top of an address.
+export const root = document.documentElement.dataset.root;
+
 export class Refused extends Error {
   constructor(status, text) { super(text); this.status = status; }
 }
@@ -7,7 +10,7 @@ export class Refused extends Error {
 export async function send(method, path, body, csrf, { headers = {}, keepalive = false } = {}) {
   let answer;
   try {
-    answer = await fetch(path, {
+    answer = await fetch(root + path, {
       method,
       keepalive,
       credentials: "same-origin",

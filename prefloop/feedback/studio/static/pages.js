@@ -1,6 +1,6 @@
 // What the other pages do beside showing: history, settings, people, import.
 
-import { send } from "./net.js";
+import { root, send } from "./net.js";
 
 const find = (id) => document.getElementById(id);
 const csrf = document.querySelector("[data-csrf]").dataset.csrf;
@@ -16,7 +16,7 @@ for (const button of document.querySelectorAll("[data-undo]")) {
   button.addEventListener("click", told(null, async () => {
     const assignment = await send("POST", `/api/v1/assignments/${button.dataset.undo}/undo`, undefined, csrf);
     sessionStorage.setItem("prefloop undone", JSON.stringify(assignment));
-    location.href = `/label/${button.dataset.project}`;
+    location.href = `${root}/label/${button.dataset.project}`;
   }));
 }
 
@@ -83,6 +83,17 @@ for (const button of document.querySelectorAll("[data-anonymise]")) {
   }));
 }
 
+for (const button of document.querySelectorAll("[data-reset]")) {
+  button.addEventListener("click", told(null, async () => {
+    const made = await send("POST", `/api/v1/people/${button.dataset.reset}/reset`, undefined, csrf);
+    const place = find("reset-made");
+    place.hidden = false;
+    place.querySelector("span").textContent = `${button.dataset.login} is signed out everywhere. This link sets a new password, once, within a day; send it to them:`;
+    place.querySelector("code").textContent = new URL(made.path, location.href).href;
+    place.scrollIntoView({ block: "nearest" });
+  }));
+}
+
 const inviteForm = find("invite");
 if (inviteForm) {
   inviteForm.addEventListener("submit", told(find("invited"), async () => {
@@ -99,7 +110,7 @@ if (importForm) {
     const [file] = importForm.elements.file.files;
     find("imported").textContent = "Reading…";
     const name = file.name.replace(/[^\w. -]/g, "_").slice(-100);
-    const answer = await fetch(`/api/v1/projects/${project}/import?name=${encodeURIComponent(name)}`, {
+    const answer = await fetch(`${root}/api/v1/projects/${project}/import?name=${encodeURIComponent(name)}`, {
       method: "POST", headers: { "X-CSRF-Token": csrf, "Content-Type": "application/jsonl" }, body: file,
     });
     const said = await answer.json();
