@@ -1,9 +1,11 @@
 """`prefloop label`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prefloop.addresses import without_passwords
 from prefloop.configs.label import (
@@ -13,11 +15,18 @@ from prefloop.configs.label import (
     RestoreConfig,
     SimulateConfig,
 )
+from prefloop.data import load_records
 from prefloop.data.store import Filters, Store
 from prefloop.data.store.values import AddedItems
 from prefloop.errors import InputError
 from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, label_items
 from prefloop.feedback.utility import find_utility
+
+if TYPE_CHECKING:
+    from prefloop.feedback.studio.values import ProjectSettings
+
+GOLD_SHARE = 0.1
+"""Share of the questions that are known answers, where these are imported into a project that asks for none."""
 
 
 def simulate(config: SimulateConfig) -> str:
@@ -98,34 +107,37 @@ def import_items(config: LabelImportConfig) -> str:
     """Put a file's completions into a project; the store's name."""
     from prefloop.feedback.studio import exchange
     from prefloop.feedback.studio.service import Studio
-    from prefloop.feedback.studio.values import NotFound, ProjectSettings
+    from prefloop.feedback.studio.values import NotFound, Project, ProjectSettings
 
+    given: dict[str, Any] = {
+        name: value for name in ("kind", "overlap", "render") if (value := getattr(config, name)) is not None
+    }
+    if config.guidelines:
+        given["guidelines"] = _read(config.guidelines)
+    loaded = load_records(config.source, skip_bad=config.skip_bad, limit=config.limit)
     with Store.open(config.store) as store:
         studio = Studio(store)
+        into: Project | ProjectSettings
         try:
-            project = studio.find_project(config.project)
+            into = studio.find_project(config.project)
         except NotFound:
-            project = studio.create_project(
-                ProjectSettings(
-                    name=config.project,
-                    kind=config.kind,
-                    overlap=config.overlap,
-                    guidelines=_read(config.guidelines) if config.guidelines else "",
-                )
-            )
-        made = exchange.import_file(
-            studio,
-            project.id,
-            config.source,
-            author=config.author,
-            gold=config.gold,
-            skip_bad=config.skip_bad,
-            limit=config.limit,
-            round=config.round,
+            share = (config.gold_share or GOLD_SHARE) if config.gold else 0.0
+            into = settings = ProjectSettings(name=config.project, gold_share=share, **given)
+        else:
+            settings = _with_gold(_unchanged(into.settings, given), config)
+            into = replace(into, settings=settings)
+        made = exchange.import_loaded(
+            studio, into, loaded, author=config.author, gold=config.gold, round=config.round
         )
+        plain = studio.progress([made.project])[made.project].items
     print(
-        f"{config.source}: {made.rows} records, {made.items} items in project {project.settings.name!r}, {made.new} of them new"
+        f"{config.source}: {made.rows} records, {made.items} items in project {settings.name!r}, {made.new} of them new"
     )
+    if made.known:
+        print(
+            f"  {made.known} of them with a known answer; {settings.gold_share:.0%} of the questions are such items"
+            + ("" if plain else ", once the project has others too: import those without --gold")
+        )
     for count, what in (
         (made.bad, "bad rows left out"),
         (made.left_out, "prompts without two different completions"),
@@ -133,6 +145,30 @@ def import_items(config: LabelImportConfig) -> str:
         if count:
             print(f"  {count} {what}")
     return config.store
+
+
+def _unchanged(settings: "ProjectSettings", given: Mapping[str, Any]) -> "ProjectSettings":
+    """The settings of a project that is there. What was given for a new one, and differs, is an error: it would have no effect."""
+    for name, value in given.items():
+        if (has := getattr(settings, name)) != value:
+            told = "other guidelines" if name == "guidelines" else f"{name} {has}"
+            raise InputError(
+                f"{name} is given, but project {settings.name!r} is there already, with {told}; leave --{name} out, "
+                "name a new project, or change this one under Admin, Settings"
+            )
+    return settings
+
+
+def _with_gold(settings: "ProjectSettings", config: LabelImportConfig) -> "ProjectSettings":
+    """The settings, with a share of known answers where they are imported into a project that asks for none."""
+    if not config.gold:
+        return settings
+    if settings.gold_share and config.gold_share not in (None, settings.gold_share):
+        raise InputError(
+            f"gold_share is {config.gold_share}, but project {settings.name!r} has {settings.gold_share}; leave it out, "
+            "or change it under Admin, Settings"
+        )
+    return replace(settings, gold_share=settings.gold_share or config.gold_share or GOLD_SHARE)
 
 
 def _read(path: str) -> str:

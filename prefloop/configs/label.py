@@ -122,16 +122,20 @@ class LabelImportConfig:
     """Store to write to, made if it is not there."""
     project: str = "Comparisons"
     """Project, by name or number; a new name makes a new one."""
-    kind: Literal["pair", "rank", "rate", "binary", "edit", "clip"] = "pair"
-    """What a new project asks: compare two, rank several, rate on scales, good or bad, write a better one, compare clips."""
-    overlap: int = 1
-    """How many annotators judge each item of a new project."""
+    kind: Literal["pair", "rank", "rate", "binary", "edit", "clip"] | None = None
+    """What a new project asks: compare two (`pair`, if nothing is said), rank several, rate on scales, good or bad, write a better one, compare clips."""
+    overlap: int | None = None
+    """How many annotators judge each item of a new project; 1 if nothing is said."""
     guidelines: str = ""
     """File with the guidelines of a new project, in Markdown."""
+    render: Literal["plain", "markdown"] | None = None
+    """How the texts of a new project are shown; as plain text if nothing is said."""
     author: str = "human"
     """Who wrote the completions: `human`, or the name of a model."""
     gold: bool = False
     """What the file says is known to be right: ask such items now and then, to see how good the answers are."""
+    gold_share: float | None = None
+    """Share of the questions that are such items, of a project that has none yet: 0.1 if nothing is said."""
     round: int = 0
     """Which turn of the loop the items belong to, from 0."""
     limit: int = 0
@@ -142,6 +146,18 @@ class LabelImportConfig:
     def __post_init__(self) -> None:
         require(bool(self.source), "source is empty; name a file, a folder or a data set")
         require(bool(self.project.strip()), "project is empty; give a name")
+        require(
+            self.overlap is None or 1 <= self.overlap <= 1000,
+            f"overlap is {self.overlap}; it must be 1 to 1000",
+        )
+        require(
+            self.gold_share is None or 0 < self.gold_share <= 0.5,
+            f"gold_share is {self.gold_share}; it must be above 0, and 0.5 at most",
+        )
+        require(
+            self.gold or self.gold_share is None,
+            f"gold_share is {self.gold_share}, but gold is off, so no answer is known; set gold, or leave gold_share out",
+        )
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
         require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")
 

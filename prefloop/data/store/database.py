@@ -13,7 +13,19 @@ from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    MetaData,
+    create_engine,
+    event,
+    exists,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
@@ -47,6 +59,8 @@ class Database:
     def __init__(self, engine: Engine, label: str) -> None:
         self.label = label
         """File or URL without password, for messages."""
+        self.made = False
+        """Whether it was empty, without a table, when it was opened."""
         self._engine = engine
         self._reading = engine
         if engine.dialect.name == "postgresql":
@@ -112,6 +126,29 @@ class Database:
                 assert not broken, f"the migration left rows that refer to nothing: {broken[:5]}"
                 _plainly(connection, "PRAGMA foreign_keys=ON")
 
+    def unmake(self) -> None:
+        """Take a store away that was made when it was opened and has no row, unless somebody else uses it: nothing is left of what failed."""
+        with self.read() as session:
+            if any(
+                session.scalar(select(exists().select_from(table))) for table in Base.metadata.sorted_tables
+            ):
+                return
+        if self.dialect == "postgresql":
+            self.migrate("base")
+            with self.write() as session:
+                session.execute(text(f"DROP TABLE IF EXISTS {VERSION_TABLE}"))
+            return
+        self.close()
+        connection = sqlite3.connect(self.label)
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+        except sqlite3.OperationalError:
+            return  # another process has it open
+        finally:
+            connection.close()
+        if mode == "delete":
+            Path(self.label).unlink()
+
     def schema(self) -> str | None:
         """Revision of the schema, None if the database is empty. `InputError` if it is somebody else's database or of a newer prefloop."""
         with in_plain_words(self.label), self._reading.connect() as connection:
@@ -138,6 +175,7 @@ def open_database(where: str | Path, *, create: bool) -> Database:
         schema = database.schema()
         if schema is None and not create:
             raise InputError(f"{label}: holds no store yet; sample or label into it first, or name another")
+        database.made = schema is None
         if schema != HEAD:
             database.migrate()
     except BaseException:

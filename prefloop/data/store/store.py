@@ -4,6 +4,7 @@ Every method is one transaction: it is written whole or not at all, and once it 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +29,7 @@ from prefloop.data.store.values import (
     Selection,
     Source,
 )
+from prefloop.errors import InputError
 from prefloop.records import Comparison, Completion, Prompt, Ranking
 
 
@@ -39,7 +41,8 @@ class Store:
             store.add_completions(completions, policy)
             store.add_pairs(strategy="random", seed=0)
 
-    Threads may share one; a process that was forked opens its own.
+    Threads may share one; a process that was forked opens its own. A store that was made by the `with` statement is gone again if an error
+    ends it before anything was written.
     """
 
     def __init__(self, database: Database) -> None:
@@ -65,7 +68,12 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if error is not None and self._database.made:
+                with suppress(InputError):  # the error that is on its way says more
+                    self._database.unmake()
+        finally:
+            self.close()
 
     @property
     def label(self) -> str:

@@ -10,21 +10,23 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from prefloop import __version__
 from prefloop.data import load_records, write_jsonl
 from prefloop.data.formats import FormatName, Record
 from prefloop.data.hashing import content_hash
 from prefloop.data.importing import HUMAN
 from prefloop.data.load import Loaded
-from prefloop.data.store import Filters, Store
+from prefloop.data.store import Filters, Store, judging, writing
 from prefloop.data.store.database import HEAD
 from prefloop.data.store.values import ExportKind, ItemKind
 from prefloop.errors import InputError
 from prefloop.feedback.aggregated import AggregatedPair, How, aggregated_pairs
 from prefloop.feedback.judged import pair_labels, read_judged
-from prefloop.feedback.studio import audit
+from prefloop.feedback.studio import audit, projects
 from prefloop.feedback.studio.service import Studio
-from prefloop.feedback.studio.values import ITEM_KIND, Project
+from prefloop.feedback.studio.values import ITEM_KIND, Project, ProjectSettings
 from prefloop.records import (
     Comparison,
     Completion,
@@ -48,12 +50,15 @@ class ImportedItems:
 
     rows: int
     """Records read."""
+    project: int
     bad: int
     """Rows left out because they cannot be used."""
     items: int
     """Items found in the file."""
     new: int
     """Of them, new in the project."""
+    known: int
+    """Items whose answer is known."""
     left_out: int
     """Groups with too few different texts to be compared."""
 
@@ -88,34 +93,62 @@ def import_file(
     """
     loaded = load_records(source, skip_bad=skip_bad, limit=limit)
     asked = studio.project(project)
-    kind = ITEM_KIND[asked.settings.kind]
+    return import_loaded(studio, asked, loaded, author=author, gold=gold, round=round, by=by)
+
+
+def import_loaded(
+    studio: Studio,
+    into: Project | ProjectSettings,
+    loaded: Loaded[Record],
+    *,
+    author: str = HUMAN,
+    gold: bool = False,
+    round: int = 0,
+    by: int | None = None,
+) -> ImportedItems:
+    """Put records' completions into a project that is there, perhaps with new settings, or into a new one: all of it or nothing."""
+    source, settings = loaded.summary.source, into.settings if isinstance(into, Project) else into
+    if settings.kind == "chat":
+        raise InputError(
+            f"project {settings.name!r} is a chat: its items are made as people talk; import into another project"
+        )
+    kind = ITEM_KIND[settings.kind]
     groups, left_out = _grouped(_texts(loaded), kind)
     if not groups:
-        raise InputError(
-            f"{source}: no item to judge in it; project {asked.settings.name!r} needs {_NEEDS[kind]}"
-        )
-    items, right = _write(studio.store, groups, kind, author=author, round=round)
-    known = {item: said for item, said in right.items() if said} if gold else {}
-    if gold and not known:
+        raise InputError(f"{source}: no item to judge in it; project {settings.name!r} needs {_NEEDS[kind]}")
+    if gold and not any(group.right for group in groups):
         raise InputError(
             f"{source}: rows of format {loaded.summary.format} say no answer that could be known"
         )
-    new = studio.add_tasks(project, items, gold=known)
-    with studio.write() as session:
+
+    def work(session: Session) -> tuple[Project, int, int, int]:
+        now = studio.clock()
+        project = into if isinstance(into, Project) else projects.create(session, settings, now=now, by=by)
+        before = projects.project_of(session, project.id).settings
+        if before != settings:
+            project = projects.change(session, project.id, settings, now=now, by=by)
+        items, right = _write(session, groups, kind, author=author, round=round)
+        known = {item: said for item, said in right.items() if said} if gold else {}
+        new = projects.add_tasks(session, project, items, gold=known, random=studio.random)
         audit.write(
             session,
-            now=studio.clock(),
+            now=now,
             annotator=by,
             action="import",
             entity="project",
-            id=project,
+            id=project.id,
             detail={"rows": len(loaded.records), "new": new, "gold": len(known)},
         )
+        return project, len(set(items)), new, len(known)
+
+    project, items, new, known = studio.write_twice(work, bulk=True)
     return ImportedItems(
+        project=project.id,
         rows=len(loaded.records),
         bad=len(loaded.summary.bad),
-        items=len(set(items)),
+        items=items,
         new=new,
+        known=known,
         left_out=left_out,
     )
 
@@ -194,11 +227,20 @@ def _compared(prompt: Prompt, texts: tuple[str, ...], kind: ItemKind, right: str
 
 
 def _write(
-    store: Store, groups: Sequence[_Group], kind: ItemKind, *, author: str, round: int
+    session: Session, groups: Sequence[_Group], kind: ItemKind, *, author: str, round: int
 ) -> tuple[list[int], dict[int, str]]:
     """Write the groups as items; their ids, and what is known to be right of each, in slots."""
     distinct = list(dict.fromkeys((group.prompt, text) for group in groups for text in group.texts))
-    checkpoint = store.add_checkpoint(author, kind=HUMAN if author == HUMAN else "policy")
+    checkpoint = writing.add_checkpoint(
+        session,
+        author,
+        kind=HUMAN if author == HUMAN else "policy",
+        weights_sha256="",
+        stage="",
+        step=0,
+        parent=None,
+        training_run=None,
+    )
     completions = [
         Completion(
             prompt=prompt,
@@ -215,16 +257,17 @@ def _write(
         )
         for prompt, text in distinct
     ]
-    ids = dict(zip(distinct, store.add_completions(completions, checkpoint), strict=True))
+    ids = dict(zip(distinct, writing.add_completions(session, completions, checkpoint), strict=True))
     # Slots by the hash of the text: the order in the file, better one first, tells nothing then.
     ordered = [sorted(group.texts, key=_hash) for group in groups]
-    items = store.add_items(
+    items, _ = writing.add_items(
+        session,
         [[ids[group.prompt, text] for text in texts] for group, texts in zip(groups, ordered, strict=True)],
         kind=kind,
         strategy="import",
         round=round,
     )
-    slots = {item.id: item.completions for item in store.items(list(dict.fromkeys(items)))}
+    slots = {item.id: item.completions for item in judging.items(session, list(dict.fromkeys(items)))}
     right: dict[int, str] = {}
     for group, item in zip(groups, items, strict=True):
         if kind == "pair" and group.right:

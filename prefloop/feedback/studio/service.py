@@ -56,20 +56,20 @@ class Studio:
             yield session
 
     @contextmanager
-    def write(self, *, durable: bool = True) -> Iterator[Session]:
+    def write(self, *, durable: bool = True, bulk: bool = False) -> Iterator[Session]:
         """A writing transaction, for the studio's own modules; see `Database.write`."""
-        with self.store.database.write(durable=durable) as session:
+        with self.store.database.write(durable=durable, bulk=bulk) as session:
             yield session
 
-    def write_twice(self, work: Callable[[Session], T], *, durable: bool = True) -> T:
+    def write_twice(self, work: Callable[[Session], T], *, durable: bool = True, bulk: bool = False) -> T:
         """Do a writing transaction; once more where another connection wrote the same row between our look and our insert."""
         try:
-            with self.write(durable=durable) as session:
+            with self.write(durable=durable, bulk=bulk) as session:
                 return work(session)
         except IntegrityError as error:
             collision = error
         try:
-            with self.write(durable=durable) as session:
+            with self.write(durable=durable, bulk=bulk) as session:
                 return work(session)
         except IntegrityError:
             raise Conflict("this keeps colliding with another request; send it again") from collision
