@@ -173,9 +173,14 @@ def test_an_import_that_fails_on_its_way_leaves_nothing(
 
 def test_a_store_that_others_use_or_that_holds_a_row_is_not_taken_away(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
-    with pytest.raises(RuntimeError), Store.open(path) as store:
-        store.add_annotator("ann")
-        raise RuntimeError
+
+    def fails() -> None:
+        with Store.open(path) as store:
+            store.add_annotator("ann")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
     assert path.exists()
     other_path = tmp_path / "t.db"
     made = Store.open(other_path)
