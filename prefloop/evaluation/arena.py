@@ -90,14 +90,14 @@ def rounds_chart(arena: Arena) -> str:
 
 
 def win_rate_table(arena: Arena) -> str:
-    """Every model's win rate against the baseline: raw with its standard error, and at equal length."""
+    """Every model's win rate against the baseline: raw and at equal length."""
     rows = [_WIN_HEADINGS, *_win_cells(arena)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([f"win rate against {arena.baseline}", *(f"  {line}" for line in lines)])
 
 
-_WIN_HEADINGS = ("model", "win rate", "standard error", "at equal length", "95 %", "prompts")
+_WIN_HEADINGS = ("model", "win rate", "95 %", "at equal length", "95 %", "prompts", "")
 
 
 def _win_cells(arena: Arena) -> list[tuple[str, ...]]:
@@ -105,15 +105,18 @@ def _win_cells(arena: Arena) -> list[tuple[str, ...]]:
         (
             name,
             percent(each.raw.value),
-            percent(each.raw.standard_error) if math.isfinite(each.raw.standard_error) else "",
-            percent(each.controlled.value) if math.isfinite(each.controlled.value) else "",
-            f"{percent(each.low)} to {percent(each.high)}"
-            if math.isfinite(each.controlled.standard_error)
-            else "",
+            _percents(*each.raw.interval),
+            percent(each.controlled.value) if not each.reason else "",
+            _percents(each.low, each.high),
             str(each.raw.n),
+            f"too little for equal length: {each.reason}" if each.reason else "",
         )
         for name, each in sorted(arena.win_rates.items(), key=lambda item: -item[1].raw.value)
     ]
+
+
+def _percents(low: float, high: float) -> str:
+    return f"{percent(low)} to {percent(high)}" if math.isfinite(low) else ""
 
 
 def leaderboard_table(board: Leaderboard) -> str:

@@ -1,6 +1,5 @@
 """Votes between each model and one baseline, as AlpacaEval's figures read them: a mean preference a prompt, and how long both answers were."""
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -8,12 +7,7 @@ import numpy as np
 
 from prefloop.errors import InputError
 from prefloop.feedback.judged import OUTCOMES, JudgedItem
-from prefloop.feedback.ratings import (
-    LengthControlled,
-    WinRate,
-    baseline_win_rate,
-    length_controlled_win_rate,
-)
+from prefloop.feedback.ratings import LengthControlled, length_controlled_win_rates
 
 PREFERENCE = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 """Choice -> preference for slot 0; who finds both bad prefers neither."""
@@ -40,17 +34,11 @@ def win_rates_against(judged: Sequence[JudgedItem], baseline: str) -> Mapping[st
         raise InputError(
             f"baseline is {baseline!r}, which no vote compares with another model; there are {', '.join(names) or 'no models yet'}"
         )
-    found = {}
-    for name in sorted(rows):
-        prompts = [np.array(votes) for votes in rows[name].values()]
-        means = np.array([np.average(votes[:, 1:], axis=0, weights=votes[:, 0]) for votes in prompts])
-        if means[:, 1:].any():
-            found[name] = length_controlled_win_rate(means[:, 0], means[:, 1], means[:, 2])
-        else:  # votes without the answers: nothing is known of lengths
-            found[name] = _raw_alone(baseline_win_rate(means[:, 0]))
-    return found
-
-
-def _raw_alone(raw: WinRate) -> LengthControlled:
-    unknown = WinRate(value=math.nan, standard_error=math.nan, n=raw.n)
-    return LengthControlled(raw=raw, controlled=unknown, length=math.nan, level=math.nan, difficulty=math.nan)
+    names = sorted(rows)
+    means = []
+    for at, name in enumerate(names):
+        for prompt, votes in rows[name].items():
+            table = np.array(votes)
+            means.append((at, prompt, *np.average(table[:, 1:], axis=0, weights=table[:, 0])))
+    model, prompt, preference, own, other = (np.array(column) for column in zip(*means, strict=True))
+    return dict(zip(names, length_controlled_win_rates(model, prompt, preference, own, other), strict=True))

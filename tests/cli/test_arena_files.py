@@ -108,7 +108,8 @@ def test_soft_preferences_weigh_as_much_as_they_say(folder: Path, capsys: pytest
 def test_without_answers_there_is_no_length(battles: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, f"arena {battles} --baseline q")
     (line,) = [line for line in out.splitlines() if line.startswith("  p      75 %")]
-    assert line.count("%") == 2  # the rate and its standard error
+    assert line.count("%") == 3  # the rate and its interval
+    assert "too little for equal length: the votes are without the answers" in line
     error = run(capsys, f"arena {battles} --style", code=2)
     assert "the files do not hold the answers; name a file of them with --outputs" in error
 

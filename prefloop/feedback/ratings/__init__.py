@@ -18,6 +18,7 @@ from prefloop.feedback.ratings.leaderboard import (
     WinProbability,
     leaderboard,
 )
+from prefloop.feedback.ratings.length_control import length_controlled_win_rates
 from prefloop.feedback.ratings.pairs import PairLikelihood, pair_likelihood
 from prefloop.feedback.ratings.plackett_luce import RankingLikelihood, ranking_likelihood
 from prefloop.feedback.ratings.style import FEATURES, style_differences, style_of, with_style
@@ -72,6 +73,7 @@ __all__ = [
     "fit",
     "leaderboard",
     "length_controlled_win_rate",
+    "length_controlled_win_rates",
     "make_votes",
     "pair_likelihood",
     "pair_weights",

@@ -15,10 +15,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, log_expit
+from scipy.special import expit, log_expit, stdtrit
 
 from prefloop.feedback.ratings.fit import PRIOR
-from prefloop.feedback.ratings.uncertainty import Z95
 from prefloop.feedback.ratings.votes import Floats
 
 GAMED_WEIGHT = 0.2
@@ -30,7 +29,25 @@ class WinRate:
 
     value: float
     standard_error: float
+    """NaN where the votes leave nothing to measure it by: one vote, or votes that all agree."""
     n: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % bounds: Wilson's, of as many votes as the standard error says the rate is worth, with Student's t.
+
+        They do not meet where all votes agree, and stay between 0 and 1.
+        """
+        if not math.isfinite(self.value):
+            return math.nan, math.nan
+        p, n = self.value, float(self.n)
+        spread = p * (1 - p)
+        if spread > 0 and self.standard_error > 0:
+            n = min(n, spread / self.standard_error**2)
+        z2 = float(stdtrit(max(1, self.n - 1), 0.975)) ** 2
+        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+        half = math.sqrt(z2 * (spread / n + z2 / (4 * n * n))) / (1 + z2 / n)
+        return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,22 +56,25 @@ class LengthControlled:
 
     raw: WinRate
     controlled: WinRate
-    length: float
+    """NaN where there is too little to tell length and quality apart."""
+    length: float = math.nan
     """β_len: below 0 where longer answers of the model were preferred."""
-    level: float
+    level: float = math.nan
     """β_0, log-odds of winning at equal length on a prompt of difficulty 0."""
-    difficulty: float
+    difficulty: float = math.nan
     """β_diff; 0 without difficulties."""
+    reason: str = ""
+    """Why there is no controlled rate."""
 
     @property
     def low(self) -> float:
         """Of the 95 % interval of the controlled rate."""
-        return max(0.0, self.controlled.value - Z95 * self.controlled.standard_error)
+        return self.controlled.interval[0]
 
     @property
     def high(self) -> float:
         """Of the 95 % interval of the controlled rate."""
-        return min(1.0, self.controlled.value + Z95 * self.controlled.standard_error)
+        return self.controlled.interval[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -79,7 +99,8 @@ def baseline_win_rate(preference: Floats) -> WinRate:
         raise ValueError(
             "a preference is not between 0 and 1; leave out what was not answered and say how many"
         )
-    error = float(p.std(ddof=1) / math.sqrt(len(p))) if len(p) > 1 else math.nan
+    spread = float(p.std(ddof=1)) if len(p) > 1 else 0.0
+    error = spread / math.sqrt(len(p)) if spread > 0 else math.nan
     return WinRate(value=float(p.mean()), standard_error=error, n=len(p))
 
 
