@@ -87,7 +87,7 @@ def _together(
     design = np.zeros((len(y), size))
     design[rows, model], design[rows, models + model], design[:, -1] = 1.0, length, length
     prior = np.concatenate([np.full(models, PRIOR), np.full(models, TASTES**-2), [PRIOR]])
-    x, d = np.zeros(size), np.zeros(prompts)
+    x, d, schur = np.zeros(size), np.zeros(prompts), np.eye(size)
     for _ in range(STEPS):
         p = expit(design @ x + d[hard])
         w = p * (1 - p)
