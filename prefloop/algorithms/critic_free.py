@@ -24,11 +24,10 @@ Logged at every step, means over completions or tokens of the whole step:
     loss, lr, grad_norm, skipped   of the step's updates
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -44,6 +43,7 @@ from prefloop.algorithms.critic_free_experience import (
     state_of,
     uses_reference,
 )
+from prefloop.algorithms.learn import Learner, Loss, Watch, deal, learn
 from prefloop.algorithms.online import (
     check_sampled,
     open_scorer,
@@ -52,7 +52,7 @@ from prefloop.algorithms.online import (
     shown,
     shows_samples,
 )
-from prefloop.algorithms.opening import open_policy, parameters_of, replayable
+from prefloop.algorithms.opening import open_policy, parameters_of
 from prefloop.algorithms.session import open_session
 from prefloop.configs.critic_free import CriticFreeConfig
 from prefloop.losses import (
@@ -68,10 +68,10 @@ from prefloop.losses import (
     probability_ratio,
     sum_and_count,
 )
-from prefloop.models.packing import MicroBatch, micro_batches
+from prefloop.models.packing import MicroBatch
 from prefloop.models.roles import scatter_tokens
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Run, Updater, World
+from prefloop.runtime import Metrics, Run, StepResult, Updater, World
 
 GREEDY_KEYS = 1 << 62
 """Added to a prompt's key for its greedy completion, so that no two draws have one name."""
@@ -216,10 +216,9 @@ def _greedy_answers(
 
 
 @dataclass(slots=True)
-class Watch:
-    """What the first minibatch shows before any update: there the ratio is 1 and the loss is known."""
+class FirstLoss:
+    """The policy's loss in the first minibatch, before any update: there it is known."""
 
-    largest_ratio_distance: float = 0.0
     loss: float = 0.0
     expected: float = 0.0
     size: float = 0.0
@@ -235,50 +234,54 @@ def _learn(
     world: World,
 ) -> dict[str, float]:
     """The updates over one step's experience; their metrics."""
-    metrics, updates, first = Metrics(), Metrics(), Watch()
-    for epoch in range(config.epochs):
-        for number, own in enumerate(_minibatches(config, experience, step, epoch)):
-            groups = [experience.groups[i] for i in own]
-            rows = rows_of(own, config.completions_per_prompt).to(world.device)
-            mask = experience.mask[rows]
-            tokens = world.sum_float(int(mask.sum()))
-            sequences = world.sum_float(int(mask.any(dim=1).sum()))
-            if not tokens:  # every completion was cut, and mask_truncated leaves them out
-                continue
-            watch = first if epoch == number == 0 else Watch()
+    metrics, watch, first = Metrics(), Watch(), FirstLoss()
 
-            def loss(
-                part: MicroBatch,
-                rows: Tensor = rows,
-                tokens: float = tokens,
-                sequences: float = sequences,
-                watch: Watch = watch,
-            ) -> Tensor:
-                return _policy_loss(
-                    config,
-                    roles,
-                    experience,
-                    part,
-                    rows[part.rows],
-                    tokens,
-                    sequences,
-                    kl_coef,
-                    metrics,
-                    watch,
-                )
+    def loss(places: list[int]) -> Loss | None:
+        rows = rows_of(places, config.completions_per_prompt).to(world.device)
+        mask = experience.mask[rows]
+        tokens = world.sum_float(int(mask.sum()))
+        sequences = world.sum_float(int(mask.any(dim=1).sum()))
+        if not tokens:  # every completion was cut, and mask_truncated leaves them out
+            return None
+        # Its parts add up over micro-batches and processes.
+        metrics.add("policy_loss", 0.0, int(world.is_main))
+        return lambda part: _policy_loss(
+            config,
+            roles,
+            experience,
+            part,
+            rows[part.rows],
+            tokens,
+            sequences,
+            kl_coef,
+            metrics,
+            watch,
+            first,
+        )
 
-            parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-            result = roles.updater.step(parts, loss, replay=lambda groups=groups: replayable(groups))
-            for name, value in result.metrics().items():
-                updates.add(name, value, 1)
-            metrics.add(
-                "policy_loss", 0.0, int(world.is_main)
-            )  # its parts add up over micro-batches and processes
-    ratio = world.max_float(first.largest_ratio_distance)
+    def check(result: StepResult) -> None:
+        watch.closed = True
+
+    (updates,) = learn(
+        [Learner(updater=roles.updater, loss=loss)],
+        experience.groups,
+        deal(
+            experience.places,
+            range(experience.total),
+            minibatches=config.minibatches,
+            epochs=config.epochs,
+            seed=config.run.seed,
+            step=step,
+        ),
+        tokens=config.compute.micro_batch_tokens,
+        world=world,
+        check=check,
+    )
+    ratio = world.max_float(watch.ratio_distance)
     check_sampled(config, "ratio", 1 + ratio, expected_at_start("ratio"))
     observed, expected, size = (world.sum_float(value) for value in (first.loss, first.expected, first.size))
     check_sampled(config, "policy_loss", observed, expected, scale=1 + size)
-    return {**updates.reduce(world), **metrics.reduce(world), "ratio": ratio}
+    return {**updates, **metrics.reduce(world), "ratio": ratio}
 
 
 def _policy_loss(
@@ -292,6 +295,7 @@ def _policy_loss(
     kl_coef: float,
     metrics: Metrics,
     watch: Watch,
+    first: FirstLoss,
 ) -> Tensor:
     """This micro-batch's part of the policy's loss."""
     policy, batch, temperature = roles.policy, part.batch, config.sampling.temperature
@@ -345,21 +349,10 @@ def _policy_loss(
             cut = CLIPPED[config.surrogate](ours, theirs, advantages, clip=clip)
             metrics.add("clip_fraction", *sum_and_count(cut, mask))
         metrics.add("approx_kl", *sum_and_count(k3(old, logprobs), mask))
-        distance = ((probability_ratio(logprobs, old) - 1).abs() * mask).max()
-        watch.largest_ratio_distance = max(watch.largest_ratio_distance, distance.item())
-        at_start = weights * surrogate(theirs, theirs, advantages, clip=clip)
-        watch.loss += policy_loss.item()
-        watch.expected += reduced(at_start).item()
-        watch.size += reduced(at_start.abs()).item()
+        if not watch.closed:
+            watch.see(logprobs, old, mask)
+            at_start = weights * surrogate(theirs, theirs, advantages, clip=clip)
+            first.loss += policy_loss.item()
+            first.expected += reduced(at_start).item()
+            first.size += reduced(at_start.abs()).item()
     return total
-
-
-def _minibatches(
-    config: CriticFreeConfig, experience: Experience, step: int, epoch: int
-) -> Iterator[list[int]]:
-    """This process's groups in each minibatch. Minibatches are dealt over the whole batch, so they do not depend on the processes."""
-    own = {place: index for index, place in enumerate(experience.places)}
-    total = experience.total
-    order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(total)
-    for part in np.array_split(order, min(config.minibatches, total)):
-        yield [own[int(place)] for place in part if int(place) in own]

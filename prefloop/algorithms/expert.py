@@ -10,7 +10,7 @@ token, mean over the updates); loss, lr, grad_norm, skipped.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prefloop.algorithms.learn import Learner, Loss, deal, learn
 from prefloop.algorithms.online import (
     check_sampled,
     ended_of,
@@ -30,11 +31,12 @@ from prefloop.algorithms.online import (
 )
 from prefloop.algorithms.opening import open_policy, parameters_of
 from prefloop.algorithms.session import open_session
-from prefloop.algorithms.sft import likelihood_step
+from prefloop.algorithms.sft import likelihood_loss
 from prefloop.configs.own_samples import ExpertConfig
 from prefloop.losses import RunningMoments
+from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Updater, World
+from prefloop.runtime import Metrics, StepResult, Updater, World
 from prefloop.text.groups import Group
 
 
@@ -61,11 +63,6 @@ def train(config: ExpertConfig) -> Path:
         def state() -> dict[str, object]:
             return {"updater": updater.state(), "score_moments": state_of_moments(running)}
 
-        def learn(groups: Sequence[Group]) -> dict[str, float]:
-            return likelihood_step(
-                updater, policy, groups, tokens=config.compute.micro_batch_tokens, world=world
-            )
-
         for step in run.steps(save=opened.save, state=state):
             first_key = (step - 1) * config.batch_prompts
             k = config.completions_per_prompt
@@ -83,7 +80,7 @@ def train(config: ExpertConfig) -> Path:
             )
             kept = kept_of(config, shaped.view(-1, k), world)
             metrics = _seen(config, rollout, scores, kept, world)
-            metrics |= _learn(config, rollout, kept, learn, step, world)
+            metrics |= _learn(config, policy, updater, rollout, kept, step, world)
             run.log(step, {**metrics, **score.metrics(world)})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(rollout, scores))
@@ -121,41 +118,50 @@ def _seen(
 
 def _learn(
     config: ExpertConfig,
+    policy: Policy,
+    updater: Updater,
     rollout: Rollout,
     kept: Sequence[tuple[int, int]],
-    learn: Callable[[Sequence[Group]], dict[str, float]],
     step: int,
     world: World,
 ) -> dict[str, float]:
     """Likelihood updates on the kept completions; their metrics."""
-    updates = Metrics()
-    for epoch in range(config.epochs):
-        for number, own in enumerate(minibatches(config, kept, step, epoch, world)):
-            learned = learn([alone(rollout.groups[p], j) for p, j in own])
-            if epoch == number == 0 and config.sampling.temperature == 1:
-                sampled = sum(sum(rollout.sampler_logprobs[p][j]) for p, j in own)
-                # Before any update the likelihood is the sampler's own, which saw the same weights and tokens.
-                expected = -world.sum_float(sampled) / learned["tokens"]
-                check_sampled(config, "nll", learned["loss"], expected, scale=1 + expected)
-            for name, value in learned.items():
-                if name != "tokens":
-                    updates.add("nll" if name == "loss" else name, value, 1)
-    return updates.reduce(world)
+    groups = [alone(rollout.groups[p], j) for p, j in kept]
+    sampled = [sum(rollout.sampler_logprobs[p][j]) for p, j in kept]
+    # The prompt at place p of this process is the one at place p * size + rank of the step.
+    own = [(p * world.size + world.rank, j) for p, j in kept]
+    everyone = sorted(key for part in world.gather_objects(own) for key in part)
+    expected: list[float] = []
+
+    def loss(places: list[int]) -> Loss:
+        of_batch, count = likelihood_loss(policy, [groups[i] for i in places], world)
+        if not expected:
+            expected.append(-world.sum_float(sum(sampled[i] for i in places)) / count)
+        return of_batch
+
+    def check(result: StepResult) -> None:
+        if config.sampling.temperature == 1:
+            # Before any update the likelihood is the sampler's own, which saw the same weights and tokens.
+            check_sampled(config, "nll", result.loss, expected[0], scale=1 + expected[0])
+
+    (learned,) = learn(
+        [Learner(updater=updater, loss=loss)],
+        groups,
+        deal(
+            own,
+            everyone,
+            minibatches=config.minibatches,
+            epochs=config.epochs,
+            seed=config.run.seed,
+            step=step,
+        ),
+        tokens=config.compute.micro_batch_tokens,
+        world=world,
+        check=check,
+    )
+    return {"nll" if name == "loss" else name: value for name, value in learned.items()}
 
 
 def alone(group: Group, sample: int) -> Group:
     """A prompt with one of its completions."""
     return Group(prompt=group.prompt, completions=(group.completions[sample],), masks=(group.masks[sample],))
-
-
-def minibatches(
-    config: ExpertConfig, kept: Sequence[tuple[int, int]], step: int, epoch: int, world: World
-) -> Iterator[list[tuple[int, int]]]:
-    """This process's completions in each minibatch, dealt over those of all processes: they do not depend on the number of processes."""
-    # The prompt at place p of this process is the one at place p * size + rank of the step.
-    own = {(p * world.size + world.rank, j): (p, j) for p, j in kept}
-    everyone = sorted(key for part in world.gather_objects(list(own)) for key in part)
-    order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(len(everyone))
-    for part in np.array_split(order, min(config.minibatches, len(everyone))):
-        keys = [everyone[int(place)] for place in part]
-        yield [own[key] for key in keys if key in own]

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import Examples, examples, store_of
-from prefloop.algorithms.opening import check_room, open_policy, parameters_of, replayable
+from prefloop.algorithms.learn import update
+from prefloop.algorithms.opening import check_room, open_policy, parameters_of
 from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.algorithms.sft import trained_tokens
 from prefloop.algorithms.shown import show_completions
@@ -150,12 +151,11 @@ def _learn(
     """One update of policy and heads on this process's share of a batch, then of the target heads; its metrics."""
     metrics = Metrics()
     tokens = world.sum_float(trained_tokens(own.groups))
-    parts = micro_batches(own.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
 
     def loss(part: MicroBatch) -> Tensor:
         return loss_of(config, policy, heads, part, own.rewards[part.rows], tokens, metrics)
 
-    result = updater.step(parts, loss, replay=lambda: replayable(own.groups))
+    result = update(updater, own.groups, loss, tokens=config.compute.micro_batch_tokens, world=world)
     if updater.steps % config.target_every == 0 and not result.skipped:
         heads.follow(config.target_rate)
     learned = metrics.reduce(world)

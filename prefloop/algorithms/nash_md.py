@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prefloop.algorithms.learn import Watch, update
 from prefloop.algorithms.online import (
     check_sampled,
     mask_of,
@@ -25,7 +26,7 @@ from prefloop.algorithms.online import (
     shows_samples,
     state_of_moments,
 )
-from prefloop.algorithms.opening import open_policy, parameters_of, replayable
+from prefloop.algorithms.opening import open_policy, parameters_of
 from prefloop.algorithms.payoff import Judged, Payoff
 from prefloop.algorithms.session import open_session
 from prefloop.configs.games import NashMDConfig
@@ -34,7 +35,6 @@ from prefloop.losses import (
     example_mean,
     expected_at_start,
     masked_sum,
-    probability_ratio,
     sequence_sum,
 )
 from prefloop.losses.games import nash_md_loss
@@ -129,19 +129,17 @@ def _learn(
     """One update, and its metrics."""
     old, payoff, kl = experience
     count = world.sum_float(len(groups))
-    distances = [0.0]
+    watch = Watch()
 
     def loss(part: MicroBatch) -> Tensor:
         mask = part.batch.completion_mask
         logprobs = policy(part.batch, temperature=config.sampling.temperature)
-        change = probability_ratio(logprobs.detach(), old[part.rows, : mask.shape[1]]) - 1
-        distances.append((change.abs() * mask).max().item())
+        watch.see(logprobs, old[part.rows, : mask.shape[1]], mask)
         sums = sequence_sum(logprobs, mask)
         losses = nash_md_loss(sums, payoff[part.rows], kl[part.rows], beta=config.beta)
         return example_mean(losses, examples=count)
 
-    parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    result = updater.step(parts, loss, replay=lambda: replayable(groups))
-    ratio = world.max_float(max(distances))
+    result = update(updater, groups, loss, tokens=config.compute.micro_batch_tokens, world=world)
+    ratio = world.max_float(watch.ratio_distance)
     check_sampled(config, "ratio", 1 + ratio, expected_at_start("ratio"))
     return {**result.metrics(), "ratio": ratio}

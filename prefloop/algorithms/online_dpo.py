@@ -10,15 +10,14 @@ kl (k1 of the policy's own completions, summed over each), kl_distance; of the u
 reward_rejected, logp_chosen, logp_rejected as in `dpo`; xpo (mean log π of the reference's completions); loss, lr, grad_norm, skipped.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prefloop.algorithms.learn import Learner, Loss, deal, learn
 from prefloop.algorithms.online import (
     check_sampled,
     ended_of,
@@ -31,7 +30,7 @@ from prefloop.algorithms.online import (
     shows_samples,
     state_of_moments,
 )
-from prefloop.algorithms.opening import open_policy, parameters_of, replayable
+from prefloop.algorithms.opening import open_policy, parameters_of
 from prefloop.algorithms.session import Session, open_session
 from prefloop.configs.own_samples import OnlineDPOConfig
 from prefloop.losses import (
@@ -47,7 +46,7 @@ from prefloop.losses import (
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Updater, World
+from prefloop.runtime import Metrics, StepResult, Updater, World
 from prefloop.text.groups import Group
 
 REFERENCE_KEYS = 1 << 62
@@ -199,30 +198,36 @@ def _learn(
     check: bool,
 ) -> dict[str, float]:
     """DPO's updates on the pairs; their metrics. Nothing where every pair ties. `check`: policy and reference are still the same."""
-    metrics, updates = Metrics(), Metrics()
-    for epoch in range(config.epochs):
-        for number, own in enumerate(_minibatches(config, pairs, step, epoch)):
-            groups, count = [pairs.groups[i] for i in own], world.sum_float(len(own))
-            of_batch = Metrics()
+    metrics = Metrics()
 
-            def loss(
-                part: MicroBatch,
-                own: list[int] = own,
-                count: float = count,
-                of_batch: Metrics = of_batch,
-            ) -> Tensor:
-                return _loss(config, policy, pairs, part, [own[g] for g in part.groups], count, of_batch)
+    def loss(places: list[int]) -> Loss:
+        count = world.sum_float(len(places))
+        return lambda part: _loss(
+            config, policy, pairs, part, [places[g] for g in part.groups], count, metrics
+        )
 
-            parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-            result = updater.step(parts, loss, replay=lambda groups=groups: replayable(groups))
-            if check and epoch == number == 0:
-                observed = of_batch.reduce(world)["dpo_loss"]
-                expected = expected_at_start("dpo", beta=config.beta, label_smoothing=config.label_smoothing)
-                check_sampled(config, "dpo", observed, expected)
-            metrics.merge(of_batch)
-            for name, value in result.metrics().items():
-                updates.add(name, value, 1)
-    return {**updates.reduce(world), **metrics.reduce(world)}
+    def check_first(result: StepResult) -> None:
+        if check:
+            observed = metrics.reduce(world)["dpo_loss"]
+            expected = expected_at_start("dpo", beta=config.beta, label_smoothing=config.label_smoothing)
+            check_sampled(config, "dpo", observed, expected)
+
+    (updates,) = learn(
+        [Learner(updater=updater, loss=loss)],
+        pairs.groups,
+        deal(
+            pairs.places,
+            pairs.everyone,
+            minibatches=config.minibatches,
+            epochs=config.epochs,
+            seed=config.run.seed,
+            step=step,
+        ),
+        tokens=config.compute.micro_batch_tokens,
+        world=world,
+        check=check_first,
+    )
+    return {**updates, **metrics.reduce(world)}
 
 
 def _loss(
@@ -256,15 +261,3 @@ def _loss(
         metrics.add("xpo", of_reference.detach().sum(), n)
         losses = losses + config.xpo_alpha * of_reference
     return example_mean(losses, examples=count)
-
-
-def _minibatches(config: OnlineDPOConfig, pairs: Pairs, step: int, epoch: int) -> Iterator[list[int]]:
-    """This process's pairs in each minibatch, dealt over those of all processes."""
-    own = {place: index for index, place in enumerate(pairs.places)}
-    everyone = pairs.everyone
-    if not everyone:
-        return
-    order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(len(everyone))
-    for part in np.array_split(order, min(config.minibatches, len(everyone))):
-        places = [everyone[int(index)] for index in part]
-        yield [own[place] for place in places if place in own]

@@ -22,12 +22,12 @@ Logged at every step, means over completions or tokens of the whole step:
     skipped           share of updates left out because loss or gradient was not finite; skipped/critic likewise
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -35,6 +35,7 @@ from torch import Tensor
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.frozen import frozen_statistics
 from prefloop.algorithms.inputs import prompts, store_of
+from prefloop.algorithms.learn import Job, Learner, Loss, Watch, deal, learn, shared_places
 from prefloop.algorithms.nlpo import (
     Masking,
     Supports,
@@ -75,7 +76,6 @@ from prefloop.losses import (
     masked_sum,
     mean_over,
     next_coef,
-    probability_ratio,
     shape_rewards,
     sum_and_count,
     whiten,
@@ -84,7 +84,7 @@ from prefloop.models.packing import Batch, MicroBatch, micro_batches
 from prefloop.models.roles import Policy, scatter_tokens
 from prefloop.models.trunk import check_length
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Run, StateTree, World, start_world
+from prefloop.runtime import Metrics, Run, StateTree, StepResult, World, start_world
 from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
 from prefloop.text.groups import Group
 
@@ -295,61 +295,56 @@ def _learn(
     world: World,
 ) -> dict[str, float]:
     """The epochs of clipped updates over one step's experience; their metrics."""
-    metrics, updates = Metrics(), Metrics()
-    ratio = 0.0
-    learns_policy = step > config.critic.warmup_steps
-    batch = int(world.sum_float(len(experience.groups)))
-    for epoch in range(config.epochs):
-        for number, own in enumerate(_minibatches(config, batch, step, epoch, world)):
-            groups = [experience.groups[i] for i in own]
-            rows = rows_of(own, config.completions_per_prompt).to(world.device)
-            parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-            tokens = world.sum_float(int(experience.mask[rows].sum()))
-            watch = Watch()
+    metrics, watch = Metrics(), Watch()
+    own, everyone = shared_places(len(experience.groups), world)
 
-            def policy_loss(
-                part: MicroBatch, rows: Tensor = rows, tokens: float = tokens, watch: Watch = watch
-            ) -> Tensor:
-                return _policy_loss(
-                    config, roles, experience, part, rows[part.rows], tokens, kl_coef, metrics, watch
-                )
+    def rows_and_tokens(places: list[int]) -> tuple[Tensor, float]:
+        rows = rows_of(places, config.completions_per_prompt).to(world.device)
+        return rows, world.sum_float(int(experience.mask[rows].sum()))
 
-            def value_loss(part: MicroBatch, rows: Tensor = rows, tokens: float = tokens) -> Tensor:
-                return critic_loss(
-                    config.critic,
-                    roles.values(part.batch),
-                    experience,
-                    part,
-                    rows[part.rows],
-                    tokens,
-                    metrics,
-                )
+    def policy_loss(places: list[int]) -> Loss:
+        rows, tokens = rows_and_tokens(places)
+        return lambda part: _policy_loss(
+            config, roles, experience, part, rows[part.rows], tokens, kl_coef, metrics, watch
+        )
 
-            if learns_policy:
-                extra = _ptx_parts(config, ptx, roles, world)
-                _count(updates, roles.update_policy([*_jobs(parts, policy_loss), *extra], groups))
-            if roles.has_own_critic:
-                _count(updates, roles.update_critic(_jobs(parts, value_loss), groups))
-            if epoch == number == 0:
-                ratio = world.max_float(watch.largest_ratio_distance)
-    return {**updates.reduce(world), **metrics.reduce(world), "ratio": ratio}
+    def value_loss(places: list[int]) -> Loss:
+        rows, tokens = rows_and_tokens(places)
+        return lambda part: critic_loss(
+            config.critic, roles.values(part.batch), experience, part, rows[part.rows], tokens, metrics
+        )
 
+    def check(result: StepResult) -> None:
+        watch.closed = True
 
-def _count(updates: Metrics, update: Mapping[str, float]) -> None:
-    """Take one update's numbers into their means over the step."""
-    for name, value in update.items():
-        updates.add(name, value, 1)
-
-
-@dataclass(slots=True)
-class Watch:
-    """The largest |ratio - 1| seen in a minibatch."""
-
-    largest_ratio_distance: float = 0.0
-
-
-def _jobs(parts: Sequence[MicroBatch], loss: Callable[[MicroBatch], Tensor]) -> list[Callable[[], Tensor]]:
-    return [lambda part=part: loss(part) for part in parts]
+    of_policy = Learner(
+        updater=roles.policy_updater,
+        loss=policy_loss,
+        extra=lambda: _ptx_jobs(config, ptx, roles, world),
+        after=roles.follow,
+    )
+    updates = learn(
+        [
+            *([of_policy] if step > config.critic.warmup_steps else []),
+            *(Learner(updater=updater, loss=value_loss) for updater in roles.critic_updaters),
+        ],
+        experience.groups,
+        deal(
+            own,
+            everyone,
+            minibatches=config.minibatches,
+            epochs=config.epochs,
+            seed=config.run.seed,
+            step=step,
+        ),
+        tokens=config.compute.micro_batch_tokens,
+        world=world,
+        check=check,
+    )
+    ratio = world.max_float(watch.ratio_distance)
+    of_critic = updates.pop() if roles.critic_updaters else {}
+    named = {f"{name}/critic": value for name, value in of_critic.items() if name != "loss"}
+    return {**(updates[0] if updates else {}), **named, **metrics.reduce(world), "ratio": ratio}
 
 
 def _policy_loss(
@@ -419,8 +414,7 @@ def _policy_loss(
         metrics.add("policy_loss", *sum_and_count(losses, mask))
         metrics.add("clip_fraction", *sum_and_count(cut, mask))
         metrics.add("approx_kl", *sum_and_count(k3(old, logprobs), mask))
-        distance = ((probability_ratio(logprobs, old) - 1).abs() * mask).max()
-        watch.largest_ratio_distance = max(watch.largest_ratio_distance, distance.item())
+        watch.see(logprobs, old, mask)
     if not roles.has_own_critic:
         total = total + config.critic.coef * critic_loss(
             config.critic, values, experience, part, rows, tokens, metrics
@@ -446,30 +440,20 @@ def critic_loss(
     return mean_over(losses, mask, count=tokens)
 
 
-def _ptx_parts(
-    config: PPOConfig, ptx: Sequence[Group], roles: Roles, world: World
-) -> list[Callable[[], Tensor]]:
-    """Jobs for the pretraining mix: as many of its sequences as the minibatch has prompts, the next ones at every update."""
+def _ptx_jobs(config: PPOConfig, ptx: Sequence[Group], roles: Roles, world: World) -> list[Job]:
+    """The pretraining mix's part of the next minibatch's loss: as many of its sequences as the minibatch has prompts, the next ones at every update."""
     if not config.ptx_coef:
         return []
     size = max(1, config.batch_prompts // config.minibatches)
     batches = Batches(count=len(ptx), size=size, seed=config.run.seed)
-    groups = world.share(batches.pick(ptx, roles.policy_updates + 1))
+    groups = world.share(batches.pick(ptx, roles.policy_updater.steps + 1))
     count = world.sum_float(trained_tokens(groups))
 
     def loss(part: MicroBatch) -> Tensor:
         return config.ptx_coef * mean_over(-roles.policy(part.batch), part.batch.completion_mask, count=count)
 
-    return _jobs(micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device), loss)
-
-
-def _minibatches(
-    config: PPOConfig, prompts_in_batch: int, step: int, epoch: int, world: World
-) -> Iterator[list[int]]:
-    """This process's groups in each minibatch. Minibatches are dealt over the whole batch, so they do not depend on the processes."""
-    order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(prompts_in_batch)
-    for part in np.array_split(order, min(config.minibatches, prompts_in_batch)):
-        yield [int(place) // world.size for place in part if place % world.size == world.rank]
+    parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
+    return [partial(loss, part) for part in parts]
 
 
 def _state(roles: Roles, adaptive: Adaptive, maskings: Sequence[Masking]) -> StateTree:

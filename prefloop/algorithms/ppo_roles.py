@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.inputs import Read, demonstrations, texts
 from prefloop.algorithms.online import Score, frozen_reward_model, open_scorer, reference_of
-from prefloop.algorithms.opening import parameters_of, replayable
+from prefloop.algorithms.opening import parameters_of
 from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 CRITIC, EMA = "critic", "ema"
 """Parts of a checkpoint."""
 
-Job = Callable[[], Tensor]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Roles:
@@ -75,11 +73,6 @@ class Roles:
         """Whether the critic learns by itself, and not as a head on the policy's trunk."""
         return bool(self.critic_updaters)
 
-    @property
-    def policy_updates(self) -> int:
-        """Updates of the policy so far."""
-        return self.policy_updater.steps
-
     def values(self, batch: Batch, hidden: Sequence[Tensor] = ()) -> Float[Tensor, "B T"]:
         """The critic's value of the state before each completion token.
 
@@ -89,18 +82,10 @@ class Roles:
             return self.critic.values_of(known, batch)
         return self.critic(batch)
 
-    def update_policy(self, jobs: Sequence[Job], groups: Sequence[Group]) -> dict[str, float]:
-        """One update of the policy from jobs that each give a part of its loss."""
-        result = self.policy_updater.step(jobs, _run, replay=lambda: replayable(groups))
+    def follow(self) -> None:
+        """After an update of the policy its average moves towards it."""
         for average in self.averages:
             average.update()
-        return result.metrics()
-
-    def update_critic(self, jobs: Sequence[Job], groups: Sequence[Group]) -> dict[str, float]:
-        """One update of a critic of its own; metrics end in `/critic`."""
-        (updater,) = self.critic_updaters
-        result = updater.step(jobs, _run, replay=lambda: replayable(groups))
-        return {f"{name}/critic": value for name, value in result.metrics().items() if name != "loss"}
 
     def state(self) -> StateTree:
         """Optimisers, moving average, and a head that no saved model holds."""
@@ -121,10 +106,6 @@ class Roles:
             updater.load_state(saved)
         for average, values in zip(self.averages, state["averages"], strict=True):
             average.load(values)
-
-
-def _run(job: Job) -> Tensor:
-    return job()
 
 
 def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Roles:

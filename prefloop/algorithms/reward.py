@@ -21,7 +21,8 @@ from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import Examples, Inputs, examples, refuse_soft_labels, store_of
-from prefloop.algorithms.opening import check_room, open_reward_model, parameters_of, replayable
+from prefloop.algorithms.learn import update
+from prefloop.algorithms.opening import check_room, open_reward_model, parameters_of
 from prefloop.algorithms.ordinal import Thresholds
 from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.algorithms.shown import show_scores
@@ -294,8 +295,7 @@ def _step(
         _add_metrics(config, scored, metrics)
         return example_mean(losses, examples=counted)
 
-    parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    result = updater.step(parts, loss, replay=lambda: replayable(groups))
+    result = update(updater, groups, loss, tokens=config.compute.micro_batch_tokens, world=world)
     return {**result.metrics(), **metrics.reduce(world)}
 
 

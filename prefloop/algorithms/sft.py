@@ -15,7 +15,8 @@ from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import demonstrations
-from prefloop.algorithms.opening import check_room, open_policy, parameters_of, replayable
+from prefloop.algorithms.learn import Loss, update
+from prefloop.algorithms.opening import check_room, open_policy, parameters_of
 from prefloop.algorithms.provenance import RunRecord, models_read
 from prefloop.algorithms.shown import show_completions
 from prefloop.configs.sft import SFTConfig
@@ -99,15 +100,19 @@ def likelihood_step(
     updater: Updater, policy: Policy, groups: Sequence[Group], *, tokens: int, world: World
 ) -> dict[str, float]:
     """One update that raises the likelihood of this process's share of a batch; its metrics."""
+    loss, count = likelihood_loss(policy, groups, world)
+    result = update(updater, groups, loss, tokens=tokens, world=world)
+    return {**result.metrics(), "tokens": count}
+
+
+def likelihood_loss(policy: Policy, groups: Sequence[Group], world: World) -> tuple[Loss, float]:
+    """Negative log-likelihood per trained token of all processes' groups, as a loss of their micro-batches; and how many tokens those are."""
     count = world.sum_float(trained_tokens(groups))
 
-    def loss(part: MicroBatch) -> torch.Tensor:
+    def loss(part: MicroBatch) -> Tensor:
         return mean_over(-policy(part.batch), part.batch.completion_mask, count=count)
 
-    result = updater.step(
-        micro_batches(groups, tokens=tokens, device=world.device), loss, replay=lambda: replayable(groups)
-    )
-    return {**result.metrics(), "tokens": count}
+    return loss, count
 
 
 def trained_tokens(groups: Sequence[Group]) -> int:

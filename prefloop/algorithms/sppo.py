@@ -10,17 +10,17 @@ Logged: score (mean of all completions, where scores decide), disagreement (of s
 of what is learned from), margin (of the most preferred less the least); ratio; loss, lr, grad_norm, skipped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prefloop.algorithms.learn import Learner, Loss, deal, learn
 from prefloop.algorithms.online import check_sampled, mask_of, put, shown, shows_samples, state_of_moments
-from prefloop.algorithms.opening import open_policy, parameters_of, replayable
+from prefloop.algorithms.opening import open_policy, parameters_of
 from prefloop.algorithms.payoff import Judged, Payoff
 from prefloop.algorithms.session import open_session
 from prefloop.configs.games import SPPOConfig
@@ -29,7 +29,7 @@ from prefloop.losses.games import sppo_loss, win_rates
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Updater, World
+from prefloop.runtime import Metrics, StepResult, Updater, World
 from prefloop.text.groups import Group
 
 
@@ -136,32 +136,37 @@ def _learn(
     config: SPPOConfig, policy: Policy, updater: Updater, batch: Round, step: int, world: World
 ) -> dict[str, float]:
     """The updates of a round; their metrics."""
-    metrics, updates = Metrics(), Metrics()
-    for epoch in range(config.epochs):
-        for number, own in enumerate(_minibatches(config, batch, step, epoch)):
-            groups = [batch.groups[i] for i in own]
-            count = world.sum_float(len(own) * batch.k)
-            of_batch = Metrics()
+    metrics = Metrics()
 
-            def loss(
-                part: MicroBatch, own: list[int] = own, count: float = count, of_batch: Metrics = of_batch
-            ) -> Tensor:
-                return _loss(config, policy, batch, part, [own[g] for g in part.groups], count, of_batch)
+    def loss(places: list[int]) -> Loss:
+        count = world.sum_float(len(places) * batch.k)
+        return lambda part: _loss(
+            config, policy, batch, part, [places[g] for g in part.groups], count, metrics
+        )
 
-            parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-            result = updater.step(parts, loss, replay=lambda groups=groups: replayable(groups))
-            if epoch == number == 0:
-                first = of_batch.reduce(world)
-                # Before any update π is π_t, and the loss is the mean of its targets' squares.
-                check_sampled(
-                    config, "sppo", first["sppo_loss"], first["expected"], scale=1 + first["expected"]
-                )
-            metrics.merge(of_batch)
-            for name, value in result.metrics().items():
-                updates.add(name, value, 1)
+    def check(result: StepResult) -> None:
+        first = metrics.reduce(world)
+        # Before any update π is π_t, and the loss is the mean of its targets' squares.
+        check_sampled(config, "sppo", first["sppo_loss"], first["expected"], scale=1 + first["expected"])
+
+    (updates,) = learn(
+        [Learner(updater=updater, loss=loss)],
+        batch.groups,
+        deal(
+            batch.places,
+            range(batch.total),
+            minibatches=config.minibatches,
+            epochs=config.epochs,
+            seed=config.run.seed,
+            step=step,
+        ),
+        tokens=config.compute.micro_batch_tokens,
+        world=world,
+        check=check,
+    )
     learned = metrics.reduce(world)
     del learned["expected"]
-    return {**updates.reduce(world), **learned}
+    return {**updates, **learned}
 
 
 def _loss(
@@ -185,11 +190,3 @@ def _loss(
         metrics.add("log_ratio", change.sum(), len(losses))
         metrics.add("margin", (change[:, 0] - change[:, -1]).sum(), len(change))
     return example_mean(losses, examples=count)
-
-
-def _minibatches(config: SPPOConfig, batch: Round, step: int, epoch: int) -> Iterator[list[int]]:
-    """This process's prompts in each minibatch, dealt over those of all processes."""
-    own = {place: index for index, place in enumerate(batch.places)}
-    order = np.random.Generator(np.random.PCG64([config.run.seed, step, epoch])).permutation(batch.total)
-    for part in np.array_split(order, min(config.minibatches, batch.total)):
-        yield [own[int(place)] for place in part if int(place) in own]

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from prefloop.algorithms.learn import Learner, learn
 from prefloop.algorithms.online import (
     Score,
     check_sampled,
@@ -32,7 +33,7 @@ from prefloop.algorithms.online import (
     shows_samples,
     state_of_moments,
 )
-from prefloop.algorithms.opening import parameters_of, replayable
+from prefloop.algorithms.opening import parameters_of
 from prefloop.algorithms.ppo import Adaptive, Experience, controlled, critic_loss, judge
 from prefloop.algorithms.ppo_roles import CRITIC, frozen_reward_models, open_critic
 from prefloop.algorithms.session import open_session
@@ -250,17 +251,19 @@ def _place(vector: Float[Tensor, " n"], parameters: Sequence[nn.Parameter]) -> N
 
 def _fit_critic(config: TRPOConfig, roles: Roles, experience: Experience, world: World) -> dict[str, float]:
     """Epochs of the value loss over the step's completions; its metrics."""
-    metrics, updates = Metrics(), Metrics()
-    parts = micro_batches(experience.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
+    metrics = Metrics()
     tokens = world.sum_float(int(experience.mask.sum()))
 
     def loss(part: MicroBatch) -> Tensor:
         values = roles.values(part.batch)
         return critic_loss(config.critic, values, experience, part, part.rows, tokens, metrics)
 
-    for _ in range(config.critic_epochs):
-        result = roles.critic_updater.step(parts, loss, replay=lambda: replayable(experience.groups))
-        for name, value in result.metrics().items():
-            if name != "loss":
-                updates.add(name, value, 1)
-    return {**updates.reduce(world), **metrics.reduce(world)}
+    (learned,) = learn(
+        [Learner(updater=roles.critic_updater, loss=lambda places: loss)],
+        experience.groups,
+        [list(range(len(experience.groups)))] * config.critic_epochs,
+        tokens=config.compute.micro_batch_tokens,
+        world=world,
+    )
+    del learned["loss"]
+    return {**learned, **metrics.reduce(world)}
