@@ -24,23 +24,19 @@ Logged at every step, means over completions or tokens of the whole step:
     loss, lr, grad_norm, skipped   of the step's updates
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.batches import Batches
+from prefloop.algorithms.adaptive import KLCoefficient, RunningStatistics, ScoreShaper
 from prefloop.algorithms.critic_free_experience import (
-    Adaptive,
     Batch,
     Experience,
     Roles,
-    adaptive_of,
-    judge,
-    state_of,
+    Rounds,
+    estimate_advantages,
     uses_reference,
 )
 from prefloop.algorithms.learn import Learner, Loss, Watch, deal, learn
@@ -53,7 +49,7 @@ from prefloop.algorithms.online import (
     shows_samples,
 )
 from prefloop.algorithms.opening import open_policy, parameters_of
-from prefloop.algorithms.session import open_session
+from prefloop.algorithms.session import PromptSource, Session, open_session, read_prompts
 from prefloop.configs.critic_free import CriticFreeConfig
 from prefloop.losses import (
     CLIPPED,
@@ -61,17 +57,15 @@ from prefloop.losses import (
     RATIOS,
     REDUCTIONS,
     SURROGATES,
-    RunningMoments,
     expected_at_start,
     k3,
-    next_coef,
     probability_ratio,
     sum_and_count,
 )
 from prefloop.models.packing import MicroBatch
 from prefloop.models.roles import scatter_tokens
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Run, StepResult, Updater, World
+from prefloop.runtime import Metrics, StepResult, World
 
 GREEDY_KEYS = 1 << 62
 """Added to a prompt's key for its greedy completion, so that no two draws have one name."""
@@ -79,82 +73,60 @@ GREEDY_KEYS = 1 << 62
 
 def train(config: CriticFreeConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    if config.kl.target:  # refuses settings it could not go on with, before anything is done
-        _controlled(config, config.kl.coef, config.kl.target, config.batch_prompts)
+    kl_coef = KLCoefficient(config.kl, completions=config.batch_prompts * config.completions_per_prompt)
     headline = ("score", "kl" if uses_reference(config) else "length")
-    with open_session(config, reference=config.reference, headline=headline) as session:
-        run, world = session.run, session.world
-        roles = _open(config, session.tokenizer, run)
-        session.begin(roles.policy, *roles.reference)
-        adaptive = Adaptive(
-            kl_coef=config.kl.coef, scores=RunningMoments(), rewards=RunningMoments(), rounds=0
-        )
-        if run.resumed:
-            roles.updater.load_state(run.resumed["updater"])
-            adaptive = adaptive_of(run.resumed["adaptive"])
-
-        def draw(chosen: Sequence[int], *, greedy: bool = False) -> Rollout:
-            first_key = (adaptive.rounds - 1) * config.batch_prompts
-            return session.draw(
-                roles.policy,
-                chosen,
-                k=1 if greedy else config.completions_per_prompt,
-                first_key=first_key + GREEDY_KEYS if greedy else first_key,
-                sampling=replace(config.sampling, temperature=0.0) if greedy else config.sampling,
-            )
-
-        for step in run.steps(
+    source = read_prompts(config)
+    with open_session(config, source, reference=config.reference, headline=headline) as session:
+        run, world, rounds = session.run, session.world, Rounds()
+        roles = _open(config, session)
+        source.check_room(roles.policy, *([roles.reference] if roles.reference else []))
+        session.begin()
+        for step in session.steps(
             save=roles.save,
-            state=lambda: {"updater": roles.updater.state(), "adaptive": state_of(adaptive)},
+            updater=roles.updater,
+            kl_coef=kl_coef,
+            scores=roles.shape,
+            rewards=roles.rewards,
+            rounds=rounds,
         ):
-            batch = _collect(config, roles, session.batches, adaptive, draw, world)
-            greedy = _greedy_answers(config, roles, session.batches, adaptive, draw)
-            experience, metrics = judge(config, roles, batch, greedy, adaptive, world)
+            batch = _collect(config, roles, source, rounds, world)
+            greedy = _greedy_answers(config, roles, source, rounds) if config.baseline == "greedy" else None
+            experience, metrics = estimate_advantages(config, roles, batch, greedy, kl_coef.value, world)
             if step == 1 and "kl_distance" in metrics and session.models.reference_is_start():
                 check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
-            learned = _learn(config, roles, experience, adaptive.kl_coef, step, world)
-            if config.kl.target:
-                adaptive.kl_coef = _controlled(config, adaptive.kl_coef, metrics["kl"], batch.total)
+            learned = _learn(config, roles, experience, kl_coef.value, step, world)
+            if roles.reference:
+                kl_coef.follow(metrics["kl"], completions=batch.total * config.completions_per_prompt)
             run.log(step, {**metrics, **roles.score.metrics(world), **learned})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(batch.rollout, batch.scores))
         return session.finish()
 
 
-def _open(config: CriticFreeConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Roles:
+def _open(config: CriticFreeConfig, session: Session) -> Roles:
     """The roles, from the start or from the checkpoint the run goes on from."""
+    run, tokenizer = session.run, session.tokenizer
     opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
     policy = opened.role
-    score, moments = open_scorer(config, tokenizer, run.world)
+    score, stored = open_scorer(config, tokenizer, run.world)
     return Roles(
         policy=policy,
-        reference=(reference_of(config, policy, tokenizer, run),) if uses_reference(config) else (),
+        reference=reference_of(config, policy, tokenizer, run) if uses_reference(config) else None,
         score=score,
-        reward_moments=moments,
-        updater=Updater(
-            [parameters_of(policy, config.optim, name="policy")],
-            total_steps=config.steps * config.epochs * config.minibatches,
-            world=run.world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
+        shape=ScoreShaper(
+            config.reward, stored=stored, longest=config.sampling.max_new_tokens, world=run.world
+        ),
+        rewards=RunningStatistics(run.world),
+        updater=session.updater(
+            parameters_of(policy, config.optim, name="policy"),
+            updates=config.steps * config.epochs * config.minibatches,
         ),
         save=opened.save,
     )
 
 
-def _controlled(config: CriticFreeConfig, coef: float, kl: float, prompts: int) -> float:
-    """The KL coefficient after a step of so many prompts with this mean KL."""
-    n = prompts * config.completions_per_prompt
-    return next_coef(coef, kl, target=config.kl.target, horizon=config.kl.horizon, n=n)
-
-
 def _collect(
-    config: CriticFreeConfig,
-    roles: Roles,
-    batches: Batches,
-    adaptive: Adaptive,
-    draw: Callable[[Sequence[int]], Rollout],
-    world: World,
+    config: CriticFreeConfig, roles: Roles, source: PromptSource, rounds: Rounds, world: World
 ) -> Batch:
     """One round of sampling, or with dynamic sampling as many as it takes until enough groups have scores that differ.
 
@@ -165,13 +137,13 @@ def _collect(
     equal = sampled = 0
     rollouts: list[Rollout] = []
     scores: list[Tensor] = []
-    chosen: list[int] = []
+    drawn = 0
     for taken in range(1 + config.dynamic_sampling):
-        adaptive.rounds += 1
-        chosen = batches.at(adaptive.rounds)
-        rollouts.append(draw(chosen))
+        rounds.done += 1
+        drawn = source.drawn(rounds.done)
+        rollouts.append(source.draw(roles.policy, rounds.done, k=k))
         scores.append(roles.score(rollouts[-1]))
-        own = world.share(range(len(chosen)))
+        own = world.share(range(drawn))
         rows = scores[-1].view(len(own), k)
         differ = (rows != rows[:, :1]).any(dim=1).tolist()
         varied = sorted(
@@ -179,18 +151,18 @@ def _collect(
             for part in world.gather_objects([p for p, d in zip(own, differ, strict=True) if d])
             for place in part
         )
-        sampled += len(chosen)
-        equal += len(chosen) - len(varied)
-        places = varied if config.dynamic_sampling else range(len(chosen))
+        sampled += drawn
+        equal += drawn - len(varied)
+        places = varied if config.dynamic_sampling else range(drawn)
         kept += [(taken, place) for place in places]
         if len(kept) >= config.batch_prompts or not config.dynamic_sampling:
             break
     last = len(rollouts) - 1
-    kept = kept[: config.batch_prompts] or [(last, place) for place in range(len(chosen))]
+    kept = kept[: config.batch_prompts] or [(last, place) for place in range(drawn)]
     mine = [(at, index, place) for at, (index, place) in enumerate(kept) if place % world.size == world.rank]
     rollout = rollouts[0].take([])
-    for index, drawn in enumerate(rollouts):
-        rollout = rollout.join(drawn.take([place // world.size for _, of, place in mine if of == index]))
+    for index, of_round in enumerate(rollouts):
+        rollout = rollout.join(of_round.take([place // world.size for _, of, place in mine if of == index]))
     own_scores = [scores[index].view(-1, k)[place // world.size] for _, index, place in mine]
     return Batch(
         rollout=rollout,
@@ -203,15 +175,11 @@ def _collect(
 
 
 def _greedy_answers(
-    config: CriticFreeConfig,
-    roles: Roles,
-    batches: Batches,
-    adaptive: Adaptive,
-    draw: Callable[..., Rollout],
+    config: CriticFreeConfig, roles: Roles, source: PromptSource, rounds: Rounds
 ) -> tuple[Rollout, Tensor]:
-    """The greedy completion of each of this process's prompts and its score; nothing unless that is the baseline."""
-    chosen = batches.at(adaptive.rounds) if config.baseline == "greedy" else []
-    rollout = draw(chosen, greedy=True)
+    """The greedy completion of each of this process's prompts of the last round, and its score."""
+    greedy = replace(config.sampling, temperature=0.0)
+    rollout = source.draw(roles.policy, rounds.done, k=1, first_key=GREEDY_KEYS, sampling=greedy)
     return rollout, roles.score(rollout)
 
 
@@ -312,8 +280,8 @@ def _policy_loss(
     )
     kl_in_loss = kl_coef if config.kl.placement == "loss" else 0.0
     exact = bool(kl_in_loss) and config.kl.estimator == "exact"
-    if exact:
-        statistics = policy.statistics_against(roles.reference[0], batch, temperature=temperature)
+    if exact and roles.reference:
+        statistics = policy.statistics_against(roles.reference, batch, temperature=temperature)
     else:
         statistics = policy.statistics(batch, temperature=temperature, entropy=config.entropy_coef > 0)
     logprobs = scatter_tokens(statistics.logprobs, batch)

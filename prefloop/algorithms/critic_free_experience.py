@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from prefloop.algorithms.adaptive import RunningStatistics, ScoreShaper
 from prefloop.algorithms.frozen import frozen_statistics, sampler_logprobs
-from prefloop.algorithms.online import Score, ended_of, mask_of, shape_scores, state_of_moments
+from prefloop.algorithms.online import Score, ended_of, mask_of
 from prefloop.configs.critic_free import CriticFreeConfig
 from prefloop.losses import (
     ADVANTAGES,
     Moments,
-    RunningMoments,
     masked_sum,
     sequence_sum,
     shape_rewards,
@@ -34,10 +34,11 @@ class Roles:
     """Policy, the reference if it is used, and the scorer."""
 
     policy: Policy
-    reference: tuple[Policy, ...]
-    """None or one."""
+    reference: Policy | None
     score: Score
-    reward_moments: tuple[float, float]
+    shape: ScoreShaper
+    rewards: RunningStatistics
+    """Of each completion's rewards, for the running baseline."""
     updater: Updater
     save: Callable[[Path], None]
 
@@ -74,15 +75,19 @@ class Experience:
     """Of each token's loss; ones unless `importance_cap` is set."""
 
 
-@dataclass(kw_only=True, slots=True)
-class Adaptive:
-    """What a step leaves to the next besides weights; changed in place."""
+class Rounds:
+    """Rounds of sampling so far: which prompts come next. A step may take several."""
 
-    kl_coef: float
-    scores: RunningMoments
-    rewards: RunningMoments
-    rounds: int
-    """Rounds of sampling so far: which prompts come next."""
+    def __init__(self) -> None:
+        self.done = 0
+
+    def state(self) -> StateTree:
+        """For a checkpoint."""
+        return self.done
+
+    def load_state(self, state: StateTree) -> None:
+        """Go on from what `state` gave."""
+        self.done = state
 
 
 def uses_reference(config: CriticFreeConfig) -> bool:
@@ -90,12 +95,12 @@ def uses_reference(config: CriticFreeConfig) -> bool:
     return config.kl.coef > 0 or bool(config.reference)
 
 
-def judge(
+def estimate_advantages(
     config: CriticFreeConfig,
     roles: Roles,
     batch: Batch,
-    greedy: tuple[Rollout, Tensor],
-    adaptive: Adaptive,
+    greedy: tuple[Rollout, Tensor] | None,
+    kl_coef: float,
     world: World,
 ) -> tuple[Experience, dict[str, float]]:
     """Log-probabilities, KL, rewards, advantages; all under no_grad, means and moments over all processes."""
@@ -106,7 +111,7 @@ def judge(
     frozen = frozen_statistics(
         config,
         roles.policy,
-        roles.reference,
+        (roles.reference,) if roles.reference else (),
         parts,
         rollout,
         mask,
@@ -114,16 +119,13 @@ def judge(
     )
     old, reference, kl = frozen.old_logprobs, frozen.reference_logprobs, frozen.kl
 
-    shaped, baseline = _shaped(config, roles, batch, greedy, ended, mask, adaptive, world)
-    in_reward = adaptive.kl_coef if config.kl.placement == "reward" else 0.0
-    rewards = shape_rewards(shaped, kl, mask, kl_coef=in_reward)
+    shaped, baseline = _shaped(roles, batch, greedy, k)
+    rewards = shape_rewards(shaped, kl, mask, kl_coef=kl_coef if config.kl.placement == "reward" else 0.0)
     totals = sequence_sum(rewards, mask)
     if config.baseline == "running":
-        baseline = torch.full_like(
-            totals, adaptive.rewards.mean
-        )  # of earlier steps: it does not know these completions
-        everyone = torch.ones_like(ended)
-        adaptive.rewards = adaptive.rewards.update(Moments.of(totals, everyone).summed(world.sum))
+        # Of earlier steps: it does not know these completions.
+        baseline = torch.full_like(totals, roles.rewards.moments.mean)
+        roles.rewards.add(totals)
     group = torch.arange(len(rollout.groups), device=world.device).repeat_interleave(k)
     advantages = ADVANTAGES[config.advantage](rewards, mask, group, baseline)
     learned = mask & ended.unsqueeze(1) if config.mask_truncated else mask
@@ -163,53 +165,18 @@ def judge(
     if k > 1:
         own["equal_groups"] = batch.equal_groups
     if roles.reference:
-        own["kl_coef"] = adaptive.kl_coef
+        own["kl_coef"] = kl_coef
     return experience, {**metrics.reduce(world), **own}
 
 
 def _shaped(
-    config: CriticFreeConfig,
-    roles: Roles,
-    batch: Batch,
-    greedy: tuple[Rollout, Tensor],
-    ended: Bool[Tensor, " B"],
-    mask: Bool[Tensor, "B T"],
-    adaptive: Adaptive,
-    world: World,
+    roles: Roles, batch: Batch, greedy: tuple[Rollout, Tensor] | None, k: int
 ) -> tuple[Tensor, Tensor]:
     """Shaped scores, and those of the greedy completions as a baseline for each (zeros where there are none); both shaped together."""
-    rollout, scores = greedy
-    lengths = mask.sum(dim=1).float()
-    greedy_lengths = mask_of(rollout.groups, world.device).sum(dim=1).float()
-    together, adaptive.scores = shape_scores(
-        config.reward,
-        torch.cat([batch.scores, scores]),
-        lengths=torch.cat([lengths, greedy_lengths]),
-        ended=torch.cat([ended, ended_of(rollout, world.device)]),
-        longest=config.sampling.max_new_tokens,
-        stored=roles.reward_moments,
-        running=adaptive.scores,
-        world=world,
-    )
-    shaped, of_greedy = together.split([len(batch.scores), len(scores)])
-    if config.baseline != "greedy":
+    if greedy is None:
+        shaped = roles.shape(batch.rollout, batch.scores)
         return shaped, torch.zeros_like(shaped)
-    return shaped, of_greedy.repeat_interleave(config.completions_per_prompt)
-
-
-def state_of(adaptive: Adaptive) -> StateTree:
-    return {
-        "kl_coef": adaptive.kl_coef,
-        "scores": state_of_moments(adaptive.scores),
-        "rewards": state_of_moments(adaptive.rewards),
-        "rounds": adaptive.rounds,
-    }
-
-
-def adaptive_of(state: StateTree) -> Adaptive:
-    return Adaptive(
-        kl_coef=state["kl_coef"],
-        scores=RunningMoments(**state["scores"]),
-        rewards=RunningMoments(**state["rewards"]),
-        rounds=state["rounds"],
-    )
+    answers, scores = greedy
+    together = roles.shape(batch.rollout.join(answers), torch.cat([batch.scores, scores]))
+    shaped, of_greedy = together.split([len(batch.scores), len(scores)])
+    return shaped, of_greedy.repeat_interleave(k)

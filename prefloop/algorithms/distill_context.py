@@ -21,18 +21,17 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import Prompts, prompts, store_of
+from prefloop.algorithms.inputs import Prompts
 from prefloop.algorithms.online import (
     check_sampled,
     draw_rollout,
     reference_of,
-    require_prompts,
     shown,
     shows_samples,
 )
 from prefloop.algorithms.opening import check_prompt_room, open_policy, parameters_of, replayable
-from prefloop.algorithms.provenance import RunRecord, models_read
+from prefloop.algorithms.provenance import models_read
+from prefloop.algorithms.session import open_run, read_prompts
 from prefloop.algorithms.sft import trained_tokens
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.errors import InputError
@@ -41,8 +40,8 @@ from prefloop.models.head import Want
 from prefloop.models.packing import Batch, MicroBatch, micro_batches, pack
 from prefloop.models.roles import Policy, scatter_tokens
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Run, Updater, World, start_world
-from prefloop.text import decode_completion, encode_prompt, load_tokenizer, stop_token_ids
+from prefloop.runtime import Metrics, Run, Updater, World
+from prefloop.text import decode_completion, encode_prompt, stop_token_ids
 from prefloop.text.groups import Group
 
 HELDOUT_KEYS = 1 << 61
@@ -72,53 +71,41 @@ class Roles:
 
 def train(config: DistillContextConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    world = start_world(config.compute.device)
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
-    store = store_of(config.run.out, config.run.store)
-    plain, held, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
-    require_prompts(plain, config.data.source)
+    source = read_prompts(config)
     # The run's settings hold the context itself: a file may change.
     config = replace(config, context=context_of(config), context_file="")
-    part, heldout = (behind_context(each, config, tokenizer) for each in (plain, held))
-    models = models_read(world, model=config.model, teacher=config.teacher)
-    batches = Batches(count=len(plain), size=config.batch_prompts, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage=config.STAGE,
-            config=config,
-            total_steps=config.steps,
-            world=world,
-            headline=("divergence", "heldout_divergence"),
-            reads={"data": read.content, **models.contents},
-        ) as run,
-        RunRecord(stage=config.STAGE, config=config, settings=config.run, world=world) as record,
-    ):
-        run.say(read.summary)
-        opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
-        roles = _roles(config, opened.role, tokenizer, run, (part, heldout))
-        record.begin(models=models, reads=[read])
-        updater = Updater(
-            [parameters_of(roles.policy, config.optim, name="policy")],
-            total_steps=config.steps,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
+    part, heldout = (
+        behind_context(each, config, source.tokenizer) for each in (source.prompts, source.heldout)
+    )
+    with open_run(
+        config,
+        stage=config.STAGE,
+        world=source.world,
+        tokenizer=source.tokenizer,
+        reads={"data": source.read},
+        models=models_read(source.world, model=config.model, teacher=config.teacher),
+        steps=config.steps,
+        headline=("divergence", "heldout_divergence"),
+    ) as session:
+        run = session.run
+        opened = open_policy(config.model, source.tokenizer, config.lora, config.compute, run)
+        roles = _roles(config, opened.role, source.tokenizer, run, (part, heldout))
+        session.begin()
+        updater = session.updater(
+            parameters_of(roles.policy, config.optim, name="policy"), updates=config.steps
         )
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
-        for step in run.steps(save=opened.save, state=lambda: {"updater": updater.state()}):
-            rollout, behind = draw(roles, part, batches.at(step), (step - 1) * config.batch_prompts)
+        for step in session.steps(save=opened.save, updater=updater):
+            chosen = source.batches.at(step)
+            rollout, behind = draw(roles, part, chosen, (step - 1) * config.batch_prompts)
             if step == 1:
                 _check(roles, rollout, behind)
             metrics = _learn(roles, updater, rollout, behind)
-            if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
+            if session.due(step, config.eval_every):
                 metrics |= _heldout(roles, heldout)
             run.log(step, metrics)
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(rollout, divergences(roles, rollout.groups, behind)))
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish()
 
 
 def context_of(config: DistillContextConfig) -> str:

@@ -18,22 +18,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prefloop.algorithms.adaptive import ScoreShaper
 from prefloop.algorithms.learn import Learner, Loss, deal, learn
 from prefloop.algorithms.online import (
     check_sampled,
-    ended_of,
-    mask_of,
     open_scorer,
-    shape_scores,
     shown,
     shows_samples,
-    state_of_moments,
 )
 from prefloop.algorithms.opening import open_policy, parameters_of
-from prefloop.algorithms.session import open_session
+from prefloop.algorithms.session import open_session, read_prompts
 from prefloop.algorithms.sft import likelihood_loss
 from prefloop.configs.own_samples import ExpertConfig
-from prefloop.losses import RunningMoments
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
 from prefloop.runtime import Metrics, StepResult, Updater, World
@@ -42,43 +38,23 @@ from prefloop.text.groups import Group
 
 def train(config: ExpertConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    with open_session(config, headline=("score", "score_kept")) as session:
+    source = read_prompts(config)
+    with open_session(config, source, headline=("score", "score_kept")) as session:
         run, world = session.run, session.world
         opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
         policy = opened.role
         score, stored = open_scorer(config, session.tokenizer, world)
-        session.begin(policy)
-        updater = Updater(
-            [parameters_of(policy, config.optim, name="policy")],
-            total_steps=config.steps * config.epochs * config.minibatches,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
+        shape = ScoreShaper(config.reward, stored=stored, longest=config.sampling.max_new_tokens, world=world)
+        source.check_room(policy)
+        session.begin()
+        updater = session.updater(
+            parameters_of(policy, config.optim, name="policy"),
+            updates=config.steps * config.epochs * config.minibatches,
         )
-        running = RunningMoments()
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
-            running = RunningMoments(**run.resumed["score_moments"])
-
-        def state() -> dict[str, object]:
-            return {"updater": updater.state(), "score_moments": state_of_moments(running)}
-
-        for step in run.steps(save=opened.save, state=state):
-            first_key = (step - 1) * config.batch_prompts
-            k = config.completions_per_prompt
-            rollout = session.draw(policy, session.batches.at(step), k=k, first_key=first_key)
+        for step in session.steps(save=opened.save, updater=updater, scores=shape):
+            rollout = source.draw(policy, step, k=config.completions_per_prompt)
             scores = score(rollout)
-            shaped, running = shape_scores(
-                config.reward,
-                scores,
-                lengths=mask_of(rollout.groups, world.device).sum(dim=1).float(),
-                ended=ended_of(rollout, world.device),
-                longest=config.sampling.max_new_tokens,
-                stored=stored,
-                running=running,
-                world=world,
-            )
-            kept = kept_of(config, shaped.view(-1, k), world)
+            kept = kept_of(config, shape(rollout, scores).view(-1, config.completions_per_prompt), world)
             metrics = _seen(config, rollout, scores, kept, world)
             metrics |= _learn(config, policy, updater, rollout, kept, step, world)
             run.log(step, {**metrics, **score.metrics(world)})

@@ -22,7 +22,8 @@ from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import Examples, examples, store_of
 from prefloop.algorithms.learn import update
 from prefloop.algorithms.opening import check_room, open_policy, parameters_of
-from prefloop.algorithms.provenance import RunRecord, models_read
+from prefloop.algorithms.provenance import models_read
+from prefloop.algorithms.session import open_run
 from prefloop.algorithms.sft import trained_tokens
 from prefloop.algorithms.shown import show_completions
 from prefloop.configs.ilql import ILQLConfig
@@ -58,52 +59,42 @@ def train(config: ILQLConfig) -> Path:
     inputs = examples("scores", config.data, tokenizer, store, world)
     models = models_read(world, model=config.model)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage=config.STAGE,
-            config=config,
-            total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
-            world=world,
-            headline=("td_loss", "v_loss", "nll"),
-            reads={"data": inputs.read.content, **models.contents},
-        ) as run,
-        RunRecord(stage=config.STAGE, config=config, settings=config.run, world=world) as record,
-    ):
-        run.say(inputs.read.summary)
+    with open_run(
+        config,
+        stage=config.STAGE,
+        world=world,
+        tokenizer=tokenizer,
+        reads={"data": inputs.read},
+        models=models,
+        steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+        headline=("td_loss", "v_loss", "nll"),
+    ) as session:
+        run = session.run
         opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
         policy = opened.role
         check_room(policy, inputs.train, inputs.heldout)
-        record.begin(models=models, reads=[inputs.read])
+        session.begin()
         heads = _open_heads(config, policy, run)
         scored, heldout = scored_parts(config, inputs.train, inputs.heldout, world)
-        updater = Updater(
-            [
-                parameters_of(policy, config.optim, name="policy"),
-                ParameterGroup.of(heads, config.heads_optim, name="heads"),
-            ],
-            total_steps=run.total_steps,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
+        updater = session.updater(
+            parameters_of(policy, config.optim, name="policy"),
+            ParameterGroup.of(heads, config.heads_optim, name="heads"),
+            updates=run.total_steps,
         )
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
 
         def save(folder: Path) -> None:
             opened.save(folder)
             heads.save(folder / FOLDER)
 
-        for step in run.steps(save=save, state=lambda: {"updater": updater.state()}):
+        for step in session.steps(save=save, updater=updater):
             own = scored.take(world.share(batches.at(step)))
             metrics = _learn(config, policy, heads, updater, own, world, first=step == 1)
-            if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
+            if session.due(step, config.eval_every):
                 metrics |= _heldout(config, policy, heads, heldout, world)
                 shown = heldout.groups or scored.groups
                 show_completions(run, step, policy, tokenizer, shown, beside="scored")
             run.log(step, metrics)
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish()
 
 
 def _open_heads(config: ILQLConfig, policy: Policy, run: Run) -> QHeads:

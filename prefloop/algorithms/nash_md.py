@@ -24,14 +24,12 @@ from prefloop.algorithms.online import (
     reference_of,
     shown,
     shows_samples,
-    state_of_moments,
 )
 from prefloop.algorithms.opening import open_policy, parameters_of
 from prefloop.algorithms.payoff import Judged, Payoff
-from prefloop.algorithms.session import open_session
+from prefloop.algorithms.session import open_session, read_prompts
 from prefloop.configs.games import NashMDConfig
 from prefloop.losses import (
-    RunningMoments,
     example_mean,
     expected_at_start,
     masked_sum,
@@ -51,36 +49,22 @@ OPPONENT_KEYS = 1 << 62
 
 def train(config: NashMDConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    with open_session(config, reference=config.reference, headline=("win_rate", "kl")) as session:
+    source = read_prompts(config)
+    with open_session(config, source, reference=config.reference, headline=("win_rate", "kl")) as session:
         run, world = session.run, session.world
         opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
         policy = opened.role
         reference = reference_of(config, policy, session.tokenizer, run)
         opponent = geometric_mixture(policy, reference, share=config.mixture)
         payoff = Payoff(config, session.tokenizer, world)
-        session.begin(policy, reference)
-        updater = Updater(
-            [parameters_of(policy, config.optim, name="policy")],
-            total_steps=config.steps,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
-        )
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
-            payoff.moments = RunningMoments(**run.resumed["score_moments"])
-
-        def state() -> dict[str, object]:
-            return {"updater": updater.state(), "score_moments": state_of_moments(payoff.moments)}
-
-        for step in run.steps(save=opened.save, state=state):
-            chosen = session.batches.at(step)
-            first_key = (step - 1) * config.batch_prompts
-            own = session.draw(policy, chosen, k=1, first_key=first_key)
-            theirs = session.draw(opponent, chosen, k=1, first_key=first_key + OPPONENT_KEYS)
-            both = own.beside(theirs)
+        source.check_room(policy, reference)
+        session.begin()
+        updater = session.updater(parameters_of(policy, config.optim, name="policy"), updates=config.steps)
+        for step in session.steps(save=opened.save, updater=updater, scores=payoff):
+            own = source.draw(policy, step, k=1)
+            both = own.beside(source.draw(opponent, step, k=1, first_key=OPPONENT_KEYS))
             judged = payoff(both, k=2)
-            experience, metrics = _judge(config, policy, reference, own, judged, world)
+            experience, metrics = _experience(config, policy, reference, own, judged, world)
             if step == 1 and session.models.reference_is_start():
                 check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
             metrics |= _learn(config, policy, updater, own.groups, experience, world)
@@ -94,7 +78,7 @@ Experience = tuple[Float[Tensor, "B T"], Float[Tensor, " B"], Float[Tensor, " B"
 """Of the policy's completions: log-probabilities when they were drawn, probability of being preferred, log-ratio to the reference."""
 
 
-def _judge(
+def _experience(
     config: NashMDConfig, policy: Policy, reference: Policy, own: Rollout, judged: Judged, world: World
 ) -> tuple[Experience, dict[str, float]]:
     """Log-probabilities, payoff and KL of the policy's completions; under no_grad."""

@@ -14,20 +14,10 @@ from prefloop.algorithms.judge_scorer import JudgeScorer, is_judge, judge_conten
 from prefloop.algorithms.opening import open_reference
 from prefloop.algorithms.provenance import Models, models_read
 from prefloop.configs.common import Compute, Sampling
-from prefloop.configs.ppo import ScoreShaping
 from prefloop.configs.scorers import Combining, scorers_named
 from prefloop.errors import InputError
 from prefloop.losses import (
-    Moments,
-    RunningMoments,
     check_start,
-    clip_scores,
-    length_slope,
-    normalise_scores,
-    penalise_missing_eos,
-    residual_scores,
-    scale_scores,
-    soft_overlong_penalty,
 )
 from prefloop.models.load import load_reward_model
 from prefloop.models.packing import MicroBatch
@@ -36,7 +26,7 @@ from prefloop.rollout import Rollout, make_rollout, sample
 from prefloop.rollout.reward_scorers import EnsembleScorer, OnlineScorer, user_function
 from prefloop.rollout.scorers import Scorer, checked
 from prefloop.rollout.steered import Drawer
-from prefloop.runtime import Run, StateTree, World
+from prefloop.runtime import Run, World
 from prefloop.text.groups import Group
 
 Score = OnlineScorer
@@ -220,36 +210,6 @@ def rows_of(groups: Sequence[int], k: int) -> Tensor:
     return torch.tensor([group * k + j for group in groups for j in range(k)], dtype=torch.long)
 
 
-def shape_scores(
-    shaping: ScoreShaping,
-    scores: Float[Tensor, " B"],
-    *,
-    lengths: Float[Tensor, " B"],
-    ended: Bool[Tensor, " B"],
-    longest: int,
-    stored: tuple[float, float],
-    running: RunningMoments,
-    world: World,
-) -> tuple[Float[Tensor, " B"], RunningMoments]:
-    """Scores as the settings want them, and the running moments with these scores in them. `longest` is the limit of tokens."""
-    if shaping.normalise:
-        mean, std = stored
-        scores = normalise_scores(scores, mean=mean, std=std)
-    if shaping.scale:
-        running = running.update(Moments.of(scores, torch.ones_like(ended)).summed(world.sum))
-        scores = scale_scores(scores, running)
-    if shaping.clip:
-        scores = clip_scores(scores, limit=shaping.clip)
-    if shaping.residual:
-        slope, mean_length = length_slope(scores, lengths, world.sum)
-        scores = residual_scores(scores, lengths, slope=slope, mean_length=mean_length)
-    if shaping.length_penalty:
-        scores = scores - shaping.length_penalty * lengths
-    if shaping.overlong:
-        scores = scores + soft_overlong_penalty(lengths, longest=longest, zone=shaping.overlong)
-    return penalise_missing_eos(scores, ended, penalty=shaping.missing_eos), running
-
-
 def check_sampled(
     config: SampledSettings, name: str, observed: float, expected: float, *, scale: float = 1.0
 ) -> None:
@@ -281,11 +241,6 @@ def shown(rollout: Rollout, scores: Float[Tensor, " B"]) -> list[Mapping[str, ob
 def shows_samples(step: int, last: int) -> bool:
     """Whether this is a step whose samples are written."""
     return step == 1 or step % SAMPLES_EVERY == 0 or step == last
-
-
-def state_of_moments(moments: RunningMoments) -> StateTree:
-    """Running moments as a tree for a checkpoint; `RunningMoments(**tree)` reads them back."""
-    return {"count": moments.count, "sum": moments.sum, "sum_of_squares": moments.sum_of_squares}
 
 
 def require_prompts(found: Prompts, source: str) -> None:

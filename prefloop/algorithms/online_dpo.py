@@ -17,24 +17,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prefloop.algorithms.adaptive import ScoreShaper
 from prefloop.algorithms.learn import Learner, Loss, deal, learn
 from prefloop.algorithms.online import (
     check_sampled,
-    ended_of,
     mask_of,
     open_scorer,
     put,
     reference_of,
-    shape_scores,
     shown,
     shows_samples,
-    state_of_moments,
 )
 from prefloop.algorithms.opening import open_policy, parameters_of
-from prefloop.algorithms.session import Session, open_session
+from prefloop.algorithms.session import PromptSource, open_session, read_prompts
 from prefloop.configs.own_samples import OnlineDPOConfig
 from prefloop.losses import (
-    RunningMoments,
     dpo_loss,
     example_mean,
     expected_at_start,
@@ -71,44 +68,27 @@ class Pairs:
 
 def train(config: OnlineDPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    with open_session(config, reference=config.reference, headline=("score", "kl")) as session:
+    source = read_prompts(config)
+    with open_session(config, source, reference=config.reference, headline=("score", "kl")) as session:
         run, world = session.run, session.world
         opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
         policy = opened.role
         reference = reference_of(config, policy, session.tokenizer, run)
         score, stored = open_scorer(config, session.tokenizer, world)
-        session.begin(policy, reference)
-        updater = Updater(
-            [parameters_of(policy, config.optim, name="policy")],
-            total_steps=config.steps * config.epochs * config.minibatches,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
+        shape = ScoreShaper(config.reward, stored=stored, longest=config.sampling.max_new_tokens, world=world)
+        source.check_room(policy, reference)
+        session.begin()
+        updater = session.updater(
+            parameters_of(policy, config.optim, name="policy"),
+            updates=config.steps * config.epochs * config.minibatches,
         )
-        running = RunningMoments()
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
-            running = RunningMoments(**run.resumed["score_moments"])
-
-        def state() -> dict[str, object]:
-            return {"updater": updater.state(), "score_moments": state_of_moments(running)}
-
-        for step in run.steps(save=opened.save, state=state):
-            rollout = _draw(config, session, policy, reference, step)
+        known = session.models.reference_is_start()
+        for step in session.steps(save=opened.save, updater=updater, scores=shape):
+            rollout = _draw(config, source, policy, reference, step)
             scores = score(rollout)
-            lengths = mask_of(rollout.groups, world.device).sum(dim=1).float()
-            shaped, running = shape_scores(
-                config.reward,
-                scores,
-                lengths=lengths,
-                ended=ended_of(rollout, world.device),
-                longest=config.sampling.max_new_tokens,
-                stored=stored,
-                running=running,
-                world=world,
+            pairs, metrics = _compare(
+                config, policy, reference, rollout, scores, shape(rollout, scores), world
             )
-            pairs, metrics = _judge(config, policy, reference, rollout, scores, shaped, world)
-            known = session.models.reference_is_start()
             if step == 1 and known:
                 check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
             learned = _learn(config, policy, updater, pairs, step, world, check=step == 1 and known)
@@ -118,16 +98,17 @@ def train(config: OnlineDPOConfig) -> Path:
         return session.finish()
 
 
-def _draw(config: OnlineDPOConfig, session: Session, policy: Policy, reference: Policy, step: int) -> Rollout:
+def _draw(
+    config: OnlineDPOConfig, source: PromptSource, policy: Policy, reference: Policy, step: int
+) -> Rollout:
     """A step's two completions a prompt: both the policy's, or for XPO the policy's and then the reference's."""
-    chosen, first_key = session.batches.at(step), (step - 1) * config.batch_prompts
     if not config.xpo_alpha:
-        return session.draw(policy, chosen, k=2, first_key=first_key)
-    others = session.draw(reference, chosen, k=1, first_key=first_key + REFERENCE_KEYS)
-    return session.draw(policy, chosen, k=1, first_key=first_key).beside(others)
+        return source.draw(policy, step, k=2)
+    others = source.draw(reference, step, k=1, first_key=REFERENCE_KEYS)
+    return source.draw(policy, step, k=1).beside(others)
 
 
-def _judge(
+def _compare(
     config: OnlineDPOConfig,
     policy: Policy,
     reference: Policy,

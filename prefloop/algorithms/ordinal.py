@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prefloop.errors import InputError
 from prefloop.losses.reward_model import free, level_probabilities, rising
+from prefloop.runtime import StateTree
 
 MOST_LEVELS = 100
 """More different values are a measurement, which `regression` is for."""
@@ -50,3 +51,12 @@ class Thresholds(nn.Module):
         """Mean rating that scores stand for."""
         levels = torch.tensor(self.levels, dtype=scores.dtype, device=scores.device)
         return level_probabilities(scores, self()) @ levels
+
+    def state(self) -> StateTree:
+        """For a checkpoint."""
+        return self.raw.detach()
+
+    def load_state(self, state: StateTree) -> None:
+        """Go on from what `state` gave."""
+        with torch.no_grad():
+            self.raw.copy_(state)

@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.online import Score, ended_of, mask_of, open_scorer, shape_scores
+from prefloop.algorithms.adaptive import ScoreShaper
+from prefloop.algorithms.online import Score, open_scorer
 from prefloop.configs.functions import call, find_function
 from prefloop.configs.games import GameConfig
 from prefloop.errors import InputError
-from prefloop.losses import RunningMoments
 from prefloop.losses.games import bradley_terry_table
 from prefloop.records import Prompt
 from prefloop.rollout import Rollout
-from prefloop.runtime import World
+from prefloop.runtime import StateTree, World
 
 Preference = Callable[[Sequence[Prompt], Sequence[str], Sequence[str]], Sequence[float]]
 """Item i of each argument belongs together; the probability that the first completion is preferred to the second."""
@@ -39,35 +39,36 @@ class Judged:
 
 
 class Payoff:
-    """Compares the completions of a rollout. `moments` is state: the running moments of scores."""
+    """Compares the completions of a rollout. The running moments of scores are state."""
 
     def __init__(self, config: GameConfig, tokenizer: PreTrainedTokenizerBase, world: World) -> None:
-        self._config, self._world = config, world
-        self.moments = RunningMoments()
+        self._world = world
         self._preference: tuple[Preference, ...] = ()
-        self._scorer: tuple[tuple[Score, tuple[float, float]], ...] = ()
+        self._scorer: tuple[tuple[Score, ScoreShaper], ...] = ()
         if config.preference:
             self._preference = (load_preference(config.preference),)
         else:
-            self._scorer = (open_scorer(config, tokenizer, world),)
+            score, stored = open_scorer(config, tokenizer, world)
+            longest = config.sampling.max_new_tokens
+            self._scorer = ((score, ScoreShaper(config.reward, stored=stored, longest=longest, world=world)),)
 
     def __call__(self, rollout: Rollout, *, k: int) -> Judged:
         """Every completion against every other of its prompt."""
         for preference in self._preference:
             return Judged(table=_compared(preference, rollout, k).to(self._world.device), scores=())
-        ((score, stored),) = self._scorer
+        ((score, shape),) = self._scorer
         scores = score(rollout)
-        shaped, self.moments = shape_scores(
-            self._config.reward,
-            scores,
-            lengths=mask_of(rollout.groups, self._world.device).sum(dim=1).float(),
-            ended=ended_of(rollout, self._world.device),
-            longest=self._config.sampling.max_new_tokens,
-            stored=stored,
-            running=self.moments,
-            world=self._world,
-        )
+        shaped = shape(rollout, scores)
         return Judged(table=bradley_terry_table(shaped.view(-1, k)), scores=(scores,))
+
+    def state(self) -> StateTree:
+        """For a checkpoint."""
+        return {"scores": [shape.state() for _, shape in self._scorer]}
+
+    def load_state(self, state: StateTree) -> None:
+        """Go on from what `state` gave."""
+        for (_, shape), saved in zip(self._scorer, state["scores"], strict=True):
+            shape.load_state(saved)
 
     def metrics(self) -> dict[str, float]:
         """`disagreement` of several scorers since it was last asked; nothing of one, or of a preference. All processes ask together."""

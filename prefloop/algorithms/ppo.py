@@ -22,7 +22,7 @@ Logged at every step, means over completions or tokens of the whole step:
     skipped           share of updates left out because loss or gradient was not finite; skipped/critic likewise
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,40 +32,27 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from prefloop.algorithms.adaptive import KLCoefficient, ScoreShaper
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.frozen import frozen_statistics
-from prefloop.algorithms.inputs import prompts, store_of
 from prefloop.algorithms.learn import Job, Learner, Loss, Watch, deal, learn, shared_places
-from prefloop.algorithms.nlpo import (
-    Masking,
-    Supports,
-    allowed_tokens,
-    masked_numbers,
-    open_masking,
-    statistics_among,
-)
 from prefloop.algorithms.online import (
     check_sampled,
-    draw_rollout,
     ended_of,
     mask_of,
-    models_of,
-    require_prompts,
     rows_of,
-    shape_scores,
     shown,
     shows_samples,
-    state_of_moments,
 )
-from prefloop.algorithms.opening import check_prompt_room, longest_of
+from prefloop.algorithms.opening import longest_of
 from prefloop.algorithms.ppo_roles import Roles, open_ptx, open_roles
-from prefloop.algorithms.provenance import RunRecord
+from prefloop.algorithms.session import Kept, open_session, read_prompts
 from prefloop.algorithms.sft import trained_tokens
+from prefloop.algorithms.supports import Supports, allowed_tokens, masked_numbers
 from prefloop.configs.ppo import ActorCriticConfig, CriticSettings, PPOConfig
 from prefloop.losses import (
     ESTIMATORS,
     Moments,
-    RunningMoments,
     clipped_surrogate,
     clipped_value_loss,
     expected_at_start,
@@ -75,7 +62,6 @@ from prefloop.losses import (
     k3,
     masked_sum,
     mean_over,
-    next_coef,
     shape_rewards,
     sum_and_count,
     whiten,
@@ -84,8 +70,8 @@ from prefloop.models.packing import Batch, MicroBatch, micro_batches
 from prefloop.models.roles import Policy, scatter_tokens
 from prefloop.models.trunk import check_length
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, Run, StateTree, StepResult, World, start_world
-from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
+from prefloop.rollout.steered import Drawer
+from prefloop.runtime import Metrics, StepResult, World
 from prefloop.text.groups import Group
 
 
@@ -100,8 +86,26 @@ class Experience:
     old_values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
-    supports: Supports = ()
-    """NLPO's, by group: the tokens that each token was chosen among."""
+    supports: Supports | None
+    """By group: the tokens that each token was chosen among; None where all could be."""
+
+    def supports_at(self, rows: Tensor, k: int) -> Supports | None:
+        """Those of the groups of k whose completions are at these rows."""
+        if self.supports is None:
+            return None
+        return [self.supports[row // k] for row in rows[::k].tolist()]
+
+
+class Masking(Kept, Protocol):
+    """Restricts the tokens that the policy may choose."""
+
+    def drawer(self, step: int) -> Drawer:
+        """What the step's completions are drawn from."""
+        ...
+
+    def supports(self, groups: Sequence[Group]) -> Supports:
+        """For each group the tokens that each of its completion tokens was chosen among."""
+        ...
 
 
 class Judges(Protocol):
@@ -112,113 +116,64 @@ class Judges(Protocol):
     @property
     def reference(self) -> Policy: ...
     @property
-    def reward_moments(self) -> tuple[float, float]: ...
+    def shape(self) -> ScoreShaper: ...
     def values(self, batch: Batch, hidden: Sequence[Tensor] = ()) -> Float[Tensor, "B T"]:
         """The critic's value of the state before each completion token; of the policy's hidden states where it is a head on them."""
         ...
 
 
-@dataclass(kw_only=True, slots=True)
-class Adaptive:
-    """What a step leaves to the next besides weights; changed in place."""
-
-    kl_coef: float
-    scores: RunningMoments
-
-
 def train(config: PPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    world = start_world(config.compute.device)
-    if config.kl.target:  # refuses settings it could not go on with, before anything is done
-        controlled(config, config.kl.coef, config.kl.target, config.batch_prompts)
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
-    store = store_of(config.run.out, config.run.store)
-    train_prompts, _, read = world.on_main(lambda: prompts(config.data, tokenizer, store))
-    require_prompts(train_prompts, config.data.source)
-    ptx, ptx_reads = open_ptx(config, tokenizer, world)
-    reads = [read, *ptx_reads]
-    data = {name: one.content for name, one in zip(("data", "ptx_data"), reads, strict=False)}
-    models = models_of(config, world, reference=config.reference)
-    batches = Batches(count=len(train_prompts), size=config.batch_prompts, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage=config.STAGE,
-            config=config,
-            total_steps=config.steps,
-            world=world,
-            headline=("score", "kl"),
-            reads={**data, **models.contents},
-        ) as run,
-        RunRecord(stage=config.STAGE, config=config, settings=config.run, world=world) as record,
-    ):
-        for each in reads:
-            run.say(each.summary)
+    return train_masked(config, lambda policy: None)
+
+
+def train_masked(config: PPOConfig, mask: Callable[[Policy], Masking | None]) -> Path:
+    """As `train`; `mask` gives what restricts the tokens that a policy may choose, None where it may choose all (`nlpo.py`)."""
+    kl_coef = KLCoefficient(config.kl, completions=config.batch_prompts * config.completions_per_prompt)
+    source = read_prompts(config)
+    ptx, ptx_reads = open_ptx(config, source.tokenizer, source.world)
+    with open_session(
+        config, source, reference=config.reference, headline=("score", "kl"), more=ptx_reads
+    ) as session:
+        run, world = session.run, session.world
         if config.kl.placement == "reward" and config.kl.estimator != "k1":
             run.say(
                 f"kl.estimator {config.kl.estimator} in the reward does not pull to the reference as a KL does; k1 does (docs/ppo.md)"
             )
-        roles = open_roles(config, tokenizer, run)
-        for role in (roles.policy, roles.reference, roles.critic):
-            check_prompt_room(role, train_prompts, new_tokens=config.sampling.max_new_tokens)
+        roles = open_roles(config, session)
+        source.check_room(roles.policy, roles.reference, roles.critic)
         if ptx:
             check_length(roles.policy.model, max(map(longest_of, ptx)), what=f"{config.ptx}: a record")
-        record.begin(models=models, reads=reads)
-        adaptive = Adaptive(kl_coef=config.kl.coef, scores=RunningMoments())
-        maskings = open_masking(config, roles.policy)
-        if run.resumed:
-            _load_state(roles, adaptive, maskings, run.resumed)
-        stop_ids = stop_token_ids(tokenizer)
-
-        def decode(ids: Sequence[int]) -> str:
-            return decode_completion(tokenizer, ids)
-
-        for step in run.steps(save=roles.save, state=lambda: _state(roles, adaptive, maskings)):
-            chosen = batches.at(step)
-            for masking in maskings:
-                masking.refresh(step)
-            rollout = draw_rollout(
-                maskings[0].drawer() if maskings else roles.policy,
-                train_prompts,
-                chosen,
-                k=config.completions_per_prompt,
-                first_key=(step - 1) * config.batch_prompts,
-                sampling=config.sampling,
-                seed=config.run.seed,
-                stop_ids=stop_ids,
-                decode=decode,
-                world=world,
-            )
+        session.begin()
+        masking = mask(roles.policy)
+        kept = {"masking": masking} if masking else {}
+        for step in session.steps(save=roles.save, roles=roles, kl_coef=kl_coef, scores=roles.shape, **kept):
+            drawer = masking.drawer(step) if masking else roles.policy
+            rollout = source.draw(drawer, step, k=config.completions_per_prompt)
             scores = roles.score(rollout)
-            supports = maskings[0].supports(rollout.groups) if maskings else ()
-            experience, metrics = judge(config, roles, rollout, scores, adaptive, world, supports)
-            if step == 1 and models.reference_is_start():
+            supports = masking.supports(rollout.groups) if masking else None
+            experience, metrics = estimate_advantages(
+                config, roles, rollout, scores, kl_coef.value, world, supports
+            )
+            if step == 1 and session.models.reference_is_start():
                 check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
-            learned = _learn(config, roles, experience, ptx, adaptive.kl_coef, step, world)
+            learned = _learn(config, roles, experience, ptx, kl_coef.value, step, world)
             check_sampled(config, "ratio", 1 + learned["ratio"], expected_at_start("ratio"))
-            if config.kl.target:
-                adaptive.kl_coef = controlled(config, adaptive.kl_coef, metrics["kl"], len(chosen))
+            kl_coef.follow(metrics["kl"], completions=source.drawn(step) * config.completions_per_prompt)
             run.log(step, {**metrics, **roles.score.metrics(world), **learned})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(rollout, scores))
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish()
 
 
-def controlled(config: ActorCriticConfig, coef: float, kl: float, prompts: int) -> float:
-    """The KL coefficient after a step of so many prompts with this mean KL."""
-    n = prompts * config.completions_per_prompt
-    return next_coef(coef, kl, target=config.kl.target, horizon=config.kl.horizon, n=n)
-
-
-def judge(
+def estimate_advantages(
     config: ActorCriticConfig,
     roles: Judges,
     rollout: Rollout,
     scores: Float[Tensor, " B"],
-    adaptive: Adaptive,
+    kl_coef: float,
     world: World,
-    supports: Supports = (),
+    supports: Supports | None = None,
 ) -> tuple[Experience, dict[str, float]]:
     """Log-probabilities, KL, rewards, values, advantages; all under no_grad, means and moments over all processes."""
     mask = mask_of(rollout.groups, world.device)
@@ -231,24 +186,14 @@ def judge(
         parts,
         rollout,
         mask,
-        needs_pass=len(supports) > 0,  # the sampler drew among the allowed tokens, the KL is of all
+        needs_pass=supports is not None,  # the sampler drew among the allowed tokens, the KL is of all
         values=roles.values,
     )
     old_logprobs, entropy, kl, values = frozen.old_logprobs, frozen.entropy, frozen.kl, frozen.values
     reference_logprobs = frozen.reference_logprobs
 
-    shaped, adaptive.scores = shape_scores(
-        config.reward,
-        scores,
-        lengths=mask.sum(dim=1).float(),
-        ended=ended,
-        longest=config.sampling.max_new_tokens,
-        stored=roles.reward_moments,
-        running=adaptive.scores,
-        world=world,
-    )
-    in_reward = adaptive.kl_coef if config.kl.placement == "reward" else 0.0
-    rewards = shape_rewards(shaped, kl, mask, kl_coef=in_reward)
+    shaped = roles.shape(rollout, scores)
+    rewards = shape_rewards(shaped, kl, mask, kl_coef=kl_coef if config.kl.placement == "reward" else 0.0)
     if config.reward.whiten:
         rewards = whiten(rewards, mask, Moments.of(rewards, mask).summed(world.sum), keep_mean=True)
     advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
@@ -263,7 +208,7 @@ def judge(
     metrics.add("reward", masked_sum(rewards, mask), count)
     metrics.add("kl", masked_sum(kl, mask), count)
     metrics.add("kl_distance", masked_sum((old_logprobs - reference_logprobs).abs(), mask), mask.sum())
-    if len(supports):  # the KL above is of the whole distributions, what is learned from is not
+    if supports is not None:  # the KL above is of the whole distributions, what is learned from is not
         old_logprobs, entropy = masked_numbers(
             roles.policy, parts, supports, old_logprobs, config.sampling.temperature
         )
@@ -281,7 +226,7 @@ def judge(
         returns=returns,
         supports=supports,
     )
-    own = {"kl_coef": adaptive.kl_coef, "explained_variance": explained.item()}
+    own = {"kl_coef": kl_coef, "explained_variance": explained.item()}
     return experience, {**metrics.reduce(world), **own}
 
 
@@ -359,8 +304,7 @@ def _policy_loss(
     watch: Watch,
 ) -> Tensor:
     """This micro-batch's part of the policy's loss; of the value loss too where the critic is a head on the policy's trunk."""
-    policy, batch, mask = roles.policy, part.batch, part.batch.completion_mask
-    temperature = config.sampling.temperature
+    batch, mask = part.batch, part.batch.completion_mask
     width = mask.shape[1]
     old, advantages, reference = (
         tensor[rows, :width]
@@ -368,32 +312,13 @@ def _policy_loss(
     )
     kl_in_loss = kl_coef if config.kl.placement == "loss" else 0.0
     exact = kl_in_loss and config.kl.estimator == "exact"
-    values = torch.zeros(())
-    if exact and roles.has_own_critic:
-        statistics = policy.statistics_against(roles.reference, batch, temperature=temperature)
-    elif exact:
-        with torch.no_grad():
-            theirs = roles.reference.hidden(batch)
-        hidden = policy.hidden(batch)
-        statistics = policy.statistics_between(
-            hidden, roles.reference, theirs, batch, temperature=temperature
-        )
-        values = roles.values(batch, (hidden,))
-    elif experience.supports:
-        hidden, groups = policy.hidden(batch), rows[:: config.completions_per_prompt]
-        places = (groups // config.completions_per_prompt).tolist()
-        statistics = statistics_among(
-            policy, hidden, batch, experience.supports, places, temperature=temperature
-        )
-        values = values if roles.has_own_critic else roles.critic.values_of(hidden, batch)
-    elif roles.has_own_critic:
-        statistics = policy.statistics(batch, temperature=temperature, entropy=config.entropy_coef > 0)
-    else:
-        hidden = policy.hidden(batch)
-        wants_entropy = config.entropy_coef > 0
-        statistics = policy.statistics_of(hidden, batch, temperature=temperature, entropy=wants_entropy)
-        values = roles.values(batch, (hidden,))
-
+    statistics, values = roles.learning_pass(
+        batch,
+        temperature=config.sampling.temperature,
+        entropy=config.entropy_coef > 0,
+        exact_kl=bool(exact),
+        supports=experience.supports_at(rows, config.completions_per_prompt),
+    )
     logprobs = scatter_tokens(statistics.logprobs, batch)
     losses = clipped_surrogate(logprobs, old, advantages, clip=config.clip, dual_clip=config.dual_clip)
     total = mean_over(losses, mask, count=tokens)
@@ -415,7 +340,7 @@ def _policy_loss(
         metrics.add("clip_fraction", *sum_and_count(cut, mask))
         metrics.add("approx_kl", *sum_and_count(k3(old, logprobs), mask))
         watch.see(logprobs, old, mask)
-    if not roles.has_own_critic:
+    if values is not None:
         total = total + config.critic.coef * critic_loss(
             config.critic, values, experience, part, rows, tokens, metrics
         )
@@ -454,21 +379,3 @@ def _ptx_jobs(config: PPOConfig, ptx: Sequence[Group], roles: Roles, world: Worl
 
     parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
     return [partial(loss, part) for part in parts]
-
-
-def _state(roles: Roles, adaptive: Adaptive, maskings: Sequence[Masking]) -> StateTree:
-    return {
-        "roles": roles.state(),
-        "kl_coef": adaptive.kl_coef,
-        "score_moments": state_of_moments(adaptive.scores),
-        "maskings": [masking.state() for masking in maskings],
-    }
-
-
-def _load_state(roles: Roles, adaptive: Adaptive, maskings: Sequence[Masking], saved: StateTree) -> None:
-    """Go on from what `_state` gave."""
-    roles.load_state(saved["roles"])
-    adaptive.kl_coef = saved["kl_coef"]
-    adaptive.scores = RunningMoments(**saved["score_moments"])
-    for masking, own in zip(maskings, saved.get("maskings", []), strict=True):
-        masking.load_state(own)

@@ -11,13 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prefloop.algorithms.adaptive import ScoreShaper
 from prefloop.algorithms.inputs import Read, demonstrations, texts
 from prefloop.algorithms.online import Score, frozen_reward_model, open_scorer, reference_of
 from prefloop.algorithms.opening import parameters_of
+from prefloop.algorithms.session import Session
+from prefloop.algorithms.supports import Supports, statistics_among
 from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
 from prefloop.models.average import MovingAverage
+from prefloop.models.head import TokenStatistics
 from prefloop.models.load import (
     critic_from_policy,
     critic_from_reward_model,
@@ -58,8 +62,7 @@ class Roles:
     reference: Policy
     critic: Critic
     score: Score
-    reward_moments: tuple[float, float]
-    """Mean and standard deviation stored with the reward model."""
+    shape: ScoreShaper
     policy_updater: Updater
     """Of the critic too where that is a head on the policy's trunk."""
     critic_updaters: tuple[Updater, ...]
@@ -81,6 +84,36 @@ class Roles:
         for known in hidden if not self.has_own_critic else ():
             return self.critic.values_of(known, batch)
         return self.critic(batch)
+
+    def learning_pass(
+        self,
+        batch: Batch,
+        *,
+        temperature: float,
+        entropy: bool,
+        exact_kl: bool,
+        supports: Supports | None,
+    ) -> tuple[TokenStatistics, Tensor | None]:
+        """What an update needs of the policy, from one pass of its trunk; and the values where the critic is a head on it.
+
+        Log-probabilities always; the entropy and the exact KL to the reference where they are asked for; all among the tokens of `supports`, one
+        set for each group of the batch, where these are given.
+        """
+        policy, reference = self.policy, self.reference
+        if self.has_own_critic and supports is None:
+            if exact_kl:
+                return policy.statistics_against(reference, batch, temperature=temperature), None
+            return policy.statistics(batch, temperature=temperature, entropy=entropy), None
+        with torch.no_grad():
+            theirs = reference.hidden(batch) if exact_kl else None
+        hidden = policy.hidden(batch)
+        if theirs is not None:
+            statistics = policy.statistics_between(hidden, reference, theirs, batch, temperature=temperature)
+        elif supports is not None:
+            statistics = statistics_among(policy, hidden, batch, supports, temperature=temperature)
+        else:
+            statistics = policy.statistics_of(hidden, batch, temperature=temperature, entropy=entropy)
+        return statistics, None if self.has_own_critic else self.critic.values_of(hidden, batch)
 
     def follow(self) -> None:
         """After an update of the policy its average moves towards it."""
@@ -108,8 +141,9 @@ class Roles:
             average.load(values)
 
 
-def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Roles:
+def open_roles(config: PPOConfig, session: Session) -> Roles:
     """All roles, separate models or one LoRA trunk, from the start or from the checkpoint the run goes on from."""
+    run, tokenizer = session.run, session.tokenizer
     own_critic = config.critic.start != "shared"
     if config.lora.rank:
         policy, critic, reward_models, save = _on_one_trunk(config, tokenizer, run)
@@ -120,7 +154,7 @@ def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) 
         raise InputError(
             f"critic.start is `shared`, but {config.model} has a head that is more than a linear layer; set critic.start to reward or policy"
         )
-    score, moments = open_scorer(config, tokenizer, run.world, loaded=reward_models)
+    score, stored = open_scorer(config, tokenizer, run.world, loaded=reward_models)
     reference = reference_of(config, policy, tokenizer, run)
 
     per_step = config.epochs * config.minibatches
@@ -134,24 +168,26 @@ def open_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) 
         averages = (average,)
         save = _with_average(save, policy, average, tokenizer)
 
-    def updater(groups: list[ParameterGroup], steps: int, name: str) -> Updater:
-        return Updater(
-            groups,
-            total_steps=max(1, steps * per_step),
-            world=run.world,
-            dump_folder=run.nonfinite / name,
-            max_nonfinite=config.run.max_nonfinite,
-        )
-
-    critic_groups = [parameters_of(critic, config.critic.optim, name="critic")] if own_critic else []
     return Roles(
         policy=policy,
         reference=reference,
         critic=critic,
         score=score,
-        reward_moments=moments,
-        policy_updater=updater(policy_groups, config.steps - warmup, "policy"),
-        critic_updaters=(updater(critic_groups, config.steps, "critic"),) if own_critic else (),
+        shape=ScoreShaper(
+            config.reward, stored=stored, longest=config.sampling.max_new_tokens, world=run.world
+        ),
+        policy_updater=session.updater(
+            *policy_groups, updates=max(1, (config.steps - warmup) * per_step), name="policy"
+        ),
+        critic_updaters=(
+            session.updater(
+                parameters_of(critic, config.critic.optim, name="critic"),
+                updates=max(1, config.steps * per_step),
+                name="critic",
+            ),
+        )
+        if own_critic
+        else (),
         averages=averages,
         save=save,
     )
@@ -299,16 +335,16 @@ def _with_average(
 
 def open_ptx(
     config: PPOConfig, tokenizer: PreTrainedTokenizerBase, world: World
-) -> tuple[list[Group], list[Read]]:
+) -> tuple[list[Group], dict[str, Read]]:
     """Groups of the pretraining mix, from texts or from demonstrations; none where it is off."""
     if not config.ptx:
-        return [], []
+        return [], {}
     data = replace(config.data, source=config.ptx, heldout=0.0, limit=0)
 
-    def documents() -> tuple[list[Group], list[Read]]:
+    def documents() -> tuple[list[Group], dict[str, Read]]:
         records, _, read = texts(data)
         block = config.data.max_prompt_tokens + config.sampling.max_new_tokens
-        return pretraining_blocks(tokenizer, [record.text for record in records], block), [read]
+        return pretraining_blocks(tokenizer, [record.text for record in records], block), {"ptx_data": read}
 
     try:
         inputs = demonstrations(data, tokenizer, world)
@@ -319,4 +355,4 @@ def open_ptx(
             raise InputError(
                 f"ptx {config.ptx!r} is neither demonstrations ({not_demonstrations}) nor texts ({not_texts})"
             ) from not_texts
-    return inputs.train.groups, [inputs.read]
+    return inputs.train.groups, {"ptx_data": inputs.read}

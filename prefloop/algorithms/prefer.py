@@ -32,8 +32,9 @@ from prefloop.algorithms.objective_step import (
     numbers_of,
 )
 from prefloop.algorithms.opening import check_room, open_policy, open_reference, replayable
-from prefloop.algorithms.provenance import START, Models, RunRecord, models_read
+from prefloop.algorithms.provenance import START, Models, models_read
 from prefloop.algorithms.reference import reference_tokens
+from prefloop.algorithms.session import open_run
 from prefloop.algorithms.shown import show_completions
 from prefloop.configs.functions import find_function
 from prefloop.configs.prefer import PreferConfig
@@ -53,7 +54,7 @@ from prefloop.losses.quantities import TokenNumbers, quantities
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy, scalar_head
 from prefloop.records import Comparison, Label, Score
-from prefloop.runtime import Metrics, Run, Updater, start_world
+from prefloop.runtime import Metrics, Run, StateTree, Updater, start_world
 from prefloop.text import load_tokenizer
 from prefloop.text.groups import Group
 
@@ -91,56 +92,55 @@ def train_objective(config: PreferConfig, *, stage: str, recorded: Any) -> Path:
         reference_last=config.reference_last,
     )
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage=stage,
-            config=recorded,
-            total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
-            world=world,
-            headline=HEADLINES[objective.data],
-            reads={"data": inputs.read.content, **models.contents},
-        ) as run,
-        RunRecord(stage=stage, config=recorded, settings=config.run, world=world) as record,
-    ):
-        run.say(inputs.read.summary)
+    with open_run(
+        recorded,
+        stage=stage,
+        world=world,
+        tokenizer=tokenizer,
+        reads={"data": inputs.read},
+        models=models,
+        steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+        headline=HEADLINES[objective.data],
+    ) as session:
+        run = session.run
         opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
         check_room(opened.role, inputs.train, inputs.heldout)
-        record.begin(models=models, reads=[inputs.read])
+        session.begin()
         task = _open_task(config, objective, settings, opened.role, models, tokenizer, run)
         parts = (inputs.train, _usable(inputs.heldout, objective))
         train_part, heldout_part = _with_reference(task, parts, config, models, tokenizer, run)
-        updater = Updater(
-            task.parameters(config.optim),
-            total_steps=run.total_steps,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
-        )
-        running = dict(objective.running)
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
-            running = dict(run.resumed["running"])
-            task.load_state(run.resumed["task"])
-
-        def state() -> dict[str, Any]:
-            return {"updater": updater.state(), "running": running, "task": task.state()}
+        updater = session.updater(*task.parameters(config.optim), updates=run.total_steps)
+        running = Running(objective.running)
 
         at_start = models.reference_is_start() and not config.reference_last
         unchecked = not run.start and objective.needs.reference and at_start
-        for step in run.steps(save=opened.save, state=state):
+        for step in session.steps(save=opened.save, updater=updater, running=running, task=task):
             part = train_part.at(world.share(batches.at(step)))
-            metrics, running = _step(config, task, updater, part, running, step, check=unchecked)
+            metrics = _step(config, task, updater, part, running, step, check=unchecked)
             unchecked = unchecked and bool(metrics["skipped"])  # a step that was skipped has changed nothing
             if config.follow.every and step % config.follow.every == 0:
                 task.follow(config.follow.rate)
-            if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
-                metrics |= _heldout_metrics(config, task, heldout_part, running)
+            if session.due(step, config.eval_every):
+                metrics |= _heldout_metrics(config, task, heldout_part, running.values)
                 shown = inputs.heldout.groups or inputs.train.groups
                 show_completions(run, step, opened.role, tokenizer, shown, beside=BESIDE[objective.data])
             run.log(step, metrics)
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish()
+
+
+class Running:
+    """Statistics that an objective carries from step to step, by name."""
+
+    def __init__(self, values: Mapping[str, float]) -> None:
+        self.values = dict(values)
+
+    def state(self) -> StateTree:
+        """For a checkpoint."""
+        return self.values
+
+    def load_state(self, state: StateTree) -> None:
+        """Go on from what `state` gave."""
+        self.values = dict(state)
 
 
 def find_objective(name: str) -> Objective:
@@ -372,17 +372,17 @@ def _step(
     task: Task,
     updater: Updater,
     part: Part,
-    running: Mapping[str, float],
+    running: Running,
     step: int,
     *,
     check: bool,
-) -> tuple[dict[str, float], dict[str, float]]:
-    """One update from this process's share of a batch; its metrics, and the running state after it."""
+) -> dict[str, float]:
+    """One update from this process's share of a batch, and of the running statistics; its metrics."""
     counted = task.world.sum_float(len(part.groups))
     best_tokens = task.world.sum_float(sum(sum(group.masks[0]) for group in part.groups))
     parts = micro_batches(part.groups, tokens=task.tokens, device=task.world.device)
     metrics = Metrics()
-    whole = Whole(task=task, part=part, parts=parts, running=running, seed=config.run.seed, step=step)
+    whole = Whole(task=task, part=part, parts=parts, running=running.values, seed=config.run.seed, step=step)
 
     def loss(micro: MicroBatch) -> Tensor:
         numbers = numbers_of(task, part, micro)
@@ -407,8 +407,9 @@ def _step(
             check_start(f"{task.loss} loss", observed, expected, tolerance, way_out=_way_out(config))
     prepared = whole.result()
     shared = {name: value.item() for name, value in prepared.shared.items()}
-    after = running if result.skipped else prepared.running or running  # NaN would stay for good
-    return {**result.metrics(), **reduced, **shared}, dict(after)
+    if not result.skipped:  # NaN would stay for good
+        running.values = dict(prepared.running or running.values)
+    return {**result.metrics(), **reduced, **shared}
 
 
 def _way_out(config: PreferConfig) -> str:

@@ -12,14 +12,15 @@ from transformers import PreTrainedTokenizerBase
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import texts
 from prefloop.algorithms.opening import parameters_of
-from prefloop.algorithms.provenance import RunRecord, models_read
+from prefloop.algorithms.provenance import models_read
+from prefloop.algorithms.session import open_run
 from prefloop.algorithms.sft import likelihood_metrics, likelihood_step
 from prefloop.algorithms.shown import show_completions
 from prefloop.configs.pretrain import PretrainConfig
 from prefloop.models.load import load_policy, new_language_model, save_policy
 from prefloop.models.roles import Policy, vocabulary_size
 from prefloop.models.trunk import check_length
-from prefloop.runtime import Run, Updater, start_world
+from prefloop.runtime import Run, start_world
 from prefloop.text import check_vocabulary, load_tokenizer, pretraining_blocks, train_tokenizer
 
 
@@ -40,48 +41,35 @@ def train(config: PretrainConfig) -> Path:
     heldout = pretraining_blocks(tokenizer, [text.text for text in heldout_texts], config.block_tokens)
     models = models_read(world, model=config.model)
     batches = Batches(count=len(blocks), size=config.batch_blocks, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage="pretrain",
-            config=config,
-            total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
-            world=world,
-            headline=("loss", "heldout_perplexity", "grad_norm"),
-            reads={"data": read.content, **models.contents},
-        ) as run,
-        RunRecord(stage="pretrain", config=config, settings=config.run, world=world) as record,
-    ):
-        run.say(read.summary)
+    with open_run(
+        config,
+        stage="pretrain",
+        world=world,
+        tokenizer=tokenizer,
+        reads={"data": read},
+        models=models,
+        steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+        headline=("loss", "heldout_perplexity", "grad_norm"),
+    ) as session:
+        run, tokens = session.run, config.compute.micro_batch_tokens
         run.say(
             f"{sum(block.tokens for block in blocks):,} tokens in {len(blocks)} blocks, vocabulary {len(tokenizer)}"
         )
         policy = _open(config, tokenizer, run)
-        record.begin(models=models, reads=[read])
-        updater = Updater(
-            [parameters_of(policy, config.optim, name="policy")],
-            total_steps=run.total_steps,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
-        )
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
+        session.begin()
+        updater = session.updater(parameters_of(policy, config.optim, name="policy"), updates=run.total_steps)
         run.say(f"{sum(p.numel() for p in policy.parameters()):,} weights")
 
-        tokens = config.compute.micro_batch_tokens
-        for step in run.steps(
-            save=lambda folder: save_policy(policy, tokenizer, folder),
-            state=lambda: {"updater": updater.state()},
+        for step in session.steps(
+            save=lambda folder: save_policy(policy, tokenizer, folder), updater=updater
         ):
             groups = world.share(batches.pick(blocks, step))
             metrics = likelihood_step(updater, policy, groups, tokens=tokens, world=world)
-            if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
+            if session.due(step, config.eval_every):
                 metrics |= likelihood_metrics(policy, heldout, tokens=tokens, world=world)
                 show_completions(run, step, policy, tokenizer, heldout or blocks, beside="text")
             run.log(step, metrics)
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish()
 
 
 def _open(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Policy:

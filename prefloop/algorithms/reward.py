@@ -24,7 +24,8 @@ from prefloop.algorithms.inputs import Examples, Inputs, examples, refuse_soft_l
 from prefloop.algorithms.learn import update
 from prefloop.algorithms.opening import check_room, open_reward_model, parameters_of
 from prefloop.algorithms.ordinal import Thresholds
-from prefloop.algorithms.provenance import RunRecord, models_read
+from prefloop.algorithms.provenance import models_read
+from prefloop.algorithms.session import Kept, open_run
 from prefloop.algorithms.shown import show_scores
 from prefloop.configs.reward import RewardConfig
 from prefloop.losses import bradley_terry, centring, example_mean, pairwise_accuracy
@@ -50,7 +51,7 @@ from prefloop.models.packing import Batch, MicroBatch, micro_batches
 from prefloop.models.roles import Reading, RewardModel
 from prefloop.records import Comparison, Label, Score
 from prefloop.rollout.scoring import score_groups
-from prefloop.runtime import Metrics, ParameterGroup, Run, Updater, World, start_world
+from prefloop.runtime import Metrics, ParameterGroup, Updater, World, start_world
 from prefloop.text import load_tokenizer
 from prefloop.text.groups import Group
 
@@ -73,80 +74,64 @@ def train(config: RewardConfig) -> Path:
         refuse_soft_labels(inputs, f"loss {config.loss}", "take bradley_terry")
     models = models_read(world, model=config.model)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage="reward",
-            config=config,
-            total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
-            world=world,
-            headline=("loss", "error" if kind == "scores" else "accuracy"),
-            reads={"data": inputs.read.content, **models.contents},
-        ) as run,
-        RunRecord(stage="reward", config=config, settings=config.run, world=world) as record,
-    ):
-        run.say(inputs.read.summary)
+    with open_run(
+        config,
+        stage="reward",
+        world=world,
+        tokenizer=tokenizer,
+        reads={"data": inputs.read},
+        models=models,
+        steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+        headline=("loss", "error" if kind == "scores" else "accuracy"),
+    ) as session:
+        run = session.run
         opened = open_reward_model(
             config.model, tokenizer, config.lora, config.compute, run, keep_head=config.keep_head
         )
         check_room(opened.role, inputs.train, inputs.heldout)
-        record.begin(models=models, reads=[inputs.read])
+        session.begin()
         reward_model = opened.role
         reading = REWARD_LOSSES[config.loss].read
         set_reading(reward_model, Reading(at=reading, rule=config.step_rule, separator=config.step_separator))
-        scales = _scales(config, inputs, world.device)
-        updater = Updater(
-            [
-                parameters_of(reward_model, config.optim, name="reward_model"),
-                *(ParameterGroup.of(scale, config.optim, name="thresholds") for scale in scales),
-            ],
-            total_steps=run.total_steps,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
+        scale = _scale(config, inputs, world.device)
+        kept: dict[str, Kept] = {"thresholds": scale} if scale else {}
+        updater = session.updater(
+            parameters_of(reward_model, config.optim, name="reward_model"),
+            *([ParameterGroup.of(scale, config.optim, name="thresholds")] if scale else []),
+            updates=run.total_steps,
         )
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
-            for scale, saved in zip(scales, run.resumed["thresholds"], strict=True):
-                with torch.no_grad():
-                    scale.raw.copy_(saved)
 
         def save(folder: Path) -> None:
-            for scale in scales:
+            if scale:
                 set_thresholds(reward_model, scale.levels, scale().tolist())
             opened.save(folder)
 
-        def state() -> dict[str, object]:
-            return {"updater": updater.state(), "thresholds": [scale.raw.detach() for scale in scales]}
-
-        for step in run.steps(save=save, state=state):
+        for step in session.steps(save=save, updater=updater, **kept):
             places = world.share(batches.at(step))
             records = [inputs.train.records[i] for i in places]
             groups = [inputs.train.groups[i] for i in places]
-            metrics = _step(config, updater, reward_model, scales, records, groups, world)
-            last = step == run.total_steps
-            if (config.eval_every and step % config.eval_every == 0) or last:
-                metrics |= _heldout_metrics(config, reward_model, scales, inputs.heldout, world)
+            metrics = _step(config, updater, reward_model, scale, records, groups, world)
+            if session.due(step, config.eval_every):
+                metrics |= _heldout_metrics(config, reward_model, scale, inputs.heldout, world)
                 show_scores(run, step, reward_model, tokenizer, inputs.heldout.groups)
-            if last:
+            if step == run.total_steps:
                 measured = inputs.heldout.groups or inputs.train.groups
                 metrics |= _measure(config, reward_model, measured, world)
             run.log(step, metrics)
-        record.finish(run.final, kind="reward_model", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish(kind="reward_model")
 
 
 SMALLEST_STD = 1e-6
 """Scores that do not vary are not divided by zero."""
 
 
-def _scales(config: RewardConfig, inputs: Inputs[Any], device: torch.device) -> tuple[Thresholds, ...]:
-    """Of `ordinal` the thresholds of its scale, else none."""
+def _scale(config: RewardConfig, inputs: Inputs[Any], device: torch.device) -> Thresholds | None:
+    """Of `ordinal` the thresholds of its scale."""
     if config.loss != "ordinal":
-        return ()
+        return None
     scale = Thresholds([record.value for record in inputs.train.records]).to(device)
     scale.level_of([record.value for record in inputs.heldout.records])  # refused before a step is paid for
-    return (scale,)
+    return scale
 
 
 def _measure(
@@ -178,7 +163,7 @@ class Scored:
     scores: Float[Tensor, " B"]
     token_scores: Float[Tensor, "_ _"]
     """At every token where the loss needs that; else without elements."""
-    scales: tuple[Thresholds, ...]
+    scale: Thresholds | None
 
     def values(self) -> list[float]:
         """The numbers given."""
@@ -186,8 +171,8 @@ class Scored:
 
     def ordinal(self) -> Tensor:
         """The loss of each rating."""
-        (scale,) = self.scales
-        return ordinal(self.scores, scale.level_of(self.values()), scale())
+        assert self.scale
+        return ordinal(self.scores, self.scale.level_of(self.values()), self.scale())
 
     def good_steps(self) -> Tensor:
         """Each step's label where the step ends, [B, T]; False elsewhere."""
@@ -260,7 +245,7 @@ LOSSES = {
 def _scored(
     config: RewardConfig,
     reward_model: RewardModel,
-    scales: tuple[Thresholds, ...],
+    scale: Thresholds | None,
     part: MicroBatch,
     records: Sequence[Any],
 ) -> Scored:
@@ -268,19 +253,19 @@ def _scored(
     if not REWARD_LOSSES[config.loss].every_token:
         scores = reward_model(batch)
         nothing = scores.new_empty((0, 0))
-        return Scored(batch=batch, records=mine, scores=scores, token_scores=nothing, scales=scales)
+        return Scored(batch=batch, records=mine, scores=scores, token_scores=nothing, scale=scale)
     token_scores = reward_model.token_scores(batch)
     reading = reward_model.reading
     rule = TOKEN_READINGS[reading.rule if reading.at == "steps" else reading.at]
     scores = rule(token_scores, batch.completion_mask)
-    return Scored(batch=batch, records=mine, scores=scores, token_scores=token_scores, scales=scales)
+    return Scored(batch=batch, records=mine, scores=scores, token_scores=token_scores, scale=scale)
 
 
 def _step(
     config: RewardConfig,
     updater: Updater,
     reward_model: RewardModel,
-    scales: tuple[Thresholds, ...],
+    scale: Thresholds | None,
     records: Sequence[Any],
     groups: Sequence[Group],
     world: World,
@@ -290,7 +275,7 @@ def _step(
     metrics = Metrics()
 
     def loss(part: MicroBatch) -> Tensor:
-        scored = _scored(config, reward_model, scales, part, records)
+        scored = _scored(config, reward_model, scale, part, records)
         losses = _training_losses(config, scored)
         _add_metrics(config, scored, metrics)
         return example_mean(losses, examples=counted)
@@ -335,8 +320,7 @@ def _add_metrics(config: RewardConfig, scored: Scored, metrics: Metrics) -> None
             ends = scored.batch.completion_mask
             side = torch.where(scored.good_steps(), 1.0, -1.0)[ends] * scored.token_scores.detach()[ends]
             metrics.add("accuracy", pairwise_accuracy(side, torch.zeros_like(side)).sum(), len(side))
-        elif scored.scales:
-            (scale,) = scored.scales
+        elif scale := scored.scale:
             right = level_probabilities(scores, scale()).argmax(dim=1) == scale.level_of(scored.values())
             metrics.add("accuracy", right.sum(), len(right))
             metrics.add("error", (scale.expected(scores) - scored.said()).square().sum(), len(right))
@@ -354,7 +338,7 @@ def _add_metrics(config: RewardConfig, scored: Scored, metrics: Metrics) -> None
 def _heldout_metrics(
     config: RewardConfig,
     reward_model: RewardModel,
-    scales: tuple[Thresholds, ...],
+    scale: Thresholds | None,
     heldout: Examples[Any],
     world: World,
 ) -> dict[str, float]:
@@ -366,7 +350,7 @@ def _heldout_metrics(
     metrics, shown = Metrics(), Metrics()
     with torch.no_grad():
         for part in micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device):
-            scored = _scored(config, reward_model, scales, part, records)
+            scored = _scored(config, reward_model, scale, part, records)
             losses = LOSSES[config.loss](scored)
             shown.add("heldout_loss", losses.sum(), len(losses))
             _add_metrics(config, scored, metrics)

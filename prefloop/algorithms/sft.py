@@ -17,14 +17,15 @@ from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.inputs import demonstrations
 from prefloop.algorithms.learn import Loss, update
 from prefloop.algorithms.opening import check_room, open_policy, parameters_of
-from prefloop.algorithms.provenance import RunRecord, models_read
+from prefloop.algorithms.provenance import models_read
+from prefloop.algorithms.session import open_run
 from prefloop.algorithms.shown import show_completions
 from prefloop.configs.sft import SFTConfig
 from prefloop.losses import mean_over, sum_and_count
 from prefloop.models.load import load_policy
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy
-from prefloop.runtime import Metrics, ParameterGroup, Run, Updater, World, start_world
+from prefloop.runtime import Metrics, ParameterGroup, Updater, World, start_world
 from prefloop.runtime.optim import named
 from prefloop.text import load_tokenizer
 from prefloop.text.groups import Group
@@ -37,51 +38,36 @@ def train(config: SFTConfig) -> Path:
     inputs = demonstrations(config.data, tokenizer, world)
     models = models_read(world, model=config.model)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
-    with (
-        Run.open(
-            config.run,
-            stage="sft",
-            config=config,
-            total_steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
-            world=world,
-            headline=("loss", "heldout_loss", "grad_norm"),
-            reads={"data": inputs.read.content, **models.contents},
-        ) as run,
-        RunRecord(stage="sft", config=config, settings=config.run, world=world) as record,
-    ):
-        run.say(inputs.read.summary)
+    with open_run(
+        config,
+        stage="sft",
+        world=world,
+        tokenizer=tokenizer,
+        reads={"data": inputs.read},
+        models=models,
+        steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
+        headline=("loss", "heldout_loss", "grad_norm"),
+    ) as session:
+        run, tokens = session.run, config.compute.micro_batch_tokens
         opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
         check_room(opened.role, inputs.train, inputs.heldout)
-        record.begin(models=models, reads=[inputs.read])
+        session.begin()
         policy = opened.role
         trained = parameters_of(policy, config.optim, name="policy")
         start = _start(config, trained, resumed=bool(run.start))
-        updater = Updater(
-            [trained],
-            total_steps=run.total_steps,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
-        )
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
+        updater = session.updater(trained, updates=run.total_steps)
 
-        for step in run.steps(save=opened.save, state=lambda: {"updater": updater.state()}):
+        for step in session.steps(save=opened.save, updater=updater):
             groups = world.share(batches.pick(inputs.train.groups, step))
-            metrics = likelihood_step(
-                updater, policy, groups, tokens=config.compute.micro_batch_tokens, world=world
-            )
+            metrics = likelihood_step(updater, policy, groups, tokens=tokens, world=world)
             if config.l1 and not metrics["skipped"]:
                 metrics["changed"] = updater.pull_back(start, by=config.l1 * metrics["lr"])
-            if (config.eval_every and step % config.eval_every == 0) or step == run.total_steps:
-                metrics |= likelihood_metrics(
-                    policy, inputs.heldout.groups, tokens=config.compute.micro_batch_tokens, world=world
-                )
+            if session.due(step, config.eval_every):
+                metrics |= likelihood_metrics(policy, inputs.heldout.groups, tokens=tokens, world=world)
                 shown = inputs.heldout.groups or inputs.train.groups
                 show_completions(run, step, policy, tokenizer, shown, beside="demonstration")
             run.log(step, metrics)
-        record.finish(run.final, kind="policy", step=run.total_steps, metrics=run.last_metrics)
-        return run.final
+        return session.finish()
 
 
 def _start(config: SFTConfig, trained: ParameterGroup, *, resumed: bool) -> dict[str, Tensor]:

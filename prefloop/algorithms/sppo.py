@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.learn import Learner, Loss, deal, learn
-from prefloop.algorithms.online import check_sampled, mask_of, put, shown, shows_samples, state_of_moments
+from prefloop.algorithms.learn import Learner, Loss, deal, learn, shared_places
+from prefloop.algorithms.online import check_sampled, mask_of, put, shown, shows_samples
 from prefloop.algorithms.opening import open_policy, parameters_of
 from prefloop.algorithms.payoff import Judged, Payoff
-from prefloop.algorithms.session import open_session
+from prefloop.algorithms.session import open_session, read_prompts
 from prefloop.configs.games import SPPOConfig
-from prefloop.losses import RunningMoments, example_mean, sequence_sum
+from prefloop.losses import example_mean, sequence_sum
 from prefloop.losses.games import sppo_loss, win_rates
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy
@@ -38,9 +38,6 @@ class Round:
     """What this process learns from in a round; every prompt has the same number k of completions, the most preferred first."""
 
     groups: list[Group]
-    places: list[int]
-    """Where each prompt stands among those of all processes."""
-    total: int
     k: int
     win_rate: Float[Tensor, "P k"]
     old: Float[Tensor, "P k"]
@@ -49,33 +46,22 @@ class Round:
 
 def train(config: SPPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    with open_session(config, headline=("win_rate_kept", "sppo_loss")) as session:
+    source = read_prompts(config)
+    with open_session(config, source, headline=("win_rate_kept", "sppo_loss")) as session:
         run, world = session.run, session.world
         opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
         policy = opened.role
         payoff = Payoff(config, session.tokenizer, world)
-        session.begin(policy)
-        updater = Updater(
-            [parameters_of(policy, config.optim, name="policy")],
-            total_steps=config.steps * config.epochs * config.minibatches,
-            world=world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
+        source.check_room(policy)
+        session.begin()
+        updater = session.updater(
+            parameters_of(policy, config.optim, name="policy"),
+            updates=config.steps * config.epochs * config.minibatches,
         )
-        if run.resumed:
-            updater.load_state(run.resumed["updater"])
-            payoff.moments = RunningMoments(**run.resumed["score_moments"])
-
-        def state() -> dict[str, object]:
-            return {"updater": updater.state(), "score_moments": state_of_moments(payoff.moments)}
-
-        for step in run.steps(save=opened.save, state=state):
-            chosen = session.batches.at(step)
-            first_key = (step - 1) * config.batch_prompts
-            rollout = session.draw(policy, chosen, k=config.completions_per_prompt, first_key=first_key)
+        for step in session.steps(save=opened.save, updater=updater, scores=payoff):
+            rollout = source.draw(policy, step, k=config.completions_per_prompt)
             judged = payoff(rollout, k=config.completions_per_prompt)
-            places = world.share(range(len(chosen)))
-            learned_from, metrics = _judge(config, policy, rollout, judged, places, len(chosen), world)
+            learned_from, metrics = _choose(config, policy, rollout, judged, world)
             metrics |= _learn(config, policy, updater, learned_from, step, world)
             run.log(step, {**metrics, **payoff.metrics()})
             if shows_samples(step, run.total_steps):
@@ -83,14 +69,8 @@ def train(config: SPPOConfig) -> Path:
         return session.finish()
 
 
-def _judge(
-    config: SPPOConfig,
-    policy: Policy,
-    rollout: Rollout,
-    judged: Judged,
-    places: Sequence[int],
-    total: int,
-    world: World,
+def _choose(
+    config: SPPOConfig, policy: Policy, rollout: Rollout, judged: Judged, world: World
 ) -> tuple[Round, dict[str, float]]:
     """Win rates, the completions to learn from, and their log-probabilities before the round; under no_grad."""
     rates = win_rates(judged.table)
@@ -114,8 +94,6 @@ def _judge(
     metrics.add("ended", sum(map(sum, rollout.ended)), count)
     learned_from = Round(
         groups=groups,
-        places=list(places),
-        total=total,
         k=k,
         win_rate=kept,
         old=sequence_sum(old, mask).view(-1, k),
@@ -153,8 +131,7 @@ def _learn(
         [Learner(updater=updater, loss=loss)],
         batch.groups,
         deal(
-            batch.places,
-            range(batch.total),
+            *shared_places(len(batch.groups), world),
             minibatches=config.minibatches,
             epochs=config.epochs,
             seed=config.run.seed,

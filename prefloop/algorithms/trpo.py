@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
+from prefloop.algorithms.adaptive import KLCoefficient, ScoreShaper
 from prefloop.algorithms.learn import Learner, learn
 from prefloop.algorithms.online import (
     Score,
@@ -31,15 +31,13 @@ from prefloop.algorithms.online import (
     reference_of,
     shown,
     shows_samples,
-    state_of_moments,
 )
 from prefloop.algorithms.opening import parameters_of
-from prefloop.algorithms.ppo import Adaptive, Experience, controlled, critic_loss, judge
+from prefloop.algorithms.ppo import Experience, critic_loss, estimate_advantages
 from prefloop.algorithms.ppo_roles import CRITIC, frozen_reward_models, open_critic
-from prefloop.algorithms.session import open_session
+from prefloop.algorithms.session import Session, open_session, read_prompts
 from prefloop.configs.ppo import TRPOConfig
 from prefloop.losses import (
-    RunningMoments,
     Trial,
     conjugate_gradient,
     expected_at_start,
@@ -51,7 +49,7 @@ from prefloop.losses import (
 from prefloop.models.load import load_policy, save_classifier, save_policy
 from prefloop.models.packing import Batch, MicroBatch, micro_batches
 from prefloop.models.roles import Critic, Policy, scatter_tokens, vocabulary_size
-from prefloop.runtime import Metrics, Run, Updater, World
+from prefloop.runtime import Metrics, Updater, World
 from prefloop.text import check_vocabulary
 
 DIFFERENCE = 1e-2
@@ -67,7 +65,7 @@ class Roles:
     reference: Policy
     critic: Critic
     score: Score
-    reward_moments: tuple[float, float]
+    shape: ScoreShaper
     critic_updater: Updater
     save: Callable[[Path], None]
 
@@ -78,51 +76,39 @@ class Roles:
 
 def train(config: TRPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    if config.kl.target:  # refuses settings it could not go on with, before anything is done
-        controlled(config, config.kl.coef, config.kl.target, config.batch_prompts)
-    with open_session(config, reference=config.reference, headline=("score", "kl")) as session:
+    kl_coef = KLCoefficient(config.kl, completions=config.batch_prompts * config.completions_per_prompt)
+    source = read_prompts(config)
+    with open_session(config, source, reference=config.reference, headline=("score", "kl")) as session:
         run, world = session.run, session.world
-        roles = _open(config, session.tokenizer, run)
-        session.begin(roles.policy, roles.reference, roles.critic)
-        adaptive = Adaptive(kl_coef=config.kl.coef, scores=RunningMoments())
-        if run.resumed:
-            roles.critic_updater.load_state(run.resumed["critic"])
-            adaptive.kl_coef = run.resumed["kl_coef"]
-            adaptive.scores = RunningMoments(**run.resumed["score_moments"])
-
-        def state() -> dict[str, object]:
-            return {
-                "critic": roles.critic_updater.state(),
-                "kl_coef": adaptive.kl_coef,
-                "score_moments": state_of_moments(adaptive.scores),
-            }
-
-        for step in run.steps(save=roles.save, state=state):
-            chosen, first_key = session.batches.at(step), (step - 1) * config.batch_prompts
-            k = config.completions_per_prompt
-            rollout = session.draw(roles.policy, chosen, k=k, first_key=first_key)
+        roles = _open(config, session)
+        source.check_room(roles.policy, roles.reference, roles.critic)
+        session.begin()
+        for step in session.steps(
+            save=roles.save, critic=roles.critic_updater, kl_coef=kl_coef, scores=roles.shape
+        ):
+            rollout = source.draw(roles.policy, step, k=config.completions_per_prompt)
             scores = roles.score(rollout)
-            experience, metrics = judge(config, roles, rollout, scores, adaptive, world)
+            experience, metrics = estimate_advantages(config, roles, rollout, scores, kl_coef.value, world)
             if step == 1 and session.models.reference_is_start():
                 check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
             if step > config.critic.warmup_steps:
                 metrics |= _move_policy(config, roles, experience, world)
             metrics |= _fit_critic(config, roles, experience, world)
-            if config.kl.target:
-                adaptive.kl_coef = controlled(config, adaptive.kl_coef, metrics["kl"], len(chosen))
+            kl_coef.follow(metrics["kl"], completions=source.drawn(step) * config.completions_per_prompt)
             run.log(step, {**metrics, **roles.score.metrics(world)})
             if shows_samples(step, run.total_steps):
                 run.samples(step, shown(rollout, scores))
         return session.finish()
 
 
-def _open(config: TRPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Roles:
+def _open(config: TRPOConfig, session: Session) -> Roles:
     """A model for each role, from the start or from the checkpoint the run goes on from."""
+    run, tokenizer = session.run, session.tokenizer
     policy = load_policy(run.source(config.model), config.compute)
     check_vocabulary(tokenizer, vocabulary_size(policy))
     reward_models = frozen_reward_models(config)
     critic = open_critic(config, tokenizer, run, policy, reward_models)
-    score, moments = open_scorer(config, tokenizer, run.world, loaded=reward_models)
+    score, stored = open_scorer(config, tokenizer, run.world, loaded=reward_models)
 
     def save(folder: Path) -> None:
         save_policy(policy, tokenizer, folder)
@@ -134,13 +120,12 @@ def _open(config: TRPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> R
         reference=reference_of(config, policy, tokenizer, run),
         critic=critic,
         score=score,
-        reward_moments=moments,
-        critic_updater=Updater(
-            [parameters_of(critic, config.critic.optim, name="critic")],
-            total_steps=config.steps * config.critic_epochs,
-            world=run.world,
-            dump_folder=run.nonfinite,
-            max_nonfinite=config.run.max_nonfinite,
+        shape=ScoreShaper(
+            config.reward, stored=stored, longest=config.sampling.max_new_tokens, world=run.world
+        ),
+        critic_updater=session.updater(
+            parameters_of(critic, config.critic.optim, name="critic"),
+            updates=config.steps * config.critic_epochs,
         ),
         save=save,
     )

@@ -211,7 +211,7 @@ STAGES: Mapping[str, Command] = {
     "nlpo": Command(
         summary="train a policy against a reward model by PPO among the likely tokens of a masking policy",
         settings="prefloop.configs.ppo:NLPOConfig",
-        work="prefloop.algorithms.ppo:train",
+        work="prefloop.algorithms.nlpo:train",
         examples=(
             "prefloop nlpo --model SFT --reward_model REWARD --data prompts.jsonl --out runs/first/nlpo",
         ),

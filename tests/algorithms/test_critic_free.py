@@ -81,14 +81,14 @@ def test_a2c_learns(project: Path, tmp_path: Path):
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """(batch, experience, metrics) of every step."""
     seen: list[tuple[Any, ...]] = []
-    real = critic_free.judge
+    real = critic_free.estimate_advantages
 
     def judge(config: Any, roles: Any, batch: Any, *rest: Any) -> Any:
         experience, metrics = real(config, roles, batch, *rest)
         seen.append((batch, experience, metrics))
         return experience, metrics
 
-    monkeypatch.setattr(critic_free, "judge", judge)
+    monkeypatch.setattr(critic_free, "estimate_advantages", judge)
     return seen
 
 

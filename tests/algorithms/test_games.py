@@ -119,15 +119,15 @@ def test_sppo_learns(keep: Any, seed: int, project: Path, tmp_path: Path):
 def test_a_round_begins_with_the_squares_of_its_targets(project: Path, tmp_path: Path):
     """One update, so the logged loss is the one before it: mean of (η (P - ½))² over what is kept."""
     captured: list[Any] = []
-    real = sppo._judge
+    real = sppo._choose
 
-    def judge(*arguments: Any) -> Any:
+    def choose(*arguments: Any) -> Any:
         batch, metrics = real(*arguments)
         captured.append(batch)
         return batch, metrics
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(sppo, "_judge", judge)
+    patch.setattr(sppo, "_choose", choose)
     try:
         (row,) = logged(
             SPPOConfig(**shared(project, tmp_path / "run"), completions_per_prompt=3, minibatches=1, eta=3.0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.algorithms import nlpo, ppo
+from prefloop.algorithms import nlpo, ppo, ppo_roles, supports
 from prefloop.configs.common import LoRA, RunSettings, Sampling
 from prefloop.configs.ppo import KL, NLPOConfig, PPOConfig
 from prefloop.errors import InputError
@@ -50,11 +50,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """(roles, rollout, experience, metrics, masking weights) of every step."""
     steps: list[tuple[Any, ...]] = []
     maskings: list[Any] = []
-    real_open, real_judge = ppo.open_masking, ppo.judge
+    real_open, real_judge = nlpo.open_masking, ppo.estimate_advantages
 
     def opened(*arguments: Any) -> Any:
         found = real_open(*arguments)
-        maskings.extend(found)
+        maskings.append(found)
         return found
 
     def judge(config: Any, roles: Any, rollout: Any, *rest: Any) -> Any:
@@ -64,8 +64,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         steps.append((roles, rollout, experience, metrics, weights, policy, maskings[0]))
         return experience, metrics
 
-    monkeypatch.setattr(ppo, "open_masking", opened)
-    monkeypatch.setattr(ppo, "judge", judge)
+    monkeypatch.setattr(nlpo, "open_masking", opened)
+    monkeypatch.setattr(ppo, "estimate_advantages", judge)
     return steps
 
 
@@ -119,16 +119,16 @@ def test_a_mask_that_moves_between_drawing_and_learning_stops_the_run(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):  # K8
     """Other tokens allowed in the update than when log-probabilities were kept: the ratio is not 1."""
-    real, calls = nlpo.statistics_among, [0]
+    real, calls = supports.statistics_among, [0]
 
-    def other(policy: Any, hidden: Any, batch: Any, supports: Any, groups: Any, **rest: Any) -> Any:
+    def other(policy: Any, hidden: Any, batch: Any, allowed: Any, **rest: Any) -> Any:
         calls[0] += 1
         if calls[0] > 1:  # the first is of the rollout
-            supports = [torch.full_like(bits, 255) for bits in supports]
-        return real(policy, hidden, batch, supports, groups, **rest)
+            allowed = [torch.full_like(bits, 255) for bits in allowed]
+        return real(policy, hidden, batch, allowed, **rest)
 
-    monkeypatch.setattr(nlpo, "statistics_among", other)
-    monkeypatch.setattr(ppo, "statistics_among", other)
+    monkeypatch.setattr(supports, "statistics_among", other)
+    monkeypatch.setattr(ppo_roles, "statistics_among", other)
     with pytest.raises(InputError, match="step 0: ratio is"):
         logged(masked(tiny.ppo(project, tmp_path / "run", model=str(project / "stopping/final")), top_p=0.5))
 

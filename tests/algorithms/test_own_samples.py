@@ -113,14 +113,14 @@ def test_online_dpo_learns(alpha: float, seed: int, project: Path, tmp_path: Pat
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """(policy, reference, rollout, scores, pairs) of every step."""
     seen: list[tuple[Any, ...]] = []
-    real = online_dpo._judge
+    real = online_dpo._compare
 
-    def judge(config: Any, policy: Any, reference: Any, rollout: Any, scores: Any, *rest: Any) -> Any:
+    def compare(config: Any, policy: Any, reference: Any, rollout: Any, scores: Any, *rest: Any) -> Any:
         pairs, metrics = real(config, policy, reference, rollout, scores, *rest)
         seen.append((policy, reference, rollout, scores, pairs))
         return pairs, metrics
 
-    monkeypatch.setattr(online_dpo, "_judge", judge)
+    monkeypatch.setattr(online_dpo, "_compare", compare)
     return seen
 
 

@@ -24,7 +24,7 @@ STEPS, EPOCHS = 2, 3
 def passes(monkeypatch: pytest.MonkeyPatch) -> dict[bool, int]:
     """Passes through a trunk inside a step's judging and updates: with gradient and without."""
     count = {True: 0, False: 0}
-    real, judge, learn = roles.hidden_rows, ppo.judge, ppo._learn
+    real, judge, learn = roles.hidden_rows, ppo.estimate_advantages, ppo._learn
     inside = False
 
     def counted(*given: Any) -> Any:
@@ -44,9 +44,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> dict[bool, int]:
         return run
 
     monkeypatch.setattr(roles, "hidden_rows", counted)
-    monkeypatch.setattr(ppo, "judge", entered(judge))
+    monkeypatch.setattr(ppo, "estimate_advantages", entered(judge))
     monkeypatch.setattr(ppo, "_learn", entered(learn))
-    monkeypatch.setattr(critic_free, "judge", entered(critic_free.judge))
+    monkeypatch.setattr(critic_free, "estimate_advantages", entered(critic_free.estimate_advantages))
     monkeypatch.setattr(critic_free, "_learn", entered(critic_free._learn))
     return count
 

@@ -86,16 +86,16 @@ def test_a_strong_kl_penalty_holds_the_policy_back(project: Path, tmp_path: Path
 
 
 def spy_judge(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What `ppo.judge` was given and gave: (config, roles, rollout, scores, experience, metrics) of every step."""
+    """What `ppo.estimate_advantages` was given and gave: (config, roles, rollout, scores, experience, metrics) of every step."""
     seen: list[tuple[Any, ...]] = []
-    real = ppo.judge
+    real = ppo.estimate_advantages
 
     def judge(config: Any, roles: Any, rollout: Any, scores: Any, *rest: Any) -> Any:
         experience, metrics = real(config, roles, rollout, scores, *rest)
         seen.append((config, roles, rollout, scores, copy.copy(experience), metrics))
         return experience, metrics
 
-    monkeypatch.setattr(ppo, "judge", judge)
+    monkeypatch.setattr(ppo, "estimate_advantages", judge)
     return seen
 
 

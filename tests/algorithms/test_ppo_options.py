@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefloop.algorithms import ppo, ppo_roles
+from prefloop.algorithms import learn, ppo, ppo_roles
 from prefloop.algorithms.inputs import demonstrations
 from prefloop.configs.common import Data, LoRA, Optim, Sampling
 from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
@@ -327,17 +327,16 @@ def test_ptx_reads_texts_too_and_is_a_mean_over_its_tokens(project: Path, tmp_pa
 def test_the_average_is_saved_and_equals_one_by_hand(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ppo_roles.Roles.update_policy
+    real = ppo_roles.Roles.follow
     start = load_policy(str(project / "start"), CPU)
     by_hand = {name: value.double().clone() for name, value in start.model.named_parameters()}
 
-    def update(self: Any, jobs: Any, groups: Any) -> Any:
-        result = real(self, jobs, groups)
+    def follow(self: Any) -> None:
+        real(self)
         for name, value in self.policy.model.named_parameters():
             by_hand[name] = 0.7 * by_hand[name] + 0.3 * value.detach().double()
-        return result
 
-    monkeypatch.setattr(ppo_roles.Roles, "update_policy", update)
+    monkeypatch.setattr(ppo_roles.Roles, "follow", follow)
     logged(tiny.ppo(project, tmp_path / "ppo", steps=2, epochs=2, ema=0.7))
     average = load_policy(str(tmp_path / "ppo/final/ema"), CPU).model
     policy = load_policy(str(tmp_path / "ppo/final"), CPU).model
@@ -532,15 +531,17 @@ def test_every_prompt_of_an_epoch_is_used_once(
 def test_every_completion_is_in_one_minibatch_of_each_epoch(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # D8
-    real = ppo_roles.Roles.update_policy
-    batches: list[list[Group]] = []
+    real = learn.update
+    updates: list[list[Group]] = []
 
-    def update(self: Any, jobs: Any, groups: Any) -> Any:
-        batches.append(list(groups))
-        return real(self, jobs, groups)
+    def update(updater: Any, groups: Any, *rest: Any, **more: Any) -> Any:
+        updates.append(list(groups))
+        return real(updater, groups, *rest, **more)
 
-    monkeypatch.setattr(ppo_roles.Roles, "update_policy", update)
+    monkeypatch.setattr(learn, "update", update)
     logged(tiny.ppo(project, tmp_path / "ppo", epochs=2, minibatches=5))
+    batches = updates[::2]  # the policy's; the critic learns from the same
+    assert updates[1::2] == batches
     assert [len(batch) for batch in batches] == [4, 3, 3, 3, 3] * 2
     for epoch in (batches[:5], batches[5:]):
         assert len({id(group) for batch in epoch for group in batch}) == 16

@@ -100,7 +100,7 @@ def test_a_cut_completion_keeps_the_labels_of_the_steps_that_are_left(project: P
         ],
         scores=torch.zeros(2),
         token_scores=torch.zeros(batch.completion_mask.shape),
-        scales=(),
+        scale=None,
     )
     good = scored.good_steps()
     found = [row[ends].tolist() for row, ends in zip(good, batch.completion_mask, strict=True)]

@@ -1,0 +1,59 @@
+"""What a policy that may choose among some tokens only says of its completions."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from prefloop.models.head import TokenStatistics
+from prefloop.models.masked import masked_statistics
+from prefloop.models.packing import Batch, MicroBatch
+from prefloop.models.roles import Policy, scatter_tokens
+
+Supports = Sequence[UInt8[Tensor, "_ W"]]
+"""For each group the bits of the tokens that each of its completion tokens was chosen among."""
+
+
+def statistics_among(
+    policy: Policy,
+    hidden: Float[Tensor, "N d"],
+    batch: Batch,
+    supports: Supports,
+    *,
+    temperature: float,
+) -> TokenStatistics:
+    """Log-probability and entropy of the masked policy at a batch of groups with these supports."""
+    bits = torch.cat(list(supports))
+    return masked_statistics(hidden, policy.head(), batch, bits, temperature=temperature)
+
+
+@torch.no_grad()
+def masked_numbers(
+    policy: Policy,
+    parts: Sequence[MicroBatch],
+    supports: Supports,
+    like: Float[Tensor, "B T"],
+    temperature: float,
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """Log-probabilities and entropies of the masked policy over a rollout, in the shape of `like`."""
+    logprobs, entropy = torch.zeros_like(like), torch.zeros_like(like)
+    for part in parts:
+        batch = part.batch
+        found = statistics_among(
+            policy, policy.hidden(batch), batch, [supports[g] for g in part.groups], temperature=temperature
+        )
+        for out, values in ((logprobs, found.logprobs), (entropy, found.entropy)):
+            wide = scatter_tokens(values, batch)
+            out[part.rows, : wide.shape[1]] = wide
+    return logprobs, entropy
+
+
+def allowed_tokens(supports: Supports) -> tuple[int, int]:
+    """Tokens that could be chosen, summed over completion tokens, and how many of these there are."""
+    total = count = 0
+    for bits in supports:
+        for place in range(8):
+            total += int(((bits >> place) & 1).sum())
+        count += len(bits)
+    return total, count
