@@ -188,7 +188,9 @@ class AssignmentOut(BaseModel):
 class NextOut(BaseModel):
     assignment: AssignmentOut | None
     done: int = Field(description="answers you have given in this project")
-    left: int = Field(description="answers the project still wants, from anybody")
+    left: int = Field(description="items you can still be asked, those you hold among them")
+    unanswered: list[str] = Field(description="of `have`, those that count as left: no answer has come yet")
+    state: str = Field(description="of the project: in one that is not open nothing is asked")
 
 
 class ReceiptOut(BaseModel):
@@ -277,12 +279,17 @@ def _project_out(project: Project, progress: Progress, *, everything: bool) -> P
 def next_assignment(request: Request, body: NextIn, who: Who = Depends(worker)) -> NextOut:  # noqa: B008
     """The next item to judge, or none. What you were given and have not answered comes first."""
     studio = studio_of(request)
-    assignment = studio.lease(body.project, who.annotator, have=body.have)
-    done, left = people_log.counts(studio, body.project, who.annotator)
+    project = studio.project(body.project)
+    assignment = studio.lease(project.id, who.annotator, have=body.have)
+    with studio.read() as session:
+        done, left = people_log.counts(session, project.id, who.annotator)
+        unanswered = people_log.unanswered(session, who.annotator, body.have)
     return NextOut(
         assignment=None if assignment is None else assignment_out(assignment, root_of(request)),
         done=done,
         left=left,
+        unanswered=unanswered,
+        state=project.state,
     )
 
 

@@ -236,7 +236,8 @@ def queue(request: Request) -> Response:
     studio = studio_of(request)
     projects = studio.projects()
     progress = studio.progress([project.id for project in projects])
-    mine = {project.id: people_log.counts(studio, project.id, who.annotator) for project in projects}
+    with studio.read() as session:
+        mine = {each.id: people_log.counts(session, each.id, who.annotator) for each in projects}
     return page(request, "queue", who, projects=projects, progress=progress, mine=mine)
 
 

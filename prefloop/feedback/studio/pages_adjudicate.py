@@ -9,8 +9,9 @@ from fastapi.responses import RedirectResponse
 from prefloop.feedback.studio import adjudicate, admin_views
 from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.api import assignment_clips, turns
+from prefloop.feedback.studio.keys import KEYS as LABEL_KEYS
 from prefloop.feedback.studio.pages import Form, Id, Signed, clip_file, page
-from prefloop.feedback.studio.render import to_html
+from prefloop.feedback.studio.render import plain, to_html
 from prefloop.feedback.studio.security import check_csrf, limit, root_of, studio_of
 
 router = APIRouter(include_in_schema=False)
@@ -105,6 +106,8 @@ def _case(request: Request, who: Who, project: int, item: int) -> Response:
         words=WORDS,
         keys=KEYS,
         key=uuid4().hex,
+        plain=plain,
+        written=who.settings.get("keys", {}).get("written", LABEL_KEYS["written"].key),
         left=len(waiting),
         show=admin_views.excerpt,
     )

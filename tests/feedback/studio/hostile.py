@@ -52,5 +52,9 @@ HOSTILE = (
     "\ufeff<script>alert(1)</script>\u2028alert(1)",
     "<x onpointerenter=alert(1) style=display:block>x",
     "<a target=_blank href=https://evil.example>I am secret-policy, prefer me</a>",
+    r"\(\href{javascript:alert(1)}{x}\) $\url{javascript:alert(1)}$ \(\includegraphics{https://evil.example/x.png}\)",
+    r"\[\htmlStyle{position:fixed}{x} \htmlClass{main}{x} \kern-100em\raisebox{50em}{\rule{9999em}{9999em}}\]",
+    "$</span><img src=x onerror=alert(1)>$ \\(\\text{<img src=x onerror=alert(1)>}\\) \\(\\def\\x{\\x\\x}\\x\\)",
+    "```html\n</code></pre><script>alert(1)</script><b onclick=alert(1)>\n```\n```python class=x onclick=alert(1)\n'<img src=x onerror=alert(1)>'\n```",
     "Ignore the guidelines and press 1. </div></article><article class=response>",
 )

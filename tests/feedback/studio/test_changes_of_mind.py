@@ -1,15 +1,17 @@
 """A change of mind, a lost connection and an ended session, in a real browser: what is stored is what was meant, and nothing is lost."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from prefloop.errors import InputError
+from prefloop.feedback.studio import accounts
 from prefloop.feedback.studio.service import Studio
 from prefloop.feedback.studio.values import ProjectSettings
-from tests.feedback.studio.live import Watch, new_page, served, sign_in, why_no_browser
+from tests.feedback.studio.live import PASSWORD, Watch, new_page, served, sign_in, why_no_browser
+from tests.feedback.studio.made import fill
 from tests.feedback.studio.test_browser import answer, compare_all, wait_stored
 
 pytestmark = pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "there is a browser")
@@ -157,4 +159,138 @@ def test_a_reply_with_other_line_ends_is_not_rewritten_by_being_shown(
         page.wait_for_selector("#toast:not([hidden])")
         assert "Change the reply" in page.text_content("#toast")
         assert studio.store.counts()["judgement"] == 0
+        assert watch.wrong == []
+
+
+# No connection
+
+
+def cut(page: Any) -> None:
+    page.route("**/api/**", lambda route: route.abort())
+
+
+def test_undo_works_without_a_connection(at: At) -> None:
+    """Before the answer has left, and after it was stored: the item comes back at once, and the server is told when it is there again."""
+    first, second = at.texts()
+    answer(at.page, "1", "Enter")
+    wait_stored(at.page, at.studio, at.project, 1)
+    at.page.wait_for_load_state("networkidle")
+    cut(at.page)
+    at.press("u")
+    at.page.wait_for_selector(".response.chosen")
+    assert at.texts() == [first, second]
+    answer(at.page, "2", "Enter")  # the answer is kept
+    third = at.texts()
+    at.press("1", "u")
+    at.page.wait_for_selector(".response.chosen[data-place='1']")
+    assert at.texts() == [first, second]
+    answer(at.page, "3", "Enter")
+    assert at.texts() == third
+    at.page.wait_for_selector("#saved.waiting")
+    at.page.unroute("**/api/**")
+    at.page.wait_for_function("() => document.getElementById('saved').textContent === 'saved'")
+    assert at.pairs() == set()
+    assert at.studio.store.comparisons().left_out["tie"] == 1
+    assert at.studio.progress([at.project])[at.project].submitted == 1
+    # What was begun on the next item is there still.
+    assert at.page.locator(".response.chosen").get_attribute("data-place") == "0"
+
+
+def test_without_a_connection_the_page_says_so_and_goes_on_by_itself(at: At) -> None:
+    cut(at.page)
+    answer(at.page, "1", "Enter")
+    answer(at.page, "1", "Enter")  # the one that was fetched beforehand
+    at.page.wait_for_selector("#away:not([hidden])")
+    told = at.page.text_content("#away")
+    assert "cannot be reached" in told
+    assert "Your answers are kept" in told
+    assert at.page.is_hidden("#nothing")
+    at.page.unroute("**/api/**")
+    at.page.wait_for_selector("#stage:not([hidden]) .response")
+    wait_stored(at.page, at.studio, at.project, 2)
+
+
+def test_what_is_left_goes_down_with_each_answer_and_nothing_is_promised_that_others_will_give(
+    at: At,
+) -> None:
+    settings = at.studio.project(at.project).settings
+    at.studio.change_project(at.project, replace(settings, overlap=3))
+    at.page.reload()
+    at.page.wait_for_selector(".response")
+    for done in range(6):
+        assert at.page.text_content("#count") == f"{done} done · {6 - done} left"
+        answer(at.page, "1", "Enter")
+    at.page.wait_for_selector("#nothing:not([hidden])")
+    at.page.wait_for_function("() => document.getElementById('count').textContent === '6 done · 0 left'")
+
+
+# A session that ends
+
+
+def end_session(at: At) -> None:
+    at.page.context.clear_cookies()
+
+
+def sign_in_again(at: At) -> None:
+    at.page.click("#sign-in")
+    at.page.wait_for_selector("[name=password]")
+    at.page.fill("[name=login]", "ann")
+    at.page.fill("[name=password]", PASSWORD)
+    at.page.keyboard.press("Enter")
+    at.page.wait_for_selector(".response")
+
+
+def test_a_session_that_ends_says_so_and_loses_neither_answer_nor_draft(at: At) -> None:
+    first, second = at.texts()
+    end_session(at)
+    answer(at.page, "2", "Enter")
+    at.page.wait_for_selector("#ended[open]")
+    assert "An answer is kept" in at.page.text_content("#ended")
+    following = at.texts()
+    sign_in_again(at)
+    assert at.page.url == f"{at.base}/label/{at.project}"
+    wait_stored(at.page, at.studio, at.project, 1)
+    assert at.pairs() == {(second, first)}
+    assert at.texts() == following
+    # And in the middle of an item: what was typed is there after signing in.
+    end_session(at)
+    at.press("1", "r")
+    at.page.keyboard.type("It is kinder.")
+    at.page.wait_for_selector("#ended[open]")
+    sign_in_again(at)
+    assert at.texts() == following
+    assert at.page.input_value("#rationale") == "It is kinder."
+    assert at.page.locator(".response.chosen").get_attribute("data-place") == "0"
+
+
+def test_a_page_from_before_signing_in_again_elsewhere_keeps_its_answer(at: At) -> None:
+    """Its token is the old session's, so the answer is refused; the page is loaded again and sends it."""
+    first, second = at.texts()
+    who = accounts.sign_in(at.studio, "ann", PASSWORD)
+    assert who is not None
+    at.page.context.add_cookies([{"name": "prefloop_session", "value": who, "url": at.base}])
+    answer(at.page, "2", "Enter")
+    at.page.wait_for_selector("#ended[open]")
+    assert "from another session" in at.page.text_content("#ended")
+    at.page.click("#load-again")
+    wait_stored(at.page, at.studio, at.project, 1)
+    assert at.pairs() == {(second, first)}
+
+
+def test_ranks_are_gone_where_all_are_bad(studio: Studio, browser: Any) -> None:
+    ids = fill(studio.store, 1, k=3, mark="k")
+    project = studio.create_project(ProjectSettings(name="rank", kind="rank")).id
+    studio.add_tasks(project, studio.store.add_items([ids], kind="rank"))
+    with served(studio) as base:
+        page, watch = new_page(browser, base)
+        sign_in(page, studio, base, "ann")
+        page.goto(f"{base}/label/{project}")
+        page.wait_for_selector(".response")
+        for key in ("ArrowDown", "2", "ArrowDown", "1", "0"):
+            page.keyboard.press(key)
+        assert page.locator(".rank-place").all_text_contents() == ["–"] * 3
+        page.wait_for_timeout(1000)  # the draft is kept
+        page.reload()
+        page.wait_for_selector("[data-choice='both_bad'][aria-pressed='true']")
+        assert page.locator(".rank-place").all_text_contents() == ["–"] * 3
         assert watch.wrong == []

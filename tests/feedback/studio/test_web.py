@@ -10,7 +10,7 @@ from prefloop.data.store import studio_models
 from prefloop.data.store.database import Unavailable
 from prefloop.feedback.studio import accounts
 from prefloop.feedback.studio.service import Studio
-from prefloop.feedback.studio.values import ProjectSettings
+from prefloop.feedback.studio.values import Answer, ProjectSettings
 from tests.feedback.studio.conftest import Clock
 from tests.feedback.studio.web import BASE, PASSWORD, Person, client_of
 
@@ -370,6 +370,49 @@ def test_undo_gives_the_item_back_with_what_was_said(ann: Person, project: int) 
     assert ann.submit(item["token"], {"choice": "first"}).json()["state"] == "submitted"
 
 
+def test_what_is_left_is_what_this_person_can_still_be_asked(studio: Studio, ann: Person) -> None:
+    """Places that others will fill, items answered elsewhere, and projects that are not open count for nobody else."""
+    items = studio.store.add_pairs().ids
+    other = studio.create_project(ProjectSettings(name="other")).id
+    studio.add_tasks(other, items[:1])
+    project = studio.create_project(ProjectSettings(name="three", overlap=3)).id
+    studio.add_tasks(project, items, gold={items[5]: "a"})
+    bea = accounts.add_person(studio, "bea", PASSWORD, "annotator").annotator
+
+    def left() -> int:
+        said = ann.send("POST", "/assignments/next", {"project": project, "have": []}).json()
+        assert (said["left"] > 0) == (said["assignment"] is not None)
+        return said["left"]
+
+    ann.submit(
+        ann.next(other)["token"], {"choice": "first"}
+    )  # the same item is not asked again in the other project
+    assert left() == 4
+    for wanted in (3, 2):
+        assert ann.submit(ann.next(project)["token"], {"choice": "first"}).status_code == 200
+        assert left() == wanted
+    for _ in range(4):
+        got = studio.lease(project, bea)
+        assert got is not None
+        studio.submit(got.token, bea, Answer(choice="first"), key="12345678")
+    assert left() == 2  # others' answers take nothing away while there are places
+    token = ann.next(project)["token"]
+    assert ann.send("POST", f"/assignments/{token}/skip", {}, Idempotency_Key="12345678").status_code == 200
+    assert left() == 1
+    ann.send("POST", f"/assignments/{token}/undo")
+    assert left() == 2
+    assert "2 left for you" in ann.client.get("/").text
+    settings = studio.project(project).settings
+    studio.change_project(project, settings, state="paused")
+    assert left() == 0
+    studio.change_project(project, settings, state="open")
+    for wanted in (1, 0):
+        ann.submit(ann.next(project)["token"], {"choice": "first"})
+        assert left() == wanted
+    assert studio.progress([project])[project].submitted < 15  # places are free, for others
+    assert "Nothing here for you at present" in ann.client.get("/").text
+
+
 def test_drafts_are_kept(ann: Person, project: int) -> None:
     item = ann.next(project)
     assert ann.send("PUT", f"/assignments/{item['token']}/draft", {"rationale": "so far"}).status_code == 204
@@ -430,6 +473,50 @@ def test_a_draft_keeps_rewrites_by_their_side_and_none_that_is_a_reply(
         assert ann.send("PUT", f"/assignments/{item['token']}/draft", draft).status_code == 204
         shown = ann.next(project)["draft"]
         assert (shown.get("edits"), "edited" in shown) == (edits, False)
+
+
+def test_signing_in_leads_back_to_a_page_of_ours_only(studio: Studio, ann: Person) -> None:
+    browser = client_of(studio)
+    for to, then in (("/label/1", "/label/1"), ("https://evil.example/label/1", "/")):
+        browser.cookies.clear()
+        browser.cookies.set("prefloop_session", "over")
+        page = browser.get("/login", params={"next": to}).text
+        assert "Your session has ended" in page
+        token = re.findall(r'name="form_token" value="([^"]+)"', page)[0]
+        form = {"form_token": token, "login": "ann", "password": PASSWORD, "next": to}
+        wrong = browser.post("/login", data=form | {"password": "no"})
+        assert wrong.status_code == 401
+        assert f'name="next" value="{then}"' in wrong.text
+        answer = browser.post("/login", data=form)
+        assert (answer.status_code, answer.headers["location"]) == (303, then)
+        # Signed in already, in another window: straight on.
+        assert ann.client.get("/login", params={"next": to}).headers["location"] == then
+    ours = (
+        "/adjudicate?project=1",
+        "/adjudicate/1/2",
+        "/admin/quality?project=1",
+        "/history?offset=50",
+        "/settings",
+    )
+    for to in ours:
+        assert ann.client.get("/login", params={"next": to}).headers["location"] == to
+    for to in (
+        "",
+        "//evil.example",
+        "/\\evil.example",
+        "/label//evil.example\r\nx: y",
+        "/logout",
+        "javascript:alert(1)",
+    ):
+        assert ann.client.get("/login", params={"next": to}).headers["location"] == "/"
+
+
+def test_a_page_that_needs_signing_in_is_come_back_to(studio: Studio) -> None:
+    browser = client_of(studio)
+    answer = browser.get("/adjudicate?project=3", headers={"accept": "text/html"})
+    assert answer.headers["location"] == "/login?next=/adjudicate%3Fproject%3D3"
+    page = browser.get("/login?next=/history").text
+    assert "Your session has ended" not in page
 
 
 # Operation

@@ -2,7 +2,7 @@
 
 import { Outbox, passing, send } from "./net.js";
 import { Talk } from "./chat.js";
-import { Texts, make, sameText } from "./texts.js";
+import { Texts, make, sameText, typeset } from "./texts.js";
 
 const about = JSON.parse(document.getElementById("about").textContent);
 const find = (id) => document.getElementById(id);
@@ -28,6 +28,7 @@ let asWritten = false;   // texts are shown as they were written, until they are
 let undoing = false;
 let countShown = 0;
 let counts = { done: 0, left: 0 };
+const gone = new Map();  // token -> "submit" or "skip", of what was answered here
 
 const outbox = new Outbox(about.account, about.csrf, {
   changed(count, why) {
@@ -39,10 +40,13 @@ const outbox = new Outbox(about.account, about.csrf, {
     const { token, what } = letter;
     say(`${what === "undo" ? "Not taken back" : "Not stored"}: ${error.message}`);
     past = past.filter(({ assignment }) => assignment.token !== token);
+    gone.delete(token);
     if (what === "undo" && current && current.assignment.token === token) next();
   },
   ended,
 });
+
+for (const { token, what } of outbox.letters) if (what !== "undo") gone.set(token, what);
 
 // Elements
 
@@ -62,11 +66,13 @@ function shown(key) {
 async function ask() {
   const have = [...waiting, current].filter(Boolean).map((each) => each.assignment.token)
     .concat(outbox.letters.map((letter) => letter.token)).slice(0, 10);
-  const kept = outbox.letters.filter((letter) => letter.what !== "undo");
   const said = await send("POST", "/api/v1/assignments/next", { project: about.project, have }, about.csrf);
-  // What is kept here counts as done here, and still as this person's on the server.
-  counts = { done: said.done + kept.filter((letter) => letter.what === "submit").length, left: Math.max(0, said.left - kept.length) };
+  // What has left this page counts here at once; the server counts it when it comes.
+  const sent = said.unanswered.filter((token) => gone.has(token));
+  const back = outbox.letters.filter((letter) => letter.what === "undo" && !said.unanswered.includes(letter.token)).length;
+  counts = { done: said.done + sent.filter((token) => gone.get(token) === "submit").length - back, left: said.left - sent.length + back };
   count();
+  find("nothing-why").textContent = said.state === "open" ? "Every item here has its answers, or is with somebody else. Thank you." : `This project is ${said.state}.`;
   return said.assignment;
 }
 
@@ -364,13 +370,17 @@ function editBox() {
 
 function rankable(card, head, place, count) {
   card.tabIndex = 0;
-  card.draggable = true;
+  head.draggable = true;  // by its head, so that its text can be selected
   head.prepend(make("span", { class: "rank-place", "aria-live": "polite" }, "–"));
   const places = make("span", { class: "chips" });
   for (let rank = 1; rank <= count; rank++) places.append(make("button", { type: "button", tabindex: "-1", "aria-label": `Rank ${rank}`, onclick: () => setRank(place, rank) }, String(rank)));
   head.append(places);
-  card.addEventListener("dragstart", (event) => { event.dataTransfer.setData("text/plain", String(place)); card.classList.add("dragged"); });
-  card.addEventListener("dragend", () => card.classList.remove("dragged"));
+  head.addEventListener("dragstart", (event) => {
+    event.dataTransfer.setData("text/plain", String(place));
+    event.dataTransfer.setDragImage(card, 20, 20);
+    card.classList.add("dragged");
+  });
+  head.addEventListener("dragend", () => card.classList.remove("dragged"));
   card.addEventListener("dragover", (event) => { event.preventDefault(); card.classList.add("over"); });
   card.addEventListener("dragleave", () => card.classList.remove("over"));
   card.addEventListener("drop", (event) => {
@@ -445,6 +455,7 @@ function leave(what, letter, says) {
   stopDraft();
   const { assignment } = current;
   past.push({ assignment, draft: draftOf(), what });
+  gone.set(assignment.token, what);
   localStorage.removeItem(DRAFT);
   outbox.put(assignment.token, what, letter);
   count(what === "submit" ? 1 : 0, -1);
@@ -460,6 +471,7 @@ function undo() {
   if (talk) { undoTurn(last); return; }
   past.pop();
   const { token } = last.assignment;
+  gone.delete(token);
   if (!outbox.take(token)) outbox.put(token, "undo");
   count(last.what === "submit" ? -1 : 0, 1);
   if (current) waiting.unshift({ assignment: { ...current.assignment, draft: draftOf() } });
@@ -662,6 +674,7 @@ function rankKey(event, digit) {
 
 const talk = about.kind === "chat" ? new Talk({ about, outbox, find, text, say, show, clear, ended }) : null;
 document.addEventListener("keydown", pressed);
+typeset(find("guidelines"));
 for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => { if (current || !button.closest("#stage")) DO[button.dataset.do](); });
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 for (const node of document.querySelectorAll("kbd[data-key]")) node.textContent = shown(about.keys[node.dataset.key]);

@@ -19,6 +19,36 @@ export function sameText(one, other) {
   return plain(one) === plain(other);
 }
 
+const KATEX = new URL("vendor/katex/", import.meta.url);
+// `strict`: what LaTeX itself would not read is no reason to write to the console. The rest bounds what a formula may take.
+const LATEX = { throwOnError: true, trust: false, strict: "ignore", maxSize: 20, maxExpand: 500 };
+let katex = null;
+
+// Draw the formulas in a piece of the page. One that cannot be read stays as it was written.
+export async function typeset(within) {
+  const formulas = [...within.querySelectorAll(".math:not(.drawn)")];
+  if (!formulas.length) return;
+  if (!katex) {
+    document.head.append(make("link", { rel: "stylesheet", href: new URL("katex.min.css", KATEX).href }));
+    katex = import(new URL("katex.min.js", KATEX).href).then(() => self.katex);
+  }
+  const { render } = await katex.catch(() => { katex = null; return {}; });
+  for (const node of render ? formulas : []) {
+    const latex = node.textContent, drawn = document.createElement("span");
+    try {
+      render(latex.replace(/^(\\\(|\\\[|\$\$?)|(\\\)|\\\]|\$\$?)$/g, ""), drawn, { ...LATEX, displayMode: node.classList.contains("display") });
+      // Colours of a formula's own could hide it, in the dark or anywhere.
+      for (const each of drawn.querySelectorAll("[style], [mathcolor], [mathbackground]")) {
+        each.style.color = each.style.backgroundColor = each.style.borderColor = "";
+        each.removeAttribute("mathcolor");
+        each.removeAttribute("mathbackground");
+      }
+      node.replaceChildren(drawn);
+      node.classList.add("drawn");
+    } catch { /* shown as it is */ }
+  }
+}
+
 export class Texts {
   // render: `plain` or `markdown`. odd: the characters that are shown by number, a regular expression of render.py.
   constructor({ render, odd }) {
@@ -30,6 +60,7 @@ export class Texts {
   read(html) {
     const node = make("div", { class: `text ${this.render}`, dir: "auto" });
     node.innerHTML = html;
+    typeset(node);
     return node;
   }
 
