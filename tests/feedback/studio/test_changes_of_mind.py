@@ -294,3 +294,23 @@ def test_ranks_are_gone_where_all_are_bad(studio: Studio, browser: Any) -> None:
         page.wait_for_selector("[data-choice='both_bad'][aria-pressed='true']")
         assert page.locator(".rank-place").all_text_contents() == ["–"] * 3
         assert watch.wrong == []
+
+
+def test_two_windows_keep_each_others_answers(at: At) -> None:
+    fill(at.studio.store, 1, mark="other")
+    project = at.studio.create_project(ProjectSettings(name="other")).id
+    at.studio.add_tasks(project, at.studio.store.add_pairs().ids[-1:])
+    other = at.page.context.new_page()
+    other.goto(f"{at.base}/label/{project}")
+    other.wait_for_selector(".response")
+    other.wait_for_load_state("networkidle")
+    for page in (at.page, other):
+        page.route("**/submit", lambda route: route.abort())
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#saved.waiting")
+    other.close()
+    at.page.unroute("**/submit")
+    wait_stored(at.page, at.studio, at.project, 1)
+    at.page.reload()
+    wait_stored(at.page, at.studio, project, 1)

@@ -41,7 +41,7 @@ export class Talk {
         ? await send("GET", `/api/v1/chats/${this.token}`, undefined, this.about.csrf)
         : await send("POST", "/api/v1/chats", { project: this.about.project }, this.about.csrf));
     } catch (error) {
-      if (error.status === 401) { this.ended(401); return; }
+      if (error.status === 401 || error.status === 403) { this.ended(error.status); return; }
       this.state(error.status === 409 ? error.message : `${error.message}; trying again…`);
       if (error.status !== 409) this.again(LATER);
     }
@@ -106,7 +106,7 @@ export class Talk {
       this.take(said);
     } catch (error) {
       this.field.disabled = this.find("send").disabled = false;
-      if (error.status === 401) { this.ended(401); return; }
+      if (error.status === 401 || error.status === 403) { this.ended(error.status); return; }
       this.say(error.message);
       this.field.focus();
     }
@@ -124,7 +124,7 @@ export class Talk {
     clearTimeout(this.drafting);
     const message = this.field.value, token = this.token;
     this.drafting = setTimeout(() => {
-      send("PUT", `/api/v1/chats/${token}/draft`, { message }, this.about.csrf).catch((error) => { if (error.status === 401) this.ended(401); });
+      send("PUT", `/api/v1/chats/${token}/draft`, { message }, this.about.csrf).catch((error) => { if (error.status === 401 || error.status === 403) this.ended(error.status); });
     }, 800);
   }
 

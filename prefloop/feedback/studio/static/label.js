@@ -106,7 +106,7 @@ async function next() {
       if (mine !== turn || outbox.letters.length) return;
       continue;
     }
-    if (error.status === 401) { ended(401); return; }
+    if (noSession(error)) { ended(error.status); return; }
     away(error);
     if (!passing(error.status)) return;
     await new Promise((done) => { wake = done; setTimeout(done, wait); });
@@ -127,6 +127,8 @@ function away(error) {
     ? `${error.message[0].toUpperCase()}${error.message.slice(1)}. ${outbox.letters.length ? "Your answers are kept in this browser and will be sent. " : ""}The next item comes by itself.`
     : error.message;
 }
+
+const noSession = (error) => error.status === 401 || error.status === 403;
 
 // Nobody is signed in any more, or somebody has signed in anew: what is unfinished is kept, and said.
 function ended(status) {
@@ -203,7 +205,7 @@ function clip(address, name) {
 
 function flags() {
   find("flags").replaceChildren(...about.flags.map((flag, index) => make("button", {
-    type: "button", "aria-pressed": String(current.answer.flags.includes(flag)),
+    type: "button", dir: "auto", "aria-pressed": String(current.answer.flags.includes(flag)),
     onclick: () => toggleFlag(index),
   }, flag, flagging && index < 9 ? make("kbd", {}, String(index + 1)) : null)));
 }
@@ -263,7 +265,7 @@ function bar() {
 }
 
 function scaleRow(scale, index) {
-  const row = make("div", { class: "scale", role: "group", "aria-label": scale.name, "data-scale": index }, make("span", { class: "name" }, scale.name));
+  const row = make("div", { class: "scale", role: "group", "aria-label": scale.name, "data-scale": index }, make("span", { class: "name", dir: "auto" }, scale.name));
   for (let level = 1; level <= scale.levels; level++) {
     row.append(make("button", { type: "button", "data-level": level, "aria-pressed": "false", "aria-label": `${scale.name} ${level} of ${scale.levels}`,
       onclick: () => rate(index, level) }, String(level)));
@@ -489,7 +491,7 @@ async function undoTurn({ assignment: { token } }) {
     show(assignment);
     say("Taken back");
   } catch (error) {
-    if (error.status === 401) ended(401); else say(`Not taken back: ${error.message}`);
+    if (noSession(error)) ended(error.status); else say(`Not taken back: ${error.message}`);
   } finally {
     undoing = false;
   }
@@ -511,7 +513,7 @@ function draft() {
     try {
       await send("PUT", `/api/v1/assignments/${token}/draft`, draftOf(), about.csrf);
       if (!draftTimer) localStorage.removeItem(DRAFT);
-    } catch (error) { if (error.status === 401) ended(401); }
+    } catch (error) { if (noSession(error)) ended(error.status); }
   }, 800);
 }
 

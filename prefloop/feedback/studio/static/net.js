@@ -45,17 +45,26 @@ export class Outbox {
     Object.assign(this, { csrf, changed, refused, ended });
     this.running = null;
     this.wake = () => {};
-    try { this.letters = JSON.parse(localStorage.getItem(this.name)) || []; } catch { this.letters = []; }
+    this.letters = this.stored();
+    this.known = new Set(this.letters.map((letter) => letter.key));
     if (this.letters.length) this.flush();
   }
 
+  stored() {
+    try { return JSON.parse(localStorage.getItem(this.name)) || []; } catch { return []; }
+  }
+
+  // Letters of another window stay as they are.
   keep() {
-    try { localStorage.setItem(this.name, JSON.stringify(this.letters)); } catch { /* private window: kept in memory */ }
+    const others = this.stored().filter((letter) => !this.known.has(letter.key));
+    try { localStorage.setItem(this.name, JSON.stringify([...others, ...this.letters])); } catch { /* private window: kept in memory */ }
     this.changed(this.letters.length);
   }
 
   put(token, what, body) {
-    this.letters.push({ token, what, body, key: newKey() });
+    const key = newKey();
+    this.known.add(key);
+    this.letters.push({ token, what, body, key });
     this.keep();
     return this.flush();
   }
