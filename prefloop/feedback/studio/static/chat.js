@@ -1,6 +1,6 @@
 // Live chat: one writes, two answers come, the better one goes on the conversation. What is chosen leaves by the outbox as everywhere (see label.js).
 
-import { newKey, send } from "./net.js";
+import { newKey, root, send } from "./net.js";
 import { make } from "./texts.js";
 
 const SOON = 350, LATER = 1500;   // milliseconds until the page looks again for answers
@@ -11,7 +11,7 @@ export class Talk {
     Object.assign(this, { about, outbox, find, text, say, show, clear, ended });
     this.token = "";
     this.messages = [];
-    this.kept = `prefloop message ${about.account}`;
+    this.kept = `prefloop message ${root} ${about.account}`;
     this.letter = null;    // { message, key } that may not have arrived
     this.timer = 0;
     this.field = find("message");

@@ -1,6 +1,6 @@
 // The page where one judges. The item on the screen and the next one are leased; an answer goes to the outbox and the next item is shown at once.
 
-import { Outbox, passing, send } from "./net.js";
+import { Outbox, passing, root, send } from "./net.js";
 import { Talk } from "./chat.js";
 import { Texts, make, sameText, typeset } from "./texts.js";
 
@@ -524,7 +524,7 @@ function stopDraft() {
 
 // A draft that the server may not have: kept in the browser, and used where its item is shown again.
 
-const DRAFT = `prefloop draft ${about.account}`;
+const DRAFT = `prefloop draft ${root} ${about.account}`;
 
 function keepDraft() {
   if (!current) return;

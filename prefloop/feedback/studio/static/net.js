@@ -41,7 +41,7 @@ export class Outbox {
   // changed(count, why): how many are kept, and why they are not sent yet. refused(letter, error): one that the server does not take.
   // ended(status): nobody is signed in (401), or the page is from another session (403); the letters wait for the next page.
   constructor(account, csrf, { changed, refused, ended }) {
-    this.name = `prefloop outbox ${account}`;
+    this.name = `prefloop outbox ${root}${root && " "}${account}`;
     Object.assign(this, { csrf, changed, refused, ended });
     this.running = null;
     this.wake = () => {};
