@@ -85,13 +85,12 @@ def draw(page: Any, count: int) -> None:
 def test_formulas_are_drawn_and_code_is_coloured_with_nothing_from_elsewhere(opened_at: Open) -> None:
     page = opened_at("formulas")
     draw(page, 4)
+    page.wait_for_function(
+        "() => [...document.fonts].some((font) => font.family.startsWith('KaTeX') && font.status === 'loaded')"
+    )
     # A fraction is drawn over more than a line's height, in KaTeX's own font; two lines of the formula stay two.
     box = page.evaluate("document.querySelector('.math.display .mfrac').getBoundingClientRect().height")
-    assert box > 25
-    page.evaluate("document.fonts.ready")
-    assert page.evaluate(
-        "[...document.fonts].some((font) => font.family.startsWith('KaTeX') && font.status === 'loaded')"
-    )
+    assert box > 20
     whole = page.evaluate("document.querySelector('.math.display').getBoundingClientRect().height")
     assert whole > box + 20
     # What KaTeX cannot read stays as it was written.
