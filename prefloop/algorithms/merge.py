@@ -17,7 +17,7 @@ from prefloop.models.load import load_policy, save_policy
 from prefloop.models.merge import merged
 from prefloop.runtime import start_world
 from prefloop.runtime.files import writing
-from prefloop.text import check_same_tokens, load_tokenizer
+from prefloop.text import check_same_tokens, declare_stops, load_tokenizer, stop_token_ids
 
 
 def merge(config: MergeConfig) -> Path:
@@ -39,10 +39,11 @@ def merge(config: MergeConfig) -> Path:
         record.begin(models=models)
         policy = load_policy(config.base, compute)
         base = {name: tensor.detach().clone() for name, tensor in policy.model.state_dict().items()}
-        trained = []
+        trained, stops = [], list(stop_token_ids(tokenizer))
         for name in config.models:
             theirs = load_tokenizer(name, trust_remote_code=compute.trust_remote_code)
             check_same_tokens(tokenizer, theirs, what=f"model {name!r}")
+            stops += stop_token_ids(theirs)
             state = dict(load_policy(name, compute).model.state_dict())
             _check_shapes(base, state, name, config.base)
             trained.append(state)
@@ -57,6 +58,7 @@ def merge(config: MergeConfig) -> Path:
             scale=config.scale,
         )
         policy.model.load_state_dict(weights)
+        declare_stops(tokenizer, stops)
         with writing(out, way_out="name another folder with --out"):
             save_policy(policy, tokenizer, out)
         record.finish(out, kind="policy", step=0, metrics={})

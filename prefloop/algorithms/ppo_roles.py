@@ -21,6 +21,7 @@ from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
 from prefloop.models.average import MovingAverage
+from prefloop.models.generation import save_model
 from prefloop.models.head import TokenStatistics
 from prefloop.models.load import (
     critic_from_policy,
@@ -326,9 +327,7 @@ def _with_average(
 ) -> Callable[[Path], None]:
     def both(folder: Path) -> None:
         save(folder)
-        weights = average.of(policy)
-        policy.model.save_pretrained(folder / EMA, state_dict=weights)
-        tokenizer.save_pretrained(folder / EMA)
+        save_model(policy.model, tokenizer, folder / EMA, average.of(policy))
 
     return both
 

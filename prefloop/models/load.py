@@ -25,6 +25,7 @@ from prefloop.configs.common import Compute
 from prefloop.configs.pretrain import Architecture
 from prefloop.errors import InputError
 from prefloop.models import attention
+from prefloop.models.generation import save_model, settle
 from prefloop.models.packing import pack
 from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head
 from prefloop.models.trunk import Way, hidden_rows, packed_way
@@ -184,6 +185,7 @@ def load_policy(name: str, compute: Compute) -> Policy:
         raise InputError(
             f"model {name!r} has a head {heads[0]}, which scores texts; name a causal language model (a reward model is not a policy)"
         )
+    settle(model.generation_config, name)
     return as_policy(model, compute)
 
 
@@ -300,17 +302,12 @@ def critic_from_policy(name: str, tokenizer: PreTrainedTokenizerBase, compute: C
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """As a plain causal language model that `AutoModelForCausalLM` loads."""
-    _save(policy.model, tokenizer, folder)
+    save_model(policy.model, tokenizer, folder)
 
 
 def save_classifier(role: RewardModel | Critic, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """As a sequence classifier with one label that `AutoModelForSequenceClassification` loads, with the same scores."""
-    _save(role.model, tokenizer, folder)
-
-
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_model(role.model, tokenizer, folder)
 
 
 def set_reward_moments(reward_model: RewardModel, mean: float, std: float) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefloop.configs.common import LoRA
 from prefloop.errors import InputError
+from prefloop.models.generation import save_model
 from prefloop.models.roles import Critic, Policy, RewardModel, scalar_head
 
 if TYPE_CHECKING:
@@ -163,5 +164,4 @@ def save_merged(
     """The role's adapter by itself in `folder/adapter`, and merged into the trunk as a plain model in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_adapter(peft, role.adapter_name, folder / ADAPTER)
-    role.model.save_pretrained(folder, state_dict=merged_weights(role.model, role.adapter_name))
-    tokenizer.save_pretrained(folder)
+    save_model(role.model, tokenizer, folder, merged_weights(role.model, role.adapter_name))

@@ -144,7 +144,7 @@ def _scores(
     found: dict[int, np.ndarray] = {}
     for place in sorted(set(places)):
         groups = [
-            completions_group(tokenizer, prompt, [one.text], ended=[one.ended])
+            completions_group(tokenizer, prompt, [one.text], ended=[one.ended], origin="drawn")
             for prompt, (one,) in zip(prompts, measured.evaluated[place].completions, strict=True)
         ]
         tokens = setting.compute.micro_batch_tokens

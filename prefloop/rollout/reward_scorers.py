@@ -64,7 +64,7 @@ class Written:
     def groups(self, tokenizer: PreTrainedTokenizerBase) -> list[Group]:
         """In the tokens that a scorer reads."""
         return [
-            completions_group(tokenizer, prompt, texts, budgets=self.budgets)
+            completions_group(tokenizer, prompt, texts, origin="drawn", budgets=self.budgets)
             for prompt, texts, _ in self.written()
         ]
 
@@ -180,7 +180,9 @@ class ImplicitPart:
 
 def _groups_in_context(tokenizer: PreTrainedTokenizerBase, asked: Asked, context: str) -> list[Group]:
     return [
-        completions_group(tokenizer, prompt.in_context(context), texts, ended=ended, budgets=asked.budgets)
+        completions_group(
+            tokenizer, prompt.in_context(context), texts, ended=ended, origin="drawn", budgets=asked.budgets
+        )
         for prompt, texts, ended in asked.written()
     ]
 

@@ -46,7 +46,7 @@ class Rollout:
         if judge.get_vocab() == policy.get_vocab() and judge.chat_template == policy.chat_template:
             return self.groups
         return [
-            completions_group(judge, prompt, texts, ended=ended)
+            completions_group(judge, prompt, texts, ended=ended, origin="drawn")
             for prompt, texts, ended in zip(self.prompts, self.texts, self.ended, strict=True)
         ]
 

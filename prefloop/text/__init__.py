@@ -15,6 +15,7 @@ from prefloop.text.encode import (
     pretraining_blocks,
 )
 from prefloop.text.groups import Group, cut_by_tokens
+from prefloop.text.template import declare_stops
 from prefloop.text.tokenizer import (
     check_same_tokens,
     check_vocabulary,
@@ -32,6 +33,7 @@ __all__ = [
     "comparison_group",
     "completions_group",
     "cut_by_tokens",
+    "declare_stops",
     "decode_completion",
     "decode_completions",
     "demonstration_group",

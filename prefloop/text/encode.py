@@ -27,16 +27,18 @@ from prefloop.records import (
     Steps,
     Text,
 )
+from prefloop.text.chat import escape
 from prefloop.text.drafts import Draft, encode_openings, encode_scripts
 from prefloop.text.groups import Group
 from prefloop.text.script import (
+    Origin,
     Script,
     write_completions,
     write_conversation,
     write_opening,
     write_steps,
 )
-from prefloop.text.template import conventions, escape
+from prefloop.text.template import conventions
 from prefloop.text.tokens import BATCH, check_unicode, decode, encode_texts
 
 if TYPE_CHECKING:
@@ -106,12 +108,14 @@ def completions_group(
     completions: Sequence[str],
     *,
     ended: bool | Sequence[bool] = True,
+    origin: Origin = "written",
     budgets: tuple[int, int] | None = None,
 ) -> Group:
-    """A prompt and any number of its completions; `ended` says which of them stopped by themselves. What is longer than the budgets of
-    prompt and completion tokens, where there are any, is cut as training cuts it."""
+    """A prompt and any number of its completions; `ended` says which of them stopped by themselves, `origin` whether a
+    policy drew them, whose words are kept even where the chat template would not write them so. What is longer than the
+    budgets of prompt and completion tokens, where there are any, is cut as training cuts it."""
     ends = [ended] * len(completions) if isinstance(ended, bool) else ended
-    script = write_completions(tokenizer, prompt, completions, ends)
+    script = write_completions(tokenizer, prompt, completions, ends, origin)
     draft = _only(encode_scripts(tokenizer, [script]))
     return (draft.cut(*budgets) if budgets else draft).group()
 
@@ -124,12 +128,12 @@ def steps_group(
     separator: str,
     budgets: tuple[int, int] | None = None,
 ) -> Group:
-    """A prompt and its completions, masks True where a step ends: behind each separator, and at the completion's end. Cut to the budgets
-    as in `completions_group`."""
+    """A prompt and completions that a policy drew, masks True where a step ends: behind each separator, and at the completion's end.
+    Cut to the budgets as in `completions_group`."""
     drafts = encode_scripts(
         tokenizer,
         [
-            write_steps(tokenizer, prompt, _pieces_of(text, separator), ended=end)
+            write_steps(tokenizer, prompt, _pieces_of(text, separator), ended=end, origin="drawn")
             for text, end in zip(completions, ended, strict=True)
         ],
     )

@@ -1,16 +1,27 @@
-"""Records to scripts: which text is the prompt, which is trained, where stop tokens go. Nothing is tokenised yet."""
+"""Records to scripts: which text is the prompt, which is trained, where stop tokens go. Nothing is tokenised yet.
 
-from collections.abc import Sequence
+A trained turn is what the chat template writes for the finished chat behind the text that it prompts with, to the
+last character. Where the finished chat does not begin with that prompt, or lacks part of the answer (a thought,
+say), there is no such text, and the row is refused.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefloop.errors import InputError
 from prefloop.records import Conversation, Message, Prompt
-from prefloop.text.template import Conventions, Turn, conventions, escape, escape_messages, match_turn, render
+from prefloop.text.chat import check_answered, check_written, escape, parting, render, write_messages
+from prefloop.text.template import Conventions, Turn, conventions
 from prefloop.text.tokens import check_unicode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+Origin = Literal["written", "drawn"]
+"""Where a completion comes from. What people or files wrote becomes the template's turn or is refused. What a policy
+drew behind the generation prompt is a turn as well where that is possible; else it is kept as it was drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,32 +62,76 @@ def write_opening(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> Openi
         return Opening(
             start=known.start if prompt.content else known.empty, text=escape(prompt.content, known.control)
         )
-    _turn_of(known)
-    return Opening(
-        start=(), text=render(tokenizer, _escaped(known, prompt.content, "the prompt"), generation=True)
-    )
+    return _chat_opening(tokenizer, _written(tokenizer, known, prompt.content, "the prompt"))
+
+
+def _chat_opening(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, Any]]) -> Opening:
+    _turn_of(conventions(tokenizer))
+    text = render(tokenizer, messages, generation=True)
+    check_written(text, messages)
+    return Opening(start=(), text=text)
 
 
 def write_completions(
-    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, completions: Sequence[str], ended: Sequence[bool]
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: Prompt,
+    completions: Sequence[str],
+    ended: Sequence[bool],
+    origin: Origin = "written",
 ) -> Script:
     """A prompt and its completions; those that `ended` get the stop token."""
     known = conventions(tokenizer)
-    opening = write_opening(tokenizer, prompt)
-    parts: list[tuple[Part, ...]] = []
-    for completion, stops in zip(completions, ended, strict=True):
+    for completion in completions:
         check_unicode(completion, "the completion")
-        text = escape(completion, known.control)
-        if isinstance(prompt.content, str):
-            stop = known.end
+    texts = [escape(completion, known.control) for completion in completions]
+    if isinstance(prompt.content, str):
+        opening = write_opening(tokenizer, prompt)
+        parts = [
+            (Part(text=text, stop=(known.end,) if stops else (), trained=True),)
+            for text, stops in zip(texts, ended, strict=True)
+        ]
+        return Script(opening=opening, completions=tuple(parts))
+    messages = _written(tokenizer, known, prompt.content, "the prompt")
+    opening = _chat_opening(tokenizer, messages)
+    parts = []
+    for text, stops in zip(texts, ended, strict=True):
+        if stops:
+            said = _answer(tokenizer, known, opening.text, messages, text, origin)
         else:
-            turn = _turn_of(known)
-            messages = escape_messages(prompt.content, known.control)
-            whole = render(tokenizer, [*messages, {"role": "assistant", "content": text}], generation=False)
-            text = _turn_text(turn, _after_prompt(opening.text, whole), text, ended=stops)
-            stop = turn.stop
-        parts.append((Part(text=text, stop=(stop,) if stops else (), trained=True),))
+            said = Part(text=_unfinished(_turn_of(known), text, origin), stop=(), trained=True)
+        parts.append((said,))
     return Script(opening=opening, completions=tuple(parts))
+
+
+def _answer(
+    tokenizer: "PreTrainedTokenizerBase",
+    known: Conventions,
+    prompt: str,
+    messages: Sequence[Mapping[str, Any]],
+    text: str,
+    origin: Origin,
+) -> Part:
+    """An answer that ended."""
+    turn, message = _turn_of(known), {"role": "assistant", "content": text}
+    try:
+        whole = render(tokenizer, [*messages, message], generation=False)
+        text, (_, stop) = _turn_text(known, turn, prompt, whole, message)
+    except InputError:
+        if origin == "written":
+            raise
+        stop = turn.stop
+    return Part(text=text, stop=(stop,), trained=True)
+
+
+def _unfinished(turn: Turn, text: str, origin: Origin) -> str:
+    """An answer that goes on, behind what the template writes before one.
+
+    What was drawn already holds that: the policy wrote its own thought. Only white space may be lacking, since whoever
+    keeps texts may have trimmed it.
+    """
+    if (origin == "drawn" and turn.prefix.strip()) or text.startswith(turn.prefix):
+        return text
+    return turn.prefix + text
 
 
 def write_steps(
@@ -85,13 +140,14 @@ def write_steps(
     pieces: Sequence[str],
     *,
     ended: bool = True,
+    origin: Origin = "written",
 ) -> Script:
     """A prompt and one completion in pieces, a step each with what separates it from the next; the last has the stop token if it `ended`.
 
     Raises `InputError` where the chat template does not write the completion as it is.
     """
     known = conventions(tokenizer)
-    script = write_completions(tokenizer, prompt, ["".join(pieces)], [ended])
+    script = write_completions(tokenizer, prompt, ["".join(pieces)], [ended], origin)
     ((whole,),) = script.completions
     texts = [escape(piece, known.control) for piece in pieces]
     before, found, after = whole.text.partition("".join(texts))
@@ -114,7 +170,7 @@ def write_conversation(tokenizer: "PreTrainedTokenizerBase", conversation: Conve
     """
     known = conventions(tokenizer)
     turn = _turn_of(known)
-    messages = _escaped(known, conversation.messages, "the conversation")
+    messages = _written(tokenizer, known, conversation.messages, "the conversation")
     turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
         raise InputError(
@@ -126,22 +182,20 @@ def write_conversation(tokenizer: "PreTrainedTokenizerBase", conversation: Conve
             "set a chat template that does, or give one record per assistant turn"
         )
     last = render(tokenizer, messages[: turns[-1] + 1], generation=False)
-    opening, parts, written = "", [], 0
+    check_written(last, messages[: turns[-1] + 1])
+    opening, parts, so_far = "", [], ""
     for place in turns:
         prompt = render(tokenizer, messages[:place], generation=True)
         whole = last if place == turns[-1] else render(tokenizer, messages[: place + 1], generation=False)
-        rest = _after_prompt(prompt, whole)
-        content = messages[place]["content"]
         if place == turns[0]:
             opening = prompt
         elif last.startswith(prompt):
-            parts.append(Part(text=prompt[written:], stop=(), trained=False))
+            parts.append(Part(text=prompt[len(so_far) :], stop=(), trained=False))
         else:
             raise _rewritten(place)
-        text = _turn_text(turn, rest, content, ended=True)
-        parts.append(Part(text=text, stop=(turn.stop,), trained=True))
-        so_far = prompt + text + turn.stop_text
-        written = len(so_far)
+        text, (stop_text, stop) = _turn_text(known, turn, prompt, whole, messages[place])
+        parts.append(Part(text=text, stop=(stop,), trained=True))
+        so_far = prompt + text + stop_text
         if place != turns[-1] and not last.startswith(so_far):
             raise _rewritten(place)
     return Script(
@@ -163,31 +217,38 @@ def _turn_of(known: Conventions) -> Turn:
     return known.turn
 
 
-def _escaped(known: Conventions, messages: Sequence[Message], what: str) -> list[dict[str, str]]:
+def _written(
+    tokenizer: "PreTrainedTokenizerBase", known: Conventions, messages: Sequence[Message], what: str
+) -> list[dict[str, Any]]:
     for place, message in enumerate(messages):
-        check_unicode(message.content, f"message {place + 1} of {what}")
-    return escape_messages(messages, known.control)
+        for text in (message.content, message.reasoning):
+            check_unicode(text, f"message {place + 1} of {what}")
+    return write_messages(tokenizer, messages, known.control)
 
 
-def _after_prompt(prompt: str, whole: str) -> str:
-    """What the template writes after the generation prompt when it writes the assistant's turn."""
-    if not whole.startswith(prompt):
-        raise InputError(
-            f"the chat template prompts the assistant with text ending in {prompt[-30:]!r} but writes this turn differently; "
-            "set a chat template whose generation prompt is how an assistant's turn begins"
-        )
-    return whole[len(prompt) :]
+def _turn_text(
+    known: Conventions, turn: Turn, prompt: str, whole: str, message: Mapping[str, Any]
+) -> tuple[str, tuple[str, int]]:
+    """What the template wrote of an assistant's message after the generation prompt, up to its stop token; and that token.
 
-
-def _turn_text(turn: Turn, rest: str, content: str, *, ended: bool) -> str:
-    """Text of an assistant's turn up to its stop token.
-
-    The template's where it keeps the content, up to trimmed ends. Where it drops or moves parts of it
-    (thinking), the content itself: that is what a model would have said after this prompt.
+    Raises `InputError` where that is not the message: then no text would be both trained and asked for.
     """
-    written = match_turn(turn, rest, content)
-    if written is None:
-        return content
-    if ended:
-        return turn.prefix + written + turn.suffix
-    return turn.prefix + content[content.find(written) :]
+    if not whole.startswith(prompt):
+        at = parting(prompt, whole)
+        raise InputError(
+            f"the chat template prompts the assistant with text ending in {prompt[-30:]!r} but writes this turn differently "
+            f"({whole[max(0, at - 10) : at + 20]!r} stands there), so what would be trained is not what is asked for later; set a chat template whose "
+            "generation prompt is how an assistant's turn begins"
+        )
+    rest = whole[len(prompt) :]
+    check_answered(turn.generation + rest, message)
+    if not turn.written:
+        return rest.removesuffix(turn.suffix) + turn.suffix, (turn.stop_text, turn.stop)
+    for stop_text, stop in known.stop_texts:
+        text, found, after = rest.rpartition(stop_text)
+        if found and after.strip() in ("", turn.after.strip()):
+            return text, (stop_text, stop)
+    raise InputError(
+        f"the chat template ends this turn with {rest[-30:]!r}, which is no stop token ({', '.join(text for text, _ in known.stop_texts)}); "
+        "name the token in eos_token_id of generation_config.json, or set another chat template"
+    )

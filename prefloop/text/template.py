@@ -1,27 +1,20 @@
-"""What a tokenizer writes around our text: start and end tokens, control tokens, the chat template.
+"""What a tokenizer writes around our text: start and end tokens, control tokens, the chat template's turn.
 
-Two rules hold everywhere. Control tokens come from the tokenizer and its template only: a record whose text
-spells `<|im_end|>` is read as those characters (`escape`). And a chat is accepted only where the template is
-honest: the assistant's turn, once written, must begin with the very text the model was prompted with, or
-training and sampling would see different things.
+A template is asked to write small chats, and its turn is read off them. A template that cannot even prompt the
+assistant serves no chat. Whether a row can be trained is decided row by row (`prefloop.text.script`).
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError
-
 from prefloop.errors import InputError
-from prefloop.records import Message
+from prefloop.text.chat import parting, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-BREAK = "\udc7f"
-"""Marks where a control token's text is cut in two. A lone surrogate, which no valid text has."""
 
 _USER, _ASSISTANT, _NEXT = "Wqzu", "Xqzk", "Yqzj"
 """Contents of the chat that templates are probed with: words that no template has of its own."""
@@ -31,7 +24,11 @@ _USER, _ASSISTANT, _NEXT = "Wqzu", "Xqzk", "Yqzj"
 class Turn:
     """How a template writes an assistant's turn after the generation prompt: prefix, content, suffix, stop."""
 
+    generation: str
+    """What the generation prompt adds to the chat so far."""
     prefix: str
+    """What stands before an answer without a thought; empty where the template writes such a turn otherwise than it
+    prompts for it."""
     suffix: str
     stop: int
     """Token that ends the turn; the last one trained, and where sampling stops."""
@@ -39,6 +36,8 @@ class Turn:
     """How the template writes it; empty where it writes none, and `stop` is then the tokenizer's end token."""
     written: bool
     """Whether the template also writes it after the last turn of a chat, or only between turns."""
+    after: str
+    """What it writes after the last turn's stop token: nothing, or a line break."""
     opening: str
     """The added token that opens the assistant's turn, such as `<|im_start|>`; empty where there is none."""
 
@@ -60,32 +59,37 @@ class Conventions:
     """Those tokens, but for the one that stands for unknown characters: text may have it."""
     turn: Turn | str
     """How its template writes a turn, or why chats cannot be written."""
-
-    @property
-    def stops(self) -> tuple[int, ...]:
-        """Tokens that end a completion: the end token, then the template's end of turn if that is another."""
-        stop = self.turn.stop if isinstance(self.turn, Turn) else self.end
-        return (self.end,) if stop == self.end else (self.end, stop)
+    stops: tuple[int, ...]
+    """Tokens that end a completion: the end token, the template's end of turn, and what the model's files name besides."""
+    stop_texts: tuple[tuple[str, int], ...]
+    """Those that a template can write, with their ids; the end of turn first."""
 
 
 _known: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, Conventions]]" = WeakKeyDictionary()
+_declared: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, ...]]" = WeakKeyDictionary()
+
+
+def declare_stops(tokenizer: "PreTrainedTokenizerBase", ids: Iterable[int]) -> None:
+    """Take tokens that the files beside the tokenizer say a text ends with (`eos_token_id`, often a list) as stop tokens too."""
+    _declared[tokenizer] = tuple(ids)
 
 
 def conventions(tokenizer: "PreTrainedTokenizerBase") -> Conventions:
     """What `tokenizer` writes around a text, found by asking it once.
 
-    Asked again when its template, start or end token or size has changed.
+    Asked again when its template, start, end or declared stop tokens or size have changed.
 
     Raises `InputError` where it has no end token.
     """
-    state = (tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token, len(tokenizer))
+    declared = _declared.get(tokenizer, ())
+    state = (tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token, len(tokenizer), declared)
     known = _known.get(tokenizer)
     if known is None or known[0] != state:
-        known = _known[tokenizer] = (state, _find_conventions(tokenizer))
+        known = _known[tokenizer] = (state, _find_conventions(tokenizer, declared))
     return known[1]
 
 
-def _find_conventions(tokenizer: "PreTrainedTokenizerBase") -> Conventions:
+def _find_conventions(tokenizer: "PreTrainedTokenizerBase", declared: Sequence[int]) -> Conventions:
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise InputError(
@@ -95,7 +99,9 @@ def _find_conventions(tokenizer: "PreTrainedTokenizerBase") -> Conventions:
     added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values()}
     added |= {str(token): True for token in tokenizer.all_special_tokens}
     turn = _find_turn(tokenizer, [token for token in added if not token.isspace()], end)
-    control = {token for token, special in added.items() if special}
+    ends = [turn.stop] if isinstance(turn, Turn) else []
+    texts = {id: str(tokenizer.convert_ids_to_tokens(id)) for id in dict.fromkeys((*ends, end, *declared))}
+    control = {token for token, special in added.items() if special} | set(texts.values())
     if isinstance(turn, Turn):
         control |= {turn.stop_text, turn.opening} - {""}
     start = _start(tokenizer)
@@ -107,6 +113,8 @@ def _find_conventions(tokenizer: "PreTrainedTokenizerBase") -> Conventions:
         control=_any_of(control),
         control_ids=frozenset(_id_of(tokenizer, text) for text in control if text != tokenizer.unk_token),
         turn=turn,
+        stops=tuple(dict.fromkeys((end, *ends, *declared))),
+        stop_texts=tuple((text, id) for id, text in texts.items()),
     )
 
 
@@ -130,40 +138,52 @@ def _find_turn(tokenizer: "PreTrainedTokenizerBase", added: Sequence[str], end: 
     """Have the template write a small chat and find the parts of the assistant's turn around its content."""
     user = {"role": "user", "content": _USER}
     assistant = {"role": "assistant", "content": _ASSISTANT}
+    end_text = str(tokenizer.eos_token)
     try:
         bare = render(tokenizer, [user], generation=False)
         prompt = render(tokenizer, [user], generation=True)
-        whole = render(tokenizer, [user, assistant], generation=False)
     except InputError as error:
         return str(error)
-    if not whole.startswith(prompt):
-        return (
-            f"the chat template prompts the assistant with {prompt.removeprefix(bare)!r} but writes its turn differently; "
-            "set a chat template whose generation prompt is how an assistant's turn begins"
-        )
-    prefix, found, tail = whole[len(prompt) :].partition(_ASSISTANT)
-    if not found:
-        return "the chat template leaves out the assistant's text; set another chat_template"
-    if prefix.strip() and prompt == bare:
+    try:
+        whole = render(tokenizer, [user, assistant], generation=False)
+    except InputError:  # it prompts, and never writes an answer down
+        whole = ""
+    head, found, tail = whole.partition(_ASSISTANT)
+    prefix = head.removeprefix(prompt) if found and head.startswith(prompt) else ""
+    stop = _stop_in(tail, added, end_text)
+    written = stop is not None
+    after = tail[stop.end() :] if stop else ""
+    always_prompts = after.strip() and bare.endswith(after)
+    if prefix.strip() and prompt == bare and not always_prompts:
         return (
             f"the chat template writes {prefix!r} before the assistant's text but not when asked for a generation prompt; "
             "set a chat template that heeds add_generation_prompt"
         )
-    stop = _any_of(added).search(tail)
-    written = stop is not None
     if stop is None:
         tail = _after_turn(tokenizer, user, assistant)
-        stop = _any_of(added).search(tail)
+        stop = _stop_in(tail, added, end_text)
         stop = stop if stop and not tail[: stop.start()].strip() else None
-    opening = _any_of(added).search(prompt.removeprefix(bare))
+    generation = prompt[parting(bare, prompt) :]
+    opening = _any_of(added).search(generation)
     return Turn(
+        generation=generation,
         prefix=prefix,
         suffix=tail[: stop.start()] if stop else "",
         stop=_id_of(tokenizer, stop.group()) if stop else end,
         stop_text=stop.group() if stop else "",
         written=written,
+        after=after,
         opening=opening.group() if opening else "",
     )
+
+
+def _stop_in(tail: str, added: Sequence[str], end_text: str) -> re.Match[str] | None:
+    """The token that ends a turn in what follows its content: the first one, or the tokenizer's end token where tokens
+    in a row hold it."""
+    first = _any_of(added).search(tail)
+    row = re.compile(f"(?:{_any_of(added).pattern})+").match(tail, first.start()) if first else None
+    end = re.compile(re.escape(end_text)).search(tail, row.start(), row.end()) if row else None
+    return end or first
 
 
 def _after_turn(tokenizer: "PreTrainedTokenizerBase", user: dict[str, str], assistant: dict[str, str]) -> str:
@@ -179,60 +199,3 @@ def _id_of(tokenizer: "PreTrainedTokenizerBase", token: str) -> int:
     found = tokenizer.convert_tokens_to_ids(token)
     assert isinstance(found, int)
     return found
-
-
-def render(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]], *, generation: bool
-) -> str:
-    """The chat as its template writes it, with the opening of the assistant's next turn if `generation`.
-
-    Raises `InputError` where there is no template, or it refuses the chat (for its system turn, say).
-    """
-    if not tokenizer.chat_template:
-        raise InputError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no chat template, but the prompt is a chat; "
-            "give prompts as plain text, or set chat_template in its tokenizer_config.json"
-        )
-    if not messages:
-        raise InputError(
-            "the chat has no message before the assistant's; begin it with a user's or system message"
-        )
-    try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], add_generation_prompt=generation, tokenize=False
-        )
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise InputError(
-            f"the chat template refuses a chat of {roles}: {str(error).replace(BREAK, '')}; "
-            "change the messages, or set another chat_template"
-        ) from error
-    assert isinstance(text, str)
-    return text
-
-
-def escape(text: str, control: re.Pattern[str]) -> str:
-    """`text` with a `BREAK` inside what would be read as a control token, so that it stays plain text."""
-    pieces, start = [], 0
-    while found := control.search(text, start):
-        pieces.append(text[start : found.start() + 1])
-        start = found.start() + 1
-    return BREAK.join([*pieces, text[start:]])
-
-
-def escape_messages(messages: Iterable[Message], control: re.Pattern[str]) -> list[dict[str, str]]:
-    """Messages as templates read them, their contents escaped."""
-    return [{"role": message.role, "content": escape(message.content, control)} for message in messages]
-
-
-def match_turn(turn: Turn, rest: str, content: str) -> str | None:
-    """`content` as the template wrote it in `rest`, the text after the generation prompt.
-
-    Templates may trim a turn's ends; None where anything else was changed.
-    """
-    for written in dict.fromkeys((content, content.strip(), content.lstrip(), content.rstrip())):
-        if turn.written and rest.startswith(turn.prefix + written + turn.suffix + turn.stop_text):
-            return written
-        if not turn.written and rest.rstrip() == (turn.prefix + written).rstrip():
-            return written
-    return None

@@ -6,16 +6,19 @@ its names.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefloop.errors import InputError
-from prefloop.text.template import conventions
+from prefloop.text.template import conventions, declare_stops
 from prefloop.text.tokens import check_unicode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+log = logging.getLogger(__name__)
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -69,8 +72,62 @@ def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False)
         raise InputError(
             f"the tokenizer of {name!r} has no fast version (tokenizer.json); convert it with the tokenizers library, or take another model"
         )
+    declare_stops(tokenizer, _declared_stops(tokenizer, name, folder))
     conventions(tokenizer)
     return tokenizer
+
+
+def _declared_stops(tokenizer: "PreTrainedTokenizerBase", name: str, folder: Path) -> list[int]:
+    """The `eos_token_id` of the model's files, a number or a list. Ordinary words are left out, with a warning: configurations
+    come with a default, 2, that may be any token."""
+    known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    stops: list[int] = []
+    for file in ("generation_config.json", "config.json"):
+        values = _read_settings(name, folder, file)
+        text = values.get("text_config")
+        found = values.get("eos_token_id", text.get("eos_token_id") if isinstance(text, dict) else None)
+        for token in found if isinstance(found, list) else [] if found is None else [found]:
+            if isinstance(token, bool) or not isinstance(token, int):
+                raise InputError(
+                    f"{name}: eos_token_id in {file} is {found!r}; it must be a token's number, or a list of them"
+                )
+            if token in known:
+                stops.append(token)
+            else:
+                log.warning(
+                    "%s: eos_token_id %d in %s is no control token of the tokenizer, so nothing stops there.",
+                    name,
+                    token,
+                    file,
+                )
+    return list(dict.fromkeys(stops))
+
+
+def _read_settings(name: str, folder: Path, file: str) -> dict[str, Any]:
+    """A file of settings beside the tokenizer's, in the folder or on the hub; empty where there is none."""
+    path = folder / file if folder.exists() else _from_hub(name, file)
+    if path is None or not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON ({error}); write it again, or remove it") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds {type(values).__name__}, not an object with settings; write it again")
+    return values
+
+
+def _from_hub(name: str, file: str) -> Path | None:
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(
+        name,
+        file,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
 
 
 def _load(name: str, folder: Path, trust_remote_code: bool) -> "PreTrainedTokenizerBase":
@@ -138,8 +195,8 @@ def _readable(texts: Iterable[str]) -> Iterator[str]:
 
 
 def stop_token_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """Tokens at which sampling stops: the end token, and the chat template's end of turn where that is
-    another one."""
+    """Tokens at which sampling stops and which decoding takes off: the end token, the chat template's end of turn, and
+    all that `eos_token_id` names in the model's generation_config.json and config.json."""
     return conventions(tokenizer).stops
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefloop.errors import InputError
-from prefloop.text.template import BREAK
+from prefloop.text.chat import BREAK
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

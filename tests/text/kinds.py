@@ -71,11 +71,6 @@ PLAIN_WORDS = """{% for message in messages %}{{ '\\n\\n' + message.role + ': ' 
 NO_GENERATION_PROMPT = """{% for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}<|im_end|>
 {% endfor %}"""
-OTHER_GENERATION_PROMPT = """{% for message in messages %}<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-<think>
-{% endif %}"""
 
 
 def _byte_level(

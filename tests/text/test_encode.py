@@ -423,8 +423,9 @@ def test_thinking_is_trained_as_it_was_said():
     assert (
         tokenizer.convert_tokens_to_ids("<think>") == ids[0]
     )  # an ordinary added token, which the model does say
-    odd = "<think>no line breaks</think>Paris."  # the template would lay it out anew
-    assert decode_completion(tokenizer, encode_completion(tokenizer, chat_prompt("What?"), odd)) == odd
+    odd = "<think>no line breaks</think>Paris."  # the template lays it out anew
+    laid_out = "<think>\nno line breaks\n</think>\n\nParis."
+    assert decode_completion(tokenizer, encode_completion(tokenizer, chat_prompt("What?"), odd)) == laid_out
     plain = encode_completion(tokenizer, chat_prompt("What?"), "Paris.")
     assert tokenizer.decode(plain[:-1]) == "<think>\n\n</think>\n\nParis."
     assert encode_completion(tokenizer, chat_prompt("What?"), decode_completion(tokenizer, plain)) == plain

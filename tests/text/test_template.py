@@ -7,9 +7,10 @@ from transformers import PreTrainedTokenizerFast
 
 from prefloop.errors import InputError
 from prefloop.records import Message, Prompt
+from prefloop.text.chat import BREAK, escape
 from prefloop.text.encode import completions_group, encode_prompt
-from prefloop.text.template import BREAK, Turn, conventions, escape, match_turn
-from tests.text.kinds import CHATML, LLAMA2, NO_GENERATION_PROMPT, OTHER_GENERATION_PROMPT, build
+from prefloop.text.template import Turn, conventions
+from tests.text.kinds import CHATML, LLAMA2, NO_GENERATION_PROMPT, build
 
 HI = Prompt(content=(Message(role="user", content="Hi"),))
 
@@ -63,15 +64,16 @@ def test_what_a_tokenizer_writes_before_a_text(kind, start, empty):
     [
         (None, "has no chat template.*give prompts as plain text, or set chat_template"),
         (NO_GENERATION_PROMPT, "not when asked for a generation prompt.*heeds add_generation_prompt"),
-        (OTHER_GENERATION_PROMPT, "writes its turn differently; set a chat template whose generation prompt"),
-        (CHATML.replace("{{ message.content }}", "..."), "leaves out the assistant's text"),
+        (CHATML.replace("{{ message.content }}", "..."), "leaves out the user message 'Hi'"),
         ("{{ raise_exception('not today') }}", "the chat template refuses a chat of user: not today"),
         ("{{ messages[0].content.nothing() }}", "the chat template refuses a chat"),
     ],
 )
-def test_templates_that_would_train_the_wrong_thing_are_refused(template, message):
+def test_templates_that_cannot_prompt_the_assistant_are_refused(template, message):
     with pytest.raises(InputError, match=message):
         encode_prompt(_with_template(template), HI)
+    with pytest.raises(InputError, match=message):
+        completions_group(_with_template(template), HI, ["Hello"], origin="drawn")
     # such a tokenizer still serves plain text
     assert encode_prompt(_with_template(template), Prompt(content="Hi"))
 
@@ -114,22 +116,3 @@ def test_escaped_text_has_no_control_token_and_comes_back(text):
     assert escaped.replace(BREAK, "") == text
     assert not any(control.search(piece) for piece in escaped.split(BREAK))
     assert (BREAK in escaped) == (control.search(text) is not None)
-
-
-@pytest.mark.parametrize(
-    ("kind", "rest", "content", "expected"),
-    [
-        ("qwen chatml", " hi \n<|im_end|>\n", " hi \n", " hi \n"),
-        ("qwen chatml", "hi<|im_end|>\n", " hi \n", "hi"),  # the template trimmed
-        ("qwen chatml", "hi<|im_end|>\n", "hi there", None),  # it dropped a word
-        ("qwen chatml", "hi there<|im_end|>\n", "hi", None),
-        ("llama2", " hi </s>", "hi", "hi"),
-        ("llama2", "  </s>", "", ""),
-        ("glm", "\nhi", "hi", None),
-        ("glm", "hi\n", "hi", "hi"),
-    ],
-)
-def test_content_is_recognised_in_what_the_template_wrote(kind, rest, content, expected):
-    turn = conventions(build(kind)).turn
-    assert isinstance(turn, Turn)
-    assert match_turn(turn, rest, content) == expected
