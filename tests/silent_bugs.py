@@ -28,6 +28,7 @@ ROWS = {
         "M14": "The score is read at the wrong token",
         "M15": "The reward of an empty or full-length completion is put in the wrong place",
         "M16": "Statistics average over padding",
+        "M17": "Only one of several stop tokens ends a completion, or saved files name another than was trained",
     },
     "Normalisation of losses": {
         "N1": "Accumulated micro-batches are not the whole batch",
@@ -80,6 +81,8 @@ ROWS = {
         "D9": "The prompt leaks into the reward function",
         "D10": "The prompt stands twice",
         "D11": "Votes between models are read as prompts, and the votes lost",
+        "D12": "The trained turn is not what the chat template writes: a tag twice, a thought closed, a line break lost",
+        "D13": "The chat template leaves out the system message, the tools or a tool's answer",
     },
     "Resuming and checkpoints": {
         "R1": "The order of data differs after resuming",

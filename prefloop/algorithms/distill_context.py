@@ -36,6 +36,7 @@ from prefloop.algorithms.sft import trained_tokens
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.errors import InputError
 from prefloop.losses import mean_over, sequence_sum, sum_and_count
+from prefloop.models.generation import what_is_not_taken
 from prefloop.models.head import Want
 from prefloop.models.packing import Batch, MicroBatch, micro_batches, pack
 from prefloop.models.roles import Policy, scatter_tokens
@@ -144,6 +145,8 @@ def _roles(
     for part in parts:
         for role, read in ((policy, part.plain), (teacher, part.behind)):
             check_prompt_room(role, read, new_tokens=config.sampling.max_new_tokens)
+    if said := what_is_not_taken(policy.model, config.sampling):
+        run.say(said)
     return Roles(config=config, policy=policy, teacher=teacher, tokenizer=tokenizer, world=run.world)
 
 

@@ -20,6 +20,7 @@ from prefloop.configs.common import Sampling
 from prefloop.configs.sample import SampleConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
+from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_policy
 from prefloop.models.q_heads import FOLDER, load_q_heads
 from prefloop.models.roles import vocabulary_size
@@ -42,6 +43,8 @@ def sample_completions(config: SampleConfig) -> str:
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     chosen, read = world.on_main(lambda: _prompts(config, tokenizer))
     policy = load_policy(config.model, config.compute)
+    if world.is_main:
+        say_what_is_not_taken(policy.model, config.sampling)
     check_vocabulary(tokenizer, vocabulary_size(policy))
     check_prompt_room(policy, chosen, new_tokens=config.sampling.max_new_tokens)
     drawer: Drawer = policy

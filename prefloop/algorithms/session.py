@@ -17,6 +17,7 @@ from prefloop.algorithms.provenance import Models, RunRecord
 from prefloop.configs.common import RunSettings, Sampling
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.online import OnlineConfig
+from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.roles import Critic, Policy
 from prefloop.rollout import Rollout
 from prefloop.rollout.steered import Drawer
@@ -138,6 +139,8 @@ class PromptSource:
         """Raise `InputError` where a role has too few positions for a prompt with its completion."""
         for role in roles:
             check_prompt_room(role, self.prompts, new_tokens=self.sampling.max_new_tokens)
+        if self.world.is_main:
+            say_what_is_not_taken(roles[0].model, self.sampling)
 
     def drawn(self, batch: int) -> int:
         """Prompts of a batch, on all processes."""

@@ -16,6 +16,7 @@ from prefloop.evaluation.json_files import write_json
 from prefloop.evaluation.reward_model_quality import BestOf, best_of_n
 from prefloop.evaluation.tables import best_of_table
 from prefloop.feedback.utility import find_utility
+from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_policy
 from prefloop.models.roles import vocabulary_size
 from prefloop.records import Comparison, Demonstration, Prompt
@@ -146,6 +147,7 @@ def draw_and_score(
         config.reward_model, config.compute, world, rules=config.reward, normalise=False
     )
     policy = load_policy(config.model, config.compute)
+    say_what_is_not_taken(policy.model, config.sampling)
     check_vocabulary(tokenizer, vocabulary_size(policy))
     setting = Setting(
         sampling=config.sampling,

@@ -29,6 +29,7 @@ from prefloop.evaluation.reward_model_quality import (
 from prefloop.evaluation.summary import EvaluatedCompletion, EvaluatedPolicy, PolicySummary
 from prefloop.evaluation.text_statistics import policy_alarms, text_statistics
 from prefloop.evaluation.win_rate import WinMatrix, win_matrix, win_rate
+from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_config, load_policy
 from prefloop.models.roles import Policy, vocabulary_size
 from prefloop.models.trunk import check_length, check_positions
@@ -124,6 +125,8 @@ def evaluate_policies(
         say(f"evaluating {name} on {len(prompts)} held-out prompts")
         policy = reference if name == names[0] else load_policy(folders[name], setting.compute)
         check_vocabulary(tokenizers[name], vocabulary_size(policy))
+        if setting.world.is_main:
+            say_what_is_not_taken(policy.model, setting.sampling)
         measured[name] = _measure(policy, tokenizers[name], reference, prompts, setting, gold, judge)
     return _summarise(folders, measured, setting, gold is not None, gold_is_log_odds)
 

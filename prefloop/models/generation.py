@@ -112,10 +112,17 @@ def _fault(generation: GenerationConfig) -> str | None:
 
 
 def say_what_is_not_taken(model: PreTrainedModel, sampling: Sampling) -> None:
-    """Log the settings of the model's `generation_config.json` that sampling does not follow: it has settings of its own."""
+    """Log what `what_is_not_taken` finds."""
+    if said := what_is_not_taken(model, sampling):
+        log.warning("%s", said)
+
+
+def what_is_not_taken(model: PreTrainedModel, sampling: Sampling) -> str:
+    """The settings of the model's `generation_config.json` that sampling does not follow, as it has settings of its own; empty where
+    there are none."""
     generation = getattr(model, "generation_config", None)
     if generation is None:
-        return
+        return ""
     asked = {
         key: value
         for key, value in generation.to_diff_dict().items()
@@ -134,5 +141,6 @@ def say_what_is_not_taken(model: PreTrainedModel, sampling: Sampling) -> None:
         )
     if others:
         said.append(f"does not know {', '.join(f'{key} = {asked[key]}' for key in others)}")
-    if said:
-        log.warning("generation_config.json of %s: prefloop %s.", model.name_or_path, "; it ".join(said))
+    if not said:
+        return ""
+    return f"generation_config.json of {model.name_or_path}: prefloop {'; it '.join(said)}."

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from prefloop.configs.chat import ChatConfig
 from prefloop.data.write import write_jsonl
 from prefloop.errors import InputError
+from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_policy
 from prefloop.models.roles import Policy
 from prefloop.records import Conversation, Demonstration, Message, Prompt
@@ -34,6 +35,7 @@ def chat(config: ChatConfig) -> None:
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     # One completion at a time has nothing to pack, and decoding wants the model's own attention.
     policy = load_policy(config.model, replace(config.compute, attention="padded"))
+    say_what_is_not_taken(policy.model, config.sampling)
     talk = Talk(config, policy, tokenizer, sys.stdout)
     interactive = sys.stdin.isatty()
     if interactive:

@@ -31,6 +31,9 @@ KEY_VARIABLE = "PREFLOOP_CHAT_KEY"
 MOST_BYTES = 2**20
 MOST_TOKENS = 4096
 _ROLES = ("system", "user", "assistant")
+_KNOWN = ("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed")
+_UNSET = (None, False, 1, 0, [], {})
+"""Values that ask for nothing: one answer, not streamed, without penalties."""
 
 
 class Answers:
@@ -81,12 +84,18 @@ class TooLong(InputError):
 
 def _read(request: Mapping[str, Any]) -> tuple[tuple[Message, ...], Sampling, int]:
     """Messages, how to draw, and the seed."""
+    unknown = [key for key, value in request.items() if key not in _KNOWN and value not in _UNSET]
+    if unknown:
+        raise InputError(
+            f"this server does not know {', '.join(unknown)}; leave it out ({', '.join(_KNOWN)})"
+        )
     try:
         messages = tuple(Message(role=each["role"], content=each["content"]) for each in request["messages"])
         sampling = Sampling(
-            max_new_tokens=int(request.get("max_tokens") or 256),
+            max_new_tokens=int(request.get("max_completion_tokens") or request.get("max_tokens") or 256),
             temperature=float(request.get("temperature", 1.0)),
             top_p=float(request.get("top_p", 1.0)),
+            top_k=int(request.get("top_k") or 0),
             batch_size=1,
         )
         seed = int(request.get("seed") or 0)

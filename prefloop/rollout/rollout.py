@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from prefloop.configs.common import Sampling
 from prefloop.records import Completion, Prompt
 from prefloop.rollout.sampler import Sampled
-from prefloop.text import completions_group
+from prefloop.text import completions_group, with_trained_stops
 from prefloop.text.groups import Group
 
 Value = TypeVar("Value")
@@ -42,9 +42,12 @@ class Rollout:
         return prompts, [text for texts in self.texts for text in texts]
 
     def groups_for(self, judge: PreTrainedTokenizerBase, *, policy: PreTrainedTokenizerBase) -> list[Group]:
-        """The completions in the tokens that a judge reads: as they were drawn where those are the policy's, else their texts encoded anew."""
+        """The completions in the tokens that a judge reads: as they were drawn where those are the policy's (with the stop token that judges are trained with), else their texts encoded anew."""
         if judge.get_vocab() == policy.get_vocab() and judge.chat_template == policy.chat_template:
-            return self.groups
+            return [
+                with_trained_stops(judge, prompt, group, ended)
+                for prompt, group, ended in zip(self.prompts, self.groups, self.ended, strict=True)
+            ]
         return [
             completions_group(judge, prompt, texts, ended=ended, origin="drawn")
             for prompt, texts, ended in zip(self.prompts, self.texts, self.ended, strict=True)

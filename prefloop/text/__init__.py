@@ -13,6 +13,7 @@ from prefloop.text.encode import (
     encode_prompt,
     encode_prompts,
     pretraining_blocks,
+    with_trained_stops,
 )
 from prefloop.text.groups import Group, cut_by_tokens
 from prefloop.text.template import declare_stops
@@ -45,4 +46,5 @@ __all__ = [
     "pretraining_blocks",
     "stop_token_ids",
     "train_tokenizer",
+    "with_trained_stops",
 ]

@@ -11,7 +11,7 @@ inference.
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -38,7 +38,7 @@ from prefloop.text.script import (
     write_opening,
     write_steps,
 )
-from prefloop.text.template import conventions
+from prefloop.text.template import Turn, conventions
 from prefloop.text.tokens import BATCH, check_unicode, decode, encode_texts
 
 if TYPE_CHECKING:
@@ -118,6 +118,25 @@ def completions_group(
     script = write_completions(tokenizer, prompt, completions, ends, origin)
     draft = _only(encode_scripts(tokenizer, [script]))
     return (draft.cut(*budgets) if budgets else draft).group()
+
+
+def with_trained_stops(
+    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, group: Group, ended: Sequence[bool]
+) -> Group:
+    """The group with the stop token that is trained after such a prompt, where a completion ended with another one.
+
+    A policy may stop by any of several tokens; a model that scores texts has learnt to read one.
+    """
+    known = conventions(tokenizer)
+    if len(known.stops) == 1:
+        return group
+    chat = isinstance(known.turn, Turn) and not isinstance(prompt.content, str)
+    stop = known.turn.stop if chat else known.end
+    completions = tuple(
+        [*ids[:-1], stop] if end and ids[-1] in known.stops else ids
+        for ids, end in zip(group.completions, ended, strict=True)
+    )
+    return replace(group, completions=completions)
 
 
 def steps_group(

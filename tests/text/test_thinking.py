@@ -133,7 +133,7 @@ def _rendered(tokenizer: PreTrainedTokenizerFast, *messages: Message, generation
 
 
 @pytest.mark.parametrize(("shape", "said", "expected"), TABLE)
-def test_the_templates_own_text_is_trained_or_the_row_refused(shape, said, expected):  # D8
+def test_the_templates_own_text_is_trained_or_the_row_refused(shape, said, expected):  # D12
     tokenizer = _tokenizer(shape)
     record = Demonstration(prompt=PROMPT, completion=said, origin="a.jsonl:1")
     if expected in (DIFFERENT, LEFT_OUT):
@@ -145,9 +145,9 @@ def test_the_templates_own_text_is_trained_or_the_row_refused(shape, said, expec
     assert whole == f"{prompt}{expected}<|im_end|>\n"
     group = demonstration_group(tokenizer, record)
     (ids,) = group.completions
-    assert tokenizer.decode(list(group.prompt)) == prompt
+    assert list(group.prompt) == tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode([*group.prompt, *ids]) + "\n" == whole
     assert tokenizer.decode(ids) == f"{expected}<|im_end|>"
-    assert [*group.prompt, *ids] == tokenizer(whole.removesuffix("\n"), add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
 
 from prefloop.errors import InputError
+from prefloop.records import Prompt
+from prefloop.text import completions_group, decode_completion
 from prefloop.text.tokenizer import (
     SPECIAL_TOKENS,
     check_vocabulary,
@@ -17,7 +19,7 @@ from prefloop.text.tokenizer import (
     stop_token_ids,
     train_tokenizer,
 )
-from tests.text.kinds import CORPUS, build
+from tests.text.kinds import CORPUS, build, token_id
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"))
 
@@ -184,3 +186,71 @@ def test_slow_tokenizers_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("prefloop.text.tokenizer._load", lambda *_: slow)
     with pytest.raises(InputError, match="no fast version"):
         load_tokenizer(tmp_path)
+
+
+def _with_files(folder: Path, kind: str, **files: object) -> Path:
+    """A folder with a tokenizer and, beside it, files of settings."""
+    build(kind).save_pretrained(folder)
+    for name, values in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_every_end_token_that_the_models_files_name_stops(tmp_path):  # M17
+    tokenizer = build("llama3")
+    eot, header = (token_id(tokenizer, token) for token in ("<|eot_id|>", "<|start_header_id|>"))
+    folder = _with_files(
+        tmp_path, "llama3", generation_config={"eos_token_id": [eot, header]}, config={"eos_token_id": header}
+    )
+    loaded = load_tokenizer(folder)
+    assert stop_token_ids(loaded) == (loaded.eos_token_id, eot, header)
+    words = loaded("The cat", add_special_tokens=False)["input_ids"]
+    for stop in stop_token_ids(loaded):
+        assert decode_completion(loaded, [*words, stop]) == "The cat"
+
+
+def test_a_declared_stop_is_no_text_that_a_record_could_write(tmp_path):
+    tokenizer = build("qwen chatml")
+    think = token_id(tokenizer, "</think>")
+    folder = _with_files(tmp_path, "qwen chatml", generation_config={"eos_token_id": think})
+    prompt = Prompt(content="The cat")
+    assert think in completions_group(tokenizer, prompt, ["a</think>b"]).completions[0]
+    assert think not in completions_group(load_tokenizer(folder), prompt, ["a</think>b"]).completions[0]
+
+
+def test_the_end_token_of_a_text_part_of_the_config_counts(tmp_path):
+    tokenizer = build("llama3")
+    header = token_id(tokenizer, "<|start_header_id|>")
+    folder = _with_files(tmp_path, "llama3", config={"text_config": {"eos_token_id": [header]}})
+    assert header in stop_token_ids(load_tokenizer(folder))
+
+
+def test_an_ordinary_word_named_as_end_token_stops_nothing(tmp_path, caplog):
+    """Configurations that nobody set say 2, whatever token that is."""
+    word = token_id(build("llama3"), "a")
+    folder = _with_files(tmp_path, "llama3", config={"eos_token_id": word})
+    assert word not in stop_token_ids(load_tokenizer(folder))
+    assert f"eos_token_id {word} in config.json is no control token" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"eos_token_id": "</s>"},
+            "eos_token_id in generation_config.json is '</s>'; it must be a token's number",
+        ),
+        ({"eos_token_id": [True]}, "it must be a token's number"),
+        ([1], r"generation_config.json holds list, not an object"),
+    ],
+)
+def test_end_tokens_of_the_wrong_type_are_an_error(tmp_path, values, message):
+    with pytest.raises(InputError, match=message):
+        load_tokenizer(_with_files(tmp_path, "llama3", generation_config=values))
+
+
+def test_broken_settings_are_an_error(tmp_path):
+    folder = _with_files(tmp_path, "llama3")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1')
+    with pytest.raises(InputError, match=r"generation_config.json is no JSON"):
+        load_tokenizer(folder)

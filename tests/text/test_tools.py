@@ -91,7 +91,7 @@ def test_a_prompt_may_end_with_what_a_tool_answered():
         ),
     ],
 )
-def test_what_a_template_leaves_out_is_an_error(template, messages, lost):  # D9
+def test_what_a_template_leaves_out_is_an_error(template, messages, lost):  # D13
     tokenizer = _tokenizer(template)
     with pytest.raises(InputError, match=lost):
         encode_prompt(tokenizer, Prompt(content=messages))
