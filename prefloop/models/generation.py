@@ -37,8 +37,11 @@ _ELSEWHERE = (
     "max_length",
     "max_new_tokens",
     "use_cache",
+    "transformers_version",
 )
 """Settings of the file that prefloop follows, or asks for itself."""
+_NEUTRAL = (None, False, 0, 1, [], {})
+"""Values of others that change nothing: switched off, a penalty of 1, one beam."""
 
 
 def save_model(
@@ -126,7 +129,7 @@ def what_is_not_taken(model: PreTrainedModel, sampling: Sampling) -> str:
     asked = {
         key: value
         for key, value in generation.to_diff_dict().items()
-        if key not in _ELSEWHERE and not key.startswith("_") and key != "transformers_version"
+        if key not in _ELSEWHERE and not key.startswith("_") and value not in _NEUTRAL
     }
     flags = {key: value for key, value in asked.items() if key in ("temperature", "top_p", "top_k")}
     flags = {key: value for key, value in flags.items() if value != getattr(sampling, key)}
