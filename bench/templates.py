@@ -55,7 +55,9 @@ ROWS: dict[str, Callable[[PreTrainedTokenizerFast], object]] = {
 
 def main() -> None:
     """Print a line a template, and the counts."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Which chat templates train, serve generation only, or are refused."
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--off", action="store_true", help="switch thinking off in every template")
     given = parser.parse_args()

@@ -130,8 +130,9 @@ def with_trained_stops(
     known = conventions(tokenizer)
     if len(known.stops) == 1:
         return group
-    chat = isinstance(known.turn, Turn) and not isinstance(prompt.content, str)
-    stop = known.turn.stop if chat else known.end
+    stop = known.end
+    if isinstance(known.turn, Turn) and not isinstance(prompt.content, str):
+        stop = known.turn.stop
     completions = tuple(
         [*ids[:-1], stop] if end and ids[-1] in known.stops else ids
         for ids, end in zip(group.completions, ended, strict=True)

@@ -31,7 +31,7 @@ def _base(folder: Path, kind: str = "added chatml", **generation: Any) -> Path:
         num_attention_heads=2,
         max_position_embeddings=64,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=token_id(tokenizer, tokenizer.eos_token),
         pad_token_id=None,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -77,14 +77,14 @@ def test_transformers_stops_where_the_turn_ends(tmp_path: Path) -> None:  # M17
     end_of_turn = token_id(tokenizer, "<|im_end|>")
     policy = load_policy(str(base), CPU)
     with torch.no_grad():
-        policy.model.get_output_embeddings().weight.zero_()
+        policy.model.lm_head.weight.zero_()
         policy.model.lm_head.weight[end_of_turn] = 1.0
         policy.model.model.norm.weight.fill_(1.0)
         policy.model.model.embed_tokens.weight.fill_(1.0)
     save_policy(policy, load_tokenizer(base), tmp_path / "final")
     ids = torch.tensor([[5, 6, 7]])
     for folder, drawn in ((tmp_path / "final", 1), (base, 0)):
-        model = AutoModelForCausalLM.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder)
         if drawn:
             out = model.generate(ids, max_new_tokens=9, do_sample=False)
             assert out[0, 3:].tolist() == [end_of_turn]

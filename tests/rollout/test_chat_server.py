@@ -48,6 +48,11 @@ def test_a_checkpoint_is_served_from_a_process_that_ends_with_who_started_it(
             refused = httpx.post(url, content=body, headers=key)
             assert refused.status_code == 400, body
             assert "error" in json.loads(refused.text)
+        asked = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2, "stream": False}
+        assert httpx.post(url, json=asked, headers=key).status_code == 200
+        refused = httpx.post(url, json={**asked, "stop": ["."]}, headers=key)
+        assert refused.status_code == 400
+        assert "does not know stop" in refused.json()["error"]["message"]
         assert httpx.get(served.base_url, headers=key).status_code == 501
         assert httpx.post(served.base_url, json={}, headers=key).status_code == 404
     with pytest.raises(httpx.TransportError):

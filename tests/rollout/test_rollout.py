@@ -1,8 +1,9 @@
 import pytest
 
 from prefloop.configs.common import Sampling
-from prefloop.records import Prompt
+from prefloop.records import Message, Prompt
 from prefloop.rollout import Rollout, Sampled, make_rollout, score
+from tests.text.kinds import build, token_id
 
 PROMPTS = [Prompt(content="say a"), Prompt(content="say b")]
 IDS = [[7, 8], [9]]
@@ -35,6 +36,20 @@ def test_ids_to_train_on_are_those_sampled():  # D2
     assert made.texts == [["x", ""], ["yy", "z"]]
     assert made.ended == [[True, True], [False, False]]
     assert made.sampler_logprobs == [[[-1.0, -0.5, -0.25], [-3.0]], [[-0.5, -0.5], [-1]]]
+
+
+def test_a_judge_reads_the_stop_token_it_was_trained_with():  # M14
+    """A policy may stop by any of several tokens; the ids to train on stay those that were drawn."""
+    tokenizer = build("added chatml")
+    end, turn = (token_id(tokenizer, token) for token in ("<|endoftext|>", "<|im_end|>"))
+    drawn = [Sampled(tokens=[5, stop], logprobs=[0.0, 0.0], ended=True) for stop in (end, turn)]
+    drawn.append(Sampled(tokens=[5, 6], logprobs=[0.0, 0.0], ended=False))
+    prompts = [Prompt(content=(Message(role="user", content="Hi"),)), Prompt(content="Hi")]
+    made = make_rollout(prompts, IDS, [drawn, drawn], lambda ids: "")
+    chat, text = made.groups_for(tokenizer, policy=tokenizer)
+    assert chat.completions == ([5, turn], [5, turn], [5, 6])
+    assert text.completions == ([5, end], [5, end], [5, 6])
+    assert made.groups[0].completions == ([5, end], [5, turn], [5, 6])
 
 
 def test_scores_come_back_by_prompt():  # C8

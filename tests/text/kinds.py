@@ -251,6 +251,13 @@ def build(kind: str) -> PreTrainedTokenizerFast:
     return BUILDERS[kind]()
 
 
+def read(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """The text of tokens, by the library's decoder, control tokens written out."""
+    text = tokenizer.decode(list(ids))
+    assert isinstance(text, str)
+    return text
+
+
 def spell(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> bytes:
     """What tokens spell, read off the vocabulary by hand and not by the library's decoder. A prefixed space is kept."""
     byte_level = "Ġ" in tokenizer.get_vocab()

@@ -18,7 +18,7 @@ from prefloop.text import (
     encode_prompts,
     stop_token_ids,
 )
-from tests.text.kinds import build
+from tests.text.kinds import build, read
 
 ASK = Message(role="user", content="What?")
 PROMPT = Prompt(content=(ASK,))
@@ -146,15 +146,15 @@ def test_the_templates_own_text_is_trained_or_the_row_refused(shape, said, expec
     group = demonstration_group(tokenizer, record)
     (ids,) = group.completions
     assert list(group.prompt) == tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    assert tokenizer.decode([*group.prompt, *ids]) + "\n" == whole
-    assert tokenizer.decode(ids) == f"{expected}<|im_end|>"
+    assert read(tokenizer, [*group.prompt, *ids]) + "\n" == whole
+    assert read(tokenizer, ids) == f"{expected}<|im_end|>"
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))
 def test_every_shape_serves_generation(shape):
     tokenizer = _tokenizer(shape)
     prompt = _rendered(tokenizer, ASK, generation=True)
-    assert tokenizer.decode(encode_prompt(tokenizer, PROMPT)) == prompt
+    assert read(tokenizer, encode_prompt(tokenizer, PROMPT)) == prompt
     assert encode_prompts(tokenizer, [PROMPT], max_prompt_tokens=99).kept == [0]
     assert tokenizer.convert_ids_to_tokens(list(stop_token_ids(tokenizer))) == ["<|im_end|>"]
 
@@ -175,13 +175,13 @@ def test_a_drawn_answer_that_was_cut_is_what_was_drawn(shape):
     tokenizer = _tokenizer(shape)
     for said in ("<think>\nParis, su", "Paris, su", "Paris, surely.\n</think>\n\nPar"):
         (ids,) = completions_group(tokenizer, PROMPT, [said], ended=False, origin="drawn").completions
-        assert tokenizer.decode(ids) == said
+        assert read(tokenizer, ids) == said
 
 
 def test_an_answer_that_a_judge_might_begin_with_stands_behind_the_empty_thought():
     tokenizer = _tokenizer("tag in prompt")
     (ids,) = completions_group(tokenizer, PROMPT, ["1"], ended=False).completions
-    assert tokenizer.decode(ids) == "\n</think>\n\n1"
+    assert read(tokenizer, ids) == "\n</think>\n\n1"
 
 
 def test_refused_rows_name_their_place_and_both_texts():
@@ -201,7 +201,7 @@ def test_a_thought_in_a_field_of_its_own_is_written_by_the_template(shape, expec
     tokenizer = _tokenizer(shape)
     answer = Message(role="assistant", content=PLAIN, reasoning="Paris, surely.")
     group = demonstration_group(tokenizer, Conversation(messages=(ASK, answer)))
-    assert tokenizer.decode(group.completions[0]) == f"{expected}<|im_end|>"
+    assert read(tokenizer, group.completions[0]) == f"{expected}<|im_end|>"
 
 
 @pytest.mark.parametrize(

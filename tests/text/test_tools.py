@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from prefloop.errors import InputError
 from prefloop.records import Conversation, Message, Prompt, ToolCall
 from prefloop.text import demonstration_group, encode_prompt
-from tests.text.kinds import CHATML, build, control_ids
+from tests.text.kinds import CHATML, build, control_ids, read
 
 WITH_TOOLS = """{%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou help.' }}
 {%- for tool in tools or [] %}{{ '\\n' + tool | tojson }}{% endfor %}{{ '<|im_end|>\\n' }}{% endif %}
@@ -46,16 +46,16 @@ def test_calls_and_answers_are_written_and_only_the_assistant_is_trained():  # D
     tokenizer = _tokenizer()
     group = demonstration_group(tokenizer, Conversation(messages=CHAT))
     ids, mask = list(group.completions[0]), list(group.masks[0])
-    assert tokenizer.decode(list(group.prompt)) == (
+    assert read(tokenizer, group.prompt) == (
         f"<|im_start|>system\nYou help.\n{TOOL}<|im_end|>\n<|im_start|>user\nHow warm?<|im_end|>\n<|im_start|>assistant\n"
     )
     call = '<call>weather {"city": "Köln", "days": 2}</call><|im_end|>'
     between = '\n<|im_start|>tool\n{"celsius": 21}<|im_end|>\n<|im_start|>assistant\n'
-    assert tokenizer.decode(ids) == f"{call}{between}21 degrees.<|im_end|>"
+    assert read(tokenizer, ids) == f"{call}{between}21 degrees.<|im_end|>"
     first = mask.index(False)
     second = first + mask[first:].index(True)
-    assert tokenizer.decode(ids[:first]) == call
-    assert tokenizer.decode(ids[first:second]) == between
+    assert read(tokenizer, ids[:first]) == call
+    assert read(tokenizer, ids[first:second]) == between
     assert not any(mask[first:second])
     assert all(mask[second:])
 
@@ -66,7 +66,7 @@ def test_a_prompt_may_end_with_what_a_tool_answered():
     group = demonstration_group(tokenizer, Conversation(messages=CHAT))
     row = [*group.prompt, *group.completions[0]]
     assert ids == row[: len(ids)]
-    assert tokenizer.decode(ids).endswith('{"celsius": 21}<|im_end|>\n<|im_start|>assistant\n')
+    assert read(tokenizer, ids).endswith('{"celsius": 21}<|im_end|>\n<|im_start|>assistant\n')
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_control_tokens_in_arguments_and_answers_stay_text():
         return [token for token in ids if token in control]
 
     assert controls(group.completions[0]) == controls(plain.completions[0])
-    assert tokenizer.decode(group.completions[0]).count("<|im_end|>") == 5
+    assert read(tokenizer, group.completions[0]).count("<|im_end|>") == 5
 
 
 def test_arguments_are_a_json_object():
