@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from prefloop.configs.common import Data
 from prefloop.data import (
     content_hash,
+    how,
     load_comparisons,
     load_demonstrations,
     load_labels,
@@ -113,7 +114,7 @@ def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> t
         raise InputError(
             f"data.judged_by is {data.judged_by}, but {data.source} is not the store, where annotators are known; leave it out, or read data.source store"
         )
-    loaded = load(data.source, split=data.split, skip_bad=data.skip_bad, limit=data.limit, **options)
+    loaded = load(data.source, skip_bad=data.skip_bad, limit=data.limit, **how(data), **options)
     digest = content_hash(loaded.records)
     source = Source(name=data.source, sha256=digest, rows=len(loaded.records))
     left_out = {"bad rows": len(loaded.summary.bad), "beyond data.limit": loaded.summary.beyond_limit}

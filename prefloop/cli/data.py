@@ -6,29 +6,39 @@ from collections.abc import Callable
 from prefloop import data
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
 from prefloop.data.vote_answers import with_answers
-from prefloop.data.votes import read_votes, source_holds_votes
+from prefloop.data.votes import ROLES, read_votes, source_holds_votes
 from prefloop.errors import InputError
 
 
 def check(config: CheckConfig) -> int:
     """Print what a source holds; 1 if there are bad rows in it."""
-    if source_holds_votes(config.source, split=config.split):
+    if _holds_votes(config):
         return _check_votes(config)
     report = data.check(
         config.source,
-        split=config.split,
         heldout=config.heldout,
         against=config.against,
         against_split=config.against_split,
         tokenizer=_counter(config.tokenizer) if config.tokenizer else None,
+        **data.how(config),
     )
     print(json.dumps(report.to_json(), indent=1, ensure_ascii=False) if config.json else report)
     return int(bool(report.summary.bad or (report.against and report.against.bad)))
 
 
+def _holds_votes(config: CheckConfig | ImportConfig) -> bool:
+    """Whether a source holds votes, by its own columns or by what `columns` says they are."""
+    if config.format:
+        return False
+    named = {each.partition("=")[0].strip() for text in config.columns for each in text.split(",")}
+    return source_holds_votes(
+        config.source, split=config.split, columns=config.columns if named <= set(ROLES) else ()
+    )
+
+
 def _check_votes(config: CheckConfig) -> int:
     """Print what a file of votes holds."""
-    file = read_votes(config.source, split=config.split, skip_bad=True)
+    file = read_votes(config.source, split=config.split, columns=config.columns, skip_bad=True)
     if config.json:
         print(json.dumps(file.to_json(), indent=1, ensure_ascii=False))
     else:
@@ -53,16 +63,15 @@ def import_records(config: ImportConfig) -> None:
     from prefloop.data.importing import import_records as write
     from prefloop.data.store import Store
 
-    if source_holds_votes(config.source, split=config.split, columns=config.columns):
+    if _holds_votes(config):
         _import_votes(config)
         return
-    for name in ("columns", "outputs"):
-        if getattr(config, name):
-            raise InputError(
-                f"{name} applies to votes between models, and {config.source} holds none; leave it out"
-            )
+    if config.outputs:
+        raise InputError(
+            f"outputs applies to votes between models, and {config.source} holds none; leave it out"
+        )
     loaded = data.load_records(
-        config.source, split=config.split, skip_bad=config.skip_bad, limit=config.limit
+        config.source, skip_bad=config.skip_bad, limit=config.limit, **data.how(config)
     )
     with Store.open(config.store) as store:
         before = store.counts()

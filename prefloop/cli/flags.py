@@ -26,6 +26,8 @@ SHORT = {
     "resume": "run.resume",
     "store": "run.store",
     "skip_bad": "data.skip_bad",
+    "format": "data.format",
+    "columns": "data.columns",
 }
 """What may be written shorter, in every command that has the long one and no setting of the short name."""
 
@@ -76,6 +78,8 @@ def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] 
         flag, equals, attached = argument.partition("=")
         name = flag.removeprefix("--").replace("-", "_")
         name = short.get(name, name)
+        if name not in kinds and name.removeprefix("data.") in kinds:
+            name = name.removeprefix("data.")  # where the command is about data alone
         if OFF.get(name) in kinds and not equals:
             _put(found, OFF[name], Given(value=False, where=flag))
             continue
@@ -140,7 +144,8 @@ def _read(words: Sequence[str], kind: Any, flag: str) -> Any:
     try:
         return accept(_parsed(word, kind), kind)
     except Mismatch as expected:
-        raise InputError(f"{flag} is {word!r}; it must be {expected}") from None
+        shown = repr(word) if len(word) <= 200 else f"{word[:200]!r}..."
+        raise InputError(f"{flag} is {shown}; it must be {expected}") from None
 
 
 def _parsed(word: str, kind: Any) -> Any:

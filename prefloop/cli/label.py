@@ -15,7 +15,7 @@ from prefloop.configs.label import (
     RestoreConfig,
     SimulateConfig,
 )
-from prefloop.data import load_records
+from prefloop.data import how, load_records
 from prefloop.data.store import Filters, Store
 from prefloop.data.store.values import AddedItems
 from prefloop.errors import InputError
@@ -114,7 +114,9 @@ def import_items(config: LabelImportConfig) -> str:
     }
     if config.guidelines:
         given["guidelines"] = _read(config.guidelines)
-    loaded = load_records(config.source, skip_bad=config.skip_bad, limit=config.limit)
+    loaded = load_records(
+        config.source, skip_bad=config.skip_bad, limit=config.limit, **how(config)
+    )
     with Store.open(config.store) as store:
         studio = Studio(store)
         into: Project | ProjectSettings

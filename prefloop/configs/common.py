@@ -80,13 +80,38 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Data:
+class Rows:
+    """What to read, and what its rows are."""
+
+    source: str = ""
+    """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, or a Hugging Face data set's name."""
+    split: str = "train"
+    """Split of a data set that has several."""
+    format: str = ""
+    """What the rows are: a format or layout of docs/data.md, such as comparison, alpaca or shp; empty tells it by the columns."""
+    columns: tuple[str, ...] = ()
+    """What columns are, as column=its name in the file: prompt=instruction,completion=output. Those not named keep their names."""
+    chat: bool = False
+    """Make a prompt that is text the message of a user, so that the model's chat template is applied to it."""
+    max_gb: float = 16.0
+    """Gigabytes that a compressed file may hold; reading stops where one grows past it."""
+
+
+def require_rows(rows: Rows) -> None:
+    """The checks of `Rows`, for the classes that add to it."""
+    require(rows.max_gb > 0, f"max_gb is {rows.max_gb}; it must be above 0")
+    require(
+        not (rows.format or rows.columns or rows.chat) or rows.source != "store",
+        "format, columns and chat say what rows of a file are, but source is the store; leave them out",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data(Rows):
     """What to read, and which part of it is held out."""
 
     source: str = ""
-    """A file (.jsonl .json .csv .parquet, also .gz), a folder, a Hugging Face data set's name, or `store` for the project's store."""
-    split: str = "train"
-    """Split of a data set that has several."""
+    """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, a Hugging Face data set's name, or `store` for the project's store."""
     heldout: float = 0.1
     """Share of prompts, chosen by hash, that is never trained on and is used to evaluate."""
     judged_by: Literal["all", "human", "ai", "simulated"] = "all"
@@ -103,6 +128,7 @@ class Data:
     """Leave malformed rows out, count and list them, instead of stopping at them."""
 
     def __post_init__(self) -> None:
+        require_rows(self)
         require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
         require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")
         require(

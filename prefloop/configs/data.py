@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from prefloop.configs.common import require
+from prefloop.configs.common import Rows, require, require_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CheckConfig:
+class CheckConfig(Rows):
     """Say what a source holds: format, lengths, duplicates, leaks between its parts, and every bad row. Exit code 1 if there are any."""
 
-    source: str
-    """A file (.jsonl .json .csv .parquet, also .gz), a folder, or a Hugging Face data set's name."""
-    split: str = "train"
-    """Split of a data set that has several."""
+    source: str  # pyright: ignore[reportGeneralTypeIssues]  # required here
+    """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, or a Hugging Face data set's name."""
     heldout: float = 0.1
     """Share of prompts, chosen by hash, that training would hold out."""
     against: str = ""
@@ -27,21 +25,18 @@ class CheckConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.source), "source is empty; name a file, a folder or a data set")
+        require_rows(self)
         require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImportConfig:
+class ImportConfig(Rows):
     """Put the records of a source into a store: prompts, what people answered to them, and which answers they preferred."""
 
-    source: str
-    """A file (.jsonl .json .csv .parquet, also .gz), a folder, or a Hugging Face data set's name."""
+    source: str  # pyright: ignore[reportGeneralTypeIssues]  # required here
+    """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, or a Hugging Face data set's name."""
     store: str
     """Store to write to: a file or a database URL."""
-    split: str = "train"
-    """Split of a data set that has several."""
-    columns: tuple[str, ...] = ()
-    """Of votes between models, which column says what, for names that are not known: model_a=COLUMN winner=COLUMN, and so on."""
     outputs: str = ""
     """Of votes, the file of the answers that they are about (prompt_id or prompt, model, completion), where theirs does not hold them."""
     author: str = "human"
@@ -61,6 +56,7 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.source), "source is empty; name a file, a folder or a data set")
+        require_rows(self)
         require(
             bool(self.store),
             "store is empty; name a file, for example runs/first/prefloop.db, or a database URL",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefloop.configs.common import require
+from prefloop.configs.common import Rows, require, require_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,11 +113,11 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelImportConfig:
+class LabelImportConfig(Rows):
     """Put a file's completions into a project of the studio, to be judged. Without a server."""
 
-    source: str
-    """A file (.jsonl .json .csv .parquet, also .gz), a folder, or a Hugging Face data set's name."""
+    source: str  # pyright: ignore[reportGeneralTypeIssues]  # required here
+    """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, or a Hugging Face data set's name."""
     store: str = "prefloop.db"
     """Store to write to, made if it is not there."""
     project: str = "Comparisons"
@@ -145,6 +145,7 @@ class LabelImportConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.source), "source is empty; name a file, a folder or a data set")
+        require_rows(self)
         require(bool(self.project.strip()), "project is empty; give a name")
         require(
             self.overlap is None or 1 <= self.overlap <= 1000,

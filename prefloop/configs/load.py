@@ -5,7 +5,9 @@ names keeps the default that the stage gives it. The file that a run writes into
 """
 
 import difflib
+import math
 import re
+import reprlib
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
@@ -16,6 +18,12 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from prefloop.errors import InputError
 
 T = TypeVar("T")
+
+MOST_INT, MOST_FLOAT = 2**53, 1e15
+"""Numbers beyond these are slips: no setting means anything there, and sums with them overflow or are not exact."""
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][\d_]*)")
+_SHOW = reprlib.Repr()
+_SHOW.maxstring = _SHOW.maxother = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +88,8 @@ def read_file(file: str | Path, cls: Any) -> Tree:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         return {} if node is None else _Reader(cls, str(file), loader.construct_object).group(node, cls, "")
+    except RecursionError:
+        raise InputError(f"{file}: is nested too deeply; settings are names with values, in groups") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{file}:{mark.line + 1}" if mark else str(file)
@@ -126,15 +136,36 @@ class _Reader:
         return tree
 
     def _value(self, node: Any, kind: Any, name: str, where: str) -> Given:
+        wrong = _wrong_number(node, kind)
+        if wrong:
+            raise InputError(
+                f"{where}: {name} is {_SHOW.repr(wrong)[1:-1]}; it must be {in_words(kind)}, in plain decimal digits without a zero before them"
+            )
         value = self.construct(node, deep=True)
         try:
             return Given(value=accept(value, kind), where=where)
         except Mismatch as expected:
             quotes = ", in quotes" if kind is str else ""
-            raise InputError(f"{where}: {name} is {value!r}; it must be {expected}{quotes}") from None
+            # The short form, for a few lines of aliases can stand for more than memory holds.
+            shown = value if isinstance(value, int | float) else _SHOW.repr(value)
+            raise InputError(f"{where}: {name} is {shown}; it must be {expected}{quotes}") from None
 
     def _place(self, node: Any) -> str:
         return f"{self.file}:{node.start_mark.line + 1}"
+
+
+def _wrong_number(node: Any, kind: Any) -> str:
+    """A number that YAML 1.1 reads as another one (010 is 8, 1:30 is 90), or that is too long to be one; empty where there is none."""
+    if is_optional(kind):
+        return _wrong_number(node, inner_of(kind))
+    if get_origin(kind) is tuple and node.id == "sequence":
+        return next(filter(None, (_wrong_number(item, get_args(kind)[0]) for item in node.value)), "")
+    if kind not in (int, float) or node.id != "scalar" or not node.tag.endswith((":int", ":float")):
+        return ""
+    if node.tag.endswith(":float") and kind is float:
+        return node.value if ":" in node.value else ""
+    plain = _DECIMAL.fullmatch(node.value) and len(node.value) < 400
+    return "" if plain or node.tag.endswith(":float") else node.value
 
 
 def unknown(name: str, cls: Any) -> str:
@@ -171,11 +202,15 @@ def accept(value: Any, kind: Any) -> Any:
             raise Mismatch(in_words(kind))
         return tuple(accept(item, get_args(kind)[0]) for item in value)
     if kind is float and isinstance(value, str) and _is_number(value):
-        return float(value)  # YAML 1.1 reads 1e-5, without a point, as text
+        value = float(value)  # YAML 1.1 reads 1e-5, without a point, as text
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if abs(value) <= MOST_INT else math.inf
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise Mismatch(in_words(kind))
+    if isinstance(value, float) and not abs(value) <= MOST_FLOAT:
+        raise Mismatch(f"a finite number, at most {MOST_FLOAT:g}")
+    if isinstance(value, int) and abs(value) > MOST_INT:
+        raise Mismatch(f"a whole number, at most {MOST_INT}")
     return value
 
 

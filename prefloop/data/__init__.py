@@ -1,11 +1,16 @@
 """Reading, checking, splitting and writing what people said. Starts without torch."""
 
 from prefloop.data.check import Report, check
-from prefloop.data.formats import FORMATS, FormatName, Record, describe_formats, detect_format
+from prefloop.data.detect import describe_formats, detect_format
+from prefloop.data.formats import FORMATS, FormatName, Record
 from prefloop.data.hashing import content_hash
+from prefloop.data.layouts import LAYOUTS
 from prefloop.data.load import (
+    HowLoaded,
+    HowRead,
     Loaded,
     Summary,
+    how,
     load_comparisons,
     load_demonstrations,
     load_labels,
@@ -24,8 +29,11 @@ from prefloop.data.write import Written, write_jsonl
 
 __all__ = [
     "FORMATS",
+    "LAYOUTS",
     "BadRow",
     "FormatName",
+    "HowLoaded",
+    "HowRead",
     "Loaded",
     "Record",
     "Report",
@@ -36,6 +44,7 @@ __all__ = [
     "content_hash",
     "describe_formats",
     "detect_format",
+    "how",
     "load_comparisons",
     "load_demonstrations",
     "load_labels",

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Unpack
 
 from prefloop.data.formats import Record
-from prefloop.data.load import Loaded, Summary, load_records
+from prefloop.data.load import HowLoaded, HowRead, Loaded, Summary, load_records
+from prefloop.data.rows import names
 from prefloop.data.split import opening, part_of, split_key
 from prefloop.records import (
     Comparison,
@@ -109,19 +110,22 @@ class _Item:
 def check(
     source: str | Path,
     *,
-    split: str = "train",
     heldout: float = 0.1,
     against: str | Path = "",
     against_split: str = "test",
     tokenizer: Counter | None = None,
+    **reading: Unpack[HowRead],
 ) -> Report:
     """Read all of a source and report on it; bad rows are listed, not raised.
 
-    `against` is a second source that should share nothing with the first, such as its test split; `tokenizer` counts the tokens of a text.
+    `against` is a second source that should share nothing with the first, such as its test split, and is read alike; `tokenizer` counts the
+    tokens of a text.
     Raises `InputError` where the source cannot be read or its format not told.
     """
-    loaded = load_records(source, split=split, skip_bad=True, allow_none=True)
-    other = load_records(against, split=against_split, skip_bad=True, allow_none=True) if against else None
+    first: HowLoaded = {**reading, "skip_bad": True}
+    loaded = load_records(source, allow_none=True, **first)
+    second: HowLoaded = {**first, "split": against_split}
+    other = load_records(against, allow_none=True, **second) if against else None
     items = _items(loaded)
     parts: dict[str, list[_Item]] = {"train": [], "heldout": []}
     for item in items:
@@ -371,7 +375,7 @@ def _finding(name: str, places: Sequence[str]) -> Finding:
 
 def _lines(report: Report) -> Iterator[str]:
     summary = report.summary
-    yield f"{summary.source}: {summary.read} rows of format {summary.format}"
+    yield f"{summary.source}: {summary.read} rows of format {summary.name}"
     yield f"  {summary.kept} can be used, {len(summary.bad)} are bad"
     yield f"  {report.distinct_prompts} different {'texts' if summary.format == 'text' else 'prompts'}"
     parts = ", ".join(f"{count} {name}" for name, count in report.parts.items())
@@ -379,7 +383,7 @@ def _lines(report: Report) -> Iterator[str]:
     for name, value in report.facts.items():
         yield f"  {name}: {value:.4g}"
     if summary.unused_columns:
-        yield f"  columns not used: {', '.join(summary.unused_columns)}"
+        yield f"  columns not used: {names(summary.unused_columns)}"
     for note in summary.notes:
         yield f"  {note}"
     if report.lengths:

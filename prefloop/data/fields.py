@@ -5,10 +5,9 @@ False, 0.0 and 0 are values like any other; only an absent field or a null is mi
 
 import json
 import math
-from typing import Any, cast
+from typing import Any
 
-from prefloop.data.rows import MISSING, Row, RowError, show
-from prefloop.records import ROLES, Message, Prompt, Role
+from prefloop.data.rows import MISSING, Row, RowError, names, show
 
 
 def required(row: Row, field: str) -> Any:
@@ -16,7 +15,7 @@ def required(row: Row, field: str) -> Any:
     value = row.values.get(field)
     if value is None:
         shown = "null" if field in row.values else MISSING
-        has = ", ".join(map(str, row.values)) or "no column"
+        has = names(row.values) or "no column"
         raise RowError(field, shown, f"every row needs it, and this one has: {has}", "add the value")
     return value
 
@@ -29,7 +28,7 @@ def text(row: Row, field: str) -> str:
 def as_text(value: object, field: str) -> str:
     """The value, if it is text that can be written down."""
     if not isinstance(value, str):
-        raise RowError(field, show(value), f"it must be text, not {_kind(value)}", "write a string")
+        raise RowError(field, show(value), f"it must be text, not {kind_of(value)}", "write a string")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise RowError(
             field, show(value), "it holds half a character (a lone surrogate)", "mend the text's encoding"
@@ -57,7 +56,7 @@ def number(row: Row, field: str) -> float:
     if not row.typed:
         value = _number_in(value, field)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RowError(field, show(value), f"it must be a number, not {_kind(value)}", "write a number")
+        raise RowError(field, show(value), f"it must be a number, not {kind_of(value)}", "write a number")
     try:
         value = float(value)
     except OverflowError:
@@ -99,7 +98,7 @@ def as_boolean(value: object, field: str) -> bool:
     """The value, if it is true or false."""
     if not isinstance(value, bool):
         raise RowError(
-            field, show(value), f"it must be true or false, not {_kind(value)}", "write true or false"
+            field, show(value), f"it must be true or false, not {kind_of(value)}", "write true or false"
         )
     return value
 
@@ -113,79 +112,8 @@ def items(row: Row, field: str) -> list[Any]:
         except (ValueError, RecursionError):
             raise RowError(field, show(value), "the cell must hold a JSON list", "write [...]") from None
     if not isinstance(value, list):
-        raise RowError(field, show(value), f"it must be a list, not {_kind(value)}", "write [...]")
+        raise RowError(field, show(value), f"it must be a list, not {kind_of(value)}", "write [...]")
     return value
-
-
-def messages(value: list[Any], field: str) -> tuple[Message, ...]:
-    """A chat: `[{"role": ..., "content": ...}, ...]`, every turn with something in it. Other keys of a message are not read."""
-    if not value:
-        raise RowError(field, "[]", "the list of messages is empty", "write the messages")
-    return tuple(_message(item, f"{field}[{index}]") for index, item in enumerate(value))
-
-
-def prompt(row: Row) -> Prompt:
-    """The field `prompt`: text (may be empty: the start of a document) or messages that end with the user's."""
-    value = required(row, "prompt")
-    if isinstance(value, list):
-        return chat_prompt(messages(value, "prompt"), "prompt")
-    if not isinstance(value, str):
-        raise RowError(
-            "prompt",
-            show(value),
-            f"it must be text or a list of messages, not {_kind(value)}",
-            'write a string or [{"role": "user", "content": ...}]',
-        )
-    return Prompt(content=as_text(value, "prompt"))
-
-
-def chat_prompt(turns: tuple[Message, ...], field: str) -> Prompt:
-    """Messages that the assistant speaks next in."""
-    if not turns or turns[-1].role != "user":
-        raise RowError(
-            field,
-            f"a chat that ends with {turns[-1].role}" if turns else "a chat without a turn",
-            "the assistant answers a user",
-            "end the prompt with a user message",
-        )
-    return Prompt(content=turns)
-
-
-def completion(value: object, field: str) -> str:
-    """A completion: text, or one assistant message."""
-    if isinstance(value, list):
-        turns = messages(value, field)
-        if len(turns) != 1 or turns[0].role != "assistant":
-            said = ", ".join(turn.role for turn in turns)
-            raise RowError(
-                field,
-                f"messages of {said}",
-                "a completion is one assistant message",
-                "move the turns before the last to the prompt",
-            )
-        return turns[0].content
-    if not isinstance(value, str):
-        raise RowError(
-            field,
-            show(value),
-            f"it must be text or one assistant message, not {_kind(value)}",
-            "write a string",
-        )
-    return filled(value, field, "completion")
-
-
-def _message(item: object, field: str) -> Message:
-    if not isinstance(item, dict):
-        raise RowError(field, show(item), "it must be a message", 'write {"role": ..., "content": ...}')
-    for key in ("role", "content"):
-        if item.get(key) is None:
-            raise RowError(
-                f"{field}.{key}", "null" if key in item else MISSING, "every message needs it", "add it"
-            )
-    role = item["role"]
-    if role not in ROLES:
-        raise RowError(f"{field}.role", show(role), "the role is not known", f"use {', '.join(ROLES)}")
-    return Message(role=cast(Role, role), content=filled(item["content"], f"{field}.content", "message"))
 
 
 def _number_in(value: str, field: str) -> float:
@@ -195,7 +123,7 @@ def _number_in(value: str, field: str) -> float:
         raise RowError(field, show(value), "it must be a number", "write a number") from None
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """A value's type in the words of JSON."""
     names = {
         bool: "true or false",
@@ -204,5 +132,6 @@ def _kind(value: object) -> str:
         str: "text",
         list: "a list",
         dict: "an object",
+        type(None): "null",
     }
     return names.get(type(value), type(value).__name__)

@@ -1,17 +1,16 @@
 """The field's formats: which columns each has, and how one of its rows becomes a record.
 
-The format of a source is decided once, from its columns; every row must then be of that format. Nothing is decided row by row, so a broken
-row is reported and never read as something else.
+Every row of a source must be of its one format: nothing is decided row by row, so a broken row is reported and never read as something else.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefloop.data import fields
+from prefloop.data import messages as chats
 from prefloop.data.rows import Row, RowError, show
 from prefloop.data.transcripts import is_transcript, parse_transcript, shared_prompt
-from prefloop.errors import InputError
 from prefloop.records import (
     Comparison,
     Conversation,
@@ -54,13 +53,18 @@ class Format:
     """The row's record; raises `RowError`."""
     about: str
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """All columns that are read; a chat may have `tools` beside it."""
+        return self.columns + self.optional + (("tools",) if self.columns != ("text",) else ())
+
 
 def _text(row: Row) -> Text:
     return Text(text=fields.filled(fields.required(row, "text"), "text", "text"), origin=row.origin)
 
 
 def _prompt(row: Row) -> Prompt:
-    return fields.prompt(row)
+    return chats.prompt(row)
 
 
 def _demonstration(row: Row) -> Demonstration:
@@ -69,7 +73,7 @@ def _demonstration(row: Row) -> Demonstration:
 
 
 def _conversation(row: Row) -> Conversation:
-    turns = fields.messages(fields.items(row, "messages"), "messages")
+    turns = chats.chat(row, fields.items(row, "messages"), "messages")
     first = next((index for index, turn in enumerate(turns) if turn.role == "assistant"), None)
     if first is None:
         said = ", ".join(turn.role for turn in turns)
@@ -90,17 +94,17 @@ def _comparison(row: Row) -> Comparison:
     """Prompt and two completions. Where the completions hold the whole dialogue, the prompt is taken out of them, never kept twice."""
     chosen, rejected = fields.required(row, "chosen"), fields.required(row, "rejected")
     if isinstance(chosen, list) and isinstance(rejected, list) and max(len(chosen), len(rejected)) > 1:
-        pair = shared_prompt(fields.messages(chosen, "chosen"), fields.messages(rejected, "rejected"))
+        pair = shared_prompt(chats.chat(row, chosen, "chosen"), chats.chat(row, rejected, "rejected"))
         _agree(row, pair[0])
         return _judged(row, *pair)
     if is_transcript(chosen) and is_transcript(rejected):
         pair = shared_prompt(parse_transcript(chosen, "chosen"), parse_transcript(rejected, "rejected"))
         _agree(row, pair[0], transcript=chosen)
         return _judged(row, *pair)
-    prompt = fields.prompt(row)
+    prompt = chats.prompt(row)
     _same_kind(prompt, chosen, "chosen")
     _same_kind(prompt, rejected, "rejected")
-    return _judged(row, prompt, fields.completion(chosen, "chosen"), fields.completion(rejected, "rejected"))
+    return _judged(row, prompt, chats.completion(chosen, "chosen"), chats.completion(rejected, "rejected"))
 
 
 def _implicit(row: Row) -> Comparison:
@@ -109,7 +113,7 @@ def _implicit(row: Row) -> Comparison:
     if isinstance(chosen, list) and isinstance(rejected, list):
         return _judged(
             row,
-            *shared_prompt(fields.messages(chosen, "chosen"), fields.messages(rejected, "rejected")),
+            *shared_prompt(chats.chat(row, chosen, "chosen"), chats.chat(row, rejected, "rejected")),
         )
     pair: list[str] = []
     for field, value in (("chosen", chosen), ("rejected", rejected)):
@@ -141,16 +145,17 @@ def _ranking(row: Row) -> Ranking:
             "a ranking orders two or more completions, best first",
             "add completions, or leave the row out",
         )
-    prompt = fields.prompt(row)
+    prompt = chats.prompt(row)
     completions = tuple(
-        fields.completion(value, f"completions[{index}]") for index, value in enumerate(values)
+        chats.completion(value, f"completions[{index}]") for index, value in enumerate(values)
     )
+    first: dict[str, int] = {}
     for index, completion in enumerate(completions):
-        if completion in completions[:index]:
+        if first.setdefault(completion, index) != index:
             raise RowError(
                 f"completions[{index}]",
                 show(completion),
-                f"it equals completions[{completions.index(completion)}]",
+                f"it equals completions[{first[completion]}]",
                 "name each completion once",
             )
     return Ranking(prompt=prompt, completions=completions, annotator=fields.annotator(row), origin=row.origin)
@@ -167,7 +172,7 @@ def _steps(row: Row) -> Steps:
             "write as many labels as completions, one or more",
         )
     return Steps(
-        prompt=fields.prompt(row),
+        prompt=chats.prompt(row),
         steps=tuple(fields.filled(text, f"completions[{index}]", "step") for index, text in enumerate(texts)),
         good=tuple(fields.as_boolean(label, f"labels[{index}]") for index, label in enumerate(labels)),
         annotator=fields.annotator(row),
@@ -251,67 +256,6 @@ FORMATS: dict[FormatName, Format] = {
 }
 
 
-def detect_format(
-    rows: Sequence[Row],
-    *,
-    source: str,
-    wanted: Collection[FormatName] = tuple(FORMATS),
-    hints: Mapping[FormatName, str] | None = None,
-) -> FormatName:
-    """The format of a source by the columns of its first rows, among those its reader can use.
-
-    Raises `InputError`, naming the columns and the formats known, where none fits or several do; `hints` says more about formats not wanted.
-    """
-    columns = list(dict.fromkeys(column for row in rows for column in row.values))
-    found = formats_of(columns)
-    usable: list[FormatName] = [name for name in found if name in wanted]
-    if len(usable) != 1:
-        hint = "".join(f"; {said}" for name, said in (hints or {}).items() if name in found and not usable)
-        raise InputError(_no_format(source, columns, found, usable, wanted) + hint)
-    if usable == ["implicit"]:
-        transcripts = [is_transcript(row.values.get("chosen")) for row in rows]
-        return "hh" if 2 * sum(transcripts) > len(transcripts) else "implicit"
-    return usable[0]
-
-
-def formats_of(columns: Collection[str]) -> list[FormatName]:
-    """Formats whose columns are all there, less those with a richer one there too. `hh` has the columns of `implicit` and is told by its values."""
-    fit: list[FormatName] = [
-        name for name, known in FORMATS.items() if name != "hh" and set(known.columns) <= set(columns)
-    ]
-    richest: list[FormatName] = [
-        name
-        for name in fit
-        if not any(set(FORMATS[name].columns) < set(FORMATS[other].columns) for other in fit)
-    ]
-    return richest
-
-
-def unused_columns(rows: Iterable[Row], name: FormatName) -> tuple[str, ...]:
-    """Columns, and keys of messages (`messages[].weight`), that rows have and the format does not read."""
-    read = FORMATS[name].columns + FORMATS[name].optional
-    unused: dict[str, None] = {}
-    for row in rows:
-        for column, value in row.values.items():
-            if column not in read:
-                unused[column] = None
-            elif isinstance(value, list):
-                keys = [
-                    key
-                    for item in value
-                    if isinstance(item, Mapping)
-                    for key in item
-                    if item[key] is not None
-                ]
-                unused |= {f"{column}[].{key}": None for key in keys if key not in ("role", "content")}
-    return tuple(unused)
-
-
-def describe_formats(names: Iterable[FormatName] = tuple(FORMATS)) -> str:
-    """The formats and their columns, in a line."""
-    return "; ".join(f"{name} ({', '.join(FORMATS[name].columns)})" for name in names)
-
-
 def split_at_shared_words(chosen: str, rejected: str) -> tuple[Prompt, str, str]:
     """Two texts without a prompt, cut after the last whole word of their shared beginning; the space goes with the completions."""
     differ = (at for at, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other)
@@ -359,9 +303,9 @@ def _judged(row: Row, prompt: Prompt, chosen: str, rejected: str) -> Comparison:
 
 def _answered(row: Row) -> tuple[Prompt, str]:
     value = fields.required(row, "completion")
-    prompt = fields.prompt(row)
+    prompt = chats.prompt(row)
     _same_kind(prompt, value, "completion")
-    return prompt, fields.completion(value, "completion")
+    return prompt, chats.completion(value, "completion")
 
 
 def _same_kind(prompt: Prompt, value: Any, field: str) -> None:
@@ -377,7 +321,7 @@ def _same_kind(prompt: Prompt, value: Any, field: str) -> None:
 
 def _agree(row: Row, shared: Prompt, *, transcript: str = "") -> None:
     """The prompt given must be the one that the dialogues begin with: the messages, a user's turn of them, or the transcript's beginning."""
-    given = fields.prompt(row).content
+    given = chats.prompt(row).content
     turns: tuple[Message, ...] = shared.content if isinstance(shared.content, tuple) else ()
     if isinstance(given, tuple):
         same = given == turns
@@ -391,36 +335,3 @@ def _agree(row: Row, shared: Prompt, *, transcript: str = "") -> None:
             "chosen and rejected hold whole dialogues, and do not begin with it",
             "leave the prompt out of the row, or the dialogue out of chosen and rejected",
         )
-
-
-def _no_format(
-    source: str,
-    columns: Sequence[str],
-    found: Sequence[FormatName],
-    usable: Sequence[FormatName],
-    wanted: Collection[FormatName],
-) -> str:
-    seen = f"{source}: the columns are {', '.join(columns) or '(none)'}"
-    if len(usable) > 1:
-        return (
-            f"{seen}, which fit several formats: {describe_formats(usable)}; "
-            "leave out the columns that are not meant"
-        )
-    known: list[FormatName] = [name for name in FORMATS if name in wanted]
-    if found:
-        held = " and ".join(
-            f"{FORMATS[name].about} ({'implicit or hh' if name == 'implicit' else name})" for name in found
-        )
-        return f"{seen}, which is {held}; needed here is: {describe_formats(known)}"
-    near = min(known, key=lambda name: _distance(FORMATS[name].columns, columns))
-    lacking = [column for column in FORMATS[near].columns if column not in columns]
-    return (
-        f"{seen}, which fit no format known: {describe_formats(known)}; "
-        f"rename columns (nearest is {near}, which lacks {', '.join(lacking)})"
-    )
-
-
-def _distance(needed: Sequence[str], there: Sequence[str]) -> tuple[int, int]:
-    """Columns a format lacks; among equals, the one that finds more of its columns is nearer."""
-    found = len(set(needed) & set(there))
-    return len(needed) - found, -found

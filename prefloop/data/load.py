@@ -1,21 +1,16 @@
 """From a source to records: every row is read, checked and either kept, or counted and named among those left out."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
-from prefloop.data.formats import (
-    FORMATS,
-    FormatName,
-    Record,
-    detect_format,
-    formats_of,
-    unused_columns,
-)
-from prefloop.data.read import find_source, rows_of
-from prefloop.data.rows import BadRow, Row, RowError
+from prefloop.configs.common import Rows
+from prefloop.data.detect import COLUMNS, Reading, choose, formats_of, unused_columns
+from prefloop.data.formats import FORMATS, FormatName, Record
+from prefloop.data.read import MAX_GB, find_source, rows_of
+from prefloop.data.rows import BadRow, Row, RowError, names
 from prefloop.data.votes import refuse_votes
 from prefloop.errors import InputError
 from prefloop.records import (
@@ -39,6 +34,41 @@ _ROWS_LOOKED_AT = 100  # to tell the format
 _COMPARISONS: tuple[FormatName, ...] = ("comparison", "implicit", "hh", "ranking")
 
 
+class HowRead(TypedDict, total=False):
+    """What is read of a source; what is left out keeps its default."""
+
+    split: str
+    """Split of a data set that has several; `train`."""
+    format: str
+    """A format or layout by name, instead of the one that the columns tell."""
+    columns: Sequence[str]
+    """What columns are, as column=its name in the source."""
+    chat: bool
+    """Make a user's message of a prompt that is text."""
+    max_gb: float
+    """Gigabytes of a compressed file, once decompressed, at most."""
+
+
+class HowLoaded(HowRead, total=False):
+    """What is read of a source, and what becomes of its rows."""
+
+    skip_bad: bool
+    """Leave bad rows out, counted and listed, instead of stopping at them."""
+    limit: int
+    """Records at most; 0 is all."""
+
+
+def how(rows: Rows) -> HowRead:
+    """How a stage's settings say that a source is read."""
+    return {
+        "split": rows.split,
+        "format": rows.format,
+        "columns": rows.columns,
+        "chat": rows.chat,
+        "max_gb": rows.max_gb,
+    }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """What became of a source's rows: `read == used + len(bad) + beyond_limit`."""
@@ -48,7 +78,7 @@ class Summary:
     read: int
     """Rows seen, good or bad."""
     used: int
-    """Rows that became records, or repeated a prompt there was already."""
+    """Rows that became records, repeated a prompt there was already, or found both completions equally good."""
     kept: int
     """Records: as many as rows used, except that a ranking gives all its pairs and a repeated prompt is taken once."""
     bad: tuple[BadRow, ...]
@@ -58,9 +88,11 @@ class Summary:
     unused_columns: tuple[str, ...]
     notes: tuple[str, ...]
     """Anything else a reader should know, a sentence each."""
+    layout: str = ""
+    """Layout that the format's rows were made from; empty where the rows were of the format."""
 
     def __str__(self) -> str:
-        parts = [f"{self.source}: {self.read} rows of format {self.format}, {self.kept} records kept"]
+        parts = [f"{self.source}: {self.read} rows of format {self.name}, {self.kept} records kept"]
         if self.bad:
             places = [row.origin.removeprefix(f"{self.source}:") for row in self.bad[:BAD_ROWS_SHOWN]]
             more = [f"and {len(self.bad) - len(places)} more"] if len(self.bad) > len(places) else []
@@ -68,8 +100,13 @@ class Summary:
         if self.beyond_limit:
             parts.append(f"{self.beyond_limit} rows left out beyond the limit")
         if self.unused_columns:
-            parts.append(f"columns not used: {', '.join(self.unused_columns)}")
+            parts.append(f"columns not used: {names(self.unused_columns)}")
         return ". ".join([*parts, *self.notes]) + "."
+
+    @property
+    def name(self) -> str:
+        """The format, and the layout it was made from."""
+        return f"{self.layout} ({self.format})" if self.layout else self.format
 
     def bad_rows(self) -> str:
         """Every bad row on a line of its own: where, which field, its value, what is wrong and what would be right."""
@@ -80,6 +117,7 @@ class Summary:
         return {
             "source": self.source,
             "format": self.format,
+            "layout": self.layout,
             "read": self.read,
             "used": self.used,
             "kept": self.kept,
@@ -100,20 +138,17 @@ class Loaded(Generic[T]):
     summary: Summary
 
 
-def load_texts(
-    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
-) -> Loaded[Text]:
+def load_texts(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Text]:
     """Documents, from the column `text`.
 
-    This and every loader below: `limit` (0 = all) is the number of records at most, and what is beyond it is counted; bad rows are one
-    `InputError` that names them, or with `skip_bad` are left out and listed in the summary; no usable row at all is an `InputError`.
+    This and every loader below: `HowLoaded` says how the source is read. `limit` (0 = all) is the number of records at most, and what is beyond it
+    is counted; bad rows are one `InputError` that names them, or with `skip_bad` are left out and listed in the summary; no usable row at all
+    is an `InputError`.
     """
-    return _load(source, split, skip_bad, limit, ("text",), _is(Text))
+    return _load(source, ("text",), _is(Text), **reading)
 
 
-def load_prompts(
-    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
-) -> Loaded[Prompt]:
+def load_prompts(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Prompt]:
     """Prompts, of records of any format but text; each is taken once. A whole chat gives the turns before its last answer."""
     wanted: tuple[FormatName, ...] = tuple(name for name in FORMATS if name != "text")
     hints: dict[FormatName, str] = {"text": "if each text is a prompt, call the column `prompt`"}
@@ -126,16 +161,11 @@ def load_prompts(
         seen.add(prompt)
         return (prompt,)
 
-    return _load(source, split, skip_bad, limit, wanted, new_prompt, hints=hints)
+    return _load(source, wanted, new_prompt, hints=hints, **reading)
 
 
 def load_demonstrations(
-    source: str | Path,
-    *,
-    split: str = "train",
-    skip_bad: bool = False,
-    limit: int = 0,
-    from_chosen: bool = False,
+    source: str | Path, *, from_chosen: bool = False, **reading: Unpack[HowLoaded]
 ) -> Loaded[Demonstration | Conversation]:
     """Demonstrations and whole chats. With `from_chosen`, of comparisons too: the chosen completion (and a ranking's best)."""
     wanted: tuple[FormatName, ...] = ("demonstration", "messages")
@@ -150,60 +180,48 @@ def load_demonstrations(
             "a low score demonstrates nothing; leave the column `score` out to take all completions"
         )
         kinds = _is(Demonstration, Conversation)
-        return _load(source, split, skip_bad, limit, wanted, kinds, hints=hints)
-    return _load(source, split, skip_bad, limit, wanted + _COMPARISONS, _demonstrated)
+        return _load(source, wanted, kinds, hints=hints, **reading)
+    return _load(source, wanted + _COMPARISONS, _demonstrated, **reading)
 
 
-def load_comparisons(
-    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
-) -> Loaded[Comparison]:
+def load_comparisons(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Comparison]:
     """Comparisons; a ranking of K completions gives its K(K-1)/2 pairs."""
 
     def pairs(record: Record) -> tuple[Comparison, ...]:
         return record.comparisons() if isinstance(record, Ranking) else _is(Comparison)(record)
 
-    return _load(source, split, skip_bad, limit, _COMPARISONS, pairs)
+    return _load(source, _COMPARISONS, pairs, **reading)
 
 
-def load_rankings(
-    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
-) -> Loaded[Ranking]:
+def load_rankings(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Ranking]:
     """Rankings, best first."""
-    return _load(source, split, skip_bad, limit, ("ranking",), _is(Ranking))
+    return _load(source, ("ranking",), _is(Ranking), **reading)
 
 
-def load_labels(
-    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
-) -> Loaded[Label]:
+def load_labels(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Label]:
     """Completions found good or bad."""
-    return _load(source, split, skip_bad, limit, ("label",), _is(Label))
+    return _load(source, ("label",), _is(Label), **reading)
 
 
-def load_steps(
-    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
-) -> Loaded[Steps]:
+def load_steps(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Steps]:
     """Completions in steps, each found good or bad."""
-    return _load(source, split, skip_bad, limit, ("steps",), _is(Steps))
+    return _load(source, ("steps",), _is(Steps), **reading)
 
 
-def load_scores(
-    source: str | Path, *, split: str = "train", skip_bad: bool = False, limit: int = 0
-) -> Loaded[Score]:
+def load_scores(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Score]:
     """Completions with a number."""
-    return _load(source, split, skip_bad, limit, ("score",), _is(Score))
+    return _load(source, ("score",), _is(Score), **reading)
 
 
 def load_records(
-    source: str | Path,
-    *,
-    split: str = "train",
-    skip_bad: bool = False,
-    limit: int = 0,
-    allow_none: bool = False,
+    source: str | Path, *, allow_none: bool = False, **reading: Unpack[HowLoaded]
 ) -> Loaded[Record]:
-    """Records of whatever format the source has. With `allow_none`, a source whose rows are all bad gives no record instead of an error."""
+    """Records of whatever format the source has. With `allow_none`, a source whose rows are all bad gives no record instead of an error.
+
+    Rows are prompts alone only where nothing beside the prompt looks like an answer or a judgement, or where `format` says so.
+    """
     return _load(
-        source, split, skip_bad, limit, tuple(FORMATS), lambda record: (record,), allow_none=allow_none
+        source, tuple(FORMATS), lambda record: (record,), allow_none=allow_none, sure=True, **reading
     )
 
 
@@ -244,39 +262,50 @@ def _demonstrated(record: Record) -> tuple[Demonstration | Conversation, ...]:
 
 def _load(
     source: str | Path,
-    split: str,
-    skip_bad: bool,
-    limit: int,
     wanted: Collection[FormatName],
     convert: Callable[[Record], tuple[T, ...]],
     *,
     hints: Mapping[FormatName, str] | None = None,
     allow_none: bool = False,
+    sure: bool = False,
+    **reading: Unpack[HowLoaded],
 ) -> Loaded[T]:
+    limit, skip_bad = reading.get("limit", 0), reading.get("skip_bad", False)
     if limit < 0:
         raise InputError(f"limit is {limit}; it must be 0 (all) or more")
-    found = find_source(source, split=split)
-    rows = rows_of(found)
+    found = find_source(source, split=reading.get("split", "train"))
+    rows = rows_of(found, reading.get("max_gb", MAX_GB))
     first, looked_at = _first_rows(rows)
     if not looked_at:
         bad = tuple(row for row in first if isinstance(row, BadRow))
         raise InputError(_bad_rows(str(source), bad, len(bad)) if bad else f"{source}: there is no row in it")
-    refuse_votes(looked_at, str(source))
-    name = detect_format(looked_at, source=str(source), wanted=wanted, hints=hints or {})
-    made = _convert(chain(first, rows), name, looked_at, limit, convert)
+    if not reading.get("format"):
+        refuse_votes(looked_at, str(source))
+    chosen = choose(
+        looked_at,
+        source=str(source),
+        wanted=wanted,
+        hints=hints,
+        format=reading.get("format", ""),
+        columns=reading.get("columns", ()),
+        chat=reading.get("chat", False),
+        sure=sure,
+    )
+    made = _convert(chain(first, rows), chosen, looked_at, limit, convert)
     read = made.used + len(made.bad) + made.beyond
     if (made.bad and not skip_bad) or (not made.records and not allow_none):
         raise InputError(_bad_rows(str(source), made.bad, read))
     summary = Summary(
         source=str(source),
-        format=name,
+        format=chosen.format,
         read=read,
         used=made.used,
         kept=len(made.records),
         bad=tuple(made.bad),
         beyond_limit=made.beyond,
-        unused_columns=(*unused_columns(looked_at, name), *made.late_columns),
-        notes=tuple(_notes(made, name, [str(path) for path in found.other_files])),
+        unused_columns=(*unused_columns(looked_at, chosen), *made.late_columns),
+        notes=tuple(_notes(made, chosen, [str(path) for path in found.other_files])),
+        layout=chosen.layout,
     )
     return Loaded(records=tuple(made.records), origins=tuple(made.origins), summary=summary)
 
@@ -289,9 +318,11 @@ class _Made(Generic[T]):
     origins: list[str] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     used: int = 0
+    equal: int = 0
+    """Rows that found their completions equally good, and so gave no record."""
     beyond: int = 0
     cut: int = 0
-    """Pairs of the last ranking that were beyond the limit."""
+    """Records of the last row that were beyond the limit."""
     late_columns: list[str] = field(default_factory=list)
     """Columns that came after the rows looked at, and are not read."""
 
@@ -311,14 +342,14 @@ def _first_rows(rows: Iterator[Row | BadRow]) -> tuple[list[Row | BadRow], list[
 
 def _convert(
     rows: Iterable[Row | BadRow],
-    name: FormatName,
+    reading: Reading,
     looked_at: Iterable[Row],
     limit: int,
     convert: Callable[[Record], tuple[T, ...]],
 ) -> _Made[T]:
     made: _Made[T] = _Made()
     columns = {column for row in looked_at for column in row.values}
-    read = FORMATS[name].columns + FORMATS[name].optional
+    read = set(reading.read)
     for row in rows:
         if limit and len(made.records) >= limit:
             made.beyond += 1
@@ -327,14 +358,16 @@ def _convert(
         else:
             try:
                 if not row.values.keys() <= columns:
-                    late = _late_columns(row, columns)
+                    late = _late_columns(row, columns, reading)
                     columns.update(late)
                     made.late_columns.extend(column for column in late if column not in read)
-                records = convert(FORMATS[name].parse(row))
+                said = reading.records(row)
+                records = [each for record in said for each in convert(record)]
             except RowError as error:
                 made.bad.append(error.at(row.origin))
                 continue
             made.used += 1
+            made.equal += not said
             made.records.extend(records)
             made.origins.extend(row.origin for _ in records)
     if limit and len(made.records) > limit:
@@ -343,11 +376,16 @@ def _convert(
     return made
 
 
-def _late_columns(row: Row, columns: set[str]) -> list[str]:
+def _late_columns(row: Row, columns: set[str], reading: Reading) -> list[str]:
     """Columns no row had before. None may make the rows another format: a `label` that begins at row 101 would be lost."""
     late = [column for column in row.values if column not in columns]
     for column in late:
-        if formats_of(columns | {column}) != formats_of(columns):
+        if (
+            reading.told
+            and column in COLUMNS
+            and column not in FORMATS[reading.format].read
+            and formats_of(columns | {column}) != formats_of(columns)
+        ):
             raise RowError(
                 column,
                 "a new column",
@@ -357,15 +395,20 @@ def _late_columns(row: Row, columns: set[str]) -> list[str]:
     return late
 
 
-def _notes(made: _Made[Any], name: FormatName, other_files: list[str]) -> Iterator[str]:
-    records = made.records
+def _notes(made: _Made[Any], reading: Reading, other_files: list[str]) -> Iterator[str]:
+    records, name = made.records, reading.format
     if other_files:
         yield f"files of other splits, not read: {', '.join(other_files)}"
     if name == "ranking" and records and isinstance(records[0], Comparison):
         cut = f", less pairs of the last beyond the limit: {made.cut}" if made.cut else ""
         yield f"the comparisons are all pairs of the rankings{cut}"
-    if records and isinstance(records[0], Prompt) and made.used > len(records):
-        yield f"rows that repeat an earlier prompt, which is taken once: {made.used - len(records)}"
+    elif made.cut:
+        yield f"records of the last row beyond the limit: {made.cut}"
+    if made.equal:
+        yield f"rows that find all completions equally good, and give no record: {made.equal}"
+    repeated = made.used - made.equal - len(records)
+    if records and isinstance(records[0], Prompt) and repeated:
+        yield f"rows that repeat an earlier prompt, which is taken once: {repeated}"
     if records and isinstance(records[0], Demonstration) and name in _COMPARISONS:
         yield "the demonstrations are the chosen completions of comparisons"
     if name == "implicit" and records and isinstance(records[0], Comparison):

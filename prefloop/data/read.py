@@ -1,45 +1,32 @@
-"""Rows from where data lives: JSONL, JSON, CSV and Parquet files, folders of them, and Hugging Face data sets.
+"""Rows from where data lives: JSONL, JSON, CSV, TSV and Parquet files, folders of them, and Hugging Face data sets.
 
 Rows are streamed; each knows its `file:line`. A row that is not one (broken JSON, not an object, not UTF-8) comes out as a `BadRow`
 and reading goes on; a file that cannot be read at all is an `InputError`.
 """
 
 import csv
-import gzip
 import io
 import json
 import re
-import zlib
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from prefloop.data.rows import BadRow, Row, show
+from prefloop.data.streams import INSTALL, LONGEST, PACKED, check_size, lines, open_bytes, readable
 from prefloop.errors import InputError
 
-SUFFIXES = (
-    ".jsonl",
-    ".jsonl.gz",
-    ".ndjson",
-    ".ndjson.gz",
-    ".json",
-    ".json.gz",
-    ".csv",
-    ".csv.gz",
-    ".tsv",
-    ".tsv.gz",
-    ".parquet",
-)
+_PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+SUFFIXES = (*(plain + packed for plain in _PLAIN for packed in ("", *PACKED)), ".parquet")
+MAX_GB = 16.0
+"""Gigabytes that a compressed file holds at most, unless the user says otherwise."""
 SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "eval", "test", "heldout")
 """Names that a file in a folder may begin with to say which split it holds."""
 
 _METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-_LONGEST_CELL = 2**27  # the csv module's own limit, 128 KiB, is shorter than some documents
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_INSTALL = "install it with `pip install 'prefloop[data]'`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,12 +42,14 @@ class Source:
     """Data files of a folder that belong to other splits, and are not read."""
 
 
-def read_rows(source: str | Path, *, split: str = "train") -> Iterator[Row | BadRow]:
+def read_rows(source: str | Path, *, split: str = "train", max_gb: float = MAX_GB) -> Iterator[Row | BadRow]:
     """The rows of a file, a folder or a Hugging Face data set, in order. `split` chooses where there are several.
+
+    No file may hold more than `max_gb` gigabytes once it is decompressed.
 
     Raises `InputError` where there is nothing to read; rows that are malformed are `BadRow`s in their place.
     """
-    return rows_of(find_source(source, split=split))
+    return rows_of(find_source(source, split=split), max_gb)
 
 
 def find_source(source: str | Path, *, split: str = "train") -> Source:
@@ -87,15 +76,15 @@ def find_source(source: str | Path, *, split: str = "train") -> Source:
     return Source(name=name, kind="hub", split=split)
 
 
-def rows_of(source: Source) -> Iterator[Row | BadRow]:
+def rows_of(source: Source, max_gb: float = MAX_GB) -> Iterator[Row | BadRow]:
     """Stream a source's rows."""
     if source.kind == "saved":
         yield from _saved_rows(source)
     elif source.kind == "hub":
         yield from _hub_rows(source)
     for path in source.files:
-        with _readable(path):
-            yield from _file_rows(path)
+        with readable(path):
+            yield from _file_rows(path, max_gb)
 
 
 def _holds(folder: Path, *names: str) -> bool:
@@ -139,42 +128,22 @@ def _split_of(path: Path) -> str | None:
     return word.group() if word and word.group() in SPLIT_NAMES else None
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what the operating system or a decompressor says into an `InputError` that names the file."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error) as error:
-        what = f"{error.strerror}" if isinstance(error, OSError) and error.strerror else f"{error}"
-        raise InputError(
-            f"{path}: cannot be read ({what}); check the file, and that it is complete"
-        ) from error
-
-
-def _file_rows(path: Path) -> Iterator[Row | BadRow]:
-    suffix = (_suffix(path) or "").removesuffix(".gz")
+def _file_rows(path: Path, max_gb: float) -> Iterator[Row | BadRow]:
+    suffix = _suffix(path) or ""
     if suffix == ".parquet":
-        return _parquet_rows(path)
-    if suffix in (".csv", ".tsv"):
-        return _csv_rows(path, "\t" if suffix == ".tsv" else ",")
-    return _json_rows(path) if suffix == ".json" else _jsonl_rows(path)
-
-
-def _open(path: Path) -> IO[bytes]:
-    compressed = path.name.lower().endswith(".gz")
-    opener: Any = gzip.open if compressed else open
-    with opener(path, "rb") as stream:
-        if stream.read(2) in _UTF16:
-            raise InputError(f"{path}:1: the file is UTF-16; save it as UTF-8")
-    return opener(path, "rb")
+        return _parquet_rows(path, max_gb)
+    kind = next(plain for plain in _PLAIN if suffix.startswith(plain))
+    if kind in (".csv", ".tsv"):
+        return _csv_rows(path, max_gb, "," if kind == ".csv" else "\t")
+    return _json_rows(path, max_gb) if kind == ".json" else _jsonl_rows(path, max_gb)
 
 
 # JSON lines
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row | BadRow]:
-    with _open(path) as stream:
-        for number, line in enumerate(stream, start=1):
+def _jsonl_rows(path: Path, max_gb: float) -> Iterator[Row | BadRow]:
+    with open_bytes(path, max_gb) as stream:
+        for number, line in lines(stream, path):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if not line.isspace():
@@ -212,8 +181,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _RepeatedKey:
     values = dict(pairs)
     if len(values) == len(pairs):
         return values
-    keys = [key for key, _ in pairs]
-    return _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    seen: set[str] = set()
+    return _RepeatedKey(next(key for key, _ in pairs if key in seen or seen.add(key)))
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
@@ -234,8 +203,8 @@ def _object_row(value: object, origin: str) -> Row | BadRow:
 # JSON: a list of objects, {"data": [...]}, one object, or JSON lines under the wrong name
 
 
-def _json_rows(path: Path) -> Iterator[Row | BadRow]:
-    with _open(path) as stream:
+def _json_rows(path: Path, max_gb: float) -> Iterator[Row | BadRow]:
+    with open_bytes(path, max_gb) as stream:
         content = stream.read()
     try:
         text = content.decode("utf-8-sig")
@@ -265,7 +234,7 @@ def _json_rows(path: Path) -> Iterator[Row | BadRow]:
     elif whole is not None and _skip(text, whole[1]) == len(text):
         yield _object_row(whole[0], f"{path}:{text.count(chr(10), 0, start) + 1}")
     else:
-        yield from _jsonl_rows(path)
+        yield from _jsonl_rows(path, max_gb)
 
 
 def _skip(text: str, position: int) -> int:
@@ -323,14 +292,15 @@ def _element(path: Path, text: str, position: int, line: int) -> tuple[object, i
 # CSV
 
 
-def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | BadRow]:
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+def _csv_rows(path: Path, max_gb: float, delimiter: str) -> Iterator[Row | BadRow]:
+    # The csv module's own limit, 128 KiB, is shorter than some documents.
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
     # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not stop the file.
     with (
-        _open(path) as raw,
-        io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines,
+        open_bytes(path, max_gb) as raw,
+        io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
-        reader = csv.reader(lines, strict=True, delimiter=delimiter)
+        reader = csv.reader(text, strict=True, delimiter=delimiter)
         header = _csv_header(path, reader)
         line = reader.line_num + 1
         while header:
@@ -357,9 +327,9 @@ def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
         header = next(reader, [])
     except csv.Error as error:
         raise InputError(f"{path}:1: the header is not CSV ({error}); mend the first line") from error
-    repeated = [column for index, column in enumerate(header) if column in header[:index]]
-    if repeated:
-        raise InputError(f"{path}:1: the header names {repeated[0]!r} twice; give every column its own name")
+    if len(set(header)) < len(header):
+        repeated, _ = Counter(header).most_common(1)[0]
+        raise InputError(f"{path}:1: the header names {repeated!r} twice; give every column its own name")
     return header
 
 
@@ -387,16 +357,20 @@ def _csv_row(header: list[str], cells: list[str], origin: str) -> Row | BadRow:
 # Parquet and Hugging Face data sets
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path, max_gb: float) -> Iterator[Row]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise InputError(f"{path}: reading Parquet needs pyarrow; {_INSTALL}") from error
+        raise InputError(f"{path}: reading Parquet needs pyarrow; {INSTALL}") from error
     try:
-        number = 0
+        number = size = 0
         with parquet.ParquetFile(path) as file:
+            groups = (file.metadata.row_group(at) for at in range(file.metadata.num_row_groups))
+            check_size(path, sum(group.total_byte_size for group in groups), max_gb)
             for batch in file.iter_batches(batch_size=1024):
+                size += batch.nbytes  # a dictionary's long entry may stand in every row
+                check_size(path, size, max_gb)
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(values=values, origin=f"{path}:{number}")
@@ -411,7 +385,7 @@ def _datasets(name: str) -> Any:
         import datasets
     except ImportError as error:
         raise InputError(
-            f"{name}: reading a Hugging Face data set needs the package datasets; {_INSTALL}"
+            f"{name}: reading a Hugging Face data set needs the package datasets; {INSTALL}"
         ) from error
     return datasets
 

@@ -1,6 +1,6 @@
 """A row as it was read, and what is said of one that cannot be used."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ MISSING = "missing"
 """What `BadRow.value` says where the row has no such field."""
 
 _SHOWN = 60
+_NAMED = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,10 +61,19 @@ def show(value: object) -> str:
         return "null"
     if isinstance(value, str) and len(value) > 2 * _SHOWN:  # what is between would not be shown anyway
         value = value[:_SHOWN] + value[-_SHOWN:]
-    text = ascii(value) if _half_characters(value) else repr(value)
+    try:
+        text = ascii(value) if _half_characters(value) else repr(value)
+    except (RecursionError, ValueError):  # a thousand brackets; a number of thousands of digits
+        text = f"a {type(value).__name__} too deep or too long to show"
     if len(text) <= _SHOWN:
         return text
     return f"{text[: _SHOWN - 23]}...{text[-20:]}"
+
+
+def names(columns: Collection[str]) -> str:
+    """Names in a line; of very many the first, and how many there are."""
+    first = ", ".join(map(str, list(columns)[:_NAMED]))
+    return f"{first} and {len(columns) - _NAMED} more" if len(columns) > _NAMED else first
 
 
 def _half_characters(value: object) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import TypeGuard
 
-from prefloop.data.fields import chat_prompt
+from prefloop.data.messages import answer_of, chat_prompt
 from prefloop.data.rows import RowError, show
 from prefloop.records import Message, Prompt, Role
 
@@ -85,7 +85,7 @@ def shared_prompt(chosen: Sequence[Message], rejected: Sequence[Message]) -> tup
                 "end the dialogue with an assistant message",
             )
     prompt = chat_prompt(tuple(chosen[:shared]), "chosen")
-    return prompt, chosen[-1].content, rejected[-1].content
+    return prompt, answer_of(chosen[-1], "chosen"), answer_of(rejected[-1], "rejected")
 
 
 def _label(turn: Message) -> str:

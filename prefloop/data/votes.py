@@ -189,7 +189,8 @@ def refuse_votes(rows: Sequence[Row], source: str) -> None:
     if holds_votes(seen) and not {"chosen", "rejected"} <= seen:
         raise InputError(
             f"{source}: holds votes between models (columns {', '.join(sorted(map(str, seen)))}); rate them with "
-            f"`prefloop arena {source}`, or put them into a store with `prefloop data import {source}` and train on its comparisons"
+            f"`prefloop arena {source}`, or put them into a store with `prefloop data import {source}` and train on its comparisons; "
+            "or say what else is meant with --data.format"
         )
 
 

@@ -277,13 +277,13 @@ BAD_ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         PAIR,
-        {"prompt": [{"role": "human", "content": "x"}]},
-        "`prompt[0].role` is 'human': the role is not known; use system, user, assistant",
+        {"prompt": [{"role": "robot", "content": "x"}]},
+        "`prompt[0].role` is 'robot': the role is not known; use system, user, assistant, tool",
     ),
     (
         PAIR,
         {"prompt": [{"role": ["user"], "content": "x"}]},
-        "`prompt[0].role` is ['user']: the role is not known; use system, user, assistant",
+        "`prompt[0].role` is ['user']: the role is not known; use system, user, assistant, tool",
     ),
     (
         PAIR,
@@ -298,7 +298,7 @@ BAD_ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         PAIR,
         {"prompt": [{"role": "user", "content": [{"type": "text"}]}]},
-        "`prompt[0].content` is [{'type': 'text'}]: it must be text, not a list; write a string",
+        "`prompt[0].content[0].text` is null: it must be text, not null; write a string",
     ),
     (LABEL, {"label": 1}, "`label` is 1: it must be true or false, not a number; write true or false"),
     (LABEL, {"label": "yes"}, "`label` is 'yes': it must be true or false, not text; write true or false"),
@@ -484,9 +484,9 @@ def test_column_that_comes_late_cannot_change_the_format_in_silence(tmp_path: Pa
 
 
 def test_unused_columns_and_message_keys_are_named(tmp_path: Path) -> None:
-    row = {"messages": [USER | {"weight": 0, "name": None}, ANSWER], "id": 1}
+    row = {"messages": [USER | {"mood": 0, "name": None}, ANSWER], "id": 1}
     summary = load_demonstrations(jsonl(tmp_path / "a.jsonl", [row])).summary
-    assert summary.unused_columns == ("messages[].weight", "id")
+    assert summary.unused_columns == ("messages[].mood", "id")
 
 
 @pytest.mark.parametrize(
@@ -495,7 +495,7 @@ def test_unused_columns_and_message_keys_are_named(tmp_path: Path) -> None:
         (
             {"prompt": "a", "completion": "b", "label": True, "score": 1.0},
             "the columns are prompt, completion, label, score, which fit several formats: "
-            "label (prompt, completion, label); score (prompt, completion, score); leave out the columns that are not meant",
+            "label (prompt, completion, label); score (prompt, completion, score); say which is meant, such as --data.format label",
         ),
         (
             {"question": "a", "completion": "b"},
@@ -503,7 +503,15 @@ def test_unused_columns_and_message_keys_are_named(tmp_path: Path) -> None:
             "demonstration (prompt, completion); messages (messages); comparison (prompt, chosen, rejected); "
             "implicit (chosen, rejected); hh (chosen, rejected); ranking (prompt, completions); "
             "steps (prompt, completions, labels); label (prompt, completion, label); score (prompt, completion, score); "
-            "rename columns (nearest is demonstration, which lacks prompt)",
+            "read it with --data.columns prompt=question",
+        ),
+        (
+            {"colour": "a", "completion": "b"},
+            "the columns are colour, completion, which fit no format known: text (text); prompt (prompt); "
+            "demonstration (prompt, completion); messages (messages); comparison (prompt, chosen, rejected); "
+            "implicit (chosen, rejected); hh (chosen, rejected); ranking (prompt, completions); "
+            "steps (prompt, completions, labels); label (prompt, completion, label); score (prompt, completion, score); "
+            "name the columns with --data.columns (nearest is demonstration, which lacks prompt)",
         ),
         ({}, "the columns are (none), which fit no format known"),
     ],
@@ -542,8 +550,7 @@ def test_columns_of_several_formats_go_by_what_is_asked(tmp_path: Path) -> None:
     row = PAIR | MESSAGES  # as the best-known preference data set has them
     path = jsonl(tmp_path / "a.jsonl", [row])
     assert len(load_comparisons(path).records) == len(load_demonstrations(path).records) == 1
-    with pytest.raises(InputError, match=r"fit several formats: messages .*; comparison"):
-        load_records(path)
+    assert load_records(path).summary.name == "ultrafeedback_binarized (comparison)"
 
 
 @pytest.mark.parametrize(

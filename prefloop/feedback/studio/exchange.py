@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy.orm import Session
 
@@ -17,8 +17,13 @@ from prefloop.data import load_records, write_jsonl
 from prefloop.data.formats import FormatName, Record
 from prefloop.data.hashing import content_hash
 from prefloop.data.importing import HUMAN
+<<<<<<< HEAD
 from prefloop.data.load import Loaded
 from prefloop.data.store import Filters, Store, judging, writing
+=======
+from prefloop.data.load import HowRead, Loaded
+from prefloop.data.store import Filters, Store
+>>>>>>> ad6632a (Data: columns and formats as users have them, layouts of well-known data sets, chats in parts and with tools, bounded decompression)
 from prefloop.data.store.database import HEAD
 from prefloop.data.store.values import ExportKind, ItemKind
 from prefloop.errors import InputError
@@ -84,6 +89,7 @@ def import_file(
     limit: int = 0,
     round: int = 0,
     by: int | None = None,
+    **reading: Unpack[HowRead],
 ) -> ImportedItems:
     """Put what a file's completions ask into a project. Done again, it adds nothing.
 
@@ -91,7 +97,7 @@ def import_file(
     themselves are grouped by prompt where the project compares. With `gold`, what the file says is the known answer. Judgements are not
     imported here: that is `data import`.
     """
-    loaded = load_records(source, skip_bad=skip_bad, limit=limit)
+    loaded = load_records(source, skip_bad=skip_bad, limit=limit, **reading)
     asked = studio.project(project)
     return import_loaded(studio, asked, loaded, author=author, gold=gold, round=round, by=by)
 
