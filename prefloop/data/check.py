@@ -9,8 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Unpack
 
+from prefloop.data.contradictions import contradictions
 from prefloop.data.formats import Record
 from prefloop.data.load import HowLoaded, HowRead, Loaded, Summary, load_records
+from prefloop.data.near import near_pairs
 from prefloop.data.rows import names
 from prefloop.data.split import opening, part_of, split_key
 from prefloop.records import (
@@ -251,23 +253,12 @@ def _duplicates(items: Sequence[_Item]) -> Iterator[Finding]:
             "same prompt and completions as an earlier row",
             [((item.prompt, item.completions), item.origin) for item in items],
         )
-    judged = [(pair, origin) for item in items for pair, origin in _judgements(item)]
-    if judged:
-        yield _contradictions(judged)
-
-
-def _judgements(item: _Item) -> Iterator[tuple[tuple[Hashable, Hashable], str]]:
-    """Each judgement of a record with the judgement that would contradict it."""
-    record = item.record
-    if isinstance(record, Comparison | Ranking):
-        pairs = record.comparisons() if isinstance(record, Ranking) else (record,)
-        for pair in pairs:
-            asked = pair.prompt.in_context(pair.context)
-            better, worse = (asked, pair.chosen), pair.rejected
-            yield ((better, worse), ((asked, pair.rejected), pair.chosen)), item.origin
-    elif isinstance(record, Label):
-        said = (record.prompt, record.completion)
-        yield ((said, record.good), (said, not record.good)), item.origin
+    kinds = (Comparison, Ranking, Label)
+    if any(isinstance(item.record, kinds) for item in items):
+        yield _finding(
+            "judged the other way round in an earlier row",
+            contradictions([(item.record, item.origin) for item in items]),
+        )
 
 
 def _repeated(name: str, keys: Iterable[tuple[Hashable, str]]) -> Finding:
@@ -278,24 +269,31 @@ def _repeated(name: str, keys: Iterable[tuple[Hashable, str]]) -> Finding:
     return _finding(name, places)
 
 
-def _contradictions(judged: Sequence[tuple[tuple[Hashable, Hashable], str]]) -> Finding:
-    first: dict[Hashable, str] = {}
-    places: list[str] = []
-    for (said, opposite), origin in judged:
-        if opposite in first:
-            places.append(f"{origin} contradicts {first[opposite]}")
-        first.setdefault(said, origin)
-    return _finding("judged the other way round in an earlier row", places)
-
-
 def _leaks(left: Sequence[_Item], right: Sequence[_Item], where: str) -> Iterator[Finding]:
     """What rows of the right have in common with rows of the left."""
     texts = any(isinstance(item.record, Text) for item in (*left[:1], *right[:1]))
     what = "text" if texts else "prompt"
     yield _shared(f"same {what} {where}", _by(left, _exact), _by(right, _exact))
     yield _shared(f"same {what} but for case and spaces, {where}", _by(left, _folded), _by(right, _folded))
+    yield _near(f"nearly the same {what} {where}", left, right)
     if any(item.completions for item in (*left[:1], *right[:1])):
         yield _shared(f"same completion {where}", _by(left, _answers), _by(right, _answers))
+
+
+def _near(name: str, left: Sequence[_Item], right: Sequence[_Item]) -> Finding:
+    """Prompts of the right that are, but for a word here and there, prompts of the left; the same ones are not counted again."""
+    first: dict[str, str] = {}
+    for item in left:
+        first.setdefault(_said(item.prompt), item.origin)
+    known = {_fold(text) for text in first}
+    others: dict[str, str] = {}
+    for item in right:
+        text = _said(item.prompt)
+        if _fold(text) not in known:
+            others.setdefault(text, item.origin)
+    origins, places = list(first.values()), list(others.values())
+    pairs = near_pairs(list(first), list(others))
+    return _finding(name, [f"{places[there]} and {origins[here]}" for there, here in pairs])
 
 
 def _by(
@@ -309,7 +307,11 @@ def _exact(item: _Item) -> Iterable[Hashable]:
 
 
 def _folded(item: _Item) -> Iterable[Hashable]:
-    return (" ".join(_said(item.prompt).casefold().split()),)
+    return (_fold(_said(item.prompt)),)
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _answers(item: _Item) -> Iterable[Hashable]:

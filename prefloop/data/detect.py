@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from prefloop.data.formats import FORMATS, FormatName
 from prefloop.data.layouts import LAYOUTS, layouts_of
@@ -201,15 +201,15 @@ def _said(
                 f"{source}: data.format is {format} ({', '.join(layout.columns)}), but there is no column {', '.join(lacking)}; "
                 f"the columns are {names(there)}{suggestion(there, (), wanted)}"
             )
-        made = next((name for name in layout.makes if name in wanted), None)
+        made: FormatName | None = next((each for each in layout.makes if each in wanted), None)
         if made is None:
             raise InputError(
                 f"{source}: rows of {format} give {_about(layout.makes)}; needed here is: {describe_formats(_known(wanted))}"
             )
         return Reading(format=made, layout=format)
-    name = next((name for name in FORMATS if name == format), None)
-    if name is None:
+    if format not in FORMATS:
         raise InputError(f"data.format is {format!r}; it must be {format_in_words(format)}")
+    name = cast(FormatName, format)
     if name not in wanted:
         raise InputError(
             f"{source}: data.format is {name}; needed here is: {describe_formats(_known(wanted))}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefloop.data import fields
+from prefloop.data import messages as chats
 from prefloop.data.read import read_rows
 from prefloop.data.rows import BadRow, Row, RowError, show
 from prefloop.errors import InputError
@@ -514,7 +515,7 @@ def prompt_in(row: Row, column: str | None) -> Prompt:
     if isinstance(turns, list) and all(isinstance(turn, str) for turn in turns):
         return Prompt(content="\n\n".join(turns))  # an arena's prompts, a text for each turn
     if isinstance(turns, list):
-        return Prompt(content=fields.messages(turns, column or ""))
+        return Prompt(content=chats.messages(turns, column or ""))
     return Prompt(content=str(value))
 
 
@@ -541,28 +542,16 @@ def _dialogue(value: list[Any], column: str, turns: int) -> tuple[Message, ...]:
     """A dialogue up to the answer that was judged: that of turn `turns`, or the last one."""
     if value and all(isinstance(part, str) for part in value):
         return tuple(Message(role="assistant", content=part) for part in value)
-    plain = [_with_text(turn) for turn in value]
-    messages = fields.messages(plain, column)
-    answers = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    turns_said = chats.messages(value, column)
+    answers = [at for at, message in enumerate(turns_said) if message.role == "assistant"]
     if not answers:
         raise RowError(
-            column, f"a dialogue of {len(messages)} messages", "no turn is the assistant's", "add the answer"
+            column,
+            f"a dialogue of {len(turns_said)} messages",
+            "no turn is the assistant's",
+            "add the answer",
         )
-    return messages[: answers[min(turns or len(answers), len(answers)) - 1] + 1]
-
-
-def _with_text(turn: Any) -> Any:
-    """A message whose content is a list of parts, all text, with that text as its content; anything else as it is."""
-    parts = turn.get("content") if isinstance(turn, Mapping) else None
-    if isinstance(turn, Mapping) and isinstance(parts, list):
-        texts = [
-            part.get("text")
-            for part in parts
-            if isinstance(part, Mapping) and part.get("type", "text") == "text"
-        ]
-        if len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
-            return {**turn, "content": "".join(map(str, texts))}
-    return turn
+    return turns_said[: answers[min(turns or len(answers), len(answers)) - 1] + 1]
 
 
 def _told(source: str, bad: Sequence[BadRow], read: int) -> str:

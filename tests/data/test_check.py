@@ -97,10 +97,11 @@ def test_leaks_between_train_and_heldout(tmp_path: Path) -> None:
     assert counts(report.leaks) == {
         "same prompt in train and heldout": 0,
         "same prompt but for case and spaces, in train and heldout": 1,
+        "nearly the same prompt in train and heldout": 0,
         "same completion in train and heldout": 1,
     }
     assert report.leaks[1].examples == (f"{path}:4 and {path}:2",)
-    assert report.leaks[2].examples == (f"{path}:3 and {path}:1",)
+    assert report.leaks[3].examples == (f"{path}:3 and {path}:1",)
     assert check(path, heldout=0).parts == {"train": 4, "heldout": 0}
 
 
@@ -109,9 +110,10 @@ def test_leaks_between_two_sources(tmp_path: Path) -> None:
     two = jsonl(tmp_path / "two.jsonl", [pair("P ", "a", "x"), pair("q", "z", "y"), "{broken"])
     report = check(one, against=two)
     where = f"in {one} and {two}"
-    assert counts(report.leaks[3:]) == {
+    assert counts(report.leaks[4:]) == {
         f"same prompt {where}": 1,
         f"same prompt but for case and spaces, {where}": 2,
+        f"nearly the same prompt {where}": 0,
         f"same completion {where}": 1,
     }
     assert report.against is not None

@@ -1,0 +1,81 @@
+"""Near duplicates: texts that are the same but for a word here and there, found in time that grows with their length alone.
+
+A text is the set of its pieces of eight characters, folded (letters and digits, in one case, single spaces). Two texts are near where they share
+at least 80 % of both sets' pieces (Jaccard). The eight pieces of least hash find the candidates (minhash: two near texts have one of them in
+common but in one case of 400,000), and the share itself is then computed on the whole sets.
+"""
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+PIECE = 8
+NEAR = 0.8
+LONGEST = 20_000
+"""Characters of a text that are looked at, from its beginning."""
+_SKETCH = 8
+_CANDIDATES = 16
+"""Texts kept for one hash, and compared with one text, at most: what stands in very many texts tells none apart."""
+_BETWEEN = re.compile(r"[\W_]+")
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+def near_pairs(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int]]:
+    """(place in `right`, place in `left`) of each text of the right with a near one on the left, the nearest of those found."""
+    known: defaultdict[int, list[int]] = defaultdict(list)
+    whole: dict[str, int] = {}
+    for place, text in enumerate(left):
+        said = folded(text)
+        if whole.setdefault(said, place) == place:
+            for least in _sketch(_pieces(said)):
+                if len(known[least]) < _CANDIDATES:
+                    known[least].append(place)
+    pairs: list[tuple[int, int]] = []
+    for place, text in enumerate(right):
+        said = folded(text)
+        near = whole.get(said) if said else None
+        if near is None:
+            near = _nearest(said, left, known)
+        if near is not None:
+            pairs.append((place, near))
+    return pairs
+
+
+def folded(text: str) -> str:
+    """Letters and digits of a text's beginning in one case, with single spaces for all between them."""
+    plain = unicodedata.normalize("NFKC", text[:LONGEST]).casefold()
+    return _BETWEEN.sub(" ", plain).strip()
+
+
+def _nearest(said: str, left: Sequence[str], known: dict[int, list[int]]) -> int | None:
+    pieces = _pieces(said)
+    candidates = Counter(place for least in _sketch(pieces) for place in known.get(least, ()))
+    best, nearest = NEAR, None
+    for place, _ in candidates.most_common(_CANDIDATES):
+        other = _pieces(folded(left[place]))
+        both = len(np.intersect1d(pieces, other, assume_unique=True))
+        share = both / (len(pieces) + len(other) - both)
+        if share >= best and (nearest is None or share > best):
+            best, nearest = share, place
+    return nearest
+
+
+def _pieces(said: str) -> np.ndarray:
+    """Hashes of the different pieces, sorted; of a text shorter than three pieces none, for a word makes it another."""
+    if len(said) < 3 * PIECE:
+        return np.empty(0, np.uint64)
+    letters = np.frombuffer(said.encode("utf-32-le"), np.uint32).astype(np.uint64)
+    hashes = np.zeros(len(letters) - PIECE + 1, np.uint64)
+    for at in range(PIECE):  # a polynomial in the letters, modulo 2^64, then mixed
+        hashes = hashes * _MIX + letters[at : at + len(hashes)]
+    hashes ^= hashes >> np.uint64(31)
+    hashes *= _MIX
+    hashes ^= hashes >> np.uint64(29)
+    return np.unique(hashes)
+
+
+def _sketch(pieces: np.ndarray) -> list[int]:
+    return pieces[:_SKETCH].tolist()
