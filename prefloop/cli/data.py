@@ -149,7 +149,8 @@ def export(config: ExportConfig) -> None:
     )
     with Store.open(config.store, create=False) as store:
         made = store.export(config.kind, filters, config.out, skip_bad=config.skip_bad)
-    print(f"{config.out}: {made.rows} {made.kind}, export {made.id}, sha256 {made.sha256}")
+    for file, rows in made.files:
+        print(f"{file}: {rows} {made.kind}, export {made.id}, sha256 {made.sha256}")
     left_out = ", ".join(f"{reason} {count}" for reason, count in made.left_out.items() if count)
     if left_out:
         print(f"  left out: {left_out}")

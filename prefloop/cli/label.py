@@ -196,7 +196,7 @@ def export(config: LabelExportConfig) -> None:
         adjudicated=config.adjudicated,
     )
     with Store.open(config.store, create=False) as store:
-        manifest = exchange.export_file(
+        manifests = exchange.export_files(
             Studio(store),
             config.kind,
             config.out,
@@ -205,13 +205,17 @@ def export(config: LabelExportConfig) -> None:
             aggregate=config.aggregate,
             skip_bad=config.skip_bad,
         )
-    made = (
-        f"export {manifest['export']}"
-        if "export" in manifest
-        else f"{config.aggregate} of {len(manifest['judgements'])} judgements"
-    )
-    print(f"{config.out}: {manifest['rows']} {config.kind}, {made}, sha256 {manifest['content_sha256']}")
-    left_out = ", ".join(f"{reason} {count}" for reason, count in manifest["left_out"].items() if count)
+    for manifest in manifests:
+        made = (
+            f"export {manifest['export']}"
+            if "export" in manifest
+            else f"{config.aggregate} of {len(manifest['judgements'])} judgements"
+        )
+        file = Path(config.out).with_name(manifest["file"])
+        print(f"{file}: {manifest['rows']} {config.kind}, {made}, sha256 {manifest['content_sha256']}")
+    if len(manifests) > 1:
+        print("  chats and plain texts are in a file each: other readers refuse a column that holds both")
+    left_out = ", ".join(f"{reason} {count}" for reason, count in manifests[0]["left_out"].items() if count)
     if left_out:
         print(f"  left out: {left_out}")
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefloop.data.formats import FORMATS, FormatName, Record
 from prefloop.data.rows import BadRow, Row, RowError, show
@@ -25,6 +25,7 @@ from prefloop.records import (
     Text,
 )
 
+T = TypeVar("T")
 NATURAL_FORMAT: dict[type, FormatName] = {
     Text: "text",
     Prompt: "prompt",
@@ -95,6 +96,20 @@ def write_jsonl(
     _one_kind(rows, target)
     _write(target, _aligned(rows, FORMATS[name].optional))
     return Written(path=target, format=name, rows=len(rows), bad=tuple(bad))
+
+
+def split_by_prompts(records: Sequence[T], path: str | Path) -> list[tuple[Path, list[T]]]:
+    """Where records go that `write_jsonl` keeps apart: all to `path`, or chats to NAME-chat.jsonl and texts to NAME-text.jsonl where there are both."""
+    target = Path(path).expanduser()
+    parts: dict[str, list[T]] = {}
+    for record in records:
+        prompt = record if isinstance(record, Prompt) else getattr(record, "prompt", None)
+        plain = not isinstance(prompt, Prompt) or isinstance(prompt.content, str)
+        parts.setdefault("text" if plain else "chat", []).append(record)
+    if len(parts) < 2:
+        return [(target, list(records))]
+    name, dot, ending = target.name.partition(".jsonl")
+    return [(target.with_name(f"{name}-{form}{dot}{ending}"), parts[form]) for form in ("chat", "text")]
 
 
 def _checked_row(record: Record, name: FormatName) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from prefloop.data.store import models, studio_models
 from prefloop.data.store.judging import prompt_of
 from prefloop.data.store.values import EXPORT_KINDS, Export, ExportKind, Filters, Part, Selection
 from prefloop.data.store.writing import insert_new, now, sha256
-from prefloop.data.write import write_jsonl
+from prefloop.data.write import split_by_prompts, write_jsonl
 from prefloop.errors import InputError
 from prefloop.records import Comparison, Completion, Demonstration, Label, Prompt, Ranking, Score
 
@@ -266,10 +266,16 @@ def export(
                 for position, id in enumerate(members)
             ],
         )
-    if path is not None:
-        write_jsonl(selection.records, path)
+    files = [] if path is None else split_by_prompts(selection.records, path)
+    for file, records in files:
+        write_jsonl(records, file)
     return Export(
-        id=known.id, kind=kind, sha256=digest, rows=len(selection.records), left_out=dict(known.left_out)
+        id=known.id,
+        kind=kind,
+        sha256=digest,
+        rows=len(selection.records),
+        left_out=dict(known.left_out),
+        files=tuple((str(file), len(records)) for file, records in files),
     )
 
 

@@ -142,6 +142,8 @@ class Export:
     """`prefloop.data.hashing.content_hash` of its records."""
     rows: int
     left_out: Mapping[str, int]
+    files: tuple[tuple[str, int], ...] = ()
+    """What was written, and how many rows: two files where there are chats and plain texts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ Handlers are plain functions: each calls one method of a service, which is one t
 """
 
 import base64
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Depends, Header, HTTPException, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from prefloop.data.store.values import ExportKind
 from prefloop.feedback.studio import accounts, exchange, passwords, people_log
 from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.render import to_html
@@ -444,16 +446,24 @@ def export_judgements(
         bool, Query(description="take an adjudicator's decision in place of the answers it decides between")
     ] = False,
 ) -> Response:
-    """What was said in a project, as JSON lines in the field's format; the manifest is in the header `X-Prefloop-Manifest` (base64 of JSON)."""
-    content, manifest = exchange.export_bytes(
+    """What was said in a project, as JSON lines in the field's format; the manifest is in the header `X-Prefloop-Manifest` (base64 of JSON).
+
+    Where chats and plain texts were judged, it is a zip of two files, and the header has both manifests."""
+    return download(request, id, kind, adjudicated, who)
+
+
+def download(request: Request, id: int, kind: ExportKind, adjudicated: bool, who: Who) -> Response:
+    """An export as a file to keep, for programs and for the project's page."""
+    name, content, manifests = exchange.export_bytes(
         studio_of(request), id, kind, adjudicated=adjudicated, by=who.annotator
     )
+    manifest = json.dumps(manifests[0] if len(manifests) == 1 else manifests).encode()
     return Response(
         content,
-        media_type="application/jsonl",
+        media_type="application/zip" if name.endswith(".zip") else "application/jsonl",
         headers={
             "X-Prefloop-Manifest": base64.b64encode(manifest).decode(),
-            "Content-Disposition": f'attachment; filename="{kind}-{id}.jsonl"',
+            "Content-Disposition": f'attachment; filename="{name}"',
         },
     )
 

@@ -1,9 +1,11 @@
 """Files into projects and judgements out of them, with a manifest; backups. With or without a server."""
 
 import hashlib
+import io
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,6 +28,7 @@ from prefloop.data.store import Filters, Store
 >>>>>>> ad6632a (Data: columns and formats as users have them, layouts of well-known data sets, chats in parts and with tools, bounded decompression)
 from prefloop.data.store.database import HEAD
 from prefloop.data.store.values import ExportKind, ItemKind
+from prefloop.data.write import split_by_prompts
 from prefloop.errors import InputError
 from prefloop.feedback.aggregated import AggregatedPair, How, aggregated_pairs
 from prefloop.feedback.judged import pair_labels, read_judged
@@ -287,7 +290,7 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def export_file(
+def export_files(
     studio: Studio,
     kind: ExportKind,
     path: str | Path,
@@ -297,8 +300,10 @@ def export_file(
     aggregate: How = "each",
     skip_bad: bool = False,
     by: int | None = None,
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Write what was said to a file in the field's format, and beside it `FILE.manifest.json`; the manifest.
+
+    Chats and plain texts do not go into one file: where there are both, there are two files, NAME-chat and NAME-text, each with its manifest.
 
     The export is fixed in the store by its content hash, so the manifest's `export` leads back to every judgement in it, and reading the file
     gives records of that hash again (`verify`). Comparisons may be aggregated, one a pair with a soft label: that is no row of the store, so the
@@ -316,24 +321,29 @@ def export_file(
         records = [pair.comparison for pair in pairs]
         ids = sorted(each.judgement for pair in pairs for each in pair.judged)
         digest, entity, behind = content_hash(records), 0, {"aggregate": aggregate, "judgements": ids}
-    written = write_jsonl(records, target, format=format)
-    manifest = {
-        "manifest": MANIFEST,
-        "prefloop": __version__,
-        "schema": HEAD,
-        **behind,
-        "kind": kind,
-        "format": written.format,
-        "filters": chosen.to_json(),
-        "rows": written.rows,
-        "left_out": dict(left_out),
-        "content_sha256": digest,
-        # A demonstration written as messages is read as a whole chat, whose hash is another one.
-        "read_sha256": content_hash(load_records(target).records),
-        "file_sha256": _file_hash(target),
-        "created_at": studio.clock().isoformat(timespec="seconds"),
-    }
-    _replace(manifest_of(target), json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
+    written = [write_jsonl(part, file, format=format) for file, part in split_by_prompts(records, target)]
+    manifests = []
+    for each in written:
+        read = load_records(each.path).records
+        manifest = {
+            "manifest": MANIFEST,
+            "prefloop": __version__,
+            "schema": HEAD,
+            **behind,
+            "kind": kind,
+            "file": each.path.name,
+            "format": each.format,
+            "filters": chosen.to_json(),
+            "rows": each.rows,
+            "left_out": dict(left_out),
+            # Of everything; what is read of one file of two, or of demonstrations written as messages, has another hash.
+            "content_sha256": digest,
+            "read_sha256": content_hash(read),
+            "file_sha256": _file_hash(each.path),
+            "created_at": studio.clock().isoformat(timespec="seconds"),
+        }
+        _replace(manifest_of(each.path), json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
+        manifests.append(manifest)
     with studio.write() as session:
         audit.write(
             session,
@@ -342,10 +352,10 @@ def export_file(
             action="export",
             entity="export",
             id=entity,
-            detail={"kind": kind, "rows": written.rows}
+            detail={"kind": kind, "rows": sum(each.rows for each in written)}
             | ({} if aggregate == "each" else {"aggregate": aggregate}),
         )
-    return manifest
+    return manifests
 
 
 def _aggregated(
@@ -385,17 +395,23 @@ def verify(path: str | Path) -> dict[str, Any]:
 
 def export_bytes(
     studio: Studio, project: int, kind: ExportKind, *, adjudicated: bool = False, by: int | None
-) -> tuple[bytes, bytes]:
-    """`export_file` of one project, for a download: the file and its manifest."""
+) -> tuple[str, bytes, list[dict[str, Any]]]:
+    """`export_files` of one project, for a download: its name, the file, and its manifest. Of two files it is an archive of them and their manifests."""
     asked: Project = studio.project(project)
     with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
-        path = Path(folder) / f"{kind}.jsonl"
+        path = Path(folder) / f"{kind}-{project}.jsonl"
         filters = Filters(projects=(asked.settings.name,), adjudicated=adjudicated)
         try:
-            manifest = export_file(studio, kind, path, filters=filters, skip_bad=True, by=by)
+            manifests = export_files(studio, kind, path, filters=filters, skip_bad=True, by=by)
         except InputError as error:
             raise type(error)(str(error).replace(f"{folder}/", "")) from None
-        return path.read_bytes(), json.dumps(manifest).encode()
+        if len(manifests) == 1:
+            return path.name, path.read_bytes(), manifests
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
+            for file in sorted(Path(folder).iterdir()):
+                files.write(file, file.name)
+        return f"{kind}-{project}.zip", archive.getvalue(), manifests
 
 
 def _file_hash(path: Path) -> str:

@@ -13,9 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefloop import __version__
+from prefloop.data.store.values import ExportKind
 from prefloop.errors import InputError
 from prefloop.feedback.studio import accounts, adjudicate, admin_views, passwords, people_log
 from prefloop.feedback.studio.accounts import Who
+from prefloop.feedback.studio.api import download
 from prefloop.feedback.studio.keys import KEYS
 from prefloop.feedback.studio.one_annotator import one_annotator
 from prefloop.feedback.studio.quality import logins, quality
@@ -400,6 +402,14 @@ def project_page(request: Request, id: Id, who: Admin) -> Response:
         decided=adjudicate.decided(studio, id),
         show=admin_views.excerpt,
     )
+
+
+@router.get("/admin/projects/{id}/export")
+def export(
+    request: Request, id: Id, who: Admin, kind: ExportKind = "comparisons", adjudicated: bool = False
+) -> Response:
+    """Download what was said. What cannot be exported is told on a page: a cancelled download would not say why."""
+    return download(request, id, kind, adjudicated, who)
 
 
 @router.get("/admin/projects/{id}/edit")

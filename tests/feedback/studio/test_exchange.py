@@ -106,7 +106,7 @@ def test_an_export_reads_back_as_the_same_records_and_leads_back_to_the_judgemen
     exchange.import_file(studio, project, write(tmp_path / "rows.jsonl", ROWS["comparisons"]))
     assert answer_all(studio, project, Answer(choice="first")) == 4
     out = tmp_path / "out.jsonl"
-    manifest = exchange.export_file(studio, "comparisons", out, filters=Filters(projects=("p",)))
+    (manifest,) = exchange.export_files(studio, "comparisons", out, filters=Filters(projects=("p",)))
     assert manifest["rows"] == 4
     assert exchange.verify(out) == manifest
     records = load_comparisons(out).records
@@ -332,12 +332,12 @@ def test_every_kind_of_export_reads_back_as_the_same_records(
     count = answer_all(studio, project, answer)
     for name in ("out.jsonl", "out.jsonl.gz"):
         out = tmp_path / name
-        manifest = exchange.export_file(studio, export, out, filters=Filters(projects=("p",)))
+        (manifest,) = exchange.export_files(studio, export, out, filters=Filters(projects=("p",)))
         assert manifest["rows"] == count > 0
         assert exchange.verify(out) == manifest
         records = load_records(out).records
         assert content_hash(records) == manifest["content_sha256"]
         assert list(studio.store.exported(manifest["export"])) == list(records)
-    downloaded, told = exchange.export_bytes(studio, project, export, by=None)
+    _, downloaded, (told,) = exchange.export_bytes(studio, project, export, by=None)
     assert len(downloaded.splitlines()) == count
-    assert json.loads(told)["content_sha256"] == manifest["content_sha256"]
+    assert told["content_sha256"] == manifest["content_sha256"]
