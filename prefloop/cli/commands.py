@@ -104,6 +104,25 @@ STAGES: Mapping[str, Command] = {
         ),
         single=True,
     ),
+    "label project archive": Command(
+        summary="put a project of the studio out of sight, or open it again",
+        settings="prefloop.configs.label:ProjectStateConfig",
+        work="prefloop.cli.people:set_project_state",
+        positional=("project",),
+        examples=(
+            "prefloop label project archive Helpful --store runs/first/prefloop.db",
+            "prefloop label project archive Helpful --store runs/first/prefloop.db --state open",
+        ),
+        single=True,
+    ),
+    "label project delete": Command(
+        summary="delete a project of the studio, and withdraw its answers",
+        settings="prefloop.configs.label:ProjectDeleteConfig",
+        work="prefloop.cli.people:delete_project",
+        positional=("project",),
+        examples=("prefloop label project delete Helpful --store runs/first/prefloop.db",),
+        single=True,
+    ),
     "label user reset": Command(
         summary="make a one-time link that sets a new password for somebody",
         settings="prefloop.configs.label:UserResetConfig",

@@ -1,7 +1,10 @@
-"""`prefloop label user`."""
+"""`prefloop label user` and `prefloop label project`."""
 
-from prefloop.configs.label import UserResetConfig
+import sys
+
+from prefloop.configs.label import ProjectDeleteConfig, ProjectStateConfig, UserResetConfig
 from prefloop.data.store import Store
+from prefloop.errors import InputError
 
 
 def reset_password(config: UserResetConfig) -> None:
@@ -17,3 +20,34 @@ def reset_password(config: UserResetConfig) -> None:
     print(f"{config.login} is signed out everywhere. This link sets a new password, once, within a day:\n")
     print(f"    {config.public_url.rstrip('/')}/reset/{secret}\n")
     print("The studio must be running there (`prefloop label serve`); --public_url names another address.")
+
+
+def set_project_state(config: ProjectStateConfig) -> None:
+    """Archive a project, or open it again."""
+    from prefloop.feedback.studio.service import Studio
+
+    with Store.open(config.store, create=False) as store:
+        studio = Studio(store)
+        project = studio.find_project(config.project)
+        studio.change_project(project.id, project.settings, state=config.state)
+    print(f"project {project.settings.name!r} was {project.state} and is {config.state}")
+
+
+def delete_project(config: ProjectDeleteConfig) -> None:
+    """Say what goes with a project, ask, and delete it."""
+    from prefloop.feedback.studio import removal
+    from prefloop.feedback.studio.service import Studio
+
+    with Store.open(config.store, create=False) as store:
+        studio = Studio(store)
+        project = studio.find_project(config.project)
+        name = project.settings.name
+        print(f"This deletes {removal.removal(studio, project.id)}.", flush=True)
+        if config.yes:
+            typed = name
+        elif sys.stdin.isatty():
+            typed = input("Type the project's name to delete it: ").strip()
+        else:
+            raise InputError(f"nothing was deleted: add --yes true to delete {name!r} without being asked")
+        removal.delete_project(studio, project.id, confirm=typed)
+    print("deleted")

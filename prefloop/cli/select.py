@@ -70,4 +70,10 @@ def _ask(config: SelectConfig, store: Store, ids: Sequence[int], chosen: Sequenc
         project = studio.find_project(config.project)
     except NotFound:
         project = studio.create_project(ProjectSettings(name=config.project, overlap=config.overlap))
+    else:
+        if config.overlap not in (1, project.settings.overlap):
+            raise InputError(
+                f"overlap is {config.overlap}, but project {project.settings.name!r} is there already, with overlap {project.settings.overlap}; "
+                "leave overlap out, or change the project under Admin, Settings"
+            )
     return studio.add_tasks(project.id, list(ids))

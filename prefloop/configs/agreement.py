@@ -38,5 +38,9 @@ class AgreementConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.store), "store is empty; name the store that holds the judgements")
+        require(
+            bool(self.labels) or (self.aggregate == "dawid_skene" and self.soft),
+            "aggregate or soft is set, but labels names no file to write; name one, or leave them out",
+        )
         require(self.resamples >= 2, f"resamples is {self.resamples}; it must be 2 or more")
         require(self.disputed >= 0, f"disputed is {self.disputed}; it must be 0 (none) or more")

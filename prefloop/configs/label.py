@@ -103,6 +103,10 @@ class ServeConfig:
         require(bool(self.store), "store is empty; name a file, for example prefloop.db, or a database URL")
         require(1 <= self.port <= 65535, f"port is {self.port}; it must be 1 to 65535")
         require(1 <= self.workers <= 64, f"workers is {self.workers}; it must be 1 to 64")
+        require(
+            bool(self.chat) or self.answers == ChatAnswers(),
+            "answers are set, but chat names no model that could answer; name one, or leave answers out",
+        )
         require(len(self.chat) <= 2, f"chat names {len(self.chat)} models; two candidates come of one or two")
         for each in self.chat:
             require(bool(each.strip()), "chat names an empty model; give a folder, a hub name or an address")
@@ -201,6 +205,10 @@ class LabelExportConfig:
         require(bool(self.out), "out is empty; name a file to write, for example comparisons.jsonl")
         require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
         require(
+            self.part != "all" or self.heldout == 0.1,
+            f"heldout is {self.heldout}, but part is all, which it does not change; set part to train or heldout, or leave heldout out",
+        )
+        require(
             self.aggregate == "each" or self.kind == "comparisons",
             f"aggregate is {self.aggregate}, but kind is {self.kind}; only comparisons are aggregated",
         )
@@ -219,6 +227,30 @@ class UserResetConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.login.strip()), "login is empty; give the one that is signed in with")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectStateConfig:
+    """Put a project out of annotators' sight, with all it holds, or open it again."""
+
+    project: str
+    """Project, by name or number."""
+    store: str = "prefloop.db"
+    """Store that holds it: a file or a database URL."""
+    state: Literal["open", "paused", "closed", "archived"] = "archived"
+    """What it becomes. An archived project is shown to admins only; a paused or closed one is shown, and asks nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectDeleteConfig:
+    """Delete a project: its items are asked no more, and its answers are withdrawn. What goes is said first."""
+
+    project: str
+    """Project, by name or number."""
+    store: str = "prefloop.db"
+    """Store that holds it: a file or a database URL."""
+    yes: bool = False
+    """Delete it without asking for its name to be typed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

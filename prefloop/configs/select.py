@@ -45,6 +45,14 @@ class SelectConfig:
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
         require(self.overlap >= 1, f"overlap is {self.overlap}; it must be 1 or more")
         require(self.prior > 0, f"prior is {self.prior}; it must be above 0")
+        require(
+            bool(self.project) or self.overlap == 1,
+            f"overlap is {self.overlap}, but project is empty; name the new project that it is for, or leave overlap out",
+        )
+        require(
+            self.strategy != "uniform" or self.uniform == 0.2,
+            f"uniform is {self.uniform}, but strategy is uniform, which draws all of them so; leave uniform out, or choose another strategy",
+        )
         needs = self.strategy in ("disagreement", "margin")
         require(
             bool(self.scores) == needs,

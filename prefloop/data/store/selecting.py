@@ -464,7 +464,7 @@ def _in_part(prompt: Prompt, part: Part, heldout: float) -> bool:
 def _in_projects(session: Session, names: Sequence[str]) -> ColumnElement[bool]:
     """A judgement of an item that these projects ask about, or one that was made of a better reply written there."""
     project, task, detail = studio_models.Project, studio_models.Task, studio_models.JudgementDetail
-    known = sorted(session.scalars(select(project.name)))
+    known = sorted(session.scalars(select(project.name).where(project.state != "deleted")))
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0) or ["none yet"]

@@ -139,7 +139,7 @@ class ProjectIn(Strict):
 
 
 class ChangeIn(ProjectIn):
-    state: Literal["open", "paused", "closed"] | None = None
+    state: Literal["open", "paused", "closed", "archived"] | None = None
 
 
 class InviteIn(Strict):

@@ -325,10 +325,10 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
     if project.settings.kind == "chat":
         _check_last_turn(session, row)
     before = session.get_one(_Judgement, row.judgement_id)
-    _withdraw(session, before)
+    withdraw(session, before)
     detail = session.get(studio_models.JudgementDetail, before.id)
     if detail is not None and detail.edit_judgement_id is not None:
-        _withdraw(session, session.get_one(_Judgement, detail.edit_judgement_id))
+        withdraw(session, session.get_one(_Judgement, detail.edit_judgement_id))
     row.draft = answers.as_draft(before, detail, row.order_shown)
     row.judgement_id, row.finished_at = None, None
     expires = now + timedelta(seconds=project.settings.lease_seconds)
@@ -448,7 +448,8 @@ def _superseding(session: Session, said: Judgement) -> Judgement:
     return replace(said, supersedes=current.id)
 
 
-def _withdraw(session: Session, before: models.Judgement) -> None:
+def withdraw(session: Session, before: models.Judgement) -> None:
+    """Take a judgement back, by one that supersedes it."""
     judging.judge(
         session,
         [

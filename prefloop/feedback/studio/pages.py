@@ -15,7 +15,7 @@ from markupsafe import Markup
 from prefloop import __version__
 from prefloop.data.store.values import ExportKind
 from prefloop.errors import InputError
-from prefloop.feedback.studio import accounts, adjudicate, admin_views, passwords, people_log
+from prefloop.feedback.studio import accounts, adjudicate, admin_views, passwords, people_log, removal
 from prefloop.feedback.studio.accounts import Who
 from prefloop.feedback.studio.api import download
 from prefloop.feedback.studio.keys import KEYS
@@ -35,7 +35,7 @@ from prefloop.feedback.studio.security import (
     studio_of,
     who_asks,
 )
-from prefloop.feedback.studio.values import FLAGS, PROJECT_KINDS, NotFound, ProjectSettings, Scale
+from prefloop.feedback.studio.values import FLAGS, PROJECT_KINDS, STATES, NotFound, ProjectSettings, Scale
 
 router = APIRouter(include_in_schema=False)
 _templates = Environment(
@@ -236,7 +236,7 @@ def queue(request: Request) -> Response:
     if who is None:
         return RedirectResponse(f"{root_of(request)}/login", 303)
     studio = studio_of(request)
-    projects = studio.projects()
+    projects = [each for each in studio.projects() if each.state != "archived"]
     progress = studio.progress([project.id for project in projects])
     with studio.read() as session:
         mine = {each.id: people_log.counts(session, each.id, who.annotator) for each in projects}
@@ -419,6 +419,27 @@ def edit_project_page(request: Request, id: Id, who: Admin) -> Response:
     return _project_form(request, who, id, project.settings, "", state=project.state)
 
 
+@router.get("/admin/projects/{id}/delete")
+def delete_project_page(request: Request, id: Id, who: Admin) -> Response:
+    """What goes with a project, and the form that deletes it."""
+    return page(request, "project_delete", who, id=id, gone=removal.removal(studio_of(request), id), error="")
+
+
+@router.post("/admin/projects/{id}/delete")
+def delete_project(request: Request, id: Id, who: Admin, form: Form) -> Response:
+    """Delete a project, where its name was typed."""
+    check_csrf(who, form.get("csrf", ""))
+    studio = studio_of(request)
+    gone = removal.removal(studio, id)
+    try:
+        removal.delete_project(studio, id, confirm=form.get("confirm", "").strip(), by=who.annotator)
+    except NotFound:
+        raise
+    except InputError as error:
+        return page(request, "project_delete", who, status=422, id=id, gone=gone, error=str(error))
+    return RedirectResponse(f"{root_of(request)}/admin", 303)
+
+
 @router.post("/admin/new")
 def new_project(request: Request, who: Admin, form: Form) -> Response:
     """Make a project."""
@@ -441,8 +462,8 @@ def edit_project(request: Request, id: Id, who: Admin, form: Form) -> Response:
     studio = studio_of(request)
     before = studio.project(id)
     state: Any = form.get("state", before.state)
-    if state not in ("open", "paused", "closed"):
-        raise HTTPException(422, "state must be open, paused or closed")
+    if state not in STATES:
+        raise HTTPException(422, f"state must be one of {', '.join(STATES)}")
     try:
         studio.change_project(id, _settings_of(form), state=state, by=who.annotator)
     except InputError as error:

@@ -26,6 +26,8 @@ from prefloop.feedback.studio.values import (
     State,
 )
 
+DELETED = "deleted project"
+"""Beginning of the name of a row that stays for the withdrawn answers that lead to it."""
 _Task, _Assignment = studio_models.Task, studio_models.Assignment
 
 
@@ -104,8 +106,8 @@ def find(session: Session, given: str) -> Project:
     row = session.scalars(select(table).where(table.name == given)).one_or_none()
     if row is None and given.isdecimal() and int(given) < 2**31:
         row = session.get(table, int(given))
-    if row is None:
-        names = session.scalars(select(table.name).order_by(table.id)).all()
+    if row is None or row.state == "deleted":
+        names = session.scalars(select(table.name).where(table.state != "deleted").order_by(table.id)).all()
         raise NotFound(f"project {given!r} is not in the store; there is {', '.join(names) or 'none yet'}")
     return _project(row)
 
@@ -113,7 +115,8 @@ def find(session: Session, given: str) -> Project:
 def all_of(session: Session) -> list[Project]:
     """Every project, oldest first."""
     table = studio_models.Project
-    return [_project(row) for row in session.scalars(select(table).order_by(table.id))]
+    there = select(table).where(table.state != "deleted").order_by(table.id)
+    return [_project(row) for row in session.scalars(there)]
 
 
 def add_tasks(
@@ -247,7 +250,7 @@ def _done(session: Session, project: int) -> int:
 def _row(session: Session, id: int, *, lock: bool = False) -> studio_models.Project:
     statement = select(studio_models.Project).where(studio_models.Project.id == id)
     row = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
-    if row is None:
+    if row is None or row.state == "deleted":
         raise NotFound(f"project {id} is not there")
     return row
 

@@ -24,7 +24,9 @@ ITEM_KIND: Mapping[str, Literal["pair", "rank", "single"]] = {
 }
 """Kind of project -> kind of item it asks about."""
 Render = Literal["plain", "markdown"]
-State = Literal["open", "paused", "closed"]
+State = Literal["open", "paused", "closed", "archived"]
+STATES: tuple[str, ...] = get_args(State)
+"""Of projects. An archived one is shown to admins only; all it holds stays."""
 AssignmentState = Literal["leased", "submitted", "skipped", "expired", "returned", "surplus"]
 DONE: tuple[str, ...] = ("submitted", "skipped", "surplus")
 """States of an assignment that has an answer."""

@@ -1,0 +1,116 @@
+"""Deleting a project: what goes with it is said first; what was said in it is withdrawn, as undo does, and never rewritten."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from prefloop.data.store import models, studio_models
+from prefloop.errors import InputError
+from prefloop.feedback.studio import assign, audit, projects
+from prefloop.feedback.studio.edits import current_judgement
+from prefloop.feedback.studio.service import Studio
+
+_Task, _Assignment, _Chat = studio_models.Task, studio_models.Assignment, studio_models.Chat
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removal:
+    """What goes with a project."""
+
+    name: str
+    items: int
+    answers: int
+    people: int
+    chats: int
+
+    def __str__(self) -> str:
+        chats = f" and {self.chats} conversations" if self.chats else ""
+        return (
+            f"project {self.name!r} with {self.items} items{chats}; {self.answers} answers by {self.people} people are withdrawn, so that no new export "
+            "and no training has them. Exports that were made keep what they had, and prompts and completions stay in the store"
+        )
+
+
+def removal(studio: Studio, id: int) -> Removal:
+    """What deleting a project would take."""
+    with studio.read() as session:
+        return _removal(session, id)
+
+
+def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = None) -> Removal:
+    """Delete a project. `confirm`: its name, typed by who means it; `InputError` for another."""
+    with studio.write(bulk=True) as session:
+        name = projects.project_of(session, id).settings.name
+        if confirm != name:
+            raise InputError(f"{confirm!r} is not the project's name; type {name!r} to delete it")
+        row = session.get_one(studio_models.Project, id, with_for_update=True)
+        gone = _removal(session, id)
+        said = session.scalars(select(models.Judgement).where(models.Judgement.id.in_(_answered(id)))).all()
+        for judgement in said:
+            if current_judgement(session, judgement.item_id, judgement.annotator_id) is judgement:
+                assign.withdraw(session, judgement)
+        tasks = select(_Task.id).where(_Task.project_id == id)
+        chats = select(_Chat.id).where(_Chat.project_id == id)
+        session.execute(delete(studio_models.ChatTurn).where(studio_models.ChatTurn.chat_id.in_(chats)))
+        session.execute(delete(_Chat).where(_Chat.project_id == id))
+        # What was said in it refers to the assignments of its answers, which is never changed: those stay, and lead nowhere.
+        kept = select(studio_models.JudgementDetail.assignment_id).where(
+            studio_models.JudgementDetail.assignment_id.is_not(None)
+        )
+        session.execute(
+            delete(_Assignment).where(_Assignment.task_id.in_(tasks), _Assignment.id.not_in(kept))
+        )
+        session.execute(
+            update(_Assignment)
+            .where(_Assignment.task_id.in_(tasks))
+            .values(state="expired", judgement_id=None, finished_at=None, draft={})
+        )
+        session.execute(
+            delete(_Task).where(_Task.project_id == id, _Task.id.not_in(select(_Assignment.task_id)))
+        )
+        if session.scalar(select(func.count()).where(_Task.project_id == id)):
+            session.execute(update(_Task).where(_Task.project_id == id).values(taken=0, open=False))
+            row.name, row.guidelines, row.state = f"{projects.DELETED} {id}", "", "deleted"
+        else:
+            session.delete(row)
+        audit.write(
+            session,
+            now=studio.clock(),
+            annotator=by,
+            action="delete",
+            entity="project",
+            id=id,
+            detail={"items": gone.items, "answers": gone.answers, "people": gone.people},
+        )
+    return gone
+
+
+def _answered(project: int):
+    """The judgements that stand for a project's answers, and those that prefer what was rewritten in them."""
+    own = (
+        select(_Assignment.judgement_id)
+        .join(_Task, _Task.id == _Assignment.task_id)
+        .where(_Task.project_id == project, _Assignment.judgement_id.is_not(None))
+    )
+    detail = studio_models.JudgementDetail
+    edits = select(detail.edit_judgement_id).where(
+        detail.judgement_id.in_(own), detail.edit_judgement_id.is_not(None)
+    )
+    return own.union(edits)
+
+
+def _removal(session: Session, id: int) -> Removal:
+    name = projects.project_of(session, id).settings.name
+    answers, people = session.execute(
+        select(func.count(), func.count(_Assignment.annotator_id.distinct()))
+        .join(_Task, _Task.id == _Assignment.task_id)
+        .where(_Task.project_id == id, _Assignment.judgement_id.is_not(None))
+    ).one()
+    return Removal(
+        name=name,
+        items=session.scalar(select(func.count()).where(_Task.project_id == id)) or 0,
+        answers=answers,
+        people=people,
+        chats=session.scalar(select(func.count()).where(_Chat.project_id == id)) or 0,
+    )
