@@ -101,6 +101,7 @@ ROWS = {
     "Verdicts": {
         "V1": "Outcomes that all agree (one vote, all wins, all ties) leave an interval of no width",
         "V2": "Votes that share a prompt or an annotator are counted as independent",
+        "V3": "An annotator's reliability is the prior's, or assumes answers that nobody used",
     },
     "What people say": {
         "P1": "A rewrite begun from one reply is stored as better than another, or text that nobody changed as a rewrite",

@@ -137,7 +137,7 @@ def annotator_lines(people: Sequence[AnnotatorFigures]) -> list[str]:
                 number(each.seconds) if math.isfinite(each.seconds) else "",
                 _interval(each.with_others),
                 _interval(each.gold),
-                percent(each.accuracy) if math.isfinite(each.accuracy) else "",
+                _interval(each.accuracy),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.special import betaincinv
 
-from prefloop.feedback.agreement.labels import MISSING, Floats, Labels
+from prefloop.feedback.agreement.labels import MISSING, Floats, Ints, Labels
 
 AnnotatorModel = Literal["dawid_skene", "one_coin"]
 RIGHT, WRONG = 2.0, 1.0
@@ -33,10 +34,28 @@ class AnnotatorFit:
     objective: tuple[float, ...]
     """Log posterior density (up to a constant) after each step; it never falls."""
 
+    labels: Floats
+    """`[annotators]` how many each gave."""
+    right: Floats
+    """`[annotators]` how many of them are right, as the posterior expects."""
+    doubt: Floats
+    """`[annotators]` variance of that."""
+
     @property
     def accuracy(self) -> Floats:
         """`[annotators]` chance of a right answer, over the classes as common as they are."""
         return np.einsum("jkk,k->j", self.confusion, self.prior)
+
+    @property
+    def reliability(self) -> tuple[Floats, Floats, Floats]:
+        """`[annotators]` share of right answers with its 95 % interval: a Beta posterior of the right and wrong answers, with
+        pseudo-counts of three right answers and a wrong one, widened by the doubt about which are right."""
+        a, b = self.right + 3.0, self.labels - self.right + 1.0
+        mean = a / (a + b)
+        variance = mean * (1 - mean) / (a + b + 1) + self.doubt / (a + b) ** 2
+        total = mean * (1 - mean) / variance - 1
+        low, high = (betaincinv(mean * total, (1 - mean) * total, tail) for tail in (0.025, 0.975))
+        return mean, low, high
 
 
 def fit_annotators(
@@ -47,13 +66,17 @@ def fit_annotators(
     Deterministic: the same labels give the same fit in any order of items and annotators. Raises `ValueError` without a label or with
     fewer than two categories.
     """
-    size = len(labels.categories)
+    every = len(labels.categories)
     there = labels.table != MISSING
     if not there.any():
         raise ValueError("there is no label to fit annotators to")
-    if size < 2:
-        raise ValueError(f"there is {size} category; two or more are needed")
-    said = np.stack([labels.table == at for at in range(size)], 2).astype(
+    if every < 2:
+        raise ValueError(f"there is {every} category; two or more are needed")
+    # Answers that nobody gave are none: a wrong answer is one of those that people use.
+    given = np.unique(labels.table[there])
+    given = given if len(given) > 1 else np.union1d(given, [0, 1])
+    size = len(given)
+    said = np.stack([labels.table == at for at in given], 2).astype(
         np.float64
     )  # [items, annotators, answers]
     counts = said.sum(1)
@@ -83,6 +106,22 @@ def fit_annotators(
         objective.append(float((top + np.log(total)).sum()) + density)
         done = len(objective) > 1 and objective[-1] - objective[-2] < tolerance * there.sum()
         if done or len(objective) >= steps:
+            own = np.einsum("ijk,ik->ij", said, posterior)  # how likely each label is right
             return AnnotatorFit(
-                posterior=posterior, prior=prior, confusion=confusion, objective=tuple(objective)
+                posterior=_spread_out(posterior, given, every),
+                prior=_spread_out(prior, given, every),
+                confusion=_spread_out(
+                    _spread_out(confusion, given, every).swapaxes(1, 2), given, every
+                ).swapaxes(1, 2),
+                objective=tuple(objective),
+                labels=there.sum(0).astype(np.float64),
+                right=own.sum(0),
+                doubt=(own * (1 - own) * there).sum(0),
             )
+
+
+def _spread_out(values: Floats, given: Ints, every: int) -> Floats:
+    """The last axis over all categories, 0 for those that nobody named."""
+    whole = np.zeros((*values.shape[:-1], every))
+    whole[..., given] = values
+    return whole

@@ -73,8 +73,8 @@ class AnnotatorFigures:
     """Agreement with the majority of the others on items where they have one."""
     gold: Share
     """Right answers to items whose answer is known."""
-    accuracy: float
-    """By the Dawid-Skene model, no gold needed; NaN where no item has two labels."""
+    accuracy: Share
+    """Right answers by the Dawid-Skene model with its interval, no gold needed; none where no item has two labels."""
 
     @property
     def position_bias(self) -> bool:
@@ -86,9 +86,13 @@ def figures(
     answers: Sequence[Answer], labels: Labels, *, gold: Mapping[int, str] | None = None
 ) -> tuple[AnnotatorFigures, ...]:
     """Every annotator of `labels`, in order. `answers` are those in `labels`; `gold` maps items to the right choice."""
-    accuracy = np.full(len(labels.annotators), math.nan)
+    accuracy = [Share.of(0, 0)] * len(labels.annotators)
     if ((labels.table != MISSING).sum(1) > 1).any():
-        accuracy = fit_annotators(labels).accuracy
+        fitted = fit_annotators(labels)
+        accuracy = [
+            Share(value=float(value), low=float(low), high=float(high), n=int(n))
+            for value, low, high, n in zip(*fitted.reliability, fitted.labels, strict=True)
+        ]
     agreeing, compared = leave_one_out(labels)
     rows = []
     for column, name in enumerate(labels.annotators):
@@ -107,7 +111,7 @@ def figures(
                 seconds=statistics.median(timed) if timed else math.nan,
                 with_others=Share.of(int(agreeing[column]), int(compared[column])),
                 gold=Share.of(right, len(known)),
-                accuracy=float(accuracy[column]),
+                accuracy=accuracy[column],
             )
         )
     return tuple(rows)

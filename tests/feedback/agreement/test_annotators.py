@@ -148,7 +148,7 @@ def test_figures_by_hand():
     assert (ann.gold.value, ann.gold.n) == (pytest.approx(1 / 3), 3)
     assert (bob.gold.value, cy.gold.value) == (1.0, 0.0)
     assert cy.with_others.value == pytest.approx(1 / 3)
-    assert 0 < cy.accuracy < ann.accuracy < 1
+    assert 0 < cy.accuracy.value < ann.accuracy.value < 1
 
 
 def test_position_bias_needs_the_interval():
@@ -162,7 +162,7 @@ def test_position_bias_needs_the_interval():
 
     assert figure(90, 100).position_bias
     assert not figure(6, 10).position_bias
-    assert math.isnan(figure(6, 10).accuracy)
+    assert math.isnan(figure(6, 10).accuracy.value)
     assert math.isnan(figure(6, 10).seconds)
 
 
@@ -199,3 +199,49 @@ def test_disagreements_by_hand():
     # item 4: 1 of 1 pairs differs; items 0 and 2: 2 of 3
     assert order.tolist() == [4, 0, 2]
     assert how_much == pytest.approx([1, 2 / 3, 2 / 3])
+
+
+def people(seed: int, items: int, per_item: int) -> tuple[Labels, np.ndarray, np.ndarray]:
+    """Six annotators of accuracy 0.6 to 0.95 who use two of four answers; their accuracies, and the truth."""
+    random = np.random.default_rng(seed)
+    accuracy, truth = random.uniform(0.6, 0.95, 6), random.integers(2, size=items)
+    table = np.full((items, 6), MISSING)
+    for row in table:
+        row[random.choice(6, per_item, replace=False)] = 0
+    right = random.random(table.shape) < accuracy
+    table = np.where(table == MISSING, MISSING, np.where(right, truth[:, None], 1 - truth[:, None]))
+    return make_labels(table, ("a", "b", "tie", "both bad")), accuracy, truth
+
+
+@pytest.mark.parametrize("model", ["dawid_skene", "one_coin"])
+def test_probabilities_are_as_often_right_as_they_say(model) -> None:  # V3
+    said, right = [], []
+    for seed in range(25):
+        labels, _, truth = people(seed, 150, 4)
+        posterior = fit_annotators(labels, model).posterior
+        assert (posterior[:, 2:] == 0).all()  # nobody said so
+        said += posterior.max(1).tolist()
+        right += (posterior.argmax(1) == truth).tolist()
+    assert np.mean(said) == pytest.approx(np.mean(right), abs=0.03)
+
+
+def test_wrong_answers_are_those_that_people_use() -> None:  # V3
+    # One of three disagrees. Categories that nobody named change nothing.
+    table = [[0, 0, 1], [1, 1, 0], [0, 1, 0], [1, 0, 1]] * 8
+    two, four = (
+        fit_annotators(make_labels(table, names), "one_coin") for names in (("a", "b"), ("a", "b", "t", "bb"))
+    )
+    assert four.posterior[:, :2] == pytest.approx(two.posterior)
+    assert four.accuracy == pytest.approx(two.accuracy)
+
+
+@pytest.mark.parametrize(("items", "per_item"), [(14, 3), (60, 3), (150, 4)])
+def test_reliability_is_near_and_its_interval_holds(items: int, per_item: int) -> None:  # V3
+    errors, held = [], []
+    for seed in range(25):
+        labels, accuracy, _ = people(seed, items, per_item)
+        value, low, high = fit_annotators(labels).reliability
+        errors += (value - accuracy).tolist()
+        held += ((low <= accuracy) & (accuracy <= high)).tolist()
+    assert np.mean(errors) == pytest.approx(0, abs=0.03)
+    assert np.mean(held) > 0.9
