@@ -19,13 +19,8 @@ from prefloop.data import load_records, write_jsonl
 from prefloop.data.formats import FormatName, Record
 from prefloop.data.hashing import content_hash
 from prefloop.data.importing import HUMAN
-<<<<<<< HEAD
-from prefloop.data.load import Loaded
-from prefloop.data.store import Filters, Store, judging, writing
-=======
 from prefloop.data.load import HowRead, Loaded
-from prefloop.data.store import Filters, Store
->>>>>>> ad6632a (Data: columns and formats as users have them, layouts of well-known data sets, chats in parts and with tools, bounded decompression)
+from prefloop.data.store import Filters, Store, judging, writing
 from prefloop.data.store.database import HEAD
 from prefloop.data.store.values import ExportKind, ItemKind
 from prefloop.data.write import split_by_prompts
