@@ -275,7 +275,8 @@ def _leaks(left: Sequence[_Item], right: Sequence[_Item], where: str) -> Iterato
     what = "text" if texts else "prompt"
     yield _shared(f"same {what} {where}", _by(left, _exact), _by(right, _exact))
     yield _shared(f"same {what} but for case and spaces, {where}", _by(left, _folded), _by(right, _folded))
-    yield _near(f"nearly the same {what} {where}", left, right)
+    if not texts:
+        yield _near(f"nearly the same {what} {where}", left, right)
     if any(item.completions for item in (*left[:1], *right[:1])):
         yield _shared(f"same completion {where}", _by(left, _answers), _by(right, _answers))
 

@@ -1,8 +1,8 @@
 """Near duplicates: texts that are the same but for a word here and there, found in time that grows with their length alone.
 
 A text is the set of its pieces of eight characters, folded (letters and digits, in one case, single spaces). Two texts are near where they share
-at least 80 % of both sets' pieces (Jaccard). The eight pieces of least hash find the candidates (minhash: two near texts have one of them in
-common but in one case of 400,000), and the share itself is then computed on the whole sets.
+at least 80 % of both sets' pieces (Jaccard). Candidates share three of their eight pieces of least hash (minhash: near texts share six or seven of
+them on average), and the share itself is then computed on the whole sets.
 """
 
 import re
@@ -14,9 +14,11 @@ import numpy as np
 
 PIECE = 8
 NEAR = 0.8
-LONGEST = 20_000
+LONGEST = 4_000
 """Characters of a text that are looked at, from its beginning."""
 _SKETCH = 8
+_SHARED = 3
+"""Of the pieces of least hash, how many a candidate has too."""
 _CANDIDATES = 16
 """Texts kept for one hash, and compared with one text, at most: what stands in very many texts tells none apart."""
 _BETWEEN = re.compile(r"[\W_]+")
@@ -30,7 +32,7 @@ def near_pairs(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int
     for place, text in enumerate(left):
         said = folded(text)
         if whole.setdefault(said, place) == place:
-            for least in _sketch(_pieces(said)):
+            for least in _sketch(_hashes(said)):
                 if len(known[least]) < _CANDIDATES:
                     known[least].append(place)
     pairs: list[tuple[int, int]] = []
@@ -46,16 +48,19 @@ def near_pairs(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int
 
 def folded(text: str) -> str:
     """Letters and digits of a text's beginning in one case, with single spaces for all between them."""
-    plain = unicodedata.normalize("NFKC", text[:LONGEST]).casefold()
-    return _BETWEEN.sub(" ", plain).strip()
+    plain = text[:LONGEST] if text.isascii() else unicodedata.normalize("NFKC", text[:LONGEST])
+    return _BETWEEN.sub(" ", plain.casefold()).strip()
 
 
 def _nearest(said: str, left: Sequence[str], known: dict[int, list[int]]) -> int | None:
-    pieces = _pieces(said)
-    candidates = Counter(place for least in _sketch(pieces) for place in known.get(least, ()))
+    hashes = _hashes(said)
+    pieces = np.unique(hashes)
+    candidates = Counter(place for least in _sketch(hashes) for place in known.get(least, ()))
     best, nearest = NEAR, None
-    for place, _ in candidates.most_common(_CANDIDATES):
-        other = _pieces(folded(left[place]))
+    for place, shared in candidates.most_common(_CANDIDATES):
+        if shared < min(_SHARED, len(pieces)):
+            break
+        other = np.unique(_hashes(folded(left[place])))
         both = len(np.intersect1d(pieces, other, assume_unique=True))
         share = both / (len(pieces) + len(other) - both)
         if share >= best and (nearest is None or share > best):
@@ -63,8 +68,8 @@ def _nearest(said: str, left: Sequence[str], known: dict[int, list[int]]) -> int
     return nearest
 
 
-def _pieces(said: str) -> np.ndarray:
-    """Hashes of the different pieces, sorted; of a text shorter than three pieces none, for a word makes it another."""
+def _hashes(said: str) -> np.ndarray:
+    """The hash of each piece; of a text shorter than three pieces none, for a word makes it another."""
     if len(said) < 3 * PIECE:
         return np.empty(0, np.uint64)
     letters = np.frombuffer(said.encode("utf-32-le"), np.uint32).astype(np.uint64)
@@ -74,8 +79,11 @@ def _pieces(said: str) -> np.ndarray:
     hashes ^= hashes >> np.uint64(31)
     hashes *= _MIX
     hashes ^= hashes >> np.uint64(29)
-    return np.unique(hashes)
+    return hashes
 
 
-def _sketch(pieces: np.ndarray) -> list[int]:
-    return pieces[:_SKETCH].tolist()
+def _sketch(hashes: np.ndarray) -> list[int]:
+    """The least hashes, each once."""
+    few = 8 * _SKETCH
+    least = np.unique(np.partition(hashes, few)[:few] if len(hashes) > few else hashes)
+    return least[:_SKETCH].tolist()
