@@ -114,9 +114,7 @@ def import_items(config: LabelImportConfig) -> str:
     }
     if config.guidelines:
         given["guidelines"] = _read(config.guidelines)
-    loaded = load_records(
-        config.source, skip_bad=config.skip_bad, limit=config.limit, **how(config)
-    )
+    loaded = load_records(config.source, skip_bad=config.skip_bad, limit=config.limit, **how(config))
     with Store.open(config.store) as store:
         studio = Studio(store)
         into: Project | ProjectSettings
