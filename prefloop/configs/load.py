@@ -276,6 +276,11 @@ def build(cls: type[T], given: Tree, *, base: T | None = None, prefix: str = "")
                 changes[name] = build(cast(Any, kind), value or {}, base=start, prefix=f"{prefix}{name}.")
         elif base is None and default_of(field) is MISSING:
             missing.append(f"{prefix}{name}")
+    for name, value in changes.items():
+        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+            leaf = given.get(name)
+            where = f"{leaf.where}: " if isinstance(leaf, Given) and not leaf.where.startswith("--") else ""
+            raise InputError(f"{where}{prefix}{name} is {value}; it must be 0 or more")
     if missing:
         flags = " ".join(f"--{name} ..." for name in missing)
         raise InputError(

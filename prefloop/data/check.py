@@ -348,6 +348,22 @@ def _odd(items: Sequence[_Item]) -> Iterator[Finding]:
     for name, places in findings:
         if places:
             yield _finding(name, places)
+    yield from _one_kind(items)
+
+
+def _one_kind(items: Sequence[_Item]) -> Iterator[Finding]:
+    """Labels or scores that are all the same, which KTO, BCO, DRO and reward models refuse: there is no difference to learn from."""
+    goods = {item.record.good for item in items if isinstance(item.record, Label)}
+    values = {item.record.value for item in items if isinstance(item.record, Score)}
+    places = [item.origin for item in items]
+    if len(goods) == 1:
+        yield _finding(
+            f"labels, all of them {'true' if goods.pop() else 'false'}: training on labels needs both", places
+        )
+    if len(values) == 1:
+        yield _finding(
+            f"scores, all of them {values.pop():g}: training on scores needs different ones", places
+        )
 
 
 def _turns(record: Record) -> tuple[Message, ...]:

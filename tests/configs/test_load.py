@@ -1,6 +1,8 @@
 """Settings from files: what is read, what is refused, and where the message points."""
 
 import dataclasses
+import importlib
+import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -11,6 +13,8 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from prefloop import configs
+from prefloop.cli.flags import read_flags
 from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.load import Given, load_config, names_of, nearest, overlay, types_of
@@ -93,7 +97,7 @@ def test_an_empty_file_or_group_changes_nothing(tmp_path: Path, text: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1e-5", 1e-5), ("1E3", 1000.0), ("-.5e1", -5.0), ("3", 3.0), (".inf", float("inf"))]
+    ("text", "value"), [("1e-5", 1e-5), ("1E3", 1000.0), ("-.5e1", -5.0), ("3", 3.0), ("0.1", 0.1)]
 )
 def test_numbers_that_yaml_takes_for_text(tmp_path: Path, text: str, value: float) -> None:
     assert load_config(Outer, write(tmp_path, f"name: a\ninner: {{rate: {text}}}")).inner.rate == value
@@ -267,3 +271,71 @@ def test_settings_without_a_run_read_back_too(
     file = tmp_path_factory.mktemp("sample") / "settings.yaml"
     file.write_text(yaml.safe_dump(dataclasses.asdict(config)), encoding="utf-8")
     assert load_config(SampleConfig, file) == config
+
+
+NUMBERS = {
+    "lr": (".inf", "-.inf", ".nan", "inf", "nan", "1e308", "010", "1:30", "9" * 5000),
+    "batch": ("010", "0x10", "1:30", "9" * 5000, str(10**30), ".inf", "1.5", "-1"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(kind, text) for kind, texts in NUMBERS.items() for text in texts]
+)
+def test_numbers_that_are_slips_are_refused(tmp_path: Path, kind: str, text: str) -> None:
+    setting = {"lr": "optim: {lr: %s}", "batch": "batch_size: %s"}[kind] % text
+    with pytest.raises(InputError) as raised:
+        load_config(DPOConfig, write(tmp_path, f"model: m\nrun: {{out: o}}\n{setting}\n"))
+    assert "settings.yaml:3: " in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    assert len(str(raised.value)) < 400
+
+
+def numeric_settings() -> list[tuple[Any, str, Any]]:
+    """Every setting of every class of settings that is a number."""
+    modules = [
+        importlib.import_module(f"prefloop.configs.{each.name}")
+        for each in pkgutil.iter_modules(configs.__path__)
+    ]
+    classes = [
+        each
+        for module in modules
+        for each in vars(module).values()
+        if dataclasses.is_dataclass(each) and getattr(each, "__module__", "") == module.__name__
+    ]
+    return [
+        (cls, name, kind) for cls in classes for name, kind in names_of(cls).items() if kind in (int, float)
+    ]
+
+
+def test_no_setting_of_any_command_takes_what_is_no_number() -> None:
+    found = numeric_settings()
+    assert len(found) > 200
+    for cls, name, kind in found:
+        for word in ("nan", "inf", "1e308") if kind is float else (str(10**30), "1e3"):
+            with pytest.raises(InputError) as raised:
+                read_flags([f"--{name}={word}"], cls)
+            assert str(raised.value).startswith(f"--{name} is ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "a: " * 3,
+        "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))]),
+    ],
+)
+def test_files_that_are_bombs_are_one_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError) as raised:
+        load_config(DPOConfig, write(tmp_path, text))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_aliases_that_stand_for_more_than_memory_are_shown_short(tmp_path: Path) -> None:
+    value = "&a0 [x, x]"
+    for n in range(1, 40):
+        value = f"&a{n} [{value}, *a{n - 1}]"
+    with pytest.raises(InputError, match=r"targets is .*it must be") as raised:
+        load_config(DPOConfig, write(tmp_path, f"model: m\nrun: {{out: o}}\nlora: {{targets: {value}}}\n"))
+    assert len(str(raised.value)) < 2000

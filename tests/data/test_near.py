@@ -79,3 +79,19 @@ def test_a_long_ranking_makes_no_pairs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Ranking, "comparisons", refuse)
     report = check(jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "completions": MANY}]))
     assert report.facts["most completions"] == 3000
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "found"),
+    [
+        ("label", (True, True), ["labels, all of them true: training on labels needs both"]),
+        ("label", (True, False), []),
+        ("score", (0.5, 0.5), ["scores, all of them 0.5: training on scores needs different ones"]),
+        ("score", (0.5, 0.6), []),
+    ],
+)
+def test_check_says_that_labels_tell_nothing(
+    tmp_path: Path, column: str, values: tuple[object, ...], found: list[str]
+) -> None:
+    rows = [{"prompt": f"p{n}", "completion": "a", column: value} for n, value in enumerate(values)]
+    assert [each.name for each in check(jsonl(tmp_path / "a.jsonl", rows)).odd] == found
