@@ -13,7 +13,7 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prefloop import configs
+import prefloop.configs
 from prefloop.cli.flags import read_flags
 from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.dpo import DPOConfig
@@ -295,7 +295,7 @@ def numeric_settings() -> list[tuple[Any, str, Any]]:
     """Every setting of every class of settings that is a number."""
     modules = [
         importlib.import_module(f"prefloop.configs.{each.name}")
-        for each in pkgutil.iter_modules(configs.__path__)
+        for each in pkgutil.iter_modules(prefloop.configs.__path__)
     ]
     classes = [
         each
