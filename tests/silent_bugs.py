@@ -83,7 +83,7 @@ ROWS = {
         "D11": "Votes between models are read as prompts, and the votes lost",
         "D12": "The trained turn is not what the chat template writes: a tag twice, a thought closed, a line break lost",
         "D13": "The chat template leaves out the system message, the tools or a tool's answer",
-        "D13": "Prompts that differ by a word are both trained on and held out",
+        "D14": "Prompts that differ by a word are both trained on and held out",
     },
     "Resuming and checkpoints": {
         "R1": "The order of data differs after resuming",

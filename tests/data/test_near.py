@@ -18,7 +18,7 @@ LONG = (
 )
 
 
-def test_a_word_changed_in_thirty_is_near() -> None:  # D13
+def test_a_word_changed_in_thirty_is_near() -> None:  # D14
     changed = LONG.replace("winter", "autumn")
     other = LONG.replace("lighthouse keeper", "young baker").replace("a letter in a bottle", "old bread")
     other = other.replace("throw it back into the sea", "sell it at the market").replace("coast", "town")
@@ -35,7 +35,7 @@ def test_scattered_texts_are_not_near() -> None:
     assert near_pairs(texts, twins) == [(n, n) for n in range(50)]
 
 
-def test_check_counts_near_prompts_on_both_sides(tmp_path: Path) -> None:  # D13
+def test_check_counts_near_prompts_on_both_sides(tmp_path: Path) -> None:  # D14
     rows = [{"prompt": LONG.replace("short", f"short{n}"), "completion": "x"} for n in range(40)]
     report = check(jsonl(tmp_path / "a.jsonl", rows))
     (found,) = [each for each in report.leaks if each.name == "nearly the same prompt in train and heldout"]
