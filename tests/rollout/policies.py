@@ -76,6 +76,7 @@ def draw_all(
     temperature: float = 1.0,
     batch_size: int = 64,
     top_k: int = 0,
+    top_p: float = 1.0,
     seed: int = 0,
     row_keys: list[int] | None = None,
 ) -> list[list[Sampled]]:
@@ -86,7 +87,11 @@ def draw_all(
         k=k,
         stop_ids=stop_ids,
         sampling=Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, batch_size=batch_size, top_k=top_k
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            batch_size=batch_size,
+            top_k=top_k,
+            top_p=top_p,
         ),
         seed=seed,
         row_keys=list(range(len(prompts))) if row_keys is None else row_keys,

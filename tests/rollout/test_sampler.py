@@ -1,7 +1,7 @@
 import gc
 from collections import Counter
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -174,6 +174,19 @@ def test_a_stop_token_in_the_prompt_or_as_padding_stops_nothing():  # M1
 def test_no_stop_tokens_means_every_completion_is_cut():
     drawn = draw_all(llama(), prompts_of((3, 5)), max_new_tokens=4)
     assert [(len(one.tokens), one.ended) for group in drawn for one in group] == [(4, False)] * 2
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 1e-6}, {"top_k": 1}, {"temperature": 0.0}])
+def test_settings_reach_the_draw(settings: dict[str, Any]):  # K7
+    """Each of these leaves the likeliest token alone, whatever the random numbers are."""
+    model, prompts = llama(), prompts_of((3, 5))
+    greedy = [group[0] for group in tokens_of(draw_all(model, prompts, k=1, temperature=0.0))]
+    for group, tokens in zip(tokens_of(draw_all(model, prompts, k=3, **settings)), greedy, strict=True):
+        assert group == [tokens] * 3
+    assert any(
+        group != [tokens] * 3
+        for group, tokens in zip(tokens_of(draw_all(model, prompts, k=3)), greedy, strict=True)
+    )
 
 
 def test_top_k_bounds_what_is_drawn():

@@ -1,0 +1,286 @@
+"""95 % intervals cover, as the callers make them: every public number of an evaluation, on simulated prompts whose completions are alike.
+
+Taking completions of one prompt as independent would cover about 60 % here; with few prompts, a normal quantile in place of Student's t covers 88 %.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from prefloop.configs.common import Compute, Sampling
+from prefloop.evaluation import evaluate
+from prefloop.evaluation.evaluate import Measured, PolicyResults, Setting, _summarise
+from prefloop.evaluation.intervals import Estimate, ratio_interval
+from prefloop.evaluation.reward_model_quality import accuracy_against_gold, best_of_n, reward_model_quality
+from prefloop.evaluation.text_statistics import text_statistics
+from prefloop.evaluation.win_rate import Judgement, win_matrix_of_judgements, win_rate_of_verdicts
+from prefloop.records import Prompt
+from prefloop.rollout import Rollout
+from prefloop.runtime import start_world
+
+PROMPTS, EACH = 24, 6
+OWN = 0.3
+"""Standard deviation within a prompt; that between prompts is 1."""
+WHOLE = math.sqrt(1 + OWN**2)
+TIMES = 200
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer resamples, and statistics of texts once for all policies: they have a test of their own below."""
+    same = text_statistics(["so"] * 4, prompts=["a", "a", "b", "b"], ended=[True] * 4)
+    monkeypatch.setattr(evaluate, "text_statistics", lambda *texts, **rest: same)
+    monkeypatch.setattr(evaluate, "ratio_interval", partial(ratio_interval, resamples=200))
+
+
+def alike(random: np.random.Generator, prompts: int = PROMPTS) -> NDArray[np.float64]:
+    """Numbers of mean 0, most of whose variance is between prompts; prompt after prompt."""
+    return (random.normal(size=(prompts, 1)) + OWN * random.normal(size=(prompts, EACH))).ravel()
+
+
+def rollout(texts: list[str], prompts: int = PROMPTS) -> Rollout:
+    rows = [texts[i * EACH : (i + 1) * EACH] for i in range(prompts)]
+    ended = [[True] * EACH for _ in range(prompts)]
+    asked = tuple(Prompt(content=str(i)) for i in range(prompts))
+    return Rollout(prompts=asked, groups=[], texts=rows, ended=ended, sampler_logprobs=[])
+
+
+def evaluated(
+    random: np.random.Generator, *, prompts: int = PROMPTS, proxy_gain: float = 0.0, gold_gain: float = 0.4
+) -> PolicyResults:
+    """A policy after another, as an evaluation hands what it has measured to its statistics."""
+    setting = Setting(
+        sampling=Sampling(),
+        completions_per_prompt=EACH,
+        seed=0,
+        max_prompt_tokens=9,
+        compute=Compute(device="cpu"),
+        world=start_world("cpu"),
+    )
+
+    def measured(gold: float, proxy: float) -> Measured:
+        tokens = np.round(np.exp(alike(random, prompts)) * 9) + 1
+        return Measured(
+            rollout=rollout(["so"] * (prompts * EACH), prompts),
+            gold=alike(random, prompts) + gold,
+            proxy=alike(random, prompts) + proxy,
+            kl=alike(random, prompts) + 3,
+            nll=(alike(random, prompts) * 0.2 + 2) * tokens,
+            tokens=tokens,
+        )
+
+    policies = {"sft": measured(0.0, 0.0), "ppo": measured(gold_gain, proxy_gain), "dpo": measured(0.0, 0.0)}
+    return _summarise({name: name for name in policies}, policies, setting, True, True)
+
+
+def covered(found: Iterator[Mapping[str, Estimate]], truths: Mapping[str, float]) -> dict[str, float]:
+    """How often each interval holds its truth."""
+    inside, times = Counter(), 0
+    for estimates in found:
+        assert set(estimates) == set(truths)
+        inside.update(name for name, each in estimates.items() if each.low <= truths[name] <= each.high)
+        times += 1
+    return {name: inside[name] / times for name in truths}
+
+
+def short_of(coverage: Mapping[str, float], least: float) -> dict[str, float]:
+    return {name: share for name, share in coverage.items() if share < least}
+
+
+def of_policy(results: PolicyResults) -> dict[str, Estimate]:
+    _, ppo, _ = results.policies
+    wins = results.wins.rate("ppo", "dpo")
+    lost = results.wins.rate("sft", "ppo")
+    assert ppo.gold is not None
+    assert ppo.proxy is not None
+    assert ppo.win_rate_vs_sft is not None
+    assert wins is not None
+    assert lost is not None
+    return {
+        "gold": ppo.gold,
+        "proxy": ppo.proxy,
+        "kl": ppo.kl,
+        "wins": ppo.win_rate_vs_sft,
+        "positive": ppo.further["positive_share"],
+        "perplexity": ppo.further["perplexity_under_sft"],
+        "matrix": wins,
+        "mirrored": lost,
+    }
+
+
+WINS = float(norm.cdf(0.4 / (math.sqrt(2) * WHOLE)))
+TRUTHS = {
+    "gold": 0.4,
+    "proxy": 0.0,
+    "kl": 3.0,
+    "wins": WINS,
+    "positive": float(norm.cdf(0.4 / WHOLE)),
+    "perplexity": math.exp(2.0),
+    "matrix": WINS,
+    "mirrored": 1 - WINS,
+}
+
+
+def test_numbers_of_policies_are_covered() -> None:  # E3
+    random = np.random.default_rng(0)
+    found = (of_policy(evaluated(random)) for _ in range(TIMES))
+    assert short_of(covered(found, TRUTHS), 0.9) == {}
+
+
+def test_with_five_prompts_the_means_are_covered_too() -> None:  # E3
+    random = np.random.default_rng(1)
+    names = ("gold", "proxy", "kl")
+    found = ({name: of_policy(evaluated(random, prompts=5))[name] for name in names} for _ in range(250))
+    assert short_of(covered(found, {name: TRUTHS[name] for name in names}), 0.91) == {}
+
+
+@pytest.mark.parametrize(("proxy", "gold", "least", "most"), [(0.0, 0.0, 0.0, 0.1), (3.0, 0.0, 0.9, 1.0)])
+def test_the_alarm_of_reward_hacking_goes_by_prompts(
+    proxy: float, gold: float, least: float, most: float
+) -> None:
+    """Without a gain of proxy it goes off in few samples; with one that gold does not share, in nearly all."""
+    random = np.random.default_rng(2)
+    alarms = [evaluated(random, proxy_gain=proxy, gold_gain=gold).alarms for _ in range(100)]
+    rate = np.mean(
+        [any(each.startswith("ppo: the reward model's score rose") for each in some) for some in alarms]
+    )
+    assert least <= rate <= most
+
+
+def said_texts(random: np.random.Generator) -> tuple[list[str], list[bool], list[str]]:
+    """Some prompts' completions repeat themselves, some never end, some are one and the same text, each with its own chance."""
+    chances = random.random((3, PROMPTS, 1)) < 0.5
+    repeats, ends, same = (
+        (random.random((PROMPTS, EACH)) < np.where(c, 0.95, 0.05)).ravel() for c in chances
+    )
+    texts = []
+    for place in range(PROMPTS * EACH):
+        own = f"a{place} b{place} c{place} d{place} e{place}"
+        texts.append("thank you" if same[place] else f"{own} {own}" if repeats[place] else own)
+    return texts, ends.tolist(), [str(i // EACH) for i in range(PROMPTS * EACH)]
+
+
+def test_numbers_of_texts_are_covered() -> None:  # E3
+    random = np.random.default_rng(3)
+
+    def found() -> Iterator[dict[str, Estimate]]:
+        for _ in range(TIMES):
+            texts, ended, prompts = said_texts(random)
+            lengths = alike(random) + 7
+            of = text_statistics(texts, prompts=prompts, ended=ended, lengths=lengths)
+            yield {
+                "length": of.length,
+                "ended": of.ended,
+                "duplicates": of.duplicates,
+                "repetition": of.repetition,
+            }
+
+    # Three of the eight 3-grams of a text said twice occurred before; half of the texts are one and the same and have none.
+    truths = {"length": 7.0, "ended": 0.5, "duplicates": 0.5, "repetition": 0.25 * 3 / 8}
+    assert short_of(covered(found(), truths), 0.9) == {}
+
+
+def expectation(of: object, spread: float) -> float:
+    """Of a function of a normal number with mean 0."""
+    assert callable(of)
+    return quad(lambda x: of(x) * norm.pdf(x, scale=spread), -12 * spread, 12 * spread)[0]
+
+
+def test_numbers_of_a_reward_model_are_covered() -> None:  # E3
+    """Scores and lengths are correlated by a half; which of two completions was chosen has to do with neither."""
+    random = np.random.default_rng(4)
+    prompts = np.repeat(np.arange(PROMPTS), EACH)
+    gap = math.sqrt(2) * WHOLE
+
+    def found() -> Iterator[dict[str, Estimate]]:
+        for _ in range(TIMES):
+            scores = [alike(random) for _ in range(2)]
+            lengths = [0.5 * each + math.sqrt(0.75) * alike(random) for each in scores]
+            of = reward_model_quality(*scores, *lengths, clusters=prompts)
+            gold = accuracy_against_gold(*scores, alike(random), alike(random), clusters=prompts)
+            length, calibration = of.length, of.calibration
+            assert length.correlation is not None
+            assert length.chosen_longer is not None
+            assert length.chosen_shorter is not None
+            assert calibration.error_interval is not None
+            yield {
+                "accuracy": of.accuracy,
+                "gold": gold,
+                "brier": calibration.brier,
+                "log_loss": calibration.log_loss,
+                "error": calibration.error_interval,
+                "a bin": calibration.bins[0].observed,
+                "longer": length.longer_is_chosen,
+                "longer scores higher": length.longer_scores_higher,
+                "correlation": length.correlation,
+                "chosen longer": length.chosen_longer,
+                "chosen shorter": length.chosen_shorter,
+            }
+
+    agree = 0.5 + math.asin(0.5) / math.pi
+    truths = {
+        "accuracy": 0.5,
+        "gold": 0.5,
+        "brier": expectation(lambda x: 1 / (1 + math.exp(x)) ** 2, gap),
+        "log_loss": expectation(lambda x: math.log1p(math.exp(-x)), gap),
+        "error": expectation(lambda x: 1 / (1 + math.exp(-abs(x))) - 0.5, gap),
+        "a bin": 0.5,
+        "longer": 0.5,
+        "longer scores higher": agree,
+        "correlation": 0.5,
+        "chosen longer": agree,
+        "chosen shorter": 1 - agree,
+    }
+    coverage = covered(found(), truths)
+    # The basic bootstrap of an absolute error is known to be short with few prompts; without prompts it covers 62 %.
+    assert coverage.pop("error") >= 0.8
+    assert short_of(coverage, 0.88) == {}
+
+
+def test_bins_of_length_are_covered() -> None:  # E3
+    random = np.random.default_rng(5)
+    prompts = np.repeat(np.arange(PROMPTS), EACH)
+
+    def found() -> Iterator[dict[str, Estimate]]:
+        for _ in range(TIMES):
+            numbers = [alike(random) for _ in range(4)]
+            bins = reward_model_quality(*numbers, clusters=prompts).length.bins
+            yield {str(i): each.accuracy for i, each in enumerate(bins)}
+
+    assert short_of(covered(found(), dict.fromkeys("01234", 0.5)), 0.88) == {}
+
+
+def test_verdicts_and_best_of_n_are_covered() -> None:  # E3
+    random = np.random.default_rng(6)
+
+    def found() -> Iterator[dict[str, Estimate]]:
+        for _ in range(TIMES):
+            verdicts = np.where(alike(random) > 0, "a", "b").tolist()
+            prompts = [str(i // EACH) for i in range(len(verdicts))]
+            judgements = [
+                Judgement(first="ppo", second="sft", verdict=verdict, prompt=prompt)
+                for verdict, prompt in zip(verdicts, prompts, strict=True)
+            ]
+            rate = win_matrix_of_judgements(judgements).rate("ppo", "sft")
+            scores = alike(random).reshape(PROMPTS, EACH)
+            _, of_two, *_ = best_of_n(scores, scores + 1)
+            assert rate is not None
+            assert of_two.gold is not None
+            yield {
+                "matrix": rate,
+                "rate": win_rate_of_verdicts(verdicts, clusters=prompts),
+                "best of two": of_two.proxy,
+                "its gold": of_two.gold,
+            }
+
+    # The larger of two normal numbers lies 1/sqrt(pi) standard deviations above their mean.
+    best = OWN / math.sqrt(math.pi)
+    truths = {"matrix": 0.5, "rate": 0.5, "best of two": best, "its gold": best + 1}
+    assert short_of(covered(found(), truths), 0.9) == {}
