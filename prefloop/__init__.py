@@ -1,3 +1,72 @@
-"""prefloop: the whole human-preference loop as one tool."""
+"""prefloop: the whole human-preference loop as one tool.
+
+    import prefloop as pl
+
+    run = pl.dpo(model="MODEL", data=rows, lora=16)
+    run.policy.generate("How do I make tea?")
+    run.metrics.column("loss"), run.report, run.lineage()
+
+Every training command is a function here, and its settings are keyword arguments: groups as dicts (`optim=dict(lr=1e-5)`), `lora=16` for the rank,
+`data` as rows, a frame, a data set or a name, `model` as a name or a finished run, losses and reward functions by value. Nothing is imported before
+it is used. `docs/python.md` has the whole of it; what is listed in `__all__` is public.
+"""
+
+from typing import Any
 
 __version__ = "0.1.0"
+
+_STAGES = (
+    "pretrain",
+    "sft",
+    "reward",
+    "dpo",
+    "prefer",
+    "ppo",
+    "nlpo",
+    "a2c",
+    "trpo",
+    "grpo",
+    "dr_grpo",
+    "dapo",
+    "gspo",
+    "cispo",
+    "rloo",
+    "reinforce",
+    "reinforce_pp",
+    "remax",
+    "online_dpo",
+    "nash_md",
+    "sppo",
+    "expert",
+    "ilql",
+    "distill_context",
+)
+_NAMES = {
+    "load_policy": "prefloop.api.texts:load_policy",
+    "load_reward_model": "prefloop.api.texts:load_reward_model",
+    "open_run": "prefloop.api.results:open_run",
+    "ratings": "prefloop.api.measures:ratings",
+    "win_rate": "prefloop.api.measures:win_rate",
+    "Store": "prefloop.data.store:Store",
+    "InputError": "prefloop.errors:InputError",
+}
+
+__all__ = [*_STAGES, *_NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _STAGES:
+        value = import_module("prefloop.api.stages").stage(name)
+    elif name in _NAMES:
+        module, _, attribute = _NAMES[name].partition(":")
+        value = getattr(import_module(module), attribute)
+    else:
+        raise AttributeError(f"module 'prefloop' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

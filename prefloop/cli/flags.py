@@ -17,19 +17,8 @@ from prefloop.configs.load import (
     names_of,
     nearest,
 )
+from prefloop.configs.names import short_names
 from prefloop.errors import InputError
-
-SHORT = {
-    "data": "data.source",
-    "out": "run.out",
-    "seed": "run.seed",
-    "resume": "run.resume",
-    "store": "run.store",
-    "skip_bad": "data.skip_bad",
-    "format": "data.format",
-    "columns": "data.columns",
-}
-"""What may be written shorter, in every command that has the long one and no setting of the short name."""
 
 OFF = {"no_tune": "run.tune"}
 """Flags that turn a setting off; they take no value."""
@@ -47,12 +36,6 @@ class Flags:
     config: str
     """File of settings; empty for none."""
     given: Tree
-
-
-def short_names(cls: Any) -> dict[str, str]:
-    """Short flag -> setting, for the settings of a command."""
-    names = names_of(cls)
-    return {short: name for short, name in SHORT.items() if name in names and short not in names}
 
 
 def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] = ()) -> Flags:

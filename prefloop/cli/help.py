@@ -9,8 +9,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from typing import Any, Literal, cast, get_args, get_origin
 
-from prefloop.cli.flags import short_names
 from prefloop.configs.load import default_of, inner_of, is_optional, types_of
+from prefloop.configs.names import short_names
 
 _WORDS = {bool: "[true|false]", int: "N", float: "X", str: "TEXT"}
 _LEAST_INDENT, _MOST_INDENT = 18, 34

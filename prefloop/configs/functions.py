@@ -10,12 +10,27 @@ from typing import Any
 
 from prefloop.errors import InputError
 
+_GIVEN: dict[str, Callable[..., Any]] = {}
+"""Functions that were given by value, by the name that settings have for them."""
+
+
+def give_function(function: Callable[..., Any]) -> str:
+    """A name that `find_function` knows a function by in this process, for settings that hold names. A later one of the same name takes its place."""
+    own = getattr(function, "__qualname__", type(function).__qualname__).replace("<", "").replace(">", "")
+    name = f"{getattr(function, '__module__', '__main__')}:{own}"
+    _GIVEN[name] = function
+    return name
+
 
 def find_function(spec: str, *, what: str) -> Callable[..., Any]:
     """The function that `module:function` names; modules in the current folder are found too. `what` says in messages what it is for.
 
+    A function that was given by value in this process is found by the name that `give_function` gave it.
+
     Raises `InputError` that says which part of `spec` is wrong: not of that form, no such module, no such function, not callable.
     """
+    if spec in _GIVEN:
+        return _GIVEN[spec]
     module_name, separator, name = spec.partition(":")
     if not (separator and module_name and name) or ":" in name:
         raise InputError(f"{what} {spec!r} is not of the form module:function, for example rewards:helpful")

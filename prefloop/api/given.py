@@ -1,0 +1,158 @@
+"""Settings given from Python: the commands' own names, with values that a command line cannot hold: rows, frames, functions, finished runs."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from prefloop.configs.functions import give_function
+from prefloop.configs.load import Given, Mismatch, Tree, accept, build, types_of, unknown
+from prefloop.configs.names import short_names
+from prefloop.errors import InputError
+
+T = TypeVar("T")
+
+PROJECT = Path("runs")
+"""Where runs go that name no folder."""
+WHOLE = {"lora": "rank", "data": "source"}
+"""Groups of settings that may be given as one value, and the setting that it is then of."""
+
+
+def settings_from(cls: type[T], given: Mapping[str, Any], *, stage: str) -> T:
+    """The settings of a stage from keyword arguments.
+
+    A group is a dict or its dataclass (`optim=dict(lr=1e-5)`), one setting of it may be named with a dot (`**{"optim.lr": 1e-5}`), `lora=16` is
+    `lora.rank`, and the command line's short names (`out`, `seed`, `resume`, `store`) are known. Data may be rows or frames (see `rows_of`), models
+    may be finished runs, functions may be given by value. Without `out` the run goes into the next free folder of `runs`.
+
+    Raises:
+        InputError: An unknown name, a value of the wrong type, or settings that contradict each other.
+    """
+    tree: Tree = {}
+    short = short_names(cls)
+    for name, value in given.items():
+        as_group = name in types_of(cls) and (isinstance(value, Mapping) or is_dataclass(value))
+        _put(tree, name if as_group else short.get(name, name), value, cls)
+    if "run" in types_of(cls) and "out" not in cast(Tree, tree.get("run", {})):
+        _put(tree, "run.out", str(free_folder(stage)), cls)
+    return build(cls, tree)
+
+
+def _put(tree: Tree, name: str, value: Any, root: Any, cls: Any = None, prefix: str = "") -> None:
+    """Write one argument into the tree of given values; `cls` is the group that the tree is of, at first the root."""
+    cls = cls or root
+    head, _, rest = name.partition(".")
+    kinds = types_of(cls)
+    if head not in kinds:
+        raise InputError(unknown(f"{prefix}{name}", root))
+    kind, full = kinds[head], f"{prefix}{head}"
+    if not is_dataclass(kind):
+        tree[head] = Given(value=_value(value, kind, full), where=full)
+        return
+    group = cast(Tree, tree.setdefault(head, {}))
+    if rest:
+        _put(group, rest, value, root, kind, f"{full}.")
+        return
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(cast(Any, value))
+    if not isinstance(value, Mapping):
+        if head not in WHOLE:
+            example = f"{full}=dict({next(iter(types_of(kind)))}=...)"
+            raise InputError(
+                f"{full} is {value!r}, but it is a group of settings; give a dict, such as {example}"
+            )
+        value = {WHOLE[head]: value}
+    for inner, item in value.items():
+        _put(group, inner, item, root, kind, f"{full}.")
+
+
+def _value(value: Any, kind: Any, name: str) -> Any:
+    """A value of the setting's type. Raises `InputError` where it is none."""
+    if kind is str:
+        value = rows_file(value) if name == "data.source" else _named(value)
+    try:
+        return accept(value, kind)
+    except Mismatch as expected:
+        raise InputError(f"{name} is {value!r}; it must be {expected}") from None
+
+
+def _named(value: Any) -> Any:
+    """What a setting that holds a name is written as: a finished run by its model's folder, a function by its name, several with commas."""
+    if isinstance(value, Path):
+        return str(value)
+    folder = getattr(value, "model_folder", None)
+    if isinstance(folder, Path):
+        return str(folder)
+    if callable(value) and not isinstance(value, type):
+        return give_function(value)
+    if isinstance(value, list | tuple) and value:
+        names = [_named(item) for item in value]
+        return ",".join(names) if all(isinstance(name, str) for name in names) else value
+    return value
+
+
+def rows_file(data: Any) -> Any:
+    """A source that the stages read, of rows given by value.
+
+    Rows are dicts with the columns of any format that files may have: a list or other iterable of them, a pandas or polars frame, a
+    `datasets.Dataset`. They are kept in a file named by their content, so the same rows are the same data of two runs, and lineage finds them.
+    Names, paths and stores stand for themselves.
+    """
+    if isinstance(data, str):
+        return data
+    if isinstance(data, Path):
+        return str(data)
+    rows = list(_rows(data))
+    if not rows:
+        raise InputError(
+            "data holds no row; give a list of dicts, a frame, a data set, or the name of a file"
+        )
+    lines: list[str] = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            raise InputError(
+                f"row {number} of data is {type(row).__name__}; every row must be a dict of columns"
+            )
+        try:
+            lines.append(json.dumps(dict(row), ensure_ascii=False, default=_plain))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"row {number} of data cannot be written as JSON ({error})") from error
+    text = "".join(line + "\n" for line in lines)
+    file = PROJECT / "data" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def _rows(data: Any) -> Iterable[Any]:
+    to_dicts = getattr(data, "to_dicts", None)  # polars
+    if callable(to_dicts):
+        return cast(Callable[[], list[Any]], to_dicts)()
+    to_dict = getattr(data, "to_dict", None)
+    if callable(to_dict) and hasattr(data, "iloc"):  # pandas
+        return cast(Callable[..., list[Any]], to_dict)(orient="records")
+    if isinstance(data, Mapping) or not isinstance(data, Iterable):
+        raise InputError(
+            f"data is {type(data).__name__}; give a list of dicts, a pandas or polars frame, a data set, or the name of a file"
+        )
+    return cast(Iterable[Any], data)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays, as frames hold them, as Python's."""
+    for name in ("tolist", "item"):
+        convert = getattr(value, name, None)
+        if callable(convert):
+            return convert()
+    raise TypeError(f"{type(value).__name__} is not text, a number, a list or a dict")
+
+
+def free_folder(stage: str) -> Path:
+    """`runs/STAGE-N` with the first number that is free."""
+    number = 1
+    while (PROJECT / f"{stage}-{number}").exists():
+        number += 1
+    return PROJECT / f"{stage}-{number}"

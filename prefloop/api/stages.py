@@ -1,0 +1,57 @@
+"""Every training command as a function of the same settings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefloop.api.given import settings_from
+from prefloop.api.results import FinishedRun, PolicyRun, RewardRun
+from prefloop.cli.commands import STAGES, load
+
+COMMANDS = {
+    name.replace("++", "_pp"): name
+    for name in (
+        "pretrain",
+        "sft",
+        "reward",
+        "dpo",
+        "prefer",
+        "ppo",
+        "nlpo",
+        "a2c",
+        "trpo",
+        "grpo",
+        "dr_grpo",
+        "dapo",
+        "gspo",
+        "cispo",
+        "rloo",
+        "reinforce",
+        "reinforce++",
+        "remax",
+        "online_dpo",
+        "nash_md",
+        "sppo",
+        "expert",
+        "ilql",
+        "distill_context",
+    )
+}
+"""Function -> command that it runs."""
+
+
+def stage(name: str) -> Callable[..., FinishedRun]:
+    """The function of a training command: keyword arguments are its settings (see `settings_from`), the result is the finished run."""
+    command = COMMANDS[name]
+    settings = load(STAGES[command].settings)
+
+    def run(**given: Any) -> FinishedRun:
+        config = settings_from(settings, given, stage=command.replace("++", "_pp"))
+        load(STAGES[command].work)(config)
+        kind = RewardRun if command == "reward" else PolicyRun
+        return kind(command, Path(config.run.out))
+
+    run.__name__ = run.__qualname__ = name
+    run.__doc__ = f"{settings.__doc__}\n\nAs `prefloop {command}`, whose settings are the keyword arguments; `help(prefloop)` says how they are given."
+    run.__module__ = "prefloop"
+    return run

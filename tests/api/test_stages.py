@@ -1,0 +1,181 @@
+"""Stages as functions: the commands' settings as keyword arguments, data and functions by value, finished runs as objects."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+import prefloop as pl
+from prefloop.api.given import settings_from
+from prefloop.configs.common import Optim
+from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.load import load_config
+from tests.tiny_project import make_model
+
+ROWS = [
+    {"prompt": word, "chosen": f"{word} yes", "rejected": f"{word} no no"}
+    for word in ("sun", "rain", "tea", "wind", "oak", "ice", "sea", "hat")
+]
+SMALL: dict[str, Any] = {
+    "batch_size": 4,
+    "max_steps": 2,
+    "epochs": 0.0,
+    "compute": {"device": "cpu", "attention": "packed"},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return make_model(tmp_path_factory.mktemp("model") / "start", chat=True)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_importing_is_light() -> None:
+    """Nothing heavy is imported with prefloop, nor by looking at what it has, nor for a wrong setting."""
+    code = (
+        "import sys, prefloop as pl; dir(pl); heavy = {'torch', 'transformers', 'numpy', 'sqlalchemy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "try: pl.dpo(model='m', betta=1)\n"
+        "except pl.InputError as error: assert 'did you mean beta?' in str(error)\n"
+        "else: raise SystemExit('not refused')\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_from_rows_gives_its_policy_metrics_and_lineage(model: Path) -> None:
+    run = pl.dpo(model=model, data=ROWS, lora=2, optim={"lr": 1e-3}, beta=0.2, **SMALL)
+    assert run.folder == Path("runs/dpo-1")
+    assert len(run.metrics.column("loss")) == 2
+    assert run.metrics.column("loss")[0] == pytest.approx(0.6931, abs=1e-3)
+    assert list(run.metrics.frame()["step"]) == [1, 2]
+    with pytest.raises(pl.InputError, match="there is no column 'los'"):
+        run.metrics.column("los")
+    settings = load_config(DPOConfig, run.folder / "config.yaml")
+    assert (settings.lora.rank, settings.optim.lr, settings.beta) == (2, 1e-3, 0.2)
+    assert settings.data.source.startswith("runs/data/")
+    answer = run.policy.generate("sun", max_new_tokens=4, seed=1)
+    assert isinstance(answer, str)
+    assert answer == run.policy.generate("sun", max_new_tokens=4, seed=1)
+    assert Path(settings.data.source).name in run.lineage().render()
+    assert "<svg" in run._repr_html_()
+
+
+def test_a_cell_run_again_makes_a_new_run_of_the_same_data(model: Path) -> None:
+    first = pl.sft(model=model, data=[{"prompt": "a", "completion": "b"}] * 4, **SMALL)
+    again = pl.sft(model=first, data=[{"prompt": "a", "completion": "b"}] * 4, **SMALL)
+    assert [first.folder.name, again.folder.name] == ["sft-1", "sft-2"]
+    assert len(list(Path("runs/data").iterdir())) == 1
+    assert "sft-1/final" in again.lineage().render()
+    assert pl.open_run("runs/sft-2") == again
+
+
+def cautious(policy_chosen: Tensor, policy_rejected: Tensor, *, limit: float = 3.0) -> Tensor:
+    return -logsigmoid((policy_chosen - policy_rejected).clamp(max=limit))
+
+
+def test_losses_and_reward_functions_are_given_by_value(model: Path) -> None:
+    seen: list[str] = []
+
+    def short(prompts: Any, completions: Any) -> list[float]:
+        seen.extend(completions)
+        return [-float(len(text)) for text in completions]
+
+    run = pl.prefer(model=model, data=pandas.DataFrame(ROWS), loss=cautious, **SMALL)
+    assert "test_stages:cautious" in run.settings
+    online = pl.grpo(
+        model=run,
+        data=[{"prompt": row["prompt"]} for row in ROWS],
+        reward_model=short,
+        steps=1,
+        batch_prompts=2,
+        completions_per_prompt=2,
+        sampling={"max_new_tokens": 4},
+        compute=SMALL["compute"],
+    )
+    assert len(seen) == 4
+    assert online.metrics.column("score")[0] == pytest.approx(-sum(map(len, seen)) / 4)
+    assert {row["completion"] for row in online.samples} <= set(seen)
+
+
+def test_a_reward_model_scores_texts_as_its_run_does(model: Path) -> None:
+    run = pl.reward(model=model, data=ROWS, **SMALL)
+    scores = run.score(["sun", "rain"], ["sun yes", "rain no no"])
+    assert scores == pl.load_reward_model(run.model_folder).score(["sun", "rain"], ["sun yes", "rain no no"])
+    assert scores[0] != scores[1]
+    with pytest.raises(pl.InputError, match="2 prompts and 1 completions"):
+        run.score(["sun", "rain"], ["sun yes"])
+
+
+def test_logprobs_are_those_of_the_model(model: Path) -> None:
+    """Against the plain model of transformers, on the chat as its template writes it."""
+    policy = pl.load_policy(model)
+    (found,) = policy.logprobs(["sun"], ["yes"])
+    chat = [{"role": "user", "content": "sun"}, {"role": "assistant", "content": "yes"}]
+    tokenizer = policy.tokenizer
+    opening = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True, tokenize=False)
+    assert isinstance(opening, str)
+    prompt = tokenizer(opening, add_special_tokens=False)["input_ids"]
+    ids = [*prompt, *tokenizer("yes", add_special_tokens=False)["input_ids"]]
+    with torch.no_grad():
+        logits = policy.policy.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    expected = [logits[i - 1, ids[i]].item() for i in range(len(prompt), len(ids))]
+    assert found[: len(expected)] == pytest.approx(expected, abs=1e-4)
+    assert len(found) == len(expected) + 1  # and the stop token
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"optim": {"lrr": 1}}, "optim.lrr is not a setting; did you mean optim.lr?"),
+        (
+            {"optim": 3},
+            r"optim is 3, but it is a group of settings; give a dict, such as optim=dict\(lr=...\)",
+        ),
+        ({"beta": "much"}, "beta is 'much'; it must be a number"),
+        ({"data": []}, "data holds no row"),
+        ({"data": [3]}, "row 1 of data is int; every row must be a dict"),
+        ({"data": {"source": 3}}, "data is int"),
+        ({"lora": {"rank": -1}}, "lora.rank is -1"),
+    ],
+)
+def test_wrong_settings_are_one_line(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(pl.InputError, match=said):
+        settings_from(DPOConfig, {"model": "m", "data": "rows.jsonl"} | given, stage="dpo")
+
+
+def test_groups_are_dicts_dataclasses_or_dotted_names() -> None:
+    def lr(**given: Any) -> float:
+        return settings_from(
+            DPOConfig, {"model": "m", "data": "r.jsonl", "out": "o"} | given, stage="dpo"
+        ).optim.lr
+
+    assert lr(optim={"lr": 0.5}) == lr(optim=Optim(lr=0.5)) == lr(**{"optim.lr": 0.5}) == 0.5
+
+
+def votes() -> Iterator[dict[str, str]]:
+    for i in range(30):
+        yield {"model_a": "x", "model_b": "y", "winner": "model_a" if i % 3 else "model_b", "prompt": f"q{i}"}
+
+
+def test_ratings_and_win_rates_of_rows() -> None:
+    board = pl.ratings(list(votes()))
+    assert [row.name for row in board.ratings] == ["x", "y"]
+    file = Path("votes.jsonl")
+    file.write_text("".join(json.dumps(row) + "\n" for row in votes()))
+    assert pl.ratings(file).ratings == board.ratings
+    assert pl.win_rate([1, 2, 3], [0, 2, 5]).value == 0.5

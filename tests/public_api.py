@@ -1,0 +1,120 @@
+"""What is public, as types: `python -m tests.public_api` writes `prefloop/__init__.pyi`, which editors and type checkers read.
+
+The functions of the stages are made from the commands' settings, so their signatures are written here from the same dataclasses. When they change,
+the line of CHANGELOG.md that says so ends in the new `API` mark, which the test prints.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import prefloop
+from prefloop.api.stages import COMMANDS
+from prefloop.cli.commands import STAGES, load
+from prefloop.configs.load import inner_of, is_optional, names_of, types_of
+from prefloop.configs.names import short_names
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+STUB = REPOSITORY / "prefloop" / "__init__.pyi"
+HEAD = '''"""Written by `python -m tests.public_api`; see `prefloop/__init__.py`."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from prefloop.api.measures import ratings as ratings, win_rate as win_rate
+from prefloop.api.results import FinishedRun, PolicyRun, RewardRun, open_run as open_run
+from prefloop.api.texts import TextPolicy, TextScorer, load_policy as load_policy, load_reward_model as load_reward_model
+from prefloop.data.store import Store as Store
+from prefloop.errors import InputError as InputError
+
+__version__: str
+__all__: list[str]
+
+Model = str | Path | FinishedRun | TextPolicy
+Scorer = Model | TextScorer | Callable[..., Any]
+Rows = str | Path | Iterable[Mapping[str, Any]] | Any
+'''
+MODELS = ("model", "reference", "reference_last", "teacher")
+SCORERS = ("reward_model", "loss", "preference")
+
+
+def stub() -> str:
+    """The whole file."""
+    groups: dict[str, Any] = {}
+    functions = [function(name, command, groups) for name, command in COMMANDS.items()]
+    return "\n\n".join([HEAD.rstrip(), *map(group, groups.values()), *functions]) + "\n"
+
+
+def function(name: str, command: str, groups: dict[str, Any]) -> str:
+    """One stage's signature; the groups of settings that it has are added to `groups`."""
+    cls = load(STAGES[command].settings)
+    result = "RewardRun" if command == "reward" else "PolicyRun"
+    given = "".join(f"    {line},\n" for line in parameters(cls, groups))
+    return f'def {name}(\n    *,\n{given}) -> {result}:\n    """{str(cls.__doc__).strip()}"""'
+
+
+def parameters(cls: Any, groups: dict[str, Any]) -> Iterator[str]:
+    """Keyword arguments: settings, and the short names of the command line."""
+    short = {long: name for name, long in short_names(cls).items()}
+    for field in fields(cls):
+        kind = types_of(cls)[field.name]
+        if field.name == "data":
+            groups["Data"] = kind
+            yield "data: Rows | DataSettings = ..."
+        elif is_dataclass(kind):
+            groups[kind.__name__] = kind  # pyright: ignore[reportAttributeAccessIssue]
+            more = " | int" if field.name == "lora" else ""
+            yield f"{field.name}: {kind.__name__}Settings{more} | Any = ..."  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            needed = field.default is MISSING and field.default_factory is MISSING
+            yield f"{field.name}: {written(kind, field.name)}{'' if needed else ' = ...'}"
+    for long, name in short.items():
+        if long != "data.source":
+            yield f"{name}: {written(names_of(cls)[long], '')}{' | Path' if name in ('out', 'store') else ''} = ..."
+
+
+def group(cls: Any) -> str:
+    """A group of settings as a dict's type."""
+    lines = "".join(f"    {name}: {written(kind, name)}\n" for name, kind in types_of(cls).items())
+    return f'class {cls.__name__}Settings(TypedDict, total=False):\n    """{str(cls.__doc__).strip()}"""\n\n{lines.rstrip()}'
+
+
+def written(kind: Any, name: str) -> str:
+    """A setting's type as Python writes it."""
+    if is_dataclass(kind):
+        return "Mapping[str, Any] | Any"
+    if kind is str:
+        return "Scorer | Sequence[Scorer]" if name in SCORERS else "Model" if name in MODELS else "str"
+    if is_optional(kind):
+        return f"{written(inner_of(kind), name)} | None"
+    if get_origin(kind) is Literal:
+        return f"Literal[{', '.join(map(repr, get_args(kind)))}]"
+    if get_origin(kind) is tuple:
+        return f"Sequence[{written(get_args(kind)[0], '')}]"
+    return kind.__name__
+
+
+def mark() -> str:
+    """Of all public signatures, the measures' and models' too: it changes when one of them does."""
+    plain = [getattr(prefloop, name) for name in prefloop.__all__ if name not in COMMANDS]
+    said = [
+        stub(),
+        *(f"{each.__name__}{inspect.signature(each)}" for each in plain if inspect.isfunction(each)),
+    ]
+    said += [
+        f"{each.__name__}.{name}"
+        for each in plain
+        if inspect.isclass(each)
+        for name in vars(each)
+        if name[0] != "_"
+    ]
+    return f"API {hashlib.sha256(chr(10).join(said).encode()).hexdigest()[:8]}"
+
+
+if __name__ == "__main__":
+    STUB.write_text(stub(), encoding="utf-8")
+    print(f"wrote {STUB.name}; the mark for CHANGELOG.md is ({mark()})")
