@@ -35,11 +35,11 @@ def test_tuning_is_switched_off() -> None:
 
 
 def test_every_type() -> None:
-    line = "--name a --count -4 --on --words x y --numbers 1 2 --maybe 7 --inner.rate 1e-3 --inner.kind fast"
+    line = "--name a --count 4 --on --words x y --numbers 1 2 --maybe 7 --inner.rate 1e-3 --inner.kind fast"
     got = read(line)
     assert (got.name, got.count, got.on, got.words, got.numbers, got.maybe) == (
         "a",
-        -4,
+        4,
         True,
         ("x", "y"),
         (1, 2),
