@@ -25,7 +25,7 @@ from prefloop.data.load import Loaded
 from prefloop.data.store import Filters, Source, Store
 from prefloop.errors import InputError
 from prefloop.losses.quantities import Data as Kind
-from prefloop.records import Comparison, Conversation, Demonstration, Label, Prompt, Ranking, Text
+from prefloop.records import Comparison, Conversation, Demonstration, Label, Prompt, Ranking, Score, Text
 from prefloop.runtime.checkpoint import Content
 from prefloop.runtime.world import World
 from prefloop.text import encode_all, encode_prompts
@@ -377,6 +377,23 @@ def texts(data: Data) -> tuple[tuple[Text, ...], tuple[Text, ...], Read]:
         tuple(heldout),
         Read(sources=read.sources, exports=read.exports, sha256=read.sha256, summary=summary),
     )
+
+
+def refuse_one_kind(inputs: Inputs[Any], what: str) -> None:
+    """Raise `InputError` where all labels, or all scores, are the same: then there is no difference to learn from."""
+    records = inputs.train.records
+    goods = {record.good for record in records if isinstance(record, Label)}
+    values = {record.value for record in records if isinstance(record, Score)}
+    if len(goods) == 1:
+        raise InputError(
+            f"{what} learns from the difference between good and bad completions, but all {len(records)} are "
+            f"{'good' if goods.pop() else 'bad'}; give both kinds"
+        )
+    if len(values) == 1:
+        raise InputError(
+            f"{what} learns from the difference between scores, but all {len(records)} are {values.pop():g}; "
+            "give completions with different scores"
+        )
 
 
 def refuse_soft_labels(inputs: Inputs[Any], what: str, way_out: str) -> None:

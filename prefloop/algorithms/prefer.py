@@ -21,7 +21,14 @@ from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.batches import Batches
 from prefloop.algorithms.density_ratio import odds_of, prompt_features
-from prefloop.algorithms.inputs import Examples, Inputs, examples, refuse_soft_labels, store_of
+from prefloop.algorithms.inputs import (
+    Examples,
+    Inputs,
+    examples,
+    refuse_one_kind,
+    refuse_soft_labels,
+    store_of,
+)
 from prefloop.algorithms.objective_step import (
     Part,
     Task,
@@ -84,7 +91,7 @@ def train_objective(config: PreferConfig, *, stage: str, recorded: Any) -> Path:
     inputs = examples(
         objective.data, config.data, tokenizer, store, world, from_comparisons=config.from_comparisons
     )
-    _check_soft(config, objective, inputs)
+    _check_labels(config, objective, inputs)
     models = models_read(
         world,
         model=config.model,
@@ -175,8 +182,12 @@ def _check(config: PreferConfig, objective: Objective) -> None:
                 )
 
 
-def _check_soft(config: PreferConfig, objective: Objective, inputs: Inputs[Any]) -> None:
-    """Refuse soft labels where the objective has no meaning for them: to train as if they were certain is not what was asked."""
+def _check_labels(config: PreferConfig, objective: Objective, inputs: Inputs[Any]) -> None:
+    """Refuse labels that say nothing, and soft ones where the objective has no meaning for them: to train as if they were certain is not what was asked."""
+    if (
+        config.loss != "npo" and ":" not in config.loss
+    ):  # npo unlearns bad completions, and needs no good ones
+        refuse_one_kind(inputs, f"loss {config.loss}")
     if not objective.takes_soft_labels:
         losses = [name for name, each in OBJECTIVES.items() if each.takes_soft_labels]
         refuse_soft_labels(inputs, f"loss {config.loss}", f"take one of {', '.join(losses)}")
@@ -296,11 +307,6 @@ def _prompt_odds(
     """p(prompt | good) / p(prompt | bad) of every example, estimated on those trained on, from the states of the model that the run began with."""
     train, heldout = parts
     good = torch.tensor([record.good for record in train.records])
-    if good.all() or not good.any():
-        raise InputError(
-            f"{task.loss} compares the prompts of good completions with those of bad ones, but all {len(good)} are "
-            f"{'good' if good.all() else 'bad'}; give both kinds, or take loss bco"
-        )
     start = task.policy
     if run.start or config.reference:
         start = open_reference(_reference_name(models), tokenizer, config.compute)

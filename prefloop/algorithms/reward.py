@@ -20,7 +20,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import Examples, Inputs, examples, refuse_soft_labels, store_of
+from prefloop.algorithms.inputs import (
+    Examples,
+    Inputs,
+    examples,
+    refuse_one_kind,
+    refuse_soft_labels,
+    store_of,
+)
 from prefloop.algorithms.learn import update
 from prefloop.algorithms.opening import check_room, open_reward_model, parameters_of
 from prefloop.algorithms.ordinal import Thresholds
@@ -70,6 +77,7 @@ def train(config: RewardConfig) -> Path:
         swap_contexts=config.swap_contexts,
         step_separator=config.step_separator,
     )
+    refuse_one_kind(inputs, f"loss {config.loss}")
     if config.loss != "bradley_terry":
         refuse_soft_labels(inputs, f"loss {config.loss}", "take bradley_terry")
     models = models_read(world, model=config.model)

@@ -16,6 +16,7 @@ from prefloop.algorithms import prefer, reward
 from prefloop.algorithms.inputs import examples
 from prefloop.configs.common import LoRA
 from prefloop.configs.prefer import FollowPolicy, PreferConfig
+from prefloop.configs.reward import RewardConfig
 from prefloop.errors import InputError
 from prefloop.losses import sequence_sum
 from prefloop.losses.objectives import OBJECTIVES
@@ -163,12 +164,25 @@ def test_labels_from_comparisons(project: Path, tmp_path: Path) -> None:
     assert {"reward_good", "reward_bad", "reference_point"} <= row.keys()
 
 
-def test_matching_prompts_needs_both_kinds(project: Path, tmp_path: Path) -> None:
-    settings = prefer_settings(project, tmp_path / "one", "bco_matched", max_steps=1)
-    rows = [{"prompt": word, "completion": " yes", "label": True} for word in ("ba", "ke", "lo")]
-    write(Path(settings.data.source), rows)
-    with pytest.raises(InputError, match="all 3 are good; give both kinds"):
-        logged(replace(settings, data=replace(settings.data, heldout=0.0)))
+@pytest.mark.parametrize("loss", ["kto", "bco", "bco_matched", "dro", "binary", "regression"])
+def test_one_kind_of_answer_is_refused_before_the_first_step(
+    loss: str, project: Path, tmp_path: Path
+) -> None:
+    settings = prefer_settings(project, tmp_path / "one", "dro" if loss in ("dro", "regression") else "kto")
+    said = {"score": 0.5} if loss in ("dro", "regression") else {"label": True}
+    rows = [{"prompt": word, "completion": " yes", **said} for word in ("ba", "ke", "lo")]
+    write(tmp_path / "one.jsonl", rows)
+    data = replace(settings.data, source=str(tmp_path / "one.jsonl"), heldout=0.0)
+    run = settings.run
+    of_reward = RewardConfig(run=run, data=data, model=settings.model, compute=CPU)
+    refused = r"all 3 are good; give both kinds|all 3 are 0\.5; give completions"
+    if loss in ("binary", "regression"):
+        with pytest.raises(InputError, match=refused):
+            reward.train(replace(of_reward, loss=loss))
+    else:
+        with pytest.raises(InputError, match=refused):
+            logged(replace(settings, data=data, loss=loss, settings=()))
+    assert not list(Path(run.out).glob("checkpoint*"))
 
 
 def ours(policy_chosen: Tensor, policy_rejected: Tensor, *, margin: float = 1.0) -> Tensor:
