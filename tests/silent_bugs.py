@@ -107,6 +107,9 @@ ROWS = {
     },
     "What people say": {
         "P1": "A rewrite begun from one reply is stored as better than another, or text that nobody changed as a rewrite",
+        "P2": "What was withdrawn goes on being exported: answers of a deleted project, decisions on what is asked no more",
+        "P3": "An answer is taken for stored that is not, or another window, an ended session or a lost connection loses it",
+        "P4": "What is read is not what was written: backslashes, line breaks or the direction of writing are lost",
     },
 }
 NOT_BUILT = {

@@ -42,5 +42,9 @@ class AgreementConfig:
             bool(self.labels) or (self.aggregate == "dawid_skene" and self.soft),
             "aggregate or soft is set, but labels names no file to write; name one, or leave them out",
         )
+        require(
+            self.soft or self.aggregate != "each",
+            "soft is off, but aggregate is each, which writes every judgement as certain anyway; leave soft out",
+        )
         require(self.resamples >= 2, f"resamples is {self.resamples}; it must be 2 or more")
         require(self.disputed >= 0, f"disputed is {self.disputed}; it must be 0 (none) or more")

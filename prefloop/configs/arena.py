@@ -56,7 +56,7 @@ class ArenaConfig:
     resamples: int = 200
     """Of the bootstrap."""
     seed: int = 0
-    """Everything random derives from it."""
+    """Of the bootstrap: everything random derives from it."""
     out: str = ""
     """Folder to write arena.json and arena.html into; none only prints."""
 
@@ -75,6 +75,21 @@ class ArenaConfig:
             require(
                 not getattr(self, name),
                 f"{name} is {getattr(self, name)!r}, which applies to votes of {where[0]}; these are of {where[1]}, so leave it out",
+            )
+        require(
+            bool(self.files) or self.split == "train",
+            f"split is {self.split!r}, which applies to votes of files; these are of a store, so leave it out",
+        )
+        elo = self.method == "elo"
+        for name, usual in (("intervals", "posterior"), ("clusters", "prompt"), ("prior", None)):
+            require(
+                not elo or getattr(self, name) == usual,
+                f"{name} is {getattr(self, name)}, but method is elo, which has no interval and no prior; leave it out, or take another method",
+            )
+        for name, usual in (("resamples", 200), ("seed", 0)):
+            require(
+                self.intervals == "bootstrap" or getattr(self, name) == usual,
+                f"{name} is {getattr(self, name)}, but intervals is {self.intervals}, which draws nothing; leave it out, or take bootstrap",
             )
         require(
             self.prior is None or 0 <= self.prior < float("inf"),

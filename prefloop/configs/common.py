@@ -106,6 +106,19 @@ def require_rows(rows: Rows) -> None:
     )
 
 
+HELDOUT = 0.1
+"""Share of prompts held out, if nothing is said."""
+
+
+def require_part(part: str, heldout: float) -> None:
+    """The checks of settings that read a part of the prompts."""
+    require(0 <= heldout < 1, f"heldout is {heldout}; it is a share, at least 0 and below 1")
+    require(
+        part != "all" or heldout == HELDOUT,
+        f"heldout is {heldout}, but part is all, which it does not change; set part to train or heldout, or leave heldout out",
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data(Rows):
     """What to read, and which part of it is held out."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from prefloop.configs.common import Rows, require, require_rows
+from prefloop.configs.common import HELDOUT, Rows, require, require_part, require_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +26,10 @@ class CheckConfig(Rows):
     def __post_init__(self) -> None:
         require(bool(self.source), "source is empty; name a file, a folder or a data set")
         require_rows(self)
+        require(
+            bool(self.against) or self.against_split == "test",
+            f"against_split is {self.against_split!r}, but against names no second source; name one, or leave it out",
+        )
         require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
 
 
@@ -84,7 +88,7 @@ class ExportConfig:
     """Judgements of these turns of the loop only; none means all."""
     part: Literal["all", "train", "heldout"] = "all"
     """Which prompts, by hash."""
-    heldout: float = 0.1
+    heldout: float = HELDOUT
     """Share of prompts held out; it says what `part` means."""
     skip_bad: bool = False
     """Leave out, and count, what files do not hold: empty completions."""
@@ -92,4 +96,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         require(bool(self.store), "store is empty; name the store to read")
         require(bool(self.out), "out is empty; name a file to write, for example comparisons.jsonl")
-        require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
+        require_part(self.part, self.heldout)
+        require(
+            self.kind != "prompts" or not self.skip_bad,
+            "skip_bad is true, but kind is prompts, which have no completion that could be empty; leave it out",
+        )

@@ -48,6 +48,24 @@ class EvalConfig:
             f"comparisons is {self.comparisons!r} without reward_model; name the reward model to measure on them",
         )
         require(
+            bool(self.reward_model) or self.reward == Combining(),
+            "reward says how scores of reward_model are combined, but none is named; name one, or leave it out",
+        )
+        for name, usual in (("sampling", Sampling()), ("completions_per_prompt", 1)):
+            require(
+                bool(self.policies) or getattr(self, name) == usual,
+                f"{name} is set, but policies is empty, so nothing is sampled; name policies, or leave it out",
+            )
+        require(
+            bool(self.policies) or not self.data.source or self.data.source == self.comparisons,
+            f"data.source is {self.data.source!r}, but policies is empty, so no prompts are read; the reward model is measured on comparisons. "
+            "Leave data.source out",
+        )
+        require(
+            bool(self.comparisons) or self.data.max_completion_tokens == Data().max_completion_tokens,
+            f"data.max_completion_tokens is {self.data.max_completion_tokens}, but no comparisons are read; sampling.max_new_tokens bounds what policies write",
+        )
+        require(
             self.completions_per_prompt >= 1,
             f"completions_per_prompt is {self.completions_per_prompt}; it must be 1 or more",
         )

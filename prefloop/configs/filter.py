@@ -32,6 +32,10 @@ class FilterConfig:
     def __post_init__(self) -> None:
         require(bool(self.out), "out is empty; name a file to write, for example kept.jsonl")
         require(
+            not self.store or self.data.source == "store",
+            f"store is {self.store!r}, but data.source is {self.data.source!r}; read data.source store, or leave store out",
+        )
+        require(
             self.least_margin >= 0,
             f"least_margin is {self.least_margin}; it must be 0 (nothing is ambiguous) or more",
         )

@@ -59,6 +59,19 @@ class AskedModel:
             and bool(self.base_url) == bool(self.model),
             f"base_url is {self.base_url!r}, model {self.model!r} and checkpoint {self.checkpoint!r}; give base_url and model, or checkpoint alone",
         )
+        here = bool(self.checkpoint)
+        require(
+            here or self.compute == Compute(),
+            "compute says how a checkpoint is run here, but the model is behind base_url; leave it out",
+        )
+        require(
+            not here or self.key_variable == "OPENAI_API_KEY",
+            f"key_variable is {self.key_variable}, but checkpoint runs here and needs no key; leave it out",
+        )
+        require(
+            not here or self.limits == CallLimits(workers=self.limits.workers),
+            "limits are of requests to base_url, but checkpoint runs here (only limits.workers applies); leave the others out",
+        )
 
     @property
     def called(self) -> str:
@@ -113,6 +126,10 @@ class JudgeConfig(AskedModel):
             f"principles are given and constitution is {self.constitution!r}; give one of them",
         )
         require(
+            not (self.rubric and (self.principles or self.constitution)),
+            "rubric is given, but principles are asked about in its place; give one of them",
+        )
+        require(
             self.principle == "each" or bool(self.principles or self.constitution),
             "principle is drawn, but there is none to draw; give constitution or principles",
         )
@@ -133,6 +150,10 @@ class ScorerConfig(AskedModel):
 
     def __post_init__(self) -> None:
         AskedModel.__post_init__(self)
+        require(
+            not (self.cache and self.checkpoint),
+            f"cache is {self.cache!r}, but scores of a checkpoint that runs here are not kept; leave it out",
+        )
         require(2 <= self.best <= 10, f"best is {self.best}; it must be 2 to 10")
         require(
             not (self.rubric and self.constitution),
@@ -157,6 +178,10 @@ class LabelScoreConfig(ScorerConfig):
 
     def __post_init__(self) -> None:
         ScorerConfig.__post_init__(self)
+        require(
+            self.unreadable == "error",
+            f"unreadable is {self.unreadable}, but `label score` leaves such completions out, counted; leave it out",
+        )
         require(bool(self.store), "store is empty; name the store that holds the completions")
         require(bool(self.out), "out is empty; name a file to write, for example scores.jsonl")
         require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")

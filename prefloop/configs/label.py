@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefloop.configs.common import Rows, require, require_rows
+from prefloop.configs.common import HELDOUT, Rows, require, require_part, require_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +107,15 @@ class ServeConfig:
             bool(self.chat) or self.answers == ChatAnswers(),
             "answers are set, but chat names no model that could answer; name one, or leave answers out",
         )
+        addresses = [each for each in self.chat if each.startswith(("http://", "https://"))]
+        require(
+            self.answers.device == "auto" or len(addresses) < len(self.chat),
+            f"answers.device is {self.answers.device}, but chat names no checkpoint to run here; leave it out",
+        )
+        require(
+            self.answers.key_variable == ChatAnswers().key_variable or bool(addresses),
+            f"answers.key_variable is {self.answers.key_variable}, but chat names no address that a key is sent to; leave it out",
+        )
         require(len(self.chat) <= 2, f"chat names {len(self.chat)} models; two candidates come of one or two")
         for each in self.chat:
             require(bool(each.strip()), "chat names an empty model; give a folder, a hub name or an address")
@@ -194,7 +203,7 @@ class LabelExportConfig:
     the probability under an annotator model."""
     part: Literal["all", "train", "heldout"] = "all"
     """Which prompts, by hash."""
-    heldout: float = 0.1
+    heldout: float = HELDOUT
     """Share of prompts held out; it says what `part` means."""
     adjudicated: bool = False
     """Where people disagreed and an adjudicator decided, take the decision in place of their answers; otherwise decisions are left out."""
@@ -203,10 +212,10 @@ class LabelExportConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.out), "out is empty; name a file to write, for example comparisons.jsonl")
-        require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
+        require_part(self.part, self.heldout)
         require(
-            self.part != "all" or self.heldout == 0.1,
-            f"heldout is {self.heldout}, but part is all, which it does not change; set part to train or heldout, or leave heldout out",
+            not self.adjudicated or self.kind in ("comparisons", "labels"),
+            f"adjudicated is true, but kind is {self.kind}; only comparisons and labels are decided by adjudicators, so leave it out",
         )
         require(
             self.aggregate == "each" or self.kind == "comparisons",

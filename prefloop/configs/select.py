@@ -53,6 +53,10 @@ class SelectConfig:
             self.strategy != "uniform" or self.uniform == 0.2,
             f"uniform is {self.uniform}, but strategy is uniform, which draws all of them so; leave uniform out, or choose another strategy",
         )
+        require(
+            self.strategy == "information" or self.prior == 0.01,
+            f"prior is {self.prior}, but strategy is {self.strategy}, which fits no ratings; leave prior out, or take information",
+        )
         needs = self.strategy in ("disagreement", "margin")
         require(
             bool(self.scores) == needs,

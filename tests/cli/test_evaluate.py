@@ -136,7 +136,7 @@ def test_a_file_that_no_run_behind_the_model_read_is_measured_whole(
     project: Path, reward_model: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:  # E1
     file = make_comparisons(tmp_path / "other.jsonl", count=20)
-    common = f"--out {tmp_path}/e --data {project}/prompts.jsonl {CPU}"
+    common = f"--out {tmp_path}/e {CPU}"
     out = run(capsys, f"eval --reward_model {reward_model} --comparisons {file} {common}")
     assert f"20 comparisons of 20 rows in {file} are measured (part all: no run behind {reward_model}" in out
     copy = tmp_path / "copied" / "final"
@@ -149,7 +149,7 @@ def test_a_file_that_no_run_behind_the_model_read_is_measured_whole(
     shutil.copy(reward_model.parent / "config.yaml", copy.parent)
     out = run(capsys, f"eval --reward_model {copy} --comparisons {file} {common}")
     assert f"(part heldout: no store says what {copy} was trained on; --part all if not on this)" in out
-    policies = f"eval --policies sft={project}/sft --sampling.max_new_tokens 4 {common}"
+    policies = f"eval --policies sft={project}/sft --data {project}/prompts.jsonl --sampling.max_new_tokens 4 {common}"
     assert "12 prompts of 12 rows" in run(capsys, policies)
     assert "(part train); left out" in run(capsys, f"{policies} --part train")
 
@@ -161,7 +161,7 @@ def test_a_file_exported_from_the_store_that_was_trained_on_is_no_unseen_file(
     run(capsys, f"data import {project}/pairs.jsonl --store {store}")
     run(capsys, f"reward --model {project}/sft --data store --out {tmp_path}/reward {CPU}")
     run(capsys, f"data export --store {store} --out {tmp_path}/all.jsonl")
-    line = f"eval --reward_model {tmp_path}/reward/final --data {project}/prompts.jsonl --out {tmp_path} {CPU} --comparisons"
+    line = f"eval --reward_model {tmp_path}/reward/final --out {tmp_path} {CPU} --comparisons"
     lines = (tmp_path / "all.jsonl").read_text().splitlines()
     (tmp_path / "some.jsonl").write_text("\n".join(lines[:20]) + "\n")
     out = run(capsys, f"{line} {tmp_path}/some.jsonl")
@@ -207,7 +207,8 @@ def test_a_reward_model_trained_on_cut_texts_is_measured_on_cut_texts(
     assert evaluation.reward_model is not None
     again = evaluation.reward_model.calibration.log_loss.value
     assert again == pytest.approx(quality["calibration"]["log_loss"]["value"], abs=1e-4)
-    policies = f"eval --policies sft={project}/sft --data {project}/prompts.jsonl --out {tmp_path} {options} --sampling.max_new_tokens 4"
+    cut = f"{CPU} --data.max_prompt_tokens 30 --data.overlong truncate --sampling.max_new_tokens 4"
+    policies = f"eval --policies sft={project}/sft --data {project}/prompts.jsonl --out {tmp_path} {cut}"
     run(capsys, policies)
     assert read_summary(tmp_path / "summary.json").data[0].truncated > 0
 

@@ -6,6 +6,7 @@ What is found stays as it was written, delimiters and all, within an element of 
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
 from markdown_it.renderer import RendererHTML
+from markdown_it.ruler import RuleOptionsType
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 
@@ -34,7 +35,7 @@ def with_formulas(reader: MarkdownIt) -> MarkdownIt:
     """The reader, which now finds formulas."""
     reader.inline.ruler.before("escape", "formula", _inline)
     reader.inline.ruler.before("escape", "backslash", _backslash)
-    ends = {"alt": ["paragraph", "reference", "blockquote", "list"]}
+    ends: RuleOptionsType = {"alt": ["paragraph", "reference", "blockquote", "list"]}
     reader.block.ruler.before("fence", "formula_block", _block, ends)
     reader.add_render_rule("formula", _render)
     return reader

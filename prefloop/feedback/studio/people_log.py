@@ -63,7 +63,7 @@ def _mine() -> Select[int, int]:
 
 
 @cache
-def _free() -> CompoundSelect[int]:
+def _free() -> CompoundSelect[int, int]:
     """Items with a free place, and how many of these `assign` will not offer to the annotator: what they have been asked is in few rows, so
     it is subtracted and not looked for beside each item."""
     free = (

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.orm import Session, aliased
 
 from prefloop.data.store import models, studio_models
 from prefloop.errors import InputError
@@ -22,12 +22,15 @@ class Removal:
     items: int
     answers: int
     people: int
+    decisions: int
+    """Of adjudicators, on items that no other project asks."""
     chats: int
 
     def __str__(self) -> str:
         chats = f" and {self.chats} conversations" if self.chats else ""
+        decisions = f", and {self.decisions} decisions of adjudicators," if self.decisions else ""
         return (
-            f"project {self.name!r} with {self.items} items{chats}; {self.answers} answers by {self.people} people are withdrawn, so that no new export "
+            f"project {self.name!r} with {self.items} items{chats}; {self.answers} answers by {self.people} people{decisions} are withdrawn, so that no new export "
             "and no training has them. Exports that were made keep what they had, and prompts and completions stay in the store"
         )
 
@@ -46,7 +49,8 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
             raise InputError(f"{confirm!r} is not the project's name; type {name!r} to delete it")
         row = session.get_one(studio_models.Project, id, with_for_update=True)
         gone = _removal(session, id)
-        said = session.scalars(select(models.Judgement).where(models.Judgement.id.in_(_answered(id)))).all()
+        said_in = models.Judgement.id.in_(_answered(id)) | models.Judgement.id.in_(_decided(id))
+        said = session.scalars(select(models.Judgement).where(said_in)).all()
         for judgement in said:
             if current_judgement(session, judgement.item_id, judgement.annotator_id) is judgement:
                 assign.withdraw(session, judgement)
@@ -81,7 +85,12 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
             action="delete",
             entity="project",
             id=id,
-            detail={"items": gone.items, "answers": gone.answers, "people": gone.people},
+            detail={
+                "items": gone.items,
+                "answers": gone.answers,
+                "people": gone.people,
+                "decisions": gone.decisions,
+            },
         )
     return gone
 
@@ -100,6 +109,24 @@ def _answered(project: int):
     return own.union(edits)
 
 
+def _decided(project: int):
+    """The decisions of adjudicators that hold on a project's items; not on those that another project asks too, where they hold on."""
+    mine, other, later = _Task, aliased(_Task), aliased(models.Judgement)
+    elsewhere = exists().where(
+        other.item_id == mine.item_id,
+        other.project_id != project,
+        other.project_id == studio_models.Project.id,
+        studio_models.Project.state != "deleted",
+    )
+    return (
+        select(models.Judgement.id)
+        .join(studio_models.Adjudication, studio_models.Adjudication.judgement_id == models.Judgement.id)
+        .join(mine, mine.item_id == models.Judgement.item_id)
+        .outerjoin(later, later.supersedes_id == models.Judgement.id)
+        .where(mine.project_id == project, later.id.is_(None), ~elsewhere)
+    )
+
+
 def _removal(session: Session, id: int) -> Removal:
     name = projects.project_of(session, id).settings.name
     answers, people = session.execute(
@@ -112,5 +139,6 @@ def _removal(session: Session, id: int) -> Removal:
         items=session.scalar(select(func.count()).where(_Task.project_id == id)) or 0,
         answers=answers,
         people=people,
+        decisions=session.scalar(select(func.count()).select_from(_decided(id).subquery())) or 0,
         chats=session.scalar(select(func.count()).where(_Chat.project_id == id)) or 0,
     )

@@ -1,17 +1,20 @@
 """A change of mind, a lost connection and an ended session, in a real browser: what is stored is what was meant, and nothing is lost."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prefloop.errors import InputError
 from prefloop.feedback.studio import accounts
+from prefloop.feedback.studio.chat_work import ChatWork
 from prefloop.feedback.studio.service import Studio
 from prefloop.feedback.studio.values import ProjectSettings
 from tests.feedback.studio.live import PASSWORD, Watch, new_page, served, sign_in, why_no_browser
 from tests.feedback.studio.made import fill
+from tests.feedback.studio.talker import Talker
 from tests.feedback.studio.test_browser import answer, compare_all, wait_stored
 
 pytestmark = pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "there is a browser")
@@ -169,7 +172,7 @@ def cut(page: Any) -> None:
     page.route("**/api/**", lambda route: route.abort())
 
 
-def test_undo_works_without_a_connection(at: At) -> None:
+def test_undo_works_without_a_connection(at: At) -> None:  # P3
     """Before the answer has left, and after it was stored: the item comes back at once, and the server is told when it is there again."""
     first, second = at.texts()
     answer(at.page, "1", "Enter")
@@ -231,16 +234,16 @@ def end_session(at: At) -> None:
     at.page.context.clear_cookies()
 
 
-def sign_in_again(at: At) -> None:
+def sign_in_again(at: At, shown: str = ".response") -> None:
     at.page.click("#sign-in")
     at.page.wait_for_selector("[name=password]")
     at.page.fill("[name=login]", "ann")
     at.page.fill("[name=password]", PASSWORD)
     at.page.keyboard.press("Enter")
-    at.page.wait_for_selector(".response")
+    at.page.wait_for_selector(shown)
 
 
-def test_a_session_that_ends_says_so_and_loses_neither_answer_nor_draft(at: At) -> None:
+def test_a_session_that_ends_says_so_and_loses_neither_answer_nor_draft(at: At) -> None:  # P3
     first, second = at.texts()
     end_session(at)
     answer(at.page, "2", "Enter")
@@ -263,7 +266,7 @@ def test_a_session_that_ends_says_so_and_loses_neither_answer_nor_draft(at: At) 
     assert at.page.locator(".response.chosen").get_attribute("data-place") == "0"
 
 
-def test_a_page_from_before_signing_in_again_elsewhere_keeps_its_answer(at: At) -> None:
+def test_a_page_from_before_signing_in_again_elsewhere_keeps_its_answer(at: At) -> None:  # P3
     """Its token is the old session's, so the answer is refused; the page is loaded again and sends it."""
     first, second = at.texts()
     who = accounts.sign_in(at.studio, "ann", PASSWORD)
@@ -275,6 +278,84 @@ def test_a_page_from_before_signing_in_again_elsewhere_keeps_its_answer(at: At) 
     at.page.click("#load-again")
     wait_stored(at.page, at.studio, at.project, 1)
     assert at.pairs() == {(second, first)}
+
+
+def test_a_chat_whose_session_ends_keeps_the_message_and_the_choice(
+    studio: Studio, browser: Any
+) -> None:  # P3
+    project = studio.create_project(ProjectSettings(name="talk", kind="chat")).id
+    with served(studio, chat=ChatWork(studio, [Talker()])) as base:
+        page, watch = new_page(browser, base)
+        sign_in(page, studio, base, "ann")
+        page.goto(f"{base}/label/{project}")
+        page.wait_for_selector("#composer:not([hidden])")
+        at = At(page, watch, base, studio, project)
+        page.keyboard.type("Hello")
+        end_session(at)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#ended[open]")
+        assert "What you had begun is kept" in page.text_content("#ended")
+        sign_in_again(at, "#composer:not([hidden])")
+        assert page.input_value("#message") == "Hello"
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".response")
+        at.press("2")
+        chosen = page.text_content(".response.chosen .text")
+        end_session(at)
+        at.press("Enter")
+        page.wait_for_selector("#ended[open]")
+        assert "An answer is kept" in page.text_content("#ended")
+        sign_in_again(at, "#composer:not([hidden])")
+        page.wait_for_selector("#said .turn.assistant")
+        assert page.locator("#said .text").all_text_contents() == ["Hello", chosen]
+        (pair,) = at.pairs()
+        assert pair[0] == chosen
+        assert page.input_value("#message") == ""
+        # Another conversation, where nobody is signed in any more: that is said too.
+        end_session(at)
+        page.click("#new-chat")
+        page.wait_for_selector("#ended[open]")
+        assert watch.wrong == []
+        page.context.close()
+
+
+def by_a_proxy(status: int) -> Callable[[Any], None]:
+    """A route that is answered on the way."""
+    return lambda route: route.fulfill(
+        status=status, content_type="text/html", body="<h1>A page of a proxy</h1>"
+    )
+
+
+def test_what_is_not_the_studios_answer_is_none(at: At) -> None:  # P3
+    """A proxy's or a network's own page, with status 200: the answer stays kept until the studio has said that it is stored."""
+    first, second = at.texts()
+    at.page.route("**/submit", by_a_proxy(200))
+    answer(at.page, "2", "Enter")
+    at.page.wait_for_selector("#saved.waiting")
+    assert at.studio.progress([at.project])[at.project].submitted == 0
+    at.page.unroute("**/submit")
+    wait_stored(at.page, at.studio, at.project, 1)
+    assert at.pairs() == {(second, first)}
+
+
+def test_an_upload_that_fails_says_why_whoever_answers(at: At, tmp_path: Path) -> None:  # P3
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n')
+    page, watch = new_page(at.page.context.browser, at.base)
+    sign_in(page, at.studio, at.base, "boss", "admin")
+    page.goto(f"{at.base}/admin/projects/{at.project}")
+    for status, told in ((413, "larger than a server on the way allows"), (418, "answered with status 418"), (200, "something else answered")):  # fmt: skip
+        page.route("**/import?*", by_a_proxy(status))
+        page.set_input_files("#import input", file)
+        page.click("#import button")
+        page.wait_for_function(
+            "told => document.getElementById('imported').textContent.includes(told)", arg=told
+        )
+        page.unroute("**/import?*")
+    page.click("#import button")
+    page.wait_for_function("() => document.getElementById('imported').textContent.includes('1 of them new')")
+    assert watch.wrong == []
+    page.context.close()
 
 
 def test_ranks_are_gone_where_all_are_bad(studio: Studio, browser: Any) -> None:
@@ -296,7 +377,7 @@ def test_ranks_are_gone_where_all_are_bad(studio: Studio, browser: Any) -> None:
         assert watch.wrong == []
 
 
-def test_two_windows_keep_each_others_answers(at: At) -> None:
+def test_two_windows_keep_each_others_answers(at: At) -> None:  # P3
     fill(at.studio.store, 1, mark="other")
     project = at.studio.create_project(ProjectSettings(name="other")).id
     at.studio.add_tasks(project, at.studio.store.add_pairs().ids[-1:])

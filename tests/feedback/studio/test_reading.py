@@ -154,7 +154,7 @@ def test_a_long_line_can_be_read_by_scrolling_its_block(opened_at: Open) -> None
 
 
 @pytest.mark.parametrize("render", ["plain", "markdown"])
-def test_every_text_of_a_person_or_a_model_has_its_own_direction(opened_at: Open, render: str) -> None:
+def test_every_text_of_a_person_or_a_model_has_its_own_direction(opened_at: Open, render: str) -> None:  # P4
     page = opened_at("from the right", render=render)
     for text in page.locator(".text:not(dialog .text), textarea").all():
         assert text.get_attribute("dir") == "auto"

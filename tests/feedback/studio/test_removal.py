@@ -7,7 +7,7 @@ import pytest
 from prefloop.cli import main
 from prefloop.data.store import Filters, Store
 from prefloop.errors import InputError
-from prefloop.feedback.studio import people_log, removal
+from prefloop.feedback.studio import adjudicate, people_log, removal
 from prefloop.feedback.studio.service import Studio
 from prefloop.feedback.studio.values import Answer, NotFound, ProjectSettings
 from tests.feedback.studio.web import Person
@@ -34,7 +34,7 @@ def labelled(studio: Studio, name: str = "P") -> int:
     return project
 
 
-def test_deleting_withdraws_answers_and_keeps_what_was_exported(studio: Studio) -> None:
+def test_deleting_withdraws_answers_and_keeps_what_was_exported(studio: Studio) -> None:  # P2
     project = labelled(studio)
     store = studio.store
     export = store.export("comparisons")
@@ -66,11 +66,51 @@ def test_deleting_withdraws_answers_and_keeps_what_was_exported(studio: Studio) 
     assert studio.history(ann) == []
     (event, *_) = people_log.events(studio, before=None, limit=5)
     assert (event.action, event.entity, event.entity_id) == ("delete", "project", project)
-    assert event.detail == {"items": 6, "answers": 2, "people": 1}
+    assert event.detail == {"items": 6, "answers": 2, "people": 1, "decisions": 0}
     # The name is free, and the same items can be asked again, of the same person.
     again = labelled(studio)
     assert again != project
     assert len(store.comparisons().records) == 2
+
+
+def disputed(studio: Studio, *names: str) -> tuple[int, list[int]]:
+    """Projects that ask one item each, and the same one; two people contradict each other in every one. The item, and the projects."""
+    (item, *_) = studio.store.add_pairs().ids
+    projects = []
+    for name in names:
+        project = studio.create_project(ProjectSettings(name=name, overlap=2)).id
+        studio.add_tasks(project, [item])
+        for place, a_wins in enumerate((True, False)):
+            who = studio.store.add_annotator(f"{name} {place}")
+            got = studio.lease(project, who)
+            assert got is not None
+            shows_a = got.completions[0] == studio.store.items([item])[0].completions[0]
+            choice = "first" if shows_a == a_wins else "second"
+            studio.submit(got.token, who, Answer(choice=choice), key="12345678")
+        projects.append(project)
+    return item, projects
+
+
+def test_deleting_withdraws_the_decisions_of_adjudicators(studio: Studio) -> None:  # P2
+    item, (project,) = disputed(studio, "P")
+    store, judge = studio.store, studio.store.add_annotator("judge")
+    adjudicate.decide(studio, project, item, judge, "first", reason="", last=0, key="a-key-of-it")
+    assert len(store.comparisons(Filters(adjudicated=True)).records) == 1
+    gone = removal.delete_project(studio, project, confirm="P")
+    assert (gone.answers, gone.decisions) == (2, 1)
+    assert "2 answers by 2 people, and 1 decisions of adjudicators, are withdrawn" in str(gone)
+    assert store.comparisons(Filters(adjudicated=True)).records == ()
+
+
+def test_a_decision_holds_on_where_another_project_asks_the_item(studio: Studio) -> None:
+    item, (first, second) = disputed(studio, "P", "Q")
+    store, judge = studio.store, studio.store.add_annotator("judge")
+    adjudicate.decide(studio, first, item, judge, "second", reason="", last=0, key="a-key-of-it")
+    assert removal.delete_project(studio, first, confirm="P").decisions == 0
+    assert len(store.comparisons(Filters(adjudicated=True)).records) == 1
+    # The deleted project asks nothing any more, so the decision goes with the last one that does.
+    assert removal.delete_project(studio, second, confirm="Q").decisions == 1
+    assert store.comparisons(Filters(adjudicated=True)).records == ()
 
 
 def test_a_project_without_answers_is_gone_whole(studio: Studio) -> None:

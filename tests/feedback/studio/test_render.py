@@ -113,11 +113,11 @@ def math(text: str) -> list[tuple[str, str]]:
         (r"\$1\$ and \(\) and $ $", []),
     ],
 )
-def test_formulas_are_found_as_they_were_written(text: str, found: list[tuple[str, str]]) -> None:
+def test_formulas_are_found_as_they_were_written(text: str, found: list[tuple[str, str]]) -> None:  # P4
     assert math(text) == found
 
 
-def test_nothing_that_was_written_is_lost_around_formulas() -> None:
+def test_nothing_that_was_written_is_lost_around_formulas() -> None:  # P4
     made = to_html(
         "\\[x\\] goes on\n\n$$\ny\n$$ and on\n\n\\begin{align} z \\end{align} to the end", "markdown"
     )
@@ -125,7 +125,7 @@ def test_nothing_that_was_written_is_lost_around_formulas() -> None:
         assert part in made
 
 
-def test_backslashes_that_are_not_markdowns_stay() -> None:
+def test_backslashes_that_are_not_markdowns_stay() -> None:  # P4
     assert (
         to_html(r"C:\\dir \{x\} \% \& a \\\\ b \(", "markdown")
         == "<p>C:\\\\dir \\{x\\} \\% \\&amp; a \\\\\\\\ b \\(</p>\n"
@@ -133,7 +133,7 @@ def test_backslashes_that_are_not_markdowns_stay() -> None:
     assert to_html(r"\*not so\* 1\. \#", "markdown") == "<p>*not so* 1. #</p>\n"
 
 
-def test_a_line_ends_where_it_was_ended() -> None:
+def test_a_line_ends_where_it_was_ended() -> None:  # P4
     assert to_html("one\ntwo\r\nthree", "markdown") == "<p>one<br>\ntwo<br>\nthree</p>\n"
     assert markdown("guidelines\nof a file") == "<p>guidelines\nof a file</p>\n"
 

@@ -117,7 +117,9 @@ export class Talk {
       const said = await send("POST", "/api/v1/chats", { project: this.about.project, new: true }, this.about.csrf);
       this.field.value = "";
       this.take(said);
-    } catch (error) { this.say(error.message); }
+    } catch (error) {
+      if (error.status === 401 || error.status === 403) this.ended(error.status); else this.say(error.message);
+    }
   }
 
   keep() {

@@ -3,6 +3,13 @@
 // The path that the studio is served under; empty at the top of an address.
 export const root = document.documentElement.dataset.root;
 
+const STATUS = {
+  413: "what was sent is larger than a server on the way allows (status 413)",
+  502: "the server is not running behind its proxy (status 502)",
+  503: "the server is busy or not ready (status 503)",
+  504: "the server took longer than its proxy waits (status 504)",
+};
+
 export class Refused extends Error {
   constructor(status, text) { super(text); this.status = status; }
 }
@@ -15,16 +22,19 @@ export async function send(method, path, body, csrf, { headers = {}, keepalive =
       keepalive,
       credentials: "same-origin",
       headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf, Accept: "application/json", ...headers },
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
     });
   } catch {
     throw new Refused(0, "the server cannot be reached");
   }
   if (answer.status === 204) return null;
   let said = null;
-  try { said = await answer.json(); } catch { /* not JSON: told by the status */ }
+  let read = true;
+  try { said = await answer.json(); } catch { read = false; /* a proxy's page, not the studio's answer */ }
   if (answer.status === 401) throw new Refused(401, "your session has ended; load the page again to sign in");
-  if (!answer.ok) throw new Refused(answer.status, (said && said.detail) || `status ${answer.status}`);
+  if (!answer.ok) throw new Refused(answer.status, (said && said.detail) || STATUS[answer.status] || `the server answered with status ${answer.status}`);
+  // A login page of a network, for example: nothing is stored.
+  if (!read) throw new Refused(0, "something else answered in the server's place");
   return said;
 }
 

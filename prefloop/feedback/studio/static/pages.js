@@ -110,11 +110,7 @@ if (importForm) {
     const [file] = importForm.elements.file.files;
     find("imported").textContent = "Reading…";
     const name = file.name.replace(/[^\w. -]/g, "_").slice(-100);
-    const answer = await fetch(`${root}/api/v1/projects/${project}/import?name=${encodeURIComponent(name)}`, {
-      method: "POST", headers: { "X-CSRF-Token": csrf, "Content-Type": "application/jsonl" }, body: file,
-    });
-    const said = await answer.json();
-    if (!answer.ok) throw new Error(said.detail);
+    const said = await send("POST", `/api/v1/projects/${project}/import?name=${encodeURIComponent(name)}`, file, csrf, { headers: { "Content-Type": "application/jsonl" } });
     find("imported").textContent = `${said.rows} rows, ${said.items} items, ${said.new} of them new` + (said.bad ? `, ${said.bad} bad rows left out` : "") + ".";
   }));
 }
