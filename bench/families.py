@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m bench.families --toy demo --out families [--loss dpo kto] [--prompts 500] [--seeds 0]
 
 Four completions of each training prompt are drawn from the SFT model once, and one noisy annotator (Bradley-Terry at temperature 0.25, 10 % of its
-answers turned round) is asked in the way that each kind of data has: the better of two, an order of four, good or bad, a number. Comparisons are two of each prompt's four,
+labels flipped) is asked in the way that each kind of data has: the better of two, an order of four, good or bad, a number. Comparisons are two of each prompt's four,
 so an objective on pairs reads half the completions that the others read. Prints a Markdown table, and keeps what is done in OUT/results.json.
 """
 

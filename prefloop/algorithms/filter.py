@@ -1,4 +1,4 @@
-"""Comparisons as reward models see them: the ambiguous and the wrong ones left out, or the wrong ones turned round.
+"""Comparisons as reward models see them: the ambiguous and the wrong ones left out, or the wrong ones flipped.
 
 A reward model trained on noisy labels still agrees with most of them; what it finds ambiguous, or orders the other way, is where noise is
 densest (arXiv:2401.06080, with the mean of several models; arXiv:2408.12799). Training again on the rest is the use of it. Labels that say
@@ -30,7 +30,7 @@ class Filtered:
     ambiguous: int
     """Left out."""
     disagreed: int
-    """Left out, turned round or kept, as asked."""
+    """Left out, flipped or kept, as asked."""
 
 
 def filter_by_margin(
@@ -79,7 +79,7 @@ def filter_comparisons(config: FilterConfig) -> str:
     kept, of_models = records, ""
     if config.reward_models and records:
         result = _by_models(config, records, world)
-        done = {"drop": "left out", "flip": "turned round", "keep": "kept"}[config.disagreed]
+        done = {"drop": "left out", "flip": "flipped", "keep": "kept"}[config.disagreed]
         kept = result.kept
         of_models = (
             f"; the models agree with {result.agreed}, find {result.ambiguous} ambiguous (left out) "

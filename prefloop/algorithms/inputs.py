@@ -208,7 +208,7 @@ def comparisons(
                 raise InputError(
                     f"{data.source}: swap_contexts is on, but no comparison has an opposite_context; add the column, or leave the setting out"
                 )
-            said = f"{read.summary} Read once more in their opposite context, turned round: {len(swapped)}."
+            said = f"{read.summary} Read once more in their opposite context, flipped: {len(swapped)}."
             return _part((*loaded.records, *swapped), replace(read, summary=said), data, tokenizer)
         if swap_contexts:
             raise InputError(

@@ -90,7 +90,7 @@ _SHORTER = "shorten it, or lower data.max_prompt_tokens or data.max_completion_t
 
 
 def check_room(role: Policy | RewardModel, *parts: Examples[Any]) -> None:
-    """Raise `InputError` for the first example with more tokens than the model has positions, before a step is paid for."""
+    """Raise `InputError` for the first example with more tokens than the model has positions, before any compute is spent."""
     for examples in parts:
         for record, group in zip(examples.records, examples.groups, strict=True):
             where = f"{record.origin}: the prompt with its longest completion"

@@ -138,7 +138,7 @@ def _scale(config: RewardConfig, inputs: Inputs[Any], device: torch.device) -> T
     if config.loss != "ordinal":
         return None
     scale = Thresholds([record.value for record in inputs.train.records]).to(device)
-    scale.level_of([record.value for record in inputs.heldout.records])  # refused before a step is paid for
+    scale.level_of([record.value for record in inputs.heldout.records])  # refused before any compute is spent
     return scale
 
 

@@ -20,7 +20,7 @@ class FilterConfig:
     least_margin: float = 0.0
     """Comparisons whose margin by the scorers is nearer to zero are ambiguous and left out; in standard deviations of each scorer's scores."""
     disagreed: Literal["drop", "flip", "keep"] = "drop"
-    """What becomes of comparisons whose rejected completion scores higher by at least that much: left out, turned round, or kept as they are."""
+    """What becomes of comparisons whose rejected completion scores higher by at least that much: left out, flipped, or kept as they are."""
     least_certainty: float = 0.0
     """Comparisons whose soft label `p_soft` is nearer to a half than this are ambiguous and left out; at most 0.5."""
     least_said_margin: float = 0.0

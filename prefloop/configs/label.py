@@ -19,7 +19,7 @@ class SimulateConfig:
     temperature: float = 1.0
     """Bradley-Terry noise, in units of the utility: a is preferred to b with probability sigmoid((u_a - u_b) / temperature); 0 never errs so."""
     flip: float = 0.0
-    """Share of judgements that are then turned round."""
+    """Share of judgements that are then flipped."""
     tie_width: float = 0.0
     """Says tie where the utilities differ by less than this."""
     pairs: Literal["all", "random", "none"] = "all"

@@ -17,7 +17,7 @@ class LoopSettings:
     resume: bool = False
     """Go on with the project: finished stages are kept, an unfinished one goes on from its last checkpoint."""
     flip: float = 0.1
-    """Share of simulated judgements that are turned round."""
+    """Share of simulated judgements that are flipped."""
     annotator: Literal["simulated", "studio"] = "simulated"
     """Who compares: a simulated annotator, or people in the studio, for whom the recipe waits."""
     labels: int = 50

@@ -180,7 +180,7 @@ def _compare(plan: Plan, annotator: SimulatedAnnotator) -> None:
         )
         labelled = label_items(store, annotator, sorted(chosen, key=lambda item: item.id))
     print(
-        f"compare: {sum(labelled.choices.values())} judgements by {annotator.name}, {plan.settings.flip:.0%} of them turned round"
+        f"compare: {sum(labelled.choices.values())} judgements by {annotator.name}, {plan.settings.flip:.0%} of them flipped"
     )
 
 

@@ -51,7 +51,7 @@ def test_flipped_labels_are_found(project: Path, tmp_path: Path, capsys: pytest.
         compute=CPU,
     )
     filter_comparisons(asked)
-    assert "(turned round)" in capsys.readouterr().out
+    assert "(flipped)" in capsys.readouterr().out
     found = load_comparisons(tmp_path / "flipped.jsonl").records
     assert sum(record.chosen.endswith("yes") for record in found) > 0.95 * len(clean)
     filter_comparisons(replace(asked, disagreed="drop", out=str(tmp_path / "dropped.jsonl")))

@@ -298,7 +298,7 @@ def test_nothing_to_train_on(project: Path, tmp_path: Path) -> None:
 
 
 def test_a_controller_that_could_turn_the_coefficient_negative(project: Path, tmp_path: Path) -> None:
-    """Said before the first step is paid for."""
+    """Said before the first step."""
     message = refused(tiny.ppo(project, tmp_path / "run", kl=KL(coef=0.1, target=1.0, horizon=2)))
     assert "kl.horizon is 2 " in message
 

@@ -227,7 +227,7 @@ def test_contexts_are_read_written_and_swapped(project: Path, tmp_path: Path) ->
     data = Data(source=str(file), heldout=0.0)
     both = comparisons(data, tokenizer, "", world, swap_contexts=True)
     assert len(both.train) == 8
-    assert "turned round: 4" in both.read.summary
+    assert "flipped: 4" in both.read.summary
     expected = completions_group(
         tokenizer, Prompt(content="yes\n\nbaba"), [records[0].chosen, records[0].rejected]
     )

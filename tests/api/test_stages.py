@@ -179,3 +179,13 @@ def test_ratings_and_win_rates_of_rows() -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in votes()))
     assert pl.ratings(file).ratings == board.ratings
     assert pl.win_rate([1, 2, 3], [0, 2, 5]).value == 0.5
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_lines_of_the_pages_run_as_written(
+    page: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(pl.__file__).parents[1] / page).read_text(encoding="utf-8")
+    lines = next(block for block in text.split("```python\n")[1:] if "pl.dpo(" in block).split("```")[0]
+    exec(compile(lines.replace('"MODEL"', repr(str(model))), page, "exec"), {})
+    assert "runs/data/" in capsys.readouterr().out

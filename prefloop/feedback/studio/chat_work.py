@@ -1,4 +1,4 @@
-"""Getting the answers of a live chat: in threads of their own, so that a slow model holds up nobody but who asked it."""
+"""Getting the answers of a live chat: in threads of their own, so that a slow model delays only the person who asked it."""
 
 import logging
 import time
