@@ -201,10 +201,10 @@ def test_numbers_of_a_reward_model_are_covered() -> None:  # E3
 
     def found() -> Iterator[dict[str, Estimate]]:
         for _ in range(TIMES):
-            scores = [alike(random) for _ in range(2)]
-            lengths = [0.5 * each + math.sqrt(0.75) * alike(random) for each in scores]
-            of = reward_model_quality(*scores, *lengths, clusters=prompts)
-            gold = accuracy_against_gold(*scores, alike(random), alike(random), clusters=prompts)
+            chosen, rejected = alike(random), alike(random)
+            longer, shorter = (0.5 * each + math.sqrt(0.75) * alike(random) for each in (chosen, rejected))
+            of = reward_model_quality(chosen, rejected, longer, shorter, clusters=prompts)
+            gold = accuracy_against_gold(chosen, rejected, alike(random), alike(random), clusters=prompts)
             length, calibration = of.length, of.calibration
             assert length.correlation is not None
             assert length.chosen_longer is not None

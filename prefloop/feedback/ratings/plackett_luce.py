@@ -104,8 +104,8 @@ class RankingLikelihood:
         v = np.einsum("cii->ci", block) - 2 * mean + (mean * p).sum(1, keepdims=True)
         pulled = p * (v - (p * v).sum(1, keepdims=True))
         share = self.share * mass[self.ranking]
-        found: Floats = np.bincount(self.members.ravel(), (share[:, None] * pulled).ravel(), m + 1)[:m]
-        return -found / 2
+        found = np.bincount(self.members.ravel(), (share[:, None] * pulled).ravel(), m + 1)[:m]
+        return -found.astype(np.float64) / 2
 
     def ties_are_bounded(self, mass: Floats) -> bool:
         """There is no tie parameter."""
