@@ -79,6 +79,7 @@ class ComputeSettings(TypedDict, total=False):
     micro_batch_tokens: int
     gradient_checkpointing: bool
     trust_remote_code: bool
+    wait_minutes: float
 
 class LoRASettings(TypedDict, total=False):
     """Low-rank adapters (arXiv:2106.09685) instead of training every weight."""
@@ -86,6 +87,7 @@ class LoRASettings(TypedDict, total=False):
     rank: int
     alpha: float
     targets: Sequence[str]
+    adapter: Literal['merge', 'train']
 
 class FollowPolicySettings(TypedDict, total=False):
     """Let the reference follow the policy (TR-DPO, arXiv:2404.09656) instead of standing still."""

@@ -29,6 +29,7 @@ ROWS = {
         "M15": "The reward of an empty or full-length completion is put in the wrong place",
         "M16": "Statistics average over padding",
         "M17": "Only one of several stop tokens ends a completion, or saved files name another than was trained",
+        "M18": "A reward adapter on its base is read at another token than it was trained at",
     },
     "Normalisation of losses": {
         "N1": "Accumulated micro-batches are not the whole batch",
@@ -94,6 +95,9 @@ ROWS = {
         "R6": "The adaptive KL coefficient or running moments are not saved",
         "R7": "The only good checkpoint is deleted, or is half written",
         "R8": "Exported weights are adapters that were not merged, or nothing",
+        "R9": "A model that is an adapter is trained, scored or saved without it, or with it twice",
+        "R10": "A checkpoint whose bytes were changed is gone on from",
+        "R11": "Weights that are not finite are published as the finished model",
     },
     "Evaluation": {
         "E1": "A model is measured on what it, or a model behind it, was trained on",

@@ -44,7 +44,7 @@ def score_pairs(config: ScorePairsConfig) -> str:
         raise InputError(
             f"reward_model is {config.reward_model!r}; a judge compares pairs itself, with `prefloop label judge`"
         )
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     names, _ = scorer_roles(config.reward_model)
     scorer = EnsembleScorer.load(
         config.reward_model, config.compute, world, rules=config.reward, normalise=False

@@ -70,7 +70,7 @@ def unambiguous(
 
 def filter_comparisons(config: FilterConfig) -> str:
     """Leave out what is ambiguous by its label, score the rest, write those that are kept, and say what became of the others; the file."""
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     given, summary = _read(config, world)
     records = unambiguous(
         given, least_certainty=config.least_certainty, least_margin=config.least_said_margin

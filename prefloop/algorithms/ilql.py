@@ -53,7 +53,7 @@ class Scored:
 
 def train(config: ILQLConfig) -> Path:
     """Train and return the folder of the finished policy, its heads in `ilql` beside it."""
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     store = store_of(config.run.out, config.run.store)
     inputs = examples("scores", config.data, tokenizer, store, world)

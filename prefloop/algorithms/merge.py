@@ -17,6 +17,7 @@ from prefloop.models.load import load_policy, save_policy
 from prefloop.models.merge import merged
 from prefloop.runtime import start_world
 from prefloop.runtime.files import writing
+from prefloop.runtime.manifest import check_finite, write_manifest
 from prefloop.text import check_same_tokens, declare_stops, load_tokenizer, stop_token_ids
 
 
@@ -61,6 +62,8 @@ def merge(config: MergeConfig) -> Path:
         declare_stops(tokenizer, stops)
         with writing(out, way_out="name another folder with --out"):
             save_policy(policy, tokenizer, out)
+            check_finite(out, way_out="merge with smaller weights, or leave out the model that has them")
+            write_manifest(out)
         record.finish(out, kind="policy", step=0, metrics={})
     return out
 

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.inputs import Examples, Prompts
+from prefloop.configs.adapters import Adapter, adapter_of
 from prefloop.configs.common import Compute, LoRA, Optim
+from prefloop.errors import InputError
+from prefloop.models.generation import save_model
 from prefloop.models.load import (
     load_policy,
     load_reward_model,
@@ -16,14 +19,30 @@ from prefloop.models.load import (
     save_classifier,
     save_policy,
 )
-from prefloop.models.lora import ADAPTER, load_adapter_weights, lora_policy, lora_reward_model, save_merged
+from prefloop.models.lora import (
+    ADAPTER,
+    load_adapter_weights,
+    lora_policy,
+    lora_reward_model,
+    policy_of_adapter,
+    reward_model_of_adapter,
+    save_merged,
+)
 from prefloop.models.roles import BASE, Critic, Policy, RewardModel, vocabulary_size
 from prefloop.models.trunk import check_length
 from prefloop.runtime import ParameterGroup, Run, StateTree
+from prefloop.runtime.checkpoint import replace_folder
+from prefloop.runtime.files import writing
 from prefloop.text import check_same_tokens, check_vocabulary, load_tokenizer
 from prefloop.text.groups import Group
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 Role = TypeVar("Role", Policy, RewardModel)
+
+MERGED_BASE = "base"
+"""Folder in a run's, of the model that a new adapter stands on where that is another adapter's base with it merged in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,15 +57,56 @@ def open_policy(
     model: str, tokenizer: PreTrainedTokenizerBase, lora: LoRA, compute: Compute, run: Run
 ) -> Opened[Policy]:
     """The policy a stage trains. Raises `InputError` if the model cannot be loaded or has too few embeddings for the tokenizer."""
-    if lora.rank == 0:
+    if not lora.on:
         policy = load_policy(run.source(model), compute)
         check_vocabulary(tokenizer, vocabulary_size(policy))
         return Opened(role=policy, save=lambda folder: save_policy(policy, tokenizer, folder))
-    adapted, peft = lora_policy(load_policy(model, compute), lora, seed=run.settings.seed)
+    adapted, peft = adapted_policy(model, tokenizer, lora, compute, run)
     check_vocabulary(tokenizer, vocabulary_size(adapted))
     if run.start:
         load_adapter_weights(peft, adapted.adapter_name, Path(run.source(model, ADAPTER)))
     return Opened(role=adapted, save=lambda folder: save_merged(adapted, peft, tokenizer, folder))
+
+
+def adapted_policy(
+    model: str, tokenizer: PreTrainedTokenizerBase, lora: LoRA, compute: Compute, run: Run
+) -> tuple[Policy, "PeftModel"]:
+    """A policy with an adapter to train: a new one, or the one that the model is."""
+    if lora.adapter == "train":
+        adapter = _adapter_to_train(model)
+        return policy_of_adapter(load_policy(adapter.base, compute), adapter)
+    policy = load_policy(model, compute)
+    _stand_on(policy, model, tokenizer, run)
+    return lora_policy(policy, lora, seed=run.settings.seed)
+
+
+def _adapter_to_train(model: str) -> Adapter:
+    adapter = adapter_of(model)
+    if adapter is None:
+        raise InputError(
+            f"lora.adapter is train, but {model!r} is no adapter (it has no adapter_config.json); set lora.rank to train a new one"
+        )
+    return adapter
+
+
+def _stand_on(role: Policy | RewardModel, model: str, tokenizer: PreTrainedTokenizerBase, run: Run) -> None:
+    """Where the model is an adapter, save what a new one stands on: its base with it merged in, which is nowhere else."""
+    if adapter_of(model) is None:
+        return
+    folder = run.folder / MERGED_BASE
+
+    def write(new: Path) -> None:
+        save_model(role.model, tokenizer, new)
+
+    def once() -> None:
+        if not folder.is_dir():
+            with writing(folder, way_out="make room, then start again"):
+                replace_folder(folder, run.folder / f".new-{MERGED_BASE}", write)
+
+    run.world.on_main(once)
+    role.model.name_or_path = str(folder)
+    if isinstance(role, RewardModel):
+        role.base_padding = role.model.config.get_text_config().pad_token_id
 
 
 def open_reward_model(
@@ -60,7 +120,7 @@ def open_reward_model(
 ) -> Opened[RewardModel]:
     """The reward model a stage trains: a fresh head, drawn from the run's seed, on the model's trunk; or with `keep_head` the head it has."""
     seed = run.settings.seed
-    if lora.rank == 0:
+    if not lora.on:
         fresh = run.start == 0 and not keep_head
         role = (
             new_reward_model(model, tokenizer, compute, seed=seed)
@@ -69,7 +129,14 @@ def open_reward_model(
         )
         check_vocabulary(tokenizer, vocabulary_size(role))
         return Opened(role=role, save=lambda folder: save_classifier(role, tokenizer, folder))
-    adapted, peft = lora_reward_model(new_reward_model(model, tokenizer, compute, seed=seed), lora, seed=seed)
+    if lora.adapter == "train":
+        adapter = _adapter_to_train(model)
+        fresh_head = new_reward_model(adapter.base, tokenizer, compute, seed=seed)
+        adapted, peft = reward_model_of_adapter(fresh_head, adapter, keep_head=keep_head)
+    else:
+        whole = new_reward_model(model, tokenizer, compute, seed=seed)
+        _stand_on(whole, model, tokenizer, run)
+        adapted, peft = lora_reward_model(whole, lora, seed=seed)
     check_vocabulary(tokenizer, vocabulary_size(adapted))
     if run.start:
         load_adapter_weights(peft, adapted.adapter_name, Path(run.source(model, ADAPTER)))

@@ -1,6 +1,5 @@
 """The four roles of PPO: how each is opened, scored, updated, saved and resumed. `ppo.py` tells the algorithm."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from prefloop.algorithms.adaptive import ScoreShaper
 from prefloop.algorithms.inputs import Read, demonstrations, texts
 from prefloop.algorithms.online import Score, frozen_reward_model, open_scorer, reference_of
-from prefloop.algorithms.opening import parameters_of
+from prefloop.algorithms.opening import adapted_policy, parameters_of
 from prefloop.algorithms.session import Session
 from prefloop.algorithms.supports import Supports, statistics_among
+from prefloop.configs.adapters import CONFIG, read_object
 from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
@@ -37,10 +37,10 @@ from prefloop.models.lora import (
     ADAPTER,
     critic_on_trunk,
     load_adapter_weights,
-    lora_policy,
     reward_model_on_trunk,
     save_adapter,
     save_merged,
+    settings_of_adapter,
 )
 from prefloop.models.packing import Batch
 from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head, vocabulary_size
@@ -146,7 +146,7 @@ def open_roles(config: PPOConfig, session: Session) -> Roles:
     """All roles, separate models or one LoRA trunk, from the start or from the checkpoint the run goes on from."""
     run, tokenizer = session.run, session.tokenizer
     own_critic = config.critic.start != "shared"
-    if config.lora.rank:
+    if config.lora.on:
         policy, critic, reward_models, save = _on_one_trunk(config, tokenizer, run)
     else:
         policy, critic, reward_models, save = _separate(config, tokenizer, run)
@@ -255,7 +255,9 @@ def _check_read_at_last(reading: Reading, name: str) -> None:
 def _on_one_trunk(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Opened:
     """One frozen trunk, an adapter for each role; the reward model joins it if it was trained as an adapter of the same trunk."""
     seed, lora = run.settings.seed, config.lora
-    policy, peft = lora_policy(load_policy(config.model, config.compute), lora, seed=seed)
+    policy, peft = adapted_policy(config.model, tokenizer, lora, config.compute, run)
+    if not lora.rank and config.critic.start != "shared":
+        lora = settings_of_adapter(peft, policy.adapter_name)
     first, *others = scorers_named(config.reward_model)
     adapter = Path(first.name) / ADAPTER
     if first.kind == "model" and not others and _is_of_trunk(adapter, config.model):
@@ -304,10 +306,10 @@ def _start_from_reward_adapter(config: PPOConfig, peft: "PeftModel", critic: Cri
 
 def _is_of_trunk(adapter: Path, model: str) -> bool:
     """Whether a saved adapter says that it was trained on this model."""
-    file = adapter / "adapter_config.json"
+    file = adapter / CONFIG
     if not file.exists():
         return False
-    base = json.loads(file.read_text())["base_model_name_or_path"]
+    base = str(read_object(file).get("base_model_name_or_path") or "")
     return base == model or (Path(base).exists() and Path(base).resolve() == Path(model).resolve())
 
 

@@ -85,7 +85,7 @@ def train_objective(config: PreferConfig, *, stage: str, recorded: Any) -> Path:
     objective = find_objective(config.loss)
     settings = settings_of(objective, config.settings, loss=config.loss)
     _check(config, objective)
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     store = store_of(config.run.out, config.run.store)
     inputs = examples(
@@ -204,7 +204,7 @@ def _open_task(
 ) -> Task:
     live: tuple[Policy, ...] = ()
     if objective.needs.forward_kl or config.follow.every:
-        if config.lora.rank and not config.reference:
+        if config.lora.on and not config.reference:
             live = (policy.frozen_copy(),)
         elif run.start or config.reference:
             live = (open_reference(_reference_name(models), tokenizer, config.compute),)
@@ -324,12 +324,19 @@ def _kept(
 ) -> list[list[Tensor]]:
     """The reference's log-probability of every trained token of every group."""
     name = _reference_name(models)
-    is_start = not run.start and not config.reference
+    if config.lora.on and not config.reference:
+        reference = task.policy.frozen_copy()
+    elif run.start or config.reference:
+        reference = open_reference(name, tokenizer, config.compute)
+    else:
+        reference = task.policy
+    # In bfloat16 an adapter beside the weights and one merged into them give other last bits.
+    beside = "+" if config.lora.adapter == "train" and not config.reference else ""
     groups = [group for part in parts for group in part]
     flat = reference_tokens(
-        task.policy if is_start else open_reference(name, tokenizer, config.compute),
+        reference,
         groups,
-        weights=models.sha256["reference" if config.reference else START],
+        weights=models.sha256["reference" if config.reference else START] + beside,
         tokens=task.tokens,
         cache=_cache(config),
         world=run.world,

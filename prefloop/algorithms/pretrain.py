@@ -26,7 +26,7 @@ from prefloop.text import check_vocabulary, load_tokenizer, pretraining_blocks, 
 
 def train(config: PretrainConfig) -> Path:
     """Pretrain and return the folder of the finished model, its tokenizer beside it."""
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     train_texts, heldout_texts, read = world.on_main(lambda: texts(config.data))
     tokenizer = world.on_main(
         lambda: (

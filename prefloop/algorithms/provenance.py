@@ -8,9 +8,11 @@ from types import TracebackType
 from typing import Any
 
 from prefloop.algorithms.inputs import Read, store_of
+from prefloop.configs.adapters import CONFIG
 from prefloop.configs.common import RunSettings
 from prefloop.data.store import Store
 from prefloop.errors import InputError
+from prefloop.models.lora import ADAPTER
 from prefloop.models.weights import weights_sha256
 from prefloop.runtime.checkpoint import Content
 from prefloop.runtime.world import World
@@ -107,8 +109,18 @@ class RunRecord:
     def finish(self, folder: Path, *, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         """Write down what the run made."""
 
+        adapter = folder / ADAPTER
+
         def work() -> None:
             with Store.open(self._store) as store:
+                if (adapter / CONFIG).exists():  # a model that others start from, as the merged one is
+                    store.add_run_checkpoint(
+                        self._id,
+                        name_in_store(str(adapter), store),
+                        weights_sha256=weights_sha256(str(adapter)),
+                        kind=kind,
+                        step=step,
+                    )
                 store.finish_training_run(
                     self._id,
                     name_in_store(str(folder), store),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def reference_tokens(
     """
     key = json.dumps([weights, tokens_sha256(groups), str(policy.model.dtype), policy.way, "tokens"])
     file = cache / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
-    if world.on_main(file.exists):
+    if world.on_main(lambda: _usable(file)):
         log.info("reference log-probabilities: read from %s", file)
         return load_file(file)["logprobs"]
     result = token_logprobs(policy, groups, tokens=tokens, world=world)
@@ -61,3 +62,15 @@ def reference_tokens(
 
     world.on_main(write)
     return result
+
+
+def _usable(file: Path) -> bool:
+    """Whether the cache has the file, whole. One that is damaged is computed again, and said."""
+    if not file.exists():
+        return False
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return "logprobs" in opened.keys()  # noqa: SIM118  not a dict
+    except (OSError, SafetensorError) as error:
+        log.warning("%s is damaged (%s): the reference log-probabilities are computed again.", file, error)
+        return False

@@ -55,7 +55,7 @@ def paired(
 
 def sample_by_rejection(config: RejectionConfig) -> str:
     """Score a store's completions, accept, pair, and write the comparisons; the file."""
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
 
     def completions() -> tuple[dict[Prompt, list[str]], int]:
         by_prompt: dict[Prompt, dict[str, None]] = {}

@@ -65,7 +65,7 @@ from prefloop.text.groups import Group
 
 def train(config: RewardConfig) -> Path:
     """Train and return the folder of the finished reward model."""
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     kind = REWARD_LOSSES[config.loss].data
     inputs = examples(

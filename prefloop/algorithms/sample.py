@@ -39,7 +39,7 @@ ROUNDS = 8
 
 def sample_completions(config: SampleConfig) -> str:
     """Draw what the store does not have yet, write it as it comes, and print a summary; the store's name."""
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     chosen, read = world.on_main(lambda: _prompts(config, tokenizer))
     policy = load_policy(config.model, config.compute)

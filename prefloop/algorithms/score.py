@@ -18,7 +18,7 @@ from prefloop.runtime import start_world
 
 def score_completions(config: ScoreConfig) -> str:
     """Score every different completion of the store, and say how many; the store's name."""
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
 
     def read() -> dict[Prompt, list[str]]:
         texts: dict[Prompt, dict[str, None]] = {}

@@ -187,7 +187,7 @@ class PromptSource:
 
 def read_prompts(config: OnlineConfig | DistillContextConfig) -> PromptSource:
     """The prompts that a stage learns from. All processes together. Raises `InputError` where there is none."""
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     store = store_of(config.run.out, config.run.store)
     train, heldout, read = world.on_main(lambda: prompts(config.data, tokenizer, store))

@@ -33,7 +33,7 @@ from prefloop.text.groups import Group
 
 def train(config: SFTConfig) -> Path:
     """Fine-tune and return the folder of the finished model."""
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     inputs = demonstrations(config.data, tokenizer, world)
     models = models_read(world, model=config.model)

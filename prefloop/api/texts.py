@@ -92,7 +92,7 @@ class TextPolicy:
             completions_group(self.tokenizer, self._prompt(prompt), [completion])
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
-        world = start_world(self._compute.device)
+        world = start_world(self._compute.device, wait_minutes=self._compute.wait_minutes)
         flat = token_logprobs(self.policy, groups, tokens=self._compute.micro_batch_tokens, world=world)
         return [row.tolist() for row in flat.split([len(group.completions[0]) for group in groups])]
 
@@ -111,7 +111,7 @@ class TextScorer:
         compute = compute or Compute()
         self.model_folder = Path(name)
         """What stages take this model by, as `reward_model=` or `model=`."""
-        self._world = start_world(compute.device)
+        self._world = start_world(compute.device, wait_minutes=compute.wait_minutes)
         self._scorer = EnsembleScorer.load(str(name), compute, self._world)
 
     def score(self, prompts: Sequence[PromptLike], completions: Sequence[str]) -> list[float]:

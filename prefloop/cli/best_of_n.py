@@ -55,7 +55,7 @@ class Chosen:
 
 def best(config: BestOfNConfig) -> str:
     """Draw, score, choose and write; the file of demonstrations."""
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     asked, summary = world.on_main(lambda: _prompts(config))
     rollout, proxy, disagreement = draw_and_score(config, asked, world)
     shape = (len(asked), config.completions_per_prompt)

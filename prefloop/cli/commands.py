@@ -405,6 +405,14 @@ STAGES: Mapping[str, Command] = {
         positional=("checkpoint",),
         examples=("prefloop lineage runs/first/ppo/final",),
     ),
+    "verify": Command(
+        summary="check that checkpoints and finished models are as they were written",
+        settings="prefloop.configs.verify:VerifyConfig",
+        work="prefloop.cli.verify:verify",
+        single=True,
+        positional=("folder",),
+        examples=("prefloop verify runs/first/sft", "prefloop verify runs/first/ppo/final"),
+    ),
     "data check": Command(
         summary="say what a source holds, and every bad row",
         settings="prefloop.configs.data:CheckConfig",

@@ -43,7 +43,7 @@ def reward(config: RewardConfig) -> Path:
 
     The numbers are printed and written to `heldout.json` in the run folder.
     """
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     if REWARD_LOSSES[config.loss].data not in ("comparisons", "rankings"):
         folder = training.train(config)
         if world.is_main:
@@ -83,7 +83,7 @@ def reward(config: RewardConfig) -> Path:
 def evaluate(config: EvalConfig) -> str:
     """Measure, print the tables, and write summary.json and evaluation.json; the project folder."""
     began = time.monotonic()
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     folders = policies_of(config.policies)
     models = models_named(tuple(folders.values()), config.reward_model)
     asked: tuple[Prompt, ...] = ()

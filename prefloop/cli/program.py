@@ -15,8 +15,9 @@ from prefloop.addresses import without_passwords
 from prefloop.cli import help as pages
 from prefloop.cli.commands import GROUPS, Command, commands, find, load
 from prefloop.cli.flags import read_flags
+from prefloop.cli.last_word import repeat_last
 from prefloop.configs.load import load_config
-from prefloop.errors import InputError
+from prefloop.errors import InputError, PeerLost
 
 ABOUT = (
     "prefloop runs the whole human-preference loop: base model, SFT, samples, comparisons by people or simulated annotators, "
@@ -48,10 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         _print_error(f"prefloop: error: {error}")
         return 2
+    except PeerLost as error:
+        if error.speaks:
+            _say_last(f"prefloop: error: {error}")
+        return 1
     except KeyboardInterrupt as stop:
         # A run that was stopped says how to go on with it; torchrun stops all, and one of them speaks.
         if _is_main():
-            print(without_passwords(f"prefloop: {str(stop) or 'stopped'}"), file=sys.stderr)
+            _say_last(f"prefloop: {str(stop) or 'stopped'}")
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`). Python would complain again when it flushes.
@@ -60,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         _print_error(_unexpected(error))
         return 1
+    finally:
+        _stop_telling()
 
 
 def _dispatch(given: list[str]) -> int:
@@ -92,9 +99,9 @@ def _dispatch(given: list[str]) -> int:
 
 def _finish(command: Command, result: Any) -> int:
     """Say what to do next, and let the other processes go."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    world = sys.modules.get("prefloop.runtime.world")
+    if world is not None:
+        world.leave()
     if isinstance(result, Path | str):
         if _is_main() and command.then:
             print(f"next: {without_passwords(command.then.format(result))}")
@@ -102,13 +109,36 @@ def _finish(command: Command, result: Any) -> int:
     return result or 0
 
 
+def _stop_telling() -> None:
+    """End the thread that tells other processes what this one waits for, before Python is torn down."""
+    world = sys.modules.get("prefloop.runtime.world")
+    if world is not None:
+        world.stop_telling()
+
+
+_LIBRARIES = (
+    r"(transformers|peft|accelerate|torch|tensorboardX|safetensors|tokenizers|huggingface_hub|datasets)\b"
+)
+
+
 def _set_up_logging() -> None:
-    """What our modules log goes to standard error, from one process; libraries only when they warn."""
+    """What our modules log goes to standard error, from one process; libraries only when they warn the user, in one line."""
     import logging
+    import warnings
+
+    if not sys.warnoptions:  # -W and PYTHONWARNINGS are for those who want to see all
+        for kind in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+            warnings.filterwarnings("ignore", category=kind, module=_LIBRARIES)
+        warnings.formatwarning = _one_line
 
     logging.basicConfig(level=logging.WARNING if _is_main() else logging.ERROR, format="%(message)s")
     if _is_main():
         logging.getLogger("prefloop").setLevel(logging.INFO)
+
+
+def _one_line(message: Warning | str, *of: object, **more: object) -> str:
+    """A warning as a user reads it: what, not where in a library."""
+    return f"prefloop: warning: {' '.join(str(message).split())}\n"
 
 
 def overview(group: str = "") -> str:
@@ -138,9 +168,20 @@ def _print_error(text: str) -> None:
     What is wrong is nearly always the same on every process, and the first one says it: torchrun then ends the others before they have
     waited. An error of this process alone is printed after the wait.
     """
+    world = sys.modules.get("prefloop.runtime.world")
+    if world is not None and "\n" not in text:
+        world.speak()
     if not _is_main():
         time.sleep(WAIT_FOR_MAIN)
-    print(without_passwords(text), file=sys.stderr)
+    _say_last(text)
+
+
+def _say_last(text: str) -> None:
+    """Print to standard error; under torchrun again when it has had its say, but not a report of many lines."""
+    shown = without_passwords(text)
+    print(shown, file=sys.stderr, flush=True)
+    if "\n" not in shown:
+        repeat_last(shown)
 
 
 def _unexpected(error: Exception) -> str:

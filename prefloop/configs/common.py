@@ -51,9 +51,21 @@ class LoRA:
     """The update is scaled by alpha / rank."""
     targets: tuple[str, ...] = ()
     """Names of the layers to adapt; empty means every linear layer of the trunk."""
+    adapter: Literal["merge", "train"] = "merge"
+    """Where the model is an adapter itself: merge it into its base first, or go on training it, with its own rank and layers."""
+
+    @property
+    def on(self) -> bool:
+        """Whether an adapter is trained, and not every weight."""
+        return self.rank > 0 or self.adapter == "train"
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, f"lora.rank is {self.rank}; it must be 0 (off) or more")
+        own = not (self.rank or self.targets)
+        require(
+            self.adapter == "merge" or own,
+            f"lora.adapter is train with lora.rank {self.rank} and targets {list(self.targets)}, but the adapter has its own; leave both out",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,11 +182,17 @@ class Compute:
     """Recompute activations in the backward pass: less memory, about a third more time."""
     trust_remote_code: bool = False
     """Let a hub model run its own Python. Off unless you have read that code."""
+    wait_minutes: float = 30.0
+    """Of several processes, how long one waits for the others before the run stops and names those that are missing."""
 
     def __post_init__(self) -> None:
         require(
             self.micro_batch_tokens >= 1,
             f"micro_batch_tokens is {self.micro_batch_tokens}; it must be 1 or more",
+        )
+        require(
+            0 < self.wait_minutes <= 60 * 24 * 7,
+            f"compute.wait_minutes is {self.wait_minutes}; it must be above 0, and at most a week",
         )
 
 

@@ -192,8 +192,8 @@ class PPOConfig(ActorCriticConfig):
             f"ptx is {self.ptx!r} and ptx_coef {self.ptx_coef}; set both, or neither",
         )
         require(
-            self.ema == 0 or self.lora.rank == 0,
-            f"ema is {self.ema} with lora.rank {self.lora.rank}; the average is of full weights: set one of them to 0",
+            self.ema == 0 or not self.lora.on,
+            f"ema is {self.ema}, an average of full weights, but an adapter is trained (lora.rank {self.lora.rank}, lora.adapter {self.lora.adapter}); set one of them to 0",
         )
         require(
             self.critic.warmup_steps == 0 or self.critic.start != "shared",
@@ -245,8 +245,8 @@ class NLPOConfig(PPOConfig):
             "the sampler's log-probabilities are among the allowed tokens only, and the KL is of the whole distributions; set old_logprobs to policy or auto",
         )
         require(
-            self.lora.rank == 0 or self.top_p == 1,
-            f"lora.rank is {self.lora.rank}, but the masking policy is a copy of all weights; set it to 0",
+            not self.lora.on or self.top_p == 1,
+            f"lora.rank is {self.lora.rank} and lora.adapter {self.lora.adapter}, but the masking policy is a copy of all weights; set them to 0 and merge",
         )
         require(
             self.kl.placement == "reward" or self.top_p == 1,

@@ -63,7 +63,7 @@ class PreferConfig:
             f"epochs is {self.epochs}; give epochs or max_steps, above 0",
         )
         require(
-            not (self.follow.every and self.lora.rank),
+            not (self.follow.every and self.lora.on),
             "follow.every is set, but with lora the reference is the model without its adapter and cannot move; "
             "set lora.rank to 0, or follow.every to 0",
         )

@@ -98,5 +98,5 @@ class RewardConfig:
         require(bool(self.step_separator), "step_separator is empty; give what stands between two steps")
         require(
             not (self.keep_head and self.lora.rank),
-            "keep_head is on, but with lora.rank above 0 the head is part of what the adapter saves; set one of the two",
+            "keep_head is on, but with lora.rank above 0 the head is part of what the adapter saves; set one of the two, or lora.adapter to train",
         )

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,20 +20,26 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
+from prefloop.configs.adapters import Adapter, adapter_of
 from prefloop.configs.common import Compute
 from prefloop.configs.pretrain import Architecture
 from prefloop.errors import InputError
 from prefloop.models import attention
+from prefloop.models.from_adapter import adapter_tensors, merged_in
+from prefloop.models.from_adapter import score_head as head_among
 from prefloop.models.generation import save_model, settle
 from prefloop.models.packing import pack
+from prefloop.models.quiet import hush, quiet
 from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head
 from prefloop.models.trunk import Way, hidden_rows, packed_way
 from prefloop.models.weights import check_name
 from prefloop.text.groups import Group
 
 log = logging.getLogger(__name__)
+
+_LAYER = re.compile(r"(model|transformer|gpt_neox)\.(decoder\.)?(layers|h)\.\d+\.")
+"""Weights of a language model's own layers."""
 
 _CACHE_LINE = 64
 """Bytes; PyTorch allocates in multiples of it."""
@@ -51,39 +58,80 @@ def device_of(compute: Compute) -> torch.device:
 def _from_pretrained(
     auto: Any, name: str, compute: Compute, **kwargs: Any
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    adapter = adapter_of(name)
+    if adapter is not None:
+        return _with_adapter(auto, adapter, compute, **kwargs)
     check_name(name)
     try:
-        model, info = auto.from_pretrained(
-            name,
-            dtype=DTYPES[compute.dtype],
-            use_safetensors=True,
-            trust_remote_code=compute.trust_remote_code,
-            output_loading_info=True,
-            **kwargs,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        with quiet():
+            model, info = auto.from_pretrained(
+                name,
+                dtype=DTYPES[compute.dtype],
+                use_safetensors=True,
+                trust_remote_code=compute.trust_remote_code,
+                output_loading_info=True,
+                **kwargs,
+            )
+    except (
+        Exception
+    ) as error:  # what a damaged or strange configuration makes of a library is any kind of error
+        if isinstance(error, MemoryError | InputError) or type(error).__name__ == "OutOfMemoryError":
+            raise
         raise InputError(
-            f"model {name!r} could not be loaded: {first} (it must be a folder or hub name with config.json and safetensors weights)"
+            f"model {name!r} could not be loaded: {_reason(error)} (it must be a folder or hub name with config.json and safetensors weights)"
         ) from error
+    layers = sorted(key for key in info["unexpected_keys"] if _LAYER.match(key))
+    if layers:  # transformers leaves them out without an error
+        raise InputError(
+            f"model {name!r} holds weights of layers that its config.json has no place for ({layers[0]}, {len(layers)} such); restore config.json"
+        )
     return model, info
 
 
 def load_config(name: str, compute: Compute) -> PretrainedConfig | None:
     """A model's configuration without its weights; None where it cannot be had by itself, which loading the model will explain."""
+    adapter = adapter_of(name)
+    if adapter is not None:
+        return load_config(adapter.base, compute)
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=compute.trust_remote_code)
     except (OSError, ValueError, KeyError):
         return None
 
 
+def _reason(error: Exception) -> str:
+    """The line of a library's error that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "mismatch" in line), lines[0] if lines else type(error).__name__)
+
+
+def _with_adapter(
+    auto: Any, adapter: Adapter, compute: Compute, **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The adapter's base with the adapter merged into its weights. A head that the adapter brings is not missing."""
+    tensors = adapter_tensors(adapter)
+    head = head_among(tensors)
+    if auto is AutoModelForCausalLM and (adapter.scores or head is not None):
+        raise InputError(
+            f"model {adapter.name!r} is an adapter that scores texts; name a causal language model (a reward model is not a policy)"
+        )
+    if auto is AutoModelForSequenceClassification and head is not None:
+        kwargs["num_labels"] = head.shape[0]
+    try:
+        model, info = _from_pretrained(auto, adapter.base, compute, **kwargs)
+    except InputError as error:
+        raise InputError(
+            f"adapter {str(adapter.folder)!r}: its base could not be loaded: {error}; another place for the base is given as {adapter.folder}+BASE"
+        ) from error
+    if head is not None:
+        info["missing_keys"] = {key for key in info["missing_keys"] if not key.endswith("score.weight")}
+    return merged_in(model, adapter, tensors), info
+
+
 def prepare(model: PreTrainedModel, compute: Compute) -> Way:
     """Dropout off, attention through our interface, on the device; says how the trunk is to be run."""
     attention.register()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    hush()
     turn_off_dropout(model)
     embedding = model.get_input_embeddings()
     if isinstance(embedding, nn.Embedding):
@@ -244,9 +292,12 @@ def new_reward_model(
         )
     width = score_head(model).in_features
     model.score = scalar_head(width, std=(width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
-    model.config.get_text_config().pad_token_id = classifier_padding(tokenizer)
+    settings = model.config.get_text_config()
+    before, settings.pad_token_id = settings.pad_token_id, classifier_padding(tokenizer)
     way = prepare(model, compute)
-    return RewardModel(model, score_head(model), way=way)
+    reward_model = RewardModel(model, score_head(model), way=way)
+    reward_model.base_padding = before
+    return reward_model
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:
@@ -323,7 +374,7 @@ def reward_moments(reward_model: RewardModel) -> tuple[float, float]:
 
 def stored_reward_moments(folder: str) -> tuple[float, float]:
     """The same, of a saved reward model that is not loaded."""
-    return _moments(AutoConfig.from_pretrained(folder))
+    return _moments(_stored_config(folder))
 
 
 def set_reading(reward_model: RewardModel, reading: Reading) -> None:
@@ -334,7 +385,17 @@ def set_reading(reward_model: RewardModel, reading: Reading) -> None:
 
 def stored_reading(folder: str) -> Reading:
     """How the score of a saved reward model is read."""
-    return _reading(AutoConfig.from_pretrained(folder))
+    return _reading(_stored_config(folder))
+
+
+def _stored_config(name: str) -> PretrainedConfig:
+    """The configuration of a saved model, or what an adapter says in its place."""
+    adapter = adapter_of(name)
+    if adapter is not None:
+        return PretrainedConfig(**adapter.about.get("config", {}))
+    check_name(name)
+    with quiet():
+        return AutoConfig.from_pretrained(name)
 
 
 def set_thresholds(reward_model: RewardModel, levels: Sequence[float], thresholds: Sequence[float]) -> None:

@@ -3,21 +3,25 @@
 PEFT is imported where it is used, not with this module: a run without an adapter does not wait for it.
 """
 
+import json
 import shutil
 import tempfile
-import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefloop.configs.adapters import ABOUT, CONFIG, WEIGHTS, Adapter, read_object
 from prefloop.configs.common import LoRA
 from prefloop.errors import InputError
+from prefloop.models.from_adapter import SCORED_BY, adapter_tensors, as_it_says, put_in, score_head, trainable
 from prefloop.models.generation import save_model
+from prefloop.models.quiet import quiet
 from prefloop.models.roles import Critic, Policy, RewardModel, scalar_head
+from prefloop.models.weights import read_tensors
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -47,10 +51,7 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, name: str, *, task: Task, se
     """
     from peft import PeftModel, get_peft_model
 
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="fan_in_fan_out"
-        )  # GPT-2's transposed layers: PEFT sets what is right
+    with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         try:
             peft = get_peft_model(model, _settings(lora, task), adapter_name=name)
@@ -62,8 +63,7 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, name: str, *, task: Task, se
 
 def add_another_adapter(peft: "PeftModel", lora: LoRA, name: str, *, seed: int) -> None:
     """One more adapter on a trunk that has some."""
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+    with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         peft.add_adapter(name, _settings(lora, "CAUSAL_LM"))
 
@@ -79,7 +79,80 @@ def lora_reward_model(reward_model: RewardModel, lora: LoRA, *, seed: int) -> tu
     peft = add_adapter(reward_model.model, lora, "reward", task="SEQ_CLS", seed=seed)
     score = peft.get_base_model().score
     assert isinstance(score, nn.Module)
-    return RewardModel(reward_model.model, score, way=reward_model.way, adapter_name="reward"), peft
+    return _adapted(reward_model, score), peft
+
+
+def _adapted(reward_model: RewardModel, head: nn.Module) -> RewardModel:
+    adapted = RewardModel(reward_model.model, head, way=reward_model.way, adapter_name="reward")
+    adapted.reading, adapted.base_padding = reward_model.reading, reward_model.base_padding
+    return adapted
+
+
+def policy_of_adapter(policy: Policy, adapter: Adapter) -> tuple[Policy, "PeftModel"]:
+    """The adapter's base with the adapter as `policy`, to go on training it, and as `start`, frozen, for the reference."""
+    tensors = adapter_tensors(adapter)
+    trainable(adapter, tensors, head=False)
+    peft = put_in(policy.model, adapter, tensors, name="policy")
+    peft.peft_config["policy"].task_type = "CAUSAL_LM"
+    _another(peft, "start", peft.peft_config["policy"])
+    _copy_adapter(peft, "policy", "start")
+    as_it_says(policy.model, adapter).name_or_path = adapter.base
+    adapted = Policy(
+        policy.model, way=policy.way, linear_head=policy.linear_head, adapter_name="policy", start="start"
+    )
+    return adapted, peft
+
+
+def reward_model_of_adapter(
+    reward_model: RewardModel, adapter: Adapter, *, keep_head: bool
+) -> tuple[RewardModel, "PeftModel"]:
+    """The adapter's base with the adapter as `reward`, to go on training it, with the head it was given or the adapter's own."""
+    tensors = adapter_tensors(adapter)
+    trainable(adapter, tensors, head=True)
+    head = score_head(tensors)
+    if keep_head and head is None:
+        raise InputError(f"keep_head is on, but adapter {adapter.name!r} has no score head; leave it out")
+    fresh = reward_model.score_head.get_parameter("weight").detach().clone()
+    as_scorer = {**adapter.settings, "modules_to_save": ["classifier", "score"]}
+    if head is None:
+        tensors = {**tensors, "base_model.model.score.weight": fresh}
+    peft = put_in(reward_model.model, replace(adapter, settings=as_scorer), tensors, name="reward")
+    peft.peft_config["reward"].task_type = "SEQ_CLS"
+    score = peft.get_base_model().score
+    assert isinstance(score, nn.Module)
+    adapted = _adapted(reward_model, score)
+    if not keep_head:
+        with torch.no_grad():
+            for name, parameter in score.named_parameters():
+                if parameter.requires_grad or name.endswith("reward.weight"):
+                    parameter.copy_(fresh)
+    reward_model.model.name_or_path = adapter.base
+    return adapted, peft
+
+
+def _another(peft: "PeftModel", name: str, like: Any) -> None:
+    with quiet():
+        peft.add_adapter(name, replace(like, inference_mode=True))
+
+
+@torch.no_grad()
+def _copy_adapter(peft: "PeftModel", source: str, target: str) -> None:
+    parameters = dict(peft.named_parameters())
+    for key, parameter in parameters.items():
+        if f".{target}." in key:
+            parameter.copy_(parameters[key.replace(f".{target}.", f".{source}.")])
+
+
+def settings_of_adapter(peft: "PeftModel", name: str) -> LoRA:
+    """Rank, scale and layers of one of a trunk's adapters, for another like it."""
+    config: Any = peft.peft_config[name]
+    targets = config.target_modules
+    if isinstance(targets, str) or config.rank_pattern or config.alpha_pattern:
+        raise InputError(
+            f"the adapter {config.base_model_name_or_path!r} is trained with has layers of its own pattern, which the critic cannot take over; "
+            "set lora.adapter to merge and lora.rank above 0"
+        )
+    return LoRA(rank=config.r, alpha=config.lora_alpha, targets=tuple(sorted(targets)))
 
 
 def save_adapter(peft: "PeftModel", name: str, folder: Path) -> None:
@@ -102,13 +175,19 @@ def load_adapter_weights(peft: "PeftModel", name: str, folder: Path) -> dict[str
     """
     from peft.utils import ModulesToSaveWrapper, set_peft_model_state_dict
 
-    file = folder / "adapter_model.safetensors"
+    file = folder / WEIGHTS
     if not file.exists():
-        raise InputError(f"{folder} holds no adapter_model.safetensors")
-    weights = load_file(file)
+        raise InputError(f"{folder} holds no {WEIGHTS}")
+    weights = read_tensors(file)
     adapter = {key: value for key, value in weights.items() if ".lora_" in key}
     has_head = any(isinstance(module, ModulesToSaveWrapper) for module in peft.modules())
-    result = set_peft_model_state_dict(peft, weights if has_head else adapter, adapter_name=name)
+    try:
+        result = set_peft_model_state_dict(peft, weights if has_head else adapter, adapter_name=name)
+    except RuntimeError as error:  # another rank, or another base
+        said = [line.strip() for line in str(error).splitlines() if "mismatch" in line]
+        raise InputError(
+            f"the adapter in {folder} does not fit this model: {said[0] if said else error}"
+        ) from error
     if result.unexpected_keys:
         raise InputError(
             f"the adapter in {folder} does not fit this model: it has {result.unexpected_keys[0]}"
@@ -165,3 +244,31 @@ def save_merged(
     folder.mkdir(parents=True, exist_ok=True)
     save_adapter(peft, role.adapter_name, folder / ADAPTER)
     save_model(role.model, tokenizer, folder, merged_weights(role.model, role.adapter_name))
+    tokenizer.save_pretrained(folder / ADAPTER)
+    if isinstance(role, RewardModel):
+        _write_reading(role, folder / ADAPTER)
+    elif role.model.generation_config is not None:
+        role.model.generation_config.save_pretrained(folder / ADAPTER)
+
+
+READ_WITH = ("reward_mean", "reward_std", "reward_reading", "reward_levels", "reward_thresholds")
+"""Of a reward model's configuration, what says how its score is read; and its padding id."""
+
+
+def _write_reading(role: RewardModel, folder: Path) -> None:
+    """How the score is read, beside a reward adapter. One that transformers would read otherwise on the base by itself is marked: PEFT refuses it."""
+    config = role.model.config
+    padding = config.get_text_config().pad_token_id
+    read: dict[str, object] = {key: getattr(config, key) for key in READ_WITH if hasattr(config, key)}
+    (folder / ABOUT).write_text(
+        json.dumps({"config": {**read, "pad_token_id": padding}}, indent=1) + "\n", encoding="utf-8"
+    )
+    same = (
+        role.base_padding in (None, padding) and role.reading.at == "last" and not role.reading.length_slope
+    )
+    if not same:
+        saved = read_object(folder / CONFIG)
+        saved["task_type"] = (
+            f"{SCORED_BY}; load it with prefloop, or take the merged model in the folder above"
+        )
+        (folder / CONFIG).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from prefloop.configs.adapters import read_object
 from prefloop.errors import InputError
 from prefloop.models.head import CHUNK_ELEMENTS
+from prefloop.models.weights import read_tensors
 
 FOLDER = "ilql"
 """Where the heads stand in a checkpoint, beside the policy."""
@@ -127,7 +129,15 @@ def load_q_heads(checkpoint_folder: Path, device: torch.device) -> QHeads:
         raise InputError(
             f"{checkpoint_folder} has no Q heads ({FOLDER}/{_WEIGHTS}); name the folder of a policy trained by `prefloop ilql`, or set ilql_beta to 0"
         )
-    sizes = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    heads = QHeads(sizes["width"], sizes["vocabulary"], seed=0)
-    heads.load_state_dict(load_file(folder / _WEIGHTS))
+    sizes = read_object(folder / _CONFIG)
+    try:
+        heads = QHeads(int(sizes["width"]), int(sizes["vocabulary"]), seed=0)
+        heads.load_state_dict(read_tensors(folder / _WEIGHTS))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        said = str(error).strip().splitlines()
+        raise InputError(
+            f"{folder / _CONFIG} and {_WEIGHTS} do not fit together ({said[-1].strip() if said else error}); restore both"
+        ) from error
     return heads.to(device)

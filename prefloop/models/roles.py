@@ -72,13 +72,21 @@ class Policy(nn.Module):
     """A causal language model, as policy or reference."""
 
     def __init__(
-        self, model: PreTrainedModel, *, way: Way, linear_head: bool = True, adapter_name: str = BASE
+        self,
+        model: PreTrainedModel,
+        *,
+        way: Way,
+        linear_head: bool = True,
+        adapter_name: str = BASE,
+        start: str = BASE,
     ) -> None:
         super().__init__()
         self.model = model
         self.way: Way = way
         self.linear_head = linear_head
         self.adapter_name = adapter_name
+        self.start = start
+        """With an adapter: the adapter of its reference, none where the policy began as the trunk."""
 
     @property
     def device(self) -> torch.device:
@@ -228,9 +236,9 @@ class Policy(nn.Module):
         return scatter_tokens(self.statistics(batch, temperature=temperature).logprobs, batch)
 
     def frozen_copy(self) -> "Policy":
-        """A reference: with an adapter the same trunk with it off, otherwise a copy that will not change."""
+        """A reference: with an adapter the same trunk as that began, otherwise a copy that will not change."""
         if self.adapter_name != BASE:
-            return Policy(self.model, way=self.way, linear_head=self.linear_head, adapter_name=BASE)
+            return Policy(self.model, way=self.way, linear_head=self.linear_head, adapter_name=self.start)
         model = copy.deepcopy(self.model).requires_grad_(False)
         return Policy(model, way=self.way, linear_head=self.linear_head)
 
@@ -262,6 +270,8 @@ class RewardModel(nn.Module):
         self.way: Way = way
         self.adapter_name = adapter_name
         self.reading = Reading()
+        self.base_padding: int | None = None
+        """The padding id that the model had before it became a reward model: by it, an adapter alone on its base is read."""
 
     @property
     def device(self) -> torch.device:

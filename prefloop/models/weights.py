@@ -6,7 +6,11 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 
+from prefloop.configs.adapters import WEIGHTS, Adapter, adapter_of, read_object
 from prefloop.errors import InputError
 
 _CONFIG = "config.json"
@@ -14,7 +18,11 @@ _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def check_name(name: str) -> None:
-    """Refuse at once what can be neither a folder nor a hub name, instead of asking the hub for it for a minute."""
+    """Refuse at once what can be neither a folder nor a hub name, instead of asking the hub for it for a minute, and files that are damaged."""
+    adapter = adapter_of(name)
+    if adapter is not None:
+        check_name(adapter.base)
+        return
     path = Path(name).expanduser()
     if path.is_file():
         raise InputError(
@@ -25,6 +33,43 @@ def check_name(name: str) -> None:
         raise InputError(
             f"model {name!r} is not there; give a folder that holds config.json and safetensors weights, or a hub name"
         )
+    if path.is_dir():
+        check_files(path)
+
+
+def check_files(folder: Path) -> None:
+    """Raise `InputError` that names the file where a saved model's configuration or weights are cut off or damaged; reads headers only."""
+    for name in (_CONFIG, "generation_config.json"):
+        if (folder / name).is_file():
+            read_object(folder / name)
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except (OSError, SafetensorError) as error:
+            raise InputError(_damaged(file, error)) from error
+    if (folder / _INDEX).is_file():
+        shards = read_object(folder / _INDEX).get("weight_map")
+        if not isinstance(shards, dict):
+            raise InputError(f"{folder / _INDEX} has no weight_map; restore it, or save the model again")
+        for shard in sorted({str(each) for each in shards.values()}):
+            if not (folder / shard).is_file():
+                raise InputError(f"{folder / shard} is missing ({_INDEX} names it); restore it")
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file. Raises `InputError` that names the file where it is not there, cut off or damaged."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(_damaged(file, error)) from error
+
+
+def _damaged(file: Path, error: Exception) -> str:
+    return (
+        f"{file} is cut off or damaged ({str(error).strip() or type(error).__name__}); "
+        "restore the file, or save the model again"
+    )
 
 
 def weights_sha256(name: str) -> str:
@@ -37,16 +82,35 @@ def weights_sha256(name: str) -> str:
         InputError: There is no such model, or it has no safetensors weights.
     """
     check_name(name)
-    config, files = _local(Path(name)) if Path(name).is_dir() else _from_hub(name)
     digest = hashlib.sha256()
+    adapter = adapter_of(name)
+    if adapter is not None:
+        return _of_adapter(adapter)
+    config, files = _local(Path(name)) if Path(name).is_dir() else _from_hub(name)
     for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
+        _add(digest, file)
     if config.exists():
-        digest.update(json.dumps(json.loads(config.read_text()), sort_keys=True).encode())
+        digest.update(json.dumps(read_object(config), sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _of_adapter(adapter: Adapter) -> str:
+    """Of the base, and of what the adapter changes, wherever either lies."""
+    file = adapter.folder / WEIGHTS
+    if not file.is_file():
+        raise InputError(f"adapter {str(adapter.folder)!r} holds no {WEIGHTS}")
+    digest = hashlib.sha256(weights_sha256(adapter.base).encode())
+    _add(digest, file)
+    settings = {key: value for key, value in adapter.settings.items() if key != "base_model_name_or_path"}
+    digest.update(json.dumps([settings, adapter.about.get("config")], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _add(digest: "hashlib._Hash", file: Path) -> None:
+    digest.update(file.name.encode())
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
 
 
 def _local(folder: Path) -> tuple[Path, list[Path]]:
@@ -65,7 +129,7 @@ def _from_hub(name: str) -> tuple[Path, list[Path]]:
         try:
             return config, [Path(hf_hub_download(name, _WHOLE))]
         except EntryNotFoundError:  # not there, or offline and not in the cache
-            index = json.loads(Path(hf_hub_download(name, _INDEX)).read_text())
+            index = read_object(Path(hf_hub_download(name, _INDEX)))
             return config, [
                 Path(hf_hub_download(name, shard)) for shard in sorted(set(index["weight_map"].values()))
             ]

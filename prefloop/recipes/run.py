@@ -59,7 +59,7 @@ def run_recipe(config: LoopSettings) -> Path:
         InputError: Something given is wrong; a project that was to be new is left as it was found.
         Interrupted: Ctrl-C or SIGTERM.
     """
-    world = start_world(config.compute.device)
+    world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     project = Path(config.out)
     before = world.on_main(lambda: _enter(project, config))
     clock = Clock(project, world)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prefloop.errors import InputError
 from prefloop.runtime.files import fsync, fsync_tree, writing
+from prefloop.runtime.manifest import MANIFEST, write_manifest
 
 _STEP = re.compile(r"step-(\d+)")
 _NEW, _OLD = ".new-", ".old-"
@@ -89,11 +90,13 @@ class Checkpoints:
 
 
 def replace_folder(final: Path, new: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill `new`, an empty folder beside `final`, and rename it to `final` once all of it is on the device."""
+    """Let `write` fill `new`, an empty folder beside `final`, and rename it to `final` once all of it, and its manifest, is on the device."""
     if new.exists():
         shutil.rmtree(new)
     new.mkdir()
     write(new)
+    if not (new / MANIFEST).exists():
+        write_manifest(new)
     fsync_tree(new)
     if final.exists():
         old = final.with_name(f"{_OLD}{final.name}")

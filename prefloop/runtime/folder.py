@@ -14,6 +14,7 @@ from prefloop.addresses import without_passwords
 from prefloop.errors import InputError
 from prefloop.runtime.environment import environment
 from prefloop.runtime.files import write_whole, writing
+from prefloop.runtime.manifest import MANIFEST, listed, write_manifest
 
 _OWN = (
     "config.yaml",
@@ -107,9 +108,11 @@ def publish(checkpoint: Path, new: Path) -> None:
     """Fill `new` with what the algorithm saved in `checkpoint`, without the part that serves to go on; files are shared, not copied."""
 
     def rest(folder: str, names: list[str]) -> set[str]:
-        return {RESUME_DIR} & set(names) if Path(folder) == checkpoint else set()
+        return {RESUME_DIR, MANIFEST} & set(names) if Path(folder) == checkpoint else set()
 
     shutil.copytree(checkpoint, new, dirs_exist_ok=True, copy_function=_link, ignore=rest)
+    # The checkpoint's list, not the bytes as they are now: what was changed in between is still found.
+    write_manifest(new, known=listed(checkpoint) if (checkpoint / MANIFEST).exists() else None)
 
 
 def _link(source: str, target: str) -> None:

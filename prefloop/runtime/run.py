@@ -28,7 +28,7 @@ from typing import Any
 
 from prefloop.addresses import without_passwords
 from prefloop.configs.common import RunSettings
-from prefloop.errors import InputError
+from prefloop.errors import InputError, PeerLost
 from prefloop.runtime.checkpoint import Checkpoints, Content, compare_fingerprints, replace_folder
 from prefloop.runtime.environment import flatten
 from prefloop.runtime.files import write_whole, writing
@@ -36,6 +36,7 @@ from prefloop.runtime.folder import RESUME_DIR, claim, contents, describe, publi
 from prefloop.runtime.heap import Heap, keeps_freed_memory
 from prefloop.runtime.interrupt import Interrupted, StopSignal
 from prefloop.runtime.journal import Journal
+from prefloop.runtime.manifest import check_finite, check_folder
 from prefloop.runtime.progress import Progress
 from prefloop.runtime.state import (
     StateTree,
@@ -156,7 +157,7 @@ class Run:
             )
         run.say(f"{stage}: {tune(settings)}")
         for change in changes:
-            run.say(f"changed since the checkpoint: {change}")
+            run.say(change)
         run._say_where_it_starts()
         seed_everything(settings.seed)
         return run
@@ -258,6 +259,8 @@ class Run:
             elif self._journal is not None:
                 with suppress(InputError):  # a full disk, most likely what `error` says already
                     self._journal.log(f"stopped: {kind.__name__ if kind else ''}: {error}")
+        if isinstance(error, PeerLost):
+            raise PeerLost(f"{error}; go on with: {self.resume_command()}", speaks=error.speaks) from error
         refused = isinstance(error, InputError) and not self._last_metrics and not self.nonfinite.exists()
         if refused and not self.settings.resume and self._journal is not None:
             with suppress(OSError):  # what is wrong is said by `error`
@@ -293,6 +296,11 @@ class Run:
             trained = self.start < self.total_steps
             if trained or not self.final.is_dir():
                 checkpoint = self.checkpoints.path(self.total_steps)
+                check_finite(
+                    checkpoint,
+                    skip=frozenset({RESUME_DIR}),
+                    way_out=f"nothing is published: remove {checkpoint} to go on from an earlier checkpoint, or train again with a lower lr",
+                )
                 with writing(
                     self.final,
                     way_out=f"make room, then go on with --run.resume true ({checkpoint} is intact)",
@@ -384,6 +392,9 @@ def _find_checkpoint(
     if latest is None:
         return None, []
     step, folder = latest
+    # Before anything of it is read: a checkpoint whose bytes have changed is not what the run left.
+    way_out = f"put back what was there, or remove {folder} to go on from an earlier checkpoint"
+    checked = world.on_main(lambda: check_folder(folder, way_out=way_out))
     saved: StateTree = world.together(lambda: load_state(folder / RESUME_DIR))
     changes = compare_fingerprints(saved["fingerprint"], own, may_differ=_MAY_DIFFER, reads=reads)
     if step > own["total_steps"]:
@@ -391,7 +402,16 @@ def _find_checkpoint(
             f"{folder} has done {step} steps, more than the {own['total_steps']} asked for; "
             "ask for more, or start a new run in another folder"
         )
-    return (folder, saved), [change for change in changes if not change.startswith("run.resume:")]
+    said = [
+        f"changed since the checkpoint: {change}"
+        for change in changes
+        if not change.startswith("run.resume:")
+    ]
+    if not checked:
+        said.append(
+            f"{folder} was written before checkpoints had a manifest, so its files could not be checked"
+        )
+    return (folder, saved), said
 
 
 def _begin(settings: RunSettings, config: Any, start: int) -> Journal:

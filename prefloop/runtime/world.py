@@ -8,14 +8,17 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 
 from prefloop.errors import InputError
+from prefloop.runtime.waits import Waits, guarded, meet
 
 # torch.distributed.nn keeps the process group that exists when it is first imported, as a default argument. Imported later (by the first
 # optimiser, say) it would hold on to gloo's threads until Python is being torn down, where they abort the process now and then.
@@ -25,8 +28,11 @@ T = TypeVar("T")
 _BUCKET = 8 * 2**20
 """Elements sent together: 32 MiB of float32, large enough to hide latency, small enough not to be noticed in memory."""
 
-_PATIENCE = timedelta(hours=2)
+WAIT_MINUTES = 30.0
 """How long a process waits for the others: rank 0 may be reading data or writing a large checkpoint."""
+
+_waits: Waits | None = None
+"""Of this process's group; the stages of a recipe share it."""
 
 
 class World:
@@ -46,7 +52,7 @@ class World:
         """Element-wise sum over processes, as a new tensor outside autograd; all ranks get the same bits."""
         total = tensor.detach().clone()
         if self.size > 1:
-            dist.all_reduce(total)
+            _wait(lambda: dist.all_reduce(total))
         return total
 
     def sum_float(self, value: float) -> float:
@@ -61,7 +67,7 @@ class World:
         if self.size == 1:
             return float(value)
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total, op=op)
+        _wait(lambda: dist.all_reduce(total, op=op))
         return total.item()
 
     def gather_objects(self, item: T) -> list[T]:
@@ -69,7 +75,7 @@ class World:
         if self.size == 1:
             return [item]
         items: list[T | None] = [None] * self.size
-        dist.all_gather_object(items, item)
+        _wait(lambda: dist.all_gather_object(items, item))
         return items  # pyright: ignore[reportReturnType]  all_gather_object has filled every place
 
     def broadcast_object(self, item: T) -> T:
@@ -77,7 +83,7 @@ class World:
         if self.size == 1:
             return item
         box = [item]
-        dist.broadcast_object_list(box, src=0)
+        _wait(lambda: dist.broadcast_object_list(box, src=0))
         return box[0]
 
     def on_main(self, work: Callable[[], T]) -> T:
@@ -103,7 +109,7 @@ class World:
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
-            dist.barrier()
+            _wait(dist.barrier)
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This process's part of `items`: every `size`-th one. Shares differ by one item at most and leave none out."""
@@ -119,7 +125,7 @@ class World:
         grads = [_gradient(parameter) for parameter in parameters]
         for bucket in _buckets(grads, _BUCKET):
             flat = torch.cat([grad.reshape(-1).to(_wide(grad)) for grad in bucket])
-            dist.all_reduce(flat)
+            _wait(partial(dist.all_reduce, flat))
             for grad, total in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
                 grad.copy_(total.view_as(grad))
 
@@ -138,10 +144,10 @@ class World:
         with torch.no_grad():
             for _, tensor in tensors:
                 if tensor.is_contiguous():
-                    dist.broadcast(tensor, src=0)
+                    _wait(partial(dist.broadcast, tensor, src=0))
                 else:
                     whole = tensor.contiguous()
-                    dist.broadcast(whole, src=0)
+                    _wait(partial(dist.broadcast, whole, src=0))
                     tensor.copy_(whole)
 
     def check_equal(self, module: nn.Module) -> None:
@@ -166,19 +172,49 @@ class World:
 
     def close(self) -> None:
         """Leave the process group. Also done at the end of a `with` statement."""
-        if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+        if self.size > 1:
+            leave()
 
 
-def start_world(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
+def speak() -> None:
+    """Let the other processes know that this one says what was wrong."""
+    if _waits is not None:
+        _waits.speak()
+
+
+def stop_telling() -> None:
+    """End the thread that tells the others what this process waits for."""
+    global _waits
+    if _waits is not None:
+        _waits.close()
+        _waits = None
+
+
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    stop_telling()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _wait(work: Callable[[], T]) -> T:
+    return guarded(_waits, work)
+
+
+def start_world(
+    device: Literal["auto", "cpu", "cuda"] = "auto", *, wait_minutes: float = WAIT_MINUTES
+) -> World:
     """Join the processes that `torchrun` started, or be the only one.
 
     Args:
         device: `auto` takes a GPU where there is one; with several processes, each takes its own.
+        wait_minutes: How long this process waits for the others, here and in every collective.
 
     Raises:
         InputError: There is no GPU to take, or torchrun's environment is incomplete.
+        PeerLost: Another process did not come in time.
     """
+    global _waits
     size = _environment("WORLD_SIZE", 1)
     local_rank = _environment("LOCAL_RANK", 0)
     place = _device(device, local_rank)
@@ -194,7 +230,11 @@ def start_world(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
     # gloo beside nccl: numbers and objects that live on the CPU travel too
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
     if not dist.is_initialized():  # a recipe's stages follow one another in the same processes
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        store, rank, size = meet(wait_minutes)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=wait_minutes)
+        )
+        _waits = Waits(PrefixStore("prefloop", store), rank=rank, size=size, minutes=wait_minutes)
     return World(rank=dist.get_rank(), size=dist.get_world_size(), device=place)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefloop.configs.adapters import adapter_of, read_object
 from prefloop.errors import InputError
 from prefloop.text.template import conventions, declare_stops
 from prefloop.text.tokens import check_unicode
@@ -49,13 +50,16 @@ _SMALLEST = 256 + len(SPECIAL_TOKENS)
 
 
 def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
-    """The tokenizer in a folder or of a model on the hub.
+    """The tokenizer in a folder or of a model on the hub; of an adapter its own, or its base's where none was saved with it.
 
     Raises `InputError` where there is none, where it has no end token, or where it is not a fast one (we need
     to know which characters a token covers).
     """
     name = str(name_or_path)
-    folder = Path(name).expanduser()
+    adapter = adapter_of(name)
+    if adapter is not None and not adapter.has_tokenizer:
+        return load_tokenizer(adapter.base, trust_remote_code=trust_remote_code)
+    folder = Path(name).expanduser() if adapter is None else adapter.folder
     if not folder.exists() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise InputError(
             f"there is no folder {name!r} to load a tokenizer from; give an existing folder or a hub name"
@@ -63,6 +67,8 @@ def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False)
     try:
         tokenizer = _load(name, folder, trust_remote_code)
     except Exception as error:  # the library raises bare Exception for a broken tokenizer.json
+        for file in sorted(folder.glob("*token*.json")) if folder.is_dir() else ():
+            read_object(file)  # a damaged one is named
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"no tokenizer could be loaded from {name!r} ({reason}); give a hub name or a folder with tokenizer.json, "
@@ -135,7 +141,7 @@ def _load(name: str, folder: Path, trust_remote_code: bool) -> "PreTrainedTokeni
 
     settings = folder / "tokenizer_config.json"
     if settings.is_file() and (folder / "tokenizer.json").is_file():
-        declared = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+        declared = read_object(settings).get("tokenizer_class")
         if declared in _EXACT_CLASSES:
             # AutoTokenizer would let the model's architecture choose a class, which rebuilds the tokenizer its own way
             return PreTrainedTokenizerFast.from_pretrained(str(folder))

@@ -1,6 +1,7 @@
 """What is saved is plain Hugging Face: it loads there, and here, with the same numbers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ from prefloop.models.load import (
     reward_moments,
     save_classifier,
     save_policy,
+    set_reading,
     set_reward_moments,
+    set_thresholds,
+    stored_reading,
+    stored_reward_moments,
 )
 from prefloop.models.lora import (
     critic_on_trunk,
@@ -32,7 +37,8 @@ from prefloop.models.lora import (
     save_merged,
 )
 from prefloop.models.packing import pack
-from prefloop.models.roles import RewardModel
+from prefloop.models.quiet import quiet
+from prefloop.models.roles import Reading, RewardModel
 from prefloop.models.weights import weights_sha256
 from tests.models.tiny import PACKABLE, make, random_groups
 
@@ -221,9 +227,10 @@ def test_lora_policy_starts_unchanged_and_its_reference_is_the_trunk(
 
     from peft import PeftModel
 
-    theirs: Any = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "final" / "adapter")
-    )
+    with quiet():
+        theirs: Any = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "final" / "adapter")
+        )
     group = random_groups(2, seed=3)[1]
     ids = torch.tensor([[*group.prompt, *group.completions[0]]])
     logp = torch.log_softmax(theirs(input_ids=ids).logits[0], -1)[len(group.prompt) - 1 : -1]
@@ -277,3 +284,72 @@ def test_config_of_a_saved_reward_model_has_one_label(llama: Path, tmp_path: Pat
     save_classifier(reward_model, tokenizer(), tmp_path / "reward")
     config = json.loads((tmp_path / "reward" / "config.json").read_text())
     assert len(config["id2label"]) == 1
+
+
+BASE_PADS = {"none": None, "its own": 0, "the end": 2, "another": 3}
+
+
+@pytest.mark.parametrize("pad", BASE_PADS)
+def test_a_reward_adapter_by_itself_reads_the_same_token_or_is_refused(
+    base: Path, pad: str, tmp_path: Path
+) -> None:  # M18
+    """transformers reads the last token that is not the base's padding, so an adapter alone may be read elsewhere than it was trained."""
+    from peft import PeftModel
+
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**settings, "pad_token_id": BASE_PADS[pad]}))
+    alone, peft = lora_reward_model(new_reward_model(str(base), tokenizer(), Compute(), seed=2), LORA, seed=3)
+    set_reward_moments(alone, 0.5, 2.0)
+    group = random_groups(2, seed=4)[1]
+    ended = tuple([*completion, 2] for completion in group.completions)
+    groups = [replace(group, completions=ended, masks=tuple([True] * len(each) for each in ended))]
+    for _ in range(2):
+        train_a_little(alone, alone(pack(groups)).sum())
+    save_merged(alone, peft, tokenizer(), tmp_path / "final")
+    with torch.no_grad():
+        scores = alone(pack(groups))
+        ours = load_reward_model(str(tmp_path / "final/adapter"), Compute())
+        assert torch.allclose(ours(pack(groups)), scores, atol=1e-4)
+    assert reward_moments(ours) == stored_reward_moments(str(tmp_path / "final/adapter")) == (0.5, 2.0)
+    assert ours.model.config.get_text_config().pad_token_id == 0
+
+    def theirs() -> torch.Tensor:
+        with quiet():
+            trunk = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+            model: Any = PeftModel.from_pretrained(trunk, str(tmp_path / "final/adapter")).eval()
+        rows = [torch.tensor([[*group.prompt, *completion]]) for completion in ended]
+        with torch.no_grad():
+            return torch.stack([model(input_ids=row).logits[0, 0] for row in rows])
+
+    if pad in ("none", "its own"):
+        assert torch.allclose(theirs(), scores, atol=1e-4)
+    else:
+        with pytest.raises(ValueError, match="its score is not read as transformers reads it"):
+            theirs()
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [Reading(at="sum"), Reading(at="steps", rule="product"), Reading(length_slope=0.3, mean_length=2.0)],
+)
+def test_a_reward_adapter_that_is_read_in_its_own_way_is_refused_by_peft(
+    reading: Reading, llama: Path, tmp_path: Path
+) -> None:  # M18
+    from peft import PeftModel
+
+    alone, peft = lora_reward_model(
+        new_reward_model(str(llama), tokenizer(), Compute(), seed=2), LORA, seed=3
+    )
+    set_reading(alone, reading)
+    set_thresholds(alone, [1.0, 2.0], [0.5])
+    batch = pack(random_groups(2, seed=4))
+    train_a_little(alone, alone(batch).sum())
+    save_merged(alone, peft, tokenizer(), tmp_path / "final")
+    ours = load_reward_model(str(tmp_path / "final/adapter"), Compute())
+    assert ours.reading == stored_reading(str(tmp_path / "final/adapter")) == reading
+    assert ours.model.config.reward_thresholds == [0.5]
+    with torch.no_grad():
+        assert torch.allclose(ours(batch), alone(batch), atol=1e-4)
+    trunk = AutoModelForSequenceClassification.from_pretrained(llama, num_labels=1)
+    with quiet(), pytest.raises(ValueError, match="its score is not read as transformers reads it"):
+        PeftModel.from_pretrained(trunk, str(tmp_path / "final/adapter"))

@@ -76,7 +76,10 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_it_says(unbroken: Path) -> None:
     assert Checkpoints(unbroken / "checkpoints", keep=1).steps() == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in metrics_of(unbroken)] == [1, 2, 3, 4, 5, 6]
-    assert sorted(path.name for path in (unbroken / "final").iterdir()) == ["model.safetensors"]
+    assert sorted(path.name for path in (unbroken / "final").iterdir()) == [
+        "manifest.json",
+        "model.safetensors",
+    ]
     assert_same_bits(
         load_file(unbroken / "final/model.safetensors"),
         load_file(unbroken / "checkpoints/step-6/model.safetensors"),

@@ -1,0 +1,167 @@
+"""Waiting for the other processes: with a deadline, and with the name of the one that does not come.
+
+While a process waits for more than a moment it says so in the store that the processes share. Where a wait fails, or ends by its deadline, the
+processes that are waiting too are known by it, and the others are the missing ones.
+"""
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from prefloop.errors import PeerLost
+
+T = TypeVar("T")
+
+MOMENT = 0.5
+"""Seconds after which a wait is told to the others."""
+GRACE = 4.0
+"""Seconds that a process which lost another one gives the rest to say that they are waiting."""
+
+_OF_PEERS = re.compile(
+    r"timed? ?out|connection|closed by peer|broken pipe|gloo|nccl|socket|recv|tcpstore|store", re.IGNORECASE
+)
+"""What an error of a collective says when it is about another process."""
+
+
+class Waits:
+    """Counts this process's collectives, and finds out who is missing when one fails."""
+
+    def __init__(self, store: Store, *, rank: int, size: int, minutes: float) -> None:
+        self._store, self._rank, self._size, self._minutes = store, rank, size, minutes
+        self._count = 0
+        self._since = 0.0
+        """When the collective that this process is in began; 0 while it is in none."""
+        self._told = 0
+        self._end = threading.Event()
+        self._teller = threading.Thread(target=self._tell, name="prefloop-waits", daemon=True)
+        self._teller.start()
+
+    def _tell(self) -> None:
+        while not self._end.wait(MOMENT / 2):
+            count, since = self._count, self._since
+            if since and count != self._told and time.monotonic() - since > MOMENT:
+                with contextlib.suppress(RuntimeError):  # the wait itself will say that the store is gone
+                    self._store.set(_key(self._rank), str(count))
+                self._told = count
+
+    def close(self) -> None:
+        """Stop telling. Before the process group ends, and before Python does."""
+        self._end.set()
+        self._teller.join()
+
+    def speak(self) -> None:
+        """This process is about to say what was wrong, and end: the others need not."""
+        with contextlib.suppress(RuntimeError):
+            self._store.set(_SPOKEN, "1")
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around a collective.
+
+        Raises:
+            PeerLost: Another process is gone or did not come in time; names it.
+        """
+        self._count += 1
+        self._since = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, PeerLost) or not _OF_PEERS.search(str(error)):
+                raise
+            raise self._lost(error) from error
+        finally:
+            self._since = 0.0
+
+    def _lost(self, error: RuntimeError) -> PeerLost:
+        in_time = not re.search(r"timed? ?out", str(error), re.IGNORECASE)
+        missing = self._missing()
+        names = _named(missing)
+        if in_time:
+            said = f"{names} of {self._size} ended while the others waited; what was wrong there is said above, if anything"
+        else:
+            said = f"{names} of {self._size} did not come within {self._minutes:g} minutes (compute.wait_minutes)"
+        speakers = [rank for rank in range(self._size) if rank not in missing]
+        return PeerLost(said, speaks=bool(speakers) and speakers[0] == self._rank and not self._spoken())
+
+    def _spoken(self) -> bool:
+        with contextlib.suppress(RuntimeError):
+            return self._store.check([_SPOKEN])
+        return False
+
+    def _missing(self) -> list[int]:
+        """The processes that are not in this collective, nor past it."""
+        others = [rank for rank in range(self._size) if rank != self._rank]
+        missing: list[int] = []
+        try:
+            self._store.set(_key(self._rank), str(self._count))
+            end = time.monotonic() + GRACE
+            while True:
+                missing = [rank for rank in others if self._reached(rank) < self._count]
+                if not missing or time.monotonic() > end:
+                    return missing
+                time.sleep(0.1)
+        except RuntimeError:  # the store was kept by process 0, which is gone or has given up as well
+            return missing or ([0] if self._rank else others)
+
+    def _reached(self, rank: int) -> int:
+        key = _key(rank)
+        return int(self._store.get(key)) if self._store.check([key]) else 0
+
+
+def meet(minutes: float) -> tuple[Store, int, int]:
+    """The store that the processes share, this one's rank and their number, once all have come.
+
+    Raises:
+        PeerLost: Some did not come in time; names them.
+    """
+    patience = timedelta(minutes=minutes)
+    try:
+        store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
+    except RuntimeError as error:
+        joined = re.search(r"(\d+)/(\d+) clients joined", str(error))
+        who = f"{joined[1]} of {joined[2]} processes" if joined else "not all processes"
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise PeerLost(
+            f"{who} came within {minutes:g} minutes (compute.wait_minutes): {line}; start them all, and together",
+            speaks=True,
+        ) from error
+    store.set_timeout(patience)
+    shared = PrefixStore("prefloop", store)
+    shared.set(f"here/{rank}", "1")
+    end = time.monotonic() + patience.total_seconds()
+    while missing := [other for other in range(size) if not shared.check([f"here/{other}"])]:
+        if time.monotonic() > end:
+            raise PeerLost(
+                f"{_named(missing)} of {size} did not come within {minutes:g} minutes (compute.wait_minutes); start them all, and together",
+                speaks=min(set(range(size)) - set(missing)) == rank,
+            )
+        time.sleep(0.05)
+    return store, rank, size
+
+
+_SPOKEN = "spoken"
+
+
+def _key(rank: int) -> str:
+    return f"waits/{rank}"
+
+
+def _named(ranks: list[int]) -> str:
+    if not ranks:
+        return "one process"
+    return f"process{'es' if ranks[1:] else ''} {', '.join(map(str, ranks))}"
+
+
+def guarded(waits: "Waits | None", work: Callable[[], T]) -> T:
+    """Do a collective; with `waits`, errors of other processes are one line."""
+    if waits is None:
+        return work()
+    with waits.waiting():
+        return work()
