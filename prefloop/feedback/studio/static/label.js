@@ -589,7 +589,8 @@ function repaint() {
   if (!current) { if (talk) talk.paint(); return; }
   const { prompt, responses, sources } = current.assignment;
   const both = differing ? texts.differing(sources) : null;
-  [...find("prompt").querySelectorAll(".text")].forEach((node, at) => node.replaceWith(text(prompt[at].html, prompt[at].source)));
+  // Its own texts only: a formula that is drawn has elements of class "text" within it.
+  [...find("prompt").querySelectorAll(".turn > .text")].forEach((node, at) => node.replaceWith(text(prompt[at].html, prompt[at].source)));
   for (const card of find("responses").children) {
     const place = Number(card.dataset.place);
     card.querySelector(".text").replaceWith(both ? both[place] : text(responses[place], sources[place]));
