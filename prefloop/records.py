@@ -173,19 +173,27 @@ class Ranking:
     prompt: Prompt
     completions: tuple[str, ...]
     annotator: str = ""
+    ranks: tuple[int, ...] = ()
+    """The rank of each completion, equal where they are tied; empty where no two are."""
+    top: int = 0
+    """How many of the first are in order: of those below, none was compared with another (1 is the best of K). 0 is all."""
     origin: str = field(default="", compare=False)
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        """All K(K-1)/2 pairs."""
+        """All pairs that it orders: K(K-1)/2 of a strict ranking, fewer with ties, K-1 of a best of K."""
+        places = range(len(self.completions))
+        last = self.top or len(self.completions)
+        ranks = self.ranks or tuple(places)
         return tuple(
             Comparison(
                 prompt=self.prompt,
-                chosen=better,
-                rejected=worse,
+                chosen=self.completions[better],
+                rejected=self.completions[worse],
                 annotator=self.annotator,
                 origin=self.origin,
             )
-            for better, worse in combinations(self.completions, 2)
+            for better, worse in combinations(places, 2)
+            if better < last and ranks[better] < ranks[worse]
         )
 
 

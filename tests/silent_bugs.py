@@ -69,6 +69,7 @@ ROWS = {
         "C7": "A reward of 0.0 is treated as missing",
         "C8": "Groups mixed across prompts or processes",
         "C9": "Rollouts are greedy",
+        "C10": "A user's loss or reward function gives the wrong shape, and it is broadcast, flattened or converted",
     },
     "Data, tokens, sampling": {
         "D1": "Tokens of the parts are not the tokens of the whole",
@@ -85,6 +86,7 @@ ROWS = {
         "D12": "The trained turn is not what the chat template writes: a tag twice, a thought closed, a line break lost",
         "D13": "The chat template leaves out the system message, the tools or a tool's answer",
         "D14": "Prompts that differ by a word are both trained on and held out",
+        "D15": "A ranking's ties are dropped or broken, or the unordered rest of a best of K is read as tied or ordered",
     },
     "Resuming and checkpoints": {
         "R1": "The order of data differs after resuming",

@@ -21,7 +21,7 @@ from prefloop.data import (
     load_texts,
     split,
 )
-from prefloop.data.load import Loaded
+from prefloop.data.load import NO_ONE_ORDER, Loaded, is_strict
 from prefloop.data.store import Filters, Source, Store
 from prefloop.errors import InputError
 from prefloop.losses.quantities import Data as Kind
@@ -260,8 +260,12 @@ def examples(
     from_comparisons: bool = False,
     swap_contexts: bool = False,
     step_separator: str = "\n",
+    usable: Callable[[Ranking], bool] = is_strict,
 ) -> Inputs[Any]:
-    """Comparisons, rankings, labels, scores or steps. Rankings may come from the store too; labels from comparisons where that is asked for."""
+    """Comparisons, rankings, labels, scores or steps. Rankings may come from the store too; labels from comparisons where that is asked for.
+
+    `usable` says which rankings the loss can train on; others are errors, or with `data.skip_bad` left out and counted.
+    """
     if kind == "comparisons":
         return comparisons(data, tokenizer, store, world, swap_contexts=swap_contexts)
     if kind == "labels" and from_comparisons:
@@ -269,13 +273,16 @@ def examples(
 
     def work() -> Inputs[Any]:
         if kind == "rankings" and data.source == STORE:
-            records, read = _rankings_in_store(store, data)
+            records, read = _rankings_in_store(store, data, usable)
             return _part(records, read, data, tokenizer)
         if kind == "steps":
             loaded, read = _from_files(data, load_steps)
             records = [replace(record, separator=step_separator) for record in loaded.records]
             return _part(records, read, data, tokenizer)
-        loaders = {"rankings": load_rankings, "labels": load_labels, "scores": load_scores}
+        if kind == "rankings":
+            loaded, read = _from_files(data, load_rankings, usable=usable)
+            return _part(loaded.records, read, data, tokenizer)
+        loaders = {"labels": load_labels, "scores": load_scores}
         loaded, read = _from_files(data, loaders[kind])
         return _part(loaded.records, read, data, tokenizer)
 
@@ -304,15 +311,25 @@ def _labels_of_comparisons(data: Data, tokenizer: PreTrainedTokenizerBase) -> In
     return _part(labels, said, data, tokenizer)
 
 
-def _rankings_in_store(store: str, data: Data) -> tuple[list[Ranking], Read]:
+def _rankings_in_store(
+    store: str, data: Data, usable: Callable[[Ranking], bool]
+) -> tuple[list[Ranking], Read]:
     with Store.open(store, create=False) as opened:
         export = opened.export("rankings", _judged(data), skip_bad=data.skip_bad)
         records = [record for record in opened.exported(export.id) if isinstance(record, Ranking)]
         where = opened.label
+    loose = [record for record in records if not usable(record)]
+    if loose and not data.skip_bad:
+        raise InputError(
+            f"{loose[0].origin}: {NO_ONE_ORDER[0]} ({len(loose)} of {len(records)} rankings do); {NO_ONE_ORDER[1]} with data.skip_bad"
+        )
+    records = [record for record in records if usable(record)]
     used = records[: data.limit] if data.limit else records
     summary = (
         f"{where}: {len(used)} of {export.rows} rankings (export {export.id}, sha256 {export.sha256[:12]})."
     )
+    if loose:
+        summary += f" Left out, for the loss cannot use ties or an unordered rest: {len(loose)}."
     return used, Read(sources=(), exports=(export.id,), sha256=content_hash(used), summary=summary)
 
 

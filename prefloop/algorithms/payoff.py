@@ -1,9 +1,8 @@
 """Who wins between completions of one prompt: a preference function, or scores through Bradley-Terry."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -12,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefloop.algorithms.adaptive import ScoreShaper
 from prefloop.algorithms.online import Score, open_scorer
-from prefloop.configs.functions import call, find_function
+from prefloop.configs.functions import call, find_function, numbers_in
 from prefloop.configs.games import GameConfig
 from prefloop.errors import InputError
 from prefloop.losses.games import bradley_terry_table
@@ -89,19 +88,10 @@ def checked_preference(preference: Preference, *, name: str) -> Preference:
         prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str]
     ) -> Sequence[float]:
         what = f"preference function {name}"
-        result: Any = call(preference, prompts, first, second, what=what)
-        try:
-            values = [float(value) for value in result]
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{what} returned {type(result).__name__} that is no sequence of numbers ({error}); it must return one probability for each pair"
-            ) from error
-        if len(values) != len(prompts):
-            raise InputError(
-                f"{what} returned {len(values)} values for {len(prompts)} pairs; it must return one for each"
-            )
+        result = call(preference, prompts, first, second, what=what)
+        values = numbers_in(result, len(prompts), what=what, each="pair", where=lambda index: f"pair {index}")
         for index, value in enumerate(values):
-            if not (math.isfinite(value) and 0 <= value <= 1):
+            if not 0 <= value <= 1:
                 raise InputError(
                     f"{what} returned {value} for pair {index}; every value must be a probability between 0 and 1"
                 )

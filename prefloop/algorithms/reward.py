@@ -10,7 +10,7 @@ likeliest level is the right one); score (mean of all); lr, grad_norm, skipped; 
 heldout_loss (without margin, smoothing or centring) and heldout_accuracy or heldout_error. `prefloop.evaluation` gives the accuracy its interval, calibration and more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +35,17 @@ from prefloop.algorithms.provenance import models_read
 from prefloop.algorithms.session import Kept, open_run
 from prefloop.algorithms.shown import show_scores
 from prefloop.configs.reward import RewardConfig
+from prefloop.data.load import is_strict
 from prefloop.losses import bradley_terry, centring, example_mean, pairwise_accuracy
-from prefloop.losses.listwise import pairs_of, plackett_luce
+from prefloop.losses.listwise import pairs_of, plackett_luce_top
 from prefloop.losses.quantities import as_lists
 from prefloop.losses.reward_model import (
     REWARD_LOSSES,
     TOKEN_READINGS,
-    all_pairs,
     best_of,
     binary,
     level_probabilities,
+    ordered_pairs,
     ordinal,
     outcome,
     process,
@@ -56,7 +57,7 @@ from prefloop.losses.rewards import length_slope, residual_scores
 from prefloop.models.load import set_reading, set_reward_moments, set_thresholds
 from prefloop.models.packing import Batch, MicroBatch, micro_batches
 from prefloop.models.roles import Reading, RewardModel
-from prefloop.records import Comparison, Label, Score
+from prefloop.records import Comparison, Label, Ranking, Score
 from prefloop.rollout.scoring import score_groups
 from prefloop.runtime import Metrics, ParameterGroup, Updater, World, start_world
 from prefloop.text import load_tokenizer
@@ -76,6 +77,7 @@ def train(config: RewardConfig) -> Path:
         world,
         swap_contexts=config.swap_contexts,
         step_separator=config.step_separator,
+        usable=USABLE.get(config.loss, is_strict),
     )
     refuse_one_kind(inputs, f"loss {config.loss}")
     if config.loss != "bradley_terry":
@@ -210,6 +212,26 @@ class Scored:
         values = [record.p_soft for record in self.records if isinstance(record, Comparison)]
         return torch.tensor(values, device=self.scores.device)
 
+    def pairs(self) -> Tensor:
+        """[G, K, K] True at [g, i, j] where ranking g puts i before j: not where they are tied, or both in a best of K's rest."""
+        _, present = self.lists()
+        pairs = pairs_of(present)
+        for at, record in enumerate(record for record in self.records if isinstance(record, Ranking)):
+            if record.top:
+                pairs[at, record.top :] = False
+            if record.ranks:
+                ranks = torch.tensor(record.ranks, device=pairs.device)
+                pairs[at, : len(ranks), : len(ranks)] &= ranks[:, None] < ranks[None, :]
+        return pairs
+
+    def placed(self) -> Tensor:
+        """[G, K] True at the places whose completions are in order."""
+        placed = self.lists()[1].clone()
+        for at, record in enumerate(record for record in self.records if isinstance(record, Ranking)):
+            if record.top:
+                placed[at, record.top :] = False
+        return placed
+
     def lists(self) -> tuple[Tensor, Tensor]:
         """Scores as [G, K], and which of them are there."""
         there = torch.ones_like(self.batch.group, dtype=torch.bool)
@@ -237,8 +259,8 @@ def _token_level(of: Scored) -> Tensor:
 LOSSES = {
     "bradley_terry": _bradley_terry,
     "token_level": _token_level,
-    "all_pairs": lambda of: all_pairs(*of.lists()),
-    "plackett_luce": lambda of: plackett_luce(*of.lists()),
+    "all_pairs": lambda of: ordered_pairs(of.lists()[0], of.pairs()),
+    "plackett_luce": lambda of: plackett_luce_top(*of.lists(), of.placed()),
     "best_of": lambda of: best_of(*of.lists()),
     "binary": lambda of: binary(of.scores, of.said()),
     "outcome": lambda of: outcome(of.token_scores, of.batch.completion_mask, of.said()),
@@ -248,6 +270,12 @@ LOSSES = {
     "segments": _segments,
 }
 """How each loss is called: one number an example."""
+USABLE: Mapping[str, Callable[[Ranking], bool]] = {
+    "all_pairs": lambda ranking: True,
+    "plackett_luce": lambda ranking: not ranking.ranks,
+    "best_of": lambda ranking: ranking.ranks[:1] != ranking.ranks[1:2] or not ranking.ranks,
+}
+"""Loss of rankings -> those it can train on: pairs need no whole order, Plackett-Luce no order of the last, the best of K only its best."""
 
 
 def _scored(
@@ -335,8 +363,8 @@ def _add_metrics(config: RewardConfig, scored: Scored, metrics: Metrics) -> None
         elif kind == "scores":
             metrics.add("error", (scores - scored.said()).square().sum(), len(scores))
         else:
-            lists, present = scored.lists()
-            pairs = pairs_of(present)
+            lists, _ = scored.lists()
+            pairs = scored.pairs()
             better = lists[:, :, None].expand(pairs.shape)[pairs]
             worse = lists[:, None, :].expand(pairs.shape)[pairs]
             metrics.add("accuracy", pairwise_accuracy(better, worse).sum(), len(better))

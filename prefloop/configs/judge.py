@@ -1,7 +1,8 @@
 """Settings of AI judges: `prefloop label judge`, `label score`, `revise`, and the file that `--reward_model judge:FILE` names."""
 
+import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from prefloop.configs.common import Compute, require
 
@@ -34,6 +35,69 @@ class CallLimits:
         require(self.workers >= 1, f"limits.workers is {self.workers}; it must be 1 or more")
 
 
+_OWN = {
+    "model": "set model",
+    "messages": "they are the question",
+    "stream": "answers are read whole",
+    "n": "one answer is read",
+    "seed": "set seed",
+    "temperature": "set request.temperature, or temperature=null to send none",
+    "max_tokens": "set request.max_tokens",
+    "max_completion_tokens": "set request.max_tokens and request.limit_field",
+}
+"""Fields of a request that have a setting of their own, and which."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestFields:
+    """What is sent to an address beside the question; a checkpoint on this machine takes none of it."""
+
+    max_tokens: int = 0
+    """Tokens of an answer at most, a model's reasoning among them; 0 takes what the question needs, which leaves reasoning no room."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls that limit; models that reason behind OpenAI's address want max_completion_tokens."""
+    temperature: float = 0.0
+    """How freely answers are drawn; 0 takes the likeliest word every time."""
+    extra: tuple[str, ...] = ()
+    """More fields of the request, each NAME=VALUE with the value as JSON or as text: reasoning_effort=low, top_p=0.9. NAME=null sends a
+    field not at all: temperature=null, logprobs=null."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.max_tokens >= 0,
+            f"request.max_tokens is {self.max_tokens}; it must be 0 (what is needed) or more",
+        )
+        require(
+            self.temperature >= 0, f"request.temperature is {self.temperature}; it must be 0 (greedy) or more"
+        )
+        self.fields()
+
+    def fields(self) -> dict[str, Any]:
+        """`extra` as fields of the request; None for one that is not sent."""
+        found: dict[str, Any] = {}
+        for word in self.extra:
+            name, equals, text = word.partition("=")
+            require(
+                bool(equals and name),
+                f"request.extra has {word!r}; write NAME=VALUE, for example reasoning_effort=low",
+            )
+            try:
+                value = json.loads(text)
+            except ValueError:
+                value = text
+            require(
+                name not in _OWN or (name in ("temperature", "seed") and value is None),
+                f"request.extra has {word!r}; {_OWN.get(name)}",
+            )
+            require(name not in found, f"request.extra gives {name} twice; give it once")
+            found[name] = value
+        require(
+            found.get("temperature", "") is not None or not self.temperature,
+            f"request.temperature is {self.temperature} and request.extra has temperature=null; leave one of them out",
+        )
+        return found
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AskedModel:
     """The model that judges: behind an OpenAI-compatible address (`base_url` and `model`), or a checkpoint on this machine."""
@@ -51,9 +115,14 @@ class AskedModel:
     seed: int = 0
     """Everything random derives from it."""
     limits: CallLimits = field(default_factory=CallLimits)
+    request: RequestFields = field(default_factory=RequestFields)
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
+        require(
+            not self.checkpoint or self.request == RequestFields(),
+            f"request applies to an address, and checkpoint is {self.checkpoint!r}; leave it out",
+        )
         require(
             bool(self.base_url and self.model) != bool(self.checkpoint)
             and bool(self.base_url) == bool(self.model),
@@ -221,6 +290,11 @@ class ReviseConfig(AskedModel):
 
     def __post_init__(self) -> None:
         AskedModel.__post_init__(self)
+        for name in ("max_tokens", "temperature"):
+            require(
+                not getattr(self.request, name),
+                f"request.{name} is {getattr(self.request, name)}; of critiques and revisions set {name}",
+            )
         for name in ("store", "constitution", "policy", "demonstrations"):
             require(bool(getattr(self, name)), f"{name} is empty; name one")
         require(self.revisions >= 1, f"revisions is {self.revisions}; it must be 1 or more")

@@ -158,7 +158,40 @@ def _ranking(row: Row) -> Ranking:
                 f"it equals completions[{first[completion]}]",
                 "name each completion once",
             )
-    return Ranking(prompt=prompt, completions=completions, annotator=fields.annotator(row), origin=row.origin)
+    ranks, top = _order(row, len(completions))
+    return Ranking(
+        prompt=prompt,
+        completions=completions,
+        annotator=fields.annotator(row),
+        ranks=ranks,
+        top=top,
+        origin=row.origin,
+    )
+
+
+def _order(row: Row, count: int) -> tuple[tuple[int, ...], int]:
+    """What a ranking says beside the order of its completions: ranks with ties, or how many of the first are in order."""
+    given = fields.items(row, "ranks") if row.values.get("ranks") not in (None, "") else []
+    if given and (
+        len(given) != count
+        or not all(isinstance(rank, int) and not isinstance(rank, bool) for rank in given)
+        or sorted(given) != given
+    ):
+        raise RowError(
+            "ranks", show(given), f"it must be {count} whole numbers that never fall, one a completion, best first",
+            "write for example [1, 2, 2, 3]",
+        )  # fmt: skip
+    if given and given[0] == given[-1]:
+        raise RowError("ranks", show(given), "all are tied, so none is better", "leave the row out")
+    number = fields.optional_number(row, "top", 0.0)
+    if not (number.is_integer() and 0 <= number < count):
+        raise RowError(
+            "top", show(row.values["top"]), f"it is how many of {count} completions are in order", "write 1 for the best of them, or 0 for all"
+        )  # fmt: skip
+    if given and number:
+        raise RowError("top", show(row.values["top"]), "the row has ranks too", "write one of them")
+    ranks = tuple(given) if len(set(given)) < len(given) else ()
+    return ranks, int(number) if number < count - 1 else 0
 
 
 def _steps(row: Row) -> Steps:
@@ -231,9 +264,9 @@ FORMATS: dict[FormatName, Format] = {
     ),
     "ranking": Format(
         columns=("prompt", "completions"),
-        optional=("annotator",),
+        optional=("annotator", "ranks", "top"),
         parse=_ranking,
-        about="completions, best first",
+        about="completions, best first; ranks for ties, top 1 for the best of them",
     ),
     "steps": Format(
         columns=("prompt", "completions", "labels"),

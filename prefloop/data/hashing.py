@@ -23,7 +23,7 @@ def content_hash(records: Iterable[Any]) -> str:
     return total.hexdigest()
 
 
-LATER = {"p_soft": 1.0, "context": "", "opposite_context": ""}
+LATER = {"p_soft": 1.0, "context": "", "opposite_context": "", "ranks": (), "top": 0}
 """Fields that records did not always have. With this value, which says nothing, they are left out, so that older data keep their hash."""
 
 

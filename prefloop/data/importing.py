@@ -54,11 +54,29 @@ class _Judged:
     annotator: str
     margin: float
     origin: str
+    ranks: tuple[int, ...] = ()
+    top: int = 0
 
     @property
     def key(self) -> tuple[str, str, frozenset[str]]:
         """Who judged what."""
         return self.annotator, self.prompt.sha256, frozenset(self.texts)
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of texts, best first, ties together; of a best of K the best alone."""
+        if self.top:
+            return (self.texts[:1],)
+        ranks = self.ranks or tuple(range(len(self.texts)))
+        return tuple(
+            tuple(text for text, own in zip(self.texts, ranks, strict=True) if own == rank)
+            for rank in dict.fromkeys(ranks)
+        )
+
+    @property
+    def said(self) -> tuple[tuple[frozenset[str], ...], float, int]:
+        """What is the same where a judgement is repeated."""
+        return tuple(map(frozenset, self.groups)), self.margin, self.top
 
 
 def import_records(
@@ -94,6 +112,12 @@ def import_records(
     if in_context:
         raise InputError(
             f"{in_context[0].origin or source}: it has a context ({len(in_context)} rows do), which a store does not keep; train on the file"
+        )
+    deep = [each for each in records if isinstance(each, Ranking) and each.top > 1]
+    if deep:
+        raise InputError(
+            f"{deep[0].origin or source}: top is {deep[0].top} ({len(deep)} rows have more than 1); a store keeps whole rankings and the best of "
+            "a list: train on the file, or write rows of top 1"
         )
     default = annotator or Path(source).name
     judged, repeated, bad = _settle(list(_judgements(records, default)))
@@ -144,6 +168,8 @@ def _judgements(records: Sequence[Record], default: str) -> Iterator[_Judged]:
                 annotator=record.annotator or default,
                 margin=record.margin if pair else 0.0,
                 origin=record.origin,
+                ranks=() if pair else record.ranks,
+                top=0 if pair else record.top,
             )
 
 
@@ -166,7 +192,7 @@ def _settle(judgements: Sequence[_Judged]) -> tuple[list[_Judged], int, list[str
         known = first.setdefault(judged.key, judged)
         if known is judged:
             continue
-        if (known.texts, known.margin) == (judged.texts, judged.margin):
+        if known.said == judged.said:
             repeated += 1
         else:
             bad.append(
@@ -218,16 +244,22 @@ def _judge(
     slots = {item.id: item.completions for item in store.items()}
     judgements = []
     for judgement, item in zip(judged, items, strict=True):
-        best_first = tuple(slots[item].index(text) for text in judgement.texts)
-        choice: Choice = "ranking" if kind == "rank" else "a" if best_first[0] == 0 else "b"
+        best = slots[item].index(judgement.texts[0])
+        choice: Choice = "a" if best == 0 else "b"
+        if kind == "rank":
+            choice = "best" if judgement.top else "ranking"
         who = annotators[judgement.annotator]
         judgements.append(
             Judgement(
                 item=item,
                 annotator=who,
                 choice=choice,
-                order_shown=tuple(range(len(best_first))),
-                ranking=tuple((slot,) for slot in best_first) if kind == "rank" else (),
+                order_shown=tuple(range(len(judgement.texts))),
+                ranking=tuple(
+                    tuple(sorted(slots[item].index(text) for text in group)) for group in judgement.groups
+                )
+                if kind == "rank"
+                else (),
                 margin=judgement.margin,
                 idempotency_key=f"import {who} {item}",
             )

@@ -10,7 +10,7 @@ from prefloop.configs.common import Rows
 from prefloop.data.detect import COLUMNS, Reading, choose, formats_of, unused_columns
 from prefloop.data.formats import FORMATS, FormatName, Record
 from prefloop.data.read import MAX_GB, find_source, rows_of
-from prefloop.data.rows import BadRow, Row, RowError, names
+from prefloop.data.rows import BadRow, Row, RowError, names, show
 from prefloop.data.votes import refuse_votes
 from prefloop.errors import InputError
 from prefloop.records import (
@@ -26,6 +26,12 @@ from prefloop.records import (
 )
 
 T = TypeVar("T")
+
+NO_ONE_ORDER = (
+    "this loss needs an order that the ranking leaves open: some are tied or unordered",
+    "train on its pairs with a loss of comparisons (or reward --loss all_pairs), or leave the row out",
+)
+"""What is wrong with a ranking that is not strict, and the way out."""
 
 BAD_ROWS_SHOWN = 20
 """Lines of bad rows in an error; all of them are counted."""
@@ -193,9 +199,25 @@ def load_comparisons(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded
     return _load(source, _COMPARISONS, pairs, **reading)
 
 
-def load_rankings(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Ranking]:
-    """Rankings, best first."""
-    return _load(source, ("ranking",), _is(Ranking), **reading)
+def is_strict(ranking: Ranking) -> bool:
+    """Whether it orders every two of its completions."""
+    return not ranking.ranks and not ranking.top
+
+
+def load_rankings(
+    source: str | Path, *, usable: Callable[[Ranking], bool] = is_strict, **reading: Unpack[HowLoaded]
+) -> Loaded[Ranking]:
+    """Rankings, best first, each in one strict order, or as `usable` asks: what losses of whole lists train on."""
+
+    def strict(record: Record) -> tuple[Ranking, ...]:
+        assert isinstance(record, Ranking)
+        if not usable(record):
+            raise RowError(
+                "ranks" if record.ranks else "top", show(list(record.ranks) or record.top), NO_ONE_ORDER[0], NO_ONE_ORDER[1]
+            )  # fmt: skip
+        return (record,)
+
+    return _load(source, ("ranking",), strict, **reading)
 
 
 def load_labels(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Label]:

@@ -38,12 +38,14 @@ NATURAL_FORMAT: dict[type, FormatName] = {
     Score: "score",
 }
 """The format that holds all that a record says."""
-SILENT: dict[str, float | str] = {
+SILENT: dict[str, float | str | list[int]] = {
     "margin": 0.0,
     "annotator": "",
     "p_soft": 1.0,
     "context": "",
     "opposite_context": "",
+    "ranks": [],
+    "top": 0,
 }
 """Optional column -> the value that says nothing."""
 
@@ -205,6 +207,8 @@ def _ranking_row(record: Ranking) -> dict[str, Any]:
         "prompt": record.prompt.to_json(),
         "completions": list(record.completions),
         "annotator": record.annotator,
+        "ranks": list(record.ranks),
+        "top": record.top,
     }
 
 

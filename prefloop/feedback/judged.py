@@ -1,8 +1,8 @@
 """Judgements as agreement, ratings and pair selection read them: what was said of which models' answers, by whom, in which order shown."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,7 @@ def votes_of(judged: Sequence[JudgedItem], *, style: bool = False) -> ReadVotes:
     left_out: Counter[str] = Counter()
     pairs: list[JudgedItem] = []
     lists: list[JudgedItem] = []
-    for each in judged:
+    for each in _with_best_as_pairs(judged):
         if each.kind == "pair" and each.choice in OUTCOMES:
             reason, kept = "same model", pairs
         elif each.kind == "rank" and each.choice == "ranking":
@@ -214,6 +214,24 @@ def votes_of(judged: Sequence[JudgedItem], *, style: bool = False) -> ReadVotes:
         weight=np.ones(len(lists)),
     )
     return ReadVotes(votes=votes, rankings=rankings, left_out=dict(left_out))
+
+
+def _with_best_as_pairs(judged: Sequence[JudgedItem]) -> Iterator[JudgedItem]:
+    """The same judgements, a best of K as its K-1 pairs: the best against each other one, which says nothing of those."""
+    for each in judged:
+        if each.kind != "rank" or each.choice != "best":
+            yield each
+            continue
+        ((best,),) = each.ranking
+        for slot in (slot for slot in range(len(each.models)) if slot != best):
+            yield replace(
+                each,
+                kind="pair",
+                choice="a",
+                ranking=(),
+                models=(each.models[best], each.models[slot]),
+                completions=(each.completions[best], each.completions[slot]),
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

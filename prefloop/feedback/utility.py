@@ -1,11 +1,9 @@
 """The utility that a user names: the toy world's, a fitted judge's, or a Python function."""
 
-import math
 from functools import wraps
-from numbers import Real
 from pathlib import Path
 
-from prefloop.configs.functions import call, find_function
+from prefloop.configs.functions import call, find_function, number_in
 from prefloop.errors import InputError
 from prefloop.feedback.gold import SentimentJudge, ToyJudge
 from prefloop.feedback.simulate import Utility
@@ -32,16 +30,7 @@ def find_utility(name: str) -> Utility:
     @wraps(function)
     def utility(prompt: Prompt, completion: str) -> float:
         value = call(function, prompt, completion, what=f"utility {name}")
-        if not isinstance(value, Real) and getattr(value, "shape", None) != ():
-            raise InputError(
-                f"utility {name} gave {value!r:.60} of type {type(value).__name__} for completion {completion[:60]!r}; it must be a number"
-            )
-        number = float(value)  # pyright: ignore[reportArgumentType]  a number, or an array without axes
-        if not math.isfinite(number):
-            raise InputError(
-                f"utility {name} gave {number} for completion {completion[:60]!r}; it must be a finite number"
-            )
-        return number
+        return number_in(value, what=f"utility {name}", where=f"completion {completion[:60]!r}")
 
     return utility
 

@@ -22,11 +22,17 @@ _ABSENT = -1e30
 
 def plackett_luce(scores: PerItem, present: Present) -> PerList:
     """-log of Plackett and Luce's probability of the order: Σ_k [logsumexp_{j≥k} s_j - s_k]; the last item's term is 0. Bradley-Terry at K = 2."""
+    return plackett_luce_top(scores, present, present)
+
+
+def plackett_luce_top(scores: PerItem, present: Present, placed: Present) -> PerList:
+    """`plackett_luce` of the first places alone, those where `placed` is True: -log of the probability that these come first, in this order,
+    before all that are present. Of one place it is the choice of the best of K."""
     k = torch.arange(scores.shape[1], device=scores.device)
     left = (k[None, None, :] >= k[None, :, None]) & present[:, None, :]
     clean = torch.where(present, scores, 0.0)
     rest = torch.where(left, clean[:, None, :], _ABSENT).logsumexp(dim=2)
-    return torch.where(present, rest - clean, 0.0).sum(dim=1)
+    return torch.where(placed, rest - clean, 0.0).sum(dim=1)
 
 
 def pairs_of(present: Present) -> Bool[Tensor, "G K K"]:

@@ -9,13 +9,14 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from prefloop.configs.functions import call as call_user
 from prefloop.errors import InputError
 from prefloop.losses import listwise, pairwise, reference_free, unary, whole_step
 from prefloop.losses.preference import dpo_loss
@@ -359,11 +360,53 @@ def objective_of(function: Loss, *, name: str) -> Objective:
     taken = set(_tensors(function))
     for data, known in QUANTITIES.items():
         if taken and taken <= set(known):
-            return Objective(loss=function, data=data, source=name)
+            return Objective(loss=checked_loss(function, name=name, data=data), data=data, source=name)
     listed = "; ".join(f"{data}: {', '.join(known)}" for data, known in QUANTITIES.items())
     raise InputError(
         f"loss {name} takes {', '.join(taken) or 'nothing'}; its parameters without a default must be quantities of one kind of data ({listed})"
     )
+
+
+EACH: Mapping[Data, str] = {
+    "comparisons": "comparison",
+    "rankings": "ranking",
+    "labels": "completion",
+    "scores": "completion",
+}
+"""Kind of data -> what a loss gives one number for."""
+
+
+def checked_loss(function: Loss, *, name: str, data: Data) -> Loss:
+    """The same loss, whose result is refused unless it is one number an example, with a gradient where its arguments have one.
+
+    A loss of `[B, B]`, by a slip of broadcasting, or one that is reduced already would train on another objective than it says. Raises
+    `InputError` that names the loss, the shape it gave and the shape wanted; what the loss raises itself is one too, with its line.
+    """
+
+    @wraps(function)
+    def loss(**values: Any) -> Tensor:
+        result = call_user(function, what=f"loss {name}", **values)
+        tensors = [value for value in values.values() if isinstance(value, Tensor)]
+        count = len(tensors[0])
+        wanted = f"it must return a tensor of shape [{count}], the loss of each {EACH[data]}; the mean over them is taken for you"
+        if not isinstance(result, Tensor):
+            raise InputError(f"loss {name} returned {result!r:.60} of type {type(result).__name__}; {wanted}")
+        if result.shape != (count,):
+            raise InputError(f"loss {name} returned a tensor of shape {list(result.shape)}; {wanted}")
+        if not result.is_floating_point():
+            raise InputError(f"loss {name} returned a tensor of {result.dtype}; it must be of floating point")
+        if (
+            torch.is_grad_enabled()
+            and not result.requires_grad
+            and any(value.requires_grad for value in tensors)
+        ):
+            raise InputError(
+                f"loss {name} returned a tensor without a gradient, so it would train nothing; compute it from its arguments with torch, "
+                "without .detach(), .item() or torch.no_grad()"
+            )
+        return result
+
+    return loss
 
 
 def settings_of(objective: Objective, given: Sequence[str], *, loss: str) -> dict[str, Setting]:

@@ -62,8 +62,12 @@ def all_pairs(scores: Float[Tensor, "G K"], present: Bool[Tensor, "G K"]) -> Flo
 
     All pairs of a prompt are one example: as separate ones, in different batches, they overfit.
     """
-    pairs = pairs_of(present)
-    clean = torch.where(present, scores, 0.0)
+    return ordered_pairs(scores, pairs_of(present))
+
+
+def ordered_pairs(scores: Float[Tensor, "G K"], pairs: Bool[Tensor, "G K K"]) -> Float[Tensor, " G"]:
+    """`all_pairs` of the pairs that a ranking orders, True at [g, i, j] where i is better than j: those of one with ties, or a best of K."""
+    clean = torch.where(pairs.any(dim=1) | pairs.any(dim=2), scores, 0.0)
     losses = -logsigmoid(clean[:, :, None] - clean[:, None, :])
     return torch.where(pairs, losses, 0.0).sum(dim=(1, 2)) / pairs.sum(dim=(1, 2)).clamp(min=1)
 

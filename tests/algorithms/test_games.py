@@ -198,6 +198,14 @@ def no_probability(prompts: Any, first: Any, second: Any) -> list[float]:
     return [0.5 if random.Random(text).random() < 0.0 else 1.5 for text in first]
 
 
+def words_for_numbers(prompts: Any, first: Any, second: Any) -> Any:
+    return ["0.5"] * len(first)
+
+
+def a_table(prompts: Any, first: Any, second: Any) -> Any:
+    return torch.full((len(first), len(second)), 0.5)
+
+
 def no_numbers(prompts: Any, first: Any, second: Any) -> Any:
     return ["first"] * len(first)
 
@@ -207,7 +215,12 @@ def no_numbers(prompts: Any, first: Any, second: Any) -> Any:
     [
         ("too_few", "returned 1 values for 2 pairs"),
         ("no_probability", "returned 1.5 for pair 0; every value must be a probability"),
-        ("no_numbers", "no sequence of numbers"),
+        ("no_numbers", "returned 'first' of type str for pair 0; every value must be a finite number"),
+        ("words_for_numbers", "returned '0.5' of type str for pair 0"),
+        (
+            "a_table",
+            r"returned an array of shape \[2, 2\]; it must return a sequence of 2 numbers, one for each pair",
+        ),
     ],
 )
 def test_a_preference_function_that_is_none_is_refused(name: str, said: str):

@@ -22,8 +22,8 @@ from prefloop.runtime import start_world
 from prefloop.text import load_tokenizer
 from tests.algorithms.prefer_settings import data_of
 from tests.algorithms.reward_tasks import config, logged
-from tests.algorithms.small import assert_close
-from tests.algorithms.tiny import CPU
+from tests.algorithms.small import assert_close, write
+from tests.algorithms.tiny import CPU, WORDS
 
 
 @pytest.mark.parametrize("loss", [name for name in REWARD_LOSSES if name != "bradley_terry"])
@@ -43,6 +43,30 @@ def test_the_rule_is_learned_and_cuts_change_nothing(
         logged(replace(short, run=run, compute=replace(CPU, micro_batch_tokens=tokens)))
     # A weight whose gradient is nearly zero moves by the sign of a rounding error: Adam takes a whole step on it.
     assert_close(tmp_path / "cut", tmp_path / "short", tolerance=3e-4)
+
+
+@pytest.mark.parametrize("loss", ["all_pairs", "plackett_luce"])
+def test_the_rest_of_a_best_of_k_is_in_no_order(loss: Any, project: Path, tmp_path: Path) -> None:  # D15
+    """The same lists with the rest turned round give the same loss, accuracy and margin; in an order of all they would not."""
+    found: dict[str, list[float]] = {}
+    for name, order, more in (
+        ("best", (0, 1, 2), {"top": 1}), ("turned", (0, 2, 1), {"top": 1}), ("whole", (0, 1, 2), {}), ("whole turned", (0, 2, 1), {}),
+    ):  # fmt: skip
+        file = tmp_path / f"{name}.jsonl"
+        texts = ("yes", "so it is", "no")
+        write(
+            file,
+            [
+                {"prompt": f"{word} ", "completions": [texts[at] for at in order], **more}
+                for word in WORDS[:8]
+            ],
+        )
+        settings = config(project, tmp_path / name, loss)
+        data = Data(source=str(file), heldout=0.0)
+        (row,) = logged(replace(settings, data=data, max_steps=1, batch_size=8))
+        found[name] = [row[key] for key in ("loss", "accuracy", "margin")]
+    assert found["turned"] == pytest.approx(found["best"], rel=1e-5)
+    assert found["whole turned"] != pytest.approx(found["whole"], rel=1e-3)
 
 
 def test_token_scores_end_in_the_score(project: Path, tmp_path: Path) -> None:  # M14

@@ -76,7 +76,7 @@ def test_a_python_function_judges(store: str, capsys: pytest.CaptureFixture[str]
         records = opened.comparisons(Filters(annotators=("short",))).records
     assert {record.chosen for record in records} == {"No idea"}
     error = run(capsys, f"label simulate --store {store} --utility likes_of:words --annotator w", code=2)
-    assert "utility likes_of:words gave 'many' of type str" in error
+    assert "utility likes_of:words returned 'many' of type str" in error
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_a_python_function_judges(store: str, capsys: pytest.CaptureFixture[str]
     [
         (
             "return float('nan') if completion == 'No idea' else 1.0",
-            "utility odd:u gave nan for completion 'No idea'",
+            "utility odd:u returned nan for completion 'No idea'",
         ),
         ("return 1 / 0", "utility odd:u raised ZeroDivisionError: division by zero ("),
-        ("return None", "utility odd:u gave None of type NoneType"),
+        ("return None", "utility odd:u returned None of type NoneType"),
     ],
 )
 def test_a_function_that_gives_no_number_writes_nothing(

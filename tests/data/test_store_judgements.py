@@ -290,7 +290,7 @@ def test_only_a_preference_becomes_chosen_and_rejected(store: Store) -> None:
     assert len(selection.records) + sum(selection.left_out.values()) == store.counts()["judgement"]
 
 
-def test_rankings_are_strict_orders(store: Store) -> None:
+def test_rankings_are_orders_with_their_ties(store: Store) -> None:
     whole, partial, tied, skipped, bad, again = (add_triple(store, f"p{number}") for number in range(6))
     (pair,) = add_pairs(store, ["pair"])
     ann = store.add_annotator("ann")
@@ -304,13 +304,14 @@ def test_rankings_are_strict_orders(store: Store) -> None:
     store.judge(says(again, ann, "ranking", ranking=((1,), (0,)), supersedes=first, **seen))
     store.judge(says(pair, ann))
     selection = store.rankings()
-    p0, p1, p5 = (Prompt(content=f"p{number}") for number in (0, 1, 5))
+    p0, p1, p2, p5 = (Prompt(content=f"p{number}") for number in (0, 1, 2, 5))
     assert selection.records == (
         Ranking(prompt=p0, completions=("1 p0", "2 p0", "0 p0"), annotator="ann"),
         Ranking(prompt=p1, completions=("2 p1", "0 p1"), annotator="ann"),
+        Ranking(prompt=p2, completions=("1 p2", "2 p2", "0 p2"), annotator="ann", ranks=(1, 1, 2)),
         Ranking(prompt=p5, completions=("1 p5", "0 p5"), annotator="ann"),
     )
-    assert selection.left_out == {"tie": 1, "skip": 1, "both_bad": 1, "superseded": 1, "pair": 1}
+    assert selection.left_out == {"skip": 1, "both_bad": 1, "superseded": 1, "pair": 1}
 
 
 def test_filters(store: Store) -> None:

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from prefloop.errors import InputError
 from prefloop.losses import listwise, pairwise, reference_free, unary, whole_step
-from prefloop.losses.objectives import OBJECTIVES, Objective, call, objective_of, parameters, settings_of
+from prefloop.losses.objectives import (
+    OBJECTIVES,
+    Loss,
+    Objective,
+    call,
+    objective_of,
+    parameters,
+    settings_of,
+)
 from prefloop.losses.preference import dpo_loss
 from prefloop.losses.quantities import Needs, TokenNumbers, quantities
 from prefloop.losses.whole_step import Prepared, beta_dpo_step
@@ -564,6 +572,68 @@ def test_functions_from_outside_become_objectives():
     assert objective_of(on_labels, name="my:other").data == "labels"
     with pytest.raises(InputError, match="quantities of one kind"):
         objective_of(lambda policy_chosen, good: good, name="my:wrong")
+
+
+def reduced(policy_chosen: Tensor, policy_rejected: Tensor) -> Tensor:
+    return (policy_rejected - policy_chosen).mean()
+
+
+def broadcast(policy_chosen: Tensor, policy_rejected: Tensor) -> Tensor:
+    return policy_rejected - policy_chosen[:, None]
+
+
+def a_column(policy_chosen: Tensor, policy_rejected: Tensor) -> Tensor:
+    return (policy_rejected - policy_chosen)[:, None]
+
+
+def a_number(policy_chosen: Tensor, policy_rejected: Tensor) -> float:
+    return float((policy_rejected - policy_chosen).detach().mean())
+
+
+def detached(policy_chosen: Tensor, policy_rejected: Tensor) -> Tensor:
+    return (policy_rejected - policy_chosen).detach()
+
+
+def whole_numbers(policy_chosen: Tensor, policy_rejected: Tensor) -> Tensor:
+    return (policy_chosen > policy_rejected).long()
+
+
+def raising(policy_chosen: Tensor, policy_rejected: Tensor) -> Tensor:
+    return policy_chosen @ policy_rejected[:2]
+
+
+def of_the_first(policy: Tensor, present: Tensor) -> Tensor:
+    return -policy
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (
+            reduced,
+            r"returned a tensor of shape \[\]; it must return a tensor of shape \[5\], the loss of each comparison",
+        ),
+        (broadcast, r"returned a tensor of shape \[5, 5\]; it must return a tensor of shape \[5\]"),
+        (a_column, r"returned a tensor of shape \[5, 1\]; it must return a tensor of shape \[5\]"),
+        (a_number, r"returned .* of type float; it must return a tensor of shape \[5\]"),
+        (detached, "returned a tensor without a gradient, so it would train nothing"),
+        (whole_numbers, "returned a tensor of torch.int64; it must be of floating point"),
+        (raising, r"raised RuntimeError: .* \(.*test_objectives.py:\d+\); correct the function"),
+    ],
+)
+def test_a_loss_of_the_wrong_shape_is_refused_by_name(loss: Loss, said: str):  # C10
+    """A loss of [B, B] would train on the sum over all B² and divide by B."""
+    values = {name: torch.arange(5.0).requires_grad_() for name in ("policy_chosen", "policy_rejected")}
+    with pytest.raises(InputError, match=f"loss my_losses:mine {said}"):
+        call(objective_of(loss, name="my_losses:mine").loss, values)
+
+
+def test_a_loss_of_rankings_is_one_number_a_ranking():
+    values = {"policy": torch.zeros(3, 4).requires_grad_(), "present": torch.ones(3, 4, dtype=torch.bool)}
+    with pytest.raises(
+        InputError, match=r"shape \[3, 4\]; it must return a tensor of shape \[3\], the loss of each ranking"
+    ):
+        call(objective_of(of_the_first, name="m:f").loss, values)
 
 
 def test_every_name_that_a_loss_takes_is_provided():

@@ -52,13 +52,29 @@ def test_zero_is_a_value():  # C7
         ([0.5, "0.5"], "mine:f returned '0.5' of type str for item 1"),
         ([0.5, 1j], "of type complex for item 1"),
         ([[0.5], [1.0]], r"mine:f returned \[0.5\] of type list for item 0"),
-        (np.ones((2, 1)), "of type ndarray for item 0"),
+        (
+            np.ones((2, 1)),
+            r"mine:f returned an array of shape \[2, 1\]; it must return a sequence of 2 numbers",
+        ),
+        (
+            torch.ones(2, 2),
+            r"mine:f returned an array of shape \[2, 2\]; it must return a sequence of 2 numbers",
+        ),
+        (
+            torch.tensor([0.5, 1.0]).mean(),
+            r"mine:f returned an array of shape \[\]; it must return a sequence of 2",
+        ),
+        ({0.5, 1.0}, "of type set"),
+        (
+            (1 / 0 for _ in range(2)),
+            r"mine:f raised ZeroDivisionError: division by zero \(.*test_scorers.py:\d+\)",
+        ),
         ([np.float32("nan"), 1.0], "for item 0"),
         ([torch.tensor(float("inf")), 1.0], "for item 0"),
         ([10**400, 1.0], "of type int for item 0"),
     ],
 )
-def test_anything_else_is_refused_by_name(result: object, message: str):
+def test_anything_else_is_refused_by_name(result: object, message: str):  # C10
     with pytest.raises(InputError, match=message):
         returning(result)(PROMPTS, TEXTS)
 
@@ -149,3 +165,10 @@ def test_an_error_while_the_module_is_imported_names_its_line(text: str, message
     with pytest.raises(InputError, match=message) as raised:
         load_function("my_rewards:f")
     assert "\n" not in str(raised.value)
+
+
+def test_a_function_by_its_file(project: Path, tmp_path: Path):
+    assert load_function("my_rewards.py:length")(PROMPTS, ["one two", ""]) == [2.0, 0.0]
+    assert load_function(f"{tmp_path}/my_rewards.py:length")(PROMPTS, ["one two", ""]) == [2.0, 0.0]
+    with pytest.raises(InputError, match=r"reward function 'gone.py:f': there is no file .*gone.py"):
+        load_function("gone.py:f")

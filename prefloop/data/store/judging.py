@@ -29,7 +29,7 @@ FIELDS: tuple[str, ...] = (
 """What makes two requests with one idempotency key the same."""
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     "pair": ("a", "b", "tie", "both_bad", "cant_tell"),
-    "rank": ("ranking", "both_bad"),
+    "rank": ("ranking", "best", "both_bad"),
     "single": ("good", "bad", "rated", "edited"),
 }
 """Kind of item -> what can be said of it, beside `skip` and `withdrawn`."""
@@ -144,11 +144,15 @@ def check(judgement: Judgement, slots: Mapping[int, tuple[str, int]]) -> None:
             f"{where}: order_shown is {list(judgement.order_shown)}; it must hold each slot from 0 to {size - 1} once"
         )
     ranked = [slot for group in judgement.ranking for slot in group]
-    if (judgement.choice == "ranking") != bool(ranked):
+    if (judgement.choice in ("ranking", "best")) != bool(ranked):
         raise InputError(
             f"{where}: choice is {judgement.choice!r} and ranking is {judgement.ranking}; one goes with the other"
         )
-    if ranked and (
+    if judgement.choice == "best" and not (len(ranked) == 1 and ranked[0] in range(size)):
+        raise InputError(
+            f"{where}: ranking is {judgement.ranking}; with the choice best it must be the one best slot from 0 to {size - 1}"
+        )
+    if judgement.choice == "ranking" and (
         len(ranked) < 2
         or len(set(ranked)) != len(ranked)
         or not set(ranked) <= set(range(size))

@@ -257,7 +257,7 @@ class Judgement(Base):
     margin: Mapped[float]
     """How much better, in units of the reward; 0 = not said."""
     ranking: Mapped[Any]
-    """Groups of slots, best group first; slots of one group are tied. Empty unless `choice` is `ranking`."""
+    """Groups of slots, best group first; slots of one group are tied. Of `best` the one best slot. Empty with another `choice`."""
     duration_ms: Mapped[int] = mapped_column(BigInteger)
     guideline_version: Mapped[str]
     idempotency_key: Mapped[str] = mapped_column(unique=True)

@@ -147,7 +147,7 @@ def compare(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Se
 
 
 def rank(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Ranking]:
-    """Completions in the order of preference. A ranking with ties has no one order, so it is left out.
+    """Completions in the order of preference, with their ties; of a best of K the best, and the others unordered.
 
     `skip_bad` leaves out rankings with an empty completion too.
     """
@@ -161,12 +161,29 @@ def rank(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selec
         records.append(
             Ranking(
                 prompt=row.prompt,
-                completions=tuple(row.completions[slot] for group in row.ranking for slot in group),
+                completions=tuple(row.completions[slot] for slot in _placed(row)),
                 annotator=row.annotator,
+                ranks=_ranks(row),
+                top=int(row.choice == "best" and len(row.completions) > 2),
                 origin=f"{label}:judgement {row.id}",
             )
         )
     return Selection(records=tuple(records), left_out=dict(left_out))
+
+
+def _placed(row: Judged) -> list[int]:
+    """Slots in order, best first; behind a best of K the others as they are."""
+    placed = [slot for group in row.ranking for slot in group]
+    if row.choice == "best":
+        placed += [slot for slot in range(len(row.completions)) if slot not in placed]
+    return placed
+
+
+def _ranks(row: Judged) -> tuple[int, ...]:
+    """Ranks where some are tied."""
+    if all(len(group) == 1 for group in row.ranking):
+        return ()
+    return tuple(rank for rank, group in enumerate(row.ranking, 1) for _ in group)
 
 
 def label_records(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Label]:
@@ -406,10 +423,10 @@ def _why_not_compared(row: Judged, skip_bad: bool) -> str:
 def _why_not_ranked(row: Judged, skip_bad: bool) -> str:
     if _stands_not(row) or row.kind != "rank":
         return _stands_not(row) or row.kind
-    if row.choice != "ranking":
+    if row.choice not in ("ranking", "best"):
         return row.choice
-    if any(len(group) > 1 for group in row.ranking):
-        return "tie"
+    if row.choice == "ranking" and len(row.ranking) == 1:
+        return "tie"  # of all of them
     return "empty" if skip_bad and _any_empty(row) else ""
 
 

@@ -11,7 +11,19 @@ from prefloop.errors import InputError
 from prefloop.records import Comparison, Demonstration, Label, Prompt, Ranking, Score
 
 Choice = Literal[
-    "a", "b", "tie", "both_bad", "cant_tell", "ranking", "good", "bad", "rated", "edited", "skip", "withdrawn"
+    "a",
+    "b",
+    "tie",
+    "both_bad",
+    "cant_tell",
+    "ranking",
+    "best",
+    "good",
+    "bad",
+    "rated",
+    "edited",
+    "skip",
+    "withdrawn",
 ]
 CHOICES: tuple[str, ...] = get_args(Choice)
 AnnotatorKind = Literal["human", "ai", "simulated"]
@@ -55,7 +67,8 @@ class Judgement:
     order_shown: tuple[int, ...]
     """Slots as the annotator saw them, first to last."""
     ranking: tuple[tuple[int, ...], ...] = ()
-    """Groups of slots, best first, ties together; may leave slots out. Only with the choice `ranking`."""
+    """Groups of slots, best first, ties together; may leave slots out. With the choice `best` it is the one best slot, the others unordered below it; with no
+    other choice."""
     strength: int = 0
     """How strongly, in the levels of the guideline; 0 = not said."""
     margin: float = 0.0

@@ -75,7 +75,11 @@ class Spent:
 
 
 class Endpoint:
-    """A `ChatModel` over HTTP; use it as a context manager. `sleep` and `clock` are for tests."""
+    """A `ChatModel` over HTTP; use it as a context manager. `sleep` and `clock` are for tests.
+
+    `max_tokens` above 0 takes the place of what a question asks for, and is sent as `limit_field`; `fields` are sent beside, None for one
+    that is not to be sent.
+    """
 
     def __init__(
         self,
@@ -86,6 +90,9 @@ class Endpoint:
         limits: Limits | None = None,
         temperature: float = 0.0,
         logprobs: bool = True,
+        max_tokens: int = 0,
+        limit_field: str = "max_tokens",
+        fields: Mapping[str, Any] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,6 +103,7 @@ class Endpoint:
         self.base_url, self.model, self.limits = base_url.rstrip("/"), model, limits or Limits()
         self.spent = Spent()
         self._temperature, self._logprobs = temperature, logprobs
+        self._max_tokens, self._limit_field, self._fields = max_tokens, limit_field, dict(fields or {})
         self._sleep, self._clock = sleep, clock
         self._lock = threading.Lock()
         self._next_start = -float("inf")
@@ -117,11 +125,14 @@ class Endpoint:
     @property
     def identity(self) -> Mapping[str, Any]:
         """Address, model and sampling; never the key."""
+        more = {"limit": self._max_tokens, "fields": self._fields}
         return {
             "base_url": without_passwords(self.base_url),
             "model": self.model,
             "temperature": self._temperature,
             "logprobs": self._logprobs,
+            # Only where they are set, so that answers kept before are found.
+            **{name: value for name, value in more.items() if value},
         }
 
     def complete(self, messages: Sequence[Message], *, max_tokens: int, seed: int | None = None) -> Reply:
@@ -129,13 +140,17 @@ class Endpoint:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": message.role, "content": message.content} for message in messages],
-            "max_tokens": max_tokens,
+            self._limit_field: self._max_tokens or max_tokens,
             "temperature": self._temperature,
         }
         if seed is not None:
             body["seed"] = seed
         if self._logprobs:
             body |= {"logprobs": True, "top_logprobs": 20}
+        body |= self._fields
+        if body.get("logprobs", "") is None:
+            body.pop("top_logprobs", None)
+        body = {name: value for name, value in body.items() if value is not None}
         reason = ""
         for attempt in range(self.limits.attempts):
             if attempt:
@@ -152,11 +167,15 @@ class Endpoint:
                 if response.status_code == 200:
                     try:
                         reply = _read(response)
+                    except NoText as error:
+                        reason = str(error)
+                        self._failed("answer without text")
+                        self._count(error.prompt_tokens, error.completion_tokens)
                     except ValueError as error:
                         reason = f"an answer that is not of the protocol ({error})"
                         self._failed("malformed answer")
                     else:
-                        self._count(reply)
+                        self._count(reply.prompt_tokens, reply.completion_tokens)
                         return reply
                 else:
                     reason = f"HTTP {response.status_code}: {_said(response)}"
@@ -192,18 +211,32 @@ class Endpoint:
         with self._lock:
             self.spent.failures[reason] = self.spent.failures.get(reason, 0) + 1
 
-    def _count(self, reply: Reply) -> None:
+    def _count(self, prompt: int, completion: int) -> None:
+        """Add the tokens that an answer was billed for."""
         limits = self.limits
         with self._lock:
-            self.spent.prompt_tokens += reply.prompt_tokens
-            self.spent.completion_tokens += reply.completion_tokens
-            self.spent.cost += (
-                reply.prompt_tokens * limits.price_in + reply.completion_tokens * limits.price_out
-            ) / 1e6
+            self.spent.prompt_tokens += prompt
+            self.spent.completion_tokens += completion
+            self.spent.cost += (prompt * limits.price_in + completion * limits.price_out) / 1e6
+
+
+class NoText(ValueError):
+    """An answer whose content is null: a model that has spent its tokens on reasoning, or refuses. Its tokens are billed all the same."""
+
+    def __init__(self, why: str, prompt_tokens: int, completion_tokens: int) -> None:
+        spent = f"{completion_tokens} tokens" if completion_tokens else "an answer"
+        way_out = (
+            "; raise request.max_tokens, so that reasoning leaves room for an answer"
+            if why == "length"
+            else ""
+        )
+        super().__init__(f"{spent} without text (finish_reason {why}){way_out}")
+        self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
 
 
 def open_endpoint(config: AskedModel, *, temperature: float = 0.0, logprobs: bool = True) -> Endpoint:
-    """The model behind the address that settings name, with the key from the environment."""
+    """The model behind the address that settings name, with the key from the environment. `temperature` is that of a command which has a
+    setting of its own for it."""
     limits = Limits(
         timeout=config.limits.timeout,
         attempts=config.limits.attempts,
@@ -218,8 +251,11 @@ def open_endpoint(config: AskedModel, *, temperature: float = 0.0, logprobs: boo
         config.model,
         key=os.environ.get(config.key_variable, ""),
         limits=limits,
-        temperature=temperature,
+        temperature=temperature or config.request.temperature,
         logprobs=logprobs,
+        max_tokens=config.request.max_tokens,
+        limit_field=config.request.limit_field,
+        fields=config.request.fields(),
     )
 
 
@@ -248,6 +284,8 @@ def _read(response: httpx.Response) -> Reply:
         ended, logprob = choice.get("finish_reason") != "length", float(choice.get("logprob") or 0.0)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
+    if text is None:
+        raise NoText(str(choice.get("finish_reason")), *tokens)
     if not isinstance(text, str):
         raise ValueError("its content is no text")
     return Reply(

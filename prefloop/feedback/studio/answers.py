@@ -15,7 +15,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "pair": ("first", "second", "tie", "both_bad"),
     "chat": ("first", "second", "tie", "both_bad"),
     "clip": ("first", "second", "tie", "both_bad", "cant_tell"),
-    "rank": ("ranking", "both_bad"),
+    "rank": ("ranking", "best", "both_bad"),
     "rate": ("rated",),
     "binary": ("good", "bad"),
     "edit": ("edited", "good"),
@@ -26,6 +26,7 @@ _OTHERS: Mapping[str, Choice] = {
     "both_bad": "both_bad",
     "cant_tell": "cant_tell",
     "ranking": "ranking",
+    "best": "best",
     "good": "good",
     "bad": "bad",
     "rated": "rated",
@@ -50,8 +51,8 @@ def judgement(
     most = settings.strength_levels if sided else 0
     if not 0 <= answer.strength <= most:
         raise InputError(f"strength is {answer.strength}; with {answer.choice} it must be 0 to {most}")
-    if answer.ranking and answer.choice != "ranking":
-        raise InputError("ranking goes with the choice `ranking` only")
+    if answer.ranking and answer.choice not in ("ranking", "best"):
+        raise InputError("ranking goes with the choices `ranking` and `best` only")
     if any(not 0 <= place < len(order) for group in answer.ranking for place in group):
         raise InputError(f"ranking is {answer.ranking}; places go from 0 to {len(order) - 1}")
     _check_ratings(project, answer)

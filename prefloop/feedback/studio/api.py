@@ -73,11 +73,13 @@ class NextIn(Strict):
 
 class AnswerIn(Strict):
     choice: Literal[
-        "first", "second", "tie", "both_bad", "cant_tell", "ranking", "good", "bad", "rated", "edited"
+        "first", "second", "tie", "both_bad", "cant_tell", "ranking", "best", "good", "bad", "rated", "edited"
     ]
     strength: int = Field(default=0, ge=0, le=10)
     ranking: list[list[int]] = Field(
-        default=[], max_length=1000, description="places from 0, best group first"
+        default=[],
+        max_length=1000,
+        description="places from 0, best group first; of the choice best the one best place",
     )
     ratings: dict[Text, int] = Field(default={}, max_length=20)
     flags: list[Text] = Field(default=[], max_length=20)

@@ -76,6 +76,8 @@ def in_words(
     if said.choice in ("a", "b"):
         place = order.index("ab".index(said.choice)) + 1
         return f"{place} is {_STRENGTH.get(levels, {}).get(said.strength, 'better')}"
+    if said.choice == "best":
+        return f"{order.index(said.ranking[0][0]) + 1} is the best"
     if said.choice == "ranking":
         place_of = {slot: place + 1 for place, slot in enumerate(order)}
         groups = [

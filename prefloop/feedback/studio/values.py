@@ -136,6 +136,7 @@ class Answer:
         "both_bad",
         "cant_tell",
         "ranking",
+        "best",
         "good",
         "bad",
         "rated",
@@ -144,7 +145,7 @@ class Answer:
     strength: int = 0
     """1 (least) to the project's number of levels; 0 = not said."""
     ranking: tuple[tuple[int, ...], ...] = ()
-    """Groups of places, best first, ties together; may leave places out."""
+    """Groups of places, best first, ties together; may leave places out. Of `best` the one best place."""
     ratings: Mapping[str, int] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     rationale: str = ""

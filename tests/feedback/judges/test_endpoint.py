@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from prefloop.configs.judge import RequestFields, ScorerConfig
 from prefloop.errors import InputError
-from prefloop.feedback.judges import Cached, CallFailed, Endpoint, Limits, OverBudget
+from prefloop.feedback.judges import Cached, CallFailed, Endpoint, Limits, OverBudget, open_endpoint
 from prefloop.records import Message
 from tests.feedback.judges.server import Server, answer
 
@@ -170,3 +171,86 @@ def test_a_file_that_is_no_cache(tmp_path: Path, server: Server):
 def test_an_address_that_is_none():
     with pytest.raises(InputError, match="must begin with http"):
         Endpoint("localhost:8000", "m")
+
+
+def test_fields_of_the_request(server: Server):
+    """Models that reason want another name for the limit, room in it, and no temperature."""
+    request = RequestFields(
+        max_tokens=2000,
+        limit_field="max_completion_tokens",
+        extra=(
+            "reasoning_effort=low",
+            "top_p=0.9",
+            "temperature=null",
+            "logprobs=null",
+            'metadata={"a": [1]}',
+        ),
+    )
+    config = ScorerConfig(base_url=server.url, model="m", request=request)
+    with open_endpoint(config) as endpoint:
+        endpoint.complete(ASK, max_tokens=1)
+    (sent,) = server.requests
+    assert sent == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "1 or 2?"}],
+        "max_completion_tokens": 2000,
+        "reasoning_effort": "low",
+        "top_p": 0.9,
+        "metadata": {"a": [1]},
+    }
+
+
+def test_the_cache_and_the_annotator_know_the_fields(server: Server, tmp_path: Path):
+    """Another limit, temperature or field is another question; without any, answers kept before there were such settings are found."""
+    settings = [
+        RequestFields(),
+        RequestFields(max_tokens=50),
+        RequestFields(temperature=0.5),
+        RequestFields(extra=("top_p=0.9",)),
+    ]
+    identities = []
+    for request in settings:
+        with open_endpoint(ScorerConfig(base_url=server.url, model="m", request=request)) as endpoint:
+            identities.append(endpoint.identity)
+            for _ in range(2):
+                Cached(endpoint, tmp_path / "cache.db").complete(ASK, max_tokens=1)
+    assert len(server.requests) == len(settings)
+    assert [sent["temperature"] for sent in server.requests] == [0.0, 0.0, 0.5, 0.0]
+    assert [sent["max_tokens"] for sent in server.requests] == [1, 50, 1, 1]
+    assert set(identities[0]) == {"base_url", "model", "temperature", "logprobs"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ("effort", "write NAME=VALUE"),
+        ("max_tokens=5", "request.extra has 'max_tokens=5'; set request.max_tokens"),
+        ("max_completion_tokens=5", "set request.max_tokens and request.limit_field"),
+        ("temperature=1", "set request.temperature"),
+        ("n=2", "one answer is read"),
+        ("messages=[]", "they are the question"),
+    ],
+)
+def test_fields_that_have_a_setting_of_their_own(extra: str, said: str):
+    with pytest.raises(InputError, match=said):
+        RequestFields(extra=(extra,))
+    with pytest.raises(InputError, match="temperature=null; leave one of them out"):
+        RequestFields(temperature=0.5, extra=("temperature=null",))
+    with pytest.raises(InputError, match="request applies to an address"):
+        ScorerConfig(checkpoint="m", request=RequestFields(max_tokens=5))
+
+
+def test_an_answer_without_text_is_billed(server: Server):
+    """All tokens went into reasoning: tried again as before, and every try is counted with its tokens and its cost."""
+    empty = b'{"choices": [{"message": {"content": null}, "finish_reason": "length"}], "usage": {"prompt_tokens": 100, "completion_tokens": 64}}'
+    server.faults = [(200, empty, {})] * 3
+    limits = Limits(first_wait=0.001, attempts=3, timeout=5.0, price_in=1.0, price_out=10.0)
+    with Endpoint(server.url, "m", limits=limits) as endpoint:
+        with pytest.raises(
+            CallFailed, match=r"64 tokens without text \(finish_reason length\); raise request.max_tokens"
+        ):
+            endpoint.complete(ASK, max_tokens=1)
+        spent = endpoint.spent
+    assert (spent.prompt_tokens, spent.completion_tokens) == (300, 192)
+    assert spent.cost == pytest.approx((300 * 1 + 192 * 10) / 1e6)
+    assert spent.failures == {"answer without text": 3}

@@ -337,7 +337,7 @@ function complete() {
   if (!current) return false;
   const { answer } = current;
   if (about.kind === "rate") return about.scales.every((scale) => answer.ratings[scale.name]);
-  if (about.kind === "rank") return answer.choice === "both_bad" || Object.keys(current.ranks).length >= 2;
+  if (about.kind === "rank") return answer.choice === "both_bad" || Object.keys(current.ranks).length >= 1;
   if (about.kind === "edit") return answer.choice === "good" || Boolean(rewritten("first"));
   return Boolean(answer.choice);
 }
@@ -410,7 +410,8 @@ function ranked() {
   const groups = {};
   for (const [place, rank] of Object.entries(current.ranks)) (groups[rank] = groups[rank] || []).push(Number(place));
   current.answer.ranking = Object.keys(groups).map(Number).sort((a, b) => a - b).map((rank) => groups[rank].sort((a, b) => a - b));
-  current.answer.choice = current.answer.ranking.length ? "ranking" : "";
+  const placed = current.answer.ranking.flat().length; // one alone is the best of them, the others in no order
+  current.answer.choice = placed > 1 ? "ranking" : placed ? "best" : "";
   mark();
   draft();
 }
@@ -419,7 +420,8 @@ function markRank(card, place) {
   const badge = card.querySelector(".rank-place");
   const group = current.answer.ranking.findIndex((places) => places.includes(place));
   const tied = group >= 0 && current.answer.ranking[group].length > 1;
-  badge.textContent = group < 0 ? "–" : `${tied ? "=" : ""}${group + 1}`;
+  const best = current.answer.choice === "best";
+  badge.textContent = group < 0 ? "–" : best ? "best" : `${tied ? "=" : ""}${group + 1}`;
   badge.classList.toggle("has", group >= 0);
 }
 
@@ -431,7 +433,7 @@ function body() {
     choice: answer.choice, strength: answer.strength, flags: answer.flags, rationale: answer.rationale.trim(),
     duration_ms: Math.round(current.seen + (document.hidden ? 0 : performance.now() - current.since)),
   };
-  if (about.kind === "rank" && answer.choice === "ranking") said.ranking = answer.ranking;
+  if (about.kind === "rank" && (answer.choice === "ranking" || answer.choice === "best")) said.ranking = answer.ranking;
   if (about.kind === "rate") said.ratings = answer.ratings;
   const written = answer.choice !== "good" && rewritten(side());
   if (written) {
