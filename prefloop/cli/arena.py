@@ -33,17 +33,27 @@ def arena(config: ArenaConfig) -> None:
             rounds[at], _ = _board(config, [each for each in judged if each.round == at])
         except InputError as error:
             print(f"round {at}: {error}")
+    boards = {}
+    for part, votes in parts.items():
+        name = f"{config.by} {part or '(not said)'}"
+        try:
+            boards[name], _ = _board(config, votes)
+        except InputError as error:
+            print(f"{name}: {error}")
     against = win_rates_against(judged, config.baseline) if config.baseline else {}
-    found = Arena(whole=whole, rounds=rounds, left_out=left_out, baseline=config.baseline, win_rates=against)
+    found = Arena(
+        whole=whole,
+        rounds=rounds,
+        left_out=left_out,
+        baseline=config.baseline,
+        win_rates=against,
+        parts=boards,
+    )
     print(leaderboard_table(whole))
     for at, board in rounds.items():
         print(f"\nround {at}\n{leaderboard_table(board)}")
-    for part, votes in parts.items():
-        print(f"\n{config.by} {part or '(not said)'}")
-        try:
-            print(leaderboard_table(_board(config, votes)[0]))
-        except InputError as error:
-            print(error)
+    for part, board in found.parts.items():
+        print(f"\n{part}\n{leaderboard_table(board)}")
     if len(rounds) > 1:
         print(f"\n{rounds_table(found)}")
     if against:

@@ -295,6 +295,10 @@ class ReviseConfig(AskedModel):
                 not getattr(self.request, name),
                 f"request.{name} is {getattr(self.request, name)}; of critiques and revisions set {name}",
             )
+        require(
+            not self.temperature or self.request.fields().get("temperature", "") is not None,
+            f"temperature is {self.temperature} and request.extra has temperature=null; leave one of them out",
+        )
         for name in ("store", "constitution", "policy", "demonstrations"):
             require(bool(getattr(self, name)), f"{name} is empty; name one")
         require(self.revisions >= 1, f"revisions is {self.revisions}; it must be 1 or more")

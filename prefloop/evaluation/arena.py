@@ -40,6 +40,8 @@ class Arena:
     """What `win_rates` are against; empty for none."""
     win_rates: Mapping[str, LengthControlled] = field(default_factory=dict)
     """Model -> win rate against the baseline."""
+    parts: Mapping[str, Leaderboard] = field(default_factory=dict)
+    """The leaderboard of each turn, language or judge, by what it is of, where that was asked for."""
 
 
 def rounds_table(arena: Arena) -> str:
@@ -217,6 +219,7 @@ def arena_page(arena: Arena, *, title: str = "Arena") -> str:
     boards = [
         ("All votes", arena.whole),
         *((f"Round {at}", board) for at, board in sorted(arena.rounds.items())),
+        *((part[:1].upper() + part[1:], board) for part, board in arena.parts.items()),
     ]
     environment = Environment(
         autoescape=True,

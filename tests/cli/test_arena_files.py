@@ -56,7 +56,12 @@ def test_several_files_share_their_prompts(battles: str, capsys: pytest.CaptureF
 def test_judges_prompts_and_languages(battles: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "10 votes on 5 prompts by 2" in run(capsys, f"arena {battles} --languages German")
     assert "20 votes on 10 prompts by 1" in run(capsys, f"arena {battles} --annotators j2")
-    out = run(capsys, f"arena {battles} --by language")
+    out = run(capsys, f"arena {battles} --by language --out board")
+    assert list(json.loads(Path("board/arena.json").read_text())["parts"]) == [
+        "language English",
+        "language German",
+    ]
+    assert "Language English" in Path("board/arena.html").read_text()
     assert "language English\n" in out
     assert "30 votes on 15 prompts" in out
     error = run(capsys, f"arena {battles} --languages Dutch", code=2)
