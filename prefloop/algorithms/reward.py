@@ -260,7 +260,7 @@ LOSSES = {
     "bradley_terry": _bradley_terry,
     "token_level": _token_level,
     "all_pairs": lambda of: ordered_pairs(of.lists()[0], of.pairs()),
-    "plackett_luce": lambda of: plackett_luce_top(*of.lists(), of.placed()),
+    "plackett_luce": lambda of: plackett_luce_top(of.lists()[0], of.lists()[1], of.placed()),
     "best_of": lambda of: best_of(*of.lists()),
     "binary": lambda of: binary(of.scores, of.said()),
     "outcome": lambda of: outcome(of.token_scores, of.batch.completion_mask, of.said()),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from prefloop import data
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
+from prefloop.data.detect import column_words
 from prefloop.data.vote_answers import with_answers
 from prefloop.data.votes import ROLES, read_votes, source_holds_votes
 from prefloop.errors import InputError
@@ -30,7 +31,7 @@ def _holds_votes(config: CheckConfig | ImportConfig) -> bool:
     """Whether a source holds votes, by its own columns or by what `columns` says they are."""
     if config.format:
         return False
-    named = {each.partition("=")[0].strip() for text in config.columns for each in text.split(",")}
+    named = {each.partition("=")[0].strip() for each in column_words(config.columns)}
     return source_holds_votes(
         config.source, split=config.split, columns=config.columns if named <= set(ROLES) else ()
     )

@@ -15,7 +15,7 @@ class ArenaConfig:
     store: str = ""
     """Store that holds the judgements: a file or a database URL."""
     columns: tuple[str, ...] = ()
-    """Which column of the files says what, for names that are not known: model_a=COLUMN model_b=COLUMN winner=COLUMN, and so on."""
+    """Which column of the files says what, for names that are not known: model_a=COLUMN,model_b=COLUMN,winner=COLUMN, and so on."""
     outputs: str = ""
     """File of the answers that the votes are about (prompt_id or prompt, model, completion), for --style and lengths."""
     split: str = "train"

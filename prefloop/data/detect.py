@@ -109,28 +109,36 @@ def _as_chat(row: Row) -> Row:
     return replace(row, values={**row.values, "prompt": [{"role": "user", "content": asked}]})
 
 
-def read_columns(given: Sequence[str]) -> dict[str, str]:
-    """`prompt=instruction,completion=output` (or several such texts) as column of the format -> column of the source."""
+def column_words(given: Sequence[str]) -> list[str]:
+    """`prompt=instruction,completion=output` (or several such texts) in its single words; a comma in the name of a column stays."""
+    return [word.strip() for text in given for word in re.split(r",(?=\s*\w+\s*=)", text)]
+
+
+def read_columns(
+    given: Sequence[str],
+    *,
+    known: Collection[str] = COLUMNS,
+    setting: str = "data.columns",
+    example: str = "prompt=instruction,completion=output",
+) -> dict[str, str]:
+    """What `column_words` say, as column of the format -> column of the source. Raises `InputError` for what is not one of `known`."""
     pairs: dict[str, str] = {}
-    for text in given:
-        for each in re.split(r",(?=\s*\w+\s*=)", text):
-            column, equals, of = (part.strip() for part in each.partition("="))
-            if not equals or not of:
-                raise InputError(
-                    f"data.columns has {each!r}; write column=its name in the file, for example prompt=instruction,completion=output"
-                )
-            if column not in COLUMNS:
-                near = difflib.get_close_matches(column, COLUMNS, n=1)
-                turned = f"; turn it round: {of}={column}" if of in COLUMNS else ""
-                hint = turned or (f"; did you mean {near[0]}?" if near else "")
-                raise InputError(
-                    f"data.columns has {each!r}, and no format has a column {column!r}{hint} (there are {', '.join(COLUMNS)})"
-                )
-            if column in pairs:
-                raise InputError(
-                    f"data.columns gives {column} twice, {pairs[column]} and {of}; keep one of the two"
-                )
-            pairs[column] = of
+    for each in column_words(given):
+        column, equals, of = (part.strip() for part in each.partition("="))
+        if not equals or not of:
+            raise InputError(
+                f"{setting} has {each!r}; write column=its name in the file, for example {example}"
+            )
+        if column not in known:
+            near = difflib.get_close_matches(column, known, n=1)
+            turned = f"; turn it round: {of}={column}" if of in known else ""
+            hint = turned or (f"; did you mean {near[0]}?" if near else "")
+            raise InputError(
+                f"{setting} has {each!r}, and no format has a column {column!r}{hint} (there are {', '.join(known)})"
+            )
+        if column in pairs:
+            raise InputError(f"{setting} gives {column} twice, {pairs[column]} and {of}; keep one of the two")
+        pairs[column] = of
     return pairs
 
 

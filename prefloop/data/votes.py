@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from prefloop.data import fields
 from prefloop.data import messages as chats
+from prefloop.data.detect import read_columns
 from prefloop.data.read import read_rows
 from prefloop.data.rows import BadRow, Row, RowError, show
 from prefloop.errors import InputError
@@ -162,18 +163,10 @@ class VoteFile:
 
 
 def column_map(given: Sequence[str], roles: Collection[str] = ROLES) -> dict[str, str]:
-    """`role=column` pairs, each word one or several with commas, as a mapping. Raises `InputError` for what is not of that form."""
-    found: dict[str, str] = {}
-    for pair in (pair.strip() for word in given for pair in word.split(",")):
-        role, equals, column = (part.strip() for part in pair.partition("="))
-        if not (equals and role and column):
-            raise InputError(f"columns has {pair!r}; write NAME=COLUMN, for example model_a=left_model")
-        if role not in roles:
-            raise InputError(f"columns names {role!r}; the names are {', '.join(roles)}")
-        if role in found:
-            raise InputError(f"columns names {role!r} twice, {found[role]} and {column}; name it once")
-        found[role] = column
-    return found
+    """What `columns` says of a file of votes, spelled as in `data.columns`. Raises `InputError` for what is not of that form."""
+    return read_columns(
+        given, known=roles, setting="columns", example="model_a=left_model,model_b=right_model,winner=vote"
+    )
 
 
 def holds_votes(columns: Collection[str], mapped: Mapping[str, str] | None = None) -> bool:
@@ -334,7 +327,7 @@ def _no_votes(source: str, seen: Sequence[str]) -> str:
     return (
         f"{source}: columns {', '.join(seen) or 'none'} are not those of votes{hint}. Votes need two models "
         f"({', '.join('/'.join(pair) for pair in SIDES)}) and who won (winner, preference, or winner_model_a/winner_model_b); "
-        "name other columns with --columns model_a=COLUMN model_b=COLUMN winner=COLUMN"
+        "name other columns with --columns model_a=COLUMN,model_b=COLUMN,winner=COLUMN"
     )
 
 

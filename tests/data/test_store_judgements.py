@@ -259,7 +259,7 @@ def test_a_ranking_that_makes_no_sense_is_refused(
     item, ann = add_triple(store, "p"), store.add_annotator("ann")
     with pytest.raises(InputError, match="groups of two or more different slots from 0 to 2, none empty"):
         store.judge(says(item, ann, "ranking", order_shown=(2, 0, 1), ranking=ranking))
-    with pytest.raises(InputError, match="of a rank it must be one of ranking, both_bad, skip"):
+    with pytest.raises(InputError, match="of a rank it must be one of ranking, best, both_bad, skip"):
         store.judge(says(item, ann, "a", order_shown=(2, 0, 1)))
 
 

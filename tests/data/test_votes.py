@@ -209,12 +209,14 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
     ).votes
     assert (vote.models, vote.choice, vote.judge, vote.prompt_id) == (("p", "q"), "b", "ann", "7")
     for given, why in (
-        (["model_a"], "write NAME=COLUMN"),
-        (["model_c=x"], "columns names 'model_c'; the names are model_a"),
-        (["winner=x", "winner=y"], "columns names 'winner' twice"),
+        (["model_a"], "columns has 'model_a'; write column=its name in the file, for example model_a="),
+        (["model_c=x"], "columns has 'model_c=x', .* did you mean model_"),
+        (["left=winner"], "turn it round: winner=left"),
+        (["winner=x", "winner=y"], "columns gives winner twice, x and y"),
     ):
         with pytest.raises(InputError, match=why):
             column_map(given)
+    assert column_map(["model_a=left, or first,winner=w"]) == {"model_a": "left, or first", "winner": "w"}
     with pytest.raises(InputError, match="there is no column 'gone'"):
         read_votes(path, columns=["model_a=gone"])
 
