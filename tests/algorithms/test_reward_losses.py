@@ -52,7 +52,7 @@ def test_the_rest_of_a_best_of_k_is_in_no_order(loss: Any, project: Path, tmp_pa
     for name, order, more in (
         ("best", (0, 1, 2), {"top": 1}), ("turned", (0, 2, 1), {"top": 1}), ("whole", (0, 1, 2), {}), ("whole turned", (0, 2, 1), {}),
     ):  # fmt: skip
-        file = tmp_path / f"{name}.jsonl"
+        file = tmp_path / f"{name} lists.jsonl"  # not the one that `config` writes
         texts = ("yes", "so it is", "no")
         write(
             file,
