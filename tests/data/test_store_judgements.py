@@ -317,7 +317,7 @@ def test_rankings_are_orders_with_their_ties(store: Store) -> None:
 def test_filters(store: Store) -> None:
     names = [f"prompt {number}" for number in range(30)]
     first, second = add_pairs(store, names), add_pairs(store, names[:5], round=1)
-    ann, bob = store.add_annotator("ann"), store.add_annotator("bob")
+    ann, bob = store.add_annotator("ann"), store.add_annotator("bob", kind="ai")
     store.judge_all([says(item, ann) for item in first])
     between = datetime.now(UTC)
     store.judge_all([says(item, bob) for item in second])
@@ -327,6 +327,8 @@ def test_filters(store: Store) -> None:
 
     assert count() == {"ann": 30, "bob": 5}
     assert count(annotators=("bob",)) == {"bob": 5}
+    assert count(kinds=("ai",)) == {"bob": 5}
+    assert count(kinds=("human",)) == {"ann": 30}
     assert count(annotators=("bob", "ann"), rounds=(0,)) == {"ann": 30}
     assert count(since=between) == {"bob": 5}
     assert count(since=between + timedelta(days=1)) == {}

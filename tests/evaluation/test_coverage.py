@@ -97,7 +97,7 @@ def short_of(coverage: Mapping[str, float], least: float) -> dict[str, float]:
 def of_policy(results: PolicyResults) -> dict[str, Estimate]:
     _, ppo, _ = results.policies
     wins = results.wins.rate("ppo", "dpo")
-    lost = results.wins.rate("sft", "ppo")
+    lost = results.wins.rate("dpo", "ppo")
     assert ppo.gold is not None
     assert ppo.proxy is not None
     assert ppo.win_rate_vs_sft is not None

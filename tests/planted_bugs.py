@@ -1,0 +1,266 @@
+"""Single-line bugs of wiring, and the tests that must find each: `python -m tests.plant` plants them, one at a time.
+
+A formula is guarded by its own tests. What is planted here is what lies between formulas: an argument that is not handed on, a state that is not
+restored, a seed that stays the same. The old text must stand in the file exactly once, so that a bug cannot rot.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plant:
+    """One bug."""
+
+    file: str
+    """In `prefloop`."""
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """In `tests`: files, or single tests as pytest names them. The one that should find it comes first."""
+    what: str
+    """The mistake in words."""
+
+    @property
+    def key(self) -> str:
+        """Names the bug among the others."""
+        return f"{self.file}: {self.old.strip()} -> {self.new.strip()}"
+
+
+def _of(*tests: str) -> "_Area":
+    return _Area(tests)
+
+
+class _Area:
+    """Makes plants that the same tests look for."""
+
+    def __init__(self, tests: tuple[str, ...]) -> None:
+        self._tests = tests
+
+    def __call__(self, file: str, old: str, new: str, what: str) -> Plant:
+        return Plant(file=file, old=old, new=new, tests=self._tests, what=what)
+
+
+_orders = _of("algorithms/test_wiring.py::test_every_epoch_of_every_step_has_an_order_of_its_own")
+_may_change = _of("algorithms/test_wiring.py::test_a_resumed_run_may_change_these_settings_and_no_others")
+_resume = _of("runtime/test_run.py::test_save_every_and_keep")
+_policies = _of("evaluation/test_coverage.py::test_numbers_of_policies_are_covered")
+_alarms = _of("evaluation/test_coverage.py::test_the_alarm_of_reward_hacking_goes_by_prompts")
+_reward_model = _of("evaluation/test_coverage.py::test_numbers_of_a_reward_model_are_covered")
+_verdicts = _of("evaluation/test_coverage.py::test_verdicts_and_best_of_n_are_covered")
+_store = _of(
+    "data/test_store_judgements.py::test_filters",
+    "data/test_store_judgements.py::test_only_a_preference_becomes_chosen_and_rejected",
+    "data/test_store_judgements.py::test_a_second_opinion_must_supersede_the_first",
+    "data/test_store_judgements.py::test_open_items_are_those_an_annotator_has_not_judged",
+    "data/test_store_exports.py::test_an_export_stays_what_it_was",
+    "data/test_store_exports.py::test_an_export_is_its_records_hash",
+    "data/test_store_exports.py::test_prompts_are_exported_by_part",
+    "data/test_store_texts.py::test_hard_texts_on_each_database",
+)
+_sampler = _of(
+    "rollout/test_sampler.py::test_what_is_drawn_does_not_depend_on_company",
+    "rollout/test_sampler.py::test_settings_reach_the_draw",
+    "rollout/test_sampler.py::test_no_stop_tokens_means_every_completion_is_cut",
+)
+_update = _of(
+    "runtime/test_order.py",
+    "runtime/test_optim.py::test_decay_is_for_matrices",
+    "runtime/test_update.py::test_trajectory_equals_plain_pytorch",
+    "runtime/test_update.py::test_bfloat16_gradients_are_added_in_float32",
+    "runtime/test_update.py::test_counts_survive_a_restart",
+    "runtime/test_update.py::test_resumed_updater_goes_on_bit_for_bit",
+)
+
+
+def _golden(stage: str, *others: str) -> _Area:
+    return _of(f"algorithms/test_golden.py::test_first_steps[{stage}]", *others)
+
+
+def _resumed(stage: str) -> _Area:
+    return _of(f"algorithms/test_resume.py::test_resumed_at_every_step_equals_uninterrupted[{stage}]")
+
+
+def _setting(stage: str) -> _Area:
+    return _of(f"algorithms/test_settings_change.py::test_every_setting_changes_something[{stage}]")
+
+
+PLANTS: tuple[Plant, ...] = (
+    # algorithms
+    _orders("algorithms/learn.py", "PCG64([seed, step, epoch])", "PCG64([seed, step, min(epoch, 1)])", "Minibatches have one order from the second epoch on"),
+    _orders("algorithms/learn.py", "PCG64([seed, step, epoch])", "PCG64([seed, 1, epoch])", "Minibatches have the first step's order in every step"),
+    _of("algorithms/test_wiring.py::test_the_kl_that_bounds_a_step_of_trpo_is_that_of_the_old_policy_to_the_new_one")(
+        "algorithms/trpo.py", "statistics = old.statistics_against(policy, ", "statistics = policy.statistics_against(old, ",
+        "TRPO's line search bounds the KL of the new policy to the old one"),
+    _of("algorithms/test_wiring.py::test_the_controlled_coefficient_weighs_the_kl_in_the_loss")("algorithms/ppo.py", 'kl_in_loss = kl_coef if', 'kl_in_loss = config.kl.coef if',
+         "PPO's loss uses the first KL coefficient, not the controlled one"),
+    _golden("ppo")("algorithms/session.py", "first_key=first_key + self._key(batch), sampling=sampling", "first_key=first_key, sampling=sampling",
+         "PPO draws with the first step's random numbers in every step"),
+    _golden("ppo")("algorithms/ppo.py", "batches.pick(ptx, roles.policy_updater.steps + 1)", "batches.pick(ptx, 1)",
+         "The pretraining mix shows the same sequences at every update"),
+    _golden("ppo")("algorithms/ppo.py", "if step > config.critic.warmup_steps else []", "if step >= config.critic.warmup_steps else []",
+         "The policy learns in the last step of the critic's warm-up"),
+    _golden("ppo")("algorithms/adaptive.py", "mean, std = self._stored", "mean, std = 0.0, 1.0",
+         "PPO's scores are not normalised by the moments stored with the reward model"),
+    _resumed("ppo")("algorithms/adaptive.py", 'self.value = state["value"]', "self.value = self.value",
+         "A resumed PPO run starts the KL controller anew"),
+    _resumed("dapo")("algorithms/critic_free_experience.py", "self.done = state", "self.done = 0",
+         "A resumed GRPO run starts again with the first prompts"),
+    _setting("grpo-own")("algorithms/critic_free.py", "(config.clip_low, config.clip_high),", "(config.clip_low, config.clip_low),",
+           "The ratio's upper bound is the lower one"),
+    _of("algorithms/test_wiring.py::test_whitening_reaches_over_what_is_learned_from")(
+        "algorithms/critic_free_experience.py", "Moments.of(advantages, learned)", "Moments.of(advantages, mask)",
+        "Whitening's moments are of completions that are not learned from too"),
+    _golden("remax")("algorithms/critic_free.py", "k=1, first_key=GREEDY_KEYS, sampling=greedy", "k=1, sampling=greedy",
+           "The greedy baseline has the samples' random keys"),
+    _golden("xpo")(
+        "algorithms/online_dpo.py", "rows = shaped.view(-1, 2)", "rows = scores.view(-1, 2)",
+        "Online DPO chooses by raw scores, not by shaped ones"),
+    _golden("xpo")(
+        "algorithms/online_dpo.py", "source.draw(reference, step, k=1, first_key=REFERENCE_KEYS)",
+        "source.draw(policy, step, k=1, first_key=REFERENCE_KEYS)", "XPO's second completion is the policy's own"),
+    _golden("expert")(
+        "algorithms/expert.py", "kept_of(config, shape(rollout, scores).view(", "kept_of(config, scores.view(",
+        "Expert iteration keeps by raw scores, not by shaped ones"),
+    _golden("nash_md")(
+        "algorithms/nash_md.py", "geometric_mixture(policy, reference, share=config.mixture)", "geometric_mixture(reference, policy, share=config.mixture)",
+        "Nash-MD's opponent mixes the wrong way round"),
+    _golden("nash_md")("algorithms/nash_md.py", "k=1, first_key=OPPONENT_KEYS)", "k=1)",
+           "Nash-MD's opponent draws with the policy's random numbers"),
+    _setting("ilql-own")("algorithms/ilql.py", "updater.steps % config.target_every == 0", "updater.steps % 2 == 0",
+         "ILQL's target heads follow every second update, whatever is set"),
+    _golden("ilql")(
+        "algorithms/ilql.py", "return part(train), part(heldout)", "return part(train), part(train)",
+        "ILQL's held-out numbers are those of the training part"),
+    _of("algorithms/test_wiring.py::test_a_value_head_survives_a_restart")("algorithms/objective_step.py", "head.weight.copy_(weight)", "head.weight.copy_(head.weight)",
+         "A resumed run forgets the value head"),
+    _setting("prefer-follow")("algorithms/prefer.py", "if config.follow.every and step % config.follow.every == 0:", "if config.follow.every:",
+         "The reference follows at every step, whatever is set"),
+    _of("algorithms/test_wiring.py::test_how_sure_a_label_is_reaches_the_loss")("algorithms/prefer.py", "return (record.p_soft, 1 - record.p_soft)", "return (1.0, 0.0)",
+         "Soft labels are trained as certain ones"),
+    _of("algorithms/test_reward.py::test_stored_moments_are_those_of_heldout_scores")(
+        "algorithms/reward.py", "measured = inputs.heldout.groups or inputs.train.groups", "measured = inputs.train.groups",
+        "A reward model's moments are taken on the training part"),
+    _of("algorithms/test_wiring.py::test_how_sure_a_label_is_reaches_the_loss")(
+        "algorithms/reward.py", "            p_soft=scored.p_soft(),", "            p_soft=torch.ones_like(chosen),",
+        "A reward model is trained on soft labels as certain ones"),
+    _of("algorithms/test_distill_context.py::test_value_and_gradient_by_brute_force")(
+        "algorithms/distill_context.py", "reference_batch=behind,", "reference_batch=plain,", "The teacher does not read the context"),
+    _resumed("grpo")(
+        "algorithms/online.py", "if policy.adapter_name != BASE or not run.start:", "if policy.adapter_name != BASE or run.start >= 0:",
+        "After a restart the reference is the trained policy"),
+    _setting("ppo-own")(
+        "algorithms/ppo_roles.py", "MovingAverage(dict(policy_groups[0].parameters), decay=config.ema)",
+        "MovingAverage(dict(policy_groups[0].parameters), decay=0.99)", "The moving average has a decay of its own"),
+    _of("algorithms/test_filter.py::test_models_read_no_more_than_the_budgets")("algorithms/filter.py", "budgets=cut)", "budgets=None)",
+         "Filtering scores what training would cut off"),
+    _golden("ppo")("algorithms/adaptive.py", "self.value = self._next(kl, completions)", "self._next(kl, completions)", "The KL controller's coefficient is not kept"),
+    _resumed("ppo")("algorithms/adaptive.py", "self.moments = RunningMoments(**state)", "self.moments = RunningMoments()", "After a restart the running moments begin anew"),
+    _golden("ppo")("algorithms/adaptive.py", "self._running.add(scores)", "self._running", "Scores are scaled by moments that never see them"),
+    # rollout
+    _of("algorithms/test_wiring.py::test_members_of_an_ensemble_are_normalised_each_by_its_own_moments")(
+        "rollout/reward_scorers.py", "if len(self.parts) > 1 or self.normalise else", "if self.normalise else",
+        "Ensembles online are not normalised member by member"),
+    _setting("ppo-reward")(
+        "rollout/reward_scorers.py", "elif self.context:\n            groups = _groups_in_context(self.tokenizer, asked, self.context)",
+        "elif self.context:\n            groups = asked.groups(self.tokenizer)",
+        "A scorer's context is not read"),
+    _setting("grpo-reward")("rollout/reward_scorers.py", "rule = partial(rule, penalty=self.rules.variance_penalty)", "rule = partial(rule, penalty=0.5)",
+         "The penalty on disagreement is the default one"),
+    _sampler("rollout/sampler.py", "sample=start.owner[1], count=limit", "sample=0, count=limit",
+             "All completions of a prompt draw with the same numbers"),
+    _sampler("rollout/sampler.py", "top_p=self._sampling.top_p,", "top_p=1.0,", "Top-p is not handed to the draw"),
+    _sampler("rollout/sampler.py", "kept[:, slots].roll(-last, 0).T.tolist()", "kept[:, slots].T.tolist()",
+             "Completions that begin later have their tokens turned round the ring"),
+    _sampler("rollout/sampler.py", "ended=ended[row])", "ended=True)", "Completions that were cut count as ended"),
+    _of("rollout/test_rollout.py")("rollout/rollout.py", "sampler_logprobs=[self.sampler_logprobs[i] for i in places]", "sampler_logprobs=self.sampler_logprobs[: len(places)]",
+             "Log-probabilities stay behind where prompts are picked"),
+    _of("rollout/test_rollout.py")(
+        "rollout/rollout.py", 'texts, ended=ended, origin="drawn")', 'texts, origin="drawn")',
+        "A scorer with other tokens reads cut completions as ended"),
+    _of("evaluation/test_evaluate.py::test_numbers_are_those_of_the_completions")("rollout/scoring.py", "return sequence_sum(policy(batch, temperature=temperature), batch.completion_mask)",
+         "return sequence_sum(policy(batch), batch.completion_mask)", "Summed log-probabilities ignore the temperature"),
+    # evaluation
+    _policies("evaluation/evaluate.py", "win_matrix({name: m.gold for name, m in measured.items()}, clusters=clusters)",
+              "win_matrix({name: m.gold for name, m in measured.items()})", "The win matrix takes completions of a prompt as independent"),
+    _policies("evaluation/evaluate.py", "rate_interval((m.gold > 0).astype(float), clusters=clusters)",
+              "rate_interval((m.gold > 0).astype(float))", "The positive share takes completions of a prompt as independent"),
+    _alarms("evaluation/evaluate.py", "proxy_gain=paired_difference(m.proxy, base.proxy, clusters=clusters)",
+              "proxy_gain=paired_difference(m.proxy, base.proxy)", "The alarm's proxy gain takes completions of a prompt as independent"),
+    _alarms("evaluation/evaluate.py", "gold_gain=paired_difference(m.gold, base.gold, clusters=clusters) if", "gold_gain=paired_difference(m.gold, base.gold) if",
+              "The alarm's gold gain takes completions of a prompt as independent"),
+    _policies("evaluation/evaluate.py", "kl=exactly(0.0, n) if is_first else mean_interval(m.kl, clusters=clusters)",
+              "kl=exactly(0.0, n) if is_first else mean_interval(m.kl)", "The KL's interval takes completions of a prompt as independent"),
+    _policies("evaluation/evaluate.py", "ratio_interval(m.nll, m.tokens, clusters=prompts,", "ratio_interval(m.nll, m.tokens,",
+              "The perplexity's interval takes completions of a prompt as independent"),
+    _of("evaluation/test_evaluate.py::test_numbers_are_those_of_the_completions")("evaluation/evaluate.py", "summed_kl(policy, reference, groups, temperature=temperature,", "summed_kl(policy, reference, groups, temperature=1.0,",
+         "The evaluation's KL is at temperature 1 whatever was drawn at"),
+    _verdicts("evaluation/win_rate.py", "rate_interval(scores, clusters=prompts)", "rate_interval(scores)",
+              "A matrix of judgements takes those of a prompt as independent"),
+    _policies("evaluation/win_rate.py", "low=1 - rate.high, high=1 - rate.low", "low=1 - rate.value, high=1 - rate.low",
+              "The other way round, the win rate's interval ends at the rate"),
+    _reward_model("evaluation/reward_model_quality.py", "rate_interval(agree[kept], clusters=clusters_of(clusters, kept))", "rate_interval(agree[kept])",
+              "The accuracy against gold takes comparisons of a prompt as independent"),
+    _reward_model("evaluation/reward_model_quality.py", "brier=mean_interval(expit(-difference) ** 2, clusters=clusters)",
+              "brier=mean_interval(expit(-difference) ** 2)", "The Brier score takes comparisons of a prompt as independent"),
+    _reward_model("evaluation/reward_model_quality.py", "clusters=np.concatenate([_ids(clusters, len(right))] * 2)", "clusters=np.arange(2 * len(right))",
+              "The correlation with length takes completions of a prompt as independent"),
+    _reward_model("evaluation/reward_model_quality.py", "error_interval=_error_interval(confidence, right, which, bins, clusters)",
+              "error_interval=_error_interval(confidence, right, which, bins, None)", "The calibration error takes comparisons of a prompt as independent"),
+    _of("evaluation/test_coverage.py::test_numbers_of_texts_are_covered")("evaluation/text_statistics.py", "ended=rate_interval([float(end) for end in ended], clusters=prompts)",
+              "ended=rate_interval([float(end) for end in ended])", "The share that ended takes completions of a prompt as independent"),
+    _of("evaluation/test_coverage.py::test_with_five_prompts_the_means_are_covered_too")("evaluation/intervals.py", "half = student_t(confidence, count - 1) * error", "half = float(ndtri(0.5 + confidence / 2)) * error",
+              "A normal quantile in place of Student's t"),
+    _of("cli/test_evaluate.py::test_a_reward_model_trained_on_cut_texts_is_measured_on_cut_texts")("cli/evaluate.py", 'truncate=config.data.overlong == "truncate",\n        gold=gold', "gold=gold",
+         "The evaluation of a reward model forgets that texts are cut"),
+    _of("cli/test_evaluate.py::test_what_is_not_measured_is_counted_in_output_and_summary")("cli/parts.py", "left_out={**read.left_out, **({other: rest} if rest else {})}", "left_out={other: rest} if rest else {}",
+         "What was dropped while reading is not counted"),
+    # feedback
+    _of("feedback/ratings/test_rank_sides.py", "feedback/ratings/test_uncertainty.py")(
+        "feedback/ratings/uncertainty.py", "largest = np.abs((noise[:, others] - noise[:, [i]]) / errors[i, others]).max(1)",
+        "largest = ((noise[:, others] - noise[:, [i]]) / errors[i, others]).max(1)", "Rank ranges are one-sided"),
+    _of("feedback/test_simulate.py::test_flips_come_after_the_draw")("feedback/simulate.py", '"a" if prefers_a != flipped else "b"', '"a" if prefers_a else "b"',
+         "Simulated annotators never flip a pair"),
+    _of("feedback/test_simulate.py::test_rankings_without_noise_flipped_and_tied")("feedback/simulate.py", "ranking=ranking[::-1] if flipped else ranking", "ranking=ranking",
+         "Simulated annotators never flip a ranking"),
+    _of("feedback/select/test_acquisition.py::test_a_stated_share_is_uniform_and_the_rest_is_the_strategys")("feedback/select/choose.py", "rest = [at for at in best_first if at not in known]", "rest = [at for at in best_first]",
+         "A pair drawn uniformly is asked again by the strategy"),
+    _of("feedback/judges/test_judge.py::test_both_orders_are_averaged")("feedback/judges/judge.py", "probability = (forth + 1 - back) / 2", "probability = forth", "The judge's second order does not count"),
+    _of("feedback/agreement/test_annotators.py::test_leave_one_out_by_hand")("feedback/agreement/people.py", "others[np.arange(len(rows)), own[rows]] -= 1", "others[np.arange(len(rows)), own[rows]] -= 0",
+         "An annotator is compared with a majority that holds their own label"),
+    _of("feedback/studio/test_adjudicate.py::test_a_decision_stands_in_place_of_the_answers_only_where_asked_for")(
+        "feedback/judged.py", "if not row.superseded and not row.set_aside", "if not row.superseded", "Adjudications count as one more vote in ratings and agreement"),
+    # data/store
+    _store("data/store/selecting.py", "                margin=row.margin,\n                annotator=row.annotator,", "                annotator=row.annotator,",
+           "Exported comparisons lose their margin"),
+    _store("data/store/selecting.py", "statement = statement.where(table.annotator_id.in_(of_kinds))", "statement = statement",
+           "The filter by kind of annotator does nothing"),
+    _store("data/store/selecting.py", "statement = statement.where(table.created_at >= filters.since)", "statement = statement",
+           "The filter by date does nothing"),
+    _store("data/store/selecting.py", "superseded=later_id is not None", "superseded=False", "A judgement that was taken back is exported"),
+    _store("data/store/selecting.py", "select(member.judgement_id).where(member.export_id == id)", "select(member.judgement_id)",
+           "An export read again holds the judgements of all exports"),
+    _store("data/store/selecting.py", ".order_by(slot.item_id, slot.slot)", ".order_by(slot.item_id, slot.slot.desc())",
+           "The two completions of an item change places"),
+    _store("data/store/selecting.py", "            index=row.sample_index,\n", "            index=0,\n", "Completions read back have lost their number"),
+    _store("data/store/judging.py", "if row[\"supersedes_id\"] == current.get(whose):", "if row[\"supersedes_id\"] is None or row[\"supersedes_id\"] == current.get(whose):",
+           "An annotator can judge one item twice"),
+    _store("data/store/judging.py", "models.Judgement.item_id == table.id, models.Judgement.annotator_id == annotator", "models.Judgement.item_id == table.id",
+           "What one annotator has judged is closed to the others"),
+    _of("data/test_lineage.py::test_the_whole_chain")("data/store/runs.py", 'roles = dict(models_read) if start is None else {START: start, **models_read}', "roles = dict(models_read)",
+         "A run's record forgets which model it started from"),
+    # runtime
+    _may_change("runtime/run.py", '"eval_every", "compute.", "sampling.batch_size")', '"eval_every", "compute.", "sampling.")',
+            "A run may be resumed with another temperature"),
+    _may_change("runtime/run.py", '*("total_steps", "epochs",', '*("total_steps", "optim.", "epochs",', "A run may be resumed with another learning rate"),
+    _resume("runtime/run.py", "step % every == 0):", "step % every == 1):", "Checkpoints are written at the wrong steps"),
+    _update("runtime/order.py", "Philox(key=[seed, epoch])", "Philox(key=[seed, min(epoch, 1)])",
+            "The order of examples is the same from the second epoch on"),
+    _update("runtime/update.py", "master.grad += coarse.grad", "master.grad = (master.grad.to(coarse.dtype) + coarse.grad).float()",
+            "Gradients in bfloat16 are summed in bfloat16"),
+    _update("runtime/update.py", 'self._skipped_in_a_row = state["skipped_in_a_row"]', "self._skipped_in_a_row = 0",
+            "After a restart steps that are not finite are counted anew"),
+    _update("runtime/update.py", 'self.steps = state["steps"]', "self.steps = 0", "After a restart the learning rate's schedule begins anew"),
+    _update("runtime/optim.py", '"weight_decay": optim.weight_decay if decays else 0.0', '"weight_decay": optim.weight_decay',
+            "Weight decay reaches norms and biases"),
+    _update("runtime/optim.py", '"betas": (optim.beta1, optim.beta2)', '"betas": (optim.beta1, 0.95)', "The second moment's decay is the default one"),
+)  # fmt: skip
