@@ -32,6 +32,8 @@ UNSEEN = {
     "data.max_gb": "nothing here is as large; tests/data/test_read.py bounds what a file grows to",
     "run.out": "every run here has its own",
     "run.resume": "tests/algorithms/test_resume.py",
+    "compute.wait_minutes": "tests/runtime/test_lost.py waits for processes that do not come",
+    "lora.adapter": "tests/algorithms/test_from_adapter.py trains an adapter further",
     "run.max_nonfinite": "tests/runtime/test_update.py makes steps that are not finite",
     "run.tune": SPEED,
     "sampling.batch_size": SPEED,
