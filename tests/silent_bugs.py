@@ -105,6 +105,7 @@ ROWS = {
         "E1": "A model is measured on what it, or a model behind it, was trained on",
         "E2": "Rows are left out of an evaluation and nothing says so, or it reads other texts than training did",
         "E3": "An interval takes completions of one prompt as independent",
+        "E4": "A judge is fitted and measured on texts about the same things, and claims more than it can do elsewhere",
     },
     "Verdicts": {
         "V1": "Outcomes that all agree (one vote, all wins, all ties) leave an interval of no width",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 from prefloop.configs.common import require
 from prefloop.data.toy_world import gold_hash, gold_utility
@@ -73,7 +74,7 @@ class ToyJudge:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracy:
-    """A share of right answers with its 95 % Wilson interval."""
+    """A share of right answers with its 95 % interval: Wilson's score interval, wider where answers about one film agree."""
 
     value: float
     low: float
@@ -81,12 +82,28 @@ class Accuracy:
     n: int
 
     @classmethod
-    def of(cls, right: int, n: int) -> "Accuracy":
-        """`right` out of `n`, n at least 1 (Wilson 1927; Brown, Cai and DasGupta 2001)."""
-        z = 1.959963984540054
-        share, shrink = right / n, 1 + z * z / n
-        centre = (share + z * z / (2 * n)) / shrink
-        half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / shrink
+    def of(cls, right: Sequence[bool], groups: Sequence[str] | None = None) -> "Accuracy":
+        """Share of the answers that are right, at least one; `groups` names what each is about, none that each stands alone.
+
+        Wilson (1927) with n divided by the design effect of the groups (Kish 1965; never below 1) and Student's t on (groups - 1) degrees.
+        One group says nothing of others: its interval is [0, 1].
+        """
+        n, share = len(right), sum(right) / len(right)
+        members = list(dict.fromkeys(groups)) if groups is not None else []
+        effective, z = float(n), float(ndtri(0.975))
+        if groups is not None and len(members) == 1 < n:
+            return cls(value=share, low=0.0, high=1.0, n=n)
+        if groups is not None and len(members) < n:
+            place = {group: at for at, group in enumerate(members)}
+            errors = np.bincount([place[group] for group in groups], np.asarray(right, np.float64) - share)
+            clustered = float(errors @ errors) * len(members) / (len(members) - 1) / n**2
+            effective = n / max(
+                1.0, clustered * (n - 1) / (share * (1 - share)) if 0 < share < 1 else n / len(members)
+            )
+            z = float(stdtrit(len(members) - 1, 0.975))
+        shrink = 1 + z * z / effective
+        centre = (share + z * z / (2 * effective)) / shrink
+        half = z * math.sqrt(share * (1 - share) / effective + z * z / (4 * effective**2)) / shrink
         return cls(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
 
 
@@ -97,7 +114,7 @@ class SentimentSettings:
     seed: int = 0
     """Chooses the reviews that are held out, and the windows."""
     heldout: float = 0.2
-    """Share of the reviews, by hash, that the judge is not fitted on and is measured on."""
+    """Share of the groups of reviews, by hash, that the judge is not fitted on and is measured on."""
     max_terms: int = 100_000
     """Words and word pairs kept, the most frequent."""
     min_texts: int = 5
@@ -162,7 +179,7 @@ class SentimentJudge:
     model: TermModel
     settings: SentimentSettings
     accuracy: Accuracy
-    """On whole reviews that it was not fitted on."""
+    """On whole reviews of groups that it was not fitted on; the interval is by group."""
     accuracy_short: Accuracy
     """On one random window of `settings.measured` words from each of them."""
 
@@ -173,25 +190,29 @@ class SentimentJudge:
         ratings: Sequence[int],
         seed: int = 0,
         *,
+        groups: Sequence[str] | None = None,
         settings: SentimentSettings | None = None,
     ) -> "SentimentJudge":
-        """Fit on reviews and their stars from 1 to 10; reviews of 5 and 6 stars are left out.
+        """Fit on reviews and their stars from 1 to 10; reviews of 5 and 6 stars are left out. `settings` overrides `seed`.
 
-        Give it reviews that no policy is trained on. `settings` overrides `seed`. The held-out share only measures the judge.
+        `groups` names what each review is about. Reviews of one film share its names and how good it is, so a judge that was fitted on
+        some of them knows more of the others than of any other film: a group is fitted on or measured on, never both. Without `groups`
+        only copies of a text stay together. Train policies on reviews that `held_out` says true of: the judge has not seen those.
 
         Raises:
             InputError: scikit-learn is missing, the lists differ in length, a rating is not 1 to 10, or a class has too few reviews.
         """
         settings = settings or SentimentSettings(seed=seed)
-        fitted, heldout = _split_reviews(texts, ratings, settings)
+        groups = texts if groups is None else groups
+        fitted, heldout, about = _split_reviews(texts, ratings, groups, settings)
         model = _fit_model(fitted, settings)
         rng = np.random.Generator(np.random.PCG64([settings.seed, 1]))
         windows = [(_window(text, settings.measured, rng), positive) for text, positive in heldout]
         return cls(
             model=model,
             settings=settings,
-            accuracy=_accuracy(model, heldout),
-            accuracy_short=_accuracy(model, windows),
+            accuracy=_accuracy(model, heldout, about),
+            accuracy_short=_accuracy(model, windows, about),
         )
 
     @property
@@ -293,30 +314,50 @@ def _window(text: str, words: int, rng: np.random.Generator) -> str:
     return " ".join(pieces[start : start + words])
 
 
+def held_out(texts: Sequence[str], groups: Sequence[str], settings: SentimentSettings) -> list[bool]:
+    """Whether each review is one that a judge with these settings is measured on, by a hash of its group.
+
+    A copy of a text goes where the first of them goes, whatever its group.
+    """
+    first: dict[str, bool] = {}
+    parts: dict[str, bool] = {}
+    for text, group in zip(texts, groups, strict=True):
+        if group not in parts:
+            digest = hashlib.sha256(f"{settings.seed}\n{group}".encode()).digest()
+            parts[group] = int.from_bytes(digest[:8], "big") < settings.heldout * 2**64
+        first.setdefault(text, parts[group])
+    return [first[text] for text in texts]
+
+
 def _split_reviews(
-    texts: Sequence[str], ratings: Sequence[int], settings: SentimentSettings
-) -> tuple[list[_Review], list[_Review]]:
-    """Reviews to fit on and reviews to measure on, by a hash of the text, so that copies of a review stay together."""
-    require(
-        len(texts) == len(ratings),
-        f"there are {len(texts)} texts and {len(ratings)} ratings; give one for each",
-    )
+    texts: Sequence[str], ratings: Sequence[int], groups: Sequence[str], settings: SentimentSettings
+) -> tuple[list[_Review], list[_Review], list[str]]:
+    """Reviews to fit on, reviews to measure on, and the groups of the latter."""
+    for what, others in (("ratings", ratings), ("groups", groups)):
+        require(
+            len(texts) == len(others),
+            f"there are {len(texts)} texts and {len(others)} {what}; give one for each",
+        )
     fitted: list[_Review] = []
     heldout: list[_Review] = []
-    for text, rating in zip(texts, ratings, strict=True):
+    about: list[str] = []
+    parts = held_out(texts, groups, settings)
+    for text, rating, group, is_held_out in zip(texts, ratings, groups, parts, strict=True):
         require(1 <= rating <= 10, f"rating is {rating}; stars go from 1 to 10")
         if NEGATIVE < rating < POSITIVE:
             continue
-        digest = hashlib.sha256(f"{settings.seed}\n{text}".encode()).digest()
-        part = heldout if int.from_bytes(digest[:8], "big") < settings.heldout * 2**64 else fitted
-        part.append((text, rating >= POSITIVE))
+        if is_held_out:
+            heldout.append((text, rating >= POSITIVE))
+            about.append(group)
+        else:
+            fitted.append((text, rating >= POSITIVE))
     for what, part in (("to fit on", fitted), ("to measure on", heldout)):
         positive = sum(positive for _, positive in part)
         require(
             0 < positive < len(part),
             f"of {len(texts)} reviews {len(part)} are left {what}, {positive} of them positive; both positive and negative ones are needed",
         )
-    return fitted, heldout
+    return fitted, heldout, about
 
 
 def _fit_model(reviews: list[_Review], settings: SentimentSettings) -> TermModel:
@@ -354,6 +395,5 @@ def _fit_model(reviews: list[_Review], settings: SentimentSettings) -> TermModel
     )
 
 
-def _accuracy(model: TermModel, reviews: list[_Review]) -> Accuracy:
-    right = sum((model.log_odds(text) > 0) == positive for text, positive in reviews)
-    return Accuracy.of(right, len(reviews))
+def _accuracy(model: TermModel, reviews: list[_Review], groups: list[str]) -> Accuracy:
+    return Accuracy.of([(model.log_odds(text) > 0) == positive for text, positive in reviews], groups)

@@ -1,13 +1,13 @@
 """`prefloop run imdb`: positive film reviews, on real text and a judge fitted on the stars that people gave.
 
-The reviews are parted once by hash: one part fits the gold judge and is seen by nothing else, the other trains the language model and gives the
-openings that policies continue. A demonstration is an opening and the sentences that its author wrote next.
+The reviews are parted once, in blocks of neighbours, which are mostly of one film: one part fits the gold judge and is seen by nothing else, the
+other trains the language model, gives the openings that policies continue, and says how often the judge is right about films it has not seen.
+A demonstration is an opening and the sentences that its author wrote next.
 """
 
-import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefloop.configs.common import Data, Optim, RunSettings, Sampling
@@ -20,14 +20,18 @@ from prefloop.configs.sample import SampleConfig
 from prefloop.configs.sft import SFTConfig
 from prefloop.data import BadRow, read_rows, write_jsonl
 from prefloop.errors import InputError
-from prefloop.feedback.gold import SentimentJudge, plain_review
+from prefloop.feedback.gold import SentimentJudge, SentimentSettings, held_out, plain_review
 from prefloop.recipes.plan import Plan
 from prefloop.records import Demonstration, Prompt, Text
 
 JUDGE_SHARE = 0.4
-"""Share of the reviews that only the gold judge sees."""
+"""Share of the reviews, by block, that only the gold judge sees."""
+BLOCK, FEWEST_BLOCKS = 50, 40
+"""Neighbouring reviews that are parted together; fewer in a small file, so that it has this many blocks."""
 HELDOUT = 0.1
 """Share of openings, by hash, that nothing is trained on."""
+_NUMBERED = re.compile(r"(.*?)(\d+)(?:_\d+)?(?:\.\w+)?")
+"""A review's id, as in train/neg/123 or neg/123_4.txt: the folder, and its number there."""
 _SENTENCE_END = re.compile(r"[.!?][\"')]*$")
 
 
@@ -42,8 +46,9 @@ def plan(config: IMDBConfig, project: Path) -> Plan:
     whole, short = judge.accuracy, judge.accuracy_short
     measured = judge.settings.measured
     note = (
-        f"The gold judge is a classifier of words and word pairs, fitted on star ratings of reviews that no policy saw: on held-out reviews it is right on "
-        f"{whole.value:.1%} [{whole.low:.1%}, {whole.high:.1%}] (n = {whole.n}), on {measured} words of them on {short.value:.1%} [{short.low:.1%}, {short.high:.1%}]. "
+        f"The gold judge is a classifier of words and word pairs, fitted on star ratings of reviews that no policy saw: on reviews of films that it was not fitted on it is right on "
+        f"{whole.value:.1%} [{whole.low:.1%}, {whole.high:.1%}] (n = {whole.n}, intervals by block of neighbouring reviews), on {measured} words of them, "
+        f"as much as a completion has, on {short.value:.1%} [{short.low:.1%}, {short.high:.1%}]. "
         "It counts words, so what pleases it is positive wording, not a good review."
     )
     print(note)
@@ -148,14 +153,16 @@ def _ppo(config: IMDBConfig, project: Path, prompts: Data, sampling: Sampling) -
 
 def _prepare(config: IMDBConfig, data: Path, folder: Path, files: dict[str, str]) -> SentimentJudge:
     """Part the reviews, fit the judge on one part, write the stages' files from the other."""
-    apart: list[tuple[str, int]] = []
-    open_reviews: list[tuple[str, str]] = []
-    for origin, text, rating in _reviews(config.data):
-        if _position(text) < JUDGE_SHARE:
-            apart.append((text, rating))
-        else:
-            open_reviews.append((origin, plain_review(text)))
-    judge = SentimentJudge.fit([text for text, _ in apart], [rating for _, rating in apart], config.seed)
+    reviews = list(_reviews(config.data))
+    texts = [review.text for review in reviews]
+    groups = _blocks(reviews)
+    settings = SentimentSettings(seed=config.seed, heldout=1 - JUDGE_SHARE)
+    open_reviews = [
+        (review.origin, plain_review(review.text))
+        for review, is_open in zip(reviews, held_out(texts, groups, settings), strict=True)
+        if is_open
+    ]
+    judge = SentimentJudge.fit(texts, [review.rating for review in reviews], groups=groups, settings=settings)
     folder.parent.mkdir(parents=True, exist_ok=True)
     judge.save(folder)
     data.mkdir(parents=True, exist_ok=True)
@@ -169,30 +176,47 @@ def _prepare(config: IMDBConfig, data: Path, folder: Path, files: dict[str, str]
     write_jsonl(demonstrations, files["demonstrations"])
     write_jsonl(prompts, files["prompts"])
     print(
-        f"{len(apart)} reviews for the judge, {len(open_reviews)} for the language model; {len(demonstrations)} of those have "
+        f"{len(reviews) - len(open_reviews)} reviews for the judge, {len(open_reviews)} for the language model; {len(demonstrations)} of those have "
         f"an opening of {config.prompt_words} words with sentences after it, {len(prompts)} openings are used as prompts"
     )
     return judge
 
 
-def _reviews(source: str) -> Iterator[tuple[str, str, int]]:
-    """Origin, text and stars of every review; `InputError` at the first row that has not both."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Review:
+    origin: str
+    text: str
+    rating: int
+    id: str | None
+
+
+def _reviews(source: str) -> Iterator[_Review]:
+    """Every review; `InputError` at the first row without a text or stars."""
     for row in read_rows(source):
         if isinstance(row, BadRow):
             raise InputError(str(row))
-        text, rating = row.values.get("text"), row.values.get("rating")
+        text, rating, name = row.values.get("text"), row.values.get("rating"), row.values.get("id")
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{row.origin}: `text` is {text!r}; it must be a review's text")
         if not isinstance(rating, int) or not 1 <= rating <= 10:
             raise InputError(
                 f"{row.origin}: `rating` is {rating!r}; it must be a whole number of stars, 1 to 10"
             )
-        yield row.origin, text, rating
+        yield _Review(origin=row.origin, text=text, rating=rating, id=None if name is None else str(name))
 
 
-def _position(text: str) -> float:
-    """Where in [0, 1) the hash of a review stands."""
-    return int.from_bytes(hashlib.sha256(f"reviews {text}".encode()).digest()[:6], "big") / 2**48
+def _blocks(reviews: Sequence[_Review]) -> list[str]:
+    """A name for each review's block: neighbours by the numbers in their ids, which count the reviews of one film together.
+
+    Without such ids, neighbours in the file.
+    """
+    block = max(1, min(BLOCK, len(reviews) // FEWEST_BLOCKS))
+    names: list[str] = []
+    for place, review in enumerate(reviews):
+        numbered = _NUMBERED.fullmatch(review.id or "")
+        folder, number = (numbered[1], int(numbered[2])) if numbered else ("", place)
+        names.append(f"{folder} {number // block}")
+    return names
 
 
 MOST_WORDS, FEWEST_WORDS = 34, 12

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from prefloop.data.toy_world import ToyWorld, best_reply, gold_hash
 from prefloop.errors import InputError
+from prefloop.evaluation.intervals import rate_interval
 from prefloop.feedback.gold import (
     Accuracy,
     GoldJudge,
@@ -23,6 +24,7 @@ from prefloop.feedback.gold import (
     ToyJudge,
     _split_reviews,
     _terms,
+    held_out,
     plain_review,
 )
 from prefloop.feedback.utility import find_utility, is_log_odds
@@ -71,18 +73,30 @@ def test_toy_judge_is_the_worlds_utility() -> None:
 
 def test_wilson_interval_by_hand() -> None:
     # 8 of 10: (0.8 + z²/20 ± z √(0.016 + z²/400)) / (1 + z²/10), z = 1.96
-    accuracy = Accuracy.of(8, 10)
+    accuracy = Accuracy.of([True] * 8 + [False] * 2)
     assert (accuracy.value, accuracy.n) == (0.8, 10)
     assert (accuracy.low, accuracy.high) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert Accuracy.of(0, 5).low == 0.0
-    assert Accuracy.of(5, 5).high == 1.0
+    assert Accuracy.of([False] * 5).low == 0.0
+    assert Accuracy.of([True] * 5).high == 1.0
 
 
 @given(st.integers(1, 2000), st.data())
 def test_wilson_interval_is_scipys(n: int, data: st.DataObject) -> None:
     right = data.draw(st.integers(0, n))
-    ours, theirs = Accuracy.of(right, n), binomtest(right, n).proportion_ci(method="wilson")
+    ours, theirs = (
+        Accuracy.of([True] * right + [False] * (n - right)),
+        binomtest(right, n).proportion_ci(method="wilson"),
+    )
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=60))
+def test_interval_by_group_is_that_of_evaluations(answers: list[tuple[bool, int]]) -> None:
+    right, groups = [answer for answer, _ in answers], [str(group) for _, group in answers]
+    ours, theirs = Accuracy.of(right, groups), rate_interval(right, clusters=groups)
+    assert (ours.value, ours.low, ours.high) == pytest.approx(
+        (theirs.value, theirs.low, theirs.high), abs=1e-12
+    )
 
 
 # --- the sentiment judge on made-up reviews
@@ -105,7 +119,7 @@ def test_log_odds_by_hand() -> None:
 
 
 def test_fitted_judge_knows_good_from_bad(judge: SentimentJudge) -> None:
-    assert judge.accuracy.value > 0.95
+    assert judge.accuracy.value > 0.855
     assert 60 < judge.accuracy.n < 100
     assert judge.accuracy.low < judge.accuracy.value <= judge.accuracy.high
     assert judge.accuracy_short.value > 0.6
@@ -214,9 +228,52 @@ def test_unusable_reviews_are_errors() -> None:
 def test_copies_of_a_review_are_held_out_together() -> None:
     """Else the judge is measured on texts it was fitted on."""
     texts, ratings = made_up_reviews(200)
-    fitted, heldout = _split_reviews(texts * 3, ratings * 3, SMALL)
+    fitted, heldout, _ = _split_reviews(texts * 3, ratings * 3, [str(i) for i in range(600)], SMALL)
     assert not {text for text, _ in fitted} & {text for text, _ in heldout}
     assert len(fitted) + len(heldout) == 600
+
+
+def reviews_of_films(films: range, each: int = 10) -> tuple[list[str], list[int], list[str]]:
+    """Texts, stars and films. Every review has its film's name in it, and only the film says whether it is a good one."""
+    rng = np.random.Generator(np.random.PCG64([films.start, 7]))
+    texts, ratings, groups = [], [], []
+    for film in films:
+        positive = bool(rng.integers(2))
+        for _ in range(each):
+            words = [str(word) for word in rng.choice(REST, 20)]
+            for place in rng.choice(20, 4, replace=False):
+                words[place] = f"film{film}"
+            texts.append(" ".join(words))
+            ratings.append(9 if positive else 2)
+            groups.append(f"film {film}")
+    return texts, ratings, groups
+
+
+def test_the_judges_claim_holds_on_other_films() -> None:  # silent-bug: E4
+    """Reviews of one film on both sides of the split let the judge know the film by its name, and claim it as accuracy."""
+    texts, ratings, groups = reviews_of_films(range(80))
+    judge = SentimentJudge.fit(texts, ratings, groups=groups, settings=SMALL)
+    others, stars, _ = reviews_of_films(range(1000, 1080))
+    right = [
+        (judge.model.log_odds(text) > 0) == (rating > 5) for text, rating in zip(others, stars, strict=True)
+    ]
+    assert 0.25 < np.mean(right) < 0.75
+    assert judge.accuracy.value == pytest.approx(np.mean(right), abs=0.25)
+    assert judge.accuracy.low < 0.55
+    assert (
+        SentimentJudge.fit(texts, ratings, settings=SMALL).accuracy.value > 0.85
+    )  # what a split by text says
+
+
+def test_reviews_of_one_film_are_held_out_together() -> None:
+    texts, _, groups = reviews_of_films(range(40))
+    parts = held_out(texts, groups, SMALL)
+    assert len(set(zip(groups, parts, strict=True))) == 40
+    assert 0 < sum(parts) < len(parts)
+    copies = [held_out(["one text"] * 2, ["film 0", f"film {i}"], SMALL) for i in range(40)]
+    assert all(first == second for first, second in copies)  # a copy goes where its first goes
+    with pytest.raises(InputError, match="400 texts and 399 groups"):
+        SentimentJudge.fit(texts, [1] * 400, groups=groups[1:])
 
 
 def test_breaks_and_marks_are_not_words() -> None:
@@ -237,7 +294,7 @@ def test_any_text_has_a_finite_utility(text: str) -> None:
 
 
 def test_real_reviews(real_data: Path) -> None:
-    """An eighth of the reviews, whole ones only, to be quick; the whole file gives about 91 %."""
+    """An eighth of the reviews, whole ones only, to be quick."""
     parquet = pytest.importorskip("pyarrow.parquet")
     path = real_data / "imdb" / "train.parquet"
     if not path.is_file():

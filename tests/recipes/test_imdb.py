@@ -92,16 +92,28 @@ def test_the_whole_loop_on_made_up_reviews(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_the_judges_reviews_are_seen_by_nothing_else(tmp_path: Path) -> None:
-    project = tmp_path / "imdb"
-    file = reviews(tmp_path, 120)
-    imdb.plan(config(project, file), project)
+@pytest.mark.parametrize("numbered", [False, True])
+def test_the_judges_reviews_are_seen_by_nothing_else(tmp_path: Path, numbered: bool) -> None:
+    """Nor is a neighbour, which may be of the same film: by the numbers of ids, or else by the place in the file."""
     import pyarrow.parquet
 
-    everything = {text: imdb._position(text) for text in pyarrow.parquet.read_table(file)["text"].to_pylist()}
+    project, file = tmp_path / "imdb", reviews(tmp_path, 120)
+    table = pyarrow.parquet.read_table(file)
+    texts: list[str] = table["text"].to_pylist()
+    blocks = {text: place // 3 for place, text in enumerate(texts)}
+    if numbered:  # 1, 10, 100, 101: as a file system lists them
+        order = sorted(range(120), key=lambda place: f"train/pos/{place}_9.txt")
+        table = table.take(order).append_column("id", [[f"train/pos/{place}_9.txt" for place in order]])
+        pyarrow.parquet.write_table(table, file)
+    made_plan = imdb.plan(config(project, file), project)
     used = {json.loads(line)["text"] for line in (project / "data/texts.jsonl").read_text().splitlines()}
-    assert used == {text for text, place in everything.items() if place >= imdb.JUDGE_SHARE}
-    assert len(used) < len(everything)
+    assert 0 < len(used) < len(texts)
+    open_blocks = {blocks[text] for text in used}
+    assert used == {text for text in texts if blocks[text] in open_blocks}
+    judge = made_plan.gold
+    assert isinstance(judge, SentimentJudge)
+    assert judge.accuracy.n == judge.accuracy_short.n == len(used)  # all that it has not seen
+    assert f"n = {len(used)}, intervals by block" in made_plan.notes[0]
     rows = [json.loads(line) for line in (project / "data/demonstrations.jsonl").read_text().splitlines()]
     assert rows
     for row in rows:
