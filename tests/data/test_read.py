@@ -284,3 +284,75 @@ def test_reading_is_streamed(tmp_path: Path) -> None:
     assert isinstance(next(rows), Row)
     path.write_text("")  # what follows was not read yet, or only a buffer of it
     assert isinstance(next(rows), BadRow)
+
+
+# --- bounds
+
+
+def packed(path: Path, content: bytes) -> Path:
+    """The content in a file, compressed as its name says."""
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(content))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        with pyarrow.output_stream(str(path), compression="zstd") as stream:
+            stream.write(content)
+    return path
+
+
+def test_zst_is_read(tmp_path: Path) -> None:
+    content = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    path = packed(tmp_path / "a.jsonl.zst", content)
+    assert values(path) == ROWS
+    assert [row.origin for row in rows_of(path)] == [f"{path}:{number}" for number in (1, 2, 3)]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"a\.jsonl\.zst"):
+        values(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.json.gz", "a.csv.gz"])
+def test_a_compressed_file_that_grows_too_large_is_refused(tmp_path: Path, name: str) -> None:
+    rows = ['{"text": "' + "x" * 90 + '"}'] * 20_000  # 2 MB
+    content = {"a.json.gz": "[" + ",".join(rows) + "]", "a.csv.gz": "text\n" + ("x" * 100 + "\n") * 20_000}
+    path = packed(tmp_path / name, content.get(name, "\n".join(rows)).encode())
+    assert path.stat().st_size < 100_000
+    assert len(values(path, max_gb=0.01)) == 20_000
+    with pytest.raises(InputError, match=r"more than 0\.001 GB once decompressed; .* raise data\.max_gb"):
+        values(path, max_gb=0.001)
+
+
+@pytest.mark.parametrize("grows", ["on disk", "in memory"])
+def test_a_parquet_file_that_grows_too_large_is_refused(tmp_path: Path, grows: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    same = grows == "in memory"  # one entry of a dictionary, in every row
+    texts = ["x" * 1000] * 2000 if same else [f"{i:05d}" + "x" * 1000 for i in range(2000)]
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": texts}), path, use_dictionary=same, compression="zstd")
+    assert path.stat().st_size < 100_000
+    assert len(values(path, max_gb=0.01)) == 2000
+    with pytest.raises(InputError, match=r"a\.parquet: .* more than 0\.001 GB once decompressed"):
+        values(path, max_gb=0.001)
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefloop.data.streams.LONGEST", 2**20)
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "' + "x" * 2**20 + '"}\n')
+    with pytest.raises(InputError, match=r"a\.jsonl:2: the line is longer than 1 MiB; write one row"):
+        values(path)
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000 + "]" * 100_000, '{"a":' * 100_000, "9" * 5000])
+def test_depth_and_huge_integers_are_bad_rows(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": {value}}}\n{{"text": "fine"}}\n')
+    bad, row = read_rows(path)
+    assert isinstance(bad, BadRow)
+    assert bad.origin == f"{path}:1"
+    assert len(str(bad)) < 500
+    assert isinstance(row, Row)
+    (tmp_path / "b.json").write_text(f'[{{"text": {value}}}]')
+    with pytest.raises(InputError, match=r"b\.json") as raised:
+        list(read_rows(tmp_path / "b.json"))
+    assert len(str(raised.value)) < 500
