@@ -110,9 +110,9 @@ def test_rankings_demonstrations_chats_and_prompts(capsys: pytest.CaptureFixture
     assert "2 completions by teacher, 2 of them new" in out
     write("prompts.jsonl", [{"prompt": "q"}])
     assert "1 prompts, 1 of them new" in run(capsys, "data import prompts.jsonl --store s.db")
-    run(
-        capsys, "data export --store s.db --kind prompts --out texts.jsonl", code=2
-    )  # chats and texts do not mix
+    run(capsys, "data export --store s.db --kind prompts --out all.jsonl")  # chats and texts in a file each
+    assert len(load_prompts("all-text.jsonl").records) == 2
+    assert all(not isinstance(prompt.content, str) for prompt in load_prompts("all-chat.jsonl").records)
     with Store.open("s.db") as store:
         assert [c.policy for c in store.completions()] == ["human"] * 4 + ["teacher"] * 2
 
