@@ -249,7 +249,7 @@ def reviews_of_films(films: range, each: int = 10) -> tuple[list[str], list[int]
     return texts, ratings, groups
 
 
-def test_the_judges_claim_holds_on_other_films() -> None:  # silent-bug: E4
+def test_the_judges_claim_holds_on_other_films() -> None:  # E4
     """Reviews of one film on both sides of the split let the judge know the film by its name, and claim it as accuracy."""
     texts, ratings, groups = reviews_of_films(range(80))
     judge = SentimentJudge.fit(texts, ratings, groups=groups, settings=SMALL)
