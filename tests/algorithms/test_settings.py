@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 import prefloop
+from prefloop.configs.adapters import Adapter
 from prefloop.configs.agreement import AgreementConfig
 from prefloop.configs.annotate import ScorePairsConfig
 from prefloop.configs.arena import ArenaConfig
 from prefloop.configs.best_of_n import BestOfNConfig
 from prefloop.configs.chat import ChatConfig
-from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
+from prefloop.configs.common import Compute, Data, LoRA, Optim, Rows, RunSettings, Sampling
 from prefloop.configs.critic_free import METHODS, CriticFreeConfig
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
 from prefloop.configs.distill_context import DistillContextConfig
@@ -38,9 +39,12 @@ from prefloop.configs.label import (
     ChatAnswers,
     LabelExportConfig,
     LabelImportConfig,
+    ProjectDeleteConfig,
+    ProjectStateConfig,
     RestoreConfig,
     ServeConfig,
     SimulateConfig,
+    UserResetConfig,
 )
 from prefloop.configs.merge import MergeConfig
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
@@ -64,6 +68,7 @@ from prefloop.configs.sample import SampleConfig
 from prefloop.configs.scorers import Combining, Named
 from prefloop.configs.select import ScoreConfig, SelectConfig
 from prefloop.configs.sft import SFTConfig
+from prefloop.configs.verify import VerifyConfig
 from tests.algorithms.small import settings, train
 
 SHARED = (Optim, LoRA, Sampling, Data, Compute, RunSettings)
@@ -79,6 +84,7 @@ OTHERS = (
     *(ScorePairsConfig, BestOfNConfig, Combining, Named),
     *(ServeConfig, ChatAnswers, LabelImportConfig, LabelExportConfig, BackupConfig, RestoreConfig),
     *(AskedModel, ScorerConfig, LabelScoreConfig, ReviseConfig, DistillContextConfig, RoundsConfig),
+    *(UserResetConfig, ProjectStateConfig, ProjectDeleteConfig, VerifyConfig, Adapter, Rows),
     *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits, ScoreConfig, SelectConfig),
     *(NLPOConfig, GameConfig, NashMDConfig, SPPOConfig, ILQLConfig),
     *(ActorCriticConfig, A2CConfig, TRPOConfig, ExpertConfig, OnlineDPOConfig, *METHODS),

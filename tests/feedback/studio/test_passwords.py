@@ -152,7 +152,7 @@ def test_only_the_hash_of_a_link_is_stored_and_it_goes_with_the_account(studio: 
 def test_the_audit_log_has_it_and_no_log_has_a_secret(
     studio: Studio, ann: Person, boss: Person, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="prefloop"):
         change(ann, "a wrong present one", NEW)
         change(ann, PASSWORD, NEW)
         path = boss.send("POST", f"/people/{ann.who.account}/reset").json()["path"]

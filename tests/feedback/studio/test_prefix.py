@@ -98,7 +98,7 @@ def test_every_address_in_pages_is_within_the_path(studio: Studio, strips: bool)
     assert app_client.get(f"{at}/").headers["location"] == f"{PREFIX}/login"
     assert (
         app_client.get(f"{at}/settings", headers={"accept": "text/html"}).headers["location"]
-        == f"{PREFIX}/login"
+        == f"{PREFIX}/login?next=/settings"
     )
     assert app_client.get(f"{at}/static/studio.css").status_code == 200
     assert app_client.get(f"{at}/openapi.json").json()["servers"] == [{"url": PREFIX}]
