@@ -31,6 +31,7 @@ from prefloop.configs.judge import (
     CallLimits,
     JudgeConfig,
     LabelScoreConfig,
+    RequestFields,
     ReviseConfig,
     ScorerConfig,
 )
@@ -84,7 +85,7 @@ OTHERS = (
     *(ScorePairsConfig, BestOfNConfig, Combining, Named),
     *(ServeConfig, ChatAnswers, LabelImportConfig, LabelExportConfig, BackupConfig, RestoreConfig),
     *(AskedModel, ScorerConfig, LabelScoreConfig, ReviseConfig, DistillContextConfig, RoundsConfig),
-    *(UserResetConfig, ProjectStateConfig, ProjectDeleteConfig, VerifyConfig, Adapter, Rows),
+    *(UserResetConfig, ProjectStateConfig, ProjectDeleteConfig, VerifyConfig, Adapter, Rows, RequestFields),
     *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits, ScoreConfig, SelectConfig),
     *(NLPOConfig, GameConfig, NashMDConfig, SPPOConfig, ILQLConfig),
     *(ActorCriticConfig, A2CConfig, TRPOConfig, ExpertConfig, OnlineDPOConfig, *METHODS),
