@@ -15,7 +15,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_STAGES = (
+STAGE_NAMES = (  # functions of `prefloop.api.stages`, a command each
     "pretrain",
     "sft",
     "reward",
@@ -41,7 +41,7 @@ _STAGES = (
     "ilql",
     "distill_context",
 )
-_NAMES = {
+_ATTRIBUTES = {
     "load_policy": "prefloop.api.texts:load_policy",
     "load_reward_model": "prefloop.api.texts:load_reward_model",
     "open_run": "prefloop.api.results:open_run",
@@ -51,16 +51,16 @@ _NAMES = {
     "InputError": "prefloop.errors:InputError",
 }
 
-__all__ = [*_STAGES, *_NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*STAGE_NAMES, *_ATTRIBUTES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name in _STAGES:
+    if name in STAGE_NAMES:
         value = import_module("prefloop.api.stages").stage(name)
-    elif name in _NAMES:
-        module, _, attribute = _NAMES[name].partition(":")
+    elif name in _ATTRIBUTES:
+        module, _, attribute = _ATTRIBUTES[name].partition(":")
         value = getattr(import_module(module), attribute)
     else:
         raise AttributeError(f"module 'prefloop' has no attribute {name!r}")

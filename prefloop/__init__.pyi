@@ -12,6 +12,7 @@ from prefloop.errors import InputError as InputError
 
 __version__: str
 __all__: list[str]
+STAGE_NAMES: tuple[str, ...]
 
 Model = str | Path | FinishedRun | TextPolicy
 Scorer = Model | TextScorer | Callable[..., Any]

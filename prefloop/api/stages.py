@@ -4,39 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prefloop import STAGE_NAMES
 from prefloop.api.given import settings_from
 from prefloop.api.results import FinishedRun, PolicyRun, RewardRun
 from prefloop.cli.commands import STAGES, load
 
-COMMANDS = {
-    name.replace("++", "_pp"): name
-    for name in (
-        "pretrain",
-        "sft",
-        "reward",
-        "dpo",
-        "prefer",
-        "ppo",
-        "nlpo",
-        "a2c",
-        "trpo",
-        "grpo",
-        "dr_grpo",
-        "dapo",
-        "gspo",
-        "cispo",
-        "rloo",
-        "reinforce",
-        "reinforce++",
-        "remax",
-        "online_dpo",
-        "nash_md",
-        "sppo",
-        "expert",
-        "ilql",
-        "distill_context",
-    )
-}
+COMMANDS = {name: name.replace("_pp", "++") for name in STAGE_NAMES}
 """Function -> command that it runs."""
 
 
@@ -46,7 +19,7 @@ def stage(name: str) -> Callable[..., FinishedRun]:
     settings = load(STAGES[command].settings)
 
     def run(**given: Any) -> FinishedRun:
-        config = settings_from(settings, given, stage=command.replace("++", "_pp"))
+        config = settings_from(settings, given, stage=name)
         load(STAGES[command].work)(config)
         kind = RewardRun if command == "reward" else PolicyRun
         return kind(command, Path(config.run.out))
