@@ -39,6 +39,11 @@ class Optim:
             0 <= self.warmup <= 1, f"warmup is {self.warmup}; it is a share of all steps, between 0 and 1"
         )
         require(self.max_grad_norm >= 0, f"max_grad_norm is {self.max_grad_norm}; it must be 0 (off) or more")
+        require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; it must be 0 (off) or more")
+        for name in ("beta1", "beta2"):
+            decay = getattr(self, name)
+            require(0 <= decay < 1, f"{name} is {decay}; it must be at least 0 and below 1")
+        require(self.eps > 0, f"eps is {self.eps}; it must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +66,7 @@ class LoRA:
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, f"lora.rank is {self.rank}; it must be 0 (off) or more")
+        require(self.alpha > 0, f"lora.alpha is {self.alpha}; it must be above 0")
         own = not (self.rank or self.targets)
         require(
             self.adapter == "merge" or own,
@@ -107,6 +113,9 @@ class Rows:
     """Make a prompt that is text the message of a user, so that the model's chat template is applied to it."""
     max_gb: float = 16.0
     """Gigabytes that a compressed file may hold; reading stops where one grows past it."""
+
+    def __post_init__(self) -> None:
+        require_rows(self)
 
 
 def require_rows(rows: Rows) -> None:

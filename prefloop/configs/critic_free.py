@@ -98,6 +98,7 @@ class CriticFreeConfig:
             f"ratio is {self.ratio}, but surrogate score has no ratio; set it to token",
         )
         require(0 < self.clip_low <= 1, f"clip_low is {self.clip_low}; it must be above 0 and at most 1")
+        require(self.entropy_coef >= 0, f"entropy_coef is {self.entropy_coef}; it must be 0 (off) or more")
         require(self.clip_high > 0, f"clip_high is {self.clip_high}; it must be above 0")
         require(
             self.dynamic_sampling >= 0,

@@ -32,7 +32,13 @@ class CallLimits:
     """Questions asked at a time."""
 
     def __post_init__(self) -> None:
-        require(self.workers >= 1, f"limits.workers is {self.workers}; it must be 1 or more")
+        for name in ("workers", "attempts"):
+            number = getattr(self, name)
+            require(number >= 1, f"limits.{name} is {number}; it must be 1 or more")
+        require(self.timeout > 0, f"limits.timeout is {self.timeout}; it must be above 0 seconds")
+        for name in ("per_minute", "max_cost", "price_in", "price_out"):
+            number = getattr(self, name)
+            require(number >= 0, f"limits.{name} is {number}; it must be 0 or more")
 
 
 _OWN = {
@@ -189,6 +195,10 @@ class JudgeConfig(AskedModel):
         require(bool(self.store), "store is empty; name the store that holds the completions")
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
         require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")
+        require(
+            0 <= self.tie_within < 0.5,
+            f"tie_within is {self.tie_within}; it is a distance from one half, at least 0 and below 0.5",
+        )
         require(self.injection >= 0, f"injection is {self.injection}; it must be 0 (none) or more")
         require(
             not (self.principles and self.constitution),

@@ -92,6 +92,10 @@ class CriticSettings:
     """Values may move this far from the old ones before their loss is clipped; 0 does not clip."""
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-5, schedule="constant"))
 
+    def __post_init__(self) -> None:
+        require(self.coef >= 0, f"critic.coef is {self.coef}; it must be 0 or more")
+        require(self.clip >= 0, f"critic.clip is {self.clip}; it must be 0 (off) or more")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorCriticConfig:
@@ -186,6 +190,8 @@ class PPOConfig(ActorCriticConfig):
             self.dual_clip == 0 or self.dual_clip > 1,
             f"dual_clip is {self.dual_clip}; it must be 0 (off) or above 1",
         )
+        for name in ("entropy_coef", "ptx_coef"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 (off) or more")
         require(0 <= self.ema < 1, f"ema is {self.ema}; it must be at least 0 and below 1")
         require(
             bool(self.ptx) == (self.ptx_coef > 0),

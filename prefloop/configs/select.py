@@ -89,3 +89,4 @@ class ScoreConfig:
         require(bool(self.store), "store is empty; name the store that holds the completions")
         require(bool(self.reward_model), "reward_model is empty; name one or more")
         require(bool(self.out), "out is empty; name a file to write, for example scores.jsonl")
+        require(self.beta > 0, f"beta is {self.beta}; it must be above 0")

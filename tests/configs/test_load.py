@@ -17,7 +17,7 @@ import prefloop.configs
 from prefloop.cli.flags import read_flags
 from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.dpo import DPOConfig
-from prefloop.configs.load import Given, load_config, names_of, nearest, overlay, types_of
+from prefloop.configs.load import Given, default_of, load_config, names_of, nearest, overlay, types_of
 from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.pretrain import PretrainConfig
 from prefloop.configs.reward import RewardConfig
@@ -316,6 +316,39 @@ def test_no_setting_of_any_command_takes_what_is_no_number() -> None:
             with pytest.raises(InputError) as raised:
                 read_flags([f"--{name}={word}"], cls)
             assert str(raised.value).startswith(f"--{name} is ")
+
+
+SIGNED = {"length_penalty", "missing_eos"}
+"""Below zero these are a bonus."""
+NEEDED: dict[str, dict[str, Any]] = {
+    "ArenaConfig": {"store": "s"},
+    "NashMDConfig": {"reward_model": "r"},
+    "SPPOConfig": {"reward_model": "r"},
+    "SelfRewardingConfig": {"reward_model": "r"},
+    "JudgeConfig": {"checkpoint": "c"},
+    "ReviseConfig": {"checkpoint": "c"},
+    "MergeConfig": {"models": ("a", "b")},
+}
+"""What some classes want beside the settings that have no default."""
+
+
+def required(cls: Any) -> dict[str, Any]:
+    """Values of a class's settings that have no default."""
+    values: dict[str, Any] = {}
+    for setting in dataclasses.fields(cls):
+        if default_of(setting) is dataclasses.MISSING:
+            kind = types_of(cls)[setting.name]
+            group = dataclasses.is_dataclass(kind)
+            values[setting.name] = kind(**required(kind)) if group else {int: 1, str: "x"}.get(kind, ("x",))
+    return values | ({"out": "o"} if cls.__name__ == "RunSettings" else {})
+
+
+def test_no_setting_takes_a_number_below_zero_where_none_belongs() -> None:
+    """Of settings that are numbers, each by its own class."""
+    for cls in {cls for cls, _, _ in numeric_settings()}:
+        for name in (name for name, kind in types_of(cls).items() if kind is float and name not in SIGNED):
+            with pytest.raises(InputError, match=rf"\b{name} is -1"):
+                cls(**required(cls) | NEEDED.get(cls.__name__, {}) | {name: -1.0})
 
 
 @pytest.mark.parametrize(
