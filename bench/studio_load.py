@@ -42,9 +42,9 @@ import httpx
 from sqlalchemy import func, select
 
 from prefloop.data.store import Store, models, studio_models
-from prefloop.feedback.studio import accounts, demo
-from prefloop.feedback.studio.service import Studio
-from prefloop.feedback.studio.values import ProjectSettings
+from prefloop.studio import accounts, demo
+from prefloop.studio.service import Studio
+from prefloop.studio.values import ProjectSettings
 
 MODES = ("reading", "saturated", "killed")
 

@@ -227,7 +227,7 @@ PLANTS: tuple[Plant, ...] = (
     _of("feedback/judges/test_judge.py::test_both_orders_are_averaged")("feedback/judges/judge.py", "probability = (forth + 1 - back) / 2", "probability = forth", "The judge's second order does not count"),
     _of("feedback/agreement/test_annotators.py::test_leave_one_out_by_hand")("feedback/agreement/people.py", "others[np.arange(len(rows)), own[rows]] -= 1", "others[np.arange(len(rows)), own[rows]] -= 0",
          "An annotator is compared with a majority that holds their own label"),
-    _of("feedback/studio/test_adjudicate.py::test_a_decision_stands_in_place_of_the_answers_only_where_asked_for")(
+    _of("studio/test_adjudicate.py::test_a_decision_stands_in_place_of_the_answers_only_where_asked_for")(
         "feedback/judged.py", "if not row.superseded and not row.set_aside", "if not row.superseded", "Adjudications count as one more vote in ratings and agreement"),
     # data/store
     _store("data/store/selecting.py", "                margin=row.margin,\n                annotator=row.annotator,", "                annotator=row.annotator,",

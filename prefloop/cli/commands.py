@@ -75,7 +75,7 @@ STAGES: Mapping[str, Command] = {
     "label serve": Command(
         summary="serve the studio: people compare completions in a browser",
         settings="prefloop.configs.label:ServeConfig",
-        work="prefloop.feedback.studio.serve:serve",
+        work="prefloop.studio.serve:serve",
         examples=(
             "prefloop label serve --demo",
             "prefloop label serve --store runs/first/prefloop.db",

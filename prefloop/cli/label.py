@@ -23,7 +23,7 @@ from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, la
 from prefloop.feedback.utility import find_utility
 
 if TYPE_CHECKING:
-    from prefloop.feedback.studio.values import ProjectSettings
+    from prefloop.studio.values import ProjectSettings
 
 GOLD_SHARE = 0.1
 """Share of the questions that are known answers, where these are imported into a project that asks for none."""
@@ -105,9 +105,9 @@ def _print_quality(store: Store, annotator: SimulatedAnnotator) -> None:
 
 def import_items(config: LabelImportConfig) -> str:
     """Put a file's completions into a project; the store's name."""
-    from prefloop.feedback.studio import exchange
-    from prefloop.feedback.studio.service import Studio
-    from prefloop.feedback.studio.values import NotFound, Project, ProjectSettings
+    from prefloop.studio import exchange
+    from prefloop.studio.service import Studio
+    from prefloop.studio.values import NotFound, Project, ProjectSettings
 
     given: dict[str, Any] = {
         name: value for name in ("kind", "overlap", "render") if (value := getattr(config, name)) is not None
@@ -180,8 +180,8 @@ def _read(path: str) -> str:
 
 def export(config: LabelExportConfig) -> None:
     """Write judgements to a file, with a manifest."""
-    from prefloop.feedback.studio import exchange
-    from prefloop.feedback.studio.service import Studio
+    from prefloop.studio import exchange
+    from prefloop.studio.service import Studio
 
     filters = Filters(
         annotators=config.annotators,
@@ -220,14 +220,14 @@ def export(config: LabelExportConfig) -> None:
 
 def back_up(config: BackupConfig) -> None:
     """Copy a store."""
-    from prefloop.feedback.studio.backup import back_up as work
+    from prefloop.studio.backup import back_up as work
 
     print(f"wrote {work(config.store, config.out)}; bring it back with `prefloop label restore`")
 
 
 def restore(config: RestoreConfig) -> None:
     """Bring a copy back."""
-    from prefloop.feedback.studio.backup import restore as work
+    from prefloop.studio.backup import restore as work
 
     work(config.backup, config.store)
     print(f"{without_passwords(config.store)}: restored from {config.backup}")

@@ -9,9 +9,9 @@ from prefloop.errors import InputError
 
 def reset_password(config: UserResetConfig) -> None:
     """Print a link that sets a new password for somebody, once."""
-    from prefloop.feedback.studio import passwords
-    from prefloop.feedback.studio.prefix import parsed
-    from prefloop.feedback.studio.service import Studio
+    from prefloop.studio import passwords
+    from prefloop.studio.prefix import parsed
+    from prefloop.studio.service import Studio
 
     parsed(config.public_url)
     with Store.open(config.store, create=False) as store:
@@ -24,7 +24,7 @@ def reset_password(config: UserResetConfig) -> None:
 
 def set_project_state(config: ProjectStateConfig) -> None:
     """Archive a project, or open it again."""
-    from prefloop.feedback.studio.service import Studio
+    from prefloop.studio.service import Studio
 
     with Store.open(config.store, create=False) as store:
         studio = Studio(store)
@@ -35,8 +35,8 @@ def set_project_state(config: ProjectStateConfig) -> None:
 
 def delete_project(config: ProjectDeleteConfig) -> None:
     """Say what goes with a project, ask, and delete it."""
-    from prefloop.feedback.studio import removal
-    from prefloop.feedback.studio.service import Studio
+    from prefloop.studio import removal
+    from prefloop.studio.service import Studio
 
     with Store.open(config.store, create=False) as store:
         studio = Studio(store)

@@ -62,8 +62,8 @@ def _offered(config: SelectConfig, store: Store) -> tuple[list[stored.Candidate]
 
 def _ask(config: SelectConfig, store: Store, ids: Sequence[int], chosen: Sequence[Chosen]) -> int:
     """Put the items into the project; how many are new there."""
-    from prefloop.feedback.studio.service import Studio
-    from prefloop.feedback.studio.values import NotFound, ProjectSettings
+    from prefloop.studio.service import Studio
+    from prefloop.studio.values import NotFound, ProjectSettings
 
     studio = Studio(store)
     try:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from prefloop.data.split import part_of
 from prefloop.data.store import Filters, Store
-from prefloop.feedback.studio.demo import GUIDELINES
-from prefloop.feedback.studio.service import Studio
-from prefloop.feedback.studio.values import NotFound, ProjectSettings
+from prefloop.studio.demo import GUIDELINES
+from prefloop.studio.service import Studio
+from prefloop.studio.values import NotFound, ProjectSettings
 
 FEWEST_HELDOUT = 2
 """Comparisons of held-out prompts without which there is nothing to measure the reward model on."""

@@ -71,7 +71,7 @@ def test_a_function_scores_too(
         "def words(prompts, texts):\n    return [float(len(t)) for t in texts]\n"
     )
     sys.modules.pop("lengths", None)
-    from tests.feedback.studio.made import fill
+    from tests.studio.made import fill
 
     with Store.open("s.db") as opened:
         fill(opened, 2, k=3)

@@ -8,9 +8,9 @@ import pytest
 from prefloop.cli import main
 from prefloop.data import load_comparisons
 from prefloop.data.store import Choice, Judgement, Store
-from prefloop.feedback.studio.service import Studio
-from prefloop.feedback.studio.values import ProjectSettings
 from prefloop.records import Completion, Prompt
+from prefloop.studio.service import Studio
+from prefloop.studio.values import ProjectSettings
 
 SKILL = {"weak": 0.0, "middle": 1.0, "strong": 2.0}
 PEOPLE = ("ann", "bob", "cy")

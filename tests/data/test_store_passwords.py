@@ -92,7 +92,7 @@ def length(prompt: object, completion: str) -> float:
 def test_a_password_reaches_postgresqls_programs_by_the_environment(
     guarded: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefloop.feedback.studio import backup
+    from prefloop.studio import backup
 
     store = guarded()
     Store.open(store).close()

@@ -11,7 +11,7 @@ from prefloop.data.store.values import Judgement
 from prefloop.feedback.select import write_scores
 from prefloop.feedback.select.stored import candidates
 from prefloop.records import Prompt
-from tests.feedback.studio.made import completion
+from tests.studio.made import completion
 
 BLOCK = '''
 import sys
@@ -28,11 +28,11 @@ sys.meta_path.insert(0, Block())
 SERVER = """
 from fastapi.testclient import TestClient
 from prefloop.data.store import Store
-from prefloop.feedback.studio.app import make_app
-from prefloop.feedback.studio.service import Studio
+from prefloop.studio.app import make_app
+from prefloop.studio.service import Studio
 
-from prefloop.feedback.studio.quality import quality
-from prefloop.feedback.studio.values import Answer, ProjectSettings
+from prefloop.studio.quality import quality
+from prefloop.studio.values import Answer, ProjectSettings
 
 with Store.open("s.db") as store, TestClient(make_app(Studio(store))) as client:
     for page in ("/healthz", "/readyz", "/openapi.json"):

@@ -12,11 +12,11 @@ from prefloop.configs.recipes import ToyConfig
 from prefloop.data.split import part_of
 from prefloop.data.store import Filters, Store
 from prefloop.feedback.simulate import SimulatedAnnotator, label_items
-from prefloop.feedback.studio import demo
-from prefloop.feedback.studio.service import Studio
-from prefloop.feedback.studio.values import Answer
 from prefloop.recipes import people, run, toy
 from prefloop.recipes.people import prepare, wait_for_people
+from prefloop.studio import demo
+from prefloop.studio.service import Studio
+from prefloop.studio.values import Answer
 from tests.recipes.minimal import shrink
 
 HELDOUT = 0.2

@@ -21,14 +21,14 @@ from prefloop.data.toy_world import ToyWorld
 from prefloop.errors import InputError
 from prefloop.evaluation import read_summary
 from prefloop.feedback.judges import verdicts
-from prefloop.feedback.studio.service import Studio
-from prefloop.feedback.studio.values import Answer
 from prefloop.models.load import new_language_model, save_policy
 from prefloop.recipes import rounds, rounds_feedback, toy
 from prefloop.recipes.people import wait_for_people
 from prefloop.recipes.rounds_results import Round, _gain, rounds_table
 from prefloop.recipes.run import run_recipe
 from prefloop.records import Completion, Prompt
+from prefloop.studio.service import Studio
+from prefloop.studio.values import Answer
 from tests.feedback.judges.server import Server, answer, server, shown
 from tests.recipes.minimal import shrink
 from tests.tiny_project import make_prompts, tokenizer

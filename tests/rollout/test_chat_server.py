@@ -9,9 +9,9 @@ import pytest
 
 from prefloop.configs.label import ChatAnswers
 from prefloop.errors import InputError
-from prefloop.feedback.studio.responders import EndpointResponder, NoAnswer, serving, two_answers
 from prefloop.models.weights import weights_sha256
 from prefloop.records import Message, Prompt
+from prefloop.studio.responders import EndpointResponder, NoAnswer, serving, two_answers
 from prefloop.text import encode_prompt, load_tokenizer
 from tests.tiny_project import make_model
 

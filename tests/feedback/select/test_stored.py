@@ -10,8 +10,8 @@ from prefloop.data.store.values import Choice, Judgement
 from prefloop.errors import InputError
 from prefloop.feedback.select import choose, stored, write_scores
 from prefloop.feedback.select.stored import text_sha256
-from prefloop.feedback.studio.service import Studio
 from prefloop.records import Prompt
+from prefloop.studio.service import Studio
 from tests.data.conftest import (  # noqa: F401  (fixtures)
     new_database,
     new_url,
@@ -19,7 +19,7 @@ from tests.data.conftest import (  # noqa: F401  (fixtures)
     store,
     store_url,
 )
-from tests.feedback.studio.made import completion
+from tests.studio.made import completion
 
 PROMPTS = [Prompt(content=f"question {at}") for at in range(8)]
 

@@ -1,0 +1,285 @@
+"""What the admin's pages show: rounds of the loop, annotators, where people disagree."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import aliased
+
+from prefloop.data.store import judging, models, studio_models
+from prefloop.records import Prompt
+from prefloop.studio import adjudicate
+from prefloop.studio.service import Studio
+from prefloop.studio.values import NotFound, Project
+
+_Task, _Assignment, _Judgement = studio_models.Task, studio_models.Assignment, models.Judgement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """One turn of the loop."""
+
+    number: int
+    policies: tuple[str, ...]
+    """Whose completions were compared."""
+    items: int
+    strategies: Mapping[str, int]
+    judgements: Mapping[str, int]
+    """Kind of annotator -> how many."""
+    runs: tuple["TrainingRun", ...]
+    """What was trained on judgements of this round."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRun:
+    """A run that read judgements."""
+
+    id: int
+    stage: str
+    status: str
+    folder: str
+    checkpoint: str
+    """What it made; empty while it has made nothing."""
+    metrics: Mapping[str, Any]
+    report: str
+    """The report of its project, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnnotatorRow:
+    """An annotator's work in a project."""
+
+    pseudonym: str
+    login: str
+    """Empty for who has no account (any more)."""
+    kind: str
+    answers: int
+    skipped: int
+    first_share: float | None
+    """Of the answers with a better one, how many chose what stood first; one half is right."""
+    tie_share: float
+    median_seconds: float | None
+    gold: tuple[int, int]
+    """Right answers and all answers to questions whose answer is known."""
+    agreement: float | None
+    """Share of their answers that the majority of the others' answers to the same item gives too."""
+    last: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disagreement:
+    """An item that people judged differently."""
+
+    item: int
+    prompt: Prompt
+    completions: tuple[str, ...]
+    said: Mapping[str, int]
+    """Choice, in slots -> how many."""
+    rationales: tuple[str, ...]
+
+
+def excerpt(text: object, length: int = 160) -> str:
+    """The beginning of a text (of a prompt: of its last turn) on one line."""
+    if isinstance(text, Prompt):
+        text = text.content if isinstance(text.content, str) else text.content[-1].shown
+    line = " ".join(str(text).split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def rounds(studio: Studio) -> list[Round]:
+    """Every turn of the loop: what was sampled, asked, judged and trained."""
+    item, slot, completion = models.Item, models.ItemCompletion, models.Completion
+    with studio.read() as session:
+        strategies: dict[int, dict[str, int]] = {}
+        for number, strategy, count in session.execute(
+            select(item.round, item.strategy, func.count()).group_by(item.round, item.strategy)
+        ):
+            strategies.setdefault(number, {})[strategy] = count
+        policies: dict[int, list[str]] = {}
+        for number, name in session.execute(
+            select(item.round, models.Checkpoint.name)
+            .join(slot, slot.item_id == item.id)
+            .join(completion, completion.id == slot.completion_id)
+            .join(models.Checkpoint, models.Checkpoint.id == completion.checkpoint_id)
+            .distinct()
+            .order_by(models.Checkpoint.name)
+        ):
+            policies.setdefault(number, []).append(name)
+        later = aliased(_Judgement)
+        said: dict[int, dict[str, int]] = {}
+        for number, kind, count in session.execute(
+            select(item.round, models.Annotator.kind, func.count())
+            .join(_Judgement, _Judgement.item_id == item.id)
+            .join(models.Annotator, models.Annotator.id == _Judgement.annotator_id)
+            .outerjoin(later, later.supersedes_id == _Judgement.id)
+            .where(later.id.is_(None), _Judgement.choice != "withdrawn")
+            .group_by(item.round, models.Annotator.kind)
+        ):
+            said.setdefault(number, {})[kind] = count
+        member, link, run = models.ExportJudgement, models.TrainingRunExport, models.TrainingRun
+        trained: dict[int, list[TrainingRun]] = {}
+        made = dict(
+            session.execute(
+                select(models.Checkpoint.training_run_id, models.Checkpoint.name)
+                .where(models.Checkpoint.training_run_id.is_not(None))
+                .order_by(models.Checkpoint.id)
+            ).all()
+        )
+        for number, row in session.execute(
+            select(func.max(item.round), run)
+            .join(link, link.training_run_id == run.id)
+            .join(member, member.export_id == link.export_id)
+            .join(_Judgement, _Judgement.id == member.judgement_id)
+            .join(item, item.id == _Judgement.item_id)
+            .group_by(run.id)
+            .order_by(run.id)
+        ):
+            trained.setdefault(number, []).append(
+                TrainingRun(
+                    id=row.id,
+                    stage=row.stage,
+                    status=row.status,
+                    folder=row.folder,
+                    checkpoint=made.get(row.id, ""),
+                    metrics={
+                        name: value for name, value in row.metrics.items() if isinstance(value, int | float)
+                    },
+                    report=_report(studio.store.folder, row.folder),
+                )
+            )
+    return [
+        Round(
+            number=number,
+            policies=tuple(policies.get(number, ())),
+            items=sum(strategies[number].values()),
+            strategies=strategies[number],
+            judgements=said.get(number, {}),
+            runs=tuple(trained.get(number, ())),
+        )
+        for number in sorted(strategies)
+    ]
+
+
+def _report(store: Path, folder: str) -> str:
+    """Where the report of a run's project is, as a path to open."""
+    for place in ((store / folder).parent, store) if folder else (store,):
+        if (place / "report.html").is_file():
+            return str(place / "report.html")
+    return ""
+
+
+def report_of(studio: Studio, run: int) -> Path:
+    """The report of a training run's project. Raises `NotFound` where there is none."""
+    with studio.read() as session:
+        row = session.get(models.TrainingRun, run)
+        report = "" if row is None else _report(studio.store.folder, row.folder)
+    if not report:
+        raise NotFound("this run has no report yet; `prefloop report` makes one")
+    return Path(report)
+
+
+def annotators(studio: Studio, project: int) -> list[AnnotatorRow]:
+    """Who worked in a project, most answers first."""
+    with studio.read() as session:
+        rows = session.execute(
+            select(_Assignment.order_shown, _Assignment.state, _Assignment.finished_at, _Task.gold, _Task.item_id,
+                   _Judgement.choice, _Judgement.duration_ms, _Judgement.annotator_id)
+            .join(_Task, _Task.id == _Assignment.task_id)
+            .join(_Judgement, _Judgement.id == _Assignment.judgement_id)
+            .where(_Task.project_id == project, _Assignment.state.in_(("submitted", "surplus", "skipped")))
+        ).all()  # fmt: skip
+        people = {
+            id: (name, kind, login or "")
+            for id, name, kind, login in session.execute(
+                select(
+                    models.Annotator.id,
+                    models.Annotator.name,
+                    models.Annotator.kind,
+                    studio_models.Account.login,
+                )
+                .outerjoin(studio_models.Account, studio_models.Account.annotator_id == models.Annotator.id)
+                .where(models.Annotator.id.in_({row.annotator_id for row in rows}))
+            )
+        }
+    votes: dict[int, Counter[str]] = {}
+    for row in rows:
+        if row.choice != "skip":
+            votes.setdefault(row.item_id, Counter())[row.choice] += 1
+    found = []
+    for id, (name, kind, login) in people.items():
+        own = [row for row in rows if row.annotator_id == id]
+        answers = [row for row in own if row.choice != "skip"]
+        sided = [row.order_shown[0] == "ab".index(row.choice) for row in answers if row.choice in ("a", "b")]
+        known = [row.choice == row.gold for row in answers if row.gold]
+        times = [row.duration_ms / 1000 for row in answers if row.duration_ms]
+        with_others = [
+            agrees for row in answers if (agrees := _agrees(row.choice, votes[row.item_id])) is not None
+        ]
+        found.append(
+            AnnotatorRow(
+                pseudonym=name,
+                login=login,
+                kind=kind,
+                answers=len(answers),
+                skipped=len(own) - len(answers),
+                first_share=sum(sided) / len(sided) if sided else None,
+                tie_share=sum(row.choice == "tie" for row in answers) / len(answers) if answers else 0.0,
+                median_seconds=median(times) if times else None,
+                gold=(sum(known), len(known)),
+                agreement=sum(with_others) / len(with_others) if with_others else None,
+                last=max(row.finished_at for row in own),
+            )
+        )
+    return sorted(found, key=lambda row: (-row.answers, row.pseudonym))
+
+
+def _agrees(choice: str, votes: Counter[str]) -> float | None:
+    """Whether a choice is what most of the others said; half where they are split; None where there is nobody else."""
+    others = votes.copy()
+    others[choice] -= 1
+    if sum(others.values()) == 0:
+        return None
+    most = max(others.values())
+    best = [each for each, count in others.items() if count == most]
+    return (choice in best) / len(best)
+
+
+def disagreements(studio: Studio, project: Project, limit: int = 30) -> list[Disagreement]:
+    """Items that people judged differently, the most divided first."""
+    with studio.read() as session:
+        said = adjudicate.said_of(session, project.id)
+        counts = {item: Counter(each.choice for each in each_said) for item, each_said in said.items()}
+        divided = sorted(
+            (item for item, count in counts.items() if len(count) > 1),
+            key=lambda item: (max(counts[item].values()) / counts[item].total(), item),
+        )[:limit]
+        items = judging.items(session, divided)
+    return [
+        Disagreement(
+            item=item.id,
+            prompt=item.prompt,
+            completions=item.completions,
+            said=dict(counts[item.id].most_common()),
+            rationales=tuple(each.rationale for each in said[item.id] if each.rationale),
+        )
+        for item in items
+    ]
+
+
+def clip_of(studio: Studio, token: str, annotator: int, place: int) -> str:
+    """The file of a clip, by the place where somebody's own page shows it."""
+    with studio.read() as session:
+        row = session.execute(
+            select(_Assignment.order_shown, _Task.item_id)
+            .join(_Task, _Task.id == _Assignment.task_id)
+            .where(_Assignment.token == token, _Assignment.annotator_id == annotator)
+        ).one_or_none()
+        if row is None or place >= len(row.order_shown):
+            raise NotFound("there is no such clip of yours")
+        (item,) = judging.items(session, [row.item_id])
+        return item.completions[row.order_shown[place]].strip()

@@ -1,0 +1,146 @@
+"""The studio as a web application: the API, the pages, what they stand on, and how errors are told."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from prefloop import __version__
+from prefloop.data.store.database import HEAD, Unavailable
+from prefloop.data.store.values import Conflict
+from prefloop.errors import InputError
+from prefloop.studio import api, api_chat, pages, pages_adjudicate
+from prefloop.studio.chat_work import ChatWork
+from prefloop.studio.prefix import Prefix, check_prefix, parsed
+from prefloop.studio.security import Guard, RateLimit, root_of
+from prefloop.studio.service import Studio
+from prefloop.studio.values import NotAllowed, NotFound
+
+log = logging.getLogger(__name__)
+STATIC = Path(str(files("prefloop.studio"))) / "static"
+LIMITS = {"sign in": (10, 60.0), "tokens": (20, 60.0), "answers": (600, 60.0), "links": (30, 60.0)}
+"""What is counted -> events and seconds, of one address or one person."""
+
+
+def make_app(
+    studio: Studio,
+    *,
+    hosts: Iterable[str] = (),
+    numbers: bool = False,
+    public_url: str = "",
+    media: Path | None = None,
+    chat: ChatWork | None = None,
+    limits: dict[str, tuple[int, float]] | None = None,
+) -> FastAPI:
+    """The application. `hosts`: names it answers to (none: any), and with `numbers` to numeric addresses too. `public_url`: the address that people
+    type, where it is another: its scheme says whether cookies need TLS, its path is that of every page. `media`: folder of clips. `chat`: the models of
+    live chats. Raises `InputError` for a public_url that cannot be."""
+    public = parsed(public_url)
+    app = FastAPI(
+        title="prefloop studio",
+        version=__version__,
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        description="Collect preferences from people. Send a token as `Authorization: Bearer pf_...`.",
+    )
+    app.state.studio = studio
+    app.state.secure = public.scheme == "https"
+    app.state.prefix = prefix = public.path
+    app.state.media = media
+    app.state.chat = chat
+    app.state.limits = {
+        name: RateLimit(count, seconds) for name, (count, seconds) in (LIMITS | (limits or {})).items()
+    }
+    app.include_router(api.router)
+    app.include_router(api_chat.router)
+    app.include_router(pages.router)
+    app.include_router(pages_adjudicate.router)
+    app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])
+    app.add_api_route("/readyz", _ready, methods=["GET"], tags=["server"], response_model=None)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_exception_handler(InputError, _input_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    check_prefix(app.router.routes, prefix)
+    names = frozenset(name.lower() for name in hosts)
+    app.add_middleware(Guard, hosts=names, numbers=numbers, origin=public.netloc)
+    if prefix:
+        app.add_middleware(Prefix, prefix=prefix, routes=app.router.routes)
+    return app
+
+
+def _alive() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": "ok"}
+
+
+def _ready(request: Request) -> JSONResponse:
+    """Whether the store can be asked and has the tables this version needs."""
+    studio: Studio = request.app.state.studio
+    try:
+        schema = studio.store.database.schema()
+    except InputError as error:
+        log.warning("not ready: %s", error)
+        return JSONResponse({"status": "the store cannot be reached"}, 503)
+    if schema != HEAD:
+        return JSONResponse({"status": f"the store has schema {schema}, not {HEAD}"}, 503)
+    return JSONResponse({"status": "ok", "schema": schema})
+
+
+def _wants_page(request: Request) -> bool:
+    return not request.url.path.startswith(f"{root_of(request)}/api/") and "text/html" in request.headers.get(
+        "accept", ""
+    )
+
+
+def _input_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InputError)
+    status, headers = _as_http(error)
+    if status == 503:
+        log.warning("%s", error)
+        return _told(request, 503, "the store is busy or cannot be reached; try again", headers)
+    return _told(request, status, str(error), headers)
+
+
+def _as_http(error: InputError) -> tuple[int, Mapping[str, str]]:
+    """Status and headers that say what kind of error it was."""
+    for kind, status in ((NotFound, 404), (NotAllowed, 403), (Conflict, 409)):
+        if isinstance(error, kind):
+            return status, {}
+    return (503, {"Retry-After": "2"}) if isinstance(error, Unavailable) else (422, {})
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _told(request, error.status_code, str(error.detail), error.headers or {})
+
+
+def _not_valid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    told = "; ".join(
+        f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:5]
+    )
+    # A text with half a character cannot be sent back as it came.
+    return _told(request, 422, told.encode("utf-8", "replace").decode(), {})
+
+
+def _asked_for(request: Request) -> str:
+    """The page that somebody wanted who must sign in first; of a form, the page it stands on."""
+    path, query = request.url.path.removeprefix(root_of(request)), request.url.query
+    return f"{path}?{query}" if query and request.method == "GET" else path
+
+
+def _told(request: Request, status: int, text: str, headers: object) -> Response:
+    if not _wants_page(request):
+        return JSONResponse({"detail": text}, status, headers=dict(headers))  # type: ignore[call-overload]
+    if status == 401:
+        return RedirectResponse(f"{root_of(request)}/login?next={quote(_asked_for(request))}", 303)
+    return pages.message_page(request, status, text)

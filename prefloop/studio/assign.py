@@ -1,0 +1,482 @@
+"""Who is asked what: leases, answers, skips, expiry and undo. Each function is one transaction's work, within the session it is given.
+
+What holds at every moment, and is checked by the database itself: `task.taken`, the running leases and submitted answers of an item, is at most
+the overlap; an annotator has one assignment of an item. An answer that was acknowledged is a judgement, and judgements are never changed
+or deleted: undo adds one that withdraws, an answer after the lease has run out is kept (as `surplus` if others have filled the overlap).
+
+Locks, in this order, on PostgreSQL: the annotator, the assignment, the task. A lease passes over tasks that somebody else is taking at this
+moment, so annotators do not wait for each other. On SQLite the whole transaction is exclusive.
+"""
+
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import cache
+from random import Random
+from typing import Any
+
+from sqlalchemy import Select, bindparam, func, insert, select
+from sqlalchemy.orm import Session, aliased
+
+from prefloop.data.store import judging, models, studio_models
+from prefloop.data.store.models import UtcTime
+from prefloop.data.store.values import Conflict, Judgement
+from prefloop.studio import answers, audit
+from prefloop.studio.edits import current_judgement, write_edit
+from prefloop.studio.projects import project_of
+from prefloop.studio.values import Answer, Assignment, NotFound, Project, Receipt
+
+MOST_HELD = 3
+"""Leases an annotator holds in one project: the item on the screen, the next one, and one left over from another window."""
+_Task, _Assignment, _Judgement = studio_models.Task, studio_models.Assignment, models.Judgement
+
+
+def lease(
+    session: Session,
+    project: Project,
+    annotator: int,
+    *,
+    have: Collection[str] = (),
+    now: datetime,
+    random: Random | secrets.SystemRandom,
+) -> Assignment | None:
+    """The next item for an annotator, or None if there is none for them at present. `have`: tokens that the page holds already.
+
+    What the annotator was given before and has not answered comes first, so a page that is loaded again goes on where it was.
+    """
+    lock_annotator(session, annotator)
+    expire(session, now)
+    if project.state != "open" or project.settings.kind == "chat":
+        return None  # a chat's items are made as one talks, for whoever talks; see `chats`
+    mine = {"project": project.id, "annotator": annotator}
+    held = session.scalars(_held(), mine).all()
+    for row in held:
+        if row.token not in have:
+            row.expires_at = now + timedelta(seconds=project.settings.lease_seconds)
+            return shown(session, project, row)
+    if len(held) >= MOST_HELD:
+        return None
+    task = _take(session, project, annotator, random)
+    if task is None:
+        return None
+    slots = session.scalar(_slots(), {"item": task.item_id})
+    order = list(range(slots or 0))
+    random.shuffle(order)
+    row = session.scalars(_before(), {"task": task.id, "annotator": annotator}).one_or_none()
+    expires = now + timedelta(seconds=project.settings.lease_seconds)
+    if row is None:
+        row = _Assignment(
+            token=secrets.token_urlsafe(16),
+            task_id=task.id,
+            annotator_id=annotator,
+            state="leased",
+            order_shown=order,
+            leased_at=now,
+            expires_at=expires,
+            finished_at=None,
+            judgement_id=None,
+            draft={},
+        )
+        session.add(row)
+    else:
+        # Left unanswered before. The order stays as it was: the annotator may remember it, and a draft speaks of it.
+        row.state, row.leased_at, row.expires_at = "leased", now, expires
+    session.flush()
+    return shown(session, project, row)
+
+
+def _take(
+    session: Session, project: Project, annotator: int, random: Random | secrets.SystemRandom
+) -> studio_models.Task | None:
+    """Choose a task and take one of its places."""
+    # Questions whose answer is known are asked among others, not alone: without another one there is none of them.
+    mine = {"project": project.id, "annotator": annotator}
+    task = session.scalars(_candidates(gold=False), mine).first()
+    if task is not None and random.random() < project.settings.gold_share:
+        task = session.scalars(_candidates(gold=True), mine).first() or task
+    if task is None:
+        return None
+    task.taken += 1
+    task.open = task.taken < task.overlap
+    session.flush()
+    return task
+
+
+# Statements of the hot path are made once; making one takes longer than running it.
+
+
+@cache
+def _held() -> Select[studio_models.Assignment]:
+    """What the annotator holds in the project, oldest first."""
+    return (
+        select(_Assignment)
+        .join(_Task, _Task.id == _Assignment.task_id)
+        .where(
+            _Task.project_id == bindparam("project"),
+            _Assignment.annotator_id == bindparam("annotator"),
+            _Assignment.state == "leased",
+        )
+        .order_by(_Assignment.leased_at, _Assignment.id)
+    )
+
+
+@cache
+def _slots() -> Select[int]:
+    """How many completions an item has."""
+    return select(func.count()).where(models.ItemCompletion.item_id == bindparam("item"))
+
+
+@cache
+def _before() -> Select[studio_models.Assignment]:
+    """The annotator's earlier assignment of a task."""
+    return select(_Assignment).where(
+        _Assignment.task_id == bindparam("task"), _Assignment.annotator_id == bindparam("annotator")
+    )
+
+
+@cache
+def _expired() -> Select[studio_models.Assignment]:
+    """Leases that have run out."""
+    return (
+        select(_Assignment)
+        .where(_Assignment.state == "leased", _Assignment.expires_at <= bindparam("now", type_=UtcTime()))
+        .order_by(_Assignment.task_id)
+        .with_for_update(skip_locked=True)
+    )
+
+
+@cache
+def _annotator() -> Select[int]:
+    """An annotator, locked."""
+    return (
+        select(models.Annotator.id)
+        .where(models.Annotator.id == bindparam("annotator"))
+        .with_for_update(key_share=True)
+    )
+
+
+@cache
+def _own() -> Select[studio_models.Assignment, int, int]:
+    """An annotator's assignment, locked, with its project and item."""
+    return (
+        select(_Assignment, _Task.project_id, _Task.item_id)
+        .join(_Task, _Task.id == _Assignment.task_id)
+        .where(_Assignment.token == bindparam("token"), _Assignment.annotator_id == bindparam("annotator"))
+        .with_for_update(of=_Assignment)
+    )
+
+
+@cache
+def _said() -> Select[models.Judgement]:
+    """The judgement with a key."""
+    return select(_Judgement).where(_Judgement.idempotency_key == bindparam("key"))
+
+
+@cache
+def _candidates(*, gold: bool) -> Select[studio_models.Task]:
+    """Open tasks that the annotator has not been asked, best first; one row, locked."""
+    annotator = bindparam("annotator")
+    answered = select(_Assignment.id).where(
+        _Assignment.task_id == _Task.id,
+        _Assignment.annotator_id == annotator,
+        _Assignment.state.not_in(("expired", "returned")),
+    )
+    later = aliased(_Judgement)
+    superseded = select(later.id).where(later.supersedes_id == _Judgement.id)
+    judged = select(_Judgement.id).where(
+        _Judgement.item_id == _Task.item_id,
+        _Judgement.annotator_id == annotator,
+        _Judgement.choice != "withdrawn",
+        ~superseded.exists(),
+    )
+    return (
+        select(_Task)
+        .where(
+            _Task.project_id == bindparam("project"),
+            _Task.gold != "" if gold else _Task.gold == "",
+            _Task.open,
+            _Task.taken < _Task.overlap,
+            ~answered.exists(),
+            ~judged.exists(),
+        )
+        .order_by(_Task.queue, _Task.taken, _Task.position, _Task.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=_Task)
+    )
+
+
+def expire(session: Session, now: datetime) -> int:
+    """Take back the leases that have run out; how many."""
+    rows = session.scalars(_expired(), {"now": now}).all()
+    if not rows:
+        return 0
+    for row in rows:
+        row.state = "expired"
+    session.flush()
+    for task in sorted({row.task_id for row in rows}):
+        _release(session, task, sum(row.task_id == task for row in rows))
+    return len(rows)
+
+
+def _release(session: Session, task: int, places: int = 1) -> None:
+    row = _locked_task(session, task)
+    row.taken -= places
+    row.open = row.taken < row.overlap
+    session.flush()
+
+
+def submit(
+    session: Session, token: str, annotator: int, answer: Answer, *, key: str, now: datetime
+) -> Receipt:
+    """Write down an answer. Sent again with the same key it changes nothing and gives the same receipt.
+
+    Raises `NotFound` for a token that is not this annotator's, `InputError` for an answer that makes no sense, `Conflict` where the key was used
+    for another answer or the item was answered already.
+    """
+    lock_annotator(session, annotator)
+    row, project, item = owned(session, token, annotator)
+    said = answers.judgement(project, row, answer, key=key, item=item)
+    known = _known(session, said.idempotency_key)
+    if known is not None:
+        answers.same(session, known, said, answer)
+        return Receipt(token=token, state=_state(row), judgement=known.id)
+    if row.state in ("submitted", "skipped", "surplus"):
+        raise Conflict(
+            "this item was answered already, perhaps in another window; undo that answer to change it"
+        )
+    said = _superseding(session, said)
+    (id,) = judging.judge(session, [said])
+    edit = write_edit(session, project, row, answer, id, said) if answer.edited.strip() else None
+    _write_detail(session, id, row.id, answer, edit)
+    _occupy(session, row)
+    row.judgement_id, row.finished_at, row.draft = id, now, {}
+    audit.write(
+        session,
+        now=now,
+        annotator=annotator,
+        action="submit",
+        entity="assignment",
+        id=row.id,
+        detail={"judgement": id, "state": row.state},
+    )
+    session.flush()
+    return Receipt(token=token, state=_state(row), judgement=id)
+
+
+def _occupy(session: Session, row: studio_models.Assignment) -> None:
+    """The answer takes its place in the overlap: the lease's own, or one that is still free."""
+    if row.state == "leased":
+        row.state = "submitted"
+        return
+    task = _locked_task(session, row.task_id)
+    if task.taken < task.overlap:
+        task.taken += 1
+        task.open = task.taken < task.overlap
+        row.state = "submitted"
+    else:
+        row.state = "surplus"
+
+
+def skip(session: Session, token: str, annotator: int, *, key: str, reason: str, now: datetime) -> Receipt:
+    """Pass over an item: it is not offered to this annotator again, and somebody else is asked."""
+    lock_annotator(session, annotator)
+    row, project, item = owned(session, token, annotator)
+    said = answers.plain_judgement(project, row, choice="skip", key=key, item=item, strength=0, duration_ms=0)
+    answer = Answer(choice="tie", rationale=reason)
+    known = _known(session, said.idempotency_key)
+    if known is not None:
+        answers.same(session, known, said, answer)
+        return Receipt(token=token, state=_state(row), judgement=known.id)
+    if row.state in ("submitted", "skipped", "surplus"):
+        raise Conflict(
+            "this item was answered already, perhaps in another window; undo that answer to change it"
+        )
+    said = _superseding(session, said)
+    (id,) = judging.judge(session, [said])
+    _write_detail(session, id, row.id, answer, None)
+    if row.state == "leased":
+        _release(session, row.task_id)
+    row.state, row.judgement_id, row.finished_at, row.draft = "skipped", id, now, {}
+    audit.write(
+        session,
+        now=now,
+        annotator=annotator,
+        action="skip",
+        entity="assignment",
+        id=row.id,
+        detail={"judgement": id},
+    )
+    session.flush()
+    return Receipt(token=token, state="skipped", judgement=id)
+
+
+def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assignment:
+    """Take back one's answer and have the item again. The old answer stays in the history of the store; a new row withdraws it.
+
+    Done again, it changes nothing. Where others have filled the overlap meanwhile (after a skip or a late answer), the item can still be
+    answered, and the answer is kept as surplus.
+    """
+    lock_annotator(session, annotator)
+    row, project, _ = owned(session, token, annotator)
+    if row.state not in ("submitted", "skipped", "surplus"):
+        return shown(session, project, row)
+    assert row.judgement_id is not None
+    if project.settings.kind == "chat":
+        _check_last_turn(session, row)
+    before = session.get_one(_Judgement, row.judgement_id)
+    withdraw(session, before)
+    detail = session.get(studio_models.JudgementDetail, before.id)
+    if detail is not None and detail.edit_judgement_id is not None:
+        withdraw(session, session.get_one(_Judgement, detail.edit_judgement_id))
+    row.draft = answers.as_draft(before, detail, row.order_shown)
+    row.judgement_id, row.finished_at = None, None
+    expires = now + timedelta(seconds=project.settings.lease_seconds)
+    if row.state == "submitted":
+        row.state, row.leased_at, row.expires_at = "leased", now, expires
+    else:
+        task = _locked_task(session, row.task_id)
+        if task.taken < task.overlap:
+            task.taken += 1
+            task.open = task.taken < task.overlap
+            row.state, row.leased_at, row.expires_at = "leased", now, expires
+        else:
+            row.state = "expired"
+    audit.write(
+        session,
+        now=now,
+        annotator=annotator,
+        action="undo",
+        entity="assignment",
+        id=row.id,
+        detail={"judgement": before.id},
+    )
+    session.flush()
+    return shown(session, project, row)
+
+
+def _check_last_turn(session: Session, row: studio_models.Assignment) -> None:
+    """Raise `Conflict` where a conversation has gone on from an answer: what was said later rests on it."""
+    turn = studio_models.ChatTurn
+    mine = select(turn.chat_id, turn.position).where(turn.assignment_id == row.id)
+    chat, position = session.execute(mine).one()
+    # The chat, so that nothing is said meanwhile.
+    session.execute(select(studio_models.Chat.id).where(studio_models.Chat.id == chat).with_for_update())
+    if session.scalar(select(turn.id).where(turn.chat_id == chat, turn.position > position).limit(1)):
+        raise Conflict("the conversation has gone on from this answer; begin a new one instead")
+
+
+def give_back(session: Session, token: str, annotator: int) -> None:
+    """Return an item unanswered, for whoever comes next: a page that is closed need not wait for the lease to run out."""
+    lock_annotator(session, annotator)
+    row, _, _ = owned(session, token, annotator)
+    if row.state == "leased":
+        row.state = "returned"
+        session.flush()
+        _release(session, row.task_id)
+
+
+def save_draft(
+    session: Session, token: str, annotator: int, draft: Mapping[str, Any], *, now: datetime
+) -> None:
+    """Keep an unfinished answer. Working on an item keeps its lease alive; what is answered has no draft."""
+    row, project, _ = owned(session, token, annotator)
+    if row.state in ("submitted", "skipped", "surplus"):
+        return
+    row.draft = dict(draft)
+    if row.state == "leased":
+        row.expires_at = now + timedelta(seconds=project.settings.lease_seconds)
+
+
+def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.Assignment, Project, int]:
+    """The annotator's own assignment, locked, its project, and the number of its item."""
+    found = session.execute(_own(), {"token": token, "annotator": annotator}).one_or_none()
+    if found is None:
+        raise NotFound("there is no such assignment of yours")
+    row, project, item = found
+    return row, project_of(session, project), item
+
+
+def shown(session: Session, project: Project, row: studio_models.Assignment) -> Assignment:
+    """An assignment as its page may see it."""
+    (item,) = judging.items(session, [_item_of(session, row)])
+    return Assignment(
+        token=row.token,
+        project=project.id,
+        kind=project.settings.kind,
+        prompt=item.prompt,
+        completions=tuple(item.completions[slot] for slot in row.order_shown),
+        state=_state(row),
+        expires_at=row.expires_at,
+        draft=answers.sound_draft(row.draft, [item.completions[slot] for slot in row.order_shown]),
+        render=project.settings.render,
+    )
+
+
+def lock_annotator(session: Session, annotator: int) -> None:
+    """One transaction of an annotator after the other. `key_share`: rows that refer to the annotator are not held up."""
+    if session.scalar(_annotator(), {"annotator": annotator}) is None:
+        raise NotFound("there is no such annotator")
+
+
+def _state(row: studio_models.Assignment) -> Any:
+    return row.state
+
+
+def _item_of(session: Session, row: studio_models.Assignment) -> int:
+    return session.get_one(_Task, row.task_id).item_id  # without a query where the session has just taken it
+
+
+def _locked_task(session: Session, task: int) -> studio_models.Task:
+    # `populate_existing`: what this session read before another transaction changed it is read again.
+    return session.scalars(
+        select(_Task).where(_Task.id == task).with_for_update().execution_options(populate_existing=True)
+    ).one()
+
+
+def _known(session: Session, key: str) -> models.Judgement | None:
+    return session.scalars(_said(), {"key": key}).one_or_none()
+
+
+def _superseding(session: Session, said: Judgement) -> Judgement:
+    """The judgement, superseding the annotator's withdrawn one of the same item if there is one."""
+    current = current_judgement(session, said.item, said.annotator)
+    if current is None:
+        return said
+    if current.choice != "withdrawn":
+        raise Conflict("you have judged this item already, elsewhere; it needs no second answer")
+    return replace(said, supersedes=current.id)
+
+
+def withdraw(session: Session, before: models.Judgement) -> None:
+    """Take a judgement back, by one that supersedes it."""
+    judging.judge(
+        session,
+        [
+            Judgement(
+                item=before.item_id,
+                annotator=before.annotator_id,
+                choice="withdrawn",
+                order_shown=tuple(before.order_shown),
+                guideline_version=before.guideline_version,
+                supersedes=before.id,
+                idempotency_key=f"withdraw {before.id}",
+            )
+        ],
+    )
+
+
+def _write_detail(
+    session: Session, judgement: int, assignment: int, answer: Answer, edit: int | None
+) -> None:
+    session.execute(
+        insert(studio_models.JudgementDetail).values(
+            judgement_id=judgement,
+            assignment_id=assignment,
+            rationale=answer.rationale,
+            flags=list(answer.flags),
+            ratings=dict(answer.ratings),
+            edited=answer.edited if answer.edited.strip() else "",
+            edit_judgement_id=edit,
+        )
+    )

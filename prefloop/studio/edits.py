@@ -1,0 +1,93 @@
+"""A better reply that an annotator has written: a completion by people, and a judgement that prefers it to what it was made from."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from prefloop.data.store import judging, models, studio_models
+from prefloop.data.store.values import Judgement
+from prefloop.data.store.writing import add_checkpoint, add_completions, add_items
+from prefloop.errors import InputError
+from prefloop.records import Completion
+from prefloop.studio.answers import PLACES, same_text
+from prefloop.studio.values import Answer, Project
+
+HUMAN = "human"
+_Judgement = models.Judgement
+
+
+def current_judgement(session: Session, item: int, annotator: int) -> models.Judgement | None:
+    return session.scalars(
+        select(_Judgement)
+        .where(_Judgement.item_id == item, _Judgement.annotator_id == annotator)
+        .order_by(_Judgement.id.desc())
+        .limit(1)
+    ).one_or_none()
+
+
+def write_edit(
+    session: Session,
+    project: Project,
+    row: studio_models.Assignment,
+    answer: Answer,
+    judgement: int,
+    said: Judgement,
+) -> int | None:
+    """The better reply as a completion by people, and a judgement that prefers it to what it was made from.
+
+    Id of that judgement, or None if it was said before. Raises `InputError` where the text is that of a reply that was shown.
+    """
+    (item,) = judging.items(session, [said.item])
+    place = PLACES.get(answer.choice, 0)
+    source_slot = row.order_shown[place]
+    if any(same_text(answer.edited, shown) for shown in item.completions):
+        raise InputError("edited is a reply as it was shown; change something, or leave edited out")
+    source = session.scalars(
+        select(models.ItemCompletion.completion_id).where(
+            models.ItemCompletion.item_id == said.item, models.ItemCompletion.slot == source_slot
+        )
+    ).one()
+    author = add_checkpoint(
+        session, HUMAN, kind=HUMAN, weights_sha256="", stage="", step=0, parent=None, training_run=None
+    )
+    written = Completion(
+        prompt=item.prompt,
+        text=answer.edited,
+        policy=HUMAN,
+        logprob=0.0,
+        tokens=0,
+        ended=True,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        seed=0,
+        index=0,
+    )
+    (made,) = add_completions(session, [written], author)
+    (pair,), _ = add_items(session, [sorted((source, made))], kind="pair", strategy="edit", round=item.round)
+    slots: Sequence[int] = session.scalars(
+        select(models.ItemCompletion.completion_id)
+        .where(models.ItemCompletion.item_id == pair)
+        .order_by(models.ItemCompletion.slot)
+    ).all()
+    choice: Literal["a", "b"] = "a" if slots[0] == made else "b"
+    current = current_judgement(session, pair, row.annotator_id)
+    if current is not None and current.choice == choice:
+        return None  # said so already, of the same two texts
+    (id,) = judging.judge(
+        session,
+        [
+            Judgement(
+                item=pair,
+                annotator=row.annotator_id,
+                choice=choice,
+                order_shown=(0, 1) if slots[0] == source else (1, 0),
+                guideline_version=project.guideline_version,
+                supersedes=None if current is None else current.id,
+                idempotency_key=f"edit {judgement}",
+            )
+        ],
+    )
+    return id

@@ -1,0 +1,428 @@
+"""Files into projects and judgements out of them, with a manifest; backups. With or without a server."""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Unpack
+
+from sqlalchemy.orm import Session
+
+from prefloop import __version__
+from prefloop.data import load_records, write_jsonl
+from prefloop.data.formats import FormatName, Record
+from prefloop.data.hashing import content_hash
+from prefloop.data.importing import HUMAN
+from prefloop.data.load import HowRead, Loaded
+from prefloop.data.store import Filters, Store, judging, writing
+from prefloop.data.store.database import HEAD
+from prefloop.data.store.values import ExportKind, ItemKind
+from prefloop.data.write import split_by_prompts
+from prefloop.errors import InputError
+from prefloop.feedback.aggregated import AggregatedPair, How, aggregated_pairs
+from prefloop.feedback.judged import pair_labels, read_judged
+from prefloop.records import (
+    Comparison,
+    Completion,
+    Conversation,
+    Demonstration,
+    Label,
+    Prompt,
+    Ranking,
+    Score,
+    Steps,
+)
+from prefloop.studio import audit, projects
+from prefloop.studio.service import Studio
+from prefloop.studio.values import ITEM_KIND, Project, ProjectSettings
+
+MANIFEST = 1
+"""Version of the manifest's fields."""
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportedItems:
+    """What an import made."""
+
+    rows: int
+    """Records read."""
+    project: int
+    bad: int
+    """Rows left out because they cannot be used."""
+    items: int
+    """Items found in the file."""
+    new: int
+    """Of them, new in the project."""
+    known: int
+    """Items whose answer is known."""
+    left_out: int
+    """Groups with too few different texts to be compared."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Group:
+    """Completions of one prompt that make an item."""
+
+    prompt: Prompt
+    texts: tuple[str, ...]
+    right: str
+    """What the file says of it, where that can be a known answer: the better text, or `good` or `bad`."""
+
+
+def import_file(
+    studio: Studio,
+    project: int,
+    source: str | Path,
+    *,
+    author: str = HUMAN,
+    gold: bool = False,
+    skip_bad: bool = False,
+    limit: int = 0,
+    round: int = 0,
+    by: int | None = None,
+    **reading: Unpack[HowRead],
+) -> ImportedItems:
+    """Put what a file's completions ask into a project. Done again, it adds nothing.
+
+    Any format of `data import` with completions: of comparisons and rankings the completions are taken, to be judged anew; completions by
+    themselves are grouped by prompt where the project compares. With `gold`, what the file says is the known answer. Judgements are not
+    imported here: that is `data import`.
+    """
+    loaded = load_records(source, skip_bad=skip_bad, limit=limit, **reading)
+    asked = studio.project(project)
+    return import_loaded(studio, asked, loaded, author=author, gold=gold, round=round, by=by)
+
+
+def import_loaded(
+    studio: Studio,
+    into: Project | ProjectSettings,
+    loaded: Loaded[Record],
+    *,
+    author: str = HUMAN,
+    gold: bool = False,
+    round: int = 0,
+    by: int | None = None,
+) -> ImportedItems:
+    """Put records' completions into a project that is there, perhaps with new settings, or into a new one: all of it or nothing."""
+    source, settings = loaded.summary.source, into.settings if isinstance(into, Project) else into
+    if settings.kind == "chat":
+        raise InputError(
+            f"project {settings.name!r} is a chat: its items are made as people talk; import into another project"
+        )
+    kind = ITEM_KIND[settings.kind]
+    groups, left_out = _grouped(_texts(loaded), kind)
+    if not groups:
+        raise InputError(f"{source}: no item to judge in it; project {settings.name!r} needs {_NEEDS[kind]}")
+    if gold and not any(group.right for group in groups):
+        raise InputError(
+            f"{source}: rows of format {loaded.summary.format} say no answer that could be known"
+        )
+
+    def work(session: Session) -> tuple[Project, int, int, int]:
+        now = studio.clock()
+        project = into if isinstance(into, Project) else projects.create(session, settings, now=now, by=by)
+        before = projects.project_of(session, project.id).settings
+        if before != settings:
+            project = projects.change(session, project.id, settings, now=now, by=by)
+        items, right = _write(session, groups, kind, author=author, round=round)
+        known = {item: said for item, said in right.items() if said} if gold else {}
+        new = projects.add_tasks(session, project, items, gold=known, random=studio.random)
+        audit.write(
+            session,
+            now=now,
+            annotator=by,
+            action="import",
+            entity="project",
+            id=project.id,
+            detail={"rows": len(loaded.records), "new": new, "gold": len(known)},
+        )
+        return project, len(set(items)), new, len(known)
+
+    project, items, new, known = studio.write_twice(work, bulk=True)
+    return ImportedItems(
+        project=project.id,
+        rows=len(loaded.records),
+        bad=len(loaded.summary.bad),
+        items=items,
+        new=new,
+        known=known,
+        left_out=left_out,
+    )
+
+
+_NEEDS = {
+    "pair": "prompts with two different completions",
+    "rank": "prompts with two or more different completions",
+    "single": "prompts with completions",
+}
+
+
+def import_bytes(studio: Studio, project: int, content: bytes, name: str, *, by: int | None) -> ImportedItems:
+    """`import_file` of an upload."""
+    if not name.lower().endswith(ENDINGS):
+        raise InputError(f"{name}: the name must end in {', '.join(ENDINGS)}, which says how it is read")
+    with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
+        path = Path(folder) / Path(name).name
+        path.write_bytes(content)
+        try:
+            return import_file(studio, project, path, skip_bad=True, by=by)
+        except InputError as error:
+            # Where the server keeps uploads is nobody's business.
+            raise type(error)(str(error).replace(f"{folder}/", "")) from None
+
+
+def _texts(loaded: Loaded[Record]) -> Iterable[tuple[Prompt, tuple[str, ...], str]]:
+    """Prompt, completions and what is said of them, for every record that has completions."""
+    for record in loaded.records:
+        if isinstance(record, Comparison):
+            yield record.prompt, (record.chosen, record.rejected), record.chosen
+        elif isinstance(record, Ranking):
+            yield record.prompt, record.completions, ""
+        elif isinstance(record, Label):
+            yield record.prompt, (record.completion,), "good" if record.good else "bad"
+        elif isinstance(record, Score | Steps | Demonstration):
+            yield record.prompt, (record.completion,), ""
+        elif isinstance(record, Conversation):
+            for place, turn in enumerate(record.messages):
+                if turn.role == "assistant" and place:
+                    yield Prompt(content=record.messages[:place]), (turn.content,), ""
+
+
+def _grouped(
+    records: Iterable[tuple[Prompt, tuple[str, ...], str]], kind: ItemKind
+) -> tuple[list[_Group], int]:
+    """The items in records, and how many groups had too few different texts."""
+    groups: list[_Group] = []
+    alone: dict[Prompt, list[str]] = {}
+    left_out = 0
+    for prompt, given, right in records:
+        texts = tuple(dict.fromkeys(given))
+        if kind == "single":
+            groups += [
+                _Group(prompt=prompt, texts=(text,), right=right if right in ("good", "bad") else "")
+                for text in texts
+            ]
+        elif len(given) == 1:
+            alone.setdefault(prompt, []).append(given[0])
+        elif len(texts) < 2:
+            left_out += 1
+        else:
+            groups += _compared(prompt, texts, kind, right)
+    for prompt, given in alone.items():
+        texts = tuple(dict.fromkeys(given))
+        if len(texts) < 2:
+            left_out += 1
+        else:
+            groups += _compared(prompt, texts, kind, "")
+    return groups, left_out
+
+
+def _compared(prompt: Prompt, texts: tuple[str, ...], kind: ItemKind, right: str) -> list[_Group]:
+    if kind == "rank":
+        return [_Group(prompt=prompt, texts=texts, right="")]
+    return [_Group(prompt=prompt, texts=pair, right=right) for pair in combinations(texts, 2)]
+
+
+def _write(
+    session: Session, groups: Sequence[_Group], kind: ItemKind, *, author: str, round: int
+) -> tuple[list[int], dict[int, str]]:
+    """Write the groups as items; their ids, and what is known to be right of each, in slots."""
+    distinct = list(dict.fromkeys((group.prompt, text) for group in groups for text in group.texts))
+    checkpoint = writing.add_checkpoint(
+        session,
+        author,
+        kind=HUMAN if author == HUMAN else "policy",
+        weights_sha256="",
+        stage="",
+        step=0,
+        parent=None,
+        training_run=None,
+    )
+    completions = [
+        Completion(
+            prompt=prompt,
+            text=text,
+            policy=author,
+            logprob=0.0,
+            tokens=0,
+            ended=True,
+            temperature=0.0,
+            top_p=1.0,
+            top_k=0,
+            seed=0,
+            index=0,
+        )
+        for prompt, text in distinct
+    ]
+    ids = dict(zip(distinct, writing.add_completions(session, completions, checkpoint), strict=True))
+    # Slots by the hash of the text: the order in the file, better one first, tells nothing then.
+    ordered = [sorted(group.texts, key=_hash) for group in groups]
+    items, _ = writing.add_items(
+        session,
+        [[ids[group.prompt, text] for text in texts] for group, texts in zip(groups, ordered, strict=True)],
+        kind=kind,
+        strategy="import",
+        round=round,
+    )
+    slots = {item.id: item.completions for item in judging.items(session, list(dict.fromkeys(items)))}
+    right: dict[int, str] = {}
+    for group, item in zip(groups, items, strict=True):
+        if kind == "pair" and group.right:
+            right[item] = "ab"[slots[item].index(group.right)]
+        elif kind == "single":
+            right[item] = group.right
+    return items, right
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def export_files(
+    studio: Studio,
+    kind: ExportKind,
+    path: str | Path,
+    *,
+    filters: Filters | None = None,
+    format: FormatName | None = None,
+    aggregate: How = "each",
+    skip_bad: bool = False,
+    by: int | None = None,
+) -> list[dict[str, Any]]:
+    """Write what was said to a file in the field's format, and beside it `FILE.manifest.json`; the manifest.
+
+    Chats and plain texts do not go into one file: where there are both, there are two files, NAME-chat and NAME-text, each with its manifest.
+
+    The export is fixed in the store by its content hash, so the manifest's `export` leads back to every judgement in it, and reading the file
+    gives records of that hash again (`verify`). Comparisons may be aggregated, one a pair with a soft label: that is no row of the store, so the
+    manifest itself lists the judgements behind it.
+    """
+    target = Path(path)
+    chosen = filters or Filters()
+    records: Sequence[Any]
+    if aggregate == "each":
+        made = studio.store.export(kind, chosen, skip_bad=skip_bad)
+        records = studio.store.exported(made.id)
+        digest, left_out, entity, behind = made.sha256, made.left_out, made.id, {"export": made.id}
+    else:
+        pairs, left_out = _aggregated(studio.store, kind, chosen, aggregate)
+        records = [pair.comparison for pair in pairs]
+        ids = sorted(each.judgement for pair in pairs for each in pair.judged)
+        digest, entity, behind = content_hash(records), 0, {"aggregate": aggregate, "judgements": ids}
+    written = [write_jsonl(part, file, format=format) for file, part in split_by_prompts(records, target)]
+    manifests = []
+    for each in written:
+        read = load_records(each.path).records
+        manifest = {
+            "manifest": MANIFEST,
+            "prefloop": __version__,
+            "schema": HEAD,
+            **behind,
+            "kind": kind,
+            "file": each.path.name,
+            "format": each.format,
+            "filters": chosen.to_json(),
+            "rows": each.rows,
+            "left_out": dict(left_out),
+            # Of everything; what is read of one file of two, or of demonstrations written as messages, has another hash.
+            "content_sha256": digest,
+            "read_sha256": content_hash(read),
+            "file_sha256": _file_hash(each.path),
+            "created_at": studio.clock().isoformat(timespec="seconds"),
+        }
+        _replace(manifest_of(each.path), json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
+        manifests.append(manifest)
+    with studio.write() as session:
+        audit.write(
+            session,
+            now=studio.clock(),
+            annotator=by,
+            action="export",
+            entity="export",
+            id=entity,
+            detail={"kind": kind, "rows": sum(each.rows for each in written)}
+            | ({} if aggregate == "each" else {"aggregate": aggregate}),
+        )
+    return manifests
+
+
+def _aggregated(
+    store: Store, kind: ExportKind, filters: Filters, how: How
+) -> tuple[list[AggregatedPair], dict[str, int]]:
+    """One comparison a pair, and what gave none."""
+    if kind != "comparisons":
+        raise InputError(f"aggregate is {how}, but kind is {kind}; only comparisons are aggregated")
+    pairs, left_out = aggregated_pairs(pair_labels(read_judged(store, filters)), how)
+    if not pairs:
+        raise InputError(f"{store.label}: no pair has an answer that names a side ({left_out}); label more")
+    return pairs, left_out
+
+
+def manifest_of(path: Path) -> Path:
+    """Where the manifest of an exported file stands."""
+    return path.with_name(f"{path.name}.manifest.json")
+
+
+def verify(path: str | Path) -> dict[str, Any]:
+    """The manifest of an exported file, checked: the file's bytes and the records read from it. `InputError` says what differs."""
+    target = Path(path)
+    try:
+        manifest = json.loads(manifest_of(target).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{manifest_of(target)}: cannot be read ({error}); export the file again") from error
+    if _file_hash(target) != manifest["file_sha256"]:
+        raise InputError(f"{target}: is not the file that its manifest describes; export it again")
+    read = content_hash(load_records(target).records)
+    expected = manifest.get("read_sha256", manifest["content_sha256"])  # the former is in newer manifests
+    if read != expected:
+        raise InputError(
+            f"{target}: reads as records of hash {read[:12]}, not {expected[:12]} as when it was written"
+        )
+    return manifest
+
+
+def export_bytes(
+    studio: Studio, project: int, kind: ExportKind, *, adjudicated: bool = False, by: int | None
+) -> tuple[str, bytes, list[dict[str, Any]]]:
+    """`export_files` of one project, for a download: its name, the file, and its manifest. Of two files it is an archive of them and their manifests."""
+    asked: Project = studio.project(project)
+    with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
+        path = Path(folder) / f"{kind}-{project}.jsonl"
+        filters = Filters(projects=(asked.settings.name,), adjudicated=adjudicated)
+        try:
+            manifests = export_files(studio, kind, path, filters=filters, skip_bad=True, by=by)
+        except InputError as error:
+            raise type(error)(str(error).replace(f"{folder}/", "")) from None
+        if len(manifests) == 1:
+            return path.name, path.read_bytes(), manifests
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
+            for file in sorted(Path(folder).iterdir()):
+                files.write(file, file.name)
+        return f"{kind}-{project}.zip", archive.getvalue(), manifests
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error

@@ -1,0 +1,113 @@
+"""The page of one annotator: how far their answers can be trusted, with intervals, and what they answered last."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+
+from prefloop.data.store import Filters, models, studio_models
+from prefloop.errors import InputError
+from prefloop.feedback.agreement import AnnotatorFigures, Answer, Share, agreement_matrix, figures
+from prefloop.feedback.judged import JudgedItem, pair_labels, read_judged
+from prefloop.studio.service import Studio
+from prefloop.studio.values import NotFound
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WithOther:
+    """Somebody who judged the same pairs."""
+
+    name: str
+    agreement: Share
+    kappa: float
+    """Cohen's; NaN where it has no meaning."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OneAnnotator:
+    """What the page shows."""
+
+    name: str
+    """The pseudonym."""
+    login: str
+    """Empty for who has no account (any more)."""
+    kind: str
+    since: datetime
+    figures: AnnotatorFigures | None
+    """Over all pairs; None where they judged none."""
+    others: tuple[WithOther, ...]
+    """Most common pairs first."""
+    last: tuple[JudgedItem, ...]
+    """Newest first."""
+
+
+def one_annotator(studio: Studio, name: str, *, most: int = 20) -> OneAnnotator:
+    """Everything about an annotator, by pseudonym. Raises `NotFound`."""
+    account = studio_models.Account
+    with studio.read() as session:
+        row = session.execute(
+            select(models.Annotator, account.login)
+            .outerjoin(account, account.annotator_id == models.Annotator.id)
+            .where(models.Annotator.name == name)
+        ).one_or_none()
+        if row is None:
+            raise NotFound("there is no such annotator")
+        annotator, login = row
+        kind, since = annotator.kind, annotator.created_at
+        gold = dict(
+            session.execute(
+                select(studio_models.Task.item_id, studio_models.Task.gold).where(
+                    studio_models.Task.gold != ""
+                )
+            ).all()
+        )
+    judged = read_judged(studio.store, Filters())
+    found, others = _figures(judged, gold, name)
+    own = [each for each in judged if each.annotator == name]
+    return OneAnnotator(
+        name=name,
+        login=login or "",
+        kind=kind,
+        since=since,
+        figures=found,
+        others=others,
+        last=tuple(own[::-1][:most]),
+    )
+
+
+def _figures(
+    judged: list[JudgedItem], gold: dict[int, str], name: str
+) -> tuple[AnnotatorFigures | None, tuple[WithOther, ...]]:
+    try:
+        table = pair_labels(judged)
+    except InputError:
+        return None, ()
+    names = list(table.labels.annotators)
+    if name not in names:
+        return None, ()
+    answers = [
+        Answer(
+            annotator=each.annotator,
+            item=each.item,
+            choice=each.choice,
+            left="ab"[each.order_shown[0]],
+            seconds=each.duration_ms / 1000,
+        )
+        for cells in table.judged
+        for each in cells
+        if each is not None
+    ]
+    mine = names.index(name)
+    shares, kappas, common = agreement_matrix(table.labels)
+    others = [
+        WithOther(
+            name=str(other),
+            agreement=Share.of(round(float(shares[mine, at]) * int(common[mine, at])), int(common[mine, at])),
+            kappa=float(kappas[mine, at]),
+        )
+        for at, other in enumerate(names)
+        if at != mine and common[mine, at]
+    ]
+    return figures(answers, table.labels, gold=gold)[mine], tuple(
+        sorted(others, key=lambda each: (-each.agreement.n, each.name))
+    )

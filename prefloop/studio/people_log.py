@@ -1,0 +1,113 @@
+"""Numbers and lists for pages: one's own count, what is left, the audit log."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import CompoundSelect, Select, bindparam, case, func, literal, select, union_all
+from sqlalchemy.orm import Session, aliased
+
+from prefloop.data.store import models, studio_models
+from prefloop.studio.service import Studio
+
+_Task, _Assignment = studio_models.Task, studio_models.Assignment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """A row of the audit log."""
+
+    id: int
+    at: datetime
+    pseudonym: str
+    """Empty for the command line."""
+    action: str
+    entity: str
+    entity_id: int
+    detail: Any
+
+
+def counts(session: Session, project: int, annotator: int) -> tuple[int, int]:
+    """Answers that somebody has given in a project, and those that they can still give: items they hold, and items with a free place
+    that they have neither answered nor passed over. Of a project that is not open, none."""
+    mine = {"project": project, "annotator": annotator}
+    done, held = session.execute(_mine(), mine).one()
+    if session.get_one(studio_models.Project, project).state != "open":
+        return done, 0
+    free = session.scalars(_free(), mine).all()
+    return done, free[0] - free[1] + held
+
+
+def unanswered(session: Session, annotator: int, tokens: Collection[str]) -> list[str]:
+    """Which of their assignments somebody still holds."""
+    held = select(_Assignment.token).where(
+        _Assignment.annotator_id == annotator, _Assignment.state == "leased", _Assignment.token.in_(tokens)
+    )
+    return list(session.scalars(held)) if tokens else []
+
+
+@cache
+def _mine() -> Select[int, int]:
+    """Answers given, and leases held."""
+    return (
+        select(
+            func.count(case((_Assignment.state.in_(("submitted", "surplus")), 1))),
+            func.count(case((_Assignment.state == "leased", 1))),
+        )
+        .select_from(_Assignment)
+        .join(_Task, _Task.id == _Assignment.task_id)
+        .where(_Task.project_id == bindparam("project"), _Assignment.annotator_id == bindparam("annotator"))
+    )
+
+
+@cache
+def _free() -> CompoundSelect[int, int]:
+    """Items with a free place, and how many of these `assign` will not offer to the annotator: what they have been asked is in few rows, so
+    it is subtracted and not looked for beside each item."""
+    free = (
+        _Task.project_id == bindparam("project"),
+        _Task.gold == "",
+        _Task.open,
+        _Task.taken < _Task.overlap,
+    )
+    annotator = bindparam("annotator")
+    asked = select(_Assignment.task_id).where(
+        _Assignment.annotator_id == annotator, _Assignment.state.not_in(("expired", "returned"))
+    )
+    later, judgement = aliased(models.Judgement), models.Judgement
+    judged = select(judgement.item_id).where(
+        judgement.annotator_id == annotator,
+        judgement.choice != "withdrawn",
+        ~select(later.id).where(later.supersedes_id == judgement.id).exists(),
+    )
+    all_of = select(func.count(), literal(0).label("part")).where(*free)
+    mine = select(func.count(), literal(1)).where(*free, _Task.id.in_(asked) | _Task.item_id.in_(judged))
+    return union_all(all_of, mine).order_by("part")
+
+
+def events(studio: Studio, *, before: int | None, limit: int) -> list[Event]:
+    """The audit log, newest first."""
+    table = studio_models.AuditEvent
+    statement = (
+        select(table, models.Annotator.name)
+        .outerjoin(models.Annotator, models.Annotator.id == table.annotator_id)
+        .order_by(table.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        statement = statement.where(table.id < before)
+    with studio.read() as session:
+        return [
+            Event(
+                id=row.id,
+                at=row.at,
+                pseudonym=name or "",
+                action=row.action,
+                entity=row.entity,
+                entity_id=row.entity_id,
+                detail=row.detail,
+            )
+            for row, name in session.execute(statement)
+        ]

@@ -1,0 +1,286 @@
+"""Projects and their tasks: what is asked, of which items, and how far it is."""
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from random import Random
+from typing import Any
+
+from sqlalchemy import case, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from prefloop.data.store import models, studio_models
+from prefloop.data.store.values import Conflict
+from prefloop.data.store.writing import chunks
+from prefloop.errors import InputError
+from prefloop.studio import audit
+from prefloop.studio.values import (
+    GOLD_OVERLAP,
+    ITEM_KIND,
+    NotFound,
+    Progress,
+    Project,
+    ProjectSettings,
+    Scale,
+    State,
+)
+
+DELETED = "deleted project"
+"""Beginning of the name of a row that stays for the withdrawn answers that lead to it."""
+_Task, _Assignment = studio_models.Task, studio_models.Assignment
+
+
+def create(session: Session, settings: ProjectSettings, *, now: datetime, by: int | None = None) -> Project:
+    """A new project; `Conflict` if there is one of that name."""
+    if session.scalar(select(studio_models.Project.id).where(studio_models.Project.name == settings.name)):
+        raise Conflict(f"there is a project {settings.name!r} already; choose another name")
+    row = studio_models.Project(**_columns(settings), state="open", created_at=now)
+    session.add(row)
+    session.flush()
+    audit.write(session, now=now, annotator=by, action="create", entity="project", id=row.id)
+    return _project(row)
+
+
+def change(
+    session: Session,
+    id: int,
+    settings: ProjectSettings,
+    *,
+    state: State | None = None,
+    now: datetime,
+    by: int | None = None,
+) -> Project:
+    """New settings for a project; what was asked already keeps the guideline version it was asked under. The kind stays."""
+    row = _row(session, id, lock=True)
+    before = _project(row).settings
+    if settings.kind != before.kind:
+        raise InputError(f"project {row.name!r} is of kind {row.kind}; make another project for another kind")
+    same_name = select(studio_models.Project.id).where(
+        studio_models.Project.name == settings.name, studio_models.Project.id != id
+    )
+    if session.scalar(same_name):
+        raise Conflict(f"there is a project {settings.name!r} already; choose another name")
+    for name, value in _columns(settings).items():
+        setattr(row, name, value)
+    if state is not None:
+        row.state = state
+    session.flush()
+    if settings.overlap != before.overlap:
+        _set_overlap(session, id, settings.overlap)
+    changed = {
+        name: value
+        for name, value in _columns(settings).items()
+        if value != _columns(before)[name] and name != "guidelines"
+    }
+    if settings.guidelines != before.guidelines:
+        changed["guidelines_before"] = before.guidelines
+    audit.write(
+        session,
+        now=now,
+        annotator=by,
+        action="change",
+        entity="project",
+        id=id,
+        detail=changed | ({} if state is None else {"state": state}),
+    )
+    return _project(row)
+
+
+def _set_overlap(session: Session, project: int, overlap: int) -> None:
+    """For every question but those whose answer is known; never below what is taken already."""
+    of_project = (_Task.project_id == project, _Task.gold == "")
+    wanted = case((_Task.taken > overlap, _Task.taken), else_=overlap)
+    session.execute(update(_Task).where(*of_project).values(overlap=wanted))
+    session.execute(update(_Task).where(*of_project).values(open=_Task.taken < _Task.overlap))
+
+
+def project_of(session: Session, id: int) -> Project:
+    """The project with this id, or `NotFound`."""
+    return _project(_row(session, id))
+
+
+def find(session: Session, given: str) -> Project:
+    """The project that a user names by number or name."""
+    table = studio_models.Project
+    row = session.scalars(select(table).where(table.name == given)).one_or_none()
+    if row is None and given.isdecimal() and int(given) < 2**31:
+        row = session.get(table, int(given))
+    if row is None or row.state == "deleted":
+        names = session.scalars(select(table.name).where(table.state != "deleted").order_by(table.id)).all()
+        raise NotFound(f"project {given!r} is not in the store; there is {', '.join(names) or 'none yet'}")
+    return _project(row)
+
+
+def all_of(session: Session) -> list[Project]:
+    """Every project, oldest first."""
+    table = studio_models.Project
+    there = select(table).where(table.state != "deleted").order_by(table.id)
+    return [_project(row) for row in session.scalars(there)]
+
+
+def add_tasks(
+    session: Session,
+    project: Project,
+    items: Sequence[int],
+    *,
+    priorities: Mapping[int, float] | None = None,
+    gold: Mapping[int, str] | None = None,
+    random: Random | secrets.SystemRandom,
+) -> int:
+    """Put items into a project; how many are new. What is there already stays as it is.
+
+    `priorities`: item -> number, higher is asked first (0 where none is given). `gold`: item -> the choice known to be right, in slots
+    (`a`, `b`, `good`, `bad`, `tie`); such items are asked of everybody, now and then.
+
+    Raises `InputError` for an item that is not there, of another kind than the project asks about, or a gold choice it does not know.
+    """
+    if project.settings.kind == "chat":
+        raise InputError(
+            f"project {project.settings.name!r} is a chat: its items are made as people talk; put these into another project"
+        )
+    _check_items(session, project, items)
+    known = set[int]()
+    for chunk in chunks(items):
+        known |= set(
+            session.scalars(
+                select(_Task.item_id).where(_Task.project_id == project.id, _Task.item_id.in_(chunk))
+            )
+        )
+    rows = []
+    for item in dict.fromkeys(items):
+        if item in known:
+            continue
+        right = (gold or {}).get(item, "")
+        if right not in ("", "a", "b", "tie", "good", "bad"):
+            raise InputError(f"gold choice of item {item} is {right!r}; it must be a, b, tie, good or bad")
+        rows.append(
+            {
+                "project_id": project.id,
+                "item_id": item,
+                "queue": -float((priorities or {}).get(item, 0.0)),
+                "position": random.randrange(2**31),
+                "overlap": GOLD_OVERLAP if right else project.settings.overlap,
+                "taken": 0,
+                "open": True,
+                "gold": right,
+            }
+        )
+    if rows:
+        session.execute(insert(_Task), rows)
+    return len(rows)
+
+
+def _check_items(session: Session, project: Project, items: Sequence[int]) -> None:
+    wanted = ITEM_KIND[project.settings.kind]
+    kinds: dict[int, str] = {}
+    for chunk in chunks(items):
+        found = session.execute(select(models.Item.id, models.Item.kind).where(models.Item.id.in_(chunk)))
+        kinds |= dict(found.all())
+    for item in items:
+        if item not in kinds:
+            raise InputError(f"item {item} is not in the store; add it first")
+        if kinds[item] != wanted:
+            raise InputError(
+                f"item {item} is a {kinds[item]}; project {project.settings.name!r} asks about a {wanted}"
+            )
+
+
+def progress(session: Session, projects: Iterable[int]) -> dict[int, Progress]:
+    """How far each project is."""
+    found: dict[int, Progress] = {}
+    ids = list(projects)
+    plain = _Task.gold == ""
+    tasks = {
+        project: counts
+        for project, *counts in session.execute(
+            select(
+                _Task.project_id,
+                func.count(case((plain, 1))),
+                func.coalesce(func.sum(case((plain, _Task.overlap), else_=0)), 0),
+                func.count(case((plain & (_Task.taken >= _Task.overlap), 1))),
+                func.count(case((~plain, 1))),
+            )
+            .where(_Task.project_id.in_(ids))
+            .group_by(_Task.project_id)
+        )
+    }
+    states: dict[int, dict[str, int]] = {}
+    for project, state, count in session.execute(
+        select(_Task.project_id, _Assignment.state, func.count())
+        .join(_Task, _Task.id == _Assignment.task_id)
+        .where(_Task.project_id.in_(ids), plain)
+        .group_by(_Task.project_id, _Assignment.state)
+    ):
+        states.setdefault(project, {})[state] = count
+    for project in ids:
+        items, wanted, taken, gold = tasks.get(project, (0, 0, 0, 0))
+        of = states.get(project, {})
+        running = of.get("leased", 0)
+        found[project] = Progress(
+            items=items,
+            wanted=wanted,
+            submitted=of.get("submitted", 0),
+            leased=running,
+            surplus=of.get("surplus", 0),
+            skipped=of.get("skipped", 0),
+            done=taken if not running else _done(session, project),
+            gold=gold,
+        )
+    return found
+
+
+def _done(session: Session, project: int) -> int:
+    """Items with all their answers, where some that look full are only leased."""
+    answers = (
+        select(func.count())
+        .where(_Assignment.task_id == _Task.id, _Assignment.state == "submitted")
+        .scalar_subquery()
+    )
+    return (
+        session.scalar(
+            select(func.count()).where(
+                _Task.project_id == project, _Task.gold == "", answers >= _Task.overlap
+            )
+        )
+        or 0
+    )
+
+
+def _row(session: Session, id: int, *, lock: bool = False) -> studio_models.Project:
+    statement = select(studio_models.Project).where(studio_models.Project.id == id)
+    row = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
+    if row is None or row.state == "deleted":
+        raise NotFound(f"project {id} is not there")
+    return row
+
+
+def _columns(settings: ProjectSettings) -> dict[str, Any]:
+    columns = asdict(settings)
+    columns["flags"] = list(settings.flags)
+    columns["scales"] = [{"name": scale.name, "levels": scale.levels} for scale in settings.scales]
+    return columns
+
+
+def _project(row: studio_models.Project) -> Project:
+    kind: Any = row.kind
+    render: Any = row.render
+    state: Any = row.state
+    return Project(
+        id=row.id,
+        settings=ProjectSettings(
+            name=row.name,
+            kind=kind,
+            guidelines=row.guidelines,
+            overlap=row.overlap,
+            lease_seconds=row.lease_seconds,
+            strength_levels=row.strength_levels,
+            allow_tie=row.allow_tie,
+            allow_both_bad=row.allow_both_bad,
+            flags=tuple(row.flags),
+            scales=tuple(Scale(name=scale["name"], levels=scale["levels"]) for scale in row.scales),
+            render=render,
+            gold_share=row.gold_share,
+        ),
+        state=state,
+    )

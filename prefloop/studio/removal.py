@@ -1,0 +1,144 @@
+"""Deleting a project: what goes with it is said first; what was said in it is withdrawn, as undo does, and never rewritten."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from prefloop.data.store import models, studio_models
+from prefloop.errors import InputError
+from prefloop.studio import assign, audit, projects
+from prefloop.studio.edits import current_judgement
+from prefloop.studio.service import Studio
+
+_Task, _Assignment, _Chat = studio_models.Task, studio_models.Assignment, studio_models.Chat
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removal:
+    """What goes with a project."""
+
+    name: str
+    items: int
+    answers: int
+    people: int
+    decisions: int
+    """Of adjudicators, on items that no other project asks."""
+    chats: int
+
+    def __str__(self) -> str:
+        chats = f" and {self.chats} conversations" if self.chats else ""
+        decisions = f", and {self.decisions} decisions of adjudicators," if self.decisions else ""
+        return (
+            f"project {self.name!r} with {self.items} items{chats}; {self.answers} answers by {self.people} people{decisions} are withdrawn, so that no new export "
+            "and no training has them. Exports that were made keep what they had, and prompts and completions stay in the store"
+        )
+
+
+def removal(studio: Studio, id: int) -> Removal:
+    """What deleting a project would take."""
+    with studio.read() as session:
+        return _removal(session, id)
+
+
+def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = None) -> Removal:
+    """Delete a project. `confirm`: its name, typed by who means it; `InputError` for another."""
+    with studio.write(bulk=True) as session:
+        name = projects.project_of(session, id).settings.name
+        if confirm != name:
+            raise InputError(f"{confirm!r} is not the project's name; type {name!r} to delete it")
+        row = session.get_one(studio_models.Project, id, with_for_update=True)
+        gone = _removal(session, id)
+        said_in = models.Judgement.id.in_(_answered(id)) | models.Judgement.id.in_(_decided(id))
+        said = session.scalars(select(models.Judgement).where(said_in)).all()
+        for judgement in said:
+            if current_judgement(session, judgement.item_id, judgement.annotator_id) is judgement:
+                assign.withdraw(session, judgement)
+        tasks = select(_Task.id).where(_Task.project_id == id)
+        chats = select(_Chat.id).where(_Chat.project_id == id)
+        session.execute(delete(studio_models.ChatTurn).where(studio_models.ChatTurn.chat_id.in_(chats)))
+        session.execute(delete(_Chat).where(_Chat.project_id == id))
+        # What was said in it refers to the assignments of its answers, which is never changed: those stay, and lead nowhere.
+        kept = select(studio_models.JudgementDetail.assignment_id).where(
+            studio_models.JudgementDetail.assignment_id.is_not(None)
+        )
+        session.execute(
+            delete(_Assignment).where(_Assignment.task_id.in_(tasks), _Assignment.id.not_in(kept))
+        )
+        session.execute(
+            update(_Assignment)
+            .where(_Assignment.task_id.in_(tasks))
+            .values(state="expired", judgement_id=None, finished_at=None, draft={})
+        )
+        session.execute(
+            delete(_Task).where(_Task.project_id == id, _Task.id.not_in(select(_Assignment.task_id)))
+        )
+        if session.scalar(select(func.count()).where(_Task.project_id == id)):
+            session.execute(update(_Task).where(_Task.project_id == id).values(taken=0, open=False))
+            row.name, row.guidelines, row.state = f"{projects.DELETED} {id}", "", "deleted"
+        else:
+            session.delete(row)
+        audit.write(
+            session,
+            now=studio.clock(),
+            annotator=by,
+            action="delete",
+            entity="project",
+            id=id,
+            detail={
+                "items": gone.items,
+                "answers": gone.answers,
+                "people": gone.people,
+                "decisions": gone.decisions,
+            },
+        )
+    return gone
+
+
+def _answered(project: int):
+    """The judgements that stand for a project's answers, and those that prefer what was rewritten in them."""
+    own = (
+        select(_Assignment.judgement_id)
+        .join(_Task, _Task.id == _Assignment.task_id)
+        .where(_Task.project_id == project, _Assignment.judgement_id.is_not(None))
+    )
+    detail = studio_models.JudgementDetail
+    edits = select(detail.edit_judgement_id).where(
+        detail.judgement_id.in_(own), detail.edit_judgement_id.is_not(None)
+    )
+    return own.union(edits)
+
+
+def _decided(project: int):
+    """The decisions of adjudicators that hold on a project's items; not on those that another project asks too, where they hold on."""
+    mine, other, later = _Task, aliased(_Task), aliased(models.Judgement)
+    elsewhere = exists().where(
+        other.item_id == mine.item_id,
+        other.project_id != project,
+        other.project_id == studio_models.Project.id,
+        studio_models.Project.state != "deleted",
+    )
+    return (
+        select(models.Judgement.id)
+        .join(studio_models.Adjudication, studio_models.Adjudication.judgement_id == models.Judgement.id)
+        .join(mine, mine.item_id == models.Judgement.item_id)
+        .outerjoin(later, later.supersedes_id == models.Judgement.id)
+        .where(mine.project_id == project, later.id.is_(None), ~elsewhere)
+    )
+
+
+def _removal(session: Session, id: int) -> Removal:
+    name = projects.project_of(session, id).settings.name
+    answers, people = session.execute(
+        select(func.count(), func.count(_Assignment.annotator_id.distinct()))
+        .join(_Task, _Task.id == _Assignment.task_id)
+        .where(_Task.project_id == id, _Assignment.judgement_id.is_not(None))
+    ).one()
+    return Removal(
+        name=name,
+        items=session.scalar(select(func.count()).where(_Task.project_id == id)) or 0,
+        answers=answers,
+        people=people,
+        decisions=session.scalar(select(func.count()).select_from(_decided(id).subquery())) or 0,
+        chats=session.scalar(select(func.count()).where(_Chat.project_id == id)) or 0,
+    )
