@@ -18,8 +18,8 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.objective_step import Part, Task, Whole, losses_of, numbers_of
 from prefloop.configs.common import Compute
+from prefloop.loop.objective_step import Part, Task, Whole, losses_of, numbers_of
 from prefloop.losses import example_mean
 from prefloop.losses.objectives import OBJECTIVES, Objective
 from prefloop.losses.quantities import TokenNumbers

@@ -24,7 +24,8 @@ import torch
 from bench.versus.cases import OFFLINE, ONLINE, PAIRS, SIZES, flops
 from bench.versus.material import make_material, read_material
 from bench.versus.ours import in_order, settings_of
-from prefloop.algorithms import batches, ppo, session
+from prefloop.algorithms import ppo
+from prefloop.loop import batches, session
 from prefloop.runtime import Run
 from prefloop.runtime.tune import peak_rss_mb
 

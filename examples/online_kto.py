@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.learn import update
-from prefloop.algorithms.online import open_scorer, reference_of
-from prefloop.algorithms.opening import open_policy, parameters_of
-from prefloop.algorithms.session import open_session, read_prompts
 from prefloop.configs.own_samples import OnlineDPOConfig
+from prefloop.loop.learn import update
+from prefloop.loop.online import open_scorer, reference_of
+from prefloop.loop.roles import open_policy, parameters_of
+from prefloop.loop.session import open_session, read_prompts
 from prefloop.losses import example_mean, sequence_sum
 from prefloop.losses.unary import kto_loss
 from prefloop.models.packing import MicroBatch

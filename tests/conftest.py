@@ -3,12 +3,13 @@
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from beartype import BeartypeConf, beartype
-from hypothesis import settings
+from hypothesis import settings as hypothesis_settings
 from jaxtyping import install_import_hook
 
 os.environ.setdefault(
@@ -33,8 +34,33 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 install_import_hook("prefloop", f"{__name__}.checked")
 
 # How long an example takes says more about what else the machine does than about the code.
-settings.register_profile("prefloop", deadline=None)
-settings.load_profile("prefloop")
+hypothesis_settings.register_profile("prefloop", deadline=None)
+hypothesis_settings.load_profile("prefloop")
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small project for all tests of the stages: data and starting models; runs go into folders of their own."""
+    import torch
+
+    from tests.algorithms.small import make_project
+
+    torch.set_num_threads(1)  # sums in one order, and no fight over the machine's cores
+    return make_project(tmp_path_factory.mktemp("project") / "small")
+
+
+@pytest.fixture(scope="session")
+def unbroken(project: Path) -> Callable[[str], Path]:
+    """The run folder of a stage trained in one go, in one process, each step in one micro-batch; done once."""
+    from tests.algorithms.small import settings, train_and_keep_samples
+
+    @cache
+    def run(name: str) -> Path:
+        config = settings(name, project, out=f"unbroken-{name}")
+        train_and_keep_samples(config)
+        return Path(config.run.out)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def main(checkout: Path) -> None:
         print(
             f"| {name} | {lines(package / 'algorithms' / f'{story}.py')} | {len(read)} | {sum(map(lines, read))} |"
         )
-    of_algorithms = {file: tree for file, tree in trees.items() if file.parent.name == "algorithms"}
+    of_algorithms = {file: tree for file, tree in trees.items() if file.parent.name in LOOP}
     found = [function for tree in of_algorithms.values() for function in functions(tree)]
     taking = sum(any(name in SETTINGS for name in parameters(function)) for function in found)
     everywhere = [(file, function) for file, tree in trees.items() for function in functions(tree)]
@@ -43,7 +43,7 @@ def main(checkout: Path) -> None:
     classes = Counter(
         node.name for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)
     )
-    print(f"\nfunctions in algorithms/ that take settings: {taking} of {len(found)}")
+    print(f"\nfunctions in algorithms/ and loop/ that take settings: {taking} of {len(found)}")
     print(f"branches on settings in the package: {sum(branches(tree) for tree in trees.values())}")
     print(f"class names in two or more files: {sum(count > 1 for count in classes.values())}")
     print(f"longest function: {longest.name}, {length(longest)} lines ({longest_file.relative_to(checkout)})")

@@ -86,29 +86,29 @@ def _setting(stage: str) -> _Area:
 
 PLANTS: tuple[Plant, ...] = (
     # algorithms
-    _orders("algorithms/learn.py", "PCG64([seed, step, epoch])", "PCG64([seed, step, min(epoch, 1)])", "Minibatches have one order from the second epoch on"),
-    _orders("algorithms/learn.py", "PCG64([seed, step, epoch])", "PCG64([seed, 1, epoch])", "Minibatches have the first step's order in every step"),
+    _orders("loop/learn.py", "PCG64([seed, step, epoch])", "PCG64([seed, step, min(epoch, 1)])", "Minibatches have one order from the second epoch on"),
+    _orders("loop/learn.py", "PCG64([seed, step, epoch])", "PCG64([seed, 1, epoch])", "Minibatches have the first step's order in every step"),
     _of("algorithms/test_wiring.py::test_the_kl_that_bounds_a_step_of_trpo_is_that_of_the_old_policy_to_the_new_one")(
         "algorithms/trpo.py", "statistics = old.statistics_against(policy, ", "statistics = policy.statistics_against(old, ",
         "TRPO's line search bounds the KL of the new policy to the old one"),
     _of("algorithms/test_wiring.py::test_the_controlled_coefficient_weighs_the_kl_in_the_loss")("algorithms/ppo.py", 'kl_in_loss = kl_coef if', 'kl_in_loss = config.kl.coef if',
          "PPO's loss uses the first KL coefficient, not the controlled one"),
-    _golden("ppo")("algorithms/session.py", "first_key=first_key + self._key(batch), sampling=sampling", "first_key=first_key, sampling=sampling",
+    _golden("ppo")("loop/session.py", "first_key=first_key + self._key(batch), sampling=sampling", "first_key=first_key, sampling=sampling",
          "PPO draws with the first step's random numbers in every step"),
     _golden("ppo")("algorithms/ppo.py", "batches.pick(ptx, roles.policy_updater.steps + 1)", "batches.pick(ptx, 1)",
          "The pretraining mix shows the same sequences at every update"),
     _golden("ppo")("algorithms/ppo.py", "if step > config.critic.warmup_steps else []", "if step >= config.critic.warmup_steps else []",
          "The policy learns in the last step of the critic's warm-up"),
-    _golden("ppo")("algorithms/adaptive.py", "mean, std = self._stored", "mean, std = 0.0, 1.0",
+    _golden("ppo")("loop/adaptive.py", "mean, std = self._stored", "mean, std = 0.0, 1.0",
          "PPO's scores are not normalised by the moments stored with the reward model"),
-    _resumed("ppo")("algorithms/adaptive.py", 'self.value = state["value"]', "self.value = self.value",
+    _resumed("ppo")("loop/adaptive.py", 'self.value = state["value"]', "self.value = self.value",
          "A resumed PPO run starts the KL controller anew"),
-    _resumed("dapo")("algorithms/critic_free_experience.py", "self.done = state", "self.done = 0",
+    _resumed("dapo")("loop/critic_free_experience.py", "self.done = state", "self.done = 0",
          "A resumed GRPO run starts again with the first prompts"),
     _setting("grpo-own")("algorithms/critic_free.py", "(config.clip_low, config.clip_high),", "(config.clip_low, config.clip_low),",
            "The ratio's upper bound is the lower one"),
     _of("algorithms/test_wiring.py::test_whitening_reaches_over_what_is_learned_from")(
-        "algorithms/critic_free_experience.py", "Moments.of(advantages, learned)", "Moments.of(advantages, mask)",
+        "loop/critic_free_experience.py", "Moments.of(advantages, learned)", "Moments.of(advantages, mask)",
         "Whitening's moments are of completions that are not learned from too"),
     _golden("remax")("algorithms/critic_free.py", "k=1, first_key=GREEDY_KEYS, sampling=greedy", "k=1, sampling=greedy",
            "The greedy baseline has the samples' random keys"),
@@ -131,7 +131,7 @@ PLANTS: tuple[Plant, ...] = (
     _golden("ilql")(
         "algorithms/ilql.py", "return part(train), part(heldout)", "return part(train), part(train)",
         "ILQL's held-out numbers are those of the training part"),
-    _of("algorithms/test_wiring.py::test_a_value_head_survives_a_restart")("algorithms/objective_step.py", "head.weight.copy_(weight)", "head.weight.copy_(head.weight)",
+    _of("algorithms/test_wiring.py::test_a_value_head_survives_a_restart")("loop/objective_step.py", "head.weight.copy_(weight)", "head.weight.copy_(head.weight)",
          "A resumed run forgets the value head"),
     _setting("prefer-follow")("algorithms/prefer.py", "if config.follow.every and step % config.follow.every == 0:", "if config.follow.every:",
          "The reference follows at every step, whatever is set"),
@@ -146,16 +146,16 @@ PLANTS: tuple[Plant, ...] = (
     _of("algorithms/test_distill_context.py::test_value_and_gradient_by_brute_force")(
         "algorithms/distill_context.py", "reference_batch=behind,", "reference_batch=plain,", "The teacher does not read the context"),
     _resumed("grpo")(
-        "algorithms/online.py", "if policy.adapter_name != BASE or not run.start:", "if policy.adapter_name != BASE or run.start >= 0:",
+        "loop/online.py", "if policy.adapter_name != BASE or not run.start:", "if policy.adapter_name != BASE or run.start >= 0:",
         "After a restart the reference is the trained policy"),
     _setting("ppo-own")(
-        "algorithms/ppo_roles.py", "MovingAverage(dict(policy_groups[0].parameters), decay=config.ema)",
+        "loop/actor_critic.py", "MovingAverage(dict(policy_groups[0].parameters), decay=config.ema)",
         "MovingAverage(dict(policy_groups[0].parameters), decay=0.99)", "The moving average has a decay of its own"),
     _of("algorithms/test_filter.py::test_models_read_no_more_than_the_budgets")("algorithms/filter.py", "budgets=cut)", "budgets=None)",
          "Filtering scores what training would cut off"),
-    _golden("ppo")("algorithms/adaptive.py", "self.value = self._next(kl, completions)", "self._next(kl, completions)", "The KL controller's coefficient is not kept"),
-    _resumed("ppo")("algorithms/adaptive.py", "self.moments = RunningMoments(**state)", "self.moments = RunningMoments()", "After a restart the running moments begin anew"),
-    _golden("ppo")("algorithms/adaptive.py", "self._running.add(scores)", "self._running", "Scores are scaled by moments that never see them"),
+    _golden("ppo")("loop/adaptive.py", "self.value = self._next(kl, completions)", "self._next(kl, completions)", "The KL controller's coefficient is not kept"),
+    _resumed("ppo")("loop/adaptive.py", "self.moments = RunningMoments(**state)", "self.moments = RunningMoments()", "After a restart the running moments begin anew"),
+    _golden("ppo")("loop/adaptive.py", "self._running.add(scores)", "self._running", "Scores are scaled by moments that never see them"),
     # rollout
     _of("algorithms/test_wiring.py::test_members_of_an_ensemble_are_normalised_each_by_its_own_moments")(
         "rollout/reward_scorers.py", "if len(self.parts) > 1 or self.normalise else", "if self.normalise else",

@@ -25,13 +25,14 @@ from bench.versus.cases import (
     batch_size,
 )
 from bench.versus.pace import Pace
-from prefloop.algorithms import batches, critic_free, ppo, prefer, reward, sft
+from prefloop.algorithms import critic_free, ppo, prefer, reward, sft
 from prefloop.configs.common import Compute, Data, Optim, RunSettings, Sampling
 from prefloop.configs.critic_free import GRPOConfig, RLOOConfig
 from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.prefer import PreferConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
+from prefloop.loop import batches
 from prefloop.models.load import load_policy
 from prefloop.rollout.sampler import sample
 from prefloop.runtime import Run

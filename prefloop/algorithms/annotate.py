@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prefloop.addresses import without_passwords
-from prefloop.algorithms.judge_scorer import is_judge
-from prefloop.algorithms.online import scorer_roles
-from prefloop.algorithms.provenance import models_read
 from prefloop.configs.annotate import ScorePairsConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.data.store import Choice, Item, Judgement, Store
 from prefloop.errors import InputError
+from prefloop.loop.judge_scorer import is_judge
+from prefloop.loop.online import scorer_roles
+from prefloop.loop.provenance import models_read
 from prefloop.records import Prompt
 from prefloop.rollout.reward_scorers import EnsembleScorer
 from prefloop.runtime import start_world

@@ -30,8 +30,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.adaptive import KLCoefficient, RunningStatistics, ScoreShaper
-from prefloop.algorithms.critic_free_experience import (
+from prefloop.configs.critic_free import CriticFreeConfig
+from prefloop.loop.adaptive import KLCoefficient, RunningStatistics, ScoreShaper
+from prefloop.loop.critic_free_experience import (
     Batch,
     Experience,
     Roles,
@@ -39,8 +40,8 @@ from prefloop.algorithms.critic_free_experience import (
     estimate_advantages,
     uses_reference,
 )
-from prefloop.algorithms.learn import Learner, Loss, Watch, deal, learn
-from prefloop.algorithms.online import (
+from prefloop.loop.learn import Learner, Loss, Watch, deal, learn
+from prefloop.loop.online import (
     check_sampled,
     open_scorer,
     reference_of,
@@ -48,9 +49,8 @@ from prefloop.algorithms.online import (
     shown,
     shows_samples,
 )
-from prefloop.algorithms.opening import open_policy, parameters_of
-from prefloop.algorithms.session import PromptSource, Session, open_session, read_prompts
-from prefloop.configs.critic_free import CriticFreeConfig
+from prefloop.loop.roles import open_policy, parameters_of
+from prefloop.loop.session import PromptSource, Session, open_session, read_prompts
 from prefloop.losses import (
     CLIPPED,
     ESTIMATORS,

@@ -21,20 +21,20 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.inputs import Prompts
-from prefloop.algorithms.online import (
+from prefloop.algorithms.sft import trained_tokens
+from prefloop.configs.distill_context import DistillContextConfig
+from prefloop.errors import InputError
+from prefloop.loop.inputs import Prompts
+from prefloop.loop.online import (
     check_sampled,
     draw_rollout,
     reference_of,
     shown,
     shows_samples,
 )
-from prefloop.algorithms.opening import check_prompt_room, open_policy, parameters_of, replayable
-from prefloop.algorithms.provenance import models_read
-from prefloop.algorithms.session import open_run, read_prompts
-from prefloop.algorithms.sft import trained_tokens
-from prefloop.configs.distill_context import DistillContextConfig
-from prefloop.errors import InputError
+from prefloop.loop.provenance import models_read
+from prefloop.loop.roles import check_prompt_room, open_policy, parameters_of, replayable
+from prefloop.loop.session import open_run, read_prompts
 from prefloop.losses import mean_over, sequence_sum, sum_and_count
 from prefloop.models.generation import what_is_not_taken
 from prefloop.models.head import Want

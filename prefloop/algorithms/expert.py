@@ -18,18 +18,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.adaptive import ScoreShaper
-from prefloop.algorithms.learn import Learner, Loss, deal, learn
-from prefloop.algorithms.online import (
+from prefloop.algorithms.sft import likelihood_loss
+from prefloop.configs.own_samples import ExpertConfig
+from prefloop.loop.adaptive import ScoreShaper
+from prefloop.loop.learn import Learner, Loss, deal, learn
+from prefloop.loop.online import (
     check_sampled,
     open_scorer,
     shown,
     shows_samples,
 )
-from prefloop.algorithms.opening import open_policy, parameters_of
-from prefloop.algorithms.session import open_session, read_prompts
-from prefloop.algorithms.sft import likelihood_loss
-from prefloop.configs.own_samples import ExpertConfig
+from prefloop.loop.roles import open_policy, parameters_of
+from prefloop.loop.session import open_session, read_prompts
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
 from prefloop.runtime import Metrics, StepResult, Updater, World

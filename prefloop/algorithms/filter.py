@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prefloop.algorithms.inputs import comparisons, plain_comparisons
 from prefloop.configs.filter import FilterConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.data import write_jsonl
 from prefloop.errors import InputError
+from prefloop.loop.inputs import comparisons, plain_comparisons
 from prefloop.records import Comparison
 from prefloop.rollout.reward_scorers import EnsembleScorer
 from prefloop.runtime import World, start_world

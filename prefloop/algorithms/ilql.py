@@ -18,16 +18,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import Examples, examples, store_of
-from prefloop.algorithms.learn import update
-from prefloop.algorithms.opening import check_room, open_policy, parameters_of
-from prefloop.algorithms.provenance import models_read
-from prefloop.algorithms.session import open_run
 from prefloop.algorithms.sft import trained_tokens
-from prefloop.algorithms.shown import show_completions
 from prefloop.configs.ilql import ILQLConfig
 from prefloop.errors import InputError
+from prefloop.loop.batches import Batches
+from prefloop.loop.inputs import Examples, examples, store_of
+from prefloop.loop.learn import update
+from prefloop.loop.provenance import models_read
+from prefloop.loop.roles import check_room, open_policy, parameters_of
+from prefloop.loop.session import open_run
+from prefloop.loop.shown import show_completions
 from prefloop.losses import check_start, mean_over, shape_rewards, sum_and_count
 from prefloop.losses.ilql import expectile_loss, likelihood_weights, td_loss, td_targets
 from prefloop.models.packing import MicroBatch, micro_batches

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.provenance import START, RunRecord, models_read
 from prefloop.configs.common import RunSettings
 from prefloop.configs.merge import MergeConfig
 from prefloop.errors import InputError
+from prefloop.loop.provenance import START, RunRecord, models_read
 from prefloop.models.load import load_policy, save_policy
 from prefloop.models.merge import merged
 from prefloop.runtime import start_world

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.learn import Watch, update
-from prefloop.algorithms.online import (
+from prefloop.configs.games import NashMDConfig
+from prefloop.loop.learn import Watch, update
+from prefloop.loop.online import (
     check_sampled,
     mask_of,
     put,
@@ -25,10 +26,9 @@ from prefloop.algorithms.online import (
     shown,
     shows_samples,
 )
-from prefloop.algorithms.opening import open_policy, parameters_of
-from prefloop.algorithms.payoff import Judged, Payoff
-from prefloop.algorithms.session import open_session, read_prompts
-from prefloop.configs.games import NashMDConfig
+from prefloop.loop.payoff import Judged, Payoff
+from prefloop.loop.roles import open_policy, parameters_of
+from prefloop.loop.session import open_session, read_prompts
 from prefloop.losses import (
     example_mean,
     expected_at_start,

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from prefloop.algorithms.ppo import train_masked
-from prefloop.algorithms.supports import Supports
 from prefloop.configs.ppo import NLPOConfig
 from prefloop.errors import InputError
+from prefloop.loop.supports import Supports
 from prefloop.models.masked import supports_of
 from prefloop.models.packing import micro_batches
 from prefloop.models.roles import Policy

@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.adaptive import ScoreShaper
-from prefloop.algorithms.learn import Learner, Loss, deal, learn
-from prefloop.algorithms.online import (
+from prefloop.configs.own_samples import OnlineDPOConfig
+from prefloop.loop.adaptive import ScoreShaper
+from prefloop.loop.learn import Learner, Loss, deal, learn
+from prefloop.loop.online import (
     check_sampled,
     mask_of,
     open_scorer,
@@ -28,9 +29,8 @@ from prefloop.algorithms.online import (
     shown,
     shows_samples,
 )
-from prefloop.algorithms.opening import open_policy, parameters_of
-from prefloop.algorithms.session import PromptSource, open_session, read_prompts
-from prefloop.configs.own_samples import OnlineDPOConfig
+from prefloop.loop.roles import open_policy, parameters_of
+from prefloop.loop.session import PromptSource, open_session, read_prompts
 from prefloop.losses import (
     dpo_loss,
     example_mean,

@@ -32,11 +32,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.algorithms.adaptive import KLCoefficient, ScoreShaper
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.frozen import frozen_statistics
-from prefloop.algorithms.learn import Job, Learner, Loss, Watch, deal, learn, shared_places
-from prefloop.algorithms.online import (
+from prefloop.algorithms.sft import trained_tokens
+from prefloop.configs.ppo import ActorCriticConfig, CriticSettings, PPOConfig
+from prefloop.loop.actor_critic import Roles, open_ptx, open_roles
+from prefloop.loop.adaptive import KLCoefficient, ScoreShaper
+from prefloop.loop.batches import Batches
+from prefloop.loop.frozen import frozen_statistics
+from prefloop.loop.learn import Job, Learner, Loss, Watch, deal, learn, shared_places
+from prefloop.loop.online import (
     check_sampled,
     ended_of,
     mask_of,
@@ -44,12 +47,9 @@ from prefloop.algorithms.online import (
     shown,
     shows_samples,
 )
-from prefloop.algorithms.opening import longest_of
-from prefloop.algorithms.ppo_roles import Roles, open_ptx, open_roles
-from prefloop.algorithms.session import Kept, open_session, read_prompts
-from prefloop.algorithms.sft import trained_tokens
-from prefloop.algorithms.supports import Supports, allowed_tokens, masked_numbers
-from prefloop.configs.ppo import ActorCriticConfig, CriticSettings, PPOConfig
+from prefloop.loop.roles import longest_of
+from prefloop.loop.session import Kept, open_session, read_prompts
+from prefloop.loop.supports import Supports, allowed_tokens, masked_numbers
 from prefloop.losses import (
     ESTIMATORS,
     Moments,

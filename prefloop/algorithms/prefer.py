@@ -19,9 +19,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.density_ratio import odds_of, prompt_features
-from prefloop.algorithms.inputs import (
+from prefloop.configs.functions import find_function
+from prefloop.configs.prefer import PreferConfig
+from prefloop.errors import InputError
+from prefloop.loop.batches import Batches
+from prefloop.loop.density_ratio import odds_of, prompt_features
+from prefloop.loop.inputs import (
     Examples,
     Inputs,
     examples,
@@ -29,7 +32,7 @@ from prefloop.algorithms.inputs import (
     refuse_soft_labels,
     store_of,
 )
-from prefloop.algorithms.objective_step import (
+from prefloop.loop.objective_step import (
     Part,
     Task,
     Whole,
@@ -38,14 +41,11 @@ from prefloop.algorithms.objective_step import (
     losses_of,
     numbers_of,
 )
-from prefloop.algorithms.opening import check_room, open_policy, open_reference, replayable
-from prefloop.algorithms.provenance import START, Models, models_read
-from prefloop.algorithms.reference import reference_tokens
-from prefloop.algorithms.session import open_run
-from prefloop.algorithms.shown import show_completions
-from prefloop.configs.functions import find_function
-from prefloop.configs.prefer import PreferConfig
-from prefloop.errors import InputError
+from prefloop.loop.provenance import START, Models, models_read
+from prefloop.loop.reference import reference_tokens
+from prefloop.loop.roles import check_room, open_policy, open_reference, replayable
+from prefloop.loop.session import open_run
+from prefloop.loop.shown import show_completions
 from prefloop.losses import check_start, example_mean, mean_over
 from prefloop.losses.objectives import (
     OBJECTIVES,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import texts
-from prefloop.algorithms.opening import parameters_of
-from prefloop.algorithms.provenance import models_read
-from prefloop.algorithms.session import open_run
 from prefloop.algorithms.sft import likelihood_metrics, likelihood_step
-from prefloop.algorithms.shown import show_completions
 from prefloop.configs.pretrain import PretrainConfig
+from prefloop.loop.batches import Batches
+from prefloop.loop.inputs import texts
+from prefloop.loop.provenance import models_read
+from prefloop.loop.roles import parameters_of
+from prefloop.loop.session import open_run
+from prefloop.loop.shown import show_completions
 from prefloop.models.load import load_policy, new_language_model, save_policy
 from prefloop.models.roles import Policy, vocabulary_size
 from prefloop.models.trunk import check_length

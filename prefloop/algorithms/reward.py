@@ -19,8 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import (
+from prefloop.configs.reward import RewardConfig
+from prefloop.data.load import is_strict
+from prefloop.loop.batches import Batches
+from prefloop.loop.inputs import (
     Examples,
     Inputs,
     examples,
@@ -28,14 +30,12 @@ from prefloop.algorithms.inputs import (
     refuse_soft_labels,
     store_of,
 )
-from prefloop.algorithms.learn import update
-from prefloop.algorithms.opening import check_room, open_reward_model, parameters_of
-from prefloop.algorithms.ordinal import Thresholds
-from prefloop.algorithms.provenance import models_read
-from prefloop.algorithms.session import Kept, open_run
-from prefloop.algorithms.shown import show_scores
-from prefloop.configs.reward import RewardConfig
-from prefloop.data.load import is_strict
+from prefloop.loop.learn import update
+from prefloop.loop.ordinal import Thresholds
+from prefloop.loop.provenance import models_read
+from prefloop.loop.roles import check_room, open_reward_model, parameters_of
+from prefloop.loop.session import Kept, open_run
+from prefloop.loop.shown import show_scores
 from prefloop.losses import bradley_terry, centring, example_mean, pairwise_accuracy
 from prefloop.losses.listwise import pairs_of, plackett_luce_top
 from prefloop.losses.quantities import as_lists

@@ -13,13 +13,13 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.addresses import without_passwords
-from prefloop.algorithms.inputs import Prompts, Read, prompts
-from prefloop.algorithms.opening import check_prompt_room
-from prefloop.algorithms.provenance import name_in_store
 from prefloop.configs.common import Sampling
 from prefloop.configs.sample import SampleConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
+from prefloop.loop.inputs import Prompts, Read, prompts
+from prefloop.loop.provenance import name_in_store
+from prefloop.loop.roles import check_prompt_room
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_policy
 from prefloop.models.q_heads import FOLDER, load_q_heads

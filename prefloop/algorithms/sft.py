@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import demonstrations
-from prefloop.algorithms.learn import Loss, update
-from prefloop.algorithms.opening import check_room, open_policy, parameters_of
-from prefloop.algorithms.provenance import models_read
-from prefloop.algorithms.session import open_run
-from prefloop.algorithms.shown import show_completions
 from prefloop.configs.sft import SFTConfig
+from prefloop.loop.batches import Batches
+from prefloop.loop.inputs import demonstrations
+from prefloop.loop.learn import Loss, update
+from prefloop.loop.provenance import models_read
+from prefloop.loop.roles import check_room, open_policy, parameters_of
+from prefloop.loop.session import open_run
+from prefloop.loop.shown import show_completions
 from prefloop.losses import mean_over, sum_and_count
 from prefloop.models.load import load_policy
 from prefloop.models.packing import MicroBatch, micro_batches

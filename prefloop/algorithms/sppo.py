@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.learn import Learner, Loss, deal, learn, shared_places
-from prefloop.algorithms.online import check_sampled, mask_of, put, shown, shows_samples
-from prefloop.algorithms.opening import open_policy, parameters_of
-from prefloop.algorithms.payoff import Judged, Payoff
-from prefloop.algorithms.session import open_session, read_prompts
 from prefloop.configs.games import SPPOConfig
+from prefloop.loop.learn import Learner, Loss, deal, learn, shared_places
+from prefloop.loop.online import check_sampled, mask_of, put, shown, shows_samples
+from prefloop.loop.payoff import Judged, Payoff
+from prefloop.loop.roles import open_policy, parameters_of
+from prefloop.loop.session import open_session, read_prompts
 from prefloop.losses import example_mean, sequence_sum
 from prefloop.losses.games import sppo_loss, win_rates
 from prefloop.models.packing import MicroBatch, micro_batches

@@ -22,9 +22,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prefloop.algorithms.adaptive import KLCoefficient, ScoreShaper
-from prefloop.algorithms.learn import Learner, learn
-from prefloop.algorithms.online import (
+from prefloop.algorithms.ppo import Experience, critic_loss, estimate_advantages
+from prefloop.configs.ppo import TRPOConfig
+from prefloop.loop.actor_critic import CRITIC, frozen_reward_models, open_critic
+from prefloop.loop.adaptive import KLCoefficient, ScoreShaper
+from prefloop.loop.learn import Learner, learn
+from prefloop.loop.online import (
     Score,
     check_sampled,
     open_scorer,
@@ -32,11 +35,8 @@ from prefloop.algorithms.online import (
     shown,
     shows_samples,
 )
-from prefloop.algorithms.opening import parameters_of
-from prefloop.algorithms.ppo import Experience, critic_loss, estimate_advantages
-from prefloop.algorithms.ppo_roles import CRITIC, frozen_reward_models, open_critic
-from prefloop.algorithms.session import Session, open_session, read_prompts
-from prefloop.configs.ppo import TRPOConfig
+from prefloop.loop.roles import parameters_of
+from prefloop.loop.session import Session, open_session, read_prompts
 from prefloop.losses import (
     Trial,
     conjugate_gradient,

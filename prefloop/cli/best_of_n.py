@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.algorithms.inputs import prompts, store_of
 from prefloop.configs.best_of_n import BestOfNConfig
 from prefloop.data import write_jsonl
 from prefloop.errors import InputError
@@ -16,6 +15,7 @@ from prefloop.evaluation.json_files import write_json
 from prefloop.evaluation.reward_model_quality import BestOf, best_of_n
 from prefloop.evaluation.tables import best_of_table
 from prefloop.feedback.utility import find_utility
+from prefloop.loop.inputs import prompts, store_of
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_policy
 from prefloop.models.roles import vocabulary_size

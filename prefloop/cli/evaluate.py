@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from prefloop.algorithms import reward as training
-from prefloop.algorithms.inputs import Read, comparisons, prompts, store_of
 from prefloop.cli.parts import Chosen, choose_part, measured_data, models_named
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.reward import RewardConfig
@@ -30,6 +29,7 @@ from prefloop.evaluation.reward_model_quality import RewardModelQuality
 from prefloop.evaluation.tables import best_of_table, policy_table, reward_model_lines
 from prefloop.evaluation.win_rate import WinMatrix
 from prefloop.feedback.utility import find_utility, is_log_odds
+from prefloop.loop.inputs import Read, comparisons, prompts, store_of
 from prefloop.losses.reward_model import REWARD_LOSSES
 from prefloop.records import Comparison, Prompt
 from prefloop.runtime.environment import environment

@@ -171,7 +171,7 @@ def warn_of_own(store: Store, called: str) -> None:
 def open_model(config: AskedModel, *, temperature: float = 0.0, logprobs: bool = True) -> Iterator[ChatModel]:
     """The model that is asked."""
     if config.checkpoint:
-        from prefloop.algorithms.local_judge import LocalChat  # torch, which no other judge needs
+        from prefloop.loop.local_judge import LocalChat  # torch, which no other judge needs
 
         yield LocalChat(config.checkpoint, config.compute, temperature=temperature, seed=config.seed)
         return

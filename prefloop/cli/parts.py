@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prefloop.algorithms.inputs import STORE, Read, store_of
 from prefloop.configs.scorers import scorers_named
 from prefloop.data.split import opening, split_key
 from prefloop.data.store import Node, Store
 from prefloop.data.store import lineage as find_lineage
 from prefloop.errors import InputError
 from prefloop.evaluation.summary import MeasuredData
+from prefloop.loop.inputs import STORE, Read, store_of
 from prefloop.models.weights import weights_sha256
 
 Part = Literal["heldout", "train", "all"]

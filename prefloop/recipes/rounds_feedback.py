@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from prefloop.algorithms.judge_scorer import read_scorer, rubric_of
-from prefloop.algorithms.local_judge import LocalChat
 from prefloop.configs.judge import SCORER
 from prefloop.configs.recipes import RoundsConfig
 from prefloop.data.split import part_of
@@ -25,6 +23,8 @@ from prefloop.feedback.judges import (
 )
 from prefloop.feedback.judges.prompts import VERSION
 from prefloop.feedback.simulate import SimulatedAnnotator, label_items
+from prefloop.loop.judge_scorer import read_scorer, rubric_of
+from prefloop.loop.local_judge import LocalChat
 from prefloop.recipes.people import PEOPLE, wait_for_people
 from prefloop.recipes.plan import Plan
 from prefloop.records import Completion, Prompt

@@ -22,7 +22,6 @@ from prefloop.algorithms import (
     ilql,
     nash_md,
     nlpo,
-    online,
     online_dpo,
     ppo,
     prefer,
@@ -52,6 +51,7 @@ from prefloop.configs.prefer import PreferConfig
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
+from prefloop.loop import online
 from prefloop.runtime.journal import read_metrics
 from tests.algorithms.online_stages import ONLINE, online_settings
 from tests.tiny_project import make_model

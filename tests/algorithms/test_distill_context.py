@@ -9,13 +9,13 @@ import torch
 
 from prefloop.algorithms import distill_context
 from prefloop.algorithms.distill_context import Roles, _parts, behind_context, context_of, divergence
-from prefloop.algorithms.inputs import prompts
 from prefloop.configs.common import Data, LoRA, RunSettings, Sampling
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.sft import SFTConfig
 from prefloop.data.store import Store
 from prefloop.data.store.lineage import lineage
 from prefloop.errors import InputError
+from prefloop.loop.inputs import prompts
 from prefloop.losses import mean_over
 from prefloop.models import head
 from prefloop.models.load import load_policy

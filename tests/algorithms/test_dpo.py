@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prefloop.algorithms import prefer, provenance
-from prefloop.algorithms.inputs import comparisons
+from prefloop.algorithms import prefer
 from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.dpo import DPOConfig
 from prefloop.errors import InputError
+from prefloop.loop import provenance
+from prefloop.loop.inputs import comparisons
 from prefloop.models.load import load_policy
 from prefloop.models.weights import weights_sha256
 from prefloop.rollout.scoring import summed_logprobs
@@ -155,7 +156,7 @@ def test_the_sft_term_is_a_mean_over_chosen_tokens(project: Path, tmp_path: Path
     assert row["loss"] == pytest.approx(math.log(2) + 0.7 * row["nll"], abs=1e-4)
     world, tokenizer = start_world("cpu"), load_tokenizer(settings.model)
     inputs = comparisons(settings.data, tokenizer, "", world).train
-    from prefloop.algorithms.batches import Batches
+    from prefloop.loop.batches import Batches
 
     batch = Batches(count=len(inputs), size=12, seed=0).pick(inputs.groups, 1)
     sums = summed_logprobs(load_policy(settings.model, CPU), batch, tokens=99, world=world).view(-1, 2)
@@ -169,7 +170,7 @@ def test_the_reference_is_computed_once_and_read_again(
     settings = config(project, tmp_path / "first", max_steps=3)
     logged(settings)
     (file,) = Path(settings.reference_cache).iterdir()
-    from prefloop.algorithms import reference
+    from prefloop.loop import reference
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("computed again")

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.algorithms import nash_md, payoff, sppo
+from prefloop.algorithms import nash_md, sppo
 from prefloop.configs.common import RunSettings, Sampling
 from prefloop.configs.games import NashMDConfig, SPPOConfig
 from prefloop.errors import InputError
+from prefloop.loop import payoff
 from prefloop.models.load import load_policy
 from prefloop.records import Prompt
 from tests.algorithms import tiny

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from prefloop.algorithms.inputs import Inputs, comparisons, demonstrations
+from prefloop.loop.inputs import Inputs, comparisons, demonstrations
 from prefloop.records import Comparison
 from prefloop.runtime import World
 from prefloop.text import load_tokenizer

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.algorithms import nlpo, ppo, ppo_roles, supports
+from prefloop.algorithms import nlpo, ppo
 from prefloop.configs.common import LoRA, RunSettings, Sampling
 from prefloop.configs.ppo import KL, NLPOConfig, PPOConfig
 from prefloop.errors import InputError
+from prefloop.loop import actor_critic, supports
 from prefloop.models.masked import unpack_bits
 from prefloop.models.packing import micro_batches, pack
 from prefloop.models.roles import vocabulary_size
@@ -128,7 +129,7 @@ def test_a_mask_that_moves_between_drawing_and_learning_stops_the_run(
         return real(policy, hidden, batch, allowed, **rest)
 
     monkeypatch.setattr(supports, "statistics_among", other)
-    monkeypatch.setattr(ppo_roles, "statistics_among", other)
+    monkeypatch.setattr(actor_critic, "statistics_among", other)
     with pytest.raises(InputError, match="step 0: ratio is"):
         logged(masked(tiny.ppo(project, tmp_path / "run", model=str(project / "stopping/final")), top_p=0.5))
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from prefloop.algorithms import ppo, ppo_roles
+from prefloop.algorithms import ppo
 from prefloop.configs.common import Optim, Sampling
 from prefloop.configs.ppo import KL, CriticSettings
 from prefloop.errors import InputError
+from prefloop.loop import actor_critic
 from prefloop.models.load import critic_from_reward_model, load_policy, load_reward_model
 from prefloop.models.roles import Policy
 from tests.algorithms import test_reward, tiny
@@ -197,7 +198,7 @@ def test_a_wrong_reference_stops_the_run_at_step_0(
     estimator: Estimator, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # K9
     other = load_policy(str(project / "other"), CPU)
-    monkeypatch.setattr(ppo_roles, "reference_of", lambda *_: other)
+    monkeypatch.setattr(actor_critic, "reference_of", lambda *_: other)
     settings = tiny.ppo(project, tmp_path / "ppo", kl=KL(coef=0.1, estimator=estimator))
     with pytest.raises(
         InputError, match=r"step 0: kl is .* must be 0 \(within .*raise sampling.temperature \(it is 1"

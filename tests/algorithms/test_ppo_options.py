@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from prefloop.algorithms import learn, ppo, ppo_roles
-from prefloop.algorithms.inputs import demonstrations
+from prefloop.algorithms import ppo
 from prefloop.configs.common import Data, LoRA, Optim, Sampling
 from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
+from prefloop.loop import actor_critic, learn
+from prefloop.loop.inputs import demonstrations
 from prefloop.losses import gae
 from prefloop.models.load import load_policy, load_reward_model, reward_moments
 from prefloop.models.packing import pack
@@ -327,7 +328,7 @@ def test_ptx_reads_texts_too_and_is_a_mean_over_its_tokens(project: Path, tmp_pa
 def test_the_average_is_saved_and_equals_one_by_hand(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ppo_roles.Roles.follow
+    real = actor_critic.Roles.follow
     start = load_policy(str(project / "start"), CPU)
     by_hand = {name: value.double().clone() for name, value in start.model.named_parameters()}
 
@@ -336,7 +337,7 @@ def test_the_average_is_saved_and_equals_one_by_hand(
         for name, value in self.policy.model.named_parameters():
             by_hand[name] = 0.7 * by_hand[name] + 0.3 * value.detach().double()
 
-    monkeypatch.setattr(ppo_roles.Roles, "follow", follow)
+    monkeypatch.setattr(actor_critic.Roles, "follow", follow)
     logged(tiny.ppo(project, tmp_path / "ppo", steps=2, epochs=2, ema=0.7))
     average = load_policy(str(tmp_path / "ppo/final/ema"), CPU).model
     policy = load_policy(str(tmp_path / "ppo/final"), CPU).model
@@ -383,14 +384,14 @@ def test_the_reward_model_stays_bit_identical(
     name = "reward_lora" if lora.rank else "reward"
     found: list[Any] = []
     for maker in ("frozen_reward_model", "reward_model_on_trunk"):
-        real = getattr(ppo_roles, maker)
+        real = getattr(actor_critic, maker)
 
         def opened(*args: Any, real: Any = real, **kwargs: Any) -> Any:
             model = real(*args, **kwargs)
             found.append((model, {key: value.clone() for key, value in model.state_dict().items()}))
             return model
 
-        monkeypatch.setattr(ppo_roles, maker, opened)
+        monkeypatch.setattr(actor_critic, maker, opened)
     settings = with_model(
         project,
         tmp_path / "ppo",

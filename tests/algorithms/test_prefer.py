@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from prefloop.algorithms import prefer, reward
-from prefloop.algorithms.inputs import examples
 from prefloop.configs.common import LoRA
 from prefloop.configs.prefer import FollowPolicy, PreferConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.errors import InputError
+from prefloop.loop.inputs import examples
 from prefloop.losses import sequence_sum
 from prefloop.losses.objectives import OBJECTIVES
 from prefloop.models.load import load_policy

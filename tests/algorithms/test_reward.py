@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from prefloop.algorithms.inputs import comparisons
 from prefloop.configs.common import Data, LoRA, Optim, RunSettings
 from prefloop.configs.reward import RewardConfig
+from prefloop.loop.inputs import comparisons
 from prefloop.models.load import load_reward_model, reward_moments
 from prefloop.rollout.scoring import score_groups
 from prefloop.runtime import start_world

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.algorithms.inputs import examples
 from prefloop.configs.common import Data, Optim
 from prefloop.configs.scorers import Combining
 from prefloop.errors import InputError
 from prefloop.feedback.utility import find_utility
+from prefloop.loop.inputs import examples
 from prefloop.losses.reward_model import REWARD_LOSSES
 from prefloop.models.load import load_reward_model
 from prefloop.models.packing import pack

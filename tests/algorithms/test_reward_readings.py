@@ -10,12 +10,12 @@ import torch
 from transformers import AutoConfig
 
 from prefloop.algorithms import reward
-from prefloop.algorithms.inputs import comparisons, examples
-from prefloop.algorithms.ordinal import Thresholds
 from prefloop.configs.common import Data, LoRA, RunSettings
 from prefloop.configs.reward import RewardConfig
 from prefloop.data import load_comparisons, load_records, load_steps, write_jsonl
 from prefloop.errors import InputError
+from prefloop.loop.inputs import comparisons, examples
+from prefloop.loop.ordinal import Thresholds
 from prefloop.losses.reward_model import steps_minimum, steps_product
 from prefloop.models.load import load_reward_model, stored_reading
 from prefloop.models.packing import pack

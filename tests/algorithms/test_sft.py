@@ -65,7 +65,7 @@ def test_trained_tokens_are_the_completions_and_their_stop_token(project: Path, 
 def test_logged_heldout_loss_is_that_of_the_saved_model(project: Path, tmp_path: Path) -> None:  # N9
     settings = config(project, tmp_path / "sft", max_steps=3)
     row = logged(settings)[-1]
-    from prefloop.algorithms.inputs import demonstrations
+    from prefloop.loop.inputs import demonstrations
 
     world, tokenizer = start_world("cpu"), load_tokenizer(str(tmp_path / "sft/final"))
     heldout = demonstrations(settings.data, tokenizer, world).heldout
@@ -139,7 +139,7 @@ def test_an_adapter_learns_too_and_is_saved_merged(project: Path, tmp_path: Path
     assert rows[-1]["heldout_loss"] < 0.7 * rows[0]["loss"]
     policy = load_policy(str(tmp_path / "sft/final"), CPU)
     tokenizer = load_tokenizer(str(tmp_path / "sft/final"))
-    from prefloop.algorithms.inputs import demonstrations
+    from prefloop.loop.inputs import demonstrations
 
     heldout = demonstrations(settings.data, tokenizer, start_world("cpu")).heldout.groups
     ours = likelihood_metrics(policy, heldout, tokens=100, world=start_world("cpu"))

@@ -10,12 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from prefloop.algorithms import critic_free, trpo
-from prefloop.algorithms.learn import deal
 from prefloop.configs.common import Data, RunSettings, Sampling
 from prefloop.configs.ppo import KL
 from prefloop.configs.prefer import PreferConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.errors import InputError
+from prefloop.loop.learn import deal
 from prefloop.losses.objectives import OBJECTIVES
 from prefloop.models.load import load_reward_model, reward_moments
 from prefloop.records import Prompt

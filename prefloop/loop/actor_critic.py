@@ -10,16 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.adaptive import ScoreShaper
-from prefloop.algorithms.inputs import Read, demonstrations, texts
-from prefloop.algorithms.online import Score, frozen_reward_model, open_scorer, reference_of
-from prefloop.algorithms.opening import adapted_policy, parameters_of
-from prefloop.algorithms.session import Session
-from prefloop.algorithms.supports import Supports, statistics_among
 from prefloop.configs.adapters import CONFIG, read_object
 from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
+from prefloop.loop.adaptive import ScoreShaper
+from prefloop.loop.inputs import Read, demonstrations, texts
+from prefloop.loop.online import Score, frozen_reward_model, open_scorer, reference_of
+from prefloop.loop.roles import adapted_policy, parameters_of
+from prefloop.loop.session import Session
+from prefloop.loop.supports import Supports, statistics_among
 from prefloop.models.average import MovingAverage
 from prefloop.models.generation import save_model
 from prefloop.models.head import TokenStatistics

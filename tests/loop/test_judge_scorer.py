@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.algorithms.judge_scorer import JudgeScorer, judge_content
-from prefloop.algorithms.local_judge import LocalChat
-from prefloop.algorithms.online import models_of
 from prefloop.configs.common import RunSettings
 from prefloop.configs.critic_free import RLOOConfig
 from prefloop.configs.own_samples import OnlineDPOConfig
@@ -19,6 +16,9 @@ from prefloop.data.store.lineage import lineage
 from prefloop.errors import InputError
 from prefloop.feedback.judges.prompts import RUBRIC, score_messages
 from prefloop.feedback.judges.verdicts import expected_score
+from prefloop.loop.judge_scorer import JudgeScorer, judge_content
+from prefloop.loop.local_judge import LocalChat
+from prefloop.loop.online import models_of
 from prefloop.models.load import new_language_model, save_policy
 from prefloop.records import Prompt
 from prefloop.runtime import World

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prefloop.algorithms.opening import parameters_of
 from prefloop.configs.common import Optim
+from prefloop.loop.roles import parameters_of
 from prefloop.losses import pairwise_accuracy, sequence_sum
 from prefloop.losses.listwise import pairs_of
 from prefloop.losses.objectives import Objective, Setting, call, only_mismatched, over_labels

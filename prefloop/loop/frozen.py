@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.algorithms.online import put
 from prefloop.configs.common import Compute, Sampling
 from prefloop.configs.ppo import KL, OldLogprobs
+from prefloop.loop.online import put
 from prefloop.losses import ESTIMATORS
 from prefloop.models.head import TokenStatistics
 from prefloop.models.packing import Batch, MicroBatch

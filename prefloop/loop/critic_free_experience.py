@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.algorithms.adaptive import RunningStatistics, ScoreShaper
-from prefloop.algorithms.frozen import frozen_statistics, sampler_logprobs
-from prefloop.algorithms.online import Score, ended_of, mask_of
 from prefloop.configs.critic_free import CriticFreeConfig
+from prefloop.loop.adaptive import RunningStatistics, ScoreShaper
+from prefloop.loop.frozen import frozen_statistics, sampler_logprobs
+from prefloop.loop.online import Score, ended_of, mask_of
 from prefloop.losses import (
     ADVANTAGES,
     Moments,

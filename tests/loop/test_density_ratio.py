@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prefloop.algorithms.density_ratio import odds_of, prompt_features
+from prefloop.loop.density_ratio import odds_of, prompt_features
 from prefloop.models.load import load_policy
 from prefloop.runtime import World
 from prefloop.text.groups import Group

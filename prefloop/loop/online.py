@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.inputs import Prompts
-from prefloop.algorithms.judge_scorer import JudgeScorer, is_judge, judge_content, read_scorer
-from prefloop.algorithms.opening import open_reference
-from prefloop.algorithms.provenance import Models, models_read
 from prefloop.configs.common import Compute, Sampling
 from prefloop.configs.scorers import Combining, scorers_named
 from prefloop.errors import InputError
+from prefloop.loop.inputs import Prompts
+from prefloop.loop.judge_scorer import JudgeScorer, is_judge, judge_content, read_scorer
+from prefloop.loop.provenance import Models, models_read
+from prefloop.loop.roles import open_reference
 from prefloop.losses import (
     check_start,
 )

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from prefloop.algorithms.local_judge import LocalChat, _alone
 from prefloop.configs.common import Compute
 from prefloop.errors import InputError
+from prefloop.loop.local_judge import LocalChat, _alone
 from prefloop.models.load import load_policy
 from prefloop.records import Message, Prompt
 from prefloop.text import encode_prompt, load_tokenizer

@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefloop.algorithms.local_judge import LocalChat
 from prefloop.configs.judge import SCORER, ScorerConfig
 from prefloop.configs.load import load_config
 from prefloop.errors import InputError
@@ -18,6 +17,7 @@ from prefloop.feedback.judges import Cached, ChatModel, DirectScorer, Endpoint, 
 from prefloop.feedback.judges.constitution import read_constitution
 from prefloop.feedback.judges.endpoint import cost_line
 from prefloop.feedback.judges.prompts import RUBRIC, as_rubric
+from prefloop.loop.local_judge import LocalChat
 from prefloop.records import Prompt
 from prefloop.runtime import World
 from prefloop.runtime.checkpoint import Content

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.algorithms.opening import replayable
+from prefloop.loop.roles import replayable
 from prefloop.losses import probability_ratio
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.runtime import Metrics, StepResult, Updater, World

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.online import ended_of, mask_of
 from prefloop.configs.ppo import KL, ScoreShaping
+from prefloop.loop.online import ended_of, mask_of
 from prefloop.losses import (
     Moments,
     RunningMoments,

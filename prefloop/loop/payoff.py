@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.adaptive import ScoreShaper
-from prefloop.algorithms.online import Score, open_scorer
 from prefloop.configs.functions import call, find_function, numbers_in
 from prefloop.configs.games import GameConfig
 from prefloop.errors import InputError
+from prefloop.loop.adaptive import ScoreShaper
+from prefloop.loop.online import Score, open_scorer
 from prefloop.losses.games import bradley_terry_table
 from prefloop.records import Prompt
 from prefloop.rollout import Rollout

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.batches import Batches
-from prefloop.algorithms.inputs import Prompts, Read, prompts, store_of
-from prefloop.algorithms.online import draw_rollout, models_of, require_prompts
-from prefloop.algorithms.opening import check_prompt_room
-from prefloop.algorithms.provenance import Models, RunRecord
 from prefloop.configs.common import RunSettings, Sampling
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.online import OnlineConfig
+from prefloop.loop.batches import Batches
+from prefloop.loop.inputs import Prompts, Read, prompts, store_of
+from prefloop.loop.online import draw_rollout, models_of, require_prompts
+from prefloop.loop.provenance import Models, RunRecord
+from prefloop.loop.roles import check_prompt_room
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.roles import Critic, Policy
 from prefloop.rollout import Rollout

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.inputs import Examples, Prompts
 from prefloop.configs.adapters import Adapter, adapter_of
 from prefloop.configs.common import Compute, LoRA, Optim
 from prefloop.errors import InputError
+from prefloop.loop.inputs import Examples, Prompts
 from prefloop.models.generation import save_model
 from prefloop.models.load import (
     load_policy,
