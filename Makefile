@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo test check evidence oracles bench clean
+.PHONY: setup demo test check format evidence oracles bench clean
 
 setup: $(STAMP)
 
@@ -37,11 +37,21 @@ JOBS ?= 2
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
+# Pages are wrapped by mdformat. Tables that commands write, and the change log, are left as they are.
+WRITTEN := objectives oracles planted_bugs silent_bugs tiny_tasks ratings agreement architecture results align
+WRAPPED = $(filter-out $(WRITTEN:%=docs/%.md) CHANGELOG.md README.md,$(shell git ls-files '*.md'))
+MDFORMAT = $(BIN)/mdformat --wrap 100 --number --compact-tables
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MDFORMAT) --check $(WRAPPED)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(MDFORMAT) $(WRAPPED)
 
 # Three seeds of the toy recipe, and the film reviews with IMDB=FOLDER: the tables of docs/results.md.
 evidence: setup

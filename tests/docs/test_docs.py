@@ -12,7 +12,8 @@ from prefloop.configs.load import load_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-_COMMAND = re.compile(r"^    (?:\w+=\S+ )?(?:torchrun --nproc-per-node \d+ -m )?prefloop (.*?)(?:  +#.*)?$")
+_BLOCK = re.compile(r"^```sh\n(.*?)^```$|^((?:    .*\n)+)", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"^ *(?:\w+=\S+ )?(?:torchrun --nproc-per-node \d+ -m )?prefloop (.*?)(?:  +#.*)?$")
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -21,7 +22,8 @@ def commands() -> list[tuple[str, str]]:
     return [
         (page.name, match.group(1))
         for page in PAGES
-        for line in page.read_text(encoding="utf-8").splitlines()
+        for block in _BLOCK.finditer(page.read_text(encoding="utf-8"))
+        for line in (block.group(1) or block.group(2)).splitlines()
         if (match := _COMMAND.match(line))
     ]
 
