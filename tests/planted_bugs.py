@@ -210,9 +210,9 @@ PLANTS: tuple[Plant, ...] = (
               "ended=rate_interval([float(end) for end in ended])", "The share that ended takes completions of a prompt as independent"),
     _of("evaluation/test_coverage.py::test_with_five_prompts_the_means_are_covered_too")("evaluation/intervals.py", "half = student_t(confidence, count - 1) * error", "half = float(ndtri(0.5 + confidence / 2)) * error",
               "A normal quantile in place of Student's t"),
-    _of("cli/test_evaluate.py::test_a_reward_model_trained_on_cut_texts_is_measured_on_cut_texts")("cli/evaluate.py", 'truncate=config.data.overlong == "truncate",\n        gold=gold', "gold=gold",
+    _of("cli/test_evaluate.py::test_a_reward_model_trained_on_cut_texts_is_measured_on_cut_texts")("evaluation/measure.py", 'truncate=config.data.overlong == "truncate",\n        gold=gold_of', "gold=gold_of",
          "The evaluation of a reward model forgets that texts are cut"),
-    _of("cli/test_evaluate.py::test_what_is_not_measured_is_counted_in_output_and_summary")("cli/parts.py", "left_out={**read.left_out, **({other: rest} if rest else {})}", "left_out={other: rest} if rest else {}",
+    _of("cli/test_evaluate.py::test_what_is_not_measured_is_counted_in_output_and_summary")("evaluation/parts.py", "left_out={**read.left_out, **({other: rest} if rest else {})}", "left_out={other: rest} if rest else {}",
          "What was dropped while reading is not counted"),
     # feedback
     _of("feedback/ratings/test_rank_sides.py", "feedback/ratings/test_uncertainty.py")(

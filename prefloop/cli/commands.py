@@ -209,7 +209,7 @@ STAGES: Mapping[str, Command] = {
     "reward": Command(
         summary="train a reward model on comparisons",
         settings="prefloop.configs.reward:RewardConfig",
-        work="prefloop.cli.evaluate:reward",
+        work="prefloop.recipes.reward:train_and_measure",
         examples=(
             "prefloop reward --model runs/first/sft/final --data store --out runs/first/reward",
             "prefloop reward --model MODEL --data comparisons.jsonl --out runs/first/reward",

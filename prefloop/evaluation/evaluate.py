@@ -105,7 +105,6 @@ def evaluate_policies(
     reward_model: str = "",
     rules: Combining = Combining(),  # noqa: B008  a frozen value
     gold_is_log_odds: bool = False,
-    say: Callable[[str], None] = lambda text: None,
 ) -> PolicyResults:
     """Every policy on the same prompts with the same random numbers. The first is what the others are compared with.
 
@@ -122,7 +121,7 @@ def evaluate_policies(
     judge = _open_judge(reward_model, setting, rules) if reward_model else None
     measured: dict[str, Measured] = {}
     for name in names:
-        say(f"evaluating {name} on {len(prompts)} held-out prompts")
+        setting.world.say(f"evaluating {name} on {len(prompts)} held-out prompts")
         policy = reference if name == names[0] else load_policy(folders[name], setting.compute)
         check_vocabulary(tokenizers[name], vocabulary_size(policy))
         if setting.world.is_main:

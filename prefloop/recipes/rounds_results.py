@@ -114,7 +114,6 @@ def evaluate(
         setting,
         gold=gold,
         reward_model=reward_models[-1],
-        say=lambda text: print(text) if world.is_main else None,
     )
     scores = [
         _scores(name, measured, prompts, setting, places=(0, number - 1, number))

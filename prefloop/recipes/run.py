@@ -221,7 +221,6 @@ def _evaluate(plan: Plan, annotator: SimulatedAnnotator, world: World) -> Result
         gold=plan.gold.utility,
         reward_model=reward_model,
         gold_is_log_odds=plan.gold_is_log_odds,
-        say=lambda text: print(text) if world.is_main else None,
     )
     quality = evaluate_reward_model(
         reward_model,

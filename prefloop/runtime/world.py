@@ -48,6 +48,11 @@ class World:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
+    def say(self, text: str) -> None:
+        """Print a line, on the first process."""
+        if self.is_main:
+            print(text)
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Element-wise sum over processes, as a new tensor outside autograd; all ranks get the same bits."""
         total = tensor.detach().clone()

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prefloop.cli.best_of_n import best, choose, draw_and_score
+from prefloop.cli.best_of_n import best
 from prefloop.configs.best_of_n import BestOfNConfig
 from prefloop.configs.common import Data, Sampling
 from prefloop.configs.scorers import Combining
 from prefloop.data import load_comparisons, load_demonstrations
 from prefloop.errors import InputError
+from prefloop.evaluation.best_of_n import choose, draw_and_score
 from prefloop.evaluation.reward_model_quality import best_of_n
 from prefloop.records import Prompt
 from prefloop.rollout import Rollout

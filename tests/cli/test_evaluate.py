@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from prefloop.cli import main
-from prefloop.cli.evaluate import policies_of
 from prefloop.errors import InputError
 from prefloop.evaluation import read_evaluation, read_summary
+from prefloop.evaluation.measure import policies_of
 from tests.tiny_project import make_comparisons, make_model, make_prompts
 
 CPU = "--compute.device cpu --data.heldout 0.4"
@@ -232,7 +232,7 @@ def test_what_the_evaluation_refuses_is_refused_before_the_first_step(
     def refuse(*args: object, **options: object) -> None:
         raise InputError("not this file")
 
-    monkeypatch.setattr("prefloop.cli.evaluate.comparisons", refuse)
+    monkeypatch.setattr("prefloop.recipes.reward.comparisons", refuse)
     line = f"reward --model {project}/sft --data {project}/pairs.jsonl --out {tmp_path}/reward {CPU}"
     assert "not this file" in run(capsys, line, code=2)
     assert not (tmp_path / "reward").exists()
