@@ -1,36 +1,17 @@
 """`prefloop label agreement`."""
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from prefloop.configs.agreement import AgreementConfig
 from prefloop.data.store import Filters, Store
 from prefloop.evaluation.json_files import encode, write_json
 from prefloop.evaluation.wording import number, percent
 from prefloop.feedback.aggregated import write_aggregated
-from prefloop.feedback.agreement import (
-    MISSING,
-    Agreement,
-    AnnotatorFigures,
-    Answer,
-    NoiseCeiling,
-    Share,
-    agreement_matrix,
-    disagreements,
-    figures,
-    half_credit_agreement,
-    krippendorff_alpha,
-    noise_ceiling,
-    raw_agreement,
-)
-from prefloop.feedback.judged import PairLabels, gold_choices, pair_labels, read_judged
-
-TIES = (2, 3)
-"""Categories of `pair_labels` that name no side."""
+from prefloop.feedback.agreement import Agreement, AnnotatorFigures, Share
+from prefloop.feedback.agreement_report import AgreementReport, Dispute, measure_agreement
+from prefloop.feedback.judged import gold_choices, read_judged
 
 
 def agreement(config: AgreementConfig) -> None:
@@ -38,68 +19,39 @@ def agreement(config: AgreementConfig) -> None:
     with Store.open(config.store, create=False) as store:
         filters = Filters(annotators=config.annotators, rounds=config.rounds)
         judged = read_judged(store, filters, kinds=config.kinds)
-        gold = _gold(config, store)
-    table = pair_labels([each for each in judged if each.annotator != config.gold])
-    labels = table.labels
-    numbers: dict[str, Agreement] = {
-        "raw": raw_agreement(labels, resamples=config.resamples, seed=config.seed),
-        "raw_without_ties": raw_agreement(
-            labels, ignoring=TIES, resamples=config.resamples, seed=config.seed
-        ),
-        "raw_ties_half": half_credit_agreement(
-            labels, first=0, second=1, resamples=config.resamples, seed=config.seed
-        ),
-        "alpha_nominal": krippendorff_alpha(labels, resamples=config.resamples, seed=config.seed),
-        "alpha_ordinal": krippendorff_alpha(
-            table.strengths, "ordinal", resamples=config.resamples, seed=config.seed
-        ),
-    }
-    ceiling = noise_ceiling(numbers["raw_without_ties"])
-    people = figures(_answers(table), labels, gold=gold)
-    print(
-        f"{len(labels.table)} pairs judged by {len(labels.annotators)} annotators; {numbers['raw'].items} of them by two or more"
+        gold = gold_choices(store, annotator=config.gold, rounds=config.rounds)
+    found = measure_agreement(
+        [judgement for judgement in judged if judgement.annotator != config.gold],
+        gold=gold,
+        resamples=config.resamples,
+        seed=config.seed,
     )
-    print("\n".join(agreement_lines(numbers, ceiling)))
-    print("\n".join(annotator_lines(people)))
-    disputed, how_much = disagreements(labels)
-    print("\n".join(_disputed_lines(table, disputed[: config.disputed], how_much, len(disputed))))
+    labels = found.table.labels
+    print(
+        f"{len(labels.table)} pairs judged by {len(labels.annotators)} annotators; {found.raw.items} of them by two or more"
+    )
+    print("\n".join(agreement_lines(found)))
+    print("\n".join(annotator_lines(found.annotators)))
+    print("\n".join(_disputed_lines(found.disputes, config.disputed)))
     if config.out:
-        raw, kappa, common = agreement_matrix(labels)
-        matrix = {
-            "annotators": labels.annotators,
-            "raw": raw.tolist(),
-            "kappa": kappa.tolist(),
-            "items": common.tolist(),
-        }
-        found = numbers | {"noise_ceiling": ceiling, "annotators": people, "matrix": matrix}
-        write_json(Path(config.out), encode(found))
+        write_json(Path(config.out), encode(found.numbers()))
         print(f"wrote {config.out}")
     if config.labels:
-        written, left_out = write_aggregated(table, config.aggregate, config.labels, soft=config.soft)
-        said = ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items())) or "none"
-        print(f"wrote {written} comparisons to {config.labels} ({config.aggregate}; left out: {said})")
+        written, left_out = write_aggregated(found.table, config.aggregate, config.labels, soft=config.soft)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items())) or "none"
+        print(f"wrote {written} comparisons to {config.labels} ({config.aggregate}; left out: {reasons})")
 
 
-def _gold(config: AgreementConfig, store: Store) -> dict[int, str]:
-    """Item -> right choice: what the studio's gold items know, and over that what the annotator named `gold` says."""
-    found = gold_choices(store)
-    if config.gold:
-        known = read_judged(store, Filters(annotators=(config.gold,), rounds=config.rounds))
-        found |= {each.item: each.choice for each in known if each.kind == "pair"}
-    return found
-
-
-def agreement_lines(numbers: Mapping[str, Agreement], ceiling: NoiseCeiling) -> list[str]:
+def agreement_lines(found: AgreementReport) -> list[str]:
     """Each coefficient with its interval, and what it means for a reward model."""
-    shares = (("raw", "two annotators say the same"), ("raw_without_ties", "among those who both name a side"), ("raw_ties_half", "with a tie against a side as a half"))  # fmt: skip
-    lines = [f"  {words}: {_share(numbers[name])}" for name, words in shares]
-    lines += [
-        f"  Krippendorff's alpha, {words}: {_coefficient(numbers[name])}"
-        for name, words in (
-            ("alpha_nominal", "a / b / tie / both bad"),
-            ("alpha_ordinal", "strength as an order"),
-        )
+    lines = [
+        f"  two annotators say the same: {_share(found.raw)}",
+        f"  among those who both name a side: {_share(found.raw_without_ties)}",
+        f"  with a tie against a side as a half: {_share(found.raw_ties_half)}",
+        f"  Krippendorff's alpha, a / b / tie / both bad: {_coefficient(found.alpha_nominal)}",
+        f"  Krippendorff's alpha, strength as an order: {_coefficient(found.alpha_ordinal)}",
     ]
+    ceiling = found.noise_ceiling
     if math.isnan(ceiling.at_least):
         return [*lines, "  noise ceiling: not known; it needs pairs on which two annotators both name a side"]
     span = f"between {ceiling.at_least:.1%} and {ceiling.at_most:.1%}"
@@ -126,57 +78,42 @@ def annotator_lines(people: Sequence[AnnotatorFigures]) -> list[str]:
             "model",
         )
     ]
-    for each in people:
+    for person in people:
         rows.append(
             (
-                each.name,
-                str(each.answers),
-                percent(each.ties.value),
-                percent(each.both_bad.value),
-                _interval(each.first_shown) + (" !" if each.position_bias else ""),
-                number(each.seconds) if math.isfinite(each.seconds) else "",
-                _interval(each.with_others),
-                _interval(each.gold),
-                _interval(each.accuracy),
+                person.name,
+                str(person.answers),
+                percent(person.ties.value),
+                percent(person.both_bad.value),
+                _interval(person.first_shown) + (" !" if person.position_bias else ""),
+                number(person.seconds) if math.isfinite(person.seconds) else "",
+                _interval(person.with_others),
+                _interval(person.gold),
+                _interval(person.accuracy),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    if any(each.position_bias for each in people):
+    if any(person.position_bias for person in people):
         lines.append("! the side shown first is chosen more, or less, often than chance explains")
     return lines
 
 
-def _disputed_lines(table: PairLabels, rows: np.ndarray, how_much: np.ndarray, total: int) -> list[str]:
-    if not total:
+def _disputed_lines(disputes: Sequence[Dispute], shown: int) -> list[str]:
+    if not disputes:
         return ["no pair is disputed"]
-    lines = [f"disputed pairs: {total}" + (f"; the most disputed {len(rows)}:" if len(rows) else "")]
-    for row, share in zip(rows.tolist(), how_much.tolist(), strict=False):
-        said = Counter(
-            table.labels.categories[label] for label in table.labels.table[row] if label != MISSING
+    first = disputes[:shown]
+    lines = [f"disputed pairs: {len(disputes)}" + (f"; the most disputed {len(first)}:" if first else "")]
+    for dispute in first:
+        choices = ", ".join(f"{choice} {count}" for choice, count in dispute.choices.items())
+        content = dispute.pair.prompt.content
+        text = content if isinstance(content, str) else content[-1].content
+        lines.append(
+            f"  item {dispute.pair.item}: {choices} ({dispute.differing:.0%} of pairs differ): {text[:70]!r}"
         )
-        words = ", ".join(f"{choice} {count}" for choice, count in said.most_common())
-        prompt = table.items[row].prompt.to_json()
-        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        lines.append(f"  item {table.items[row].item}: {words} ({share:.0%} of pairs differ): {text[:70]!r}")
     return lines
-
-
-def _answers(table: PairLabels) -> list[Answer]:
-    return [
-        Answer(
-            annotator=each.annotator,
-            item=each.item,
-            choice=each.choice,
-            left="ab"[each.order_shown[0]],
-            seconds=each.duration_ms / 1000,
-        )
-        for row in table.judged
-        for each in row
-        if each is not None
-    ]
 
 
 def _share(value: Agreement) -> str:

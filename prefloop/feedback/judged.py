@@ -133,8 +133,8 @@ def _slots(session: Session) -> dict[int, tuple[str, ...]]:
     return {item: tuple(names) for item, names in found.items()}
 
 
-def gold_choices(store: Store) -> dict[int, str]:
-    """Item -> the choice that a project of the studio knows to be right; of pairs."""
+def gold_choices(store: Store, *, annotator: str = "", rounds: tuple[int, ...] = ()) -> dict[int, str]:
+    """Item -> the choice that is known to be right, of pairs: what the studio's gold items say, and over that what `annotator` judged in these rounds."""
     task, item = studio_models.Task, models.Item
     with store.database.read() as session:
         rows = session.execute(
@@ -143,7 +143,11 @@ def gold_choices(store: Store) -> dict[int, str]:
             .where(item.kind == "pair", task.gold != "")
             .order_by(task.id)
         ).all()
-    return {row.item_id: row.gold for row in rows}
+    known = {row.item_id: row.gold for row in rows}
+    if annotator:
+        judged = read_judged(store, Filters(annotators=(annotator,), rounds=rounds))
+        known |= {judgement.item: judgement.choice for judgement in judged if judgement.kind == "pair"}
+    return known
 
 
 def checkpoint_names(session: Session) -> dict[int, str]:
