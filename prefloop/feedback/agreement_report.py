@@ -98,7 +98,7 @@ def measure_agreement(
         raw=raw_agreement(labels, **bootstrap),
         raw_without_ties=without_ties,
         raw_ties_half=half_credit_agreement(labels, first=0, second=1, **bootstrap),
-        alpha_nominal=krippendorff_alpha(labels, **bootstrap),
+        alpha_nominal=krippendorff_alpha(labels, "nominal", **bootstrap),
         alpha_ordinal=krippendorff_alpha(table.strengths, "ordinal", **bootstrap),
         noise_ceiling=noise_ceiling(without_ties),
         annotators=figures(_answers(table), labels, gold=gold),
