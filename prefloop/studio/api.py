@@ -432,9 +432,18 @@ def import_items(
     body: Annotated[bytes, Body(media_type="application/jsonl", max_length=64 * 2**20)],
     who: Who = Depends(admin),  # noqa: B008
     name: Annotated[str, Query(max_length=100, pattern=r"^[\w. -]+$")] = "upload.jsonl",
+    format: Annotated[
+        str, Query(max_length=50, description="a format of docs/data.md; empty goes by columns")
+    ] = "",
+    columns: Annotated[
+        str, Query(max_length=1000, description="prompt=instruction,chosen=better: what the file calls them")
+    ] = "",
 ) -> dict[str, int]:
     """Put a file's completions into a project, to be judged. The body is the file; its name's ending says how it is read."""
-    made = exchange.import_bytes(studio_of(request), id, body, name, by=who.annotator)
+    named = [pair.strip() for pair in columns.split(",") if pair.strip()]
+    made = exchange.import_bytes(
+        studio_of(request), id, body, name, by=who.annotator, format=format, columns=named
+    )
     return asdict(made)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -44,7 +45,14 @@ from prefloop.studio.values import ITEM_KIND, Project, ProjectSettings
 
 MANIFEST = 1
 """Version of the manifest's fields."""
-ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
+ENDINGS = (
+    *(
+        f"{ending}{packed}"
+        for ending in (".jsonl", ".json", ".csv", ".tsv")
+        for packed in ("", ".gz", ".zst")
+    ),
+    ".parquet",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +172,9 @@ _NEEDS = {
 }
 
 
-def import_bytes(studio: Studio, project: int, content: bytes, name: str, *, by: int | None) -> ImportedItems:
+def import_bytes(
+    studio: Studio, project: int, content: bytes, name: str, *, by: int | None, **reading: Unpack[HowRead]
+) -> ImportedItems:
     """`import_file` of an upload."""
     if not name.lower().endswith(ENDINGS):
         raise InputError(f"{name}: the name must end in {', '.join(ENDINGS)}, which says how it is read")
@@ -172,10 +182,11 @@ def import_bytes(studio: Studio, project: int, content: bytes, name: str, *, by:
         path = Path(folder) / Path(name).name
         path.write_bytes(content)
         try:
-            return import_file(studio, project, path, skip_bad=True, by=by)
+            return import_file(studio, project, path, skip_bad=True, by=by, **reading)
         except InputError as error:
-            # Where the server keeps uploads is nobody's business.
-            raise type(error)(str(error).replace(f"{folder}/", "")) from None
+            # Where the server keeps uploads is nobody's business, and the page has fields in place of flags.
+            message = str(error).replace(f"{folder}/", "")
+            raise type(error)(re.sub(r"--data\.(columns|format)\b", r"\1", message)) from None
 
 
 def _texts(loaded: Loaded[Record]) -> Iterable[tuple[Prompt, tuple[str, ...], str]]:

@@ -13,6 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefloop import __version__
+from prefloop.data.formats import FORMATS
+from prefloop.data.layouts import LAYOUTS
 from prefloop.data.store.values import ExportKind
 from prefloop.errors import InputError
 from prefloop.studio import accounts, adjudicate, admin_views, passwords, people_log, removal
@@ -401,6 +403,7 @@ def project_page(request: Request, id: Id, who: Admin) -> Response:
         disagreements=admin_views.disagreements(studio, project),
         decided=adjudicate.decided(studio, id),
         show=admin_views.excerpt,
+        formats=[*FORMATS, *LAYOUTS],
     )
 
 

@@ -346,7 +346,7 @@ def test_an_upload_that_fails_says_why_whoever_answers(at: At, tmp_path: Path) -
     page.goto(f"{at.base}/admin/projects/{at.project}")
     for status, told in ((413, "larger than a server on the way allows"), (418, "answered with status 418"), (200, "something else answered")):  # fmt: skip
         page.route("**/import?*", by_a_proxy(status))
-        page.set_input_files("#import input", file)
+        page.set_input_files("#import input[type=file]", file)
         page.click("#import button")
         page.wait_for_function(
             "told => document.getElementById('imported').textContent.includes(told)", arg=told
@@ -355,6 +355,25 @@ def test_an_upload_that_fails_says_why_whoever_answers(at: At, tmp_path: Path) -
     page.click("#import button")
     page.wait_for_function("() => document.getElementById('imported').textContent.includes('1 of them new')")
     assert watch.wrong == []
+    page.context.close()
+
+
+def test_an_upload_with_column_names_of_its_own(at: At, tmp_path: Path) -> None:
+    """What the reader says that it lacks can be typed in; what is left out is counted."""
+    file = tmp_path / "odd.tsv"
+    file.write_text("asked\tbetter\tworse\np\tc\tr\nq\tsame\tsame\n")
+    page, watch = new_page(at.page.context.browser, at.base)
+    sign_in(page, at.studio, at.base, "boss", "admin")
+    page.goto(f"{at.base}/admin/projects/{at.project}")
+    page.set_input_files("#import input[type=file]", file)
+    page.click("#import button")
+    contains = "told => document.getElementById('imported').textContent.includes(told)"
+    page.wait_for_function(contains, arg="read it with columns chosen=better,rejected=worse")
+    page.click("#import summary")
+    page.fill("[name=columns]", "prompt=asked, chosen=better, rejected=worse")
+    page.click("#import button")
+    page.wait_for_function(contains, arg="1 of them new, 1 bad rows left out")
+    assert all("422" in wrong for wrong in watch.wrong)
     page.context.close()
 
 
