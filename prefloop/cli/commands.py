@@ -41,6 +41,16 @@ CRITIC_FREE = (
 """Presets of one algorithm: command, settings, summary."""
 
 STAGES: Mapping[str, Command] = {
+    "plan": Command(
+        summary="say what `align` would do with a model and a file of comparisons, and what it would cost",
+        settings="prefloop.configs.align:PlanConfig",
+        work="prefloop.recipes.align.run:show_plan",
+        single=True,
+        examples=(
+            "prefloop plan --model MODEL --data comparisons.jsonl",
+            "prefloop plan --model MODEL --data comparisons.jsonl --method dpo ppo --minutes 60",
+        ),
+    ),
     "pretrain": Command(
         summary="train a tokenizer and a language model from scratch, on plain text",
         settings="prefloop.configs.pretrain:PretrainConfig",

@@ -1,0 +1,114 @@
+"""Settings of `prefloop plan`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prefloop.configs.common import Compute, Rows, require, require_rows
+
+Method = Literal["dpo", "ipo", "simpo", "orpo", "ppo", "grpo", "rloo", "online_dpo"]
+OFFLINE: tuple[Method, ...] = ("dpo", "ipo", "simpo", "orpo")
+"""Methods that learn from the comparisons themselves. The others sample, and learn from a reward model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preferences(Rows):
+    """The comparisons, and how long their texts may be."""
+
+    source: str = ""
+    """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, or a Hugging Face data set's name."""
+    limit: int = 0
+    """Use this many comparisons at most, drawn by the seed; 0 uses all. What is left out is counted."""
+    skip_bad: bool = False
+    """Leave malformed rows out, count and list them, instead of stopping at them."""
+    max_prompt_tokens: int = 0
+    """Comparisons with a longer prompt are left out and counted; 0 chooses it from the data."""
+    max_completion_tokens: int = 0
+    """Comparisons with a longer completion are left out and counted, and the policies write at most so much; 0 chooses it from the data."""
+
+    def __post_init__(self) -> None:
+        require_rows(self)
+        require(bool(self.source), "data.source is empty; name the file of comparisons with --data")
+        require(
+            self.source != "store",
+            "data.source is `store`; write its comparisons to a file first: prefloop data export --store STORE --out comparisons.jsonl",
+        )
+        for name in ("limit", "max_prompt_tokens", "max_completion_tokens"):
+            require(
+                getattr(self, name) >= 0, f"data.{name} is {getattr(self, name)}; it must be 0 (off) or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanConfig:
+    """Say what `prefloop align` would do with a model and a file of comparisons, and what it would cost, without doing it."""
+
+    model: str
+    """Model to start from: a hub name or a folder."""
+    data: Preferences
+    demonstrations: str = ""
+    """File of good answers that the model is fine-tuned on first; empty starts from the model as it is."""
+    prompts: str = ""
+    """File of prompts for the methods that sample; empty takes the prompts of the comparisons that the policy learns from."""
+    method: tuple[Method, ...] = ("dpo",)
+    """One or several: dpo, ipo, simpo and orpo learn from the comparisons; ppo, grpo, rloo and online_dpo sample and learn from a reward model."""
+    judge: str = "reward"
+    """Who says which answers are better: `reward`, a model fitted on comparisons that no policy learns from; a .yaml file of an AI judge's settings
+    (see docs/judges.md); or `module:function` of (prompts, completions)."""
+    weights: Literal["auto", "lora", "all"] = "auto"
+    """What is trained: adapters on one frozen trunk that all roles share, or every weight; auto trains adapters from 50 million weights on."""
+    rank: int = 16
+    """Rank of the adapters."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the trunk; auto takes bfloat16 where this machine is measured to multiply it faster. Adapters and losses are float32."""
+    lr: float = 0.0
+    """Peak learning rate of the policies; 0 takes the method's default."""
+    beta: float = 0.1
+    """Pull to the starting model, of dpo, ipo and online_dpo."""
+    kl: float = 0.05
+    """Weight of the KL to the starting model, of ppo, grpo and rloo."""
+    minutes: float = 0.0
+    """Time that all of it may take by the estimate: fewer comparisons, steps and prompts are used so that it fits; 0 uses all comparisons."""
+    eval_prompts: int = 200
+    """Held-out prompts that the policies answer, at most."""
+    seed: int = 0
+    """Everything random derives from it."""
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        _require(self)
+
+
+def _require(config: PlanConfig) -> None:
+    require(bool(config.model), "model is empty; name a folder or a hub model with --model")
+    require(bool(config.method), "method is empty; name one or several, for example --method dpo")
+    twice = {name for name in config.method if config.method.count(name) > 1}
+    require(not twice, f"method names {', '.join(sorted(twice))} twice; name each once")
+    require(config.rank >= 1, f"rank is {config.rank}; it must be 1 or more")
+    require(
+        config.weights != "all" or config.rank == 16,
+        f"rank is {config.rank}, but weights is all, which trains no adapters; leave it out",
+    )
+    require(config.lr >= 0, f"lr is {config.lr}; it must be 0 (the method's default) or more")
+    require(config.beta > 0, f"beta is {config.beta}; it must be above 0")
+    require(config.kl >= 0, f"kl is {config.kl}; it must be 0 (off) or more")
+    for name, off, methods in (
+        ("beta", config.beta == 0.1, {"dpo", "ipo", "online_dpo"}),
+        ("kl", config.kl == 0.05, {"ppo", "grpo", "rloo"}),
+    ):
+        require(
+            off or bool(methods & set(config.method)),
+            f"{name} is {getattr(config, name)}, but {' and '.join(config.method)} {'has' if len(config.method) == 1 else 'have'} none; leave it out",
+        )
+    require(config.minutes >= 0, f"minutes is {config.minutes}; it must be 0 (no limit) or more")
+    require(config.eval_prompts >= 2, f"eval_prompts is {config.eval_prompts}; an interval needs 2 or more")
+    require(
+        bool(config.judge), "judge is empty; say `reward`, or name a .yaml file or a function `module:name`"
+    )
+    require(
+        not config.prompts or not set(config.method) <= set(OFFLINE),
+        f"prompts is {config.prompts!r}, but {' and '.join(config.method)} do not sample; leave it out, or add a method that does",
+    )
+    require(
+        config.compute.dtype == "float32",
+        f"compute.dtype is {config.compute.dtype}; here precision decides: --precision {config.compute.dtype}",
+    )

@@ -1,0 +1,137 @@
+"""Each stage's cost: which passes it makes over how many rows."""
+
+from dataclasses import dataclass
+
+from prefloop.configs.critic_free import CriticFreeConfig
+from prefloop.configs.own_samples import OnlineDPOConfig
+from prefloop.configs.ppo import PPOConfig
+from prefloop.configs.prefer import PreferConfig
+from prefloop.configs.reward import RewardConfig
+from prefloop.configs.sft import SFTConfig
+from prefloop.recipes.align.cost import ROOM_MIB, Cost, Model, Rows
+from prefloop.recipes.align.look import Lengths
+from prefloop.recipes.align.parts import CURVES
+from prefloop.recipes.align.stages import Settings, Sizes, Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A stage and what it takes."""
+
+    stage: str
+    cost: Cost
+
+
+def estimates(
+    stages: tuple[Stage, ...], sizes: Sizes, lengths: Lengths, model: Model, *, judge: bool
+) -> tuple[Estimate, ...]:
+    """All stages, the evaluation last. What policies write is taken to be as long as they may write: an upper bound."""
+    found = [
+        Estimate(stage=each.name, cost=stage_cost(each.settings, lengths, model, _records(each, sizes)))
+        for each in stages
+    ]
+    policies = [each for each in stages if each.name not in ("sft", "judge", "reward")]
+    scorers = int(judge) + any(each.name == "reward" for each in stages)
+    measured = _measuring(sizes, lengths, model, policies=len(policies), scorers=scorers)
+    return (*found, Estimate(stage="evaluate", cost=measured))
+
+
+def _records(stage: Stage, sizes: Sizes) -> int:
+    """Of the file that it reads."""
+    return {"sft": sizes.demonstrations, "judge": sizes.judge}.get(stage.name, sizes.policy)
+
+
+def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int) -> Cost:
+    """What training with these settings takes, on so many records (those held out for its curves included)."""
+    micro = settings.compute.micro_batch_tokens
+    if isinstance(settings, PPOConfig | CriticFreeConfig | OnlineDPOConfig):
+        seconds = settings.steps * _online_step(settings, lengths, model)
+        mib = _online_memory(settings, lengths, model, micro)
+        return Cost(seconds=seconds + model.opened(2.0), mib=mib)
+    k = 1 if isinstance(settings, SFTConfig) else 2
+    scoring = isinstance(settings, RewardConfig)
+
+    def rows(share: float) -> Rows:
+        return Rows(
+            prompts=records * share,
+            completions=k,
+            prompt_tokens=lengths.prompt,
+            completion_tokens=lengths.completion,
+        )
+
+    seconds = model.learn(rows(1 - CURVES), head=not scoring) + model.forward(rows(CURVES), heads=not scoring)
+    referenced = not isinstance(settings, SFTConfig | RewardConfig) and _has_reference(settings)
+    if referenced:
+        seconds += model.forward(rows(1.0))
+    if scoring:
+        seconds += model.forward(rows(CURVES), heads=0)  # moments of its scores
+    frozen = 1.0 if referenced and not model.rank else 0.0
+    most = min(micro, records * rows(1.0).tokens / max(1, records))
+    working = max(model.activations(most), model.merging())
+    return Cost(seconds=seconds + model.opened(), mib=model.held(frozen=frozen) + working)
+
+
+def _has_reference(settings: Settings) -> bool:
+    return not isinstance(settings, PreferConfig) or settings.loss not in ("simpo", "orpo")
+
+
+def _drawn(lengths: Lengths, prompts: float, completions: float) -> Rows:
+    return Rows(
+        prompts=prompts,
+        completions=completions,
+        prompt_tokens=lengths.prompt,
+        completion_tokens=lengths.max_completion,
+    )
+
+
+def _group(settings: Settings) -> int:
+    """Completions that are drawn of each prompt."""
+    return 2 if isinstance(settings, OnlineDPOConfig) else settings.completions_per_prompt  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _online_step(
+    settings: PPOConfig | CriticFreeConfig | OnlineDPOConfig, lengths: Lengths, model: Model
+) -> float:
+    rows = _drawn(lengths, settings.batch_prompts, _group(settings))
+    seconds = model.draw(rows, batch=settings.sampling.batch_size) + model.forward(rows, heads=0)
+    referenced = isinstance(settings, OnlineDPOConfig) or settings.kl.coef > 0
+    seconds += model.forward(rows) if referenced else 0.0
+    seconds += settings.epochs * model.learn(rows)
+    if isinstance(settings, PPOConfig):
+        seconds += model.forward(rows, heads=0) + settings.epochs * model.learn(rows, head=False)
+    return seconds
+
+
+def _online_memory(
+    settings: PPOConfig | CriticFreeConfig | OnlineDPOConfig, lengths: Lengths, model: Model, micro: int
+) -> float:
+    rows = _drawn(lengths, settings.batch_prompts, _group(settings))
+    per_minibatch = rows.tokens / settings.minibatches
+    critic = isinstance(settings, PPOConfig)
+    # With adapters policy, reference, critic and PPO's reward model share the trunk; the others load their reward model beside it.
+    frozen = (0.0 if critic else 1.0) if model.rank else 2.0
+    held = model.held(frozen=frozen, trained=2 if critic else 1)
+    drawing = model.cache(rows, batch=settings.sampling.batch_size)
+    return held + max(model.activations(min(micro, per_minibatch)) + drawing, model.merging())
+
+
+def _measuring(sizes: Sizes, lengths: Lengths, model: Model, *, policies: int, scorers: int) -> Cost:
+    """Every policy answers and is compared with the start; every scorer reads the answers and the comparisons that measure it."""
+    answers = _drawn(lengths, sizes.prompts, 1)
+    each = model.draw(answers, batch=64) + model.forward(answers) + scorers * model.forward(answers, heads=0)
+    against = model.forward(answers, heads=2) + model.forward(answers, heads=0)
+    compared = Rows(
+        prompts=sizes.measure,
+        completions=2,
+        prompt_tokens=lengths.prompt,
+        completion_tokens=lengths.completion,
+    )
+    seconds = (1 + policies) * each + policies * against + scorers * model.forward(compared, heads=0)
+    seconds += model.opened((1 + policies + 2 * scorers) / 2)
+    frozen = 2.0 if model.rank else 1.0
+    return Cost(
+        seconds=seconds,
+        mib=model.held(frozen=frozen + min(scorers, 1), trained=0)
+        + model.cache(answers, batch=64)
+        + ROOM_MIB,
+    )
