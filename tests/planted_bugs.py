@@ -177,8 +177,8 @@ PLANTS: tuple[Plant, ...] = (
     _of("rollout/test_rollout.py")(
         "rollout/rollout.py", 'texts, ended=ended, origin="drawn")', 'texts, origin="drawn")',
         "A scorer with other tokens reads cut completions as ended"),
-    _of("evaluation/test_evaluate.py::test_numbers_are_those_of_the_completions")("rollout/scoring.py", "return sequence_sum(policy(batch, temperature=temperature), batch.completion_mask)",
-         "return sequence_sum(policy(batch), batch.completion_mask)", "Summed log-probabilities ignore the temperature"),
+    _of("evaluation/test_evaluate.py::test_numbers_are_those_of_the_completions")("evaluation/evaluate.py", "nll=-summed_logprobs(reference, groups", "nll=-summed_logprobs(policy, groups",
+         "The perplexity under the reference is the policy's own"),
     # evaluation
     _policies("evaluation/evaluate.py", "win_matrix({name: m.gold for name, m in measured.items()}, clusters=clusters)",
               "win_matrix({name: m.gold for name, m in measured.items()})", "The win matrix takes completions of a prompt as independent"),

@@ -56,12 +56,12 @@ def score_groups(
 
 
 def summed_logprobs(
-    policy: Policy, groups: Sequence[Group], *, tokens: int, world: World, temperature: float = 1.0
+    policy: Policy, groups: Sequence[Group], *, tokens: int, world: World
 ) -> Float[Tensor, " B"]:
-    """Log-probability of every completion, summed over the tokens under its mask."""
+    """Log-probability of every completion at temperature 1, summed over the tokens under its mask."""
 
     def compute(batch: Batch) -> Tensor:
-        return sequence_sum(policy(batch, temperature=temperature), batch.completion_mask)
+        return sequence_sum(policy(batch), batch.completion_mask)
 
     return over_groups(groups, compute, tokens=tokens, world=world)
 

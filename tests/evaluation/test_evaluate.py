@@ -84,7 +84,7 @@ def test_numbers_are_those_of_the_completions(models: dict[str, str], prompts: l
     summary, evaluated = results.policies[2], results.evaluated[2]
     assert [len(row) for row in evaluated.completions] == [2] * len(prompts)
     rollout = answer(policy, tokenizer, prompts, setting(2))  # the same draws, with their tokens
-    golds, proxies, lengths, kls = [], [], [], []
+    golds, proxies, lengths, kls, under_reference = [], [], [], [], 0.0
     for prompt, row, group in zip(prompts, evaluated.completions, rollout.groups, strict=True):
         for one, tokens in zip(row, group.completions, strict=True):
             assert one.gold == gold(prompt, one.text)
@@ -94,6 +94,7 @@ def test_numbers_are_those_of_the_completions(models: dict[str, str], prompts: l
                 batch = pack([alone], policy.device)
                 assert judge(batch).item() == pytest.approx(one.proxy, abs=1e-4)
                 kls.append(policy.statistics_against(reference, batch, temperature=0.9).kl.sum().item())
+                under_reference += reference(batch).sum().item()
             golds.append(one.gold)
             proxies.append(one.proxy)
             lengths.append(one.tokens)
@@ -104,6 +105,8 @@ def test_numbers_are_those_of_the_completions(models: dict[str, str], prompts: l
     assert summary.proxy.value == pytest.approx(np.mean(np.array(proxies, dtype=float)))
     assert summary.length.value == pytest.approx(np.mean(lengths))
     assert summary.kl.value == pytest.approx(np.mean(kls), rel=1e-4)
+    perplexity = math.exp(-under_reference / sum(lengths))
+    assert summary.further["perplexity_under_sft"].value == pytest.approx(perplexity, rel=1e-4)
 
 
 def test_the_same_policy_has_no_kl_and_wins_half(models: dict[str, str], prompts: list[Prompt]) -> None:  # K9

@@ -38,6 +38,32 @@ def test_ids_to_train_on_are_those_sampled():  # D2
     assert made.sampler_logprobs == [[[-1.0, -0.5, -0.25], [-3.0]], [[-0.5, -0.5], [-1]]]
 
 
+def test_prompts_that_are_picked_or_joined_keep_all_that_is_theirs():
+    made = rollout()
+    second, first = made.take([1]), made.take([0])
+    assert made.take([1, 0]) == second.join(first)
+    assert second == make_rollout(PROMPTS[1:], IDS[1:], SAMPLES[1:], decode)
+    halves = [
+        make_rollout(PROMPTS, IDS, [drawn[part] for drawn in SAMPLES], decode)
+        for part in (slice(0, 1), slice(1, 2))
+    ]
+    assert halves[0].beside(halves[1]) == made
+
+
+def test_a_judge_with_other_tokens_reads_an_end_only_where_there_was_one():  # M14
+    policy, judge = build("added chatml"), build("unigram")
+    end = token_id(policy, "<|endoftext|>")
+    drawn = [
+        Sampled(tokens=[5, end], logprobs=[0.0, 0.0], ended=True),
+        Sampled(tokens=[5], logprobs=[0.0], ended=False),
+    ]
+    made = make_rollout([Prompt(content="Hi")], [[7]], [drawn], lambda ids: "hello")
+    (read,) = made.groups_for(judge, policy=policy)
+    stop = token_id(judge, "</s>")
+    assert read.completions[0] == [*read.completions[1], stop]
+    assert stop not in read.completions[1]
+
+
 def test_a_judge_reads_the_stop_token_it_was_trained_with():  # M14
     """A policy may stop by any of several tokens; the ids to train on stay those that were drawn."""
     tokenizer = build("added chatml")
