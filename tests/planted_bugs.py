@@ -56,6 +56,7 @@ _store = _of(
     "data/test_store_exports.py::test_an_export_is_its_records_hash",
     "data/test_store_exports.py::test_prompts_are_exported_by_part",
     "data/test_store_texts.py::test_hard_texts_on_each_database",
+    "data/test_store_texts.py::test_samples_that_differ_in_anything_are_kept",
 )
 _sampler = _of(
     "rollout/test_sampler.py::test_what_is_drawn_does_not_depend_on_company",

@@ -143,6 +143,7 @@ def test_samples_that_differ_in_anything_are_kept(store: Store) -> None:
     store.add_completions([replace(first, policy="dpo")], other_policy)
     assert store.counts()["completion"] == 9
     assert store.completions([other_policy]) == [replace(first, policy="dpo")]
+    assert store.completions([policy]) == [first, *others]
 
 
 def test_parts_are_by_hash_of_the_prompt(sqlite_store: Store) -> None:
