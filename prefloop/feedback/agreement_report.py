@@ -95,7 +95,7 @@ def measure_agreement(
     without_ties = raw_agreement(labels, ignoring=TIES, **bootstrap)
     return AgreementReport(
         table=table,
-        raw=raw_agreement(labels, **bootstrap),
+        raw=raw_agreement(labels, ignoring=(), **bootstrap),
         raw_without_ties=without_ties,
         raw_ties_half=half_credit_agreement(labels, first=0, second=1, **bootstrap),
         alpha_nominal=krippendorff_alpha(labels, "nominal", **bootstrap),

@@ -16,7 +16,7 @@ from prefloop.errors import InputError
 from prefloop.feedback.judges import Cached, ChatModel, DirectScorer, Endpoint, open_endpoint
 from prefloop.feedback.judges.constitution import read_constitution
 from prefloop.feedback.judges.endpoint import cost_line
-from prefloop.feedback.judges.prompts import RUBRIC, as_rubric
+from prefloop.feedback.judges.rlaif import rubric_of
 from prefloop.loop.local_judge import LocalChat
 from prefloop.records import Prompt
 from prefloop.runtime import World
@@ -51,13 +51,6 @@ def judge_content(reward_model: str) -> Content:
     if config.constitution:
         digest.update(repr(read_constitution(config.constitution)).encode())
     return Content(what=f"the settings of {reward_model}", sha256=digest.hexdigest())
-
-
-def rubric_of(config: ScorerConfig) -> str:
-    """What a scorer's settings ask a judge to go by."""
-    if config.constitution:
-        return as_rubric([each.preference for each in read_constitution(config.constitution)])
-    return config.rubric or RUBRIC
 
 
 class JudgeScorer:

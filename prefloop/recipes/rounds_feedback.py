@@ -22,8 +22,9 @@ from prefloop.feedback.judges import (
     open_endpoint,
 )
 from prefloop.feedback.judges.prompts import VERSION
+from prefloop.feedback.judges.rlaif import rubric_of
 from prefloop.feedback.simulate import SimulatedAnnotator, label_items
-from prefloop.loop.judge_scorer import read_scorer, rubric_of
+from prefloop.loop.judge_scorer import read_scorer
 from prefloop.loop.local_judge import LocalChat
 from prefloop.recipes.people import PEOPLE, wait_for_people
 from prefloop.recipes.plan import Plan

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from prefloop.configs.common import require
+from prefloop.configs.judge import JudgeConfig
 from prefloop.data.store import Choice, Item, Judgement, Store
 from prefloop.feedback.judges.asking import Failures, ask_all
-from prefloop.feedback.judges.constitution import drawn_order
+from prefloop.feedback.judges.constitution import drawn_order, read_constitution
 from prefloop.feedback.judges.model import CallFailed, ChatModel
 from prefloop.feedback.judges.prompts import (
     RUBRIC,
@@ -63,6 +64,22 @@ class JudgeSettings:
             f"tie_within is {self.tie_within}; it must be at least 0 and below 0.5",
         )
         require(self.reason_tokens >= 16, f"reason_tokens is {self.reason_tokens}; it must be 16 or more")
+
+
+def judge_settings(config: JudgeConfig) -> JudgeSettings:
+    """How the settings of `label judge` let a judge decide. Raises `InputError` for a constitution that cannot be read."""
+    principles = config.principles
+    if config.constitution:
+        principles = tuple(principle.preference for principle in read_constitution(config.constitution))
+    return JudgeSettings(
+        mode=config.mode,
+        rubric=config.rubric or RUBRIC,
+        principles=principles,
+        drawn=config.principle == "drawn",
+        disagreeing=config.disagreeing,
+        tie_within=config.tie_within,
+        seed=config.seed,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

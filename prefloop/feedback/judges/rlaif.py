@@ -10,11 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from prefloop.configs.judge import ScorerConfig
 from prefloop.errors import InputError
 from prefloop.feedback.judges.asking import Failures, ask_all
-from prefloop.feedback.judges.constitution import Principle
+from prefloop.feedback.judges.constitution import Principle, read_constitution
 from prefloop.feedback.judges.model import AnswersByProbability, CallFailed, ChatModel
-from prefloop.feedback.judges.prompts import RUBRIC, critique_messages, revision_messages, score_messages
+from prefloop.feedback.judges.prompts import (
+    RUBRIC,
+    as_rubric,
+    critique_messages,
+    revision_messages,
+    score_messages,
+)
 from prefloop.feedback.judges.verdicts import Unreadable, expected_score, soft_score
 from prefloop.records import Comparison, Prompt
 
@@ -76,6 +83,13 @@ def revision_over_original(prompt: Prompt, steps: Sequence[Revision], *, annotat
     if not steps or steps[-1].after == steps[0].before.strip():
         return None
     return Comparison(prompt=prompt, chosen=steps[-1].after, rejected=steps[0].before, annotator=annotator)
+
+
+def rubric_of(config: ScorerConfig) -> str:
+    """What a scorer's settings ask a judge to go by."""
+    if config.constitution:
+        return as_rubric([principle.preference for principle in read_constitution(config.constitution)])
+    return config.rubric or RUBRIC
 
 
 class DirectScorer:
