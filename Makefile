@@ -5,14 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo test check format evidence oracles bench clean
+.PHONY: setup demo test check format docs evidence oracles bench clean
 
 setup: $(STAMP)
 
 # Run again only when the project's requirements change.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,imdb,postgres,control,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,imdb,postgres,control,docs,dev]'
 	touch $(STAMP)
 
 # A demo that was interrupted goes on; one that is finished is shown again. `make clean` removes it.
@@ -52,6 +52,10 @@ check: setup
 format: setup
 	$(BIN)/ruff format .
 	$(MDFORMAT) $(WRAPPED)
+
+# The book: build/book/site/index.html, with every link checked. It loads nothing from a network.
+docs: setup
+	$(BIN)/python -m book
 
 # Three seeds of the toy recipe, and the film reviews with IMDB=FOLDER: the tables of docs/results.md.
 evidence: setup

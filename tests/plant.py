@@ -152,7 +152,7 @@ def _in_child(tree: Path, tests: Sequence[str], writer: int) -> None:
 
 def copy_tree(tree: Path) -> None:
     """What the tests need of the repository."""
-    for name in ("prefloop", "tests", "examples", "bench", "docs"):
+    for name in ("prefloop", "tests", "examples", "bench", "book", "docs"):
         if (REPOSITORY / name).is_dir():
             shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"):

@@ -43,9 +43,9 @@ def page(name: str, about: str, cls: Any, *, positional: Sequence[str], examples
         )
     ]
     spelt = {long: short for short, long in short_names(cls).items()}
-    sections = list(_sections(cls, "", cls.__doc__ or "", None))
-    lines += _table(rows + _rows(sections[0][2], spelt, positional), width)
-    for title, doc, settings in sections[1:]:
+    parts = list(sections(cls, "", cls.__doc__ or "", None))
+    lines += _table(rows + _rows(parts[0][2], spelt, positional), width)
+    for title, doc, settings in parts[1:]:
         lines += [
             "",
             *textwrap.wrap(f"{title}: {doc}", width),
@@ -58,11 +58,11 @@ def _examples(examples: Sequence[str]) -> list[str]:
     return ["examples:", *(f"  {example}" for example in examples), ""] if examples else []
 
 
-_Setting = tuple[str, Any, Any, str]
+Setting = tuple[str, Any, Any, str]
 """Dotted name, type, default, docstring."""
 
 
-def _sections(cls: Any, prefix: str, doc: str, base: Any) -> Iterator[tuple[str, str, list[_Setting]]]:
+def sections(cls: Any, prefix: str, doc: str, base: Any) -> Iterator[tuple[str, str, list[Setting]]]:
     """The dataclass's own settings, then those of every dataclass inside it, with the defaults that `base` has."""
     docs, inner, own = field_docs(cls), [], []
     for field in fields(cls):
@@ -75,7 +75,7 @@ def _sections(cls: Any, prefix: str, doc: str, base: Any) -> Iterator[tuple[str,
             own.append((name, kind, default, docs.get(field.name, "")))
     yield prefix[:-1], doc, own
     for each in inner:
-        yield from _sections(*each)
+        yield from sections(*each)
 
 
 def field_docs(cls: Any) -> dict[str, str]:
@@ -99,7 +99,7 @@ def field_docs(cls: Any) -> dict[str, str]:
 
 
 def _rows(
-    settings: Sequence[_Setting], spelt: Mapping[str, str], positional: Sequence[str]
+    settings: Sequence[Setting], spelt: Mapping[str, str], positional: Sequence[str]
 ) -> list[tuple[str, str]]:
     rows = []
     for name, kind, default, doc in settings:
@@ -108,18 +108,18 @@ def _rows(
             flag = name.rpartition(".")[2].upper()
         elif name in spelt:
             flag = f"--{spelt[name]}, --{name}"
-        value = "" if name in positional and kind is str else f" {_metavar(kind)}"
+        value = "" if name in positional and kind is str else f" {metavar(kind)}"
         rows.append((f"  {flag}{value}", f"{doc} {_default(default)}".strip()))
     return rows
 
 
-def _metavar(kind: Any) -> str:
+def metavar(kind: Any) -> str:
     if is_optional(kind):
-        return _metavar(inner_of(kind))
+        return metavar(inner_of(kind))
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"{_metavar(get_args(kind)[0])} ..."
+        return f"{metavar(get_args(kind)[0])} ..."
     return _WORDS[kind]
 
 

@@ -2,34 +2,48 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from book.figures import FIGURES, FOLDER
 from prefloop.cli.commands import find, load
 from prefloop.cli.flags import read_flags
 from prefloop.configs.load import load_config
+from tests import long_sentences
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-_BLOCK = re.compile(r"^```sh\n(.*?)^```$|^((?:    .*\n)+)", re.MULTILINE | re.DOTALL)
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$|^((?:    .*\n)+)", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^ *(?:\w+=\S+ )?(?:torchrun --nproc-per-node \d+ -m )?prefloop (.*?)(?:  +#.*)?$")
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Language and text of the blocks of code of a page; one that is indented is `sh`."""
+    for block in _BLOCK.finditer(text):
+        yield block.group(1) or "sh", block.group(2) or block.group(3)
 
 
 def commands() -> list[tuple[str, str]]:
     """Page and arguments of every command shown in a block of its own."""
     return [
-        (page.name, match.group(1))
-        for page in PAGES
-        for block in _BLOCK.finditer(page.read_text(encoding="utf-8"))
-        for line in (block.group(1) or block.group(2)).splitlines()
-        if (match := _COMMAND.match(line))
+        (name, match.group(1))
+        for name, page in zip(NAMES, PAGES, strict=True)
+        for language, block in blocks(page.read_text(encoding="utf-8"))
+        for line in block.splitlines()
+        if language == "sh" and (match := _COMMAND.match(line))
     ]
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_commands_are_what_the_command_line_reads(page: str, command: str):
+    if command.split()[0].startswith("--"):
+        return  # of the program itself
     _, known, rest = find(shlex.split(command))
     settings = load(known.settings)
     flags = read_flags(rest, settings, positional=known.positional)
@@ -38,16 +52,30 @@ def test_commands_are_what_the_command_line_reads(page: str, command: str):
 
 
 def test_there_are_commands():
-    assert len(commands()) > 30
+    assert len(commands()) > 150
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name
+)
 def test_links_lead_to_files(page: Path):
     links = [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
 
 
-def test_every_page_is_on_the_map():
-    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES if page.name != "index.md" and f"({page.name})" not in index] == []
+def test_every_page_is_on_the_map_and_in_the_book():
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    book = yaml.safe_dump(yaml.safe_load((ROOT / "book" / "site.yml").read_text(encoding="utf-8"))["nav"])
+    assert [name for name in NAMES if name != "index.md" and f"({name})" not in index] == []
+    assert [name for name in NAMES if f": {name}\n" not in book and f"- {name}\n" not in book] == []
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_up_to_date(name: str):
+    assert (FOLDER / name).read_text(encoding="utf-8") == FIGURES[name](), "run: python -m book.figures"
+
+
+def test_sentences_are_short():
+    found = [said for page in long_sentences.PAGES for said in long_sentences.long(page.read_text("utf-8"))]
+    assert len(found) <= 106, "python -m tests.long_sentences lists them"
