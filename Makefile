@@ -39,7 +39,7 @@ test: setup
 
 # Pages are wrapped by mdformat. Tables that commands write, and the change log, are left as they are.
 WRITTEN := objectives oracles planted_bugs silent_bugs tiny_tasks ratings agreement architecture results align
-WRAPPED = $(filter-out $(WRITTEN:%=docs/%.md) CHANGELOG.md README.md,$(shell git ls-files '*.md'))
+WRAPPED = $(filter-out $(WRITTEN:%=docs/%.md) CHANGELOG.md,$(shell git ls-files '*.md'))
 MDFORMAT = $(BIN)/mdformat --wrap 100 --number --compact-tables
 
 check: setup

@@ -27,7 +27,7 @@ def sentences(text: str) -> Iterator[str]:
         if token.type != "inline":
             continue
         said = "".join(
-            "code" if piece.type == "code_inline" else " " if piece.type == "softbreak" else piece.content
+            "`c`" if piece.type == "code_inline" else " " if piece.type == "softbreak" else piece.content
             for piece in token.children or ()
         )
         begun = ""
