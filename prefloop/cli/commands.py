@@ -125,6 +125,17 @@ STAGES: Mapping[str, Command] = {
         ),
         single=True,
     ),
+    "label project members": Command(
+        summary="say who belongs to a project of the studio, and as what",
+        settings="prefloop.configs.label:ProjectMembersConfig",
+        work="prefloop.cli.people:set_members",
+        positional=("project",),
+        examples=(
+            "prefloop label project members Helpful --store runs/first/prefloop.db",
+            "prefloop label project members Helpful --store runs/first/prefloop.db --access members --add ann bea --role adjudicator",
+        ),
+        single=True,
+    ),
     "label project delete": Command(
         summary="delete a project of the studio, and withdraw its answers",
         settings="prefloop.configs.label:ProjectDeleteConfig",

@@ -1,8 +1,14 @@
 """`prefloop label user` and `prefloop label project`."""
 
 import sys
+from dataclasses import replace
 
-from prefloop.configs.label import ProjectDeleteConfig, ProjectStateConfig, UserResetConfig
+from prefloop.configs.label import (
+    ProjectDeleteConfig,
+    ProjectMembersConfig,
+    ProjectStateConfig,
+    UserResetConfig,
+)
 from prefloop.data.store import Store
 from prefloop.errors import InputError
 
@@ -31,6 +37,25 @@ def set_project_state(config: ProjectStateConfig) -> None:
         project = studio.find_project(config.project)
         studio.change_project(project.id, project.settings, state=config.state)
     print(f"project {project.settings.name!r} was {project.state} and is {config.state}")
+
+
+def set_members(config: ProjectMembersConfig) -> None:
+    """Change who belongs to a project, whole or not at all, and print who does."""
+    from prefloop.studio import members
+    from prefloop.studio.service import Studio
+
+    with Store.open(config.store, create=False) as store:
+        studio = Studio(store)
+        project = studio.find_project(config.project)
+        members.change(studio, project.id, add=config.add, role=config.role, remove=config.remove, by=None)
+        settings = replace(project.settings, access=config.access or project.settings.access)
+        if settings != project.settings:
+            studio.change_project(project.id, settings)
+        found = members.members(studio, project.id)
+    who = "everybody with an account" if settings.access == "everyone" else "its members only"
+    print(f"project {settings.name!r} is open to {who}; {len(found)} members")
+    for each in found:
+        print(f"  {each.login}  {each.role}  {each.answers} answers")
 
 
 def delete_project(config: ProjectDeleteConfig) -> None:

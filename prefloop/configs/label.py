@@ -251,6 +251,32 @@ class ProjectStateConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectMembersConfig:
+    """Say who belongs to a project, and as what; without changes, print it."""
+
+    project: str
+    """Project, by name or number."""
+    store: str = "prefloop.db"
+    """Store that holds it: a file or a database URL."""
+    access: Literal["members", "everyone"] | None = None
+    """Who belongs to it: its members only, or everybody with an account. As it is, if nothing is said."""
+    add: tuple[str, ...] = ()
+    """Logins to make members, or to give another role."""
+    role: Literal["annotator", "adjudicator", "manager"] = "annotator"
+    """Role of those who are added."""
+    remove: tuple[str, ...] = ()
+    """Logins to take out. What they said stays."""
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.add) or self.role == "annotator",
+            f"role is {self.role}, but add names nobody who would have it; name their logins, or leave role out",
+        )
+        twice = sorted(set(self.add) & set(self.remove))
+        require(not twice, f"add and remove both name {', '.join(twice)}; name them in one only")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectDeleteConfig:
     """Delete a project: its items are asked no more, and its answers are withdrawn. What goes is said first."""
 

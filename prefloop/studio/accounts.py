@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
-from sqlalchemy import Select, bindparam, delete, func, select
+from sqlalchemy import ColumnElement, Exists, Select, bindparam, case, delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from prefloop.data.store import models, studio_models
@@ -41,6 +41,7 @@ _few = BoundedSemaphore(2)
 _NOBODY = _hasher.hash(secrets.token_urlsafe(16))
 """Checked where there is no such login, so that it takes as long."""
 _Account, _Session, _Token = studio_models.Account, studio_models.WebSession, studio_models.ApiToken
+_Member = studio_models.Membership
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +56,8 @@ class Who:
     csrf: str
     """What forms of this session must carry; empty for tokens, which no browser sends by itself."""
     settings: dict[str, Any]
+    leads: Literal["", "adjudicator", "manager"]
+    """The most that this person's memberships make of them in any project."""
 
     @property
     def is_admin(self) -> bool:
@@ -63,8 +66,13 @@ class Who:
 
     @property
     def may_adjudicate(self) -> bool:
-        """Whether this person may decide where others disagree."""
-        return self.role in ("admin", "adjudicator")
+        """Whether there may be a project where this person decides where others disagree; `access` says in which."""
+        return self.role in ("admin", "adjudicator") or self.leads != ""
+
+    @property
+    def may_manage(self) -> bool:
+        """Whether this person, with this session or token, may run some project; `access` says which."""
+        return (self.role == "admin" or self.leads == "manager") and "admin" in self.scopes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,14 +280,23 @@ def of_session(studio: Studio, secret: str) -> Who | None:
     with studio.read() as session:
         given = {"hash": hash_of(secret), "now": studio.clock()}
         row = session.execute(_by_cookie(), given).one_or_none()
-        return None if row is None else _who(row[0], scopes=SCOPES, csrf=row[1])
+        return None if row is None else _who(row[0], scopes=SCOPES, csrf=row[1], leads=row[2])
+
+
+def _leads() -> ColumnElement[str]:
+    """The most that an account's memberships make of it in any project."""
+
+    def is_one(role: str) -> Exists:
+        return exists().where(_Member.account_id == _Account.id, _Member.role == role)
+
+    return case((is_one("manager"), "manager"), (is_one("adjudicator"), "adjudicator"), else_="")
 
 
 @cache
-def _by_cookie() -> Select[studio_models.Account, str]:
+def _by_cookie() -> Select[studio_models.Account, str, str]:
     """The account of a session. Made once: every request asks for it."""
     return (
-        select(_Account, _Session.csrf)
+        select(_Account, _Session.csrf, _leads())
         .join(_Session, _Session.account_id == _Account.id)
         .where(
             _Session.token_sha256 == bindparam("hash"),
@@ -290,10 +307,10 @@ def _by_cookie() -> Select[studio_models.Account, str]:
 
 
 @cache
-def _by_token() -> Select[studio_models.Account, studio_models.ApiToken]:
+def _by_token() -> Select[studio_models.Account, studio_models.ApiToken, str]:
     """The account of a token."""
     return (
-        select(_Account, _Token)
+        select(_Account, _Token, _leads())
         .join(_Token, _Token.account_id == _Account.id)
         .where(_Token.token_sha256 == bindparam("hash"), _Account.active)
     )
@@ -316,8 +333,8 @@ def new_token(studio: Studio, who: Who, name: str, scopes: Sequence[str], *, day
         raise InputError("a token's name has 1 to 60 characters")
     if not scopes or not set(scopes) <= set(SCOPES):
         raise InputError(f"scopes are {', '.join(scopes) or 'none'}; they must be of {', '.join(SCOPES)}")
-    if "admin" in scopes and who.role != "admin":
-        raise NotAllowed("only an admin's token can have the scope admin")
+    if "admin" in scopes and not who.may_manage:
+        raise NotAllowed("only the token of an admin or of a project's manager can have the scope admin")
     prefix, now = f"{TOKEN_MARK}{secrets.token_hex(4)}", studio.clock()
     secret = f"{prefix}_{secrets.token_urlsafe(32)}"
     with studio.write() as session:
@@ -352,13 +369,13 @@ def of_token(studio: Studio, secret: str) -> Who | None:
         row = session.execute(_by_token(), {"hash": hash_of(secret)}).one_or_none()
         if row is None:
             return None
-        account, token = row
+        account, token, leads = row
         # The hash was found by equality in an index; comparing it again in constant time costs nothing.
         if not secrets.compare_digest(token.token_sha256, hash_of(secret)):
             return None
         if token.expires_at is not None and token.expires_at <= studio.clock():
             return None
-        return _who(account, scopes=tuple(token.scopes), csrf="")
+        return _who(account, scopes=tuple(token.scopes), csrf="", leads=leads)
 
 
 def tokens_of(studio: Studio, who: Who) -> list[TokenInfo]:
@@ -484,7 +501,7 @@ def anonymise(studio: Studio, id: int, *, by: int | None) -> str:
             entity="annotator",
             id=row.annotator_id,
         )
-        for table in (_Session, _Token, studio_models.PasswordReset):
+        for table in (_Session, _Token, _Member, studio_models.PasswordReset):
             session.execute(delete(table).where(table.account_id == id))
         session.delete(row)
         return name
@@ -505,7 +522,7 @@ def _keep_an_admin(session: Session, row: studio_models.Account) -> None:
         raise Conflict("this is the only admin; make another one first")
 
 
-def _who(row: studio_models.Account, *, scopes: tuple[Scope, ...], csrf: str) -> Who:
+def _who(row: studio_models.Account, *, scopes: tuple[Scope, ...], csrf: str, leads: Any = "") -> Who:
     role: Any = row.role
     return Who(
         account=row.id,
@@ -515,4 +532,5 @@ def _who(row: studio_models.Account, *, scopes: tuple[Scope, ...], csrf: str) ->
         scopes=scopes,
         csrf=csrf,
         settings=dict(row.settings),
+        leads=leads,
     )

@@ -20,7 +20,7 @@ from prefloop.data.store import judging, models, studio_models
 from prefloop.data.store.values import Choice, Conflict, Judgement
 from prefloop.errors import InputError
 from prefloop.records import Prompt
-from prefloop.studio import audit
+from prefloop.studio import access, audit
 from prefloop.studio.assign import lock_annotator
 from prefloop.studio.edits import current_judgement
 from prefloop.studio.projects import project_of
@@ -118,6 +118,7 @@ def queue(studio: Studio, project: Project, person: int) -> list[int]:
     if project.settings.kind not in KINDS:
         return []
     with studio.read() as session:
+        access.check(session, project.id, person, "adjudicator")
         said = said_of(session, project.id)
         done = _decisions(session, project.id)
     waiting = {
@@ -144,6 +145,7 @@ def case(studio: Studio, project: int, item: int, person: int) -> Case:
 
 
 def _case(session: Session, project: Project, item: int, person: int) -> Case:
+    access.check(session, project.id, person, "adjudicator")
     said = said_of(session, project.id).get(item, [])
     if (
         project.settings.kind not in KINDS

@@ -15,12 +15,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from prefloop.data.store.values import ExportKind
 from prefloop.records import Prompt
-from prefloop.studio import accounts, exchange, passwords, people_log
+from prefloop.studio import accounts, exchange, members, passwords, people_log
 from prefloop.studio.accounts import Who
 from prefloop.studio.render import to_html
-from prefloop.studio.security import admin, limit, reader, root_of, signed_in, studio_of, worker
+from prefloop.studio.security import admin, limit, manager, reader, root_of, signed_in, studio_of, worker
 from prefloop.studio.values import (
     LONGEST_TEXT,
+    Access,
     Answer,
     Assignment,
     Past,
@@ -129,10 +130,15 @@ class ProjectIn(Strict):
     scales: list[ScaleIn] | None = Field(default=None, max_length=10)
     render: Literal["plain", "markdown"] = "plain"
     gold_share: float = Field(default=0.0, ge=0, le=0.5)
+    access: Access | None = Field(
+        default=None,
+        description="who belongs to it: its members (of a new one, if nothing is said), or everybody with an account",
+    )
 
-    def settings(self) -> ProjectSettings:
-        """As the services take it."""
+    def settings(self, access: Access) -> ProjectSettings:
+        """As the services take it. `access`: where nothing is said of it."""
         values: dict[str, Any] = self.model_dump(exclude={"flags", "scales", "state"})
+        values["access"] = self.access or access
         if self.flags is not None:
             values["flags"] = tuple(self.flags)
         if self.scales is not None:
@@ -389,18 +395,22 @@ def save_settings(request: Request, body: SettingsIn, who: Who = Depends(worker)
 
 @router.get("/projects", tags=["projects"])
 def list_projects(request: Request, who: Who = Depends(reader)) -> list[ProjectOut]:  # noqa: B008
-    """Every project and how far it is."""
+    """The projects that you belong to, and how far they are."""
     studio = studio_of(request)
-    projects = studio.projects()
+    roles = members.roles(studio, who.annotator)
+    projects = [each for each in studio.projects() if each.id in roles]
     progress = studio.progress([project.id for project in projects])
-    return [_project_out(each, progress[each.id], everything=who.is_admin) for each in projects]
+    return [
+        _project_out(each, progress[each.id], everything=who.may_manage and roles[each.id] == "manager")
+        for each in projects
+    ]
 
 
 @router.post("/projects", tags=["projects"], status_code=201)
 def create_project(request: Request, body: ProjectIn, who: Who = Depends(admin)) -> ProjectOut:  # noqa: B008
     """A new project, without items."""
     studio = studio_of(request)
-    project = studio.create_project(body.settings(), by=who.annotator)
+    project = studio.create_project(body.settings("members"), by=who.annotator)
     return _project_out(project, studio.progress([project.id])[project.id], everything=True)
 
 
@@ -408,8 +418,9 @@ def create_project(request: Request, body: ProjectIn, who: Who = Depends(admin))
 def get_project(request: Request, id: Number, who: Who = Depends(reader)) -> ProjectOut:  # noqa: B008
     """One project and how far it is."""
     studio = studio_of(request)
-    project = studio.project(id)
-    return _project_out(project, studio.progress([id])[id], everything=who.is_admin)
+    members.require(studio, id, who.annotator)
+    runs = who.may_manage and members.roles(studio, who.annotator).get(id) == "manager"
+    return _project_out(studio.project(id), studio.progress([id])[id], everything=runs)
 
 
 @router.put("/projects/{id}", tags=["projects"])
@@ -417,11 +428,12 @@ def change_project(
     request: Request,
     id: Number,
     body: ChangeIn,
-    who: Who = Depends(admin),  # noqa: B008
+    who: Who = Depends(manager),  # noqa: B008
 ) -> ProjectOut:
     """New settings; answers keep the version of the guidelines they were given under."""
     studio = studio_of(request)
-    project = studio.change_project(id, body.settings(), state=body.state, by=who.annotator)
+    settings = body.settings(studio.project(id).settings.access)
+    project = studio.change_project(id, settings, state=body.state, by=who.annotator)
     return _project_out(project, studio.progress([id])[id], everything=True)
 
 
@@ -430,7 +442,7 @@ def import_items(
     request: Request,
     id: Number,
     body: Annotated[bytes, Body(media_type="application/jsonl", max_length=64 * 2**20)],
-    who: Who = Depends(admin),  # noqa: B008
+    who: Who = Depends(manager),  # noqa: B008
     name: Annotated[str, Query(max_length=100, pattern=r"^[\w. -]+$")] = "upload.jsonl",
     format: Annotated[
         str, Query(max_length=50, description="a format of docs/data.md; empty goes by columns")
@@ -451,7 +463,7 @@ def import_items(
 def export_judgements(
     request: Request,
     id: Number,
-    who: Who = Depends(admin),  # noqa: B008
+    who: Who = Depends(manager),  # noqa: B008
     kind: Literal["comparisons", "rankings", "labels", "scores", "demonstrations"] = "comparisons",
     adjudicated: Annotated[
         bool, Query(description="take an adjudicator's decision in place of the answers it decides between")

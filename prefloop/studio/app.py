@@ -16,7 +16,7 @@ from prefloop import __version__
 from prefloop.data.store.database import HEAD, Unavailable
 from prefloop.data.store.values import Conflict
 from prefloop.errors import InputError
-from prefloop.studio import api, api_chat, pages, pages_adjudicate
+from prefloop.studio import api, api_chat, api_members, pages, pages_adjudicate, pages_members
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.prefix import Prefix, check_prefix, parsed
 from prefloop.studio.security import Guard, RateLimit, root_of
@@ -61,8 +61,10 @@ def make_app(
     }
     app.include_router(api.router)
     app.include_router(api_chat.router)
+    app.include_router(api_members.router)
     app.include_router(pages.router)
     app.include_router(pages_adjudicate.router)
+    app.include_router(pages_members.router)
     app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])
     app.add_api_route("/readyz", _ready, methods=["GET"], tags=["server"], response_model=None)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, aliased
 from prefloop.data.store import judging, models, studio_models
 from prefloop.data.store.models import UtcTime
 from prefloop.data.store.values import Conflict, Judgement
-from prefloop.studio import answers, audit
+from prefloop.studio import access, answers, audit
 from prefloop.studio.edits import current_judgement, write_edit
 from prefloop.studio.projects import project_of
 from prefloop.studio.values import Answer, Assignment, NotFound, Project, Receipt
@@ -46,6 +46,7 @@ def lease(
     What the annotator was given before and has not answered comes first, so a page that is loaded again goes on where it was.
     """
     lock_annotator(session, annotator)
+    access.check(session, project.id, annotator)
     expire(session, now)
     if project.state != "open" or project.settings.kind == "chat":
         return None  # a chat's items are made as one talks, for whoever talks; see `chats`
@@ -376,6 +377,15 @@ def give_back(session: Session, token: str, annotator: int) -> None:
         _release(session, row.task_id)
 
 
+def give_all_back(session: Session, project: int, annotator: int) -> None:
+    """Return everything that somebody has in front of them in a project."""
+    lock_annotator(session, annotator)
+    for row in session.scalars(_held(), {"project": project, "annotator": annotator}).all():
+        row.state = "returned"
+        session.flush()
+        _release(session, row.task_id)
+
+
 def save_draft(
     session: Session, token: str, annotator: int, draft: Mapping[str, Any], *, now: datetime
 ) -> None:
@@ -389,11 +399,12 @@ def save_draft(
 
 
 def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.Assignment, Project, int]:
-    """The annotator's own assignment, locked, its project, and the number of its item."""
+    """The annotator's own assignment, locked, its project, and the number of its item; `NotFound` for who does not belong there any more."""
     found = session.execute(_own(), {"token": token, "annotator": annotator}).one_or_none()
     if found is None:
         raise NotFound("there is no such assignment of yours")
     row, project, item = found
+    access.check(session, project, annotator)
     return row, project_of(session, project), item
 
 

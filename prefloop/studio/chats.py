@@ -21,7 +21,7 @@ from prefloop.data.store.values import Conflict
 from prefloop.data.store.writing import add_checkpoint, add_completions, add_items
 from prefloop.errors import InputError
 from prefloop.records import Completion, Message, Prompt
-from prefloop.studio import assign, audit
+from prefloop.studio import access, assign, audit
 from prefloop.studio.projects import project_of
 from prefloop.studio.responders import Candidate
 from prefloop.studio.values import LONGEST_TEXT, NotFound, Talk
@@ -35,6 +35,7 @@ def open_chat(session: Session, id: int, annotator: int, *, new: bool, now: date
     """Token of the annotator's conversation in a project, a new one if there is none or `new` asks for it."""
     assign.lock_annotator(session, annotator)
     project = project_of(session, id)
+    access.check(session, id, annotator)
     if project.settings.kind != "chat":
         raise InputError(f"project {project.settings.name!r} is of kind {project.settings.kind}, not chat")
     if project.state != "open":
@@ -231,6 +232,7 @@ def _owned(session: Session, token: str, annotator: int, *, lock: bool = False) 
     row = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
     if row is None:
         raise NotFound("there is no such conversation of yours")
+    access.check(session, row.project_id, annotator)
     return row
 
 

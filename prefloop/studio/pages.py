@@ -17,7 +17,7 @@ from prefloop.data.formats import FORMATS
 from prefloop.data.layouts import LAYOUTS
 from prefloop.data.store.values import ExportKind
 from prefloop.errors import InputError
-from prefloop.studio import accounts, adjudicate, admin_views, passwords, people_log, removal
+from prefloop.studio import accounts, adjudicate, admin_views, members, passwords, people_log, removal
 from prefloop.studio.accounts import Who
 from prefloop.studio.api import download
 from prefloop.studio.keys import KEYS
@@ -32,6 +32,7 @@ from prefloop.studio.security import (
     client_of,
     form_token,
     limit,
+    manager,
     root_of,
     set_cookie,
     studio_of,
@@ -111,6 +112,14 @@ def _admin(request: Request) -> Who:
 
 Signed = Annotated[Who, Depends(_in)]
 Admin = Annotated[Who, Depends(_admin)]
+
+
+def _manager(request: Request, id: Id, who: Signed) -> Who:
+    """Who may run the project of the page."""
+    return manager(request, id, who)
+
+
+Manager = Annotated[Who, Depends(_manager)]
 
 
 # Getting in
@@ -198,7 +207,8 @@ def join(request: Request, secret: str, form: Form) -> Response:
         return answer
     cookie = accounts.open_session(studio, who.account)
     # Straight to the first question, where there is one.
-    open_projects = [each.id for each in studio.projects() if each.state == "open"]
+    belongs = members.roles(studio, who.annotator)
+    open_projects = [each.id for each in studio.projects() if each.state == "open" and each.id in belongs]
     return _let_in(request, cookie, f"/label/{open_projects[0]}" if open_projects else "/")
 
 
@@ -238,7 +248,8 @@ def queue(request: Request) -> Response:
     if who is None:
         return RedirectResponse(f"{root_of(request)}/login", 303)
     studio = studio_of(request)
-    projects = [each for each in studio.projects() if each.state != "archived"]
+    belongs = members.roles(studio, who.annotator)
+    projects = [each for each in studio.projects() if each.state != "archived" and each.id in belongs]
     progress = studio.progress([project.id for project in projects])
     with studio.read() as session:
         mine = {each.id: people_log.counts(session, each.id, who.annotator) for each in projects}
@@ -249,6 +260,7 @@ def queue(request: Request) -> Response:
 def label_page(request: Request, id: Id, who: Signed) -> Response:
     """Where one judges."""
     studio = studio_of(request)
+    members.require(studio, id, who.annotator)
     project = studio.project(id)
     settings = project.settings
     about = {
@@ -368,28 +380,31 @@ def _settings(request: Request, who: Who, *, error: str = "") -> Response:
 
 
 @router.get("/admin")
-def admin_page(request: Request, who: Admin) -> Response:
-    """Projects and rounds at a glance."""
+def admin_page(request: Request, who: Signed) -> Response:
+    """Projects and rounds at a glance; of somebody who is no admin, the projects that they manage."""
+    if not who.may_manage:
+        raise HTTPException(403, "only an admin, or the manager of a project, may see this page")
     studio = studio_of(request)
-    projects = studio.projects()
+    roles = members.roles(studio, who.annotator)
+    projects = [each for each in studio.projects() if roles.get(each.id) == "manager"]
     return page(
         request,
         "admin",
         who,
         projects=projects,
         progress=studio.progress([project.id for project in projects]),
-        rounds=admin_views.rounds(studio),
+        rounds=admin_views.rounds(studio) if who.is_admin else [],
     )
 
 
 @router.get("/admin/new")
 def new_project_page(request: Request, who: Admin) -> Response:
     """The form for a new project."""
-    return _project_form(request, who, None, ProjectSettings(name="new"), "")
+    return _project_form(request, who, None, ProjectSettings(name="new", access="members"), "")
 
 
 @router.get("/admin/projects/{id}")
-def project_page(request: Request, id: Id, who: Admin) -> Response:
+def project_page(request: Request, id: Id, who: Manager) -> Response:
     """One project: progress, annotators, items, import, export."""
     studio = studio_of(request)
     project = studio.project(id)
@@ -409,14 +424,14 @@ def project_page(request: Request, id: Id, who: Admin) -> Response:
 
 @router.get("/admin/projects/{id}/export")
 def export(
-    request: Request, id: Id, who: Admin, kind: ExportKind = "comparisons", adjudicated: bool = False
+    request: Request, id: Id, who: Manager, kind: ExportKind = "comparisons", adjudicated: bool = False
 ) -> Response:
     """Download what was said. What cannot be exported is told on a page: a cancelled download would not say why."""
     return download(request, id, kind, adjudicated, who)
 
 
 @router.get("/admin/projects/{id}/edit")
-def edit_project_page(request: Request, id: Id, who: Admin) -> Response:
+def edit_project_page(request: Request, id: Id, who: Manager) -> Response:
     """The form for a project's settings."""
     project = studio_of(request).project(id)
     return _project_form(request, who, id, project.settings, "", state=project.state)
@@ -453,13 +468,18 @@ def new_project(request: Request, who: Admin, form: Form) -> Response:
         project = studio_of(request).create_project(settings, by=who.annotator)
     except InputError as error:
         return _project_form(
-            request, who, None, settings or ProjectSettings(name="new"), str(error), status=422
+            request,
+            who,
+            None,
+            settings or ProjectSettings(name="new", access="members"),
+            str(error),
+            status=422,
         )
     return RedirectResponse(f"{root_of(request)}/admin/projects/{project.id}", 303)
 
 
 @router.post("/admin/projects/{id}/edit")
-def edit_project(request: Request, id: Id, who: Admin, form: Form) -> Response:
+def edit_project(request: Request, id: Id, who: Manager, form: Form) -> Response:
     """Change a project."""
     check_csrf(who, form.get("csrf", ""))
     studio = studio_of(request)
@@ -528,6 +548,7 @@ def _settings_of(form: dict[str, str]) -> ProjectSettings:
         "flags": tuple(flag.strip() for flag in form.get("flags", "").splitlines() if flag.strip()),
         "render": form.get("render", "plain"),
         "gold_share": number("gold_percent") / 100,
+        "access": form.get("access", "members"),
     }
     if scales:
         values["scales"] = tuple(scales)

@@ -6,7 +6,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from prefloop.studio import adjudicate, admin_views
+from prefloop.studio import adjudicate, admin_views, members
 from prefloop.studio.accounts import Who
 from prefloop.studio.api import assignment_clips, turns
 from prefloop.studio.keys import KEYS as LABEL_KEYS
@@ -28,7 +28,7 @@ KEYS = {"first": "1", "second": "2", "tie": "3", "both_bad": "0", "good": "1", "
 
 def _adjudicator(who: Signed) -> Who:
     if not who.may_adjudicate:
-        raise HTTPException(403, "only adjudicators and admins decide where others disagree")
+        raise HTTPException(403, "only adjudicators, managers and admins decide where others disagree")
     return who
 
 
@@ -41,10 +41,13 @@ def queue_page(
 ) -> Response:
     """Items that wait for a decision, by project; straight to the first one where a project is named."""
     studio = studio_of(request)
+    roles = members.roles(studio, who.annotator)
     waiting = [
         (each, adjudicate.queue(studio, each, who.annotator))
         for each in studio.projects()
-        if each.settings.kind in adjudicate.KINDS and project in (None, each.id)
+        if each.settings.kind in adjudicate.KINDS
+        and project in (None, each.id)
+        and roles.get(each.id) in ("adjudicator", "manager")
     ]
     if project is not None and waiting and waiting[0][1]:
         return RedirectResponse(f"{root_of(request)}/adjudicate/{project}/{waiting[0][1][0]}", 303)

@@ -265,6 +265,7 @@ def _columns(settings: ProjectSettings) -> dict[str, Any]:
 def _project(row: studio_models.Project) -> Project:
     kind: Any = row.kind
     render: Any = row.render
+    access: Any = row.access
     state: Any = row.state
     return Project(
         id=row.id,
@@ -281,6 +282,7 @@ def _project(row: studio_models.Project) -> Project:
             scales=tuple(Scale(name=scale["name"], levels=scale["levels"]) for scale in row.scales),
             render=render,
             gold_share=row.gold_share,
+            access=access,
         ),
         state=state,
     )

@@ -58,6 +58,7 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
         chats = select(_Chat.id).where(_Chat.project_id == id)
         session.execute(delete(studio_models.ChatTurn).where(studio_models.ChatTurn.chat_id.in_(chats)))
         session.execute(delete(_Chat).where(_Chat.project_id == id))
+        session.execute(delete(studio_models.Membership).where(studio_models.Membership.project_id == id))
         # What was said in it refers to the assignments of its answers, which is never changed: those stay, and lead nowhere.
         kept = select(studio_models.JudgementDetail.assignment_id).where(
             studio_models.JudgementDetail.assignment_id.is_not(None)

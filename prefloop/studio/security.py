@@ -12,13 +12,14 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from threading import Lock
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Depends, HTTPException, Request, Response
+from fastapi import Depends, HTTPException, Path, Request, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prefloop.studio import accounts
+from prefloop.studio import accounts, members
 from prefloop.studio.accounts import Who
 from prefloop.studio.service import Studio
 
@@ -243,6 +244,16 @@ async def admin(who: Who = Depends(signed_in)) -> Who:  # noqa: B008
     """An admin, with the scope for it."""
     if not who.is_admin:
         raise HTTPException(403, "only an admin may do this")
+    return who
+
+
+def manager(
+    request: Request, id: Annotated[int, Path(ge=0, lt=2**31)], who: Annotated[Who, Depends(signed_in)]
+) -> Who:
+    """Who may run the project that the path names, with the scope for it."""
+    if not who.may_manage:
+        raise HTTPException(403, "only an admin, or a manager of this project, may do this")
+    members.require(studio_of(request), id, who.annotator, "manager")
     return who
 
 

@@ -27,6 +27,11 @@ Render = Literal["plain", "markdown"]
 State = Literal["open", "paused", "closed", "archived"]
 STATES: tuple[str, ...] = get_args(State)
 """Of projects. An archived one is shown to admins only; all it holds stays."""
+ProjectRole = Literal["annotator", "adjudicator", "manager"]
+PROJECT_ROLES: tuple[ProjectRole, ...] = get_args(ProjectRole)
+"""What somebody may do in a project, each more than the one before: judge; decide where others disagree; run the project."""
+Access = Literal["members", "everyone"]
+ACCESS: tuple[Access, ...] = get_args(Access)
 AssignmentState = Literal["leased", "submitted", "skipped", "expired", "returned", "surplus"]
 DONE: tuple[str, ...] = ("submitted", "skipped", "surplus")
 """States of an assignment that has an answer."""
@@ -75,6 +80,8 @@ class ProjectSettings:
     render: Render = "plain"
     gold_share: float = 0.0
     """Share of questions whose answer is known, where there are such items."""
+    access: Access = "everyone"
+    """Who belongs to the project: everybody with an account, or its members only. Others are not told that it is there."""
 
     def __post_init__(self) -> None:
         require(0 < len(self.name.strip()) <= 100, "a project's name must have 1 to 100 characters")
@@ -107,6 +114,7 @@ class ProjectSettings:
         )
         require(self.render in get_args(Render), f"render is {self.render!r}; it must be plain or markdown")
         require(0 <= self.gold_share <= 0.5, f"gold_share is {self.gold_share}; it must be between 0 and 0.5")
+        require(self.access in ACCESS, f"access is {self.access!r}; it must be members or everyone")
         require(len(self.guidelines) <= 100_000, "guidelines are longer than 100,000 characters")
 
 

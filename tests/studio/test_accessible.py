@@ -49,6 +49,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                 "help": paths["pair"],
                 "project": f"/admin/projects/{projects['shared']}",
                 "edit project": f"/admin/projects/{projects['shared']}/edit",
+                "members": f"/admin/projects/{projects['shared']}/members",
                 "annotator": f"/admin/annotators/{bea}",
                 "case": f"/adjudicate?project={projects['shared']}",
             }
@@ -87,7 +88,18 @@ STATES: dict[str, tuple[str, ...]] = {
     "help": ("?",),
     "chat": (),
 }
-PAGES = [*STATES, "project", "edit project", "annotator", "case", "/", "/history", "/settings", "/adjudicate"]
+PAGES = [
+    *STATES,
+    "project",
+    "edit project",
+    "members",
+    "annotator",
+    "case",
+    "/",
+    "/history",
+    "/settings",
+    "/adjudicate",
+]
 PAGES += ["/admin", "/admin/new", "/admin/quality", "/admin/people", "/admin/audit", "/nowhere"]
 
 

@@ -21,6 +21,7 @@ class Project(Base):
     __table_args__ = (
         CheckConstraint("kind IN ('pair', 'rank', 'rate', 'binary', 'edit', 'clip', 'chat')", name="kind"),
         CheckConstraint("state IN ('open', 'paused', 'closed', 'archived', 'deleted')", name="state"),
+        CheckConstraint("access IN ('members', 'everyone')", name="access"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -46,6 +47,8 @@ class Project(Base):
     """Share of questions whose answer is known."""
     state: Mapped[str] = mapped_column(String(16))
     """A deleted project is a row without questions, to which only withdrawn answers lead; see `removal` in the studio."""
+    access: Mapped[str] = mapped_column(String(16))
+    """Whether everybody with an account belongs to it, or its members only."""
     created_at: Mapped[datetime]
 
 
@@ -188,6 +191,22 @@ class Account(Base):
     active: Mapped[bool]
     settings: Mapped[Any]
     """Keys and appearance, as the person set them."""
+    created_at: Mapped[datetime]
+
+
+class Membership(Base):
+    """A person's role in a project. Admins need none."""
+
+    __tablename__ = "membership"
+    __table_args__ = (
+        UniqueConstraint("project_id", "account_id"),
+        CheckConstraint("role IN ('annotator', 'adjudicator', 'manager')", name="role"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id", ondelete="CASCADE"))
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    role: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
 
 

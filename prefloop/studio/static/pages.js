@@ -94,6 +94,34 @@ for (const button of document.querySelectorAll("[data-reset]")) {
   }));
 }
 
+const memberForm = find("member");
+if (memberForm) {
+  const path = `/api/v1/projects/${memberForm.dataset.of}/members`;
+  memberForm.addEventListener("submit", told(find("member-told"), async () => {
+    const { login, role } = memberForm.elements;
+    await send("PUT", path, { login: login.value, role: role.value }, csrf);
+    location.reload();
+  }));
+  for (const choice of document.querySelectorAll("[data-member]")) {
+    choice.addEventListener("change", told(find("member-told"), async () => {
+      try {
+        await send("PUT", path, { login: choice.dataset.member, role: choice.value }, csrf);
+        choice.dataset.was = choice.value;
+        find("member-told").textContent = `${choice.dataset.member} is ${choice.value} now.`;
+      } catch (error) {
+        choice.value = choice.dataset.was;
+        throw error;
+      }
+    }));
+  }
+  for (const button of document.querySelectorAll("[data-remove]")) {
+    button.addEventListener("click", told(find("member-told"), async () => {
+      await send("DELETE", `${path}/${button.dataset.remove}`, undefined, csrf);
+      location.reload();
+    }));
+  }
+}
+
 const inviteForm = find("invite");
 if (inviteForm) {
   inviteForm.addEventListener("submit", told(find("invited"), async () => {
