@@ -41,6 +41,7 @@ class _Area:
 
 
 _orders = _of("algorithms/test_wiring.py::test_every_epoch_of_every_step_has_an_order_of_its_own")
+_shaped = _of("algorithms/test_own_samples.py::test_the_choice_goes_by_shaped_scores")
 _may_change = _of("algorithms/test_wiring.py::test_a_resumed_run_may_change_these_settings_and_no_others")
 _resume = _of("runtime/test_run.py::test_save_every_and_keep")
 _policies = _of("evaluation/test_coverage.py::test_numbers_of_policies_are_covered")
@@ -111,15 +112,15 @@ PLANTS: tuple[Plant, ...] = (
     _of("algorithms/test_wiring.py::test_whitening_reaches_over_what_is_learned_from")(
         "loop/critic_free_experience.py", "Moments.of(advantages, learned)", "Moments.of(advantages, mask)",
         "Whitening's moments are of completions that are not learned from too"),
-    _golden("remax")("algorithms/critic_free.py", "k=1, first_key=GREEDY_KEYS, sampling=greedy", "k=1, sampling=greedy",
-           "The greedy baseline has the samples' random keys"),
-    _golden("xpo")(
+    _golden("remax")("algorithms/critic_free.py", "k=1, first_key=GREEDY_KEYS, sampling=greedy", "k=1, first_key=GREEDY_KEYS",
+           "The greedy baseline is drawn"),
+    _shaped(
         "algorithms/online_dpo.py", "rows = shaped.view(-1, 2)", "rows = scores.view(-1, 2)",
         "Online DPO chooses by raw scores, not by shaped ones"),
     _golden("xpo")(
         "algorithms/online_dpo.py", "source.draw(reference, step, k=1, first_key=REFERENCE_KEYS)",
         "source.draw(policy, step, k=1, first_key=REFERENCE_KEYS)", "XPO's second completion is the policy's own"),
-    _golden("expert")(
+    _shaped(
         "algorithms/expert.py", "kept_of(config, shape(rollout, scores).view(", "kept_of(config, scores.view(",
         "Expert iteration keeps by raw scores, not by shaped ones"),
     _golden("nash_md")(
@@ -149,7 +150,7 @@ PLANTS: tuple[Plant, ...] = (
     _resumed("grpo")(
         "loop/online.py", "if policy.adapter_name != BASE or not run.start:", "if policy.adapter_name != BASE or run.start >= 0:",
         "After a restart the reference is the trained policy"),
-    _setting("ppo-own")(
+    _of("algorithms/test_ppo_options.py::test_the_average_is_saved_and_equals_one_by_hand")(
         "loop/actor_critic.py", "MovingAverage(dict(policy_groups[0].parameters), decay=config.ema)",
         "MovingAverage(dict(policy_groups[0].parameters), decay=0.99)", "The moving average has a decay of its own"),
     _of("algorithms/test_filter.py::test_models_read_no_more_than_the_budgets")("algorithms/filter.py", "budgets=cut)", "budgets=None)",

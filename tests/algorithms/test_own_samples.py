@@ -12,6 +12,7 @@ import torch
 from prefloop.algorithms import expert, online_dpo
 from prefloop.configs.common import RunSettings, Sampling
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
+from prefloop.configs.ppo import ScoreShaping
 from prefloop.errors import InputError
 from prefloop.models.load import load_policy
 from prefloop.models.packing import pack
@@ -153,6 +154,37 @@ def test_the_higher_score_is_chosen_and_ties_are_left_out(
     with torch.no_grad():
         theirs = reference(pack(pairs.groups, "cpu"), temperature=config.sampling.temperature)
     torch.testing.assert_close(theirs.sum(1).view(-1, 2), pairs.reference, rtol=1e-4, atol=1e-4)
+
+
+def letters(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """More of them are better, before lengths are paid for."""
+    return [float(len(text)) for text in completions]
+
+
+LENGTHS_COST = ScoreShaping(length_penalty=100.0)
+
+
+def test_the_choice_goes_by_shaped_scores(project: Path, tmp_path: Path, judged: list[tuple[Any, ...]]):
+    """Where a token costs more than it brings, the shorter completion is chosen, and the worse ones by score are kept."""
+    settings = {
+        "model": str(project / "stopping/final"),
+        "reward_model": "tests.algorithms.test_own_samples:letters",
+        "reward": LENGTHS_COST,
+    }
+    logged(OnlineDPOConfig(**shared(project, tmp_path / "dpo", **settings)))
+    pairs = judged[0][-1]
+    lengths = [[len(completion) for completion in group.completions] for group in pairs.groups]
+    assert any(chosen < rejected for chosen, rejected in lengths)
+    assert all(chosen <= rejected for chosen, rejected in lengths)
+    for keep in ("best", "above"):
+        folder = tmp_path / keep
+        config = ExpertConfig(
+            **shared(project, folder, run=RunSettings(out=str(folder)), **settings),
+            completions_per_prompt=4,
+            keep=keep,
+        )
+        (row,) = logged(config)
+        assert row["score_kept"] < row["score"]
 
 
 def test_where_all_scores_tie_no_update_is_made(project: Path, tmp_path: Path):
