@@ -42,6 +42,7 @@ STAGE_NAMES = (  # functions of `prefloop.api.stages`, a command each
     "distill_context",
 )
 _ATTRIBUTES = {
+    "align": "prefloop.api.aligning:align",
     "plan": "prefloop.api.aligning:plan",
     "load_policy": "prefloop.api.texts:load_policy",
     "load_reward_model": "prefloop.api.texts:load_reward_model",

@@ -1,11 +1,15 @@
-"""`prefloop plan` as a function."""
+"""`prefloop align` and `prefloop plan` as functions."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from prefloop.api.given import settings_from
-from prefloop.configs.align import PlanConfig
+from prefloop.api.given import free_folder, settings_from
+from prefloop.api.results import PolicyRun
+from prefloop.configs.align import AlignConfig, PlanConfig
 from prefloop.recipes.align.decide import Decided
+from prefloop.recipes.align.run import align as _align
 from prefloop.recipes.align.run import plan as _plan
 from prefloop.recipes.align.screen import screen
 
@@ -38,6 +42,47 @@ def plan(**given: Any) -> AlignPlan:
         InputError: A setting is wrong, or what it names could not be trained on.
     """
     return AlignPlan(_plan(settings_from(PlanConfig, _listed(given), stage="plan")))
+
+
+class Aligned:
+    """A finished `align`: the verdict, the numbers behind it, the policies and the report."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.numbers: dict[str, Any] = json.loads((self.folder / "align.json").read_text("utf-8"))
+        """`align.json`: each policy's win rate, raw and at equal length, the judge's accuracy and calibration, estimates beside what was taken."""
+
+    @property
+    def verdict(self) -> str:
+        """What came of it, in a sentence."""
+        return self.numbers["verdict"]
+
+    @property
+    def policies(self) -> dict[str, PolicyRun]:
+        """The trained policies by method."""
+        names = [each["name"] for each in self.numbers["policies"]]
+        return {name: PolicyRun(name, self.folder / name) for name in names}
+
+    @property
+    def report(self) -> Path:
+        """A page to open in a browser."""
+        return self.folder / "report.html"
+
+    def __repr__(self) -> str:
+        return f"Aligned({str(self.folder)!r}): {self.verdict}"
+
+
+def align(**given: Any) -> Aligned:
+    """Make a model better by comparisons, and say whether it is: `prefloop align`, which asks nothing when it is called from Python.
+
+    Raises:
+        InputError: A setting is wrong, or what it names could not be trained on.
+    """
+    asked = {"yes": True, **_listed(given)}
+    if "out" not in asked:
+        asked["out"] = str(free_folder("align"))
+    config = settings_from(AlignConfig, asked, stage="align")
+    return Aligned(_align(config).parent)
 
 
 def _listed(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,16 @@ CRITIC_FREE = (
 """Presets of one algorithm: command, settings, summary."""
 
 STAGES: Mapping[str, Command] = {
+    "align": Command(
+        summary="make a model better by a file of comparisons, and report whether it is",
+        settings="prefloop.configs.align:AlignConfig",
+        work="prefloop.recipes.align.run:align",
+        examples=(
+            "prefloop align --model MODEL --data comparisons.jsonl --out runs/aligned",
+            "prefloop align --model MODEL --data comparisons.jsonl --method dpo grpo --minutes 60 --yes true --out runs/aligned",
+            "prefloop align --config runs/aligned/config.yaml --resume true",
+        ),
+    ),
     "plan": Command(
         summary="say what `align` would do with a model and a file of comparisons, and what it would cost",
         settings="prefloop.configs.align:PlanConfig",

@@ -1,4 +1,4 @@
-"""Settings of `prefloop plan`."""
+"""Settings of `prefloop align` and `prefloop plan`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -75,6 +75,22 @@ class PlanConfig:
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
+        _require(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignConfig(PlanConfig):
+    """Make a model better by a file of comparisons, and report whether it is: plan, train, judge by a model that no policy learned from."""
+
+    out: str
+    """Project folder: data, a folder for each stage, summary.json and report.html."""
+    yes: bool = False
+    """Start without asking."""
+    resume: bool = False
+    """Go on with the project: finished stages are kept, an unfinished one goes on from its last checkpoint."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.out), "out is empty; name the project folder, for example --out runs/aligned")
         _require(self)
 
 

@@ -41,6 +41,16 @@ STAGES: Mapping[str, str] = {
     "dpo": "DPO",
 }
 """Folders that a project's stages log into, and their headings."""
+FURTHER_STAGES: Mapping[str, str] = {
+    "judge": "Judge",
+    "ipo": "IPO",
+    "simpo": "SimPO",
+    "orpo": "ORPO",
+    "grpo": "GRPO",
+    "rloo": "RLOO",
+    "online_dpo": "Online DPO",
+}
+"""Those that only some projects have."""
 SHARES = ("win_rate_vs_sft", "repetition", "positive_share", "ended", "duplicates")
 """Estimates that are written as per cent."""
 HEADINGS: Mapping[str, str] = {
@@ -144,9 +154,12 @@ def collect(project_dir: str | Path) -> ReportData:
             "There is no evaluation.json, so samples and reward-model tables are left out; `prefloop eval` writes it."
         )
     metrics = {}
-    for stage, heading in STAGES.items():
+    ran = {each.stage for each in summary.stages} if summary else set[str]()
+    for stage, heading in {**STAGES, **FURTHER_STAGES}.items():
         path = folder / stage / "metrics.jsonl"
         if not path.exists():
+            if stage in FURTHER_STAGES or (summary and summary.recipe == "align" and stage not in ran):
+                continue  # no stage of this project
             missing.append(f"There is no {stage}/metrics.jsonl, so the curves of {heading} are left out.")
             continue
         metrics[stage] = read_metrics(path)
@@ -185,6 +198,9 @@ def build_report(data: ReportData) -> str:
     page = _template().render(
         title=f"prefloop report: {summary.recipe if summary else data.project}",
         project=data.project,
+        start=summary.start if summary else "SFT",
+        judge=summary.judge if summary else "the gold judge",
+        gold=heading("gold", summary) if summary else figures.GOLD,
         summary=summary,
         facts=_facts(summary) if summary else [],
         columns=columns,
@@ -221,6 +237,12 @@ def policy_slots(data: ReportData) -> dict[str, int]:
     return {name: slot for slot, name in enumerate(dict.fromkeys(names))}
 
 
+def heading(name: str, summary: Summary) -> str:
+    """Of a column, with what this project's start and judge are called."""
+    text = HEADINGS.get(name, name.replace("_", " ").capitalize())
+    return text.replace(figures.GOLD, figures.judged_by(summary)).replace("SFT", summary.start)
+
+
 def headline_table(
     summary: Summary, slots: Mapping[str, int]
 ) -> tuple[list[tuple[str, str]], list[PolicyRow]]:
@@ -228,10 +250,7 @@ def headline_table(
     known = ("win_rate_vs_sft", "gold", "proxy", "kl", "length", "repetition")
     further = dict.fromkeys(name for p in summary.policies for name in p.further)
     names = [n for n in known if any(getattr(p, n) is not None for p in summary.policies)] + list(further)
-    columns = [
-        (HEADINGS.get(name, name.replace("_", " ").capitalize()), summary.units.get(name, ""))
-        for name in names
-    ]
+    columns = [(heading(name, summary), summary.units.get(name, "")) for name in names]
     rows = [
         PolicyRow(
             name=p.name,
@@ -255,7 +274,7 @@ def headline_cards(summary: Summary, slots: Mapping[str, int]) -> list[dict[str,
             continue
         lines = [("KL", f"{value_of(p.kl)} {summary.units.get('kl', '')}")]
         if p.gold and start.gold:
-            lines.append(("Gold", f"{value_of(start.gold)} → {value_of(p.gold)}"))
+            lines.append((heading("gold", summary), f"{value_of(start.gold)} → {value_of(p.gold)}"))
         if p.proxy and start.proxy:
             lines.append(("Reward model", f"{value_of(start.proxy)} → {value_of(p.proxy)}"))
         lines.append(
@@ -333,7 +352,11 @@ def _answer_facts(completion: EvaluatedCompletion) -> tuple[str, ...]:
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     """The line under the title."""
-    facts = [("Time", figures.duration(summary.seconds)), ("Peak memory", f"{summary.peak_rss_mb:,.0f} MiB")]
+    facts = [
+        *summary.about.items(),
+        ("Time", figures.duration(summary.seconds)),
+        ("Peak memory", f"{summary.peak_rss_mb:,.0f} MiB"),
+    ]
     if summary.seed is not None:
         facts.append(("Seed", str(summary.seed)))
     if "prefloop" in summary.versions:
@@ -351,7 +374,7 @@ def _reward_figures(summary: Summary | None, evaluation: Evaluation | None) -> l
 
 def _stage(stage: str, log: MetricsLog) -> StageCurves:
     main, others = training(stage, log)
-    return StageCurves(heading=STAGES[stage], figures=tuple(main), others=tuple(others))
+    return StageCurves(heading={**STAGES, **FURTHER_STAGES}[stage], figures=tuple(main), others=tuple(others))
 
 
 def _cell(policy: PolicySummary, name: str, *, first: bool) -> Cell:

@@ -36,19 +36,29 @@ def win_rates(summary: Summary | None, slots: Slots) -> Figure | None:
     ]
     if not rows:
         return None
+    assert summary is not None
+    title = f"Win rate against {summary.start}"
     svg = interval_chart(
         rows,
-        title="Win rate against SFT",
+        title=title,
         x_label="share of held-out prompts won, ties as a half",
-        references=[Reference(value=0.5, label="as good as SFT")],
+        references=[Reference(value=0.5, label=f"as good as {summary.start}")],
         percent_axis=True,
         include=[0.4, 1.0],
     )
     return Figure(
-        title="Win rate against SFT",
+        title=title,
         svg=svg,
-        caption="How often the gold judge prefers the policy's completion to SFT's on the same prompt, with 95 % intervals.",
+        caption=f"How often {summary.judge} prefers the policy's completion to that of {summary.start} on the same prompt, with 95 % intervals.",
     )
+
+
+GOLD = "Gold score"
+
+
+def judged_by(summary: Summary) -> str:
+    """What the judge's score is called."""
+    return GOLD if summary.judge == "the gold judge" else "Judge's score"
 
 
 def frontier(summary: Summary | None, evaluation: Evaluation | None, slots: Slots) -> Figure | None:
@@ -66,15 +76,16 @@ def frontier(summary: Summary | None, evaluation: Evaluation | None, slots: Slot
     curves = [_best_of_n_series("best of n from SFT", best, "gold", slot=3)] if best else []
     if len(points) < 2:
         return None
+    start, score = (summary.start, judged_by(summary)) if summary else ("SFT", GOLD)
     svg = scatter_chart(
         points,
-        title="Gold score against KL",
-        x_label="KL to SFT, nats per completion",
-        y_label="gold score",
+        title=f"{score} against KL",
+        x_label=f"KL to {start}, nats per completion",
+        y_label=score[0].lower() + score[1:],
         curves=curves,
         include_x=[0.0],
     )
-    caption = "Higher is better, further left is cheaper. A policy that stands above another at the same KL uses its distance from SFT better."
+    caption = f"Higher is better, further left is cheaper. A policy that stands above another at the same KL uses its distance from {start} better."
     if best:
         most = max(point.n for point in best)
         caption += f" The curve draws 1 to {most} completions from SFT and keeps the one that the reward model scores highest, at the largest KL this can cost."

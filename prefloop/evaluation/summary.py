@@ -148,6 +148,14 @@ class Summary:
     """Of prefloop, Python, torch and the like, and the machine."""
     units: Mapping[str, str] = field(default_factory=lambda: dict(UNITS))
     """Unit of each estimate by name."""
+    verdict: str = ""
+    """What came of it in plain words: the first sentence of the report."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Further facts for the line under the title: the date, the model and its size."""
+    start: str = "SFT"
+    """What the first policy is called in sentences."""
+    judge: str = "the gold judge"
+    """Who the win rates are by, in sentences."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

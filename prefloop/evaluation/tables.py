@@ -12,15 +12,16 @@ from prefloop.evaluation.wording import said
 CHANCE = 0.5
 
 
-def policy_table(policies: Sequence[PolicySummary]) -> str:
-    """A line a policy; columns that no policy has are left out. The first policy is what the others are compared with."""
+def policy_table(policies: Sequence[PolicySummary], *, gold: str = "gold") -> str:
+    """A line a policy; columns that no policy has are left out. The first policy is what the others are compared with, `gold` what the gold
+    score is called."""
     if not policies:
         return ""
     first = policies[0].name
     further = dict.fromkeys(name for policy in policies for name in policy.further)
     columns: list[tuple[str, list[str]]] = [
         ("policy", [p.name for p in policies]),
-        ("gold", [_cell(p.gold) for p in policies]),
+        (gold, [_cell(p.gold) for p in policies]),
         ("reward model", [_cell(p.proxy) for p in policies]),
         ("KL (nats)", [_cell(p.kl) for p in policies]),
         (f"wins against {first}", ["", *(_cell(p.win_rate_vs_sft, share=True) for p in policies[1:])]),

@@ -74,7 +74,7 @@ TRAINING: Mapping[str, tuple[Curves, ...]] = {
             title="KL to the reference",
             unit="nats per completion",
             lines=(("KL", "kl"),),
-            caption="How far the policy has moved from SFT: the price of the score.",
+            caption="How far the policy has moved from where it began: the price of the score.",
         ),
         Curves(
             title="Reward",

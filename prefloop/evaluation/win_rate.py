@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, ndtri
 
 from prefloop.errors import InputError
 from prefloop.evaluation.intervals import Clusters, Estimate, Numbers, rate_interval
@@ -71,6 +72,47 @@ def win_rate(
     `clusters` names each pair's prompt where a prompt has several pairs.
     """
     return rate_interval(win_scores(utilities_a, utilities_b, tie_within=tie_within), clusters=clusters)
+
+
+FEWEST_AT_EQUAL_LENGTH = 30
+"""Pairs without which the length's part in the verdicts cannot be told from the rest."""
+_SPREAD = 2.0
+"""Standard deviation of the prior on both coefficients, which keeps them finite where one side wins always."""
+
+
+def win_rate_at_equal_length(
+    scores: Numbers, lengths_a: Numbers, lengths_b: Numbers, *, confidence: float = 0.95
+) -> Estimate | None:
+    """Win rate of a where both completions are equally long, as AlpacaEval's length control (arXiv:2404.04475) defines it.
+
+        P(a wins) = sigmoid(alpha + beta tanh(d / sd(d))),  d = length of a - length of b,  alpha, beta ~ N(0, 2^2);  the rate is sigmoid(alpha)
+
+    Args:
+        scores: 1, 1/2 or 0 for each pair, `[n]`.
+        lengths_a, lengths_b: In one unit, `[n]`.
+
+    Returns:
+        None with fewer than 30 pairs, or where the difference of lengths never varies.
+    """
+    y = np.asarray(scores, dtype=np.float64)
+    difference = np.asarray(lengths_a, dtype=np.float64) - np.asarray(lengths_b, dtype=np.float64)
+    if y.shape != difference.shape:
+        raise ValueError(f"{y.shape} scores and lengths of {difference.shape}; pairs need as many of each")
+    spread = float(difference.std()) if len(y) else 0.0
+    if len(y) < FEWEST_AT_EQUAL_LENGTH or not spread:
+        return None
+    design = np.stack([np.ones(len(y)), np.tanh(difference / spread)], axis=1)
+    at, curvature = np.zeros(2), np.eye(2)
+    for _ in range(50):
+        p = expit(design @ at)
+        curvature = (design * (p * (1 - p))[:, None]).T @ design + np.eye(2) / _SPREAD**2
+        step = np.linalg.solve(curvature, design.T @ (y - p) - at / _SPREAD**2)
+        at = at + step
+        if np.abs(step).max() < 1e-10:
+            break
+    half = float(ndtri(0.5 + confidence / 2) * np.sqrt(np.linalg.inv(curvature)[0, 0]))
+    value, low, high = (float(expit(at[0] + shift)) for shift in (0.0, -half, half))
+    return Estimate(value=value, low=low, high=high, n=len(y))
 
 
 def win_rate_of_verdicts(verdicts: Sequence[str], *, clusters: Clusters | None = None) -> Estimate:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import yaml
-
 from prefloop.algorithms import dpo, ppo, pretrain, reward, sft
 from prefloop.algorithms.sample import sample_completions
 from prefloop.configs.common import Data
@@ -37,18 +35,16 @@ from prefloop.recipes import imdb, rounds, toy
 from prefloop.recipes.clock import Clock
 from prefloop.recipes.people import PEOPLE, wait_for_people
 from prefloop.recipes.plan import Plan
+from prefloop.recipes.project import SETTINGS, enter
 from prefloop.records import Prompt
 from prefloop.runtime import World, start_world
-from prefloop.runtime.checkpoint import compare_fingerprints
-from prefloop.runtime.environment import environment, flatten
-from prefloop.runtime.files import write_whole, writing
-from prefloop.runtime.folder import contents, withdraw
+from prefloop.runtime.environment import environment
+from prefloop.runtime.files import writing
+from prefloop.runtime.folder import withdraw
 from prefloop.runtime.interrupt import Interrupted
 from prefloop.runtime.run import program
 
 ANNOTATOR = "simulated"
-SETTINGS = "config.yaml"
-"""The project's settings, which `prefloop run RECIPE --config` reads back."""
 _MAY_DIFFER = ("out", "eval_prompts", "compute.")
 
 
@@ -61,7 +57,7 @@ def run_recipe(config: LoopSettings) -> Path:
     """
     world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     project = Path(config.out)
-    before = world.on_main(lambda: _enter(project, config))
+    before = world.on_main(lambda: enter(project, config, may_differ=_MAY_DIFFER))
     clock = Clock(project, world)
     try:
         plan = clock.stage("prepare", lambda: world.on_main(lambda: _plan(config, project)))
@@ -95,25 +91,6 @@ def _for_people(plan: Plan) -> Plan:
             f"The comparisons are by people, {plan.settings.labels} or more of them; how noisy they are is not known.",
         ),
     )
-
-
-def _enter(project: Path, config: LoopSettings) -> frozenset[str] | None:
-    """Make the project folder, or go on with one that was made with the same settings; what was in it, None if it was not there."""
-    file = project / SETTINGS
-    settings = {name: value for name, value in asdict(config).items() if name != "resume"}
-    with writing(project, way_out="name another folder with --out"):
-        before = contents(project)
-        if before and not config.resume:
-            raise InputError(
-                f"{project} is not empty; add --resume true to go on with it, or name another folder with --out"
-            )
-        if file.exists():
-            saved = flatten(yaml.safe_load(file.read_text(encoding="utf-8")))
-            compare_fingerprints(saved, flatten(settings), may_differ=_MAY_DIFFER)
-            return before
-        project.mkdir(parents=True, exist_ok=True)
-        write_whole(file, yaml.safe_dump(settings, sort_keys=False))
-        return before
 
 
 def _plan(config: LoopSettings, project: Path) -> Plan:

@@ -13,7 +13,7 @@ import pytest
 import prefloop
 from prefloop.configs.adapters import Adapter
 from prefloop.configs.agreement import AgreementConfig
-from prefloop.configs.align import PlanConfig, Preferences
+from prefloop.configs.align import AlignConfig, PlanConfig, Preferences
 from prefloop.configs.annotate import ScorePairsConfig
 from prefloop.configs.arena import ArenaConfig
 from prefloop.configs.best_of_n import BestOfNConfig
@@ -98,7 +98,7 @@ OTHERS = (
         RequestFields,
     ),
     *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits, ScoreConfig, SelectConfig),
-    *(PlanConfig, Preferences),
+    *(AlignConfig, PlanConfig, Preferences),
     *(NLPOConfig, GameConfig, NashMDConfig, SPPOConfig, ILQLConfig),
     *(ActorCriticConfig, A2CConfig, TRPOConfig, ExpertConfig, OnlineDPOConfig, *METHODS),
 )

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.configs.align import PlanConfig, Preferences
+from prefloop.configs.align import Preferences
 from prefloop.configs.common import Compute, LoRA
-from prefloop.data import write_jsonl
 from prefloop.data.split import position
 from prefloop.errors import InputError
 from prefloop.recipes.align import cost, decide
@@ -20,10 +19,9 @@ from prefloop.recipes.align.parts import JUDGE, MEASURE, Parts
 from prefloop.recipes.align.run import plan
 from prefloop.recipes.align.screen import screen
 from prefloop.recipes.align.stages import PREFERRING, rate, stages
-from prefloop.records import Comparison, Prompt
-from tests.tiny_project import WORLD, make_model
+from prefloop.records import Prompt
+from tests.recipes.align_project import CPU, make_project, planned
 
-CPU = Compute(device="cpu")
 MACHINE = Machine(
     layer=1e11, head=8e10, copy=1e10, read=2e-10, rows=32, start=1e-6, bfloat16=0.5, threads=1, device="cpu"
 )
@@ -37,29 +35,13 @@ def _one_thread() -> None:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and comparisons in which the longer reply is chosen."""
-    folder = tmp_path_factory.mktemp("align")
-    make_model(folder / "model")
-    replies = WORLD.demonstrations(400)
-    pairs = []
-    for this, other in zip(replies[::2], replies[1::2], strict=True):
-        short, long = sorted((this.completion, other.completion), key=len)
-        if short != long:
-            pairs.append(Comparison(prompt=this.prompt, chosen=long, rejected=short, annotator="ann"))
-    write_jsonl(pairs, folder / "pairs.jsonl")
-    return folder
+    return make_project(tmp_path_factory.mktemp("align"))
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is always the same, and not measured."""
     monkeypatch.setattr(decide, "measure", lambda *_, **__: MACHINE)
-
-
-def settings(project: Path, **changes: Any) -> PlanConfig:
-    basic = PlanConfig(
-        model=str(project / "model"), data=Preferences(source=str(project / "pairs.jsonl")), compute=CPU
-    )
-    return replace(basic, **changes)
 
 
 def test_the_machine_is_measured_in_about_a_second(project: Path) -> None:
@@ -121,7 +103,7 @@ def test_parts_share_no_prompt_and_no_held_out_part_is_empty() -> None:
 
 @pytest.mark.usefixtures("measured")
 def test_the_screen_says_what_will_be_done(project: Path) -> None:
-    decided = plan(settings(project, method=("dpo", "ppo"), eval_prompts=5))
+    decided = plan(planned(project, method=("dpo", "ppo"), eval_prompts=5))
     text = screen(decided)
     assert "by ann" in text
     assert "all 7.02 thousand weights" in text  # of its few weights all are trained
@@ -140,7 +122,7 @@ def test_the_screen_says_what_will_be_done(project: Path) -> None:
 
 
 def test_a_rendered_row_marks_what_is_trained(project: Path) -> None:
-    seen = look(settings(project))
+    seen = look(planned(project))
     first = seen.example
     text = rendered(seen)
     before, _, trained = text.partition("⟦")
@@ -150,13 +132,13 @@ def test_a_rendered_row_marks_what_is_trained(project: Path) -> None:
 
 
 def test_budgets_hold_most_rows_and_the_rest_is_counted(project: Path) -> None:
-    seen = look(settings(project))
+    seen = look(planned(project))
     whole = sum(len(part) for part in seen.parts.values())
     assert seen.lengths.max_completion % 32 == 0
     data = Preferences(
         source=str(project / "pairs.jsonl"), max_completion_tokens=round(1.2 * seen.lengths.completion)
     )
-    less = look(settings(project, data=data))
+    less = look(planned(project, data=data))
     left = sum(len(part) for part in less.parts.values())
     (count,) = (n for why, n in less.left_out.items() if why.startswith("longer than"))
     assert left + count == whole + sum(seen.left_out.values())
@@ -164,12 +146,12 @@ def test_budgets_hold_most_rows_and_the_rest_is_counted(project: Path) -> None:
 
 @pytest.mark.usefixtures("measured")
 def test_less_time_takes_less_of_everything(project: Path) -> None:
-    everything = plan(settings(project))
+    everything = plan(planned(project))
     least = sum(
         each.cost.seconds
         for each in estimates(
             stages(
-                settings(project),
+                planned(project),
                 everything.seen,
                 decide.shrunk(everything.sizes, 0.0),
                 everything.choice,
@@ -182,8 +164,8 @@ def test_less_time_takes_less_of_everything(project: Path) -> None:
         )
     )
     with pytest.raises(InputError, match="the least that says anything takes"):
-        plan(settings(project, minutes=least / 60 * 0.5))
-    half = plan(settings(project, minutes=(least + everything.total.seconds) / 120))
+        plan(planned(project, minutes=least / 60 * 0.5))
+    half = plan(planned(project, minutes=(least + everything.total.seconds) / 120))
     assert half.total.seconds <= (least + everything.total.seconds) / 2 * 1.001
     assert half.sizes.policy <= everything.sizes.policy
 
@@ -213,10 +195,10 @@ def test_settings_that_contradict_each_other_are_refused(
     project: Path, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        settings(project, **changes)
+        planned(project, **changes)
 
 
 def test_too_few_comparisons_are_refused(project: Path) -> None:
     data = Preferences(source=str(project / "pairs.jsonl"), limit=10)
     with pytest.raises(InputError, match="give more comparisons"):
-        look(settings(project, data=data))
+        look(planned(project, data=data))

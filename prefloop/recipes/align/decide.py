@@ -68,13 +68,7 @@ def decide(config: PlanConfig, seen: Seen, project: Path, *, resume: bool = Fals
     lora = _lora(config, seen)
     narrow = _narrow(config, machine)
     choice = Choice(lora=lora, compute=replace(config.compute, dtype="bfloat16" if narrow else "float32"))
-    model = Model(
-        shape=seen.shape,
-        machine=replace(machine, layer=machine.layer * machine.bfloat16) if narrow else machine,
-        rank=lora.rank,
-        item=2 if narrow else 4,
-        base=held_mib(),
-    )
+    model = model_of(seen, machine, choice)
     free = free_mib(config)
     choice = _that_fits(config, seen, choice, model, free, project)
 
@@ -96,6 +90,18 @@ def decide(config: PlanConfig, seen: Seen, project: Path, *, resume: bool = Fals
         stages=made,
         estimates=costs,
         free_mib=free,
+    )
+
+
+def model_of(seen: Seen, machine: Machine, choice: Choice) -> Model:
+    """The model as its cost is counted."""
+    narrow = choice.compute.dtype == "bfloat16"
+    return Model(
+        shape=seen.shape,
+        machine=replace(machine, layer=machine.layer * machine.bfloat16) if narrow else machine,
+        rank=choice.lora.rank,
+        item=2 if narrow else 4,
+        base=held_mib(),
     )
 
 

@@ -22,6 +22,7 @@ CURVES = 0.1
 """Share of a part's prompts that its own stage holds out, for its curves."""
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +61,7 @@ class Parts:
         return [one for one in records if position(split_key(one)) < MEASURE]
 
 
-def drawn(records: Sequence[Comparison], count: int, *, seed: int, name: str) -> list[Comparison]:
+def drawn(records: Sequence[T], count: int, *, seed: int, name: str) -> list[T]:
     """So many at random, in their order; all where there are no more."""
     if count >= len(records):
         return list(records)
