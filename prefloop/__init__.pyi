@@ -72,7 +72,7 @@ class OptimSettings(TypedDict, total=False):
     max_grad_norm: float
 
 class ComputeSettings(TypedDict, total=False):
-    """Where and how the arithmetic is done. Changes speed and memory, not results beyond float noise."""
+    """Device, precision and memory. Affects speed and memory, and results only by float noise."""
 
     device: Literal['auto', 'cpu', 'cuda']
     dtype: Literal['float32', 'bfloat16']
@@ -91,7 +91,7 @@ class LoRASettings(TypedDict, total=False):
     adapter: Literal['merge', 'train']
 
 class FollowPolicySettings(TypedDict, total=False):
-    """Let the reference follow the policy (TR-DPO, arXiv:2404.09656) instead of standing still."""
+    """Let the reference follow the policy (TR-DPO, arXiv:2404.09656)."""
 
     every: int
     rate: float
@@ -106,7 +106,7 @@ class SamplingSettings(TypedDict, total=False):
     batch_size: int
 
 class KLSettings(TypedDict, total=False):
-    """How far the policy may go from the reference."""
+    """How the policy is held near the reference."""
 
     coef: float
     placement: Literal['reward', 'loss']
@@ -175,7 +175,7 @@ def pretrain(
     format: str = ...,
     columns: Sequence[str] = ...,
 ) -> PolicyRun:
-    """Train a byte-level BPE tokenizer and a causal language model from scratch, or go on from a model."""
+    """Train a byte-level BPE tokenizer and a causal language model from scratch, or continue from a model."""
 
 def sft(
     *,
@@ -369,7 +369,7 @@ def nlpo(
     format: str = ...,
     columns: Sequence[str] = ...,
 ) -> PolicyRun:
-    """Natural language policy optimisation (arXiv:2210.01241): PPO among the likely tokens of a masking policy that follows behind."""
+    """Natural language policy optimisation (arXiv:2210.01241): PPO restricted to the likely tokens of a masking policy, a delayed copy of the policy."""
 
 def a2c(
     *,
@@ -568,7 +568,7 @@ def dapo(
     format: str = ...,
     columns: Sequence[str] = ...,
 ) -> PolicyRun:
-    """DAPO (arXiv:2503.14476): GRPO with a higher upper clip, mean over tokens, groups that teach something, and no KL."""
+    """DAPO (arXiv:2503.14476): GRPO with a higher upper clip, mean over tokens, dynamic sampling, and no KL."""
 
 def gspo(
     *,
@@ -652,7 +652,7 @@ def cispo(
     format: str = ...,
     columns: Sequence[str] = ...,
 ) -> PolicyRun:
-    """CISPO (arXiv:2506.13585): the clipped ratio as a constant weight of -A log π, so that no token's gradient is cut."""
+    """CISPO (arXiv:2506.13585): the clipped ratio as a constant weight of -A log π, so that every token keeps its gradient."""
 
 def rloo(
     *,

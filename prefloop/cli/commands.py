@@ -32,7 +32,7 @@ CRITIC_FREE = (
     ("dr_grpo", "DrGRPOConfig", "GRPO without its divisions by deviation and by length"),
     ("dapo", "DAPOConfig", "GRPO with a higher upper clip, token mean and dynamic sampling"),
     ("gspo", "GSPOConfig", "GRPO with one probability ratio for each completion"),
-    ("cispo", "CISPOConfig", "GRPO with the clipped ratio as a weight, no gradient cut"),
+    ("cispo", "CISPOConfig", "GRPO with the clipped ratio as a weight, so every token keeps its gradient"),
     ("rloo", "RLOOConfig", "REINFORCE, each completion against the mean of its prompt's others"),
     ("reinforce", "REINFORCEConfig", "REINFORCE with a running baseline"),
     ("reinforce++", "REINFORCEPlusConfig", "REINFORCE with whitened returns and PPO's clip"),
@@ -105,7 +105,7 @@ STAGES: Mapping[str, Command] = {
         single=True,
     ),
     "label import": Command(
-        summary="put a file's completions into a project of the studio",
+        summary="import a file's completions into a project of the studio",
         settings="prefloop.configs.label:LabelImportConfig",
         work="prefloop.cli.label:import_items",
         positional=("source",),
@@ -116,7 +116,7 @@ STAGES: Mapping[str, Command] = {
         single=True,
     ),
     "label export": Command(
-        summary="write what people said to a file, with a manifest",
+        summary="export judgements to a file, with a manifest",
         settings="prefloop.configs.label:LabelExportConfig",
         work="prefloop.cli.label:export",
         examples=(
@@ -125,7 +125,7 @@ STAGES: Mapping[str, Command] = {
         single=True,
     ),
     "label project archive": Command(
-        summary="put a project of the studio out of sight, or open it again",
+        summary="archive a project of the studio, or open it again",
         settings="prefloop.configs.label:ProjectStateConfig",
         work="prefloop.cli.people:set_project_state",
         positional=("project",),
@@ -170,7 +170,7 @@ STAGES: Mapping[str, Command] = {
         single=True,
     ),
     "label restore": Command(
-        summary="bring a copy of a store back",
+        summary="restore a backup of a store",
         settings="prefloop.configs.label:RestoreConfig",
         work="prefloop.cli.label:restore",
         positional=("backup",),
@@ -199,7 +199,7 @@ STAGES: Mapping[str, Command] = {
         single=True,
     ),
     "label score": Command(
-        summary="let a model score the completions in a store by themselves, before it is trained on",
+        summary="let a model score the completions in a store one by one",
         settings="prefloop.configs.judge:LabelScoreConfig",
         work="prefloop.cli.judge:score",
         examples=(
@@ -217,7 +217,7 @@ STAGES: Mapping[str, Command] = {
         then="prefloop reward --model MODEL --data store --store {} --out RUNS/reward",
     ),
     "label agreement": Command(
-        summary="say how far labels can be trusted, and whose",
+        summary="measure how far labels can be trusted, and whose",
         settings="prefloop.configs.agreement:AgreementConfig",
         work="prefloop.cli.agreement:agreement",
         examples=(
@@ -259,7 +259,7 @@ STAGES: Mapping[str, Command] = {
         then="prefloop chat {}",
     ),
     "nlpo": Command(
-        summary="train a policy against a reward model by PPO among the likely tokens of a masking policy",
+        summary="train a policy against a reward model by PPO restricted to likely tokens",
         settings="prefloop.configs.ppo:NLPOConfig",
         work="prefloop.algorithms.nlpo:train",
         examples=(
@@ -268,7 +268,7 @@ STAGES: Mapping[str, Command] = {
         then="prefloop chat {}",
     ),
     "a2c": Command(
-        summary="train a policy against a reward model by advantage actor-critic: PPO with one update a batch",
+        summary="train a policy against a reward model by advantage actor-critic: PPO with one update per batch",
         settings="prefloop.configs.ppo:A2CConfig",
         work="prefloop.algorithms.ppo:train",
         examples=(
@@ -371,7 +371,7 @@ STAGES: Mapping[str, Command] = {
         then="prefloop chat {}",
     ),
     "merge": Command(
-        summary="merge trainings of one base model: SFT and preferences trained side by side (PAFT)",
+        summary="merge trainings of one base model, such as SFT and preferences trained separately (PAFT)",
         settings="prefloop.configs.merge:MergeConfig",
         work="prefloop.algorithms.merge:merge",
         single=True,
@@ -381,7 +381,7 @@ STAGES: Mapping[str, Command] = {
         then="prefloop chat {}",
     ),
     "best_of_n": Command(
-        summary="draw n completions of each prompt and take the one that scores highest",
+        summary="draw n completions of each prompt and use the one that scores highest",
         settings="prefloop.configs.best_of_n:BestOfNConfig",
         work="prefloop.cli.best_of_n:best",
         examples=(
@@ -437,7 +437,7 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop lineage runs/first/ppo/final",),
     ),
     "verify": Command(
-        summary="check that checkpoints and finished models are as they were written",
+        summary="check that checkpoints and finished models are unchanged",
         settings="prefloop.configs.verify:VerifyConfig",
         work="prefloop.cli.verify:verify",
         single=True,
@@ -445,7 +445,7 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop verify runs/first/sft", "prefloop verify runs/first/ppo/final"),
     ),
     "data check": Command(
-        summary="say what a source holds, and every bad row",
+        summary="report what a source holds, and every bad row",
         settings="prefloop.configs.data:CheckConfig",
         work="prefloop.cli.data:check",
         single=True,
@@ -453,7 +453,7 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop data check comparisons.jsonl --against test.jsonl",),
     ),
     "data import": Command(
-        summary="put the records of a source into a store",
+        summary="import the records of a source into a store",
         settings="prefloop.configs.data:ImportConfig",
         work="prefloop.cli.data:import_records",
         single=True,
@@ -501,7 +501,7 @@ STAGES: Mapping[str, Command] = {
 GROUPS: Mapping[str, str] = {
     "run": "The whole loop in one command, from nothing to a report.",
     "label": "Compare completions in a store.",
-    "data": "Look at data, and move it into a store and out of it.",
+    "data": "Inspect data, and move it into a store and out of it.",
 }
 """Words that need a second one."""
 

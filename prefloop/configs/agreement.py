@@ -8,7 +8,7 @@ from prefloop.configs.common import require
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgreementConfig:
-    """Say how far labels can be trusted: agreement beyond chance, each annotator's figures, the noise ceiling, what to look at again."""
+    """Say how far labels can be trusted: agreement beyond chance, figures for each annotator, the noise ceiling, disputed items."""
 
     store: str
     """Store that holds the judgements: a file or a database URL."""
@@ -19,7 +19,7 @@ class AgreementConfig:
     kinds: tuple[Literal["human", "ai", "simulated"], ...] = ()
     """Judgements of these kinds of annotators only; none means all."""
     gold: str = ""
-    """Who knows the right answer, beside the studio's gold items: an annotator of the store whose judgements are taken for true."""
+    """Annotator of the store whose judgements count as right answers, in addition to the studio's gold items."""
     disputed: int = 5
     """Disputed items to print, the most disputed first."""
     aggregate: Literal["each", "majority", "dawid_skene", "one_coin"] = "dawid_skene"
@@ -28,11 +28,11 @@ class AgreementConfig:
     labels: str = ""
     """File to write the aggregated comparisons to, .jsonl or .jsonl.gz."""
     soft: bool = True
-    """Write how likely each label is (`p_soft`), which `reward` and several objectives train on; off, every label counts as certain."""
+    """Write how likely each label is (`p_soft`), for `reward` and the objectives that train on it; if false, every label counts as certain."""
     out: str = ""
     """File to write all numbers to, as JSON."""
     resamples: int = 1000
-    """Of the bootstrap over items."""
+    """Resamples of the bootstrap over items."""
     seed: int = 0
     """Everything random derives from it."""
 

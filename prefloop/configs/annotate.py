@@ -18,15 +18,15 @@ class ScorePairsConfig:
     annotator: str = "scorer"
     """Name of the annotator. Other settings need another name."""
     tie_width: float = 0.0
-    """Says tie where the scores differ by less than this: such a pair is ambiguous, and gives no comparison."""
+    """The verdict is a tie if the scores differ by less than this; such a pair gives no comparison."""
     pairs: Literal["all", "random"] = "all"
     """Pairs of each prompt's completions: every one of different texts, or one at random."""
     checkpoints: tuple[str, ...] = ()
     """Pair the completions of these policies only; none means all in the store."""
     round: int = 0
-    """Which turn of the loop, from 0."""
+    """Round of the loop, from 0."""
     seed: int = 0
-    """Of `pairs random`."""
+    """Seed of `pairs random`."""
     reward: Combining = field(default_factory=Combining)
     compute: Compute = field(default_factory=Compute)
 

@@ -15,7 +15,7 @@ class ArenaConfig:
     store: str = ""
     """Store that holds the judgements: a file or a database URL."""
     columns: tuple[str, ...] = ()
-    """Which column of the files says what, for names that are not known: model_a=COLUMN,model_b=COLUMN,winner=COLUMN, and so on."""
+    """Names of the files' columns, where they are not recognised: model_a=COLUMN,model_b=COLUMN,winner=COLUMN, and so on."""
     outputs: str = ""
     """File of the answers that the votes are about (prompt_id or prompt, model, completion), for --style and lengths."""
     split: str = "train"
@@ -33,15 +33,15 @@ class ArenaConfig:
     intervals: Literal["posterior", "sandwich", "bootstrap"] = "posterior"
     """How the 95 % intervals are made: posterior holds with few votes, undefeated models and ties too; sandwich and bootstrap need many votes."""
     clusters: Literal["vote", "prompt", "annotator", "both"] = "prompt"
-    """Votes that are kept together because they are not independent: those on one prompt, those of one annotator, or both."""
+    """Votes that are not independent: those on one prompt, those of one annotator, or both."""
     anchor: str = ""
     """Model whose rating is 1000 by definition; none makes it the average of the models."""
     baseline: str = ""
-    """Model to give every other one's win rate against, raw and at equal length, as AlpacaEval does; none leaves that out."""
+    """Model to compute every other model's win rate against, raw and at equal length, as AlpacaEval does; empty for none."""
     style: bool = False
     """Control for length, headings, lists and bold: ratings at equal style."""
     balance: bool = False
-    """Weight votes so that every pair of models counts alike, however often it was asked."""
+    """Weight votes so that every pair of models counts equally, however often it was compared."""
     each_round: bool = False
     """Add a leaderboard for every round."""
     rounds: tuple[int, ...] = ()
@@ -54,9 +54,9 @@ class ArenaConfig:
     """Precision of the Gaussian prior on the strengths, in log-odds; none lets the votes choose it, 0 is maximum likelihood, which has no
     finite answer where a model is undefeated."""
     resamples: int = 200
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
     seed: int = 0
-    """Of the bootstrap: everything random derives from it."""
+    """Seed of the bootstrap."""
     out: str = ""
     """Folder to write arena.json and arena.html into; none only prints."""
 

@@ -9,7 +9,7 @@ from prefloop.configs.scorers import Combining
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BestOfNConfig:
-    """Draw n completions of each prompt and take the one that scores highest."""
+    """Draw n completions of each prompt and use the one that scores highest."""
 
     model: str
     """Policy: a hub name or a folder."""
@@ -22,7 +22,7 @@ class BestOfNConfig:
     completions_per_prompt: int = 16
     """n: completions of each prompt."""
     gold: str = ""
-    """A judge who knows how good a completion is, as in `prefloop eval`: the curve then shows what is truly gained."""
+    """Gold judge, as in `prefloop eval`: the curve then shows the true gain."""
     part: Literal["train", "heldout", "all"] = "all"
     """Which prompts, by hash."""
     seed: int = 0

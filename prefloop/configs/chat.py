@@ -7,7 +7,7 @@ from prefloop.configs.common import Compute, Sampling, require
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatConfig:
-    """Talk to a model in the terminal: a chat where its tokenizer has a chat template, otherwise it goes on from what you type."""
+    """Talk to a model in the terminal: a chat if its tokenizer has a chat template; otherwise the model continues your text."""
 
     model: str
     """Policy: a hub name or a folder."""

@@ -23,7 +23,7 @@ class Optim:
     warmup: float = 0.0
     """Share of all steps over which the rate rises from zero."""
     weight_decay: float = 0.0
-    """Decoupled decay, applied to matrices and not to biases, norms or embeddings' one-dimensional parts."""
+    """Decoupled weight decay, applied to matrices only, not to biases or norms."""
     beta1: float = 0.9
     """Decay of the mean of gradients."""
     beta2: float = 0.95
@@ -31,7 +31,7 @@ class Optim:
     eps: float = 1e-8
     """Added to the denominator."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm; 0 leaves them."""
+    """Gradients are clipped to this norm; 0 is off."""
 
     def __post_init__(self) -> None:
         require(self.lr >= 0, f"lr is {self.lr}; it must be 0 or more")
@@ -57,7 +57,7 @@ class LoRA:
     targets: tuple[str, ...] = ()
     """Names of the layers to adapt; empty means every linear layer of the trunk."""
     adapter: Literal["merge", "train"] = "merge"
-    """Where the model is an adapter itself: merge it into its base first, or go on training it, with its own rank and layers."""
+    """If the model is itself an adapter: merge it into its base first, or train it further, with its own rank and layers."""
 
     @property
     def on(self) -> bool:
@@ -79,7 +79,7 @@ class Sampling:
     """How completions are drawn."""
 
     max_new_tokens: int = 64
-    """Completion tokens at most, the stop token included."""
+    """Maximum number of completion tokens, stop token included."""
     temperature: float = 1.0
     """Logits are divided by it, here and wherever these completions' log-probabilities are computed again."""
     top_p: float = 1.0
@@ -87,7 +87,7 @@ class Sampling:
     top_k: int = 0
     """Keep this many tokens; 0 keeps all."""
     batch_size: int = 64
-    """Sequences decoded together. Changes speed and memory, never what is drawn."""
+    """Sequences decoded together. Affects speed and memory, never the samples."""
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more")
@@ -106,13 +106,13 @@ class Rows:
     split: str = "train"
     """Split of a data set that has several."""
     format: str = ""
-    """What the rows are: a format or layout of docs/data.md, such as comparison, alpaca or shp; empty tells it by the columns."""
+    """Format of the rows: a format or layout of docs/data.md, such as comparison, alpaca or shp; empty recognises it by the columns."""
     columns: tuple[str, ...] = ()
-    """What columns are, as column=its name in the file: prompt=instruction,completion=output. Those not named keep their names."""
+    """Names of the file's columns, as our name=its name: prompt=instruction,completion=output. Columns not listed keep their names."""
     chat: bool = False
-    """Make a prompt that is text the message of a user, so that the model's chat template is applied to it."""
+    """Turn a plain-text prompt into a user's message, so that the model's chat template is applied to it."""
     max_gb: float = 16.0
-    """Gigabytes that a compressed file may hold; reading stops where one grows past it."""
+    """Gigabytes that a compressed file may expand to; reading stops beyond that."""
 
     def __post_init__(self) -> None:
         require_rows(self)
@@ -147,9 +147,9 @@ class Data(Rows):
     source: str = ""
     """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, a Hugging Face data set's name, or `store` for the project's store."""
     heldout: float = 0.1
-    """Share of prompts, chosen by hash, that is never trained on and is used to evaluate."""
+    """Share of prompts, chosen by hash, that is never trained on and is used for evaluation."""
     judged_by: Literal["all", "human", "ai", "simulated"] = "all"
-    """Whose judgements to read of a store: everybody's, or those of one kind of annotator."""
+    """Whose judgements to read from a store: everybody's, or those of one kind of annotator."""
     limit: int = 0
     """Use this many records at most, the first ones; 0 uses all. What is left out is counted in the summary."""
     max_prompt_tokens: int = 512
@@ -157,7 +157,7 @@ class Data(Rows):
     max_completion_tokens: int = 512
     """A longer completion is an error unless `overlong` says otherwise."""
     overlong: Literal["error", "drop", "truncate"] = "error"
-    """What to do with those: stop, leave the record out, or keep a prompt's end and a completion's start. Counted either way."""
+    """What to do with longer ones: stop, drop the record, or truncate (keep a prompt's end and a completion's start). They are counted."""
     skip_bad: bool = False
     """Leave malformed rows out, count and list them, instead of stopping at them."""
 
@@ -177,14 +177,14 @@ class Data(Rows):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compute:
-    """Where and how the arithmetic is done. Changes speed and memory, not results beyond float noise."""
+    """Device, precision and memory. Affects speed and memory, and results only by float noise."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU where there is one."""
+    """auto uses a GPU if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights and activations; log-probabilities, losses, heads and optimiser sums stay float32."""
+    """Type of weights and activations; log-probabilities, losses, heads and optimiser sums stay float32."""
     attention: Literal["auto", "packed", "padded"] = "auto"
-    """packed computes no padding and each prompt once; auto falls back to padded, with a warning, where a model cannot be packed."""
+    """packed computes no padding and each prompt once; auto falls back to padded, with a warning, if a model cannot be packed."""
     micro_batch_tokens: int = 8192
     """Tokens per forward and backward pass; a step runs as many as it needs."""
     gradient_checkpointing: bool = False
@@ -192,7 +192,7 @@ class Compute:
     trust_remote_code: bool = False
     """Let a hub model run its own Python. Off unless you have read that code."""
     wait_minutes: float = 30.0
-    """Of several processes, how long one waits for the others before the run stops and names those that are missing."""
+    """Minutes that a process waits for the others before the run stops and names the missing ones."""
 
     def __post_init__(self) -> None:
         require(
@@ -216,17 +216,17 @@ class RunSettings:
     seed: int = 0
     """Everything random derives from it."""
     resume: bool = False
-    """Go on from the last checkpoint in the run folder."""
+    """Continue from the last checkpoint in the run folder."""
     save_every: int = 0
     """Steps between checkpoints; 0 saves at the end, and when interrupted."""
     keep: int = 2
-    """Checkpoints kept, the newest."""
+    """Number of newest checkpoints to keep."""
     log_every: int = 1
     """Steps between lines in metrics.jsonl."""
     max_nonfinite: int = 5
     """Stop after this many steps in a row with a loss or gradient that is not finite."""
     tune: bool = True
-    """Let the runtime set up memory allocator, threads and matrix products for this machine; `--no-tune` is `--run.tune false`."""
+    """Set up memory allocator, threads and matrix products for this machine; `--no-tune` is `--run.tune false`."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "run.out is empty; name the run folder, for example --run.out runs/first")

@@ -27,20 +27,20 @@ class CriticFreeConfig:
     reward_model: str
     """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), or POLICY@REFERENCE; several with commas."""
     reference: str = ""
-    """Model the policy is held to; empty takes the starting policy. With kl.coef 0 one is loaded, and the KL logged, only if it is named."""
+    """Model the policy is held to; empty takes the starting policy. With kl.coef 0 it is loaded, and the KL logged, only if you name it."""
     sampling: Sampling = field(default_factory=Sampling)
     steps: int = 100
     """Rounds of sampling and learning."""
     batch_prompts: int = 16
-    """Prompts a step."""
+    """Prompts per step."""
     completions_per_prompt: int = 8
     """Completions of each prompt: its group."""
     epochs: int = 1
     """Passes over each step's completions."""
     minibatches: int = 1
-    """Optimiser steps an epoch."""
+    """Optimiser steps per epoch."""
     advantage: Advantage = "group_std"
-    """Return less `baseline`; or the whole reward less the mean of the others of its prompt, or of all, or that over the standard deviation."""
+    """Return minus `baseline`; or the whole reward minus the mean of the prompt's others, or of the whole group, or that divided by the standard deviation."""
     baseline: Baseline = "none"
     """For `advantage return`: nothing, the mean of all earlier rewards, or the score of the prompt's greedy completion."""
     whiten_advantages: bool = False
@@ -56,18 +56,18 @@ class CriticFreeConfig:
     reduction: Reduction = "token_mean"
     """Mean over tokens, over completions of token means, of token sums, or of token sums over sampling.max_new_tokens."""
     dynamic_sampling: int = 0
-    """Drop prompts whose completions all score the same, and sample up to so many more rounds to fill the batch; 0 keeps them."""
+    """Drop prompts whose completions all score the same, and sample at most this many more rounds to fill the batch; 0 keeps them."""
     mask_truncated: bool = False
-    """Learn nothing from completions that the limit of tokens cut."""
+    """Do not learn from completions that the token limit truncated."""
     importance_cap: float = 0.0
-    """Weigh tokens by the trainer's over the sampler's probability, at most this; 0 is off."""
+    """Weight tokens by the trainer's probability over the sampler's, at most this; 0 is off."""
     old_logprobs: OldLogprobs = "auto"
-    """Those that the ratio is against: of a pass of the policy, or the sampler's. auto takes the sampler's in float32 on a CPU, where a pass only repeats them."""
+    """Denominator of the ratio: from a pass of the policy, or the sampler's. auto uses the sampler's in float32 on a CPU, where a pass would only repeat them."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     kl: KL = field(default_factory=lambda: KL(coef=0.0))
     kl_weighted: bool = False
-    """Multiply a KL in the loss by the token's probability ratio: k3's gradient is then the KL's, off policy too."""
+    """Multiply a KL in the loss by the token's probability ratio: k3's gradient is then the KL's, also off-policy."""
     reward: ScoreShaping = field(default_factory=ScoreShaping)
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-6, schedule="constant"))
     lora: LoRA = field(default_factory=LoRA)
@@ -219,7 +219,7 @@ class DrGRPOConfig(CriticFreeConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DAPOConfig(CriticFreeConfig):
-    """DAPO (arXiv:2503.14476): GRPO with a higher upper clip, mean over tokens, groups that teach something, and no KL."""
+    """DAPO (arXiv:2503.14476): GRPO with a higher upper clip, mean over tokens, dynamic sampling, and no KL."""
 
     STAGE: ClassVar[str] = "dapo"
     clip_high: float = 0.28
@@ -239,12 +239,12 @@ class GSPOConfig(CriticFreeConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CISPOConfig(CriticFreeConfig):
-    """CISPO (arXiv:2506.13585): the clipped ratio as a constant weight of -A log π, so that no token's gradient is cut."""
+    """CISPO (arXiv:2506.13585): the clipped ratio as a constant weight of -A log π, so that every token keeps its gradient."""
 
     STAGE: ClassVar[str] = "cispo"
     surrogate: Surrogate = "weighted"
     clip_low: float = 1.0
-    """The ratio is clipped to at least 1 minus this; 1 leaves it."""
+    """The ratio is clipped to at least 1 minus this; 1 is off."""
     clip_high: float = 4.0
 
 

@@ -8,7 +8,7 @@ from prefloop.configs.common import HELDOUT, Rows, require, require_part, requir
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckConfig(Rows):
-    """Say what a source holds: format, lengths, duplicates, leaks between its parts, and every bad row. Exit code 1 if there are any."""
+    """Report what a source holds: format, lengths, duplicates, leaks between its parts, and every bad row. Exit code 1 if there are any."""
 
     source: str  # pyright: ignore[reportGeneralTypeIssues]  # required here
     """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, or a Hugging Face data set's name."""
@@ -42,17 +42,17 @@ class ImportConfig(Rows):
     store: str
     """Store to write to: a file or a database URL."""
     outputs: str = ""
-    """Of votes, the file of the answers that they are about (prompt_id or prompt, model, completion), where theirs does not hold them."""
+    """For votes: file of the answers they are about (prompt_id or prompt, model, completion), if the votes' own file lacks them."""
     author: str = "human"
     """Who wrote the completions: `human`, or the name of a model."""
     annotator: str = ""
-    """Who judged, where a row does not say; empty names them after the source."""
+    """Annotator of rows that name none; empty uses the source's name."""
     annotator_kind: Literal["human", "ai", "simulated"] = "human"
-    """What these annotators are."""
+    """Kind of these annotators."""
     round: int = 0
-    """Which turn of the loop the judgements belong to, from 0."""
+    """Round of the loop of the judgements, from 0."""
     tags: tuple[str, ...] = ()
-    """Words to find the prompts by."""
+    """Tags of the prompts."""
     limit: int = 0
     """Use this many records at most, the first ones; 0 uses all. What is left out is counted."""
     skip_bad: bool = False
@@ -74,7 +74,7 @@ class ImportConfig(Rows):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
-    """Write a store's comparisons, rankings or prompts to a file, and fix them by a content hash that training runs refer to."""
+    """Write a store's comparisons, rankings or prompts to a file, with a content hash that training runs refer to."""
 
     store: str
     """Store to read: a file or a database URL."""
@@ -85,13 +85,13 @@ class ExportConfig:
     annotators: tuple[str, ...] = ()
     """Judgements of these annotators only; none means all."""
     rounds: tuple[int, ...] = ()
-    """Judgements of these turns of the loop only; none means all."""
+    """Judgements of these rounds only; none means all."""
     part: Literal["all", "train", "heldout"] = "all"
     """Which prompts, by hash."""
     heldout: float = HELDOUT
     """Share of prompts held out; it says what `part` means."""
     skip_bad: bool = False
-    """Leave out, and count, what files do not hold: empty completions."""
+    """Leave out and count what files cannot hold: empty completions."""
 
     def __post_init__(self) -> None:
         require(bool(self.store), "store is empty; name the store to read")

@@ -22,16 +22,16 @@ class DistillContextConfig:
     context_file: str = ""
     """File with the context instead."""
     teacher: str = ""
-    """Model that reads the context, with the policy's tokens; empty takes the starting policy. It is never trained."""
+    """Model that reads the context; it needs the policy's tokenizer. Empty takes the starting policy. It is never trained."""
     sampled_by: Literal["teacher", "policy"] = "teacher"
     """Whose completions are learned on: the teacher's with the context, or the policy's own without it (arXiv:2306.13649)."""
     divergence: Literal["forward", "reverse"] = "forward"
-    """KL(teacher ‖ policy), which covers all the teacher says, or KL(policy ‖ teacher), which keeps to what it says most."""
+    """KL(teacher ‖ policy), which covers everything the teacher says, or KL(policy ‖ teacher), which concentrates on what it says most."""
     sampling: Sampling = field(default_factory=Sampling)
     steps: int = 100
     """Rounds of sampling and learning."""
     batch_prompts: int = 32
-    """Prompts a step."""
+    """Prompts per step."""
     completions_per_prompt: int = 1
     """Completions of each prompt."""
     eval_every: int = 0

@@ -22,7 +22,7 @@ class DPOConfig:
     sft_coef: float = 0.0
     """Weight of the mean negative log-likelihood of chosen completions, added to the loss."""
     batch_size: int = 32
-    """Comparisons a step."""
+    """Comparisons per step."""
     epochs: float = 1.0
     """Passes over the comparisons."""
     max_steps: int = 0

@@ -14,7 +14,7 @@ class EvalConfig:
     out: str
     """Project folder to write summary.json and evaluation.json into, which `prefloop report` reads."""
     data: Data
-    """Prompts. Records with completions give theirs. Comparisons are read with the same limits and parted by the same `heldout`."""
+    """Prompts. Records with completions give theirs. Comparisons are read with the same limits and split by the same `heldout`."""
     policies: tuple[str, ...] = ()
     """Policies as name=folder; the others are compared with the first, which is usually SFT."""
     reward_model: str = ""
@@ -24,7 +24,7 @@ class EvalConfig:
     comparisons: str = ""
     """Comparisons to measure the reward model on: a file, a data set, or `store`."""
     gold: str = ""
-    """A judge who knows how good a completion is: `toy`, the folder of a fitted judge (`judge` in the project of `run imdb`), or `module:function` of (prompt, completion). Win rates need one."""
+    """Gold judge: `toy`, the folder of a fitted judge (`judge` in the project of `run imdb`), or `module:function` of (prompt, completion). Win rates need one."""
     part: Literal["auto", "heldout", "train", "all"] = "auto"
     """Which prompts and comparisons, by the hash of the prompt. auto takes the held-out ones of a source that a model, or one that it was made
     from, was trained on, and everything of a source that none of them has seen; it says which and why."""

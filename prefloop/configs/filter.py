@@ -9,7 +9,7 @@ from prefloop.configs.scorers import Combining
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilterConfig:
-    """Leave out comparisons that are ambiguous by their own labels, or that reward models find ambiguous or wrong; or turn the wrong ones round."""
+    """Leave out comparisons that are ambiguous by their own labels, or that reward models find ambiguous or wrong; or flip the wrong ones."""
 
     data: Data
     out: str
@@ -18,13 +18,13 @@ class FilterConfig:
     """Scorers, as `--reward_model` names them elsewhere; the margin of their combined normalised scores decides. None: the labels alone decide."""
     reward: Combining = field(default_factory=Combining)
     least_margin: float = 0.0
-    """Comparisons whose margin by the scorers is nearer to zero are ambiguous and left out; in standard deviations of each scorer's scores."""
+    """Comparisons whose margin by the scorers is below this are ambiguous and left out; in standard deviations of each scorer's scores."""
     disagreed: Literal["drop", "flip", "keep"] = "drop"
-    """What becomes of comparisons whose rejected completion scores higher by at least that much: left out, flipped, or kept as they are."""
+    """What to do with comparisons whose rejected completion scores higher by at least that much: leave out, flip, or keep."""
     least_certainty: float = 0.0
     """Comparisons whose soft label `p_soft` is nearer to a half than this are ambiguous and left out; at most 0.5."""
     least_said_margin: float = 0.0
-    """Comparisons whose own `margin` is smaller are ambiguous and left out. A margin of 0 is not said, and such rows stay."""
+    """Comparisons whose own `margin` is smaller are ambiguous and left out. A margin of 0 means that none was given; such rows stay."""
     store: str = ""
     """Store to read where `data.source` is `store`."""
     compute: Compute = field(default_factory=Compute)
@@ -70,9 +70,9 @@ class RejectionConfig:
     out: str
     """File to write, .jsonl or .jsonl.gz."""
     beta: float = 0.5
-    """Accepted completions look like draws of the policy that is optimal at this KL strength; smaller keeps nearer to the best."""
+    """Accepted completions look like draws from the policy that is optimal at this KL strength; smaller stays closer to the best."""
     keep: int = 8
-    """Completions accepted of each prompt at most; they are paired two by two, so an even number."""
+    """Maximum number of accepted completions per prompt; they are paired, so an even number."""
     checkpoints: tuple[str, ...] = ()
     """Completions of these policies only; none means all in the store."""
     seed: int = 0

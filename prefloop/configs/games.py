@@ -9,7 +9,7 @@ from prefloop.configs.ppo import ScoreShaping
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GameConfig:
-    """What training against a preference, and not a score, has in common."""
+    """What methods that train on a preference instead of a score have in common."""
 
     STAGE: ClassVar[str] = ""
     """The command's name."""
@@ -26,7 +26,7 @@ class GameConfig:
     steps: int = 100
     """Rounds of sampling and learning."""
     batch_prompts: int = 64
-    """Prompts a step."""
+    """Prompts per step."""
     reward: ScoreShaping = field(default_factory=ScoreShaping)
     optim: Optim = field(default_factory=lambda: Optim(lr=5e-7, schedule="linear"))
     lora: LoRA = field(default_factory=LoRA)
@@ -67,7 +67,7 @@ class NashMDConfig(GameConfig):
     mixture: float = 0.25
     """Share of the reference in the opponent: 0 is the policy itself (self-play), 1 the reference."""
     beta: float = 0.1
-    """Price of a nat of KL to the reference, in units of preference: 0.5 is all there is to win."""
+    """Price of a nat of KL to the reference, in units of preference: the most to gain is 0.5."""
 
     def __post_init__(self) -> None:
         GameConfig.__post_init__(self)
@@ -81,9 +81,9 @@ class SPPOConfig(GameConfig):
 
     STAGE: ClassVar[str] = "sppo"
     steps: int = 3
-    """Rounds; each samples anew from the newest policy."""
+    """Rounds; each samples from the newest policy."""
     batch_prompts: int = 512
-    """Prompts a round."""
+    """Prompts per round."""
     completions_per_prompt: int = 5
     """Completions of each prompt, compared with each other."""
     keep: Literal["all", "extremes"] = "extremes"
@@ -91,9 +91,9 @@ class SPPOConfig(GameConfig):
     epochs: int = 1
     """Passes over each round's completions."""
     minibatches: int = 8
-    """Optimiser steps an epoch."""
+    """Optimiser steps per epoch."""
     eta: float = 10.0
-    """Step of a round: a completion preferred to all others gains eta / 2 nats. The paper's 1000 (1 / beta) is a target that no round comes near."""
+    """Step of a round: a completion preferred to all others gains eta / 2 nats. No round comes near the target of the paper's 1000 (1 / beta)."""
 
     def __post_init__(self) -> None:
         GameConfig.__post_init__(self)

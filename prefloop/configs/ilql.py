@@ -18,23 +18,23 @@ class ILQLConfig:
     model: str
     """Policy to start from: a hub name or a folder."""
     batch_size: int = 32
-    """Completions a step."""
+    """Completions per step."""
     epochs: float = 1.0
     """Passes over the data; a fraction is allowed."""
     max_steps: int = 0
     """Stop after this many steps; 0 goes by `epochs`."""
     gamma: float = 0.99
-    """Discount: of two ways to the same reward the shorter one is worth more."""
+    """Discount: below 1, the shorter of two ways to the same reward is worth more."""
     tau: float = 0.7
     """Expectile that V takes of Q over the data's actions: 0.5 is their mean, towards 1 the best of them."""
     cql_coef: float = 0.1
-    """Weight of the conservative term, which keeps Q of tokens that the data does not have below those that it has."""
+    """Weight of the conservative term, which keeps Q of tokens outside the data below those in it."""
     likelihood_coef: float = 1.0
     """Weight of the likelihood of the data's tokens, which keeps the policy a language model; 0 trains no policy."""
     advantage_weight: float = 0.0
-    """Tokens count exp(this * (Q - V)) in the likelihood (advantage-weighted); 0 counts all the same."""
+    """Weights tokens by exp(this * (Q - V)) in the likelihood (advantage-weighted); 0 weights all equally."""
     target_rate: float = 0.005
-    """Share by which the target heads follow the Q heads at a sync."""
+    """How far the target heads move towards the Q heads at each sync."""
     target_every: int = 1
     """Steps between syncs."""
     whiten_scores: bool = True
@@ -43,7 +43,7 @@ class ILQLConfig:
     """Steps between evaluations on held-out completions; 0 evaluates at the end."""
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-5, schedule="linear"))
     heads_optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, schedule="linear"))
-    """Of the Q and value heads, which begin at zero."""
+    """Optimiser of the Q and value heads, which start at zero."""
     lora: LoRA = field(default_factory=LoRA)
     compute: Compute = field(default_factory=Compute)
 

@@ -12,24 +12,24 @@ SCORER = "judge:"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallLimits:
-    """How often, how long and at what price the model is asked."""
+    """Limits and prices of calls to the model."""
 
     timeout: float = 60.0
     """Seconds for one answer."""
     attempts: int = 5
-    """Of one call, the first included; with waits that double."""
+    """Attempts per call, the first included; waits double in between."""
     per_minute: float = 0.0
-    """Requests begun in a minute, at most; 0 for no limit."""
+    """Maximum number of requests started per minute; 0 for no limit."""
     max_calls: int = 0
-    """Requests in all, retries included; 0 for no limit."""
+    """Maximum number of requests, retries included; 0 for no limit."""
     max_cost: float = 0.0
-    """In the currency of the prices; 0 for no limit. Calls under way when it is reached are finished and counted."""
+    """Maximum cost, in the currency of the prices; 0 for no limit. Calls under way when it is reached are finished and counted."""
     price_in: float = 0.0
-    """Of a million prompt tokens."""
+    """Price of a million prompt tokens."""
     price_out: float = 0.0
-    """Of a million completion tokens."""
+    """Price of a million completion tokens."""
     workers: int = 4
-    """Questions asked at a time."""
+    """Questions asked at the same time."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "attempts"):
@@ -56,14 +56,14 @@ _OWN = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestFields:
-    """What is sent to an address beside the question; a checkpoint on this machine takes none of it."""
+    """Fields sent to a server beside the question; a checkpoint on this machine uses none of them."""
 
     max_tokens: int = 0
-    """Tokens of an answer at most, a model's reasoning among them; 0 takes what the question needs, which leaves reasoning no room."""
+    """Maximum tokens of an answer, reasoning included; 0 takes what the question needs, which leaves no room for reasoning."""
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the server calls that limit; models that reason behind OpenAI's address want max_completion_tokens."""
+    """The server's name for that limit; OpenAI's reasoning models need max_completion_tokens."""
     temperature: float = 0.0
-    """How freely answers are drawn; 0 takes the likeliest word every time."""
+    """Sampling temperature; 0 is greedy."""
     extra: tuple[str, ...] = ()
     """More fields of the request, each NAME=VALUE with the value as JSON or as text: reasoning_effort=low, top_p=0.9. NAME=null sends a
     field not at all: temperature=null, logprobs=null."""
@@ -115,9 +115,9 @@ class AskedModel:
     checkpoint: str = ""
     """Folder or name of a language model to run here instead."""
     key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; none is sent if it is not set."""
+    """Environment variable that holds the key; if it is not set, no key is sent."""
     cache: str = ""
-    """File of answers kept; empty takes judge_cache.db beside a SQLite store, or beside the file of settings."""
+    """File of cached answers; empty takes judge_cache.db beside a SQLite store, or beside the file of settings."""
     seed: int = 0
     """Everything random derives from it."""
     limits: CallLimits = field(default_factory=CallLimits)
@@ -156,9 +156,9 @@ class AskedModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeConfig(AskedModel):
-    """Let a model compare the pairs in a store, both orders each; it becomes an annotator like others.
+    """Let a model compare the pairs in a store, each in both orders; it becomes an annotator.
 
-    It stands behind an OpenAI-compatible address (`base_url` and `model`), or is a checkpoint on this machine (`checkpoint`).
+    It is a model behind an OpenAI-compatible address (`base_url` and `model`), or a checkpoint on this machine (`checkpoint`).
     """
 
     store: str
@@ -168,25 +168,25 @@ class JudgeConfig(AskedModel):
     pairs: Literal["stored", "all", "random"] = "stored"
     """What to judge: pairs that are in the store already, or every pair of each prompt's completions, or one at random."""
     round: int = 0
-    """Which turn of the loop the pairs are of."""
+    """Round of the loop of these pairs."""
     limit: int = 0
-    """Pairs to judge at most; 0 for all that the judge has not judged yet."""
+    """Maximum number of pairs to judge; 0 for all that the judge has not judged yet."""
     mode: Literal["auto", "logprobs", "tags"] = "auto"
-    """Read the probability of the digit answered, or a verdict in tags after reasons; auto takes log-probabilities where the model gives them."""
+    """Read the probability of the answered digit, or a verdict in tags after reasons; auto uses log-probabilities if the model gives them."""
     rubric: str = ""
     """What to prefer, in words; empty takes one of helpfulness, correctness and harmlessness."""
     principles: tuple[str, ...] = ()
-    """Principles of a constitution, asked about in place of the rubric."""
+    """Principles of a constitution, used instead of the rubric."""
     constitution: str = ""
-    """File of a constitution, its principles taken in place of `principles`: .yaml, or text with a principle a line."""
+    """File of a constitution, used instead of `principles`: .yaml, or text with one principle per line."""
     principle: Literal["each", "drawn"] = "each"
     """Ask about each principle by itself and average the answers, or draw one for each pair (Bai et al. 2022)."""
     disagreeing: Literal["average", "tie"] = "average"
-    """When the two orders name different sides: the average decides, or it is a tie."""
+    """If the two orders name different sides: the average decides, or it is a tie."""
     tie_within: float = 0.0
-    """Says tie where the probability is this near to one half."""
+    """The verdict is a tie if the probability is this near to one half."""
     injection: int = 0
-    """Judged pairs to judge again with an instruction to the judge planted in the worse completion, to measure what it does."""
+    """Number of judged pairs to judge again with an instruction planted in the worse completion, to measure its effect."""
     labels: str = ""
     """File to write the new comparisons to with their probabilities, .jsonl."""
 
@@ -221,11 +221,11 @@ class ScorerConfig(AskedModel):
     rubric: str = ""
     """What makes an answer good, in words; empty takes one of helpfulness, correctness and harmlessness."""
     constitution: str = ""
-    """File of a constitution, its principles taken together in place of the rubric."""
+    """File of a constitution; all its principles together replace the rubric."""
     best: int = 10
-    """Scores go from 1 to this. Behind an address take 9 where the model's tokenizer splits 10: only first tokens are seen there."""
+    """Scores go from 1 to this. With a server use 9 if the model's tokenizer splits 10, because only first tokens are seen."""
     unreadable: Literal["error", "lowest"] = "error"
-    """A completion without a readable score stops training, or is given -1 and counted. `label score` leaves it out."""
+    """A completion without a readable score stops training, or gets -1 and is counted. `label score` leaves it out."""
 
     def __post_init__(self) -> None:
         AskedModel.__post_init__(self)
@@ -242,7 +242,7 @@ class ScorerConfig(AskedModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelScoreConfig(ScorerConfig):
-    """Let a model score a store's completions by themselves: what training on its score would see, before it is trained on."""
+    """Let a model score a store's completions one by one, to see what training on its score would see."""
 
     store: str
     """Store that holds the completions: a file or a database URL."""
@@ -251,9 +251,9 @@ class LabelScoreConfig(ScorerConfig):
     checkpoints: tuple[str, ...] = ()
     """Completions of these policies only; none means all in the store."""
     limit: int = 0
-    """Completions to score at most, the first ones; 0 for all."""
+    """Maximum number of completions to score, the first ones; 0 for all."""
     injection: int = 0
-    """Completions to score again with an instruction to the judge planted in them, to measure what it does."""
+    """Number of completions to score again with an instruction planted in them, to measure its effect."""
 
     def __post_init__(self) -> None:
         ScorerConfig.__post_init__(self)
@@ -274,7 +274,7 @@ class ReviseConfig(AskedModel):
     store: str
     """Store that holds the completions: a file or a database URL. Revisions, and their comparisons with the originals, go there too."""
     constitution: str
-    """File of a constitution: .yaml, or text with a principle a line."""
+    """File of a constitution: .yaml, or text with one principle per line."""
     policy: str
     """Checkpoint whose completions are revised, as it is named in the store."""
     demonstrations: str
@@ -284,19 +284,19 @@ class ReviseConfig(AskedModel):
     annotator: str = ""
     """Name of the annotator that prefers revisions; empty takes `constitution:` and the model's or checkpoint's name. Other settings need another name."""
     revisions: int = 4
-    """Critiques and revisions of each completion, each by a principle of its own where there are enough."""
+    """Critiques and revisions of each completion, each by another principle if there are enough."""
     per_prompt: int = 1
     """Completions of each prompt to revise, the first ones; 0 for all."""
     limit: int = 0
-    """Completions to revise at most; 0 for all."""
+    """Maximum number of completions to revise; 0 for all."""
     round: int = 0
-    """Which turn of the loop the comparisons are of."""
+    """Round of the loop of these comparisons."""
     max_tokens: int = 512
-    """Tokens of a critique and of a revision, at most."""
+    """Maximum tokens of a critique, and of a revision."""
     temperature: float = 0.0
-    """How freely critiques and revisions are drawn; 0 takes the likeliest word every time."""
+    """Sampling temperature of critiques and revisions; 0 is greedy."""
     injection: int = 0
-    """Completions to revise again with an instruction to the reviser planted in them, to measure what it does."""
+    """Number of completions to revise again with an instruction planted in them, to measure its effect."""
 
     def __post_init__(self) -> None:
         AskedModel.__post_init__(self)

@@ -17,18 +17,18 @@ class SimulateConfig:
     annotator: str = "simulated"
     """Name of the annotator. Other settings need another name."""
     temperature: float = 1.0
-    """Bradley-Terry noise, in units of the utility: a is preferred to b with probability sigmoid((u_a - u_b) / temperature); 0 never errs so."""
+    """Bradley-Terry noise, in units of the utility: a is preferred to b with probability sigmoid((u_a - u_b) / temperature); at 0 there is no such noise."""
     flip: float = 0.0
     """Share of judgements that are then flipped."""
     tie_width: float = 0.0
-    """Says tie where the utilities differ by less than this."""
+    """The verdict is a tie if the utilities differ by less than this."""
     pairs: Literal["all", "random", "none"] = "all"
     """Pairs of each prompt's completions: every one of different texts, or one at random; none judges the pairs of the round that are there already,
     such as those of `label select`."""
     checkpoints: tuple[str, ...] = ()
     """Pair the completions of these policies only; none means all in the store."""
     round: int = 0
-    """Which turn of the loop, from 0."""
+    """Round of the loop, from 0."""
     seed: int = 0
     """Everything random derives from it."""
 
@@ -52,17 +52,17 @@ class ChatAnswers:
     """How the models of live chats answer."""
 
     temperature: float = 1.0
-    """Of what is drawn; above 0, or one model would say the same twice."""
+    """Sampling temperature; above 0, because one model would otherwise answer the same twice."""
     max_new_tokens: int = 256
-    """Tokens of an answer, at most; fewer where a model's positions leave fewer."""
+    """Maximum tokens of an answer; fewer if the model's positions leave fewer."""
     timeout: float = 120.0
     """Seconds for one attempt."""
     attempts: int = 2
-    """Of one answer, the first included."""
+    """Attempts per answer, the first included."""
     key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key for addresses; none is sent if it is not set."""
+    """Environment variable that holds the key for servers; if it is not set, no key is sent."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where checkpoints are run; auto takes a GPU where there is one."""
+    """Where checkpoints are run; auto uses a GPU if there is one."""
 
     def __post_init__(self) -> None:
         require(
@@ -82,21 +82,21 @@ class ServeConfig:
     """Serve the labelling studio: people compare in a browser, the store keeps it. Stop it with Ctrl-C."""
 
     store: str = "prefloop.db"
-    """Store to label in, made if it is not there: a file or a database URL."""
+    """Store to label in, created if missing: a file or a database URL."""
     host: str = "127.0.0.1"
-    """Address to listen at. Beyond this machine only if you say so: put a proxy with TLS before it, and name public_url."""
+    """Address to listen on. For other machines put a proxy with TLS in front of it, and set public_url."""
     port: int = 8100
-    """Port to listen at."""
+    """Port to listen on."""
     demo: bool = False
     """Fill an empty store with questions and replies to compare."""
     public_url: str = ""
-    """Address that people type, where it is another one, for example https://label.example.org. Cookies then need TLS if it begins with https."""
+    """Address that people type, if it differs, for example https://label.example.org. With https, cookies need TLS."""
     workers: int = 1
     """Processes. More than one is for PostgreSQL; SQLite has one writer at a time anyway."""
     media: str = ""
     """Folder of the clips that `clip` projects name."""
     chat: tuple[str, ...] = ()
-    """Models to talk to, one or two: a checkpoint (folder or hub name), or the address of an OpenAI-compatible server and a model, written http://127.0.0.1:8000/v1#MODEL. One answers twice, with different seeds; two answer once each."""
+    """Models to talk to, one or two: a checkpoint (folder or hub name), or the address of an OpenAI-compatible server and a model, written http://127.0.0.1:8000/v1#MODEL. One model answers twice, with different seeds; two models answer once each."""
     answers: ChatAnswers = field(default_factory=ChatAnswers)
 
     def __post_init__(self) -> None:
@@ -132,25 +132,25 @@ class LabelImportConfig(Rows):
     source: str  # pyright: ignore[reportGeneralTypeIssues]  # required here
     """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, or a Hugging Face data set's name."""
     store: str = "prefloop.db"
-    """Store to write to, made if it is not there."""
+    """Store to write to, created if missing."""
     project: str = "Comparisons"
-    """Project, by name or number; a new name makes a new one."""
+    """Project, by name or number; a new name creates a project."""
     kind: Literal["pair", "rank", "rate", "binary", "edit", "clip"] | None = None
-    """What a new project asks: compare two (`pair`, if nothing is said), rank several, rate on scales, good or bad, write a better one, compare clips."""
+    """What a new project asks: compare two (`pair`, the default), rank several, rate on scales, good or bad, write a better one, compare clips."""
     overlap: int | None = None
-    """How many annotators judge each item of a new project; 1 if nothing is said."""
+    """How many annotators judge each item of a new project; 1 by default."""
     guidelines: str = ""
     """File with the guidelines of a new project, in Markdown."""
     render: Literal["plain", "markdown"] | None = None
-    """How the texts of a new project are shown; as plain text if nothing is said."""
+    """How the texts of a new project are shown; plain text by default."""
     author: str = "human"
     """Who wrote the completions: `human`, or the name of a model."""
     gold: bool = False
-    """What the file says is known to be right: ask such items now and then, to see how good the answers are."""
+    """The file's answers are known to be right: ask such items now and then, to check the annotators."""
     gold_share: float | None = None
-    """Share of the questions that are such items, of a project that has none yet: 0.1 if nothing is said."""
+    """Share of questions that are such items, for a project that has none yet; 0.1 by default."""
     round: int = 0
-    """Which turn of the loop the items belong to, from 0."""
+    """Round of the loop of the items, from 0."""
     limit: int = 0
     """Use this many records at most; 0 uses all."""
     skip_bad: bool = False
@@ -178,7 +178,7 @@ class LabelImportConfig(Rows):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelExportConfig:
-    """Write what was said to a file in the field's format, with a manifest beside it that leads back to every judgement."""
+    """Write judgements to a file in the field's format, with a manifest that leads back to every judgement."""
 
     out: str
     """File to write, .jsonl or .jsonl.gz."""
@@ -195,7 +195,7 @@ class LabelExportConfig:
     judged_by: Literal["all", "human", "ai", "simulated"] = "all"
     """Judgements of one kind of annotator only."""
     rounds: tuple[int, ...] = ()
-    """Judgements of these turns of the loop only."""
+    """Judgements of these rounds only."""
     strategies: tuple[str, ...] = ()
     """Judgements of pairs that were picked in these ways only: `uniform` for what `label select` drew uniformly, to measure on."""
     aggregate: Literal["each", "majority", "dawid_skene", "one_coin"] = "each"
@@ -208,7 +208,7 @@ class LabelExportConfig:
     adjudicated: bool = False
     """Where people disagreed and an adjudicator decided, take the decision in place of their answers; otherwise decisions are left out."""
     skip_bad: bool = False
-    """Leave out, and count, what files do not hold: empty completions."""
+    """Leave out and count what files cannot hold: empty completions."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "out is empty; name a file to write, for example comparisons.jsonl")
@@ -225,10 +225,10 @@ class LabelExportConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UserResetConfig:
-    """Make a one-time link that sets a new password for somebody, for who cannot sign in. They are signed out everywhere at once."""
+    """Make a one-time link that sets a new password for somebody who cannot sign in. They are signed out everywhere at once."""
 
     login: str
-    """Whose password is lost."""
+    """Login of the person."""
     store: str = "prefloop.db"
     """Store that the studio serves: a file or a database URL."""
     public_url: str = "http://127.0.0.1:8100"
@@ -240,14 +240,14 @@ class UserResetConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectStateConfig:
-    """Put a project out of annotators' sight, with all it holds, or open it again."""
+    """Hide a project and its contents from annotators, or open it again."""
 
     project: str
     """Project, by name or number."""
     store: str = "prefloop.db"
     """Store that holds it: a file or a database URL."""
     state: Literal["open", "paused", "closed", "archived"] = "archived"
-    """What it becomes. An archived project is shown to admins only; a paused or closed one is shown, and asks nothing."""
+    """New state. An archived project is shown to admins only; a paused or closed one is shown but asks nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -278,7 +278,7 @@ class ProjectMembersConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectDeleteConfig:
-    """Delete a project: its items are asked no more, and its answers are withdrawn. What goes is said first."""
+    """Delete a project: its items are no longer asked, and its answers are withdrawn. The command first says what will be deleted."""
 
     project: str
     """Project, by name or number."""
@@ -303,12 +303,12 @@ class BackupConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RestoreConfig:
-    """Bring a backup back to a place that holds no store."""
+    """Restore a backup to a place that holds no store."""
 
     backup: str
     """File that `prefloop label backup` wrote."""
     store: str
-    """Where to: a file that is not there yet, or an empty PostgreSQL database."""
+    """Where to: a new file, or an empty PostgreSQL database."""
 
     def __post_init__(self) -> None:
         require(bool(self.backup) and bool(self.store), "name the backup and the store to make of it")

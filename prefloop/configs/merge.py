@@ -9,7 +9,7 @@ from prefloop.configs.common import Compute, require
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MergeConfig:
-    """Add up what several trainings changed of one base model: SFT and preferences trained side by side (PAFT, arXiv:2406.17923)."""
+    """Merge the changes of several trainings of one base model: SFT and preferences trained separately (PAFT, arXiv:2406.17923)."""
 
     base: str
     """Model that all of them were trained from: a hub name or a folder."""
@@ -18,11 +18,11 @@ class MergeConfig:
     out: str
     """Folder of the merged model; it must be new or empty."""
     method: Literal["ties", "sum"] = "ties"
-    """`ties` (arXiv:2306.01708) takes of every weight the mean of those changes that point the way of their weighted sum; `sum` adds all of them."""
+    """`ties` (arXiv:2306.01708) averages, for every weight, the changes that have the sign of their weighted sum; `sum` adds all of them."""
     densities: tuple[float, ...] = ()
-    """Share of each model's changes that is kept, the largest ones of every tensor, one number a model; none keeps all."""
+    """Share of each model's changes to keep, the largest ones of every tensor, one number per model; none keeps all."""
     weights: tuple[float, ...] = ()
-    """How much each model's changes count, one number a model; none counts all of them once."""
+    """Weight of each model's changes, one number per model; none weights all with 1."""
     scale: float = 1.0
     """The merged change is multiplied by this."""
     store: str = ""

@@ -24,17 +24,17 @@ class ExpertConfig:
     steps: int = 20
     """Rounds of sampling and learning."""
     batch_prompts: int = 64
-    """Prompts a step."""
+    """Prompts per step."""
     completions_per_prompt: int = 8
     """Completions of each prompt: n of best-of-n."""
     keep: Literal["best", "above"] = "best"
-    """The best of each prompt (RAFT), or all of the step that score at least as its `quantile` (ReST, arXiv:2308.08998)."""
+    """The best of each prompt (RAFT), or all of the step that reach its `quantile` (ReST, arXiv:2308.08998)."""
     quantile: float = 0.9
     """For `keep above`: share of the step's completions that are left out."""
     epochs: int = 1
     """Passes over each step's kept completions."""
     minibatches: int = 1
-    """Optimiser steps an epoch."""
+    """Optimiser steps per epoch."""
     reward: ScoreShaping = field(default_factory=ScoreShaping)
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-6, schedule="linear"))
     lora: LoRA = field(default_factory=LoRA)
@@ -77,11 +77,11 @@ class OnlineDPOConfig:
     steps: int = 100
     """Rounds of sampling and learning."""
     batch_prompts: int = 64
-    """Prompts a step, a pair each."""
+    """Prompts per step, one pair each."""
     epochs: int = 1
     """Passes over each step's pairs."""
     minibatches: int = 1
-    """Optimiser steps an epoch."""
+    """Optimiser steps per epoch."""
     beta: float = 0.1
     """Strength of the pull to the reference."""
     label_smoothing: float = 0.0

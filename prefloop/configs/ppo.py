@@ -11,7 +11,7 @@ OldLogprobs = Literal["auto", "policy", "sampler"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KL:
-    """How far the policy may go from the reference."""
+    """How the policy is held near the reference."""
 
     coef: float = 0.05
     """Weight of the KL penalty."""
@@ -54,9 +54,9 @@ class ScoreShaping(Combining):
     scale: bool = False
     """Divide by the running standard deviation of scores."""
     clip: float = 0.0
-    """Clip scores to plus or minus this; 0 leaves them."""
+    """Clip scores to plus or minus this; 0 is off."""
     residual: bool = False
-    """Take off what a line fitted to this step's scores and lengths explains: longer is then neither better nor worse on average."""
+    """Subtract what a line fitted to this step's scores and lengths explains, so that length is neither better nor worse on average."""
     length_penalty: float = 0.0
     """Subtracted for every completion token."""
     overlong: int = 0
@@ -83,11 +83,11 @@ class CriticSettings:
     """The value function."""
 
     start: Literal["reward", "policy", "shared"] = "reward"
-    """Start from the reward model, from the policy, or be a head on the policy's own trunk."""
+    """Start from the reward model or the policy, or share the policy's trunk with a head of its own."""
     warmup_steps: int = 0
     """First steps in which only the critic learns."""
     coef: float = 0.1
-    """Weight of the value loss where the trunk is shared with the policy; a separate critic has its own optimiser."""
+    """Weight of the value loss if the trunk is shared with the policy; a separate critic has its own optimiser."""
     clip: float = 0.2
     """Values may move this far from the old ones before their loss is clipped; 0 does not clip."""
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-5, schedule="constant"))
@@ -116,7 +116,7 @@ class ActorCriticConfig:
     steps: int = 100
     """Rounds of sampling and learning."""
     batch_prompts: int = 64
-    """Prompts a step."""
+    """Prompts per step."""
     completions_per_prompt: int = 1
     """Completions of each prompt."""
     gamma: float = 1.0
@@ -126,7 +126,7 @@ class ActorCriticConfig:
     whiten_advantages: bool = True
     """Advantages to mean 0 and variance 1 over the whole batch."""
     old_logprobs: OldLogprobs = "auto"
-    """Those that the ratio is against: of a pass of the policy, or the sampler's. auto takes the sampler's in float32 on a CPU, where a pass only repeats them."""
+    """Denominator of the ratio: from a pass of the policy, or the sampler's. auto uses the sampler's in float32 on a CPU, where a pass would only repeat them."""
     kl: KL = field(default_factory=KL)
     reward: RewardShaping = field(default_factory=RewardShaping)
     compute: Compute = field(default_factory=Compute)
@@ -159,7 +159,7 @@ class PPOConfig(ActorCriticConfig):
     epochs: int = 4
     """Passes over each step's completions."""
     minibatches: int = 1
-    """Optimiser steps an epoch."""
+    """Optimiser steps per epoch."""
     clip: float = 0.2
     """The probability ratio is clipped to 1 plus or minus this."""
     dual_clip: float = 0.0
@@ -168,7 +168,7 @@ class PPOConfig(ActorCriticConfig):
     """Weight of the entropy bonus."""
     critic: CriticSettings = field(default_factory=CriticSettings)
     ptx: str = ""
-    """Text or demonstrations mixed into the policy's updates against forgetting (arXiv:2203.02155); empty is off."""
+    """Texts or demonstrations mixed into the policy's updates, against forgetting (arXiv:2203.02155); empty is off."""
     ptx_coef: float = 0.0
     """Weight of that data's mean negative log-likelihood."""
     ema: float = 0.0
@@ -223,7 +223,7 @@ class A2CConfig(PPOConfig):
     epochs: int = 1
     """Passes over each step's completions; more than one is no longer A2C."""
     lam: float = 1.0
-    """Lambda of generalised advantage estimation; 1 is the return less the value."""
+    """Lambda of generalised advantage estimation; 1 is the return minus the value."""
     whiten_advantages: bool = False
     """Advantages to mean 0 and variance 1 over the whole batch."""
     critic: CriticSettings = field(default_factory=lambda: CriticSettings(start="shared", coef=0.5, clip=0.0))
@@ -231,15 +231,15 @@ class A2CConfig(PPOConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NLPOConfig(PPOConfig):
-    """Natural language policy optimisation (arXiv:2210.01241): PPO among the likely tokens of a masking policy that follows behind."""
+    """Natural language policy optimisation (arXiv:2210.01241): PPO restricted to the likely tokens of a masking policy, a delayed copy of the policy."""
 
     STAGE: ClassVar[str] = "nlpo"
     top_p: float = 0.9
-    """Share of the masking policy's probability that the allowed tokens have together; 1 allows all, and is PPO."""
+    """Probability mass of the allowed tokens under the masking policy; 1 allows all, which is PPO."""
     mask_least: int = 1
-    """Likeliest tokens that are allowed whatever their share; the paper's code has 100, of 50,000."""
+    """Number of likeliest tokens that are always allowed; the paper's code has 100 of 50,000."""
     mask_every: int = 5
-    """Steps after which the masking policy becomes the policy as it is."""
+    """Steps between copies of the policy into the masking policy."""
 
     def __post_init__(self) -> None:
         PPOConfig.__post_init__(self)
@@ -266,13 +266,13 @@ class TRPOConfig(ActorCriticConfig):
 
     STAGE: ClassVar[str] = "trpo"
     max_kl: float = 0.01
-    """Mean KL per token of the old policy to the new one, which no accepted step exceeds."""
+    """Maximum mean KL per token from the old policy to the new one."""
     cg_iterations: int = 10
     """Iterations of conjugate gradients; each is two forward and backward passes over the step's completions."""
     cg_damping: float = 0.1
     """Added to the Fisher matrix's diagonal."""
     backtracks: int = 10
-    """Shares of the step that are tried, each 0.8 of the one before."""
+    """Step lengths to try, each 0.8 of the previous one."""
     critic: CriticSettings = field(default_factory=CriticSettings)
     critic_epochs: int = 10
     """Passes of the critic over each step's completions."""

@@ -7,10 +7,10 @@ from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, req
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FollowPolicy:
-    """Let the reference follow the policy (TR-DPO, arXiv:2404.09656) instead of standing still."""
+    """Let the reference follow the policy (TR-DPO, arXiv:2404.09656)."""
 
     every: int = 0
-    """Steps between updates of the reference; 0 leaves it as it is."""
+    """Steps between updates of the reference; 0 keeps it fixed."""
     rate: float = 1.0
     """The reference becomes rate x policy + (1 - rate) x reference; 1 copies the policy."""
 
@@ -30,7 +30,7 @@ class PreferConfig:
     loss: str = "dpo"
     """Objective: a name of docs/objectives.md, or `module:function` for your own."""
     settings: tuple[str, ...] = ()
-    """Settings of the objective as name=value, for example beta=0.2 alpha=0.5; what is not given keeps the objective's default."""
+    """Settings of the objective as name=value, for example beta=0.2 alpha=0.5; the others keep the objective's default."""
     from_comparisons: bool = False
     """For objectives on labels: read comparisons, and take chosen completions as good and rejected ones as bad."""
     reference: str = ""
@@ -41,7 +41,7 @@ class PreferConfig:
     sft_coef: float = 0.0
     """Weight of the mean negative log-likelihood per token of chosen (or best) completions, added to the loss."""
     batch_size: int = 32
-    """Comparisons, rankings or completions a step."""
+    """Comparisons, rankings or completions per step."""
     epochs: float = 1.0
     """Passes over the data."""
     max_steps: int = 0

@@ -18,7 +18,7 @@ class Architecture:
     ffn_size: int = 344
     """Width inside the feed-forward layer."""
     vocab_size: int = 4096
-    """Tokens at most; fewer if the texts do not give as many."""
+    """Maximum vocabulary; smaller if the texts do not give as many tokens."""
     max_positions: int = 1024
     """Longest sequence."""
     tie_embeddings: bool = True
@@ -38,7 +38,7 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainConfig:
-    """Train a byte-level BPE tokenizer and a causal language model from scratch, or go on from a model."""
+    """Train a byte-level BPE tokenizer and a causal language model from scratch, or continue from a model."""
 
     run: RunSettings
     data: Data
@@ -48,7 +48,7 @@ class PretrainConfig:
     block_tokens: int = 256
     """Documents are joined by the end token and cut into blocks of this length."""
     batch_blocks: int = 32
-    """Blocks a step."""
+    """Blocks per step."""
     epochs: float = 1.0
     """Passes over the text."""
     max_steps: int = 0

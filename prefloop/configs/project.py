@@ -18,7 +18,7 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LineageConfig:
-    """Print what made a model: the runs, labels, annotators and data behind it, back to the beginning."""
+    """Print how a model was made: the runs, labels, annotators and data behind it, back to the beginning."""
 
     checkpoint: str
     """Folder, name or number of the checkpoint, or the first 8 or more digits of its weights' hash."""

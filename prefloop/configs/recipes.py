@@ -15,15 +15,15 @@ class LoopSettings:
     seed: int = 0
     """Everything random derives from it."""
     resume: bool = False
-    """Go on with the project: finished stages are kept, an unfinished one goes on from its last checkpoint."""
+    """Continue the project: finished stages are kept, an unfinished one continues from its last checkpoint."""
     flip: float = 0.1
     """Share of simulated judgements that are flipped."""
     annotator: Literal["simulated", "studio"] = "simulated"
-    """Who compares: a simulated annotator, or people in the studio, for whom the recipe waits."""
+    """Who compares: a simulated annotator, or people in the studio (the recipe waits for them)."""
     labels: int = 50
-    """Comparisons by people to wait for, where annotator is studio."""
+    """Number of people's comparisons to wait for, with `annotator studio`."""
     eval_prompts: int = 400
-    """Held-out prompts that the policies are compared on."""
+    """Number of held-out prompts that the policies are compared on."""
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
@@ -40,11 +40,11 @@ class ToyConfig(LoopSettings):
     texts: int = 22_000
     """Documents the language model is trained on."""
     demonstrations: int = 4_000
-    """Questions with an answer, good, middling or bad, for SFT."""
+    """Questions with a good, middling or bad answer, for SFT."""
     prompts: int = 4_000
     """Questions for sampling, PPO and evaluation."""
     pairs: int = 4_000
-    """Comparisons, at most."""
+    """Maximum number of comparisons."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +62,12 @@ class IMDBConfig(LoopSettings):
     prompts: int = 4_000
     """Review openings for sampling, PPO and evaluation."""
     pairs: int = 8_000
-    """Comparisons, at most."""
+    """Maximum number of comparisons."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundsConfig(ToyConfig):
-    """The loop again and again: new samples, new comparisons, a reward model and a policy fitted anew each round.
+    """Several rounds of the loop, each with new samples, new comparisons, a new reward model and a new policy.
 
     On the toy world, or from a model and prompts that are given.
     """
@@ -75,25 +75,25 @@ class RoundsConfig(ToyConfig):
     prompts: int = 2_000
     """Questions of the toy world for sampling and evaluation."""
     pairs: int = 1_000
-    """Comparisons a round, at most."""
+    """Maximum number of comparisons per round."""
     rounds: int = 3
-    """Turns of the loop."""
+    """Number of rounds."""
     policy: Literal["dpo", "ppo"] = "dpo"
-    """How each round's policy is trained, from the policy of the round before."""
+    """How each round's policy is trained, from the previous round's policy."""
     model: str = ""
     """Policy to start from instead of training one: a hub name or a folder."""
     data: str = ""
-    """File of prompts, where a model is given."""
+    """File of prompts, if a model is given."""
     utility: str = ""
-    """Who knows the truth, where a model is given: the folder of a fitted judge, or `module:function` of (prompt, completion). Empty: nobody."""
+    """True preference, if a model is given: the folder of a fitted judge, or `module:function` of (prompt, completion). Empty for none."""
     judge: str = ""
-    """Who compares in place of the simulated annotator: a file with an AI judge's settings, or `self`, each round's policy itself (arXiv:2401.10020)."""
+    """Who compares instead of the simulated annotator: a file with an AI judge's settings, or `self` for each round's policy (arXiv:2401.10020)."""
     completions_per_prompt: int = 2
-    """Samples of each prompt a round; `judge self` compares the best of them with the worst."""
+    """Samples of each prompt per round; `judge self` compares the best with the worst."""
     completion_tokens: int = 48
     """Tokens the policies write."""
     lr: float = 0.0
-    """Peak learning rate of the policies; 0 takes 2e-4 for DPO and 3e-4 for PPO on the toy world, 5e-7 from a model that is given."""
+    """Peak learning rate of the policies; 0 takes 2e-4 for DPO and 3e-4 for PPO on the toy world, and 5e-7 if a model is given."""
 
     def __post_init__(self) -> None:
         LoopSettings.__post_init__(self)

@@ -30,27 +30,27 @@ class RewardConfig:
     """bradley_terry, token_level and segments read comparisons; all_pairs, plackett_luce and best_of rankings; binary and outcome labels;
     regression and ordinal scores; process steps."""
     keep_head: bool = False
-    """Go on with the head of a reward model named by `model` (preference-model pretraining) instead of drawing a fresh one."""
+    """Keep the head of the reward model named by `model` (preference-model pretraining) instead of drawing a new one."""
     batch_size: int = 32
-    """Comparisons, rankings or completions a step."""
+    """Comparisons, rankings or completions per step."""
     epochs: float = 1.0
     """Passes over the data; more than one overfits."""
     max_steps: int = 0
     """Stop after this many steps; 0 runs all epochs."""
     label_smoothing: float = 0.0
-    """Assumed share of flipped labels; of bradley_terry."""
+    """Assumed share of flipped labels; for bradley_terry."""
     margin: bool = False
-    """Subtract each comparison's margin inside the sigmoid (arXiv:2307.09288); of bradley_terry."""
+    """Subtract each comparison's margin inside the sigmoid (arXiv:2307.09288); for bradley_terry."""
     random_share: float = 0.0
-    """How often people answer by chance (0.1 in arXiv:1706.03741); of segments."""
+    """How often people answer at random (0.1 in arXiv:1706.03741); for segments."""
     swap_contexts: bool = False
-    """Train on each comparison that names an `opposite_context` once more: in that context and the other way round (arXiv:2407.14916)."""
+    """Train a second time on each comparison that names an `opposite_context`: in that context, with the sides swapped (arXiv:2407.14916)."""
     step_separator: str = "\n"
-    """What stands between two steps of a completion; of process."""
+    """Separator between two steps of a completion; for process."""
     step_rule: Literal["minimum", "product", "last"] = "minimum"
     """How the model that process trains reads a completion: its lowest step, the log-probability that all are good, or its last step."""
     length_residual: bool = False
-    """After training, fit a line of scores on lengths (held-out completions) and take it off every score from then on; stored with the model."""
+    """After training, fit a line of scores on lengths (held-out completions) and subtract it from every score from then on; stored with the model."""
     centring: float = 0.01
     """Weight of (chosen score + rejected score)^2, or (2 x mean score)^2 of a ranking, which keeps scores near zero (arXiv:2312.09244).
     The others leave no constant free, so they have no such term."""

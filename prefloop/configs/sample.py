@@ -22,7 +22,7 @@ class SampleConfig:
     seed: int = 0
     """Everything random derives from it."""
     ilql_beta: float = 0.0
-    """How far the Q heads of a policy trained by `prefloop ilql` steer it: tokens are drawn from log π + this * (Q - V); 0 leaves them out."""
+    """How strongly the Q heads of a policy trained by `prefloop ilql` steer it: tokens are drawn from log π + this * (Q - V); 0 ignores them."""
     sampling: Sampling = field(default_factory=Sampling)
     compute: Compute = field(default_factory=Compute)
 

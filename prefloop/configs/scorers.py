@@ -16,13 +16,13 @@ class Combining:
     """How several scorers become one number, and what they read."""
 
     combine: Literal["mean", "worst", "penalised"] = "mean"
-    """Of several scorers, each normalised first: the mean, the lowest, or the mean less `variance_penalty` times the variance (arXiv:2310.02743)."""
+    """How to combine several scorers, each normalised first: the mean, the lowest, or the mean minus `variance_penalty` times the variance (arXiv:2310.02743)."""
     variance_penalty: float = 0.5
     """For `combine penalised`."""
     beta: float = 1.0
-    """Factor of a log-ratio POLICY@REFERENCE; the beta that a DPO policy was trained with makes it the reward that the policy stands for."""
+    """Factor of a log-ratio POLICY@REFERENCE; with the beta that a DPO policy was trained with it is that policy's implicit reward."""
     context: str = ""
-    """A criterion that models read before every prompt they score, as those trained on comparisons with a `context` do; empty is none."""
+    """Criterion that models read before every prompt they score, for models trained on comparisons with a `context`; empty for none."""
 
     def __post_init__(self) -> None:
         require(

@@ -18,20 +18,20 @@ class SelectConfig:
     count: int = 100
     """Pairs to ask."""
     uniform: float = 0.2
-    """Share of them that is drawn uniformly and marked so. What is measured on those is not biased by the strategy."""
+    """Share that is drawn uniformly and marked. Measurements on these are not biased by the strategy."""
     scores: str = ""
     """File of `prefloop data score`, for disagreement and margin."""
     checkpoints: tuple[str, ...] = ()
     """Pair the completions of these policies only; none means all in the store."""
     round: int = 0
-    """Which turn of the loop the pairs belong to, from 0."""
+    """Round of the loop of the pairs, from 0."""
     project: str = ""
     """Project of the studio to put them into, by name or number; a new name makes a new one. Empty only makes items, for `label simulate
     --pairs none` and `label judge`."""
     overlap: int = 1
     """How many annotators judge each item of a new project."""
     prior: float = 0.01
-    """Precision of the prior on the ratings, as of `arena`; of information."""
+    """Precision of the prior on the ratings, as in `arena`; for information."""
     seed: int = 0
     """Everything random derives from it."""
 

@@ -14,7 +14,7 @@ class SFTConfig:
     model: str
     """Base model: a hub name or a folder."""
     batch_size: int = 32
-    """Conversations a step."""
+    """Conversations per step."""
     epochs: float = 1.0
     """Passes over the data."""
     max_steps: int = 0
@@ -22,7 +22,7 @@ class SFTConfig:
     eval_every: int = 0
     """Steps between held-out losses; 0 computes it at the end only."""
     l1: float = 0.0
-    """Price of what training changes (PAFT, arXiv:2406.17923): after each update every weight goes lr x l1 back to where it began, and stops there. 0 is off."""
+    """Penalty on changes (PAFT, arXiv:2406.17923): after each update every weight moves lr x l1 back towards its starting value, and stops there. 0 is off."""
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-5, schedule="cosine", warmup=0.03))
     lora: LoRA = field(default_factory=LoRA)
     compute: Compute = field(default_factory=Compute)

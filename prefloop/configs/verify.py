@@ -7,7 +7,7 @@ from prefloop.configs.common import require
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyConfig:
-    """Whether a run's checkpoints and its finished model are as they were written: every file's length and SHA-256 against `manifest.json`."""
+    """Check that a run's checkpoints and finished model are unchanged: every file's length and SHA-256 against `manifest.json`."""
 
     folder: str = ""
     """A run's folder, a checkpoint, a finished model, or a folder in one."""
