@@ -29,7 +29,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "pppo") == "prefloop pppo is not a command; did you mean ppo?"
     assert refused(capsys, "xyzzy").startswith(
-        "prefloop xyzzy is not a command; there are run, pretrain, sft"
+        "prefloop xyzzy is not a command; there are run, plan, pretrain, sft"
     )
     assert refused(capsys, "data", "chekc") == "prefloop data chekc is not a command; did you mean check?"
     assert refused(capsys, "run", "--out", "x") == "prefloop run needs one more word: toy, imdb, rounds"
