@@ -48,6 +48,7 @@ _ATTRIBUTES = {
     "load_reward_model": "prefloop.api.texts:load_reward_model",
     "open_run": "prefloop.api.results:open_run",
     "ratings": "prefloop.api.measures:ratings",
+    "agreement": "prefloop.api.measures:agreement",
     "win_rate": "prefloop.api.measures:win_rate",
     "Store": "prefloop.data.store:Store",
     "InputError": "prefloop.errors:InputError",

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from prefloop.api.measures import ratings as ratings, win_rate as win_rate
+from prefloop.api.measures import agreement as agreement, ratings as ratings, win_rate as win_rate
 from prefloop.api.results import FinishedRun, PolicyRun, RewardRun, open_run as open_run
 from prefloop.api.texts import TextPolicy, TextScorer, load_policy as load_policy, load_reward_model as load_reward_model
 from prefloop.data.store import Store as Store
@@ -37,9 +37,10 @@ STAGE_NAMES: tuple[str, ...]
 
 Model = str | Path | FinishedRun | TextPolicy
 Scorer = Model | TextScorer | Callable[..., Any]
-Rows = str | Path | Iterable[Mapping[str, Any]] | Any
+Rows = str | Path | Store | Iterable[Mapping[str, Any]] | Any
 '''
 MODELS = ("model", "reference", "reference_last", "teacher")
+OF_FOLDERS = {"out": " | Path", "store": " | Path | Store"}
 SCORERS = ("reward_model", "loss", "preference")
 
 
@@ -68,14 +69,15 @@ def parameters(cls: Any, groups: dict[str, Any]) -> Iterator[str]:
             yield "data: Rows | DataSettings = ..."
         elif is_dataclass(kind):
             groups[kind.__name__] = kind  # pyright: ignore[reportAttributeAccessIssue]
-            more = " | int" if field.name == "lora" else ""
+            more = {"lora": " | int", "reward": " | Scorer | Sequence[Scorer]"}.get(field.name, "")
             yield f"{field.name}: {kind.__name__}Settings{more} | Any = ..."  # pyright: ignore[reportAttributeAccessIssue]
         else:
-            needed = field.default is MISSING and field.default_factory is MISSING
+            other_way = field.name == "reward_model" and "reward" in types_of(cls)
+            needed = field.default is MISSING and field.default_factory is MISSING and not other_way
             yield f"{field.name}: {written(kind, field.name)}{'' if needed else ' = ...'}"
     for long, name in short.items():
         if long != "data.source":
-            yield f"{name}: {written(names_of(cls)[long], '')}{' | Path' if name in ('out', 'store') else ''} = ..."
+            yield f"{name}: {written(names_of(cls)[long], '')}{OF_FOLDERS.get(name, '')} = ..."
 
 
 def group(cls: Any) -> str:

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,20 +26,54 @@ def settings_from(cls: type[T], given: Mapping[str, Any], *, stage: str) -> T:
     """The settings of a stage from keyword arguments.
 
     A group is a dict or its dataclass (`optim=dict(lr=1e-5)`), one setting of it may be named with a dot (`**{"optim.lr": 1e-5}`), `lora=16` is
-    `lora.rank`, and the command line's short names (`out`, `seed`, `resume`, `store`) are known. Data may be rows or frames (see `rows_of`), models
-    may be finished runs, functions may be given by value. Without `out` the run goes into the next free folder of `runs`.
+    `lora.rank`, `reward=function` is `reward_model`, and the command line's short names (`out`, `seed`, `resume`, `store`) are known. Data may be
+    rows or frames (see `rows_file`) or an open `Store`, models may be finished runs, functions may be given by value. Without `out` the run
+    goes into the next free folder of `runs`, and where `out` holds a run already, into a new folder beside it.
 
     Raises:
         InputError: An unknown name, a value of the wrong type, or settings that contradict each other.
     """
     tree: Tree = {}
-    short = short_names(cls)
+    kinds, short = types_of(cls), short_names(cls)
     for name, value in given.items():
-        as_group = name in types_of(cls) and (isinstance(value, Mapping) or is_dataclass(value))
+        as_group = name in kinds and (isinstance(value, Mapping) or is_dataclass(value))
+        if name == "reward" and "reward_model" in kinds and not as_group:
+            if "reward_model" in given:
+                raise InputError("reward and reward_model both name a scorer; give one of them")
+            name = "reward_model"
         _put(tree, name if as_group else short.get(name, name), value, cls)
-    if "run" in types_of(cls) and "out" not in cast(Tree, tree.get("run", {})):
-        _put(tree, "run.out", str(free_folder(stage)), cls)
+    if "run" in kinds:
+        run = cast(Tree, tree.setdefault("run", {}))
+        run["out"] = Given(value=_run_folder(run, stage), where="run.out")
+        data = given.get("data")
+        source = data.get("source") if isinstance(data, Mapping) else data
+        if _is_store(source):
+            run.setdefault("store", Given(value=cast(Any, source).address, where="run.store"))
     return build(cls, tree)
+
+
+def _run_folder(run: Tree, stage: str) -> str:
+    """Where a run goes: the folder that is named, or a new one beside it where it holds a run and is not resumed."""
+    out, resume = (cast("Given | None", run.get(name)) for name in ("out", "resume"))
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if out is None:
+        if resume and resume.value:
+            raise InputError("resume is True, but out is not given; name the folder of the run to go on with")
+        if not alone:
+            raise InputError(
+                "out is not given, and each process would take a folder of its own; name the run folder"
+            )
+        return str(free_folder(stage))
+    folder = Path(out.value)
+    if not alone or (resume and resume.value) or not folder.is_dir():
+        return out.value
+    from prefloop.runtime.folder import marks_of_a_run  # torch
+
+    if not marks_of_a_run(folder):
+        return out.value
+    beside = _first_free(folder, start=2)
+    print(f"{folder} holds a run, so this one goes into {beside}")
+    return str(beside)
 
 
 def _put(tree: Tree, name: str, value: Any, root: Any, cls: Any = None, prefix: str = "") -> None:
@@ -82,6 +118,8 @@ def _named(value: Any) -> Any:
     """What a setting that holds a name is written as: a finished run by its model's folder, a function by its name, several with commas."""
     if isinstance(value, Path):
         return str(value)
+    if _is_store(value):
+        return value.address
     folder = getattr(value, "model_folder", None)
     if isinstance(folder, Path):
         return str(folder)
@@ -98,8 +136,10 @@ def rows_file(data: Any) -> Any:
 
     Rows are dicts with the columns of any format that files may have: a list or other iterable of them, a pandas or polars frame, a
     `datasets.Dataset`. They are kept in a file named by their content, so the same rows are the same data of two runs, and lineage finds them.
-    Names, paths and stores stand for themselves.
+    Names and paths stand for themselves; an open store is `store`.
     """
+    if _is_store(data):
+        return "store"
     if isinstance(data, str):
         return data
     if isinstance(data, Path):
@@ -127,6 +167,11 @@ def rows_file(data: Any) -> Any:
     return str(file)
 
 
+def _is_store(value: Any) -> bool:
+    """Whether it is an open `Store`, told without importing what a store needs."""
+    return isinstance(getattr(type(value), "address", None), property)
+
+
 def _rows(data: Any) -> Iterable[Any]:
     to_dicts = getattr(data, "to_dicts", None)  # polars
     if callable(to_dicts):
@@ -152,7 +197,9 @@ def _plain(value: Any) -> Any:
 
 def free_folder(stage: str) -> Path:
     """`runs/STAGE-N` with the first number that is free."""
-    number = 1
-    while (PROJECT / f"{stage}-{number}").exists():
-        number += 1
-    return PROJECT / f"{stage}-{number}"
+    return _first_free(PROJECT / stage, start=1)
+
+
+def _first_free(folder: Path, *, start: int) -> Path:
+    """`FOLDER-N` with the first number that is free."""
+    return next(path for n in count(start) if not (path := Path(f"{folder}-{n}")).exists())

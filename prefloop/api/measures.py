@@ -6,13 +6,14 @@ from typing import Any
 
 from prefloop.api.given import rows_file
 from prefloop.data.store import Store
-from prefloop.data.votes import read_votes
+from prefloop.data.votes import Vote, read_votes
 from prefloop.evaluation.win_rate import win_rate
-from prefloop.feedback.judged import JudgedItem, read_judged, votes_of
+from prefloop.feedback.agreement_report import AgreementReport, measure_agreement
+from prefloop.feedback.judged import gold_choices, read_judged, votes_of
 from prefloop.feedback.ratings import Leaderboard, leaderboard
-from prefloop.feedback.voted import judged_votes
+from prefloop.feedback.voted import judged_votes, votes_on_pairs
 
-__all__ = ["ratings", "win_rate"]
+__all__ = ["agreement", "ratings", "win_rate"]
 
 
 def ratings(votes: Any, *, columns: Mapping[str, str] | Sequence[str] = (), **settings: Any) -> Leaderboard:
@@ -26,15 +27,36 @@ def ratings(votes: Any, *, columns: Mapping[str, str] | Sequence[str] = (), **se
     Raises:
         InputError: A row that is no vote, or nothing to rate.
     """
-    return leaderboard(votes_of(judged(votes, columns)).votes, **settings)
+    judged = read_judged(votes) if isinstance(votes, Store) else judged_votes(_read(votes, columns))
+    return leaderboard(votes_of(judged).votes, **settings)
 
 
-def judged(votes: Any, columns: Mapping[str, str] | Sequence[str] = ()) -> list[JudgedItem]:
-    """Votes from rows, a file or a store, in the one shape that measures read."""
+def agreement(
+    votes: Any, *, columns: Mapping[str, str] | Sequence[str] = (), resamples: int = 1000, seed: int = 0
+) -> AgreementReport:
+    """How far labels of pairs can be trusted: agreement beyond chance, each annotator's figures, the noise ceiling: `prefloop label agreement`.
+
+    Args:
+        votes: Rows with two models, a winner, the prompt and the judge (see `ratings`), or an open `Store`. Votes on the same two answers, in
+            either order, are labels of one pair.
+        columns: Which column says what, for names that are not known: `dict(judge="worker")`.
+        resamples: Of the bootstrap over pairs.
+        seed: Everything random derives from it.
+
+    Raises:
+        InputError: A row that is no vote, or names no judge; or nothing was judged.
+    """
     if isinstance(votes, Store):
-        return read_judged(votes)
+        judged, gold = read_judged(votes), gold_choices(votes)
+    else:
+        judged, gold = votes_on_pairs(_read(votes, columns)), {}
+    return measure_agreement(judged, gold=gold, resamples=resamples, seed=seed)
+
+
+def _read(votes: Any, columns: Mapping[str, str] | Sequence[str]) -> tuple[Vote, ...]:
+    """Votes of rows or a file."""
     named = (
         [f"{role}={column}" for role, column in columns.items()] if isinstance(columns, Mapping) else columns
     )
     source = votes if isinstance(votes, str | Path) else rows_file(votes)
-    return judged_votes(read_votes(source, columns=named).votes)
+    return read_votes(source, columns=named).votes

@@ -86,11 +86,9 @@ class FinishedRun:
 
     def _repr_html_(self) -> str:
         """In a notebook: the charts of training."""
-        from prefloop.evaluation.metrics_log import read_metrics as read_log
-        from prefloop.evaluation.training_curves import training
+        from prefloop.api.live import charts
 
-        figures, more = training(self.stage, read_log(self.folder / "metrics.jsonl"))
-        return "".join(figure.svg for figure in [*figures, *more])
+        return charts(self.stage, self.folder / "metrics.jsonl")
 
 
 class PolicyRun(FinishedRun):

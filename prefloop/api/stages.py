@@ -20,9 +20,13 @@ def stage(name: str) -> Callable[..., FinishedRun]:
 
     def run(**given: Any) -> FinishedRun:
         config = settings_from(settings, given, stage=name)
-        load(STAGES[command].work)(config)
+        from prefloop.api.live import shown_live  # torch, which wrong settings do not wait for
+
+        folder = Path(config.run.out)
+        with shown_live(command, folder):
+            load(STAGES[command].work)(config)
         kind = RewardRun if command == "reward" else PolicyRun
-        return kind(command, Path(config.run.out))
+        return kind(command, folder)
 
     run.__name__ = run.__qualname__ = name
     run.__doc__ = f"{settings.__doc__}\n\nAs `prefloop {command}`, whose settings are the keyword arguments; `help(prefloop)` says how they are given."

@@ -58,13 +58,18 @@ class FolderLock:
         os.close(self._descriptor)
 
 
+def marks_of_a_run(folder: Path) -> list[str]:
+    """What in a folder says that it holds a run; nothing where it holds none."""
+    return [name for name in _OWN if (folder / name).exists()]
+
+
 def claim(folder: Path, *, resume: bool) -> FolderLock:
     """Make a run folder, or enter one to go on with it.
 
     Raises:
         InputError: It holds a run and `resume` is off, another process writes in it, or it cannot be written.
     """
-    held = [name for name in _OWN if (folder / name).exists()]
+    held = marks_of_a_run(folder)
     if held and not resume:
         raise InputError(
             f"{folder} already holds a run (it has {', '.join(held)}); "

@@ -2,13 +2,27 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
 from tqdm import tqdm
 
 QUIET_SECONDS = 30.0
 """Between plain lines, where standard error is not a terminal."""
+
+
+_watchers: list[Callable[["Progress"], None]] = []
+
+
+@contextmanager
+def watched(watch: Callable[["Progress"], None]) -> Iterator[None]:
+    """Show progress by other means: `watch` is called as it begins, whenever more is done, and as it ends. Bars and plain lines are not drawn."""
+    _watchers.append(watch)
+    try:
+        yield
+    finally:
+        _watchers.remove(watch)
 
 
 class Progress:
@@ -41,7 +55,8 @@ class Progress:
     def begin(self) -> None:
         """Start the clock, and draw the bar on a terminal."""
         self._began = self._last_line = time.monotonic()
-        if self._shown and self._stream.isatty():
+        self._tell()
+        if self._shown and not _watchers and self._stream.isatty():
             self._bar = tqdm(
                 desc=self._stage,
                 initial=self._start,
@@ -66,10 +81,13 @@ class Progress:
     def advance(self, count: int = 1) -> None:
         """So many more are done."""
         self._done += count
+        self._tell()
         if self._bar is not None:
             self._bar.update(count)
-        elif self._shown and (
-            self._done == self._total or time.monotonic() - self._last_line >= QUIET_SECONDS
+        elif (
+            self._shown
+            and not _watchers
+            and (self._done == self._total or time.monotonic() - self._last_line >= QUIET_SECONDS)
         ):
             self._last_line = time.monotonic()
             self.write(self.line())
@@ -105,3 +123,13 @@ class Progress:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
+        self._tell()
+
+    def _tell(self) -> None:
+        for watch in _watchers if self._shown else ():
+            watch(self)
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, from 0 to 1."""
+        return self._done / max(1, self._total)

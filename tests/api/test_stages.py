@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pandas
@@ -15,6 +16,7 @@ from torch.nn.functional import logsigmoid
 
 import prefloop as pl
 from prefloop.api.given import settings_from
+from prefloop.cli import main
 from prefloop.configs.common import Optim
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.load import load_config
@@ -84,6 +86,55 @@ def test_a_cell_run_again_makes_a_new_run_of_the_same_data(model: Path) -> None:
     assert pl.open_run("runs/sft-2") == again
 
 
+def test_a_folder_that_holds_a_run_is_left_alone(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": "a", "completion": "b"}] * 4
+    runs = [pl.sft(model=model, data=rows, out="tea", **SMALL) for _ in range(3)]
+    assert [run.folder.name for run in runs] == ["tea", "tea-2", "tea-3"]
+    assert "tea holds a run, so this one goes into tea-2" in capsys.readouterr().out
+    longer: dict[str, Any] = SMALL | {"max_steps": 3}
+    again = pl.sft(model=model, data=rows, out="tea", resume=True, **longer)
+    assert (again.folder.name, len(again.metrics)) == ("tea", 3)
+    with pytest.raises(pl.InputError, match="resume is True, but out is not given"):
+        pl.sft(model=model, data=rows, resume=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(pl.InputError, match="each process would take a folder of its own"):
+        pl.sft(model=model, data=rows)
+
+
+def test_an_open_store_is_data(model: Path) -> None:
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert main(["data", "import", "pairs.jsonl", "--store", "own.db"]) == 0
+    with pl.Store.open("own.db") as store:
+        run = pl.dpo(model=model, data=store, **SMALL)
+        settings = load_config(DPOConfig, run.folder / "config.yaml")
+        assert (settings.data.source, settings.run.store) == ("store", store.address)
+    assert not Path("runs/prefloop.db").exists()
+
+
+def test_a_notebook_shows_a_bar_and_charts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    handle = SimpleNamespace(update=shown.append)
+    notebook, display = ModuleType("IPython"), ModuleType("IPython.display")
+    vars(notebook).update(get_ipython=lambda: SimpleNamespace(kernel="a kernel"), display=display)
+    vars(display).update(HTML=str, display=lambda html, display_id: handle)
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    for name in ("BAR_SECONDS", "CHART_SECONDS"):
+        monkeypatch.setattr(f"prefloop.api.live.{name}", 0.0)
+    rows = [{"prompt": "a", "completion": "b"}] * 4
+    pl.sft(model=model, data=rows, **SMALL)
+    for value, line in (("0.0000", "sft 0/2"), ("0.5000", "sft 1/2"), ("1.0000", "sft 2/2")):
+        assert any(f'value="{value}"' in html and line in html for html in shown), line
+    assert "<svg" in shown[-1]
+    assert "loss" in shown[-1]
+    count = len(shown)
+    vars(notebook).update(get_ipython=lambda: SimpleNamespace())  # a terminal's IPython has no kernel
+    pl.sft(model=model, data=rows, **SMALL)
+    assert len(shown) == count
+
+
 def cautious(policy_chosen: Tensor, policy_rejected: Tensor, *, limit: float = 3.0) -> Tensor:
     return -logsigmoid((policy_chosen - policy_rejected).clamp(max=limit))
 
@@ -97,10 +148,12 @@ def test_losses_and_reward_functions_are_given_by_value(model: Path) -> None:
 
     run = pl.prefer(model=model, data=pandas.DataFrame(ROWS), loss=cautious, **SMALL)
     assert "test_stages:cautious" in run.settings
+    with pytest.raises(pl.InputError, match="both name a scorer"):
+        pl.grpo(model=run, data=ROWS, reward=short, reward_model=short)
     online = pl.grpo(
         model=run,
         data=[{"prompt": row["prompt"]} for row in ROWS],
-        reward_model=short,
+        reward=short,
         steps=1,
         batch_prompts=2,
         completions_per_prompt=2,
@@ -170,6 +223,29 @@ def test_groups_are_dicts_dataclasses_or_dotted_names() -> None:
 def votes() -> Iterator[dict[str, str]]:
     for i in range(30):
         yield {"model_a": "x", "model_b": "y", "winner": "model_a" if i % 3 else "model_b", "prompt": f"q{i}"}
+
+
+def test_agreement_of_rows() -> None:
+    """Two judges who see the pair in different orders agree; what they say of another turn or of other texts is another pair."""
+    asked = {"model_a": "x", "model_b": "y", "prompt": "q", "turn": "1"}
+    turned = asked | {"model_a": "y", "model_b": "x"}
+    rows = [
+        asked | {"judge": "ann", "winner": "model_a"},
+        turned | {"judge": "bob", "winner": "model_b"},
+        asked | {"judge": "ann", "winner": "tie", "prompt": "r"},
+        turned | {"judge": "bob", "winner": "tie", "prompt": "r"},
+        asked | {"judge": "ann", "winner": "model_a", "turn": "2"},
+        asked | {"judge": "bob", "winner": "model_b", "turn": "2"},
+        asked | {"judge": "ann", "winner": "model_b"},
+    ]
+    found = pl.agreement(rows)
+    assert (found.raw.items, found.raw.value) == (3, pytest.approx(2 / 3))
+    assert len(found.table.items) == 4  # a second vote of one judge is kept, by itself
+    assert [(person.name, person.answers) for person in found.annotators] == [("ann", 4), ("bob", 3)]
+    assert [dispute.choices for dispute in found.disputes] == [{"a": 1, "b": 1}]
+    assert found.annotators[1].first_shown.value == 0.0
+    with pytest.raises(pl.InputError, match="the vote names no judge"):
+        pl.agreement(list(votes()))
 
 
 def test_ratings_and_win_rates_of_rows() -> None:

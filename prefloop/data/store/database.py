@@ -72,6 +72,13 @@ class Database:
         self._line = threading.Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
     @property
+    def address(self) -> str:
+        """The file, or the URL with its password."""
+        if self.dialect == "sqlite":
+            return self.label
+        return self._engine.url.render_as_string(hide_password=False)
+
+    @property
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
         return self._engine.dialect.name

@@ -81,6 +81,11 @@ class Store:
         return self._database.label
 
     @property
+    def address(self) -> str:
+        """What opens the same store again: the file, or the URL with its password. For settings; messages take `label`."""
+        return self._database.address
+
+    @property
     def database(self) -> Database:
         """The database itself, for modules of this package."""
         return self._database
