@@ -59,7 +59,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Pages are wrapped by mdformat. Tables that commands write, and the change log, are left as they are.
-WRITTEN := objectives oracles planted_bugs silent_bugs tiny_tasks ratings agreement architecture results align
+WRITTEN := objectives oracles planted_bugs silent_bugs tiny_tasks ratings agreement architecture
 WRAPPED = $(filter-out $(WRITTEN:%=docs/%.md) CHANGELOG.md,$(shell git ls-files '*.md'))
 MDFORMAT = $(BIN)/mdformat --wrap 100 --number --compact-tables
 

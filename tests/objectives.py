@@ -17,15 +17,17 @@ FAMILIES = {
 }
 _HEAD = """# All objectives of `prefloop prefer`
 
-This page is written by `python -m tests.objectives` from [`losses/objectives.py`](../prefloop/losses/objectives.py); what each one does is on the page of its family.
+`python -m tests.objectives` writes this page from [`losses/objectives.py`](../prefloop/losses/objectives.py). The page of each family says
+what an objective does.
 
-- **reference**: `none` is never loaded; `kept` is computed once before training and read from disk; `live` stays in memory, because its whole next-token distribution is needed.
-- **extra passes** are forward passes without gradient, beside the one forward and backward pass of every step. *Policy, if cut*: a step that is cut into several micro-batches
-  or shared by processes runs the policy once more beforehand; a step of one micro-batch does not.
-- **memory** is beside the policy, its gradient and optimiser. Nothing of size tokens x vocabulary is ever held.
-- **at start** is the loss before the first update, where policy = reference, at the default settings. Every run is checked against it on its first step and stops if it is off.
-  *By example* is checked too: the formula takes lengths or labels. *Data* is not known beforehand.
-- **settings** go behind `--settings`, as `beta=0.2`.
+- **reference**: `none` is never loaded. `kept` is computed once before training and read from disk. `live` stays in memory, because its
+  whole next-token distribution is needed.
+- **extra passes** are forward passes without gradient, in addition to the one forward and backward pass of every step. *Policy, if cut*:
+  a step that is cut into several micro-batches or shared by processes first runs the policy once more.
+- **memory** is in addition to the policy, its gradient and optimiser. Nothing of size tokens x vocabulary is ever held.
+- **at start** is the loss before the first update, where policy = reference, at the default settings. Every run checks its first step
+  against it and stops if it differs. *By example* is checked too: the formula takes lengths or labels. *Data* is not known beforehand.
+- **settings** are given with `--settings`, as `beta=0.2`.
 """
 
 
@@ -91,14 +93,15 @@ def page() -> str:
 _CHECKED = """
 ## How each is checked
 
-Of every objective, on ragged examples with holes in their masks: value and gradient against the paper's equation, written again with Python's numbers and
-loops over tokens ([`tests/losses/objectives.py`](../tests/losses/objectives.py)); padding and what stands in it, order of the examples, extreme log-ratios;
-every setting changes the loss; a step from the reference raises the chosen side and lowers the rejected one, or does what the method says instead. And, one row each:
+For every objective, tests on ragged examples with holes in their masks compare value and gradient with the paper's equation, written
+again with Python's numbers and loops over tokens ([`tests/losses/objectives.py`](../tests/losses/objectives.py)). They vary padding and
+its contents, the order of examples, and extreme log-ratios. Every setting must change the loss. A step from the reference must raise the
+chosen side and lower the rejected one, or do what the method says instead. One row each:
 
-- **start**: the formula that the first step of every run is compared with is tested against the loss.
-- **property**: what else must hold, and can fail. *Optimum*: trained to the end on infinite data, it is the policy that theory names, over three seeds.
-- **tiny task**: what a policy over 15 sequences must reach, of the way to the best sequence / of pairs in the right order ([tiny_tasks.md](tiny_tasks.md)).
-- **beside**: another package's loss that it agrees with to 1e-6 ([oracles.md](oracles.md)).
+- **start**: the formula that checks the first step of every run is tested against the loss.
+- **property**: another property that must hold. *Optimum*: trained to the end on infinite data, it reaches the policy that theory names, on three seeds.
+- **tiny task**: what a policy over 15 sequences must reach: of the way to the best sequence / of pairs in the right order ([tiny_tasks.md](tiny_tasks.md)).
+- **beside**: another package's loss that agrees to 1e-6 ([oracles.md](oracles.md)).
 
 An objective that lacks one of these fails [`tests/losses/test_audit.py`](../tests/losses/test_audit.py).
 

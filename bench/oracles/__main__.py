@@ -24,11 +24,11 @@ from bench.oracles.cases import CASES, ONLY_HERE, Case, numbers
 HERE = Path(__file__).parent
 _HEAD = """# Losses beside other packages
 
-This page is written by `make oracles`, that is `python -m bench.oracles --out docs/oracles.md`, with the releases in
-[`bench/oracles/requirements.txt`](../bench/oracles/requirements.txt), which are installed into an environment of their own. Both sides are given the same
-ragged float64 numbers; TRL's trainers are asked for their own loss through stand-ins for trainer and model, rlax's functions directly. Values and
-gradients in every token's log-probability must agree to 1e-6 (5e-6 where the other side computes in float32), as a share of the largest number or
-of 1; a pair that is explained as different must stay different, so that an explanation cannot outlive its reason.
+`make oracles` writes this page with `python -m bench.oracles --out docs/oracles.md`. It installs the releases in
+[`bench/oracles/requirements.txt`](../bench/oracles/requirements.txt) into a separate environment. Both sides get the same ragged float64
+numbers. TRL's trainers compute their loss through stand-ins for trainer and model; rlax's functions are called directly. Values, and
+gradients in every token's log-probability, must agree to 1e-6 (5e-6 if the other side computes in float32), relative to the largest
+number or to 1. A pair that is explained as different must stay different, so that an explanation cannot outlive its reason.
 """
 
 
