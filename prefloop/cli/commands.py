@@ -154,6 +154,15 @@ STAGES: Mapping[str, Command] = {
         examples=("prefloop label project delete Helpful --store runs/first/prefloop.db",),
         single=True,
     ),
+    "label invite": Command(
+        summary="make a link that lets people into the studio",
+        settings="prefloop.configs.label:InviteConfig",
+        work="prefloop.cli.people:invite",
+        examples=(
+            "prefloop label invite --store runs/first/prefloop.db --projects Helpful --uses 20 --public_url https://label.example.org",
+        ),
+        single=True,
+    ),
     "label user reset": Command(
         summary="make a one-time link that sets a new password for somebody",
         settings="prefloop.configs.label:UserResetConfig",

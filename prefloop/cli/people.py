@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 
 from prefloop.configs.label import (
+    InviteConfig,
     ProjectDeleteConfig,
     ProjectMembersConfig,
     ProjectStateConfig,
@@ -26,6 +27,28 @@ def reset_password(config: UserResetConfig) -> None:
     print(f"{config.login} is signed out everywhere. This link sets a new password, once, within a day:\n")
     print(f"    {config.public_url.rstrip('/')}/reset/{secret}\n")
     print("The studio must be running there (`prefloop label serve`); --public_url names another address.")
+
+
+def invite(config: InviteConfig) -> None:
+    """Print a link that lets people in."""
+    from prefloop.studio import invitations
+    from prefloop.studio.prefix import parsed
+    from prefloop.studio.service import Studio
+
+    parsed(config.public_url)
+    with Store.open(config.store, create=False) as store:
+        studio = Studio(store)
+        secret = invitations.invite(
+            studio,
+            config.role,
+            to=[studio.find_project(name).id for name in config.projects],
+            uses=config.uses,
+            days=config.days,
+            note=config.note,
+        )
+    people = "one person" if config.uses == 1 else f"{config.uses} people"
+    print(f"This link lets {people} in as {config.role}, within {config.days} days; it is shown this once:\n")
+    print(f"    {config.public_url.rstrip('/')}/join/{secret}\n")
 
 
 def set_project_state(config: ProjectStateConfig) -> None:

@@ -224,6 +224,39 @@ class LabelExportConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class InviteConfig:
+    """Make a link that lets people in, to some projects or to those that are open to everybody."""
+
+    store: str = "prefloop.db"
+    """Store that the studio serves: a file or a database URL."""
+    projects: tuple[str, ...] = ()
+    """Projects that who comes belongs to, by name or number."""
+    role: Literal["annotator", "adjudicator", "manager", "admin"] = "annotator"
+    """What they are there; `admin` is of the whole studio, and `manager` of the projects named."""
+    uses: int = 1
+    """How many people it serves."""
+    days: int = 7
+    """How long it works."""
+    note: str = ""
+    """What the list of links calls it."""
+    public_url: str = "http://127.0.0.1:8100"
+    """Address at which people reach the studio."""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.uses <= 1000, f"uses is {self.uses}; it must be 1 to 1000")
+        require(1 <= self.days <= 365, f"days is {self.days}; it must be 1 to 365")
+        require(len(self.note) <= 100, f"note has {len(self.note)} characters; it may have 100")
+        require(
+            self.role != "admin" or not self.projects,
+            "role is admin, but projects are named; an admin runs all of them, so leave projects out",
+        )
+        require(
+            self.role != "manager" or bool(self.projects),
+            "role is manager, but no project is named; name those that they run with --projects",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UserResetConfig:
     """Make a one-time link that sets a new password for somebody who cannot sign in. They are signed out everywhere at once."""
 

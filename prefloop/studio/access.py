@@ -51,3 +51,9 @@ def check(session: Session, project: int, annotator: int, least: ProjectRole = "
         raise NotFound(f"project {project} is not there")  # as for one that is not: nobody is told more
     if PROJECT_ROLES.index(role) < PROJECT_ROLES.index(least):
         raise NotAllowed(f"only {least}s of this project may do this")
+
+
+def is_admin(session: Session, annotator: int) -> bool:
+    """Whether an annotator's account is an admin's."""
+    found = select(_Account.id).where(_Account.annotator_id == annotator, _Account.role == "admin")
+    return session.scalar(found) is not None

@@ -1,4 +1,4 @@
-"""People: accounts, signing in, browser sessions, tokens for programs, invitations, and removing somebody.
+"""People: accounts, signing in, browser sessions, tokens for programs, and removing somebody.
 
 Passwords are kept as Argon2id; everything else that opens a door (cookie, token, link) is random, shown once, and kept as a SHA-256. An annotator's name
 in the store is a pseudonym from the beginning; the person stands in the account, which can be deleted.
@@ -30,8 +30,6 @@ Role = Literal["admin", "annotator", "adjudicator"]
 Scope = Literal["read", "annotate", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "annotate", "admin")
 SESSION_DAYS = 14
-INVITATION_DAYS = 7
-SETUP_HOURS = 24
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 10, 200
 TOKEN_MARK = "pf_"
 
@@ -112,75 +110,24 @@ def is_set_up(studio: Studio) -> bool:
         return session.scalar(select(_Account.id).limit(1)) is not None
 
 
-def invite(studio: Studio, role: Role, *, setup: bool = False, by: int | None = None) -> str:
-    """A secret that makes one account, once; it goes into a link."""
-    secret, now = secrets.token_urlsafe(32), studio.clock()
-    lasts = timedelta(hours=SETUP_HOURS) if setup else timedelta(days=INVITATION_DAYS)
-    with studio.write() as session:
-        row = studio_models.Invitation(
-            token_sha256=hash_of(secret),
-            role=role,
-            setup=setup,
-            created_at=now,
-            expires_at=now + lasts,
-            used_at=None,
-        )
-        session.add(row)
-        session.flush()
-        audit.write(
-            session,
-            now=now,
-            annotator=by,
-            action="invite",
-            entity="invitation",
-            id=row.id,
-            detail={"role": role, "setup": setup},
-        )
-    return secret
-
-
-def invitation_role(studio: Studio, secret: str) -> Role:
-    """What an invitation makes of who accepts it; `NotFound` if it is spent, too old, or none."""
-    with studio.read() as session:
-        return _open_invitation(session, secret, studio.clock()).role  # type: ignore[return-value]
-
-
-def accept(studio: Studio, secret: str, login: str, password: str) -> Who:
-    """Make an account by an invitation."""
-    name = checked_login(login)
-    hashed = hash_password(password, name)
-
-    def work(session: Session) -> int:
-        now = studio.clock()
-        row = _open_invitation(session, secret, now, lock=True)
-        row.used_at = now
-        account = _add(session, name, hashed, row.role, now)
-        audit.write(
-            session,
-            now=now,
-            annotator=account.annotator_id,
-            action="accept",
-            entity="invitation",
-            id=row.id,
-            detail={"role": row.role},
-        )
-        return account.id
-
-    id = studio.write_twice(work)
-    with studio.read() as session:
-        return _who(session.get_one(_Account, id), scopes=SCOPES, csrf="")
-
-
 def add_person(studio: Studio, login: str, password: str, role: Role) -> Who:
     """Make an account without an invitation: for the command line, tests and demonstrations."""
     name = checked_login(login)
     hashed = hash_password(password, name)
-    id = studio.write_twice(lambda session: _add(session, name, hashed, role, studio.clock()).id)
+    id = studio.write_twice(lambda session: add_account(session, name, hashed, role, studio.clock()).id)
+    return who_of(studio, id)
+
+
+def who_of(studio: Studio, account: int) -> Who:
+    """The person of an account, without a session."""
     with studio.read() as session:
-        return _who(session.get_one(_Account, id), scopes=SCOPES, csrf="")
+        return _who(session.get_one(_Account, account), scopes=SCOPES, csrf="")
 
 
-def _add(session: Session, login: str, password_hash: str, role: str, now: datetime) -> studio_models.Account:
+def add_account(
+    session: Session, login: str, password_hash: str, role: str, now: datetime
+) -> studio_models.Account:
+    """Write an account down, within a transaction; `Conflict` for a login that is taken."""
     if session.scalar(select(_Account.id).where(_Account.login == login)) is not None:
         raise Conflict(f"the login {login} is taken; choose another one")
     annotator = models.Annotator(
@@ -212,20 +159,6 @@ def hash_password(password: str, login: str) -> str:
         raise InputError("this password is too easily guessed; choose a longer one, or three words")
     with _few:
         return _hasher.hash(password)
-
-
-def _open_invitation(
-    session: Session, secret: str, now: datetime, *, lock: bool = False
-) -> studio_models.Invitation:
-    table = studio_models.Invitation
-    statement = select(table).where(table.token_sha256 == hash_of(secret))
-    row = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
-    spent = row is None or row.used_at is not None or row.expires_at <= now
-    if row is not None and row.setup and session.scalar(select(_Account.id).limit(1)) is not None:
-        spent = True
-    if row is None or spent:
-        raise NotFound("this link was used already, or is too old; ask for a new one")
-    return row
 
 
 def sign_in(studio: Studio, login: str, password: str) -> str | None:

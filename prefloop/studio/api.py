@@ -150,10 +150,6 @@ class ChangeIn(ProjectIn):
     state: Literal["open", "paused", "closed", "archived"] | None = None
 
 
-class InviteIn(Strict):
-    role: Literal["admin", "annotator", "adjudicator"] = "annotator"
-
-
 class RoleIn(Strict):
     role: Literal["admin", "annotator", "adjudicator"]
 
@@ -498,13 +494,6 @@ def download(request: Request, id: int, kind: ExportKind, adjudicated: bool, who
 def list_people(request: Request, who: Who = Depends(admin)) -> list[dict[str, Any]]:  # noqa: B008
     """Every account."""
     return [asdict(person) for person in accounts.people(studio_of(request))]
-
-
-@router.post("/invitations", tags=["people"], status_code=201)
-def invite(request: Request, body: InviteIn, who: Who = Depends(admin)) -> dict[str, str]:  # noqa: B008
-    """A path that makes one account, once, within a week."""
-    secret = accounts.invite(studio_of(request), body.role, by=who.annotator)
-    return {"path": f"{root_of(request)}/join/{secret}"}
 
 
 @router.put("/people/{id}/active", tags=["people"], status_code=204)

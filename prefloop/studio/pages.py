@@ -17,7 +17,16 @@ from prefloop.data.formats import FORMATS
 from prefloop.data.layouts import LAYOUTS
 from prefloop.data.store.values import ExportKind
 from prefloop.errors import InputError
-from prefloop.studio import accounts, adjudicate, admin_views, members, passwords, people_log, removal
+from prefloop.studio import (
+    accounts,
+    adjudicate,
+    admin_views,
+    invitations,
+    members,
+    passwords,
+    people_log,
+    removal,
+)
 from prefloop.studio.accounts import Who
 from prefloop.studio.api import download
 from prefloop.studio.keys import KEYS
@@ -57,7 +66,7 @@ MEDIA_TYPES = {
     ".jpeg": "image/jpeg",
 }
 
-_OWN_PAGE = re.compile(r"/|/(?:label|history|settings|adjudicate|admin)(?:/[\w./-]*)?(?:\?[\w=&%.-]*)?")
+_OWN_PAGE = re.compile(r"/|/(?:label|history|settings|adjudicate|admin|join)(?:/[\w./-]*)?(?:\?[\w=&%.-]*)?")
 """Addresses that signing in leads on to. A name or an address elsewhere is none of them."""
 
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox"
@@ -185,31 +194,42 @@ def logout(request: Request, who: Signed, form: Form) -> Response:
 def join_page(request: Request, secret: str) -> Response:
     """The form behind an invitation, or behind the first link of all."""
     limit(request, "links", client_of(request))
-    role = accounts.invitation_role(studio_of(request), secret)
-    return _door(request, "join", secret=secret, role=role, error="", login="")
+    return _join(request, secret, error="", login="")
+
+
+def _join(request: Request, secret: str, *, error: str, login: str) -> Response:
+    """Two ways in: a new account, or the one that is signed in."""
+    invited, who = invitations.look(studio_of(request), secret), who_asks(request)
+    if who is not None:
+        return page(request, "join_as", who, secret=secret, invited=invited, error=error)
+    return _door(request, "join", secret=secret, invited=invited, error=error, login=login)
 
 
 @router.post("/join/{secret}")
 def join(request: Request, secret: str, form: Form) -> Response:
-    """Make the account and sign in."""
-    check_form(request, form.get("form_token", ""))
+    """Make the account and sign in; who is signed in joins the projects."""
     limit(request, "links", client_of(request))
-    studio = studio_of(request)
-    login = form.get("login", "")
+    studio, who, login = studio_of(request), who_asks(request), form.get("login", "")
+    if who is None:
+        check_form(request, form.get("form_token", ""))
+    else:
+        check_csrf(who, form.get("csrf", ""))
     try:
-        who = accounts.accept(studio, secret, login, form.get("password", ""))
+        if who is not None:
+            invitations.accept_as(studio, secret, who)
+            return RedirectResponse(f"{root_of(request)}/", 303)
+        joined = invitations.accept(studio, secret, login, form.get("password", ""))
     except NotFound:
         raise
     except InputError as error:
-        role = accounts.invitation_role(studio, secret)
-        answer = _door(request, "join", secret=secret, role=role, error=str(error), login=login)
+        answer = _join(request, secret, error=str(error), login=login)
         answer.status_code = 422
         return answer
-    cookie = accounts.open_session(studio, who.account)
     # Straight to the first question, where there is one.
-    belongs = members.roles(studio, who.annotator)
+    belongs = members.roles(studio, joined.annotator)
     open_projects = [each.id for each in studio.projects() if each.state == "open" and each.id in belongs]
-    return _let_in(request, cookie, f"/label/{open_projects[0]}" if open_projects else "/")
+    to = f"/label/{open_projects[0]}" if open_projects else "/"
+    return _let_in(request, accounts.open_session(studio, joined.account), to)
 
 
 @router.get("/reset/{secret}")
@@ -596,7 +616,15 @@ def annotator_page(request: Request, name: str, who: Admin) -> Response:
 @router.get("/admin/people")
 def people_page(request: Request, who: Admin) -> Response:
     """Accounts and invitations."""
-    return page(request, "people", who, people=accounts.people(studio_of(request)))
+    studio = studio_of(request)
+    return page(
+        request,
+        "people",
+        who,
+        people=accounts.people(studio),
+        links=invitations.links(studio, by=who.annotator),
+        projects=[each for each in studio.projects() if each.state != "archived"],
+    )
 
 
 @router.get("/admin/audit")

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
-from prefloop.studio import accounts, members
+from prefloop.studio import accounts, invitations, members
 from prefloop.studio.pages import Id, Manager, page
 from prefloop.studio.security import studio_of
 from prefloop.studio.values import PROJECT_ROLES
@@ -21,5 +21,12 @@ def members_page(request: Request, id: Id, who: Manager) -> Response:
         [each.login for each in accounts.people(studio) if each.login not in known] if who.is_admin else []
     )
     return page(
-        request, "members", who, project=studio.project(id), members=found, logins=others, roles=PROJECT_ROLES
+        request,
+        "members",
+        who,
+        project=studio.project(id),
+        members=found,
+        logins=others,
+        roles=PROJECT_ROLES,
+        links=invitations.links(studio, by=who.annotator, project=id),
     )

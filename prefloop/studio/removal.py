@@ -1,6 +1,7 @@
 """Deleting a project: what goes with it is said first; what was said in it is withdrawn, as undo does, and never rewritten."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
@@ -58,6 +59,7 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
         chats = select(_Chat.id).where(_Chat.project_id == id)
         session.execute(delete(studio_models.ChatTurn).where(studio_models.ChatTurn.chat_id.in_(chats)))
         session.execute(delete(_Chat).where(_Chat.project_id == id))
+        _end_links(session, id, studio.clock())
         session.execute(delete(studio_models.Membership).where(studio_models.Membership.project_id == id))
         # What was said in it refers to the assignments of its answers, which is never changed: those stay, and lead nowhere.
         kept = select(studio_models.JudgementDetail.assignment_id).where(
@@ -94,6 +96,23 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
             },
         )
     return gone
+
+
+def _end_links(session: Session, project: int, now: datetime) -> None:
+    """Take the project off invitation links; those that led to nothing else work no more."""
+    link, invitation, other = (
+        studio_models.InvitationProject,
+        studio_models.Invitation,
+        aliased(studio_models.InvitationProject),
+    )
+    elsewhere = exists().where(other.invitation_id == link.invitation_id, other.project_id != project)
+    alone = select(link.invitation_id).where(link.project_id == project, ~elsewhere)
+    pending = invitation.revoked_at.is_(None)
+    session.execute(
+        update(invitation).where(pending, invitation.id.in_(alone)).values(revoked_at=now),
+        execution_options={"synchronize_session": False},
+    )
+    session.execute(delete(link).where(link.project_id == project))
 
 
 def _answered(project: int):

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from prefloop.configs.label import ChatAnswers, ServeConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
-from prefloop.studio import accounts, demo
+from prefloop.studio import accounts, demo, invitations
 from prefloop.studio.app import make_app
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.prefix import parsed
@@ -115,7 +115,7 @@ def _greet(studio: Studio, base: str) -> None:
     if accounts.is_set_up(studio):
         print(f"studio: {base}    (Ctrl-C stops it; what was submitted is stored)")
         return
-    secret = accounts.invite(studio, "admin", setup=True)
+    secret = invitations.invite(studio, "admin", setup=True)
     print("Open this link to choose your login and password. It works once, within a day:\n")
     print(f"    {base}/join/{secret}\n", flush=True)
 

@@ -39,6 +39,7 @@ from prefloop.configs.judge import (
 from prefloop.configs.label import (
     BackupConfig,
     ChatAnswers,
+    InviteConfig,
     LabelExportConfig,
     LabelImportConfig,
     ProjectDeleteConfig,
@@ -89,6 +90,7 @@ OTHERS = (
     *(AskedModel, ScorerConfig, LabelScoreConfig, ReviseConfig, DistillContextConfig, RoundsConfig),
     *(
         UserResetConfig,
+        InviteConfig,
         ProjectMembersConfig,
         ProjectStateConfig,
         ProjectDeleteConfig,

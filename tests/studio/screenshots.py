@@ -13,7 +13,7 @@ from typing import Any
 from prefloop.data.store import Judgement, Store
 from prefloop.data.toy_world import gold_utility
 from prefloop.records import Prompt
-from prefloop.studio import accounts, demo
+from prefloop.studio import accounts, demo, invitations
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectKind, ProjectSettings
@@ -246,7 +246,7 @@ class Shots:
         self.shot("audit", "/admin/audit", theme="dark")
         self.page.context.clear_cookies()
         self.shot("login", "/login")
-        secret = accounts.invite(self.studio, "annotator")
+        secret = invitations.invite(self.studio, "annotator")
         self.shot("join", f"/join/{secret}", theme="light")
         self.shot("not-here", "/join/nothing")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefloop.data.store import Store
-from prefloop.studio import accounts
+from prefloop.studio import accounts, invitations
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.service import Studio
 from tests.studio.accessible import keyboard_problems, moves, problems
@@ -49,6 +49,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                 "help": paths["pair"],
                 "project": f"/admin/projects/{projects['shared']}",
                 "edit project": f"/admin/projects/{projects['shared']}/edit",
+                "join as": f"/join/{invitations.invite(studio, 'annotator', to=[projects['shared']], uses=9, note='all')}",
                 "members": f"/admin/projects/{projects['shared']}/members",
                 "annotator": f"/admin/annotators/{bea}",
                 "case": f"/adjudicate?project={projects['shared']}",
@@ -93,6 +94,7 @@ PAGES = [
     "project",
     "edit project",
     "members",
+    "join as",
     "annotator",
     "case",
     "/",
@@ -127,6 +129,9 @@ def test_every_page_can_be_read_and_worked_by_everybody(world: World, name: str)
 
 def test_the_doors_can_be_read_and_worked_by_everybody(world: World, browser: Any) -> None:
     page, watch = new_page(browser, world.base)
+    page.goto(world.base + world.paths["join as"])
+    assert problems(page) == []
+    assert keyboard_problems(page) == []
     page.goto(f"{world.base}/login")
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)

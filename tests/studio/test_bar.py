@@ -15,7 +15,7 @@ from sqlalchemy import func, select, text
 
 from prefloop.configs.label import ServeConfig
 from prefloop.data.store import models, studio_models
-from prefloop.studio import accounts, assign
+from prefloop.studio import assign, invitations
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectSettings
 from tests.studio.web import PASSWORD, Person, client_of
@@ -37,7 +37,7 @@ def test_logs_hold_no_text_no_name_and_no_secret(
         ann.submit(item["token"], {"choice": "first", "rationale": "private words", "edited": "my own reply"})
         ann.submit(item["token"], {"choice": "first", "rationale": "private words again"})
         ann.client.get("/nowhere?query=private")
-        secret = accounts.invite(studio, "annotator")
+        secret = invitations.invite(studio, "annotator")
         ann.client.get(f"/join/{secret}")
         ann.client.post("/login", data={"login": "ann-in-person", "password": "guess"})
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("prefloop")]

@@ -7,7 +7,7 @@ import pytest
 
 from prefloop.data.store import Store
 from prefloop.records import Message, Prompt
-from prefloop.studio import accounts, adjudicate
+from prefloop.studio import accounts, adjudicate, invitations
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectSettings
@@ -45,7 +45,7 @@ def wait_stored(page: Any, studio: Studio, project: int, count: int) -> None:
 
 def test_from_the_setup_link_to_the_last_answer_by_keyboard_alone(studio: Studio, browser: Any) -> None:
     project = compare_all(studio)
-    secret = accounts.invite(studio, "admin", setup=True)
+    secret = invitations.invite(studio, "admin", setup=True)
     with served(studio) as base:
         page, watch = new_page(browser, base)
         page.goto(f"{base}/join/{secret}")

@@ -10,7 +10,7 @@ import pytest
 
 from prefloop.configs.label import ServeConfig
 from prefloop.errors import InputError
-from prefloop.studio import accounts, serve
+from prefloop.studio import accounts, invitations, serve
 from prefloop.studio.app import make_app
 from prefloop.studio.service import Studio
 from prefloop.studio.values import ProjectSettings
@@ -34,7 +34,7 @@ def test_the_studio_works_behind_a_proxy_under_a_path(
 ) -> None:
     project = studio.create_project(ProjectSettings(name="first")).id
     studio.add_tasks(project, studio.store.add_pairs().ids)
-    secret = accounts.invite(studio, "admin")
+    secret = invitations.invite(studio, "admin")
     port = free_port()
     public = f"http://127.0.0.1:{port}{PREFIX}"
     rows = tmp_path / "more.jsonl"

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from prefloop.data.store import studio_models
 from prefloop.data.store.database import Unavailable
-from prefloop.studio import accounts
+from prefloop.studio import accounts, invitations
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectSettings
 from tests.studio.conftest import Clock
@@ -38,8 +38,8 @@ def boss(studio: Studio) -> Person:
 def test_the_setup_link_makes_one_admin_and_leads_to_the_first_comparison(
     studio: Studio, project: int
 ) -> None:
-    secret = accounts.invite(studio, "admin", setup=True)
-    spare = accounts.invite(studio, "admin", setup=True)
+    secret = invitations.invite(studio, "admin", setup=True)
+    spare = invitations.invite(studio, "admin", setup=True)
     browser = client_of(studio)
     page = browser.get(f"/join/{secret}")
     assert page.status_code == 200
@@ -55,14 +55,14 @@ def test_the_setup_link_makes_one_admin_and_leads_to_the_first_comparison(
 
 
 def test_an_invitation_is_for_once_and_for_a_week(studio: Studio, clock: Clock) -> None:
-    secret = accounts.invite(studio, "annotator")
-    accounts.accept(studio, secret, "bea", PASSWORD)
+    secret = invitations.invite(studio, "annotator")
+    invitations.accept(studio, secret, "bea", PASSWORD)
     with pytest.raises(Exception, match="used already"):
-        accounts.accept(studio, secret, "cid", PASSWORD)
-    late = accounts.invite(studio, "annotator")
+        invitations.accept(studio, secret, "cid", PASSWORD)
+    late = invitations.invite(studio, "annotator")
     clock.forward(7 * 86400 + 1)
     with pytest.raises(Exception, match="too old"):
-        accounts.accept(studio, late, "cid", PASSWORD)
+        invitations.accept(studio, late, "cid", PASSWORD)
 
 
 def test_there_is_no_password_that_works_before_set_up(studio: Studio) -> None:

@@ -240,19 +240,42 @@ class ApiToken(Base):
 
 
 class Invitation(Base):
-    """A link that makes one account, once."""
+    """A link that makes accounts, so many and until then."""
 
     __tablename__ = "invitation"
-    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator', 'adjudicator')", name="role"),)
+    __table_args__ = (
+        CheckConstraint("role IN ('admin', 'annotator', 'adjudicator', 'manager')", name="role"),
+        CheckConstraint("uses >= 0 AND uses <= most_uses", name="uses"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     role: Mapped[str] = mapped_column(String(16))
+    """In the link's projects; of the account itself where it names none."""
     setup: Mapped[bool]
     """Whether it is the first one of all, which works only while there is no account."""
+    note: Mapped[str]
+    """What the admin calls it."""
+    uses: Mapped[int]
+    most_uses: Mapped[int]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+    """The last time."""
+    revoked_at: Mapped[datetime | None]
+
+
+class InvitationProject(Base):
+    """A project that who comes by a link belongs to."""
+
+    __tablename__ = "invitation_project"
+
+    invitation_id: Mapped[int] = mapped_column(
+        ForeignKey("invitation.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    project_id: Mapped[int] = mapped_column(
+        ForeignKey("project.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
 
 
 class PasswordReset(Base):

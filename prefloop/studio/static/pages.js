@@ -124,11 +124,34 @@ if (memberForm) {
 
 const inviteForm = find("invite");
 if (inviteForm) {
-  inviteForm.addEventListener("submit", told(find("invited"), async () => {
-    const made = await send("POST", "/api/v1/invitations", { role: inviteForm.elements.role.value }, csrf);
-    find("invited").hidden = false;
-    find("invited").querySelector("code").textContent = new URL(made.path, location.href).href;
+  inviteForm.addEventListener("submit", told(find("invited").querySelector("span"), async () => {
+    const { role, uses, days, note } = inviteForm.elements;
+    const projects = inviteForm.dataset.of ? [Number(inviteForm.dataset.of)]
+      : [...inviteForm.querySelectorAll("[name=projects]:checked")].map((box) => Number(box.value));
+    const place = find("invited");
+    place.hidden = false;
+    place.querySelector("code").textContent = "";
+    const made = await send("POST", "/api/v1/invitations", { role: role.value, uses: Number(uses.value), days: Number(days.value), note: note.value, projects }, csrf);
+    place.querySelector("span").textContent = "Send this link; it is shown this once:";
+    place.querySelector("code").textContent = new URL(made.path, location.href).href;
   }));
+}
+for (const button of document.querySelectorAll("[data-revoke-link]")) {
+  button.addEventListener("click", told(null, async () => {
+    await send("DELETE", `/api/v1/invitations/${button.dataset.revokeLink}`, undefined, csrf);
+    location.reload();
+  }));
+}
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", async () => {
+    const code = button.parentElement.querySelector("code");
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      button.textContent = "Copied";
+    } catch { /* without TLS there is no clipboard: it is marked, to be copied by hand */
+      getSelection().selectAllChildren(code);
+    }
+  });
 }
 
 const importForm = find("import");
