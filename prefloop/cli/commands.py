@@ -445,6 +445,18 @@ STAGES: Mapping[str, Command] = {
         positional=("checkpoint",),
         examples=("prefloop lineage runs/first/ppo/final",),
     ),
+    "push": Command(
+        summary="put a finished model on the Hugging Face hub, with a card that says what made it",
+        settings="prefloop.configs.push:PushConfig",
+        work="prefloop.cli.push:push",
+        single=True,
+        positional=("folder", "name"),
+        examples=(
+            "prefloop push runs/first/dpo/final team/helpful-dpo --dry_run",
+            "prefloop push runs/first/dpo/final team/helpful-dpo --private",
+            "prefloop push runs/first/dpo/final/adapter team/helpful-lora --base HuggingFaceTB/SmolLM2-135M-Instruct",
+        ),
+    ),
     "verify": Command(
         summary="check that checkpoints and finished models are unchanged",
         settings="prefloop.configs.verify:VerifyConfig",

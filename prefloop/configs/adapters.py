@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefloop.configs.model_names import GGUF, model_name
 from prefloop.errors import InputError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -73,11 +74,14 @@ def adapter_of(name: str) -> Adapter | None:
         )
     settings = read_object(folder / CONFIG)
     about = read_object(folder / ABOUT) if (folder / ABOUT).is_file() else {}
-    named = base or settings.get("base_model_name_or_path") or ""
+    named = base or str(settings.get("base_model_name_or_path") or "")
+    revision = settings.get("revision")  # the base's, as PEFT writes it
+    if revision and not base and not Path(named).exists():
+        named = f"{named}@{revision}"
     return Adapter(
         name=name,
         folder=folder,
-        base=_base(str(named), folder, given),
+        base=_base(named, folder, given),
         settings=settings,
         about=about,
     )
@@ -110,11 +114,11 @@ def _base(named: str, folder: Path, given: str) -> str:
     path = Path(named).expanduser()
     places = [path] if path.is_absolute() else [path, *(each / path for each in folder.resolve().parents)]
     for place in places:
-        if place.is_dir():
+        if place.is_dir() or (place.is_file() and place.suffix == GGUF):
             if place.resolve() == folder.resolve():
                 raise InputError(f"{folder / CONFIG} names the adapter itself as its base; {way_out}")
             return named if place is path else str(place)
-    if path.is_absolute() or named.startswith((".", "~")) or named.count("/") > 1:
+    if model_name(named).is_path:
         raise InputError(
             f"adapter {given!r} belongs to the base {named!r} (base_model_name_or_path in {CONFIG}), which is not there; {way_out}"
         )
@@ -124,13 +128,14 @@ def _base(named: str, folder: Path, given: str) -> str:
 @functools.lru_cache(maxsize=64)
 def _from_hub(name: str) -> Path | None:
     """The folder of a hub model that is an adapter; None where it is none, or cannot be asked for."""
-    if not name or name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or ":" in name:
+    place = model_name(name)
+    if not name or place.is_path or place.gguf:
         return None
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        hf_hub_download(name, CONFIG)
-        return Path(snapshot_download(name, allow_patterns=_PARTS))
+        hf_hub_download(place.source, CONFIG, **place.at)
+        return Path(snapshot_download(place.source, allow_patterns=_PARTS, **place.at))
     except (HfHubHTTPError, HFValidationError, OSError):  # whoever loads the model says what is wrong
         return None

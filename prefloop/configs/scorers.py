@@ -1,13 +1,15 @@
 """How scorers are named in settings, one way in every command, and how several of them become one number.
 
-A scorer is a reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), or `POLICY@REFERENCE` for
-the log-ratio of two language models. Several, with commas between them, are an ensemble.
+A scorer is a reward model's name, `module:function` for a Python function of (prompts, completions), or `POLICY@REFERENCE` for the log-ratio
+of two language models. Several, with commas between them, are an ensemble. A name may have a revision, so `team/model@v2` is a reward model and
+`team/policy@v2@team/base` a log-ratio.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from prefloop.configs.common import require
+from prefloop.configs.model_names import is_revision
 from prefloop.errors import InputError
 
 
@@ -38,7 +40,7 @@ class Named:
 
     kind: Literal["model", "function", "implicit"]
     name: str
-    """Folder, hub name or `module:function`; of a log-ratio the policy."""
+    """A model's name or `module:function`; of a log-ratio the policy."""
     reference: str = ""
     """Of a log-ratio the model it is compared with."""
 
@@ -87,9 +89,20 @@ def _named(part: str, given: str) -> Named:
         )
     if ":" in part:
         return Named(kind="function", name=part)
-    policy, at, reference = part.partition("@")
-    if not at:
-        return Named(kind="model", name=part)
-    if not (policy and reference) or "@" in reference:
+    models = _models(part)
+    if len(models) == 1:
+        return Named(kind="model", name=models[0])
+    if len(models) > 2 or not all(models):
         raise InputError(f"reward_model has {part!r}; a log-ratio is written POLICY@REFERENCE")
-    return Named(kind="implicit", name=policy, reference=reference)
+    return Named(kind="implicit", name=models[0], reference=models[1])
+
+
+def _models(part: str) -> list[str]:
+    """The models between the @ signs, each with its revision."""
+    models: list[str] = []
+    for each in part.split("@"):
+        if models and each and "@" not in models[-1] and is_revision(each, models[-1]):
+            models[-1] += f"@{each}"
+        else:
+            models.append(each)
+    return models

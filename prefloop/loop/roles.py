@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.adapters import Adapter, adapter_of
 from prefloop.configs.common import Compute, LoRA, Optim
+from prefloop.configs.model_names import model_name
 from prefloop.errors import InputError
 from prefloop.loop.inputs import Examples, Prompts
 from prefloop.models.generation import save_model
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 Role = TypeVar("Role", Policy, RewardModel)
 
 MERGED_BASE = "base"
-"""Folder in a run's, of the model that a new adapter stands on where that is another adapter's base with it merged in."""
+"""Folder in a run's, of the model that a new adapter stands on where that is another adapter's base with it merged in, or a .gguf file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +91,8 @@ def _adapter_to_train(model: str) -> Adapter:
 
 
 def _stand_on(role: Policy | RewardModel, model: str, tokenizer: PreTrainedTokenizerBase, run: Run) -> None:
-    """Where the model is an adapter, save what a new one stands on: its base with it merged in, which is nowhere else."""
-    if adapter_of(model) is None:
+    """Save what a new adapter stands on where that is nowhere else as PEFT could load it: another adapter's base with it merged in, a .gguf file."""
+    if adapter_of(model) is None and not model_name(model).gguf:
         return
     folder = run.folder / MERGED_BASE
 

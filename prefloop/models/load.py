@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -23,6 +24,7 @@ from transformers import (
 
 from prefloop.configs.adapters import Adapter, adapter_of
 from prefloop.configs.common import Compute
+from prefloop.configs.model_names import model_name
 from prefloop.configs.pretrain import Architecture
 from prefloop.errors import InputError
 from prefloop.models import attention
@@ -62,14 +64,18 @@ def _from_pretrained(
     if adapter is not None:
         return _with_adapter(auto, adapter, compute, **kwargs)
     check_name(name)
+    place = model_name(name)
+    if place.gguf:
+        kwargs |= _dequantised()
     try:
         with quiet():
             model, info = auto.from_pretrained(
-                name,
+                place.source,
                 dtype=DTYPES[compute.dtype],
                 use_safetensors=True,
                 trust_remote_code=compute.trust_remote_code,
                 output_loading_info=True,
+                **place.options,
                 **kwargs,
             )
     except (
@@ -78,14 +84,24 @@ def _from_pretrained(
         if isinstance(error, MemoryError | InputError) or type(error).__name__ == "OutOfMemoryError":
             raise
         raise InputError(
-            f"model {name!r} could not be loaded: {_reason(error)} (it must be a folder or hub name with config.json and safetensors weights)"
+            f"model {name!r} could not be loaded: {_reason(error)} (it must be a folder or hub name with config.json and safetensors weights, or a .gguf file)"
         ) from error
     layers = sorted(key for key in info["unexpected_keys"] if _LAYER.match(key))
     if layers:  # transformers leaves them out without an error
         raise InputError(
             f"model {name!r} holds weights of layers that its config.json has no place for ({layers[0]}, {len(layers)} such); restore config.json"
         )
+    if place.gguf:  # a plain model from here on, which is saved as one
+        model.hf_quantizer = None
+        vars(model.config).pop("quantization_config", None)
+    model.name_or_path = name
     return model, info
+
+
+def _dequantised() -> dict[str, Any]:
+    """What makes transformers unpack every weight of a .gguf file; releases without the setting always do."""
+    settings = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": settings(dequantize=True)} if settings is not None else {}
 
 
 def load_config(name: str, compute: Compute) -> PretrainedConfig | None:
@@ -94,7 +110,10 @@ def load_config(name: str, compute: Compute) -> PretrainedConfig | None:
     if adapter is not None:
         return load_config(adapter.base, compute)
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=compute.trust_remote_code)
+        place = model_name(name)
+        return AutoConfig.from_pretrained(
+            place.source, trust_remote_code=compute.trust_remote_code, **place.options
+        )
     except (OSError, ValueError, KeyError):
         return None
 
@@ -219,7 +238,7 @@ def as_policy(model: PreTrainedModel, compute: Compute) -> Policy:
 
 
 def load_policy(name: str, compute: Compute) -> Policy:
-    """A causal language model by hub name or folder. Raises `InputError` where it cannot be loaded."""
+    """A causal language model by name. Raises `InputError` where it cannot be loaded."""
     model, info = _from_pretrained(AutoModelForCausalLM, name, compute)
     missing = sorted(
         key for key in info["missing_keys"] if "lm_head" not in key or not model.config.tie_word_embeddings
@@ -395,7 +414,8 @@ def _stored_config(name: str) -> PretrainedConfig:
         return PretrainedConfig(**adapter.about.get("config", {}))
     check_name(name)
     with quiet():
-        return AutoConfig.from_pretrained(name)
+        place = model_name(name)
+        return AutoConfig.from_pretrained(place.source, **place.options)
 
 
 def set_thresholds(reward_model: RewardModel, levels: Sequence[float], thresholds: Sequence[float]) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefloop.configs.adapters import ABOUT, CONFIG, WEIGHTS, Adapter, read_object
 from prefloop.configs.common import LoRA
+from prefloop.configs.model_names import model_name
 from prefloop.errors import InputError
 from prefloop.models.from_adapter import SCORED_BY, adapter_tensors, as_it_says, put_in, score_head, trainable
 from prefloop.models.generation import save_model
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
+
+CARD = "README.md"
+"""PEFT writes one of blanks to fill in; `prefloop push` writes one that says something."""
 
 ADAPTER = "adapter"
 """Folder of the adapter by itself, inside a saved model's."""
@@ -157,12 +161,18 @@ def settings_of_adapter(peft: "PeftModel", name: str) -> LoRA:
 
 def save_adapter(peft: "PeftModel", name: str, folder: Path) -> None:
     """One role's adapter as a PEFT folder (adapter_config.json, adapter_model.safetensors)."""
+    base = model_name(peft.peft_config[name].base_model_name_or_path or "")
+    if base.revision:  # as PEFT names one
+        peft.peft_config[name].base_model_name_or_path, peft.peft_config[name].revision = (
+            base.source,
+            base.revision,
+        )
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         peft.save_pretrained(temporary, selected_adapters=[name])
         written = Path(temporary) / name
         folder.mkdir(parents=True, exist_ok=True)
         for file in (written if written.is_dir() else Path(temporary)).iterdir():
-            if file.is_file():
+            if file.is_file() and file.name != CARD:
                 shutil.move(str(file), folder / file.name)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from prefloop.configs.adapters import WEIGHTS, Adapter, adapter_of, read_object
+from prefloop.configs.model_names import ModelName, model_name
 from prefloop.errors import InputError
 
 _CONFIG = "config.json"
@@ -23,17 +24,17 @@ def check_name(name: str) -> None:
     if adapter is not None:
         check_name(adapter.base)
         return
-    path = Path(name).expanduser()
+    place = model_name(name)
+    path = Path(place.source).expanduser()
     if path.is_file():
         raise InputError(
-            f"model {name!r} is a file; give the folder that holds config.json and model.safetensors, or a hub name"
+            f"model {name!r} is a file; give the folder that holds config.json and model.safetensors, a .gguf file, or a hub name"
         )
-    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-    if is_path and not path.exists():
+    if place.is_path and not path.exists():
         raise InputError(
             f"model {name!r} is not there; give a folder that holds config.json and safetensors weights, or a hub name"
         )
-    if path.is_dir():
+    if path.is_dir() and not place.gguf:
         check_files(path)
 
 
@@ -73,7 +74,7 @@ def _damaged(file: Path, error: Exception) -> str:
 
 
 def weights_sha256(name: str) -> str:
-    """Hash of a model's safetensors and `config.json`, by folder or hub name.
+    """Hash of a model's safetensors and `config.json`, or of its .gguf file, by name.
 
     A hub model that is not in the cache yet is downloaded to it, from where it is loaded afterwards. The hash reads every byte (about a
     second per GiB), so take it once per start.
@@ -86,10 +87,11 @@ def weights_sha256(name: str) -> str:
     adapter = adapter_of(name)
     if adapter is not None:
         return _of_adapter(adapter)
-    config, files = _local(Path(name)) if Path(name).is_dir() else _from_hub(name)
+    place = model_name(name)
+    config, files = _local(place) if Path(place.source).is_dir() else _from_hub(name, place)
     for file in files:
         _add(digest, file)
-    if config.exists():
+    if config is not None and config.exists():
         digest.update(json.dumps(read_object(config), sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -113,7 +115,10 @@ def _add(digest: "hashlib._Hash", file: Path) -> None:
             digest.update(block)
 
 
-def _local(folder: Path) -> tuple[Path, list[Path]]:
+def _local(place: ModelName) -> tuple[Path | None, list[Path]]:
+    folder = Path(place.source)
+    if place.gguf:
+        return None, [folder / place.gguf]
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(
@@ -122,17 +127,21 @@ def _local(folder: Path) -> tuple[Path, list[Path]]:
     return folder / _CONFIG, files
 
 
-def _from_hub(name: str) -> tuple[Path, list[Path]]:
+def _from_hub(name: str, place: ModelName) -> tuple[Path | None, list[Path]]:
     """What `from_pretrained` loads of a hub model: its configuration, and one file of weights or all that its index names."""
+
+    def fetch(file: str) -> Path:
+        return Path(hf_hub_download(place.source, file, **place.at))
+
     try:
-        config = Path(hf_hub_download(name, _CONFIG))
+        if place.gguf:
+            return None, [fetch(place.gguf)]
+        config = fetch(_CONFIG)
         try:
-            return config, [Path(hf_hub_download(name, _WHOLE))]
+            return config, [fetch(_WHOLE)]
         except EntryNotFoundError:  # not there, or offline and not in the cache
-            index = read_object(Path(hf_hub_download(name, _INDEX)))
-            return config, [
-                Path(hf_hub_download(name, shard)) for shard in sorted(set(index["weight_map"].values()))
-            ]
+            shards = read_object(fetch(_INDEX))["weight_map"]
+            return config, [fetch(shard) for shard in sorted(set(shards.values()))]
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(

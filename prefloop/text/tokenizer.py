@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.configs.adapters import adapter_of, read_object
+from prefloop.configs.model_names import ModelName, model_name
 from prefloop.errors import InputError
 from prefloop.text.template import conventions, declare_stops
 from prefloop.text.tokens import check_unicode
@@ -50,7 +51,7 @@ _SMALLEST = 256 + len(SPECIAL_TOKENS)
 
 
 def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
-    """The tokenizer in a folder or of a model on the hub; of an adapter its own, or its base's where none was saved with it.
+    """The tokenizer of a model by its name; of an adapter its own, or its base's where none was saved with it.
 
     Raises `InputError` where there is none, where it has no end token, or where it is not a fast one (we need
     to know which characters a token covers).
@@ -59,13 +60,14 @@ def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False)
     adapter = adapter_of(name)
     if adapter is not None and not adapter.has_tokenizer:
         return load_tokenizer(adapter.base, trust_remote_code=trust_remote_code)
-    folder = Path(name).expanduser() if adapter is None else adapter.folder
-    if not folder.exists() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+    place = model_name(name) if adapter is None else ModelName(source=str(adapter.folder))
+    folder = Path(place.source).expanduser()
+    if place.is_path and not folder.exists():
         raise InputError(
             f"there is no folder {name!r} to load a tokenizer from; give an existing folder or a hub name"
         )
     try:
-        tokenizer = _load(name, folder, trust_remote_code)
+        tokenizer = _load(place, folder, trust_remote_code)
     except Exception as error:  # the library raises bare Exception for a broken tokenizer.json
         for file in sorted(folder.glob("*token*.json")) if folder.is_dir() else ():
             read_object(file)  # a damaged one is named
@@ -78,18 +80,20 @@ def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False)
         raise InputError(
             f"the tokenizer of {name!r} has no fast version (tokenizer.json); convert it with the tokenizers library, or take another model"
         )
-    declare_stops(tokenizer, _declared_stops(tokenizer, name, folder))
+    declare_stops(tokenizer, _declared_stops(tokenizer, place, folder))
     conventions(tokenizer)
     return tokenizer
 
 
-def _declared_stops(tokenizer: "PreTrainedTokenizerBase", name: str, folder: Path) -> list[int]:
+def _declared_stops(tokenizer: "PreTrainedTokenizerBase", place: ModelName, folder: Path) -> list[int]:
     """The `eos_token_id` of the model's files, a number or a list. Ordinary words are left out, with a warning: configurations
     come with a default, 2, that may be any token."""
-    known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    if place.gguf:  # it says its end token itself
+        return []
+    name, known = place.source, {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     stops: list[int] = []
     for file in ("generation_config.json", "config.json"):
-        values = _read_settings(name, folder, file)
+        values = _read_settings(place, folder, file)
         text = values.get("text_config")
         found = values.get("eos_token_id", text.get("eos_token_id") if isinstance(text, dict) else None)
         for token in found if isinstance(found, list) else [] if found is None else [found]:
@@ -109,9 +113,9 @@ def _declared_stops(tokenizer: "PreTrainedTokenizerBase", name: str, folder: Pat
     return list(dict.fromkeys(stops))
 
 
-def _read_settings(name: str, folder: Path, file: str) -> dict[str, Any]:
+def _read_settings(place: ModelName, folder: Path, file: str) -> dict[str, Any]:
     """A file of settings beside the tokenizer's, in the folder or on the hub; empty where there is none."""
-    path = folder / file if folder.exists() else _from_hub(name, file)
+    path = folder / file if folder.exists() else _from_hub(place, file)
     if path is None or not path.is_file():
         return {}
     try:
@@ -123,12 +127,13 @@ def _read_settings(name: str, folder: Path, file: str) -> dict[str, Any]:
     return values
 
 
-def _from_hub(name: str, file: str) -> Path | None:
+def _from_hub(place: ModelName, file: str) -> Path | None:
     from transformers.utils.hub import cached_file
 
     found = cached_file(
-        name,
+        place.source,
         file,
+        **place.at,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
@@ -136,17 +141,37 @@ def _from_hub(name: str, file: str) -> Path | None:
     return Path(found) if found else None
 
 
-def _load(name: str, folder: Path, trust_remote_code: bool) -> "PreTrainedTokenizerBase":
+def _load(place: ModelName, folder: Path, trust_remote_code: bool) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     settings = folder / "tokenizer_config.json"
-    if settings.is_file() and (folder / "tokenizer.json").is_file():
+    if not place.gguf and settings.is_file() and (folder / "tokenizer.json").is_file():
         declared = read_object(settings).get("tokenizer_class")
         if declared in _EXACT_CLASSES:
             # AutoTokenizer would let the model's architecture choose a class, which rebuilds the tokenizer its own way
             return PreTrainedTokenizerFast.from_pretrained(str(folder))
-    return AutoTokenizer.from_pretrained(
-        str(folder) if folder.exists() else name, trust_remote_code=trust_remote_code
+    loaded = AutoTokenizer.from_pretrained(
+        str(folder) if folder.exists() else place.source, trust_remote_code=trust_remote_code, **place.options
+    )
+    return _as_the_file_has_it(loaded) if place.gguf else loaded
+
+
+def _as_the_file_has_it(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+    """Without the end token of GPT-2, which transformers adds to the tokens of any .gguf file: the model has no embedding for it."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    written = json.loads(tokenizer.backend_tokenizer.to_str())  # pyright: ignore[reportAttributeAccessIssue]
+    size = len(written["model"]["vocab"])  # a file's control tokens stand among the others
+    own = [each for each in written["added_tokens"] if each["id"] < size]
+    if len(own) == len(written["added_tokens"]):
+        return tokenizer
+    written["added_tokens"] = own
+    roles = {f"{role}_token": getattr(tokenizer, f"{role}_token") for role in ("bos", "eos", "pad")}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(written)),
+        chat_template=tokenizer.chat_template,
+        **roles,
     )
 
 

@@ -51,6 +51,7 @@ from prefloop.configs.label import (
     UserResetConfig,
 )
 from prefloop.configs.merge import MergeConfig
+from prefloop.configs.model_names import ModelName
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
 from prefloop.configs.ppo import (
     KL,
@@ -66,6 +67,7 @@ from prefloop.configs.ppo import (
 from prefloop.configs.prefer import FollowPolicy, PreferConfig
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.project import LineageConfig, ReportConfig
+from prefloop.configs.push import PushConfig
 from prefloop.configs.recipes import IMDBConfig, RoundsConfig, ToyConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sample import SampleConfig
@@ -99,6 +101,7 @@ OTHERS = (
         Rows,
         RequestFields,
     ),
+    *(PushConfig, ModelName),
     *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits, ScoreConfig, SelectConfig),
     *(AlignConfig, PlanConfig, Preferences),
     *(NLPOConfig, GameConfig, NashMDConfig, SPPOConfig, ILQLConfig),

@@ -1,0 +1,290 @@
+"""`prefloop push`: a finished model to the hub, with its card."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from prefloop import __version__
+from prefloop.addresses import without_passwords
+from prefloop.cli.project import nearest_store
+from prefloop.configs.adapters import CONFIG, Adapter, adapter_of, read_object
+from prefloop.configs.push import PushConfig
+from prefloop.data.store import Node, Store
+from prefloop.data.store import lineage as find_lineage
+from prefloop.errors import InputError
+from prefloop.evaluation.card import Card, Kind, Measured, is_hub_name, write_card
+from prefloop.evaluation.json_files import decode
+from prefloop.evaluation.reward_model_quality import RewardModelQuality
+from prefloop.evaluation.summary import Summary, read_summary
+from prefloop.models.lora import ADAPTER, CARD
+from prefloop.models.weights import check_files, weights_sha256
+from prefloop.runtime.manifest import MANIFEST, faults, listed
+
+_BLANKS = "[More Information Needed]"
+"""Of a card that PEFT wrote for others to fill in."""
+
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
+
+
+def push(config: PushConfig) -> None:
+    """Check the model, write its card, and push both as one commit.
+
+    Raises:
+        InputError: There is no model, it is not as it was written, an adapter's base is a folder, or the hub refuses.
+    """
+    folder = _folder(config.folder)
+    adapter = adapter_of(str(folder))
+    files = _files(folder, adapter)
+    card = folder / CARD
+    own = card.is_file() and _BLANKS not in card.read_text(encoding="utf-8")
+    content: dict[str, Path | bytes] = {name: folder / name for name in files}
+    if own:
+        print(f"{card} is there already and is pushed as it is; remove it to have it written anew")
+        content[CARD] = card
+    else:
+        content[CARD] = write_card(_card(config, folder, adapter)).encode()
+    if adapter is not None and config.base:
+        content[CONFIG] = _with_base(adapter, config.base)
+    if config.dry_run:
+        if not own:
+            card.write_bytes(_bytes(content[CARD]))
+        size = sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in content.values())
+        print(f"card: {card}")
+        print(
+            f"would push {len(content)} files, {size / 1e6:.1f} MB, to {config.name}: {', '.join(sorted(content))}"
+        )
+    else:
+        print(f"pushed to {_upload(config, content)}")
+    if (folder / ADAPTER / CONFIG).is_file():
+        print(f"this is the whole model; the adapter by itself: prefloop push {folder / ADAPTER} OWNER/NAME")
+
+
+def _folder(given: str) -> Path:
+    """The model's folder; of a run its finished model's."""
+    folder = Path(given)
+    if (folder / "final").is_dir():
+        folder = folder / "final"
+    if not (folder / "config.json").is_file() and not (folder / CONFIG).is_file():
+        raise InputError(
+            f"{given!r} holds no model (config.json) and no adapter ({CONFIG}); name the folder of a finished model, RUN/final"
+        )
+    return folder
+
+
+def _files(folder: Path, adapter: Adapter | None) -> list[str]:
+    """What is pushed: the files of the folder itself. Raises `InputError` where one is not as it was written."""
+    if (folder / MANIFEST).is_file():
+        wrong = faults(folder, lambda name: name != CARD)
+        inside = list(listed(folder))
+    else:
+        inside = [path.name for path in folder.iterdir() if path.is_file()]
+        above = folder.parent / MANIFEST
+        part = f"{folder.name}/"
+        wrong = (
+            faults(folder.parent, lambda name: name.startswith(part) and name != f"{part}{CARD}")
+            if above.is_file() and any(name.startswith(part) for name in listed(folder.parent))
+            else []
+        )
+    if wrong:
+        raise InputError(f"{wrong[0]}; nothing is pushed: restore the file, or train again")
+    check_files(folder)
+    if adapter is None and not any(folder.glob("*.safetensors")):
+        raise InputError(f"{str(folder)!r} holds no safetensors weights; nothing is pushed")
+    return [
+        name
+        for name in inside
+        if "/" not in name and not name.startswith(".") and name not in (CARD, MANIFEST)
+    ]
+
+
+def _with_base(adapter: Adapter, base: str) -> bytes:
+    settings = {**adapter.settings, "base_model_name_or_path": base}
+    return (json.dumps(settings, indent=2) + "\n").encode()
+
+
+def _card(config: PushConfig, folder: Path, adapter: Adapter | None) -> Card:
+    base = ""
+    if adapter is not None:
+        base = config.base or adapter.base
+        if not is_hub_name(base):
+            raise InputError(
+                f"the adapter in {folder} belongs to {adapter.base!r}, a folder that nobody else has; "
+                "push that first, and name it with --base OWNER/NAME"
+            )
+    elif config.base:
+        raise InputError(
+            f"base is {config.base!r}, but {folder} is a whole model, which needs none; leave it out"
+        )
+    tree, settings = _history(config, folder)
+    return Card(
+        name=config.name,
+        kind=_kind(folder, adapter),
+        base=base,
+        version=__version__,
+        tree=tree,
+        settings=settings,
+        measured=_measured(config, folder),
+        files={"weights and config": weights_sha256(str(folder))},
+    )
+
+
+def _kind(folder: Path, adapter: Adapter | None) -> Kind:
+    if adapter is not None:
+        return "reward_model" if adapter.scores else "policy"
+    names = read_object(folder / "config.json").get("architectures") or [""]
+    return "reward_model" if "SequenceClassification" in names[0] else "policy"
+
+
+def _history(config: PushConfig, folder: Path) -> tuple[Node | None, Mapping[str, Any]]:
+    """The lineage, and what the run that made the model was set to beside defaults."""
+    try:
+        store = config.store or nearest_store(str(folder))
+    except InputError:
+        return None, {}
+    with Store.open(store, create=False) as opened:
+        for name in (str(folder), weights_sha256(str(folder))):
+            try:
+                tree = find_lineage(opened, name)
+            except InputError:  # moved or copied, or made elsewhere
+                continue
+            runs = [child for child in tree.children if child.kind == "training_run"]
+            if not runs:
+                return tree, {}
+            number, _, stage = runs[0].name.partition(": ")
+            return tree, _changed(_settings_class(stage), opened.training_run_config(int(number)))
+    return None, {}
+
+
+def _settings_class(stage: str) -> Any:
+    from prefloop.cli.commands import commands, load
+
+    command = commands().get(stage)
+    return load(command.settings) if command else None
+
+
+_HERE = ("run", "compute", "model")
+"""Settings that say where a run computed and wrote; the model is said apart."""
+
+
+def _changed(cls: Any, given: Mapping[str, Any], *, top: bool = True) -> dict[str, Any]:
+    """Settings that are not the defaults of their class; all where it is not known."""
+    defaults = _defaults(cls)
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        if top and key in _HERE:
+            continue
+        usual = defaults.get(key, MISSING)
+        if isinstance(value, Mapping) and (is_dataclass(usual) or usual is MISSING):
+            inner = _changed(type(usual) if is_dataclass(usual) else None, value, top=False)
+            found |= {key: inner} if inner else {}
+        elif usual is MISSING or _plain(usual) != _plain(value):
+            found[key] = value
+    return found
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    return {
+        field.name: field.default if field.default is not MISSING else field.default_factory()
+        for field in (fields(cls) if cls else ())
+        if field.default is not MISSING or field.default_factory is not MISSING
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _measured(config: PushConfig, folder: Path) -> Measured | None:
+    """What an evaluation in the project folder, or the reward stage itself, says of this model."""
+    whole = folder.parent if folder.name == ADAPTER else folder
+    project = whole.parent.parent
+    file = Path(config.summary) if config.summary else project / "summary.json"
+    if config.summary and not file.is_file():
+        raise InputError(
+            f"summary is {config.summary!r}, which is not there; name the summary.json of an evaluation"
+        )
+    summary = read_summary(file) if file.is_file() else None
+    found = dict(_numbers(summary, file.parent, whole)) if summary else {}
+    if summary and found:
+        return Measured(
+            numbers=found,
+            units=summary.units,
+            on=[*map(str, summary.data)] or list(summary.notes),
+            alarms=summary.alarms,
+        )
+    if config.summary:
+        raise InputError(f"{file} measured no model in {whole}; leave summary out, or evaluate this one")
+    heldout = whole.parent / "heldout.json"
+    if heldout.is_file():
+        quality = decode(RewardModelQuality, read_object(heldout), f"{heldout}: ")
+        return Measured(
+            numbers={
+                "accuracy on held-out comparisons": quality.accuracy,
+                "Brier score": quality.calibration.brier,
+            },
+            on=["Measured on the part of the training data that was held out, by prompt."],
+        )
+    return None
+
+
+def _numbers(summary: Summary, project: Path, folder: Path) -> Iterator[tuple[str, Any]]:
+    def is_this(checkpoint: str) -> bool:
+        return folder.resolve() in ((project / checkpoint).resolve(), Path(checkpoint).resolve())
+
+    for policy in summary.policies:
+        if is_this(policy.checkpoint):
+            for name in ("win_rate_vs_sft", "gold", "proxy", "kl", "length", "repetition"):
+                if getattr(policy, name) is not None:
+                    yield name, getattr(policy, name)
+            yield from policy.further.items()
+            return
+    if summary.reward_model and is_this(summary.reward_model.checkpoint):
+        yield "accuracy on held-out comparisons", summary.reward_model.accuracy
+        if summary.reward_model.gold_accuracy:
+            yield "accuracy against the gold judge", summary.reward_model.gold_accuracy
+
+
+def _upload(config: PushConfig, content: Mapping[str, Path | bytes]) -> str:
+    """One commit with everything; weights in the repository that this model does not have are removed by it. Returns the address."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(library_name="prefloop", library_version=__version__)
+    revision = config.revision or None
+    try:
+        api.create_repo(config.name, private=config.private or None, exist_ok=True)
+        if revision:
+            api.create_branch(config.name, branch=revision, exist_ok=True)
+        there = api.list_repo_files(config.name, revision=revision)
+        stale = [
+            name for name in there if name.endswith(_WEIGHTS) and "/" not in name and name not in content
+        ]
+        changes = [CommitOperationDelete(path_in_repo=name) for name in stale]
+        changes += [
+            CommitOperationAdd(
+                path_in_repo=name, path_or_fileobj=each if isinstance(each, bytes) else str(each)
+            )
+            for name, each in sorted(content.items())
+        ]
+        message = config.message or f"{config.name.partition('/')[2]}, by prefloop {__version__}"
+        return str(
+            api.create_commit(config.name, changes, commit_message=message, revision=revision).commit_url
+        )
+    except Exception as error:  # of the hub's client, or of the library under it that speaks HTTP
+        raise InputError(f"{config.name} could not be pushed: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The hub's refusal in a line with a way out. Libraries quote the header with the token where it cannot be sent; it is masked."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"the hub does not accept the login ({status}); log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+    causes = [each for each in (error, error.__cause__) if each is not None]
+    said = ": ".join(" ".join(str(each).split()) or type(each).__name__ for each in causes)
+    return str(without_passwords(said[:400]))
+
+
+def _bytes(content: Path | bytes) -> bytes:
+    assert isinstance(content, bytes)
+    return content
