@@ -28,6 +28,7 @@ class RunSettingsSettings(TypedDict, total=False):
     save_every: int
     keep: int
     log_every: int
+    track: Literal['tensorboard', 'wandb', 'mlflow', 'trackio']
     max_nonfinite: int
     tune: bool
 

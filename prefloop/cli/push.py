@@ -185,11 +185,13 @@ def _changed(cls: Any, given: Mapping[str, Any], *, top: bool = True) -> dict[st
 
 
 def _defaults(cls: Any) -> dict[str, Any]:
-    return {
-        field.name: field.default if field.default is not MISSING else field.default_factory()
-        for field in (fields(cls) if cls else ())
-        if field.default is not MISSING or field.default_factory is not MISSING
-    }
+    found: dict[str, Any] = {}
+    for field in fields(cls) if cls else ():
+        if field.default is not MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not MISSING:
+            found[field.name] = field.default_factory()
+    return found
 
 
 def _plain(value: Any) -> Any:

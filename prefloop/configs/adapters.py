@@ -131,11 +131,12 @@ def _from_hub(name: str) -> Path | None:
     place = model_name(name)
     if not name or place.is_path or place.gguf:
         return None
+    revision = place.revision or None
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        hf_hub_download(place.source, CONFIG, **place.at)
-        return Path(snapshot_download(place.source, allow_patterns=_PARTS, **place.at))
+        hf_hub_download(place.source, CONFIG, revision=revision)
+        return Path(snapshot_download(place.source, revision=revision, allow_patterns=_PARTS))
     except (HfHubHTTPError, HFValidationError, OSError):  # whoever loads the model says what is wrong
         return None

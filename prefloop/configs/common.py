@@ -223,6 +223,8 @@ class RunSettings:
     """Number of newest checkpoints to keep."""
     log_every: int = 1
     """Steps between lines in metrics.jsonl."""
+    track: Literal["tensorboard", "wandb", "mlflow", "trackio"] = "tensorboard"
+    """Where metrics are shown, besides metrics.jsonl. A resumed run goes on in the same run there. Each but TensorBoard is an extra of its name."""
     max_nonfinite: int = 5
     """Stop after this many steps in a row with a loss or gradient that is not finite."""
     tune: bool = True

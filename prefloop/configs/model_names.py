@@ -21,14 +21,10 @@ class ModelName:
     """File in it that holds the model; empty where it holds config.json and safetensors."""
 
     @property
-    def at(self) -> dict[str, str]:
-        """The revision as the hub's functions take it, if there is one."""
-        return {"revision": self.revision} if self.revision else {}
-
-    @property
     def options(self) -> dict[str, str]:
         """For `from_pretrained`, beside the source."""
-        return self.at | ({"gguf_file": self.gguf} if self.gguf else {})
+        given = {"revision": self.revision, "gguf_file": self.gguf}
+        return {key: value for key, value in given.items() if value}
 
     @property
     def is_path(self) -> bool:

@@ -131,7 +131,7 @@ def _from_hub(name: str, place: ModelName) -> tuple[Path | None, list[Path]]:
     """What `from_pretrained` loads of a hub model: its configuration, and one file of weights or all that its index names."""
 
     def fetch(file: str) -> Path:
-        return Path(hf_hub_download(place.source, file, **place.at))
+        return Path(hf_hub_download(place.source, file, revision=place.revision or None))
 
     try:
         if place.gguf:

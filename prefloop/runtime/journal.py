@@ -1,4 +1,4 @@
-"""What a run writes as it goes: `metrics.jsonl`, TensorBoard events, `samples/` and `log.txt`."""
+"""What a run writes as it goes: `metrics.jsonl`, `samples/` and `log.txt`, and TensorBoard events or what another tracker shows."""
 
 import json
 import math
@@ -18,6 +18,7 @@ from tensorboardX.summary import scalar
 
 from prefloop.errors import InputError
 from prefloop.runtime.files import fsync, write_whole, writing
+from prefloop.runtime.trackers import Board, Tracked
 
 _BOARD_SECONDS = 20.0
 """Between flushes of TensorBoard's file, which wait for the device."""
@@ -61,8 +62,15 @@ class EventFile:
 class Journal:
     """The growing files of a run folder. One process writes them."""
 
-    def __init__(self, folder: Path, *, start: int) -> None:
-        """Open for a run that has done `start` steps; anything of later steps, from before a restart, is dropped."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start: int,
+        track: str = "tensorboard",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open for a run that has done `start` steps; anything of later steps, from before a restart, is dropped. `settings` are shown by `track`."""
         self._folder = folder
         self._metrics_path = folder / "metrics.jsonl"
         self.lost = _drop_after(self._metrics_path, start)
@@ -72,7 +80,11 @@ class Journal:
                 path.unlink()
         self._metrics = self._metrics_path.open("a", encoding="utf-8")
         self._log = (folder / "log.txt").open("a", encoding="utf-8")
-        self._board = EventFile(folder / "tensorboard", start=start)
+        self._board: Board = (
+            EventFile(folder / "tensorboard", start=start)
+            if track == "tensorboard"
+            else Tracked(track, folder, settings or {}, logged=start + self.lost)
+        )
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append a line `{"step", "time", ...}`; NaN and infinities, which JSON has not, are null."""

@@ -4,7 +4,8 @@
       config.yaml        the resolved settings; `prefloop STAGE --config` reads it back
       environment.json   versions and machine
       metrics.jsonl      a line a step
-      tensorboard/       the same for TensorBoard
+      tensorboard/       the same for TensorBoard, unless run.track names another tracker
+      tracker.json       the run's name in that tracker
       log.txt            what happened, with the time
       samples/           step-N.jsonl
       checkpoints/       step-N/: what the algorithm saved, and resume/ to go on from
@@ -46,6 +47,7 @@ from prefloop.runtime.state import (
     save_state,
     seed_everything,
 )
+from prefloop.runtime.trackers import check_tracker
 from prefloop.runtime.tune import peak_rss_mb, tune
 from prefloop.runtime.world import World
 
@@ -54,7 +56,17 @@ _MAY_DIFFER = (
     *("total_steps", "epochs", "max_steps", "steps", "eval_every", "compute.", "sampling.batch_size"),
     *(
         f"run.{key}"
-        for key in ("out", "store", "resume", "save_every", "keep", "log_every", "max_nonfinite", "tune")
+        for key in (
+            "out",
+            "store",
+            "resume",
+            "save_every",
+            "keep",
+            "log_every",
+            "max_nonfinite",
+            "tune",
+            "track",
+        )
     ),
 )
 
@@ -126,6 +138,7 @@ class Run:
         """
         if total_steps < 1:
             raise InputError(f"{stage} has no steps to do; give it more data, epochs or steps")
+        check_tracker(settings.track)
         folder = Path(settings.out)
         own = {
             "stage": stage,
@@ -420,4 +433,5 @@ def _begin(settings: RunSettings, config: Any, start: int) -> Journal:
     Checkpoints(folder / "checkpoints", keep=settings.keep).clean()
     describe(folder, config)
     with writing(folder, way_out="make room, then start again"):
-        return Journal(folder, start=start)
+        shown = without_passwords(dataclasses.asdict(config))
+        return Journal(folder, start=start, track=settings.track, settings=shown)

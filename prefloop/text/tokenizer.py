@@ -133,7 +133,7 @@ def _from_hub(place: ModelName, file: str) -> Path | None:
     found = cached_file(
         place.source,
         file,
-        **place.at,
+        revision=place.revision or None,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
@@ -156,12 +156,12 @@ def _load(place: ModelName, folder: Path, trust_remote_code: bool) -> "PreTraine
     return _as_the_file_has_it(loaded) if place.gguf else loaded
 
 
-def _as_the_file_has_it(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+def _as_the_file_has_it(tokenizer: Any) -> "PreTrainedTokenizerBase":
     """Without the end token of GPT-2, which transformers adds to the tokens of any .gguf file: the model has no embedding for it."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    written = json.loads(tokenizer.backend_tokenizer.to_str())  # pyright: ignore[reportAttributeAccessIssue]
+    written = json.loads(tokenizer.backend_tokenizer.to_str())
     size = len(written["model"]["vocab"])  # a file's control tokens stand among the others
     own = [each for each in written["added_tokens"] if each["id"] < size]
     if len(own) == len(written["added_tokens"]):

@@ -36,6 +36,7 @@ UNSEEN = {
     "lora.adapter": "tests/algorithms/test_from_adapter.py trains an adapter further",
     "run.max_nonfinite": "tests/runtime/test_update.py makes steps that are not finite",
     "run.tune": SPEED,
+    "run.track": "who shows the numbers, not which; tests/runtime/test_trackers.py",
     "sampling.batch_size": SPEED,
     "reference_cache": "where numbers are kept, not which; tests/algorithms/test_dpo.py counts the passes that it saves",
 }

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 _Q8 = GGMLQuantizationType.Q8_0
 _NAMES = {
@@ -23,11 +24,9 @@ _NAMES = {
 }
 
 
-def write_gguf(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, file: Path, *, quantized: bool = False
-) -> Path:
+def write_gguf(model: PreTrainedModel, tokenizer: Any, file: Path, *, quantized: bool = False) -> Path:
     """Float32 tensors, or matrices of the layers in 8-bit blocks. Rows of queries and keys are reordered: llama.cpp turns neighbouring pairs of a head, transformers its halves."""
-    config = model.config
+    config: Any = model.config
     writer = GGUFWriter(file, "llama")
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     writer.add_context_length(config.max_position_embeddings)
@@ -62,7 +61,7 @@ def as_read(values: np.ndarray) -> np.ndarray:
     return gguf.dequantize(gguf.quantize(values, _Q8), _Q8)
 
 
-def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
+def _add_tokenizer(writer: GGUFWriter, tokenizer: Any) -> None:
     tokens = [tokenizer.convert_ids_to_tokens(id) for id in range(len(tokenizer))]
     special = set(tokenizer.all_special_tokens)
     writer.add_tokenizer_model("gpt2")
