@@ -25,8 +25,8 @@ demo: setup
 	@echo
 	@echo "The report:           demo/report.html"
 	@echo "Label your own:       $(BIN)/prefloop label serve --store demo/prefloop.db"
-	@echo "Then train on them:   $(BIN)/prefloop reward --model demo/sft/final --data store --data.judged_by human --batch_size 4 --out demo/reward-mine"
-	@echo "                      $(BIN)/prefloop dpo --model demo/sft/final --data store --data.judged_by human --batch_size 4 --out demo/dpo-mine"
+	@echo "Then train on them:   $(BIN)/prefloop reward --model demo/sft/final --data store --data.select.judged_by human --batch_size 4 --out demo/reward-mine"
+	@echo "                      $(BIN)/prefloop dpo --model demo/sft/final --data store --data.select.judged_by human --batch_size 4 --out demo/dpo-mine"
 	@echo "Talk to the policy:   $(BIN)/prefloop chat demo/ppo/final"
 	@echo "What made it:         $(BIN)/prefloop lineage demo/ppo/final"
 	@echo "Change one stage:     $(BIN)/prefloop ppo --config demo/ppo/config.yaml --out demo/ppo-2 --kl.coef 0.05"

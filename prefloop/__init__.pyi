@@ -41,8 +41,8 @@ class DataSettings(TypedDict, total=False):
     columns: Sequence[str]
     chat: bool
     max_gb: float
+    select: Mapping[str, Any] | Any
     heldout: float
-    judged_by: Literal['all', 'human', 'ai', 'simulated']
     limit: int
     max_prompt_tokens: int
     max_completion_tokens: int

@@ -239,7 +239,7 @@ PLANTS: tuple[Plant, ...] = (
     _store("data/store/selecting.py", "statement = statement.where(table.created_at >= filters.since)", "statement = statement",
            "The filter by date does nothing"),
     _store("data/store/selecting.py", "superseded=later_id is not None", "superseded=False", "A judgement that was taken back is exported"),
-    _store("data/store/selecting.py", "select(member.judgement_id).where(member.export_id == id)", "select(member.judgement_id)",
+    _store("data/store/exporting.py", "select(member.judgement_id).where(member.export_id == id)", "select(member.judgement_id)",
            "An export read again holds the judgements of all exports"),
     _store("data/store/selecting.py", ".order_by(slot.item_id, slot.slot)", ".order_by(slot.item_id, slot.slot.desc())",
            "The two completions of an item change places"),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prefloop.configs.sft import SFTConfig
 from prefloop.loop.batches import Batches
-from prefloop.loop.inputs import demonstrations
+from prefloop.loop.inputs import demonstrations, store_of
 from prefloop.loop.learn import Loss, update
 from prefloop.loop.provenance import models_read
 from prefloop.loop.roles import check_room, open_policy, parameters_of
@@ -35,7 +35,7 @@ def train(config: SFTConfig) -> Path:
     """Fine-tune and return the folder of the finished model."""
     world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
-    inputs = demonstrations(config.data, tokenizer, world)
+    inputs = demonstrations(config.data, tokenizer, store_of(config.run.out, config.run.store), world)
     models = models_read(world, model=config.model)
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
     with open_run(

@@ -1,7 +1,7 @@
 """`prefloop data`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prefloop import data
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
@@ -143,15 +143,25 @@ def _import_votes(config: ImportConfig) -> None:
 
 def export(config: ExportConfig) -> None:
     """Write a file from a store."""
-    from prefloop.data.store import Filters, Store
+    from prefloop.data.store import Store
+    from prefloop.feedback.datasets import take
 
-    filters = Filters(
-        annotators=config.annotators, rounds=config.rounds, part=config.part, heldout=config.heldout
-    )
     with Store.open(config.store, create=False) as store:
-        made = store.export(config.kind, filters, config.out, skip_bad=config.skip_bad)
+        made = take(
+            store,
+            config.kind,
+            config,
+            part=config.part,
+            heldout=config.heldout,
+            skip_bad=config.skip_bad,
+            path=config.out,
+        )
     for file, rows in made.files:
         print(f"{file}: {rows} {made.kind}, export {made.id}, sha256 {made.sha256}")
-    left_out = ", ".join(f"{reason} {count}" for reason, count in made.left_out.items() if count)
+    _print_left_out(made.left_out)
+
+
+def _print_left_out(counts: Mapping[str, int]) -> None:
+    left_out = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
     if left_out:
         print(f"  left out: {left_out}")

@@ -183,31 +183,20 @@ def export(config: LabelExportConfig) -> None:
     from prefloop.studio import exchange
     from prefloop.studio.service import Studio
 
-    filters = Filters(
-        annotators=config.annotators,
-        kinds=() if config.judged_by == "all" else (config.judged_by,),
-        projects=config.projects,
-        rounds=config.rounds,
-        strategies=config.strategies,
-        part=config.part,
-        heldout=config.heldout,
-        adjudicated=config.adjudicated,
-    )
     with Store.open(config.store, create=False) as store:
         manifests = exchange.export_files(
             Studio(store),
             config.kind,
             config.out,
-            filters=filters,
+            chosen=config,
+            part=config.part,
+            heldout=config.heldout,
             format=config.format or None,
-            aggregate=config.aggregate,
             skip_bad=config.skip_bad,
         )
     for manifest in manifests:
-        made = (
-            f"export {manifest['export']}"
-            if "export" in manifest
-            else f"{config.aggregate} of {len(manifest['judgements'])} judgements"
+        made = f"export {manifest['export']}" + (
+            f", {config.aggregate}" if config.aggregate != "each" else ""
         )
         file = Path(config.out).with_name(manifest["file"])
         print(f"{file}: {manifest['rows']} {config.kind}, {made}, sha256 {manifest['content_sha256']}")

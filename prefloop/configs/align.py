@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefloop.configs.common import Compute, Rows, require, require_rows
+from prefloop.configs.common import Compute, Rows, in_store, require, require_rows
 
 Method = Literal["dpo", "ipo", "simpo", "orpo", "ppo", "grpo", "rloo", "online_dpo"]
 OFFLINE: tuple[Method, ...] = ("dpo", "ipo", "simpo", "orpo")
@@ -29,8 +29,8 @@ class Preferences(Rows):
         require_rows(self)
         require(bool(self.source), "data.source is empty; name the file of comparisons with --data")
         require(
-            self.source != "store",
-            "data.source is `store`; write its comparisons to a file first: prefloop data export --store STORE --out comparisons.jsonl",
+            not in_store(self.source),
+            f"data.source is `{self.source}`; write its comparisons to a file first: prefloop data export --store STORE --out comparisons.jsonl",
         )
         for name in ("limit", "max_prompt_tokens", "max_completion_tokens"):
             require(

@@ -1,6 +1,7 @@
 """The small configurations that the stages compose. No torch here: the command line reads these to print help."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Literal
 
 from prefloop.errors import InputError
@@ -122,9 +123,116 @@ def require_rows(rows: Rows) -> None:
     """The checks of `Rows`, for the classes that add to it."""
     require(rows.max_gb > 0, f"max_gb is {rows.max_gb}; it must be above 0")
     require(
-        not (rows.format or rows.columns or rows.chat) or rows.source != "store",
+        not (rows.format or rows.columns or rows.chat) or not in_store(rows.source),
         "format, columns and chat say what rows of a file are, but source is the store; leave them out",
     )
+
+
+STORE = "store"
+"""A source that means the project's store; `store:NAME` and `store:NAME@3` mean a dataset version saved in it."""
+
+
+def in_store(source: str) -> bool:
+    """Whether a source is the project's store, or a dataset version in it."""
+    return source == STORE or source.startswith(f"{STORE}:")
+
+
+GOLD_ANSWERED = 5
+"""Known answers that an annotator must have been asked, if nothing is said."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selecting:
+    """Which judgements of a store to take; all of them, if nothing is said."""
+
+    projects: tuple[str, ...] = ()
+    """Judgements made in these projects of the studio only."""
+    annotators: tuple[str, ...] = ()
+    """Judgements of these annotators only."""
+    judged_by: Literal["all", "human", "ai", "simulated"] = "all"
+    """Judgements of one kind of annotator only."""
+    rounds: tuple[int, ...] = ()
+    """Judgements of these rounds only."""
+    strategies: tuple[str, ...] = ()
+    """Judgements of items that were picked in these ways only: `uniform` for what `label select` drew uniformly, to measure on."""
+    since: str = ""
+    """Judgements made at this time or later, for example 2026-11-29 or 2026-11-29T18:30+01:00; UTC where it names no zone."""
+    adjudicated: bool = False
+    """Where people disagreed and an adjudicator decided, take the decision in place of their answers; otherwise decisions are left out. Of comparisons
+    and labels."""
+    aggregate: Literal["each", "majority", "dawid_skene", "one_coin"] = "each"
+    """Of comparisons: every judgement by itself; or one comparison a pair, with how likely it is right (`p_soft`): the majority's share, or
+    the probability under an annotator model."""
+    min_agreement: float = 0.0
+    """Items on which at least this share of annotators give the commonest answer; 0 takes all. Of comparisons and labels."""
+    gold_passed: float = 0.0
+    """Judgements of annotators who got at least this share of their project's known answers right; 0 takes everybody's."""
+    gold_answered: int = GOLD_ANSWERED
+    """How many known answers an annotator must have been asked for `gold_passed`; whoever was asked fewer has not passed."""
+
+    def __post_init__(self) -> None:
+        require_selecting(self)
+
+    @property
+    def said(self) -> dict[str, object]:
+        """The settings that are not as they are by default, by name."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(Selecting)
+            if getattr(self, each.name) != each.default
+        }
+
+    @property
+    def moment(self) -> datetime | None:
+        """`since` as a moment; None where it is empty."""
+        return moment_of(self.since)
+
+
+def moment_of(since: str) -> datetime | None:
+    """A time as ISO 8601 writes it, in UTC where it names no zone; None for an empty text. Raises `InputError` for another one."""
+    if not since:
+        return None
+    try:
+        read = datetime.fromisoformat(since)
+    except ValueError:
+        raise InputError(f"since is {since!r}; write it as 2026-11-29 or 2026-11-29T18:30+01:00") from None
+    return read if read.tzinfo else read.replace(tzinfo=UTC)
+
+
+def require_selecting(chosen: Selecting) -> None:
+    """The checks of `Selecting`, for the classes that add to it."""
+    moment_of(chosen.since)
+    for name in ("min_agreement", "gold_passed"):
+        share = getattr(chosen, name)
+        require(0 <= share <= 1, f"{name} is {share}; it is a share, 0 (off) to 1")
+    require(chosen.gold_answered >= 1, f"gold_answered is {chosen.gold_answered}; it must be 1 or more")
+    require(
+        chosen.gold_passed > 0 or chosen.gold_answered == GOLD_ANSWERED,
+        f"gold_answered is {chosen.gold_answered}, but gold_passed is 0, so nobody has to pass; set gold_passed, or leave it out",
+    )
+    require(all(each >= 0 for each in chosen.rounds), f"rounds are {list(chosen.rounds)}; each is 0 or more")
+
+
+OF_SOME_KINDS = {
+    "adjudicated": (("comparisons", "labels"), "are decided by adjudicators"),
+    "aggregate": (("comparisons",), "are aggregated"),
+    "min_agreement": (("comparisons", "labels"), "have a commonest answer"),
+}
+"""Settings of `Selecting` that not every kind of record has a use for: those that have, and what they are."""
+
+
+def require_selects(chosen: Selecting, kind: str, *, prefix: str = "") -> None:
+    """Raise `InputError` where a kind of record has no use for a setting. `prefix` stands before the setting's name in what is said."""
+    for name, value in chosen.said.items():
+        kinds, what = OF_SOME_KINDS.get(name, ((kind,), ""))
+        shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+        require(
+            kind != "prompts", f"{prefix}{name} is {shown}, but prompts are not judged; leave it out for them"
+        )
+        require(
+            kind in kinds,
+            f"{prefix}{name} is {shown}, but kind is {kind}; only {' and '.join(kinds)} {what}, so leave it out",
+        )
 
 
 HELDOUT = 0.1
@@ -145,11 +253,11 @@ class Data(Rows):
     """What to read, and which part of it is held out."""
 
     source: str = ""
-    """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, a Hugging Face data set's name, or `store` for the project's store."""
+    """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, a Hugging Face data set's name, `store` for the project's store, or `store:NAME@3` for version 3 of a dataset saved in it (`store:NAME` for the newest)."""
+    select: Selecting = field(default_factory=Selecting)
+    """Which judgements to read, where the source is `store`."""
     heldout: float = 0.1
     """Share of prompts, chosen by hash, that is never trained on and is used for evaluation."""
-    judged_by: Literal["all", "human", "ai", "simulated"] = "all"
-    """Whose judgements to read from a store: everybody's, or those of one kind of annotator."""
     limit: int = 0
     """Use this many records at most, the first ones; 0 uses all. What is left out is counted in the summary."""
     max_prompt_tokens: int = 512

@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from prefloop.configs.common import HELDOUT, Rows, require, require_part, require_rows
+from prefloop.configs.common import (
+    HELDOUT,
+    Rows,
+    Selecting,
+    require,
+    require_part,
+    require_rows,
+    require_selecting,
+    require_selects,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,8 +82,8 @@ class ImportConfig(Rows):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExportConfig:
-    """Write a store's comparisons, rankings or prompts to a file, with a content hash that training runs refer to."""
+class ExportConfig(Selecting):
+    """Write a store's records of one kind to a file, with a content hash that training runs refer to."""
 
     store: str
     """Store to read: a file or a database URL."""
@@ -82,10 +91,6 @@ class ExportConfig:
     """File to write, .jsonl or .jsonl.gz."""
     kind: Literal["comparisons", "rankings", "labels", "scores", "demonstrations", "prompts"] = "comparisons"
     """What to export."""
-    annotators: tuple[str, ...] = ()
-    """Judgements of these annotators only; none means all."""
-    rounds: tuple[int, ...] = ()
-    """Judgements of these rounds only; none means all."""
     part: Literal["all", "train", "heldout"] = "all"
     """Which prompts, by hash."""
     heldout: float = HELDOUT
@@ -97,7 +102,65 @@ class ExportConfig:
         require(bool(self.store), "store is empty; name the store to read")
         require(bool(self.out), "out is empty; name a file to write, for example comparisons.jsonl")
         require_part(self.part, self.heldout)
+        require_selecting(self)
+        require_selects(self, self.kind)
         require(
             self.kind != "prompts" or not self.skip_bad,
             "skip_bad is true, but kind is prompts, which have no completion that could be empty; leave it out",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SaveConfig(Selecting):
+    """Save what was judged as the next version of a dataset, to train on by name. With nothing new judged it is the version before."""
+
+    name: str
+    """Name of the dataset. Its versions are NAME@1, NAME@2 and so on."""
+    store: str
+    """Store that holds it: a file or a database URL."""
+    kind: Literal["comparisons", "rankings", "labels", "scores", "demonstrations", "prompts"] = "comparisons"
+    """What its records are."""
+    skip_bad: bool = False
+    """Leave out, and count, what cannot be trained on: empty completions."""
+    note: str = ""
+    """What is to be known of this version."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.store), "store is empty; name the store to read")
+        require_selecting(self)
+        require_selects(self, self.kind)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionsConfig:
+    """List the dataset versions in a store."""
+
+    store: str
+    """Store that holds them: a file or a database URL."""
+    name: str = ""
+    """Dataset to list; empty lists all."""
+    json: bool = False
+    """Print them as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffConfig:
+    """Say how two dataset versions differ: records that were added, removed, or have another label."""
+
+    before: str
+    """The older one, as NAME@2."""
+    after: str
+    """The newer one, as NAME@3."""
+    store: str
+    """Store that holds them: a file or a database URL."""
+    examples: int = 3
+    """Records of each sort to show."""
+    json: bool = False
+    """Print all records as JSON."""
+
+    def __post_init__(self) -> None:
+        require(self.examples >= 0, f"examples is {self.examples}; it must be 0 or more")
+        require(
+            not self.json or self.examples == 3,
+            f"examples is {self.examples}, but json is true, which prints every record; leave it out",
         )

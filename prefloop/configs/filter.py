@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefloop.configs.common import Compute, Data, require
+from prefloop.configs.common import Compute, Data, in_store, require
 from prefloop.configs.scorers import Combining
 
 
@@ -26,13 +26,13 @@ class FilterConfig:
     least_said_margin: float = 0.0
     """Comparisons whose own `margin` is smaller are ambiguous and left out. A margin of 0 means that none was given; such rows stay."""
     store: str = ""
-    """Store to read where `data.source` is `store`."""
+    """Store to read where `data.source` is `store` or a dataset version in it."""
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
         require(bool(self.out), "out is empty; name a file to write, for example kept.jsonl")
         require(
-            not self.store or self.data.source == "store",
+            not self.store or in_store(self.data.source),
             f"store is {self.store!r}, but data.source is {self.data.source!r}; read data.source store, or leave store out",
         )
         require(

@@ -3,7 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefloop.configs.common import HELDOUT, Rows, require, require_part, require_rows
+from prefloop.configs.common import (
+    HELDOUT,
+    Rows,
+    Selecting,
+    require,
+    require_part,
+    require_rows,
+    require_selecting,
+    require_selects,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +186,7 @@ class LabelImportConfig(Rows):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelExportConfig:
+class LabelExportConfig(Selecting):
     """Write judgements to a file in the field's format, with a manifest that leads back to every judgement."""
 
     out: str
@@ -188,39 +197,18 @@ class LabelExportConfig:
     """What to export: preference pairs, rankings, good and bad (unpaired), ratings, or rewritten replies."""
     format: Literal["", "comparison", "implicit", "hh", "demonstration", "messages"] = ""
     """Another format of the same: `implicit` (whole dialogues) or `hh` (transcripts) for comparisons, `messages` for demonstrations."""
-    projects: tuple[str, ...] = ()
-    """Judgements made in these projects only."""
-    annotators: tuple[str, ...] = ()
-    """Judgements of these annotators only."""
-    judged_by: Literal["all", "human", "ai", "simulated"] = "all"
-    """Judgements of one kind of annotator only."""
-    rounds: tuple[int, ...] = ()
-    """Judgements of these rounds only."""
-    strategies: tuple[str, ...] = ()
-    """Judgements of pairs that were picked in these ways only: `uniform` for what `label select` drew uniformly, to measure on."""
-    aggregate: Literal["each", "majority", "dawid_skene", "one_coin"] = "each"
-    """Of comparisons: every judgement by itself; or one comparison a pair, with how likely it is right (`p_soft`): the majority's share, or
-    the probability under an annotator model."""
     part: Literal["all", "train", "heldout"] = "all"
     """Which prompts, by hash."""
     heldout: float = HELDOUT
     """Share of prompts held out; it says what `part` means."""
-    adjudicated: bool = False
-    """Where people disagreed and an adjudicator decided, take the decision in place of their answers; otherwise decisions are left out."""
     skip_bad: bool = False
     """Leave out and count what files cannot hold: empty completions."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "out is empty; name a file to write, for example comparisons.jsonl")
         require_part(self.part, self.heldout)
-        require(
-            not self.adjudicated or self.kind in ("comparisons", "labels"),
-            f"adjudicated is true, but kind is {self.kind}; only comparisons and labels are decided by adjudicators, so leave it out",
-        )
-        require(
-            self.aggregate == "each" or self.kind == "comparisons",
-            f"aggregate is {self.aggregate}, but kind is {self.kind}; only comparisons are aggregated",
-        )
+        require_selecting(self)
+        require_selects(self, self.kind)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

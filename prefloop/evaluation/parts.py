@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from prefloop.configs.common import in_store
 from prefloop.configs.scorers import scorers_named
 from prefloop.data.split import opening, split_key
 from prefloop.data.store import Node, Store
 from prefloop.data.store import lineage as find_lineage
 from prefloop.errors import InputError
 from prefloop.evaluation.summary import MeasuredData
-from prefloop.loop.inputs import STORE, Read, store_of
+from prefloop.loop.inputs import Read, store_of
 from prefloop.models.weights import weights_sha256
 
 Part = Literal["heldout", "train", "all"]
@@ -117,7 +118,7 @@ def _uses(model: str, source: str, read: Read, prompts: frozenset[str], store: s
 
 def _reads(run: Node, source: str, read: Read, home: Path) -> bool:
     """Whether a run read this source, by name or by content."""
-    if source == STORE:
+    if in_store(source):
         return any(child.kind == "export" for child in run.children)
     contents = {each.sha256 for each in read.sources}
     ours = Path(source).resolve()

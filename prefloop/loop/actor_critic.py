@@ -15,7 +15,7 @@ from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
 from prefloop.loop.adaptive import ScoreShaper
-from prefloop.loop.inputs import Read, demonstrations, texts
+from prefloop.loop.inputs import Read, demonstrations, store_of, texts
 from prefloop.loop.online import Score, frozen_reward_model, open_scorer, reference_of
 from prefloop.loop.roles import adapted_policy, parameters_of
 from prefloop.loop.session import Session
@@ -348,7 +348,7 @@ def open_ptx(
         return pretraining_blocks(tokenizer, [record.text for record in records], block), {"ptx_data": read}
 
     try:
-        inputs = demonstrations(data, tokenizer, world)
+        inputs = demonstrations(data, tokenizer, store_of(config.run.out, config.run.store), world)
     except InputError as not_demonstrations:
         try:
             return world.on_main(documents)

@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.configs.common import Data
+from prefloop.configs.common import STORE, Data, in_store, require_selects
 from prefloop.data import (
     content_hash,
     how,
@@ -22,8 +22,10 @@ from prefloop.data import (
     split,
 )
 from prefloop.data.load import NO_ONE_ORDER, Loaded, is_strict
-from prefloop.data.store import Filters, Source, Store
+from prefloop.data.store import Source, Store
+from prefloop.data.store.values import DatasetVersion, ExportKind
 from prefloop.errors import InputError
+from prefloop.feedback.datasets import take
 from prefloop.losses.quantities import Data as Kind
 from prefloop.records import Comparison, Conversation, Demonstration, Label, Prompt, Ranking, Score, Text
 from prefloop.runtime.checkpoint import Content
@@ -33,8 +35,6 @@ from prefloop.text.encode import Tally
 from prefloop.text.groups import Group
 
 R = TypeVar("R")
-STORE = "store"
-"""`data.source` that means: what people (or judges, or simulated annotators) left in the project's store."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +76,8 @@ class Read:
     """Why rows or records are not used, and how many."""
     truncated: int = 0
     """Records that were cut to the budgets."""
+    version: str = ""
+    """The dataset version that it is, as `NAME@3`; empty for anything else."""
 
     def as_tokens(self, encoded: Tally, train: int, heldout: int) -> "Read":
         """The same with what became of the records once they were tokens, and how they were parted."""
@@ -106,13 +108,14 @@ class Inputs(Generic[R]):
 def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> tuple[Loaded[R], Read]:
     if not data.source:
         raise InputError("data.source is empty; name a file, a folder or a data set")
-    if data.source == STORE:
+    if in_store(data.source):
         raise InputError(
-            "data.source is `store`, which holds prompts and comparisons; name a file, a folder or a data set here"
+            f"data.source is `{data.source}`, and a store holds nothing of what is needed here; name a file, a folder or a data set"
         )
-    if data.judged_by != "all":
+    for name, value in data.select.said.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
         raise InputError(
-            f"data.judged_by is {data.judged_by}, but {data.source} is not the store, where annotators are known; leave it out, or read data.source store"
+            f"data.select.{name} is {shown}, but {data.source} is not the store, where judgements are known; leave it out, or read data.source store"
         )
     loaded = load(data.source, skip_bad=data.skip_bad, limit=data.limit, **how(data), **options)
     digest = content_hash(loaded.records)
@@ -132,9 +135,66 @@ def _positive(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _judged(data: Data) -> Filters:
-    """The judgements to take from the store."""
-    return Filters(kinds=() if data.judged_by == "all" else (data.judged_by,))
+def _in_store(kind: ExportKind, store: str, data: Data) -> tuple[list[Any], Read]:
+    """The records of a kind that pass `data.select`, or those of the dataset version that the source names."""
+    with Store.open(store, create=False) as opened:
+        if data.source == STORE:
+            _check_selects(data, kind)
+            export, version = take(opened, kind, data.select, skip_bad=data.skip_bad), ""
+        else:
+            saved = _version(opened, data, kind)
+            export, version = saved.export, saved.label
+        records, where = opened.exported(export.id), opened.label
+    used = list(records[: data.limit] if data.limit else records)
+    left_out = ", ".join(f"{count} {reason}" for reason, count in export.left_out.items() if count)
+    summary = (
+        f"{where}: {export.rows} {kind} ({_called(version)}export {export.id}, sha256 {export.sha256[:12]})"
+    )
+    summary += f"; not {kind}: {left_out}" if left_out else ""
+    summary += f"; {len(records) - len(used)} beyond data.limit" if len(used) < len(records) else ""
+    counts = {**export.left_out, "beyond data.limit": len(records) - len(used)}
+    return used, Read(
+        sources=(),
+        exports=(export.id,),
+        sha256=content_hash(used),
+        summary=summary + ".",
+        rows=export.rows,
+        left_out=_positive(counts),
+        version=version,
+    )
+
+
+def _called(version: str) -> str:
+    return f"dataset {version}, " if version else ""
+
+
+def _records(
+    kind: ExportKind, data: Data, store: str, load: Callable[..., Loaded[R]]
+) -> tuple[Sequence[R], Read]:
+    """Records of a kind, from where the source says."""
+    if in_store(data.source):
+        return _in_store(kind, store, data)
+    loaded, read = _from_files(data, load)
+    return loaded.records, read
+
+
+def _check_selects(data: Data, kind: str) -> None:
+    require_selects(data.select, kind, prefix="data.select.")
+
+
+def _version(store: Store, data: Data, kind: str = "") -> DatasetVersion:
+    """The dataset version that the source names, of records of this kind."""
+    version = store.dataset(data.source.partition(":")[2])
+    if kind and version.export.kind != kind:
+        raise InputError(
+            f"data.source is {data.source}, but dataset {version.label} holds {version.export.kind}, and {kind} are needed here; "
+            f"save some with `prefloop data save NAME --kind {kind}`"
+        )
+    for name in data.select.said:
+        raise InputError(
+            f"data.select.{name} is set, but data.source is {data.source}, which was selected when it was saved; leave it out, or read data.source store"
+        )
+    return version
 
 
 def _part(
@@ -172,13 +232,13 @@ def _part(
 
 
 def demonstrations(
-    data: Data, tokenizer: PreTrainedTokenizerBase, world: World
+    data: Data, tokenizer: PreTrainedTokenizerBase, store: str, world: World
 ) -> Inputs[Demonstration | Conversation]:
-    """Demonstrations and conversations from a file or data set."""
+    """Demonstrations and conversations from a file, a data set or the store."""
 
     def work() -> Inputs[Demonstration | Conversation]:
-        loaded, read = _from_files(data, load_demonstrations)
-        return _part(loaded.records, read, data, tokenizer)
+        records, read = _records("demonstrations", data, store, load_demonstrations)
+        return _part(records, read, data, tokenizer)
 
     return world.on_main(work)
 
@@ -199,55 +259,28 @@ def comparisons(
     """
 
     def work() -> Inputs[Comparison]:
-        if data.source != STORE:
-            loaded, read = _from_files(data, load_comparisons)
-            if not swap_contexts:
-                return _part(loaded.records, read, data, tokenizer, to_train=to_train)
-            swapped = [one.in_opposite_context() for one in loaded.records if one.opposite_context]
-            if not swapped:
-                raise InputError(
-                    f"{data.source}: swap_contexts is on, but no comparison has an opposite_context; add the column, or leave the setting out"
-                )
-            said = f"{read.summary} Read once more in their opposite context, flipped: {len(swapped)}."
-            return _part((*loaded.records, *swapped), replace(read, summary=said), data, tokenizer)
-        if swap_contexts:
+        if swap_contexts and in_store(data.source):
             raise InputError(
                 "swap_contexts is on, but a store keeps no contexts; train on a file, or leave it out"
             )
-        used, read = _comparisons_in_store(store, data)
-        return _part(used, read, data, tokenizer, to_train=to_train)
+        records, read = _records("comparisons", data, store, load_comparisons)
+        if not swap_contexts:
+            return _part(records, read, data, tokenizer, to_train=to_train)
+        swapped = [one.in_opposite_context() for one in records if one.opposite_context]
+        if not swapped:
+            raise InputError(
+                f"{data.source}: swap_contexts is on, but no comparison has an opposite_context; add the column, or leave the setting out"
+            )
+        said = f"{read.summary} Read once more in their opposite context, flipped: {len(swapped)}."
+        return _part((*records, *swapped), replace(read, summary=said), data, tokenizer)
 
     return world.on_main(work)
 
 
-def _comparisons_in_store(store: str, data: Data) -> tuple[list[Comparison], Read]:
-    with Store.open(store, create=False) as opened:
-        export = opened.export("comparisons", _judged(data), skip_bad=data.skip_bad)
-        everything, where = opened.exported(export.id), opened.label
-    records = [record for record in everything if isinstance(record, Comparison)]
-    used = records[: data.limit] if data.limit else records
-    left_out = ", ".join(f"{count} {reason}" for reason, count in export.left_out.items() if count)
-    summary = f"{where}: {export.rows} comparisons (export {export.id}, sha256 {export.sha256[:12]})"
-    summary += f"; not comparisons: {left_out}" if left_out else ""
-    summary += f"; {len(records) - len(used)} beyond data.limit" if len(used) < len(records) else ""
-    counts = {**export.left_out, "beyond data.limit": len(records) - len(used)}
-    return used, Read(
-        sources=(),
-        exports=(export.id,),
-        sha256=content_hash(used),
-        summary=summary + ".",
-        rows=export.rows,
-        left_out=_positive(counts),
-    )
-
-
 def plain_comparisons(data: Data, store: str) -> tuple[tuple[Comparison, ...], str]:
     """Comparisons that no model is to read, from a file, a data set or the store, with what became of the rows. On process 0 alone."""
-    if data.source != STORE:
-        loaded, read = _from_files(data, load_comparisons)
-        return loaded.records, read.summary
-    used, read = _comparisons_in_store(store, data)
-    return tuple(used), read.summary
+    records, read = _records("comparisons", data, store, load_comparisons)
+    return tuple(records), read.summary
 
 
 def examples(
@@ -262,36 +295,31 @@ def examples(
     step_separator: str = "\n",
     usable: Callable[[Ranking], bool] = is_strict,
 ) -> Inputs[Any]:
-    """Comparisons, rankings, labels, scores or steps. Rankings may come from the store too; labels from comparisons where that is asked for.
+    """Comparisons, rankings, labels or scores of a file, a data set or the store; steps of a file; labels of comparisons where that is asked for.
 
     `usable` says which rankings the loss can train on; others are errors, or with `data.skip_bad` left out and counted.
     """
     if kind == "comparisons":
         return comparisons(data, tokenizer, store, world, swap_contexts=swap_contexts)
     if kind == "labels" and from_comparisons:
-        return world.on_main(lambda: _labels_of_comparisons(data, tokenizer))
+        return world.on_main(lambda: _labels_of_comparisons(data, tokenizer, store))
 
     def work() -> Inputs[Any]:
-        if kind == "rankings" and data.source == STORE:
-            records, read = _rankings_in_store(store, data, usable)
-            return _part(records, read, data, tokenizer)
         if kind == "steps":
             loaded, read = _from_files(data, load_steps)
-            records = [replace(record, separator=step_separator) for record in loaded.records]
-            return _part(records, read, data, tokenizer)
+            steps = [replace(record, separator=step_separator) for record in loaded.records]
+            return _part(steps, read, data, tokenizer)
         if kind == "rankings":
-            loaded, read = _from_files(data, load_rankings, usable=usable)
-            return _part(loaded.records, read, data, tokenizer)
+            return _part(*_rankings(data, store, usable), data, tokenizer)
         loaders = {"labels": load_labels, "scores": load_scores}
-        loaded, read = _from_files(data, loaders[kind])
-        return _part(loaded.records, read, data, tokenizer)
+        return _part(*_records(kind, data, store, loaders[kind]), data, tokenizer)
 
     return world.on_main(work)
 
 
-def _labels_of_comparisons(data: Data, tokenizer: PreTrainedTokenizerBase) -> Inputs[Label]:
-    loaded, read = _from_files(data, load_comparisons)
-    soft = next((pair for pair in loaded.records if pair.p_soft != 1), None)
+def _labels_of_comparisons(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> Inputs[Label]:
+    records, read = _records("comparisons", data, store, load_comparisons)
+    soft = next((pair for pair in records if pair.p_soft != 1), None)
     if soft is not None:
         raise InputError(
             f"{soft.origin}: p_soft is {soft.p_soft:g}, but from_comparisons makes good and bad of chosen and rejected; leave the column p_soft out"
@@ -304,55 +332,39 @@ def _labels_of_comparisons(data: Data, tokenizer: PreTrainedTokenizerBase) -> In
             annotator=pair.annotator,
             origin=pair.origin,
         )
-        for pair in loaded.records
+        for pair in records
         for completion, good in ((pair.chosen, True), (pair.rejected, False))
     ]
     said = replace(read, summary=f"{read.summary} Chosen are taken as good, rejected as bad.")
     return _part(labels, said, data, tokenizer)
 
 
-def _rankings_in_store(
-    store: str, data: Data, usable: Callable[[Ranking], bool]
-) -> tuple[list[Ranking], Read]:
-    with Store.open(store, create=False) as opened:
-        export = opened.export("rankings", _judged(data), skip_bad=data.skip_bad)
-        records = [record for record in opened.exported(export.id) if isinstance(record, Ranking)]
-        where = opened.label
-    loose = [record for record in records if not usable(record)]
-    if loose and not data.skip_bad:
+def _rankings(data: Data, store: str, usable: Callable[[Ranking], bool]) -> tuple[Sequence[Ranking], Read]:
+    if not in_store(data.source):
+        loaded, read = _from_files(data, load_rankings, usable=usable)
+        return loaded.records, read
+    everything, read = _in_store("rankings", store, data)
+    records = [record for record in everything if usable(record)]
+    if len(records) == len(everything):
+        return records, read
+    loose = next(record for record in everything if not usable(record))
+    count = len(everything) - len(records)
+    if not data.skip_bad:
         raise InputError(
-            f"{loose[0].origin}: {NO_ONE_ORDER[0]} ({len(loose)} of {len(records)} rankings do); {NO_ONE_ORDER[1]} with data.skip_bad"
+            f"{loose.origin}: {NO_ONE_ORDER[0]} ({count} of {len(everything)} rankings do); {NO_ONE_ORDER[1]} with data.skip_bad"
         )
-    records = [record for record in records if usable(record)]
-    used = records[: data.limit] if data.limit else records
-    summary = (
-        f"{where}: {len(used)} of {export.rows} rankings (export {export.id}, sha256 {export.sha256[:12]})."
+    return records, replace(
+        read,
+        sha256=content_hash(records),
+        summary=f"{read.summary} Left out, for the loss cannot use ties or an unordered rest: {count}.",
+        left_out={**read.left_out, "ties or an unordered rest": count},
     )
-    if loose:
-        summary += f" Left out, for the loss cannot use ties or an unordered rest: {len(loose)}."
-    return used, Read(sources=(), exports=(export.id,), sha256=content_hash(used), summary=summary)
 
 
 def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple[Prompts, Prompts, Read]:
     """Prompts of a file's records, a data set or the store: (train, held out, where they came from)."""
-    if data.source == STORE:
-        if data.judged_by != "all":
-            raise InputError(f"data.judged_by is {data.judged_by}, but prompts are not judged; leave it out")
-        with Store.open(store, create=False) as opened:
-            export = opened.export("prompts", Filters())
-            records = tuple(record for record in opened.exported(export.id) if isinstance(record, Prompt))
-            where = opened.label
-        records = records[: data.limit] if data.limit else records
-        summary = f"{where}: {len(records)} of {export.rows} prompts (export {export.id})."
-        read = Read(
-            sources=(),
-            exports=(export.id,),
-            sha256=content_hash(records),
-            summary=summary,
-            rows=export.rows,
-            left_out=_positive({"beyond data.limit": export.rows - len(records)}),
-        )
-        origins = tuple(f"{where}: prompt {place + 1}" for place in range(len(records)))
+    if in_store(data.source):
+        records, origins, read = _prompts_in_store(data, store)
     else:
         loaded, read = _from_files(data, load_prompts)
         records, origins = loaded.records, loaded.origins
@@ -380,6 +392,37 @@ def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple
         )
 
     return part(train), part(heldout), read.as_tokens(encoded, len(train), len(heldout))
+
+
+def _prompts_in_store(data: Data, store: str) -> tuple[tuple[Prompt, ...], tuple[str, ...], Read]:
+    """All prompts of the store, or those that a dataset version's records answer, each once."""
+    with Store.open(store, create=False) as opened:
+        if data.source == STORE:
+            _check_selects(data, "prompts")
+            export, version = opened.export("prompts"), ""
+        else:
+            saved = _version(opened, data)
+            export, version = saved.export, saved.label
+        found = opened.exported(export.id)
+        where = opened.label
+    everything = tuple(
+        dict.fromkeys(record if isinstance(record, Prompt) else record.prompt for record in found)
+    )
+    records = everything[: data.limit] if data.limit else everything
+    origins = tuple(f"{where}: prompt {place + 1}" for place in range(len(records)))
+    return (
+        records,
+        origins,
+        Read(
+            sources=(),
+            exports=(export.id,),
+            sha256=content_hash(records),
+            summary=f"{where}: {len(records)} of {len(everything)} prompts ({_called(version)}export {export.id}).",
+            rows=len(everything),
+            left_out=_positive({"beyond data.limit": len(everything) - len(records)}),
+            version=version,
+        ),
+    )
 
 
 def texts(data: Data) -> tuple[tuple[Text, ...], tuple[Text, ...], Read]:

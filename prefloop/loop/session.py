@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.configs.common import RunSettings, Sampling
+from prefloop.configs.common import STORE, RunSettings, Sampling
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.online import OnlineConfig
 from prefloop.loop.batches import Batches
@@ -96,6 +96,7 @@ def open_run(
     headline: tuple[str, ...],
 ) -> Iterator[Session]:
     """Open the run of a stage with these settings (`config.run` among them), from what it reads, by name. All processes together."""
+    config = _with_version(config, reads)
     with (
         Run.open(
             config.run,
@@ -119,6 +120,14 @@ def open_run(
             models=models,
             reads=tuple(reads.values()),
         )
+
+
+def _with_version(config: Any, reads: Mapping[str, Read]) -> Any:
+    """The settings to write down: where `data.source` means the newest version of a dataset, they name the one that was read."""
+    version = reads["data"].version if "data" in reads else ""
+    if not version:
+        return config
+    return replace(config, data=replace(config.data, source=f"{STORE}:{version}"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -119,7 +119,7 @@ def _for_people(turn: Turn) -> Turn:
     """The round that reads what people said, in small batches, for they say less."""
 
     def read(data: Data) -> Data:
-        return replace(data, judged_by="human")
+        return replace(data, select=replace(data.select, judged_by="human"))
 
     policy = turn.policy
     if isinstance(policy, DPOConfig):

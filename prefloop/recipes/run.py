@@ -80,7 +80,7 @@ def _for_people(plan: Plan) -> Plan:
     """The plan that reads what people said, and nothing that was simulated in the same store."""
 
     def read(data: Data) -> Data:
-        return replace(data, judged_by="human")
+        return replace(data, select=replace(data.select, judged_by="human"))
 
     return replace(
         plan,

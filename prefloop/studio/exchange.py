@@ -16,18 +16,18 @@ from typing import Any, Unpack
 from sqlalchemy.orm import Session
 
 from prefloop import __version__
+from prefloop.configs.common import HELDOUT, Selecting
 from prefloop.data import load_records, write_jsonl
 from prefloop.data.formats import FormatName, Record
 from prefloop.data.hashing import content_hash
 from prefloop.data.importing import HUMAN
 from prefloop.data.load import HowRead, Loaded
-from prefloop.data.store import Filters, Store, judging, writing
+from prefloop.data.store import Filters, judging, writing
 from prefloop.data.store.database import HEAD
-from prefloop.data.store.values import ExportKind, ItemKind
+from prefloop.data.store.values import ExportKind, ItemKind, Part
 from prefloop.data.write import split_by_prompts
 from prefloop.errors import InputError
-from prefloop.feedback.aggregated import AggregatedPair, How, aggregated_pairs
-from prefloop.feedback.judged import pair_labels, read_judged
+from prefloop.feedback.datasets import take
 from prefloop.records import (
     Comparison,
     Completion,
@@ -301,9 +301,10 @@ def export_files(
     kind: ExportKind,
     path: str | Path,
     *,
-    filters: Filters | None = None,
+    chosen: Selecting | None = None,
+    part: Part = "all",
+    heldout: float = HELDOUT,
     format: FormatName | None = None,
-    aggregate: How = "each",
     skip_bad: bool = False,
     by: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -312,21 +313,13 @@ def export_files(
     Chats and plain texts do not go into one file: where there are both, there are two files, NAME-chat and NAME-text, each with its manifest.
 
     The export is fixed in the store by its content hash, so the manifest's `export` leads back to every judgement in it, and reading the file
-    gives records of that hash again (`verify`). Comparisons may be aggregated, one a pair with a soft label: that is no row of the store, so the
-    manifest itself lists the judgements behind it.
+    gives records of that hash again (`verify`).
     """
     target = Path(path)
-    chosen = filters or Filters()
-    records: Sequence[Any]
-    if aggregate == "each":
-        made = studio.store.export(kind, chosen, skip_bad=skip_bad)
-        records = studio.store.exported(made.id)
-        digest, left_out, entity, behind = made.sha256, made.left_out, made.id, {"export": made.id}
-    else:
-        pairs, left_out = _aggregated(studio.store, kind, chosen, aggregate)
-        records = [pair.comparison for pair in pairs]
-        ids = sorted(each.judgement for pair in pairs for each in pair.judged)
-        digest, entity, behind = content_hash(records), 0, {"aggregate": aggregate, "judgements": ids}
+    chosen = chosen or Selecting()
+    made = take(studio.store, kind, chosen, part=part, heldout=heldout, skip_bad=skip_bad)
+    records: Sequence[Any] = studio.store.exported(made.id)
+    aggregate = {} if chosen.aggregate == "each" else {"aggregate": chosen.aggregate}
     written = [write_jsonl(part, file, format=format) for file, part in split_by_prompts(records, target)]
     manifests = []
     for each in written:
@@ -335,15 +328,16 @@ def export_files(
             "manifest": MANIFEST,
             "prefloop": __version__,
             "schema": HEAD,
-            **behind,
+            "export": made.id,
+            **aggregate,
             "kind": kind,
             "file": each.path.name,
             "format": each.format,
-            "filters": chosen.to_json(),
+            "filters": Filters.of(chosen, part=part, heldout=heldout).to_json(),
             "rows": each.rows,
-            "left_out": dict(left_out),
+            "left_out": dict(made.left_out),
             # Of everything; what is read of one file of two, or of demonstrations written as messages, has another hash.
-            "content_sha256": digest,
+            "content_sha256": made.sha256,
             "read_sha256": content_hash(read),
             "file_sha256": _file_hash(each.path),
             "created_at": studio.clock().isoformat(timespec="seconds"),
@@ -357,23 +351,10 @@ def export_files(
             annotator=by,
             action="export",
             entity="export",
-            id=entity,
-            detail={"kind": kind, "rows": sum(each.rows for each in written)}
-            | ({} if aggregate == "each" else {"aggregate": aggregate}),
+            id=made.id,
+            detail={"kind": kind, "rows": sum(each.rows for each in written), **aggregate},
         )
     return manifests
-
-
-def _aggregated(
-    store: Store, kind: ExportKind, filters: Filters, how: How
-) -> tuple[list[AggregatedPair], dict[str, int]]:
-    """One comparison a pair, and what gave none."""
-    if kind != "comparisons":
-        raise InputError(f"aggregate is {how}, but kind is {kind}; only comparisons are aggregated")
-    pairs, left_out = aggregated_pairs(pair_labels(read_judged(store, filters)), how)
-    if not pairs:
-        raise InputError(f"{store.label}: no pair has an answer that names a side ({left_out}); label more")
-    return pairs, left_out
 
 
 def manifest_of(path: Path) -> Path:
@@ -406,9 +387,9 @@ def export_bytes(
     asked: Project = studio.project(project)
     with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
         path = Path(folder) / f"{kind}-{project}.jsonl"
-        filters = Filters(projects=(asked.settings.name,), adjudicated=adjudicated)
+        chosen = Selecting(projects=(asked.settings.name,), adjudicated=adjudicated)
         try:
-            manifests = export_files(studio, kind, path, filters=filters, skip_bad=True, by=by)
+            manifests = export_files(studio, kind, path, chosen=chosen, skip_bad=True, by=by)
         except InputError as error:
             raise type(error)(str(error).replace(f"{folder}/", "")) from None
         if len(manifests) == 1:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prefloop.configs.common import Data, RunSettings
+from prefloop.configs.common import Data, RunSettings, Selecting
 from prefloop.configs.prefer import PreferConfig
 from tests.algorithms.small import CPU, OPTIM, settings, write
 from tests.algorithms.tiny import WORDS
@@ -22,7 +22,11 @@ def shorter(prompts: Any, first: Any, second: Any) -> list[float]:
 
 SPEED = "changes speed and memory alone; tests/models and tests/algorithms/test_micro_batches.py hold the results equal"
 OF_DATA_SETS = "files have one split; tests/data/test_load.py reads data sets"
+OF_STORES = (
+    "these runs read files; tests/loop/test_stores.py and tests/studio/test_datasets.py read stores by each"
+)
 UNSEEN = {
+    **{f"data.select.{each.name}": OF_STORES for each in fields(Selecting) if each.name != "judged_by"},
     "compute.device": "a test machine has one kind of device",
     "compute.attention": SPEED,
     "compute.micro_batch_tokens": SPEED,
@@ -176,7 +180,7 @@ OF_DATA = {
     "data.source": Case(value="{project}/short.jsonl"),
     "data.heldout": Case(value=0.6),
     "data.limit": Case(value=4),
-    "data.judged_by": Case(value="human", refused=True),
+    "data.select.judged_by": Case(value="human", refused=True),
     "data.format": Case(value="comparison", refused=True),
     "data.columns": Case(value=("prompt=completion", "completion=prompt")),
     "data.chat": Case(value=True, refused=True),

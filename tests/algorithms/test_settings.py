@@ -18,9 +18,16 @@ from prefloop.configs.annotate import ScorePairsConfig
 from prefloop.configs.arena import ArenaConfig
 from prefloop.configs.best_of_n import BestOfNConfig
 from prefloop.configs.chat import ChatConfig
-from prefloop.configs.common import Compute, Data, LoRA, Optim, Rows, RunSettings, Sampling
+from prefloop.configs.common import Compute, Data, LoRA, Optim, Rows, RunSettings, Sampling, Selecting
 from prefloop.configs.critic_free import METHODS, CriticFreeConfig
-from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
+from prefloop.configs.data import (
+    CheckConfig,
+    DiffConfig,
+    ExportConfig,
+    ImportConfig,
+    SaveConfig,
+    VersionsConfig,
+)
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.evaluate import EvalConfig
@@ -85,6 +92,7 @@ OF_STAGES = (
 )
 OTHERS = (
     *(SampleConfig, EvalConfig, ChatConfig, CheckConfig, ImportConfig, ExportConfig),
+    *(Selecting, SaveConfig, VersionsConfig, DiffConfig),
     *(SimulateConfig, LineageConfig, ReportConfig, ToyConfig, IMDBConfig),
     *(FollowPolicy, FilterConfig, RejectionConfig, MergeConfig),
     *(ScorePairsConfig, BestOfNConfig, Combining, Named),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from prefloop.configs.common import Data, Optim, Sampling
+from prefloop.configs.common import Data, Optim, Sampling, Selecting
 from prefloop.configs.load import load_config
 from prefloop.configs.ppo import KL, CriticSettings, PPOConfig
 from prefloop.configs.sft import SFTConfig
@@ -47,8 +47,8 @@ def test_whose_judgements_is_a_question_to_the_store_only(
     stage: str, project: Path, tmp_path: Path
 ) -> None:  # K7
     config = MAKE[stage](project, tmp_path / "run")
-    named = refused(replace(config, data=replace(config.data, judged_by="human")))
-    assert named.startswith(f"data.judged_by is human, but {config.data.source} is not the store")
+    named = refused(replace(config, data=replace(config.data, select=Selecting(judged_by="human"))))
+    assert named.startswith(f"data.select.judged_by is human, but {config.data.source} is not the store")
 
 
 def with_rows(config: Any, rows: Sequence[Any], **changes: Any) -> Any:

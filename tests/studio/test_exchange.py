@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from prefloop.cli import main
+from prefloop.configs.common import Selecting
 from prefloop.data import load_comparisons, load_records
 from prefloop.data.hashing import content_hash
 from prefloop.data.importing import import_records
-from prefloop.data.store import Filters, Store
+from prefloop.data.store import Store
 from prefloop.data.store.values import Judgement
 from prefloop.errors import InputError
 from prefloop.studio import exchange
@@ -106,7 +107,7 @@ def test_an_export_reads_back_as_the_same_records_and_leads_back_to_the_judgemen
     exchange.import_file(studio, project, write(tmp_path / "rows.jsonl", ROWS["comparisons"]))
     assert answer_all(studio, project, Answer(choice="first")) == 4
     out = tmp_path / "out.jsonl"
-    (manifest,) = exchange.export_files(studio, "comparisons", out, filters=Filters(projects=("p",)))
+    (manifest,) = exchange.export_files(studio, "comparisons", out, chosen=Selecting(projects=("p",)))
     assert manifest["rows"] == 4
     assert exchange.verify(out) == manifest
     records = load_comparisons(out).records
@@ -297,10 +298,12 @@ def test_several_judgements_are_exported_as_one_soft_label(
     out = tmp_path / "soft.jsonl"
     line = ["label", "export", "--store", store_url, "--out", str(out), "--aggregate", how]
     assert main(line) == 0
-    assert f"4 comparisons, {how} of 12 judgements" in capsys.readouterr().out
+    assert f"4 comparisons, export 1, {how}, sha256" in capsys.readouterr().out
     manifest = exchange.verify(out)
     assert manifest["aggregate"] == how
-    assert len(set(manifest["judgements"])) == 12
+    with Store.open(store_url, create=False) as store:
+        assert store.exported(manifest["export"]) == load_comparisons(out).records
+        assert store.counts()["export_judgement"] == 12
     p_soft = [each.p_soft for each in load_comparisons(out).records]
     if how == "majority":
         assert p_soft == pytest.approx([1.0, 2 / 3, 5 / 6, 2 / 3], abs=1e-6)  # a tie counts a half
@@ -332,7 +335,7 @@ def test_every_kind_of_export_reads_back_as_the_same_records(
     count = answer_all(studio, project, answer)
     for name in ("out.jsonl", "out.jsonl.gz"):
         out = tmp_path / name
-        (manifest,) = exchange.export_files(studio, export, out, filters=Filters(projects=("p",)))
+        (manifest,) = exchange.export_files(studio, export, out, chosen=Selecting(projects=("p",)))
         assert manifest["rows"] == count > 0
         assert exchange.verify(out) == manifest
         records = load_records(out).records

@@ -17,8 +17,8 @@ from tests.tiny_project import make_model
 
 pytestmark = pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "there is a browser")
 COMMANDS = (
-    "prefloop reward --model runs/first/sft/final --data store --data.judged_by human --batch_size 4 --out runs/first/reward-mine",
-    "prefloop dpo --model runs/first/sft/final --data store --data.judged_by human --batch_size 4 --out runs/first/dpo-mine",
+    "prefloop reward --model runs/first/sft/final --data store --data.select.judged_by human --batch_size 4 --out runs/first/reward-mine",
+    "prefloop dpo --model runs/first/sft/final --data store --data.select.judged_by human --batch_size 4 --out runs/first/dpo-mine",
 )
 
 

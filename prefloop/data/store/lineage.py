@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from prefloop.data.store import models
+from prefloop.data.store.datasets import names_of_export
 from prefloop.data.store.runs import find_checkpoint
 from prefloop.data.store.store import Store
 
@@ -137,6 +138,7 @@ def _training_run(session: Session, id: int, seen: set[int]) -> Node:
 
 def _export(session: Session, export: models.Export, seen: set[int]) -> Node:
     facts = {
+        "dataset": " ".join(names_of_export(session, export.id)),
         "rows": export.rows,
         "sha256": export.sha256,
         "filters": export.filters,

@@ -304,6 +304,40 @@ class ExportPrompt(Base):
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), index=True)
 
 
+class ExportPair(Base):
+    """A comparison that an export made of several judgements of a pair, in order. They are in `export_judgement`."""
+
+    __tablename__ = "export_pair"
+    __table_args__ = (CheckConstraint("choice IN ('a', 'b')", name="choice"),)
+
+    export_id: Mapped[int] = mapped_column(ForeignKey("export.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), index=True)
+    choice: Mapped[str] = mapped_column(String(1))
+    p_soft: Mapped[float]
+
+
+class DatasetVersion(Base):
+    """An export that was saved under a name. Rows are only ever added."""
+
+    __tablename__ = "dataset_version"
+    __table_args__ = (UniqueConstraint("name", "version"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    version: Mapped[int]
+    """From 1, of its name."""
+    export_id: Mapped[int] = mapped_column(ForeignKey("export.id"), index=True)
+    chosen: Mapped[Any]
+    """The settings it was asked for with."""
+    changes: Mapped[Any]
+    """Records `added`, `removed`, `changed` and the `same` as in the version before."""
+    note: Mapped[str]
+    annotator_id: Mapped[int | None] = mapped_column(ForeignKey("annotator.id"), index=True)
+    """Who saved it in the studio; None for the command line."""
+    created_at: Mapped[datetime]
+
+
 class TrainingRunModel(Base):
     """A checkpoint that a run read: `start` (the weights it went on from), `reference`, `reward_model`, `critic`, ..."""
 

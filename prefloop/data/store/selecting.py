@@ -1,22 +1,18 @@
-"""Reading records back, and exports: data sets that are fixed by a content hash and know every judgement they are made of."""
+"""Reading records back: which judgements pass the filters, and what each says as a record."""
 
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, insert, or_, select
+from sqlalchemy import ColumnElement, Select, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from prefloop.data.hashing import content_hash
 from prefloop.data.split import part_of
 from prefloop.data.store import models, studio_models
 from prefloop.data.store.judging import prompt_of
-from prefloop.data.store.values import EXPORT_KINDS, Export, ExportKind, Filters, Part, Selection
-from prefloop.data.store.writing import insert_new, now, sha256
-from prefloop.data.write import split_by_prompts, write_jsonl
+from prefloop.data.store.values import Filters, Part, Selection
 from prefloop.errors import InputError
 from prefloop.records import Comparison, Completion, Demonstration, Label, Prompt, Ranking, Score
 
@@ -40,7 +36,32 @@ class Judged:
     ratings: Mapping[str, int]
     edited: str
     set_aside: str = ""
-    """Why another judgement stands in its place: `adjudication`, which counts only where asked for, or `adjudicated`, decided by one."""
+    """Why it does not count: `adjudication`, which counts only where asked for; `adjudicated`, another judgement stands in its place; `known answers`,
+    its annotator did not pass them; `disagreement` about its item."""
+
+
+GOLD, DISAGREEMENT = "known answers", "disagreement"
+"""Why judgements are set aside by `gold_passed` and `min_agreement`."""
+ANSWERS = ("a", "b", "tie", "both_bad", "good", "bad")
+"""Choices on which annotators can agree; the others are no answer, or an order or a number."""
+ROUNDING = 1e-9
+"""Two thirds are at least two thirds, however they are written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GoldShare:
+    """How often an annotator got the known answers of a project right."""
+
+    project: int
+    project_name: str
+    annotator: int
+    name: str
+    right: int
+    answered: int
+
+    def passed(self, share: float, answered: int) -> bool:
+        """Whether so many were answered and that share of them was right."""
+        return self.answered >= answered and self.right / self.answered >= share - ROUNDING
 
 
 def prompts(session: Session, *, part: Part, heldout: float) -> list[tuple[int, Prompt]]:
@@ -97,9 +118,80 @@ def judged(session: Session, filters: Filters) -> list[Judged]:
         statement = statement.where(item.strategy.in_(filters.strategies))
     if filters.since is not None:
         statement = statement.where(table.created_at >= filters.since)
-    rows = _judged_of(session, statement)
+    rows = judged_of(session, statement)
     rows = [row for row in rows if _in_part(row.prompt, filters.part, filters.heldout)]
-    return _set_aside(session, rows, adjudicated=filters.adjudicated)
+    rows = _set_aside(session, rows, adjudicated=filters.adjudicated)
+    if filters.gold_passed:
+        passed = _of_those_who_passed(session, filters)
+        rows = [row if row.set_aside or row.id in passed else replace(row, set_aside=GOLD) for row in rows]
+    if filters.min_agreement:
+        shares = agreement_of(rows)
+        least = filters.min_agreement - ROUNDING
+        rows = [
+            replace(row, set_aside=DISAGREEMENT)
+            if not row.set_aside and shares.get(row.item, 1.0) < least
+            else row
+            for row in rows
+        ]
+    return rows
+
+
+def agreement_of(rows: Sequence[Judged]) -> dict[int, float]:
+    """Item -> the share of its annotators who give the commonest answer, of items that somebody answered. Skips are no answers."""
+    said: dict[int, Counter[str]] = {}
+    for row in rows:
+        if not _stands_not(row) and row.choice in ANSWERS:
+            said.setdefault(row.item, Counter())[row.choice] += 1
+    return {item: max(counts.values()) / counts.total() for item, counts in said.items()}
+
+
+def gold_shares(session: Session, projects: Sequence[str] = ()) -> list[GoldShare]:
+    """How often each annotator got the known answers of each project (of these, if any are named) right; by project and name."""
+    task, project, table, later = (
+        studio_models.Task,
+        studio_models.Project,
+        models.Judgement,
+        aliased(models.Judgement),
+    )
+    statement = (
+        select(project.id, project.name, models.Annotator.id, models.Annotator.name, table.choice, task.gold)
+        .join(task, task.project_id == project.id)
+        .join(table, table.item_id == task.item_id)
+        .join(models.Annotator, models.Annotator.id == table.annotator_id)
+        .outerjoin(later, later.supersedes_id == table.id)
+        .where(task.gold != "", later.id.is_(None), table.choice.not_in(("skip", "withdrawn")))
+        .order_by(project.id, models.Annotator.name)
+    )
+    if projects:
+        statement = statement.where(project.name.in_(projects))
+    counts: dict[tuple[int, str, int, str], list[bool]] = {}
+    for project_id, called, annotator, name, choice, gold in session.execute(statement):
+        counts.setdefault((project_id, called, annotator, name), []).append(choice == gold)
+    return [
+        GoldShare(
+            project=project,
+            project_name=called,
+            annotator=annotator,
+            name=name,
+            right=sum(right),
+            answered=len(right),
+        )
+        for (project, called, annotator, name), right in counts.items()
+    ]
+
+
+def _of_those_who_passed(session: Session, filters: Filters) -> set[int]:
+    """Judgements made in a project by annotators who passed its known answers, and the decisions of adjudicators, who are asked none."""
+    passed: dict[int, list[int]] = {}
+    for each in gold_shares(session, filters.projects):
+        if each.passed(filters.gold_passed, filters.gold_answered):
+            passed.setdefault(each.project, []).append(each.annotator)
+    table = models.Judgement
+    found = set(session.scalars(select(studio_models.Adjudication.judgement_id)))
+    for project, annotators in passed.items():
+        theirs = select(table.id).where(_made_in([project]), table.annotator_id.in_(annotators))
+        found.update(session.scalars(theirs))
+    return found
 
 
 def _set_aside(session: Session, rows: Sequence[Judged], *, adjudicated: bool) -> list[Judged]:
@@ -243,99 +335,7 @@ def _usable(
             yield row
 
 
-def export(
-    session: Session, kind: ExportKind, filters: Filters, path: Path | None, label: str, *, skip_bad: bool
-) -> Export:
-    """Take a data set from the store and remember what it is made of; also write it to `path` as JSON lines.
-
-    A file that cannot be written takes the export back with it. Files do not hold empty completions; `skip_bad` leaves them out.
-    """
-    if kind not in EXPORT_KINDS:
-        raise InputError(f"kind of export is {kind!r}; it must be one of {', '.join(EXPORT_KINDS)}")
-    members, selection = _members(session, kind, filters, label, skip_bad=skip_bad)
-    if not selection.records:
-        left_out = ", ".join(f"{reason} {count}" for reason, count in selection.left_out.items()) or "nothing"
-        raise InputError(
-            f"{label}: no {kind} to export with filters {filters.to_json()} (left out: {left_out}); "
-            "label first, or filter less"
-        )
-    digest = content_hash(selection.records)
-    row = {
-        "key": sha256([kind, filters.to_json(), digest]),
-        "kind": kind,
-        "filters": filters.to_json(),
-        "sha256": digest,
-        "rows": len(selection.records),
-        "left_out": dict(selection.left_out),
-        "created_at": now(),
-    }
-    table = models.Export
-    same = select(table.id, table.left_out).where(table.key == row["key"])
-    known = session.execute(same).one_or_none()
-    if known is None:
-        insert_new(session, table, [row], ["key"])
-        known = session.execute(same).one()
-        member_table, column = MEMBER_TABLES[kind]
-        session.execute(
-            insert(member_table),
-            [
-                {"export_id": known.id, "position": position, column: id}
-                for position, id in enumerate(members)
-            ],
-        )
-    files = [] if path is None else split_by_prompts(selection.records, path)
-    for file, records in files:
-        write_jsonl(records, file)
-    return Export(
-        id=known.id,
-        kind=kind,
-        sha256=digest,
-        rows=len(selection.records),
-        left_out=dict(known.left_out),
-        files=tuple((str(file), len(records)) for file, records in files),
-    )
-
-
-MEMBER_TABLES: dict[str, tuple[type[models.Base], str]] = {
-    "prompts": (models.ExportPrompt, "prompt_id"),
-    **dict.fromkeys(
-        ("comparisons", "rankings", "labels", "scores", "demonstrations"),
-        (models.ExportJudgement, "judgement_id"),
-    ),
-}
-
-
-def exported(session: Session, id: int, label: str) -> tuple[JudgedRecord | Prompt, ...]:
-    """The records of an export, made again from the rows it is made of and checked against its hash."""
-    row = session.get(models.Export, id)
-    if row is None:
-        raise InputError(f"{label}: has no export {id}")
-    records: Sequence[JudgedRecord | Prompt]
-    if row.kind == "prompts":
-        member = models.ExportPrompt
-        found = session.execute(
-            select(models.Prompt.content)
-            .join(member, member.prompt_id == models.Prompt.id)
-            .where(member.export_id == id)
-            .order_by(member.position)
-        )
-        records = [prompt_of(content) for (content,) in found]
-    else:
-        member = models.ExportJudgement
-        members = select(member.judgement_id).where(member.export_id == id)
-        # What was superseded later was current then.
-        rows = [replace(row, superseded=False) for row in _judged_of(session, members)]
-        records = SELECTORS[row.kind](rows, label).records
-    digest = content_hash(records)
-    if digest != row.sha256:
-        raise InputError(
-            f"{label}: export {id} hashes to {digest[:12]}, not {row.sha256[:12]} as when it was made; "
-            "the store was changed from outside: restore a backup"
-        )
-    return tuple(records)
-
-
-def _judged_of(session: Session, ids: Select[Any]) -> list[Judged]:
+def judged_of(session: Session, ids: Select[Any]) -> list[Judged]:
     """The judgements whose ids a query gives, in the order they were made."""
     table, item, slot = models.Judgement, models.Item, models.ItemCompletion
     detail = studio_models.JudgementDetail
@@ -384,29 +384,6 @@ def _judged_of(session: Session, ids: Select[Any]) -> list[Judged]:
     ]
 
 
-def _members(
-    session: Session, kind: ExportKind, filters: Filters, label: str, *, skip_bad: bool
-) -> tuple[list[int], Selection[Any]]:
-    """Ids of the rows that an export is made of, and its records."""
-    if kind == "prompts":
-        if (
-            filters.annotators
-            or filters.kinds
-            or filters.projects
-            or filters.rounds
-            or filters.strategies
-            or filters.since is not None
-        ):
-            raise InputError(
-                f"an export of prompts cannot be filtered by {filters.to_json()}; only part applies to prompts"
-            )
-        found = prompts(session, part=filters.part, heldout=filters.heldout)
-        return [id for id, _ in found], Selection(records=tuple(prompt for _, prompt in found), left_out={})
-    rows = judged(session, filters)
-    members = [row.id for row in rows if not WHY_NOT[kind](row, skip_bad)]
-    return members, SELECTORS[kind](rows, label, skip_bad=skip_bad)
-
-
 def _stands_not(row: Judged) -> str:
     """Why another judgement stands in place of this one; empty if none does."""
     return "superseded" if row.superseded else row.set_aside
@@ -448,8 +425,8 @@ def _why_not_scored(row: Judged, skip_bad: bool) -> str:
 
 def _why_not_demonstrated(row: Judged, skip_bad: bool) -> str:
     """Whatever was asked, somebody may have written a better reply."""
-    if row.superseded:
-        return "superseded"
+    if row.superseded or row.set_aside == GOLD:
+        return _stands_not(row)
     return "" if row.edited else row.choice
 
 
@@ -479,20 +456,25 @@ def _in_part(prompt: Prompt, part: Part, heldout: float) -> bool:
 
 
 def _in_projects(session: Session, names: Sequence[str]) -> ColumnElement[bool]:
-    """A judgement of an item that these projects ask about, or one that was made of a better reply written there."""
-    project, task, detail = studio_models.Project, studio_models.Task, studio_models.JudgementDetail
+    """The judgements made in these projects. Raises `InputError`, with near names, for one that is not there."""
+    project = studio_models.Project
     known = sorted(session.scalars(select(project.name).where(project.state != "deleted")))
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0) or ["none yet"]
             raise InputError(f"project {name!r} is not in the store; there is {', '.join(near)}")
-    ids = select(project.id).where(project.name.in_(names))
-    items = select(task.item_id).where(task.project_id.in_(ids))
+    return _made_in(session.scalars(select(project.id).where(project.name.in_(names))).all())
+
+
+def _made_in(projects: Sequence[int]) -> ColumnElement[bool]:
+    """A judgement of an item that these projects ask about, or one that was made of a better reply written there."""
+    task, detail = studio_models.Task, studio_models.JudgementDetail
+    items = select(task.item_id).where(task.project_id.in_(projects))
     edits = (
         select(detail.edit_judgement_id)
         .join(studio_models.Assignment, studio_models.Assignment.id == detail.assignment_id)
         .join(task, task.id == studio_models.Assignment.task_id)
-        .where(task.project_id.in_(ids), detail.edit_judgement_id.is_not(None))
+        .where(task.project_id.in_(projects), detail.edit_judgement_id.is_not(None))
     )
     return or_(models.Judgement.item_id.in_(items), models.Judgement.id.in_(edits))
 

@@ -12,12 +12,14 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from prefloop.data.store import judging, models, runs, selecting, writing
+from prefloop.data.store import datasets, exporting, judging, models, runs, selecting, writing
 from prefloop.data.store.database import Database, open_database
 from prefloop.data.store.values import (
     AddedItems,
+    Aggregated,
     AnnotatorKind,
     Conflict,
+    DatasetVersion,
     Export,
     ExportKind,
     Filters,
@@ -271,12 +273,61 @@ class Store:
         """
         file = None if path is None else Path(path)
         with self._database.write(bulk=True) as session:
-            return selecting.export(session, kind, filters or Filters(), file, self.label, skip_bad=skip_bad)
+            return exporting.export(session, kind, filters or Filters(), file, self.label, skip_bad=skip_bad)
+
+    def export_aggregated(
+        self,
+        filters: Mapping[str, Any],
+        pairs: Sequence[Aggregated],
+        left_out: Mapping[str, int],
+        path: str | Path | None = None,
+    ) -> Export:
+        """The same for comparisons that several judgements each were made into; `filters` say by what, too."""
+        file = None if path is None else Path(path)
+        with self._database.write(bulk=True) as session:
+            return exporting.export_aggregated(session, filters, pairs, left_out, file, self.label)
 
     def exported(self, export: int) -> tuple[selecting.JudgedRecord | Prompt, ...]:
         """The records of an export as they were when it was made, whatever has been judged since; checked against its hash."""
         with self._database.read() as session:
-            return selecting.exported(session, export, self.label)
+            return exporting.exported(session, export, self.label)
+
+    # Dataset versions
+
+    def save_dataset(
+        self,
+        name: str,
+        export: int,
+        *,
+        chosen: Mapping[str, Any],
+        note: str = "",
+        annotator: int | None = None,
+    ) -> tuple[DatasetVersion, bool]:
+        """Save an export as the next version of a name; whether it is new: the newest version stays it where that is the same export.
+
+        Raises `InputError` for a name that cannot be one, or that holds records of another kind.
+        """
+
+        def work() -> tuple[DatasetVersion, bool]:
+            with self._database.write(bulk=True) as session:
+                return datasets.save(
+                    session, name, export, self.label, chosen=chosen, note=note, annotator=annotator
+                )
+
+        try:
+            return work()
+        except IntegrityError:  # on PostgreSQL another connection can have saved the next version meanwhile
+            return work()
+
+    def dataset(self, given: str) -> DatasetVersion:
+        """The version that `NAME@3` names, or the newest of `NAME`; `InputError` with near names for one that is not there."""
+        with self._database.read() as session:
+            return datasets.find(session, given)
+
+    def datasets(self, name: str = "") -> list[DatasetVersion]:
+        """All dataset versions, or those of one name, by name and number."""
+        with self._database.read() as session:
+            return datasets.versions(session, name)
 
     def training_run_config(self, id: int) -> Mapping[str, Any]:
         """The settings of a run, as JSON types."""

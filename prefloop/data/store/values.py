@@ -1,12 +1,12 @@
 """What the store takes and gives besides the records: plain frozen data, no database behind it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, get_args
 from uuid import uuid4
 
-from prefloop.configs.common import require
+from prefloop.configs.common import GOLD_ANSWERED, HELDOUT, Selecting, require
 from prefloop.errors import InputError
 from prefloop.records import Comparison, Demonstration, Label, Prompt, Ranking, Score
 
@@ -95,12 +95,36 @@ class Filters:
     strategies: tuple[str, ...] = ()
     """How the items' completions were picked: `uniform` for what `prefloop label select` drew uniformly."""
     part: Part = "all"
-    heldout: float = 0.1
+    heldout: float = HELDOUT
     """Share of prompts held out, by hash; it says what `part` means."""
     since: datetime | None = None
     """Judged at this moment or later."""
     adjudicated: bool = False
     """Where people disagreed and somebody decided between them, take the decision alone; otherwise decisions are left out."""
+    min_agreement: float = 0.0
+    """Items on which at least this share of the annotators that are left gives the commonest answer."""
+    gold_passed: float = 0.0
+    """Share of their project's known answers that annotators must have right."""
+    gold_answered: int = GOLD_ANSWERED
+    """How many known answers they must have been asked."""
+
+    @classmethod
+    def of(cls, chosen: Selecting, *, part: Part = "all", heldout: float = HELDOUT) -> "Filters":
+        """As settings say it. `aggregate` is no filter: it says what becomes of those that pass."""
+        return cls(
+            annotators=chosen.annotators,
+            kinds=() if chosen.judged_by == "all" else (chosen.judged_by,),
+            projects=chosen.projects,
+            rounds=chosen.rounds,
+            strategies=chosen.strategies,
+            part=part,
+            heldout=heldout,
+            since=chosen.moment,
+            adjudicated=chosen.adjudicated,
+            min_agreement=chosen.min_agreement,
+            gold_passed=chosen.gold_passed,
+            gold_answered=chosen.gold_answered,
+        )
 
     def __post_init__(self) -> None:
         require(self.part in PARTS, f"part is {self.part!r}; it must be one of {', '.join(PARTS)}")
@@ -133,6 +157,10 @@ class Filters:
             chosen["since"] = self.since.isoformat()
         if self.adjudicated:
             chosen["adjudicated"] = True
+        if self.min_agreement:
+            chosen["min_agreement"] = self.min_agreement
+        if self.gold_passed:
+            chosen |= {"gold_passed": self.gold_passed, "gold_answered": self.gold_answered}
         return chosen
 
 
@@ -142,7 +170,7 @@ class Selection(Generic[Record]):
 
     records: tuple[Record, ...]
     left_out: Mapping[str, int]
-    """Reason (`tie`, `both_bad`, `skip`, ...: the choice; `superseded`; `adjudication` and `adjudicated`, see `Filters`; `pair`, `rank` or `single`: an item of another kind; `empty`) -> judgements. What the filters exclude is not counted."""
+    """Reason (`tie`, `both_bad`, `skip`, ...: the choice; `superseded`; `adjudication` and `adjudicated`, `disagreement` and `known answers`, see `Filters`; `pair`, `rank` or `single`: an item of another kind; `empty`) -> judgements. What the filters exclude is not counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,6 +185,69 @@ class Export:
     left_out: Mapping[str, int]
     files: tuple[tuple[str, int], ...] = ()
     """What was written, and how many rows: two files where there are chats and plain texts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Aggregated:
+    """One comparison that several judgements of a pair were made into."""
+
+    item: int
+    choice: Literal["a", "b"]
+    """The slot that is chosen."""
+    p_soft: float
+    """How likely it is the better one."""
+    judgements: tuple[int, ...]
+    """Those that it was made of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """How the records of a dataset version differ from those of the one before."""
+
+    added: int
+    removed: int
+    changed: int
+    """The same question to the same annotator with another label."""
+    same: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetVersion:
+    """A saved data set. It never changes; the next one of its name is another version."""
+
+    name: str
+    version: int
+    """From 1."""
+    export: Export
+    chosen: Mapping[str, Any]
+    """What was asked for, as JSON types: the settings of `Selecting` that were set, and `skip_bad`."""
+    changes: Changes
+    """Against the version before; everything is added in the first."""
+    note: str
+    made_by: str
+    """The annotator who saved it, by pseudonym; empty for the command line."""
+    created_at: datetime
+
+    @property
+    def label(self) -> str:
+        """`NAME@3`."""
+        return f"{self.name}@{self.version}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            "dataset": self.label,
+            "kind": self.export.kind,
+            "rows": self.export.rows,
+            "sha256": self.export.sha256,
+            "export": self.export.id,
+            "chosen": dict(self.chosen),
+            "left_out": dict(self.export.left_out),
+            "changes": asdict(self.changes),
+            "note": self.note,
+            "made_by": self.made_by,
+            "created_at": self.created_at.isoformat(timespec="seconds"),
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

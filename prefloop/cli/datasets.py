@@ -1,0 +1,134 @@
+"""`prefloop data save`, `data versions` and `data diff`."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from prefloop.configs.data import DiffConfig, SaveConfig, VersionsConfig
+from prefloop.data.hashing import canonical_json
+from prefloop.data.store import Store
+from prefloop.data.store.datasets import Taken, difference
+from prefloop.data.store.values import DatasetVersion
+from prefloop.feedback.datasets import save as save_version
+from prefloop.feedback.judged import summary_of
+from prefloop.records import Comparison, Demonstration, Label, Prompt, Ranking, Score
+
+WIDTH = 60
+"""Characters of a text that are shown."""
+
+
+def save(config: SaveConfig) -> str:
+    """Save a version and print what it holds; its label."""
+    with Store.open(config.store, create=False) as store:
+        version, new = save_version(
+            store, config.name, config.kind, config, skip_bad=config.skip_bad, note=config.note
+        )
+    print(f"{version.label}: {_about(version)}" + ("" if new else "; nothing has changed since it was saved"))
+    if new and version.version > 1:
+        print(f"  since {version.name}@{version.version - 1}: {_changes(version)}")
+    if left_out := summary_of({name: count for name, count in version.export.left_out.items() if count}):
+        print(f"  left out: {left_out}")
+    return version.label
+
+
+def versions(config: VersionsConfig) -> None:
+    """Print the versions, with what each was selected by."""
+    with Store.open(config.store, create=False) as store:
+        found = store.datasets(config.name)
+        label = store.label
+    if config.json:
+        print(json.dumps([version.to_json() for version in found], indent=1, ensure_ascii=False))
+        return
+    if not found:
+        print(f"{label}: no dataset was saved yet; save one with `prefloop data save`")
+    for version in found:
+        print(f"{version.label}: {_about(version)}")
+        by = f" by {version.made_by}" if version.made_by else ""
+        print(f"  saved {version.created_at:%Y-%m-%d %H:%M}{by}; {_changes(version)}")
+        if version.chosen:
+            print(f"  {', '.join(f'{name} {_shown(value)}' for name, value in version.chosen.items())}")
+        if version.note:
+            print(f"  {version.note}")
+
+
+def diff(config: DiffConfig) -> None:
+    """Print how two versions differ, in settings and in records."""
+    with Store.open(config.store, create=False) as store:
+        before, after = store.dataset(config.before), store.dataset(config.after)
+        found = difference(store.exported(before.export.id), store.exported(after.export.id))
+    if config.json:
+        records = {
+            "added": [json.loads(canonical_json(each)) for each in found.added],
+            "removed": [json.loads(canonical_json(each)) for each in found.removed],
+            "changed": [
+                {
+                    "before": json.loads(canonical_json(each.before)),
+                    "after": json.loads(canonical_json(each.after)),
+                }
+                for each in found.changed
+            ],
+        }
+        counts = asdict(found.changes)
+        told = {"before": before.to_json(), "after": after.to_json(), "counts": counts, "records": records}
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+        return
+    counts = found.changes
+    print(
+        f"{before.label} to {after.label}: {counts.added} added, {counts.removed} removed, {counts.changed} with another label, {counts.same} the same"
+    )
+    for name in dict.fromkeys((*before.chosen, *after.chosen)):
+        was, now = before.chosen.get(name), after.chosen.get(name)
+        if was != now:
+            print(f"  {name}: {_shown(was)} before, {_shown(now)} now")
+    for what, records in (("added", found.added), ("removed", found.removed)):
+        for record in records[: config.examples]:
+            print(f"  {what}: {_described(record)}")
+    for each in found.changed[: config.examples]:
+        print(f"  changed: {_described(each.before)}\n  now:     {_described(each.after)}")
+
+
+def _about(version: DatasetVersion) -> str:
+    export = version.export
+    return f"{export.rows} {export.kind}, export {export.id}, sha256 {export.sha256[:12]}"
+
+
+def _changes(version: DatasetVersion) -> str:
+    changes = version.changes
+    return f"{changes.added} added, {changes.removed} removed, {changes.changed} with another label"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _described(record: Taken) -> str:
+    """A record in one line."""
+    match record:
+        case Comparison():
+            said = f"{_short(record.chosen)} over {_short(record.rejected)}"
+            said += f", p_soft {record.p_soft:g}" if record.p_soft != 1 else ""
+            said += f", margin {record.margin:g}" if record.margin else ""
+        case Ranking():
+            said = " > ".join(_short(text) for text in record.completions)
+        case Label():
+            said = f"{_short(record.completion)} is {'good' if record.good else 'bad'}"
+        case Score():
+            said = f"{_short(record.completion)} scores {record.value:g}"
+        case Demonstration():
+            said = _short(record.completion)
+        case Prompt():
+            return _short(_visible(record))
+    annotator = getattr(record, "annotator", "")
+    return f"{_short(_visible(record.prompt))}: {said}" + (f" ({annotator})" if annotator else "")
+
+
+def _visible(prompt: Prompt) -> str:
+    """A prompt as a reader sees it: of a chat, the last message."""
+    return prompt.content if isinstance(prompt.content, str) else prompt.content[-1].shown
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return repr(line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…")

@@ -1,0 +1,213 @@
+"""Exports: data sets that are fixed by a content hash and know every judgement they are made of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from prefloop.data.hashing import content_hash
+from prefloop.data.store import models
+from prefloop.data.store.judging import prompt_of
+from prefloop.data.store.selecting import SELECTORS, WHY_NOT, Judged, JudgedRecord, judged, judged_of, prompts
+from prefloop.data.store.values import EXPORT_KINDS, Aggregated, Export, ExportKind, Filters, Selection
+from prefloop.data.store.writing import insert_new, now, sha256
+from prefloop.data.write import split_by_prompts, write_jsonl
+from prefloop.errors import InputError
+from prefloop.records import Comparison, Prompt
+
+
+def export(
+    session: Session, kind: ExportKind, filters: Filters, path: Path | None, label: str, *, skip_bad: bool
+) -> Export:
+    """Take a data set from the store and remember what it is made of; also write it to `path` as JSON lines.
+
+    A file that cannot be written takes the export back with it. Files do not hold empty completions; `skip_bad` leaves them out.
+    """
+    if kind not in EXPORT_KINDS:
+        raise InputError(f"kind of export is {kind!r}; it must be one of {', '.join(EXPORT_KINDS)}")
+    members, selection = _members(session, kind, filters, label, skip_bad=skip_bad)
+    made, _ = _fix(session, kind, filters.to_json(), members, selection, path, label)
+    return made
+
+
+def export_aggregated(
+    session: Session,
+    filters: Mapping[str, Any],
+    pairs: Sequence[Aggregated],
+    left_out: Mapping[str, int],
+    path: Path | None,
+    label: str,
+) -> Export:
+    """The same for comparisons that several judgements each were made into. `filters` say how, too."""
+    members = [judgement for pair in pairs for judgement in pair.judgements]
+    of_ids = select(models.Judgement.id).where(models.Judgement.id.in_(members))
+    records = _aggregated_records(pairs, judged_of(session, of_ids))
+    selection = Selection(records=tuple(records), left_out=left_out)
+    made, new = _fix(session, "comparisons", filters, members, selection, path, label)
+    if new:
+        session.execute(
+            insert(models.ExportPair),
+            [
+                {
+                    "export_id": made.id,
+                    "position": position,
+                    "item_id": pair.item,
+                    "choice": pair.choice,
+                    "p_soft": pair.p_soft,
+                }
+                for position, pair in enumerate(pairs)
+            ],
+        )
+    return made
+
+
+def _fix(
+    session: Session,
+    kind: ExportKind,
+    filters: Mapping[str, Any],
+    members: Sequence[int],
+    selection: Selection[Any],
+    path: Path | None,
+    label: str,
+) -> tuple[Export, bool]:
+    """The export of these records, and whether it is a new one."""
+    if not selection.records:
+        left_out = ", ".join(f"{reason} {count}" for reason, count in selection.left_out.items()) or "nothing"
+        raise InputError(
+            f"{label}: no {kind} to export with filters {dict(filters)} (left out: {left_out}); "
+            "label first, or filter less"
+        )
+    digest = content_hash(selection.records)
+    row = {
+        "key": sha256([kind, filters, digest]),
+        "kind": kind,
+        "filters": filters,
+        "sha256": digest,
+        "rows": len(selection.records),
+        "left_out": dict(selection.left_out),
+        "created_at": now(),
+    }
+    table = models.Export
+    same = select(table).where(table.key == row["key"])
+    known = session.scalars(same).one_or_none()
+    new = known is None
+    if known is None:
+        insert_new(session, table, [row], ["key"])
+        known = session.scalars(same).one()
+        member_table, column = MEMBER_TABLES[kind]
+        session.execute(
+            insert(member_table),
+            [
+                {"export_id": known.id, "position": position, column: id}
+                for position, id in enumerate(members)
+            ],
+        )
+    files = [] if path is None else split_by_prompts(selection.records, path)
+    for file, records in files:
+        write_jsonl(records, file)
+    return export_of(known, files=tuple((str(file), len(records)) for file, records in files)), new
+
+
+def export_of(row: models.Export, *, files: tuple[tuple[str, int], ...] = ()) -> Export:
+    """A row as what callers are given."""
+    kind: Any = row.kind
+    return Export(
+        id=row.id, kind=kind, sha256=row.sha256, rows=row.rows, left_out=dict(row.left_out), files=files
+    )
+
+
+MEMBER_TABLES: dict[str, tuple[type[models.Base], str]] = {
+    "prompts": (models.ExportPrompt, "prompt_id"),
+    **dict.fromkeys(
+        ("comparisons", "rankings", "labels", "scores", "demonstrations"),
+        (models.ExportJudgement, "judgement_id"),
+    ),
+}
+
+
+def exported(session: Session, id: int, label: str) -> tuple[JudgedRecord | Prompt, ...]:
+    """The records of an export, made again from the rows it is made of and checked against its hash."""
+    row = session.get(models.Export, id)
+    if row is None:
+        raise InputError(f"{label}: has no export {id}")
+    records: Sequence[JudgedRecord | Prompt]
+    if row.kind == "prompts":
+        member = models.ExportPrompt
+        found = session.execute(
+            select(models.Prompt.content)
+            .join(member, member.prompt_id == models.Prompt.id)
+            .where(member.export_id == id)
+            .order_by(member.position)
+        )
+        records = [prompt_of(content) for (content,) in found]
+    else:
+        member = models.ExportJudgement
+        members = select(member.judgement_id).where(member.export_id == id)
+        # What was superseded later was current then.
+        rows = [replace(row, superseded=False) for row in judged_of(session, members)]
+        pairs = _pairs_of(session, id, rows)
+        records = _aggregated_records(pairs, rows) if pairs else SELECTORS[row.kind](rows, label).records
+    digest = content_hash(records)
+    if digest != row.sha256:
+        raise InputError(
+            f"{label}: export {id} hashes to {digest[:12]}, not {row.sha256[:12]} as when it was made; "
+            "the store was changed from outside: restore a backup"
+        )
+    return tuple(records)
+
+
+def _pairs_of(session: Session, id: int, rows: Sequence[Judged]) -> list[Aggregated]:
+    """The comparisons of an export that aggregates; none of another."""
+    behind: dict[int, list[int]] = {}
+    for row in rows:
+        behind.setdefault(row.item, []).append(row.id)
+    table = models.ExportPair
+    found = session.scalars(select(table).where(table.export_id == id).order_by(table.position))
+    return [
+        Aggregated(
+            item=pair.item_id,
+            choice="a" if pair.choice == "a" else "b",
+            p_soft=pair.p_soft,
+            judgements=tuple(behind[pair.item_id]),
+        )
+        for pair in found
+    ]
+
+
+def _aggregated_records(pairs: Sequence[Aggregated], rows: Sequence[Judged]) -> list[Comparison]:
+    """One comparison a pair; of a single judgement it keeps the annotator."""
+    of_item = {row.item: row for row in rows}
+    records = []
+    for pair in pairs:
+        row = of_item[pair.item]
+        a, b = row.completions
+        records.append(
+            Comparison(
+                prompt=row.prompt,
+                chosen=a if pair.choice == "a" else b,
+                rejected=b if pair.choice == "a" else a,
+                annotator=row.annotator if len(pair.judgements) == 1 else "",
+                p_soft=pair.p_soft,
+                origin=f"item {pair.item}",
+            )
+        )
+    return records
+
+
+def _members(
+    session: Session, kind: ExportKind, filters: Filters, label: str, *, skip_bad: bool
+) -> tuple[list[int], Selection[Any]]:
+    """Ids of the rows that an export is made of, and its records."""
+    if kind == "prompts":
+        if filters.to_json().keys() - {"part", "heldout"}:
+            raise InputError(
+                f"an export of prompts cannot be filtered by {filters.to_json()}; only part applies to prompts"
+            )
+        found = prompts(session, part=filters.part, heldout=filters.heldout)
+        return [id for id, _ in found], Selection(records=tuple(prompt for _, prompt in found), left_out={})
+    rows = judged(session, filters)
+    members = [row.id for row in rows if not WHY_NOT[kind](row, skip_bad)]
+    return members, SELECTORS[kind](rows, label, skip_bad=skip_bad)
