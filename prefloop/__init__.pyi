@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from prefloop.api.aligning import Aligned, AlignPlan
 from prefloop.api.measures import agreement as agreement, ratings as ratings, win_rate as win_rate
 from prefloop.api.results import FinishedRun, PolicyRun, RewardRun, open_run as open_run
 from prefloop.api.texts import TextPolicy, TextScorer, load_policy as load_policy, load_reward_model as load_reward_model
@@ -18,10 +19,35 @@ Model = str | Path | FinishedRun | TextPolicy
 Scorer = Model | TextScorer | Callable[..., Any]
 Rows = str | Path | Store | Iterable[Mapping[str, Any]] | Any
 
+class PreferencesSettings(TypedDict, total=False):
+    """The comparisons, and how long their texts may be."""
+
+    source: str
+    split: str
+    format: str
+    columns: Sequence[str]
+    chat: bool
+    max_gb: float
+    limit: int
+    skip_bad: bool
+    max_prompt_tokens: int
+    max_completion_tokens: int
+
+class ComputeSettings(TypedDict, total=False):
+    """Device, precision and memory. Affects speed and memory, and results only by float noise."""
+
+    device: Literal['auto', 'cpu', 'cuda']
+    dtype: Literal['float32', 'bfloat16']
+    attention: Literal['auto', 'packed', 'padded']
+    micro_batch_tokens: int
+    gradient_checkpointing: bool
+    trust_remote_code: bool
+    wait_minutes: float
+
 class RunSettingsSettings(TypedDict, total=False):
     """The run folder: what is written there, how often, and what stops a run."""
 
-    out: str
+    out: str | Path
     store: str
     seed: int
     resume: bool
@@ -71,17 +97,6 @@ class OptimSettings(TypedDict, total=False):
     beta2: float
     eps: float
     max_grad_norm: float
-
-class ComputeSettings(TypedDict, total=False):
-    """Device, precision and memory. Affects speed and memory, and results only by float noise."""
-
-    device: Literal['auto', 'cpu', 'cuda']
-    dtype: Literal['float32', 'bfloat16']
-    attention: Literal['auto', 'packed', 'padded']
-    micro_batch_tokens: int
-    gradient_checkpointing: bool
-    trust_remote_code: bool
-    wait_minutes: float
 
 class LoRASettings(TypedDict, total=False):
     """Low-rank adapters (arXiv:2106.09685) instead of training every weight."""
@@ -154,6 +169,57 @@ class ScoreShapingSettings(TypedDict, total=False):
     length_penalty: float
     overlong: int
     missing_eos: float
+
+def align(
+    *,
+    model: Model,
+    data: Rows | PreferencesSettings,
+    demonstrations: str = ...,
+    prompts: str = ...,
+    method: Literal['dpo', 'ipo', 'simpo', 'orpo', 'ppo', 'grpo', 'rloo', 'online_dpo'] | Sequence[Literal['dpo', 'ipo', 'simpo', 'orpo', 'ppo', 'grpo', 'rloo', 'online_dpo']] = ...,
+    judge: str | Callable[..., Any] = ...,
+    weights: Literal['auto', 'lora', 'all'] = ...,
+    rank: int = ...,
+    precision: Literal['auto', 'float32', 'bfloat16'] = ...,
+    lr: float = ...,
+    beta: float = ...,
+    kl: float = ...,
+    minutes: float = ...,
+    eval_prompts: int = ...,
+    seed: int = ...,
+    compute: ComputeSettings | Any = ...,
+    out: str | Path = ...,
+    yes: bool = ...,
+    resume: bool = ...,
+    skip_bad: bool = ...,
+    format: str = ...,
+    columns: Sequence[str] = ...,
+) -> Aligned:
+    """Make a model better by a file of comparisons, and report whether it is: plan, train, judge by a model that no policy learned from."""
+
+def plan(
+    *,
+    model: Model,
+    data: Rows | PreferencesSettings,
+    demonstrations: str = ...,
+    prompts: str = ...,
+    method: Literal['dpo', 'ipo', 'simpo', 'orpo', 'ppo', 'grpo', 'rloo', 'online_dpo'] | Sequence[Literal['dpo', 'ipo', 'simpo', 'orpo', 'ppo', 'grpo', 'rloo', 'online_dpo']] = ...,
+    judge: str | Callable[..., Any] = ...,
+    weights: Literal['auto', 'lora', 'all'] = ...,
+    rank: int = ...,
+    precision: Literal['auto', 'float32', 'bfloat16'] = ...,
+    lr: float = ...,
+    beta: float = ...,
+    kl: float = ...,
+    minutes: float = ...,
+    eval_prompts: int = ...,
+    seed: int = ...,
+    compute: ComputeSettings | Any = ...,
+    skip_bad: bool = ...,
+    format: str = ...,
+    columns: Sequence[str] = ...,
+) -> AlignPlan:
+    """Say what `prefloop align` would do with a model and a file of comparisons, and what it would cost, without doing it."""
 
 def pretrain(
     *,

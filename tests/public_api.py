@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from prefloop.api.aligning import Aligned, AlignPlan
 from prefloop.api.measures import agreement as agreement, ratings as ratings, win_rate as win_rate
 from prefloop.api.results import FinishedRun, PolicyRun, RewardRun, open_run as open_run
 from prefloop.api.texts import TextPolicy, TextScorer, load_policy as load_policy, load_reward_model as load_reward_model
@@ -39,6 +40,10 @@ Model = str | Path | FinishedRun | TextPolicy
 Scorer = Model | TextScorer | Callable[..., Any]
 Rows = str | Path | Store | Iterable[Mapping[str, Any]] | Any
 '''
+ALIGNING = {"align": "align", "plan": "plan"}
+"""Functions that are no single stage, and their commands."""
+RESULTS = {"reward": "RewardRun", "align": "Aligned", "plan": "AlignPlan"}
+"""What functions return that train no policy."""
 MODELS = ("model", "reference", "reference_last", "teacher")
 OF_FOLDERS = {"out": " | Path", "store": " | Path | Store"}
 SCORERS = ("reward_model", "loss", "preference")
@@ -47,14 +52,14 @@ SCORERS = ("reward_model", "loss", "preference")
 def stub() -> str:
     """The whole file."""
     groups: dict[str, Any] = {}
-    functions = [function(name, command, groups) for name, command in COMMANDS.items()]
+    functions = [function(name, command, groups) for name, command in {**ALIGNING, **COMMANDS}.items()]
     return "\n\n".join([HEAD.rstrip(), *map(group, groups.values()), *functions]) + "\n"
 
 
 def function(name: str, command: str, groups: dict[str, Any]) -> str:
     """One stage's signature; the groups of settings that it has are added to `groups`."""
     cls = load(STAGES[command].settings)
-    result = "RewardRun" if command == "reward" else "PolicyRun"
+    result = RESULTS.get(command, "PolicyRun")
     given = "".join(f"    {line},\n" for line in parameters(cls, groups))
     return f'def {name}(\n    *,\n{given}) -> {result}:\n    """{str(cls.__doc__).strip()}"""'
 
@@ -65,14 +70,14 @@ def parameters(cls: Any, groups: dict[str, Any]) -> Iterator[str]:
     for field in fields(cls):
         kind = types_of(cls)[field.name]
         if field.name == "data":
-            groups["Data"] = kind
-            yield "data: Rows | DataSettings = ..."
+            groups[kind.__name__] = kind
+            yield f"data: Rows | {kind.__name__}Settings{'' if kind.__name__ == 'Preferences' else ' = ...'}"
         elif is_dataclass(kind):
             groups[kind.__name__] = kind  # pyright: ignore[reportAttributeAccessIssue]
             more = {"lora": " | int", "reward": " | Scorer | Sequence[Scorer]"}.get(field.name, "")
             yield f"{field.name}: {kind.__name__}Settings{more} | Any = ..."  # pyright: ignore[reportAttributeAccessIssue]
         else:
-            other_way = field.name == "reward_model" and "reward" in types_of(cls)
+            other_way = field.name == "out" or (field.name == "reward_model" and "reward" in types_of(cls))
             needed = field.default is MISSING and field.default_factory is MISSING and not other_way
             yield f"{field.name}: {written(kind, field.name)}{'' if needed else ' = ...'}"
     for long, name in short.items():
@@ -90,12 +95,19 @@ def written(kind: Any, name: str) -> str:
     """A setting's type as Python writes it."""
     if is_dataclass(kind):
         return "Mapping[str, Any] | Any"
+    if name == "judge":
+        return "str | Callable[..., Any]"
+    if name == "out":
+        return "str | Path"
     if kind is str:
         return "Scorer | Sequence[Scorer]" if name in SCORERS else "Model" if name in MODELS else "str"
     if is_optional(kind):
         return f"{written(inner_of(kind), name)} | None"
     if get_origin(kind) is Literal:
         return f"Literal[{', '.join(map(repr, get_args(kind)))}]"
+    if name == "method":
+        one = written(get_args(kind)[0], "")
+        return f"{one} | Sequence[{one}]"
     if get_origin(kind) is tuple:
         return f"Sequence[{written(get_args(kind)[0], '')}]"
     return kind.__name__
