@@ -87,7 +87,8 @@ def main() -> None:
             lambda: bootstrap(fitted, "both", prompt=prompt, annotator=annotator),
             1,
         ),
-        ("whole leaderboard, sandwich", lambda: leaderboard(votes), 1),
+        ("whole leaderboard", lambda: leaderboard(votes), 1),
+        ("whole leaderboard, sandwich", lambda: leaderboard(votes, intervals="sandwich"), 1),
     ]
     print(f"{'':42}{'best, ms':>10}{'median, ms':>12}")
     for name, work, times in jobs:

@@ -32,7 +32,7 @@ class AgreementConfig:
     out: str = ""
     """File to write all numbers to, as JSON."""
     resamples: int = 1000
-    """Resamples of the bootstrap over items."""
+    """Resamples of the bootstrap over prompts, for the intervals of Krippendorff's alpha."""
     seed: int = 0
     """Everything random derives from it."""
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -320,9 +320,8 @@ def _win_rate(m: Measured, base: Measured, clusters: np.ndarray | None, is_first
 
 def _exponential(estimate: Estimate) -> Estimate:
     """A perplexity from a mean negative log-likelihood."""
-    return Estimate(
-        value=math.exp(estimate.value), low=math.exp(estimate.low), high=math.exp(estimate.high), n=estimate.n
-    )
+    value, low, high = map(math.exp, (estimate.value, estimate.low, estimate.high))
+    return replace(estimate, value=value, low=low, high=high)
 
 
 def _completions(m: Measured) -> tuple[tuple[EvaluatedCompletion, ...], ...]:

@@ -13,31 +13,43 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit  # scipy.stats would say the same and take a second to import
 
+from prefloop.feedback.shares import share_interval, tail_of, wilson
+
 Numbers = Sequence[float] | NDArray[Any]
 Clusters = Sequence[Any] | NDArray[Any]
+FEWEST_RESAMPLED = 8
+"""Clusters; fewer have too few resamples that differ for a bootstrap."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """A number, the interval that covers the truth in 95 % of samples (unless said otherwise), and the observations behind it.
 
-    `low` and `high` are NaN where the sample cannot say (one observation, one prompt).
+    `low` and `high` are NaN where the sample cannot say (one observation, one prompt, `no_spread`).
     """
 
     value: float
     low: float
     high: float
     n: int
+    no_spread: bool = False
+    """All observations (or all prompts) show one value, so they do not say how far off it may be."""
 
     def to_json(self) -> dict[str, float | int | None]:
-        """`{value, low, high, n}`; NaN and infinities become null, which JSON can hold."""
+        """`{value, low, high, n}`, and `no_spread` where it is true; NaN and infinities become null, which JSON can hold."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: float(x) if math.isfinite(x) else None for name, x in numbers.items()} | {"n": self.n}
+        found = {name: float(x) if math.isfinite(x) else None for name, x in numbers.items()} | {"n": self.n}
+        return found | {"no_spread": True} if self.no_spread else found
 
 
 def exactly(value: float, n: int) -> Estimate:
     """A number that is so by definition: a policy's KL to itself, its win rate against itself."""
     return Estimate(value=value, low=value, high=value, n=n)
+
+
+def without_interval(value: float, n: int, *, no_spread: bool = False) -> Estimate:
+    """A number of which the sample does not say how far off it may be."""
+    return Estimate(value=value, low=math.nan, high=math.nan, n=n, no_spread=no_spread)
 
 
 def within(estimate: Estimate, low: float, high: float) -> Estimate:
@@ -48,16 +60,18 @@ def within(estimate: Estimate, low: float, high: float) -> Estimate:
 def mean_interval(values: Numbers, *, clusters: Clusters | None = None, confidence: float = 0.95) -> Estimate:
     """Mean with Student's t interval; with clusters, the cluster-robust variance on (clusters - 1) degrees of freedom.
 
+    Values that are all equal have no interval (`no_spread`).
+
     Raises `ValueError` for no values, or values that are not finite.
     """
     x = _finite(values, "values")
     members, count = _members(clusters, len(x))
     mean = float(x.mean())
     if count < 2:
-        return Estimate(value=mean, low=math.nan, high=math.nan, n=len(x))
-    error = math.sqrt(_variance_of_mean(x, members, count))
-    half = student_t(confidence, count - 1) * error
-    return Estimate(value=mean, low=mean - half, high=mean + half, n=len(x))
+        return without_interval(mean, len(x))
+    totals = np.bincount(members, x - mean, count)
+    error = math.sqrt(float(count / (count - 1) * (totals**2).sum())) / len(x)  # s/√n where each stands alone
+    return _about(mean, error, count, len(x), confidence)
 
 
 def paired_difference(
@@ -75,34 +89,20 @@ def proportion_interval(successes: float, n: int, *, confidence: float = 0.95) -
         raise ValueError(
             f"{successes} successes of {n}; give at least one observation and at most n successes"
         )
-    low, high = _score_interval(successes / n, 0.0, n, float(ndtri(0.5 + confidence / 2)))
+    low, high = wilson(successes / n, n, float(ndtri(0.5 + confidence / 2)))
     return Estimate(value=successes / n, low=low, high=high, n=n)
 
 
 def rate_interval(scores: Numbers, *, clusters: Clusters | None = None, confidence: float = 0.95) -> Estimate:
-    """Mean of scores between 0 and 1, such as wins with ties as a half or a judge's soft preference, with a score interval.
+    """Mean of scores between 0 and 1, such as wins with ties as a half or a judge's soft preference, with Wilson's score interval.
 
-    Wilson's interval solves (p̂ - p)² = z² σ²(p)/n with σ²(p) = p(1 - p). Scores inside (0, 1) vary less than that, by the mean
-    of s(1 - s), which is a quarter of the share of ties: σ²(p) = p(1 - p) - mean s(1 - s). With yes-or-no scores this is Wilson's
-    interval. That share is shrunk as if z² decisive observations had been seen besides, so that nothing but ties does not give an
-    interval of no width. With clusters, n is divided by the design effect (never below 1) and z becomes t on (clusters - 1) degrees.
+    `feedback.shares.share_interval` says how ties and clusters go into it. It has a width where all scores agree.
     """
     s = _finite(scores, "scores")
     if s.min() < 0 or s.max() > 1:
         raise ValueError(f"scores run from {s.min()} to {s.max()}; a rate is made of scores between 0 and 1")
-    n, rate = len(s), float(s.mean())
-    members, count = _members(clusters, n)
-    if count < 2 and n > 1:
-        return Estimate(value=rate, low=0.0, high=1.0, n=n)
-    effective, quantile = float(n), float(ndtri(0.5 + confidence / 2))
-    if count < n:
-        independent = float(s.var(ddof=1)) / n
-        clustered = _variance_of_mean(s, members, count)
-        effective = n / max(1.0, clustered / independent if independent > 0 else n / count)
-        quantile = student_t(confidence, count - 1)
-    slack = float((s * (1 - s)).mean()) * effective / (effective + quantile**2)
-    low, high = _score_interval(rate, slack, effective, quantile)
-    return Estimate(value=rate, low=low, high=high, n=n)
+    low, high = share_interval(s, _members(clusters, len(s))[0], confidence=confidence)
+    return Estimate(value=float(s.mean()), low=low, high=high, n=len(s))
 
 
 def bootstrap_mean(
@@ -113,7 +113,7 @@ def bootstrap_mean(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Mean with the percentile interval of a bootstrap that draws whole clusters. For skewed values, and many clusters."""
+    """Mean with the bootstrap's interval of `ratio_interval`, which draws whole clusters. For skewed values, and many clusters."""
     x = _finite(values, "values")
     return ratio_interval(
         x, np.ones_like(x), clusters=clusters, resamples=resamples, seed=seed, confidence=confidence
@@ -129,10 +129,11 @@ def ratio_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """sum(numerators) / sum(denominators) with a percentile bootstrap over whole clusters.
+    """sum(numerators) / sum(denominators) with a bootstrap over whole clusters, by expanded percentiles (`feedback.shares.tail_of`).
 
     For a mean per token over completions, or one win rate over another measured on the same prompts. The value is that of the data,
-    not the resamples' median; a resample whose denominators sum to zero is left out. Same seed, same interval.
+    not the resamples' median; a resample whose denominators sum to zero is left out. Same seed, same interval. With fewer than 8 clusters
+    the interval is Student's t about the linearised ratio (Cochran 1977, section 6.3); clusters of one ratio have none (`no_spread`).
     """
     a, b = _finite(numerators, "numerators"), _finite(denominators, "denominators")
     _same_length(numerators=a, denominators=b)
@@ -141,13 +142,24 @@ def ratio_interval(
     members, count = _members(clusters, len(a))
     value = float(a.sum() / b.sum())
     if count < 2:
-        return Estimate(value=value, low=math.nan, high=math.nan, n=len(a))
+        return without_interval(value, len(a))
     sums = np.stack([np.bincount(members, a, count), np.bincount(members, b, count)], axis=1)  # [C, 2]
-    drawn = np.concatenate([weights @ sums for weights in _cluster_weights(count, resamples, seed)])  # [R, 2]
+    left = sums @ (1.0, -value)
+    error = math.sqrt(count / (count - 1) * float(left @ left)) / abs(float(b.sum()))
+    if nothing(error, value):
+        return without_interval(value, len(a), no_spread=True)
+    if count < FEWEST_RESAMPLED:
+        return _about(value, error, count, len(a), confidence)
+    drawn = resampled(sums, resamples, seed)
     drawn = drawn[drawn[:, 1] != 0]
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [tail, 100 - tail])
+    tail = tail_of(count, confidence)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [tail, 1 - tail])
     return Estimate(value=value, low=float(low), high=float(high), n=len(a))
+
+
+def resampled(sums: NDArray[Any], resamples: int, seed: int = 0) -> NDArray[np.float64]:
+    """`[resamples, k]` totals of clusters drawn again, from the `[clusters, k]` of each."""
+    return np.concatenate([weights @ sums for weights in _cluster_weights(len(sums), resamples, seed)])
 
 
 def clusters_of(clusters: Clusters | None, kept: NDArray[np.intp]) -> list[Any] | None:
@@ -170,20 +182,17 @@ def _cluster_weights(count: int, resamples: int, seed: int, *, block: int = 4_00
         yield np.bincount(drawn.ravel(), minlength=some * count).reshape(some, count).astype(np.float64)
 
 
-def _score_interval(rate: float, slack: float, n: float, quantile: float) -> tuple[float, float]:
-    """Both p with n (rate - p)² = quantile² (p(1 - p) - slack), cut to [0, 1]."""
-    z2 = quantile**2
-    middle = 2 * n * rate + z2
-    root = quantile * math.sqrt(max(0.0, z2 + 4 * n * rate * (1 - rate) - 4 * slack * (n + z2)))
-    low, high = (middle - root) / (2 * (n + z2)), (middle + root) / (2 * (n + z2))
-    # A rate of 0 or 1 has that as its bound; rounding would leave it a hair off.
-    return (0.0 if rate <= 0 else max(0.0, low)), (1.0 if rate >= 1 else min(1.0, high))
+def _about(value: float, error: float, count: int, n: int, confidence: float) -> Estimate:
+    """Student's t on (clusters - 1) degrees about a value; no interval where the standard error is 0."""
+    if nothing(error, value):
+        return without_interval(value, n, no_spread=True)
+    half = student_t(confidence, count - 1) * error
+    return Estimate(value=value, low=value - half, high=value + half, n=n)
 
 
-def _variance_of_mean(x: NDArray[np.float64], members: NDArray[np.intp], count: int) -> float:
-    """Cluster-robust variance of the mean; with one observation a cluster it is s²/n."""
-    totals = np.bincount(members, x - x.mean(), count)
-    return float(count / (count - 1) * (totals**2).sum() / len(x) ** 2)
+def nothing(error: float, value: float) -> bool:
+    """Whether a standard error is 0, but for rounding."""
+    return error <= 1e-14 * abs(value)
 
 
 def _members(clusters: Clusters | None, n: int) -> tuple[NDArray[np.intp], int]:

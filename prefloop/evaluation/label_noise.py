@@ -20,7 +20,7 @@ def ceiling_of_soft_labels(comparisons: Sequence[Comparison]) -> float | None:
     return ceiling_of_probabilities([each.p_soft for each in comparisons])
 
 
-def ceiling_of_agreement(comparisons: Sequence[Comparison], *, resamples: int = 1000) -> NoiseCeiling | None:
+def ceiling_of_agreement(comparisons: Sequence[Comparison]) -> NoiseCeiling | None:
     """The noise ceiling from pairs that were judged more than once (`feedback.agreement.ceiling`); None where fewer than two were.
 
     Comparisons of one pair, whichever way round, are its labels: agreement is among those who named a side. Soft labels are no single judgements
@@ -31,14 +31,16 @@ def ceiling_of_agreement(comparisons: Sequence[Comparison], *, resamples: int = 
         if each.p_soft == 1:
             texts = tuple(sorted((each.chosen, each.rejected)))
             said[each.prompt.sha256, each.context, texts][int(each.chosen == texts[1])] += 1
-    several = [counts for counts in said.values() if counts.total() > 1]
+    kept = {place: counts for place, counts in said.items() if counts.total() > 1}
+    several = list(kept.values())
     if len(several) < 2:
         return None
     table = np.full((len(several), max(counts.total() for counts in several)), MISSING, np.intp)
     for row, counts in zip(table, several, strict=True):
         row[: counts.total()] = sorted(counts.elements())
     labels = make_labels(table, ("first", "second"), [f"label {at}" for at in range(table.shape[1])])
-    return noise_ceiling(raw_agreement(labels, resamples=resamples))
+    prompts = np.unique([prompt for prompt, _, _ in kept], return_inverse=True)[1]
+    return noise_ceiling(raw_agreement(labels, prompts=prompts))
 
 
 def ceiling_words(ceiling: NoiseCeiling) -> str:

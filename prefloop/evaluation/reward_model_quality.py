@@ -2,24 +2,29 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, gammaln
 
 from prefloop.evaluation.intervals import (
+    FEWEST_RESAMPLED,
     Clusters,
     Estimate,
     Numbers,
     clusters_of,
     mean_interval,
+    nothing,
     rate_interval,
+    resampled,
+    without_interval,
 )
 from prefloop.evaluation.win_rate import win_rate, win_scores
 from prefloop.feedback.agreement import NoiseCeiling
+from prefloop.feedback.shares import tail_of
 
-RESAMPLES = 500
+RESAMPLES = 1000
 """Of prompts, for the intervals of calibration error and correlation."""
 
 
@@ -183,7 +188,7 @@ def accuracy_without_noise(noisy: Estimate, flip_rate: float) -> Estimate:
         min(1.0, max(0.0, (a - flip_rate) / (1 - 2 * flip_rate)))
         for a in (noisy.value, noisy.low, noisy.high)
     )
-    return Estimate(value=value, low=low, high=high, n=noisy.n)
+    return replace(noisy, value=value, low=low, high=high)
 
 
 def calibration(
@@ -234,8 +239,11 @@ def _error_interval(
     bins: int,
     clusters: Clusters | None,
 ) -> Estimate:
-    """Expected calibration error, with the basic bootstrap's interval: resampled errors are too large by about what the error itself is, so
-    the interval is reflected about the estimate and cut at 0."""
+    """Expected calibration error, an L1 norm of the gaps in bins, with a bootstrap interval over clusters (expanded percentiles).
+
+    Resampled errors are too large by about what chance adds to the error itself, so the interval reflects them about the estimate, joined with
+    their own percentiles. Where the error is within the resampled gaps' distance from the observed ones, the model may be calibrated: `low` is 0.
+    """
     ids = _ids(clusters, len(right))
     groups = int(ids.max()) + 1
     # [groups, bins]: what each prompt adds to the sum of observed - predicted in a bin
@@ -244,15 +252,17 @@ def _error_interval(
     sizes = np.bincount(ids, minlength=groups)
     value = float(np.abs(gaps.sum(0)).sum() / len(right))
     if groups < 2:
-        return Estimate(value=value, low=math.nan, high=math.nan, n=len(right))
-    random = np.random.default_rng(0)
-    counts = random.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
-    errors = np.abs(counts @ gaps).sum(1) / (counts @ sizes)
-    low, high = np.quantile(errors, [0.025, 0.975])
+        return without_interval(value, len(right))
+    totals = resampled(np.column_stack([gaps, sizes]), RESAMPLES)
+    drawn, tail = totals[:, :-1] / totals[:, -1:], tail_of(groups)
+    low, high = np.quantile(np.abs(drawn).sum(1), [tail, 1 - tail])
+    apart = float(np.quantile(np.abs(drawn - gaps.sum(0) / len(right)).sum(1), 1 - tail))
+    if nothing(apart, 1.0):
+        return without_interval(value, len(right), no_spread=True)
     return Estimate(
         value=value,
-        low=min(value, max(0.0, 2 * value - float(high))),
-        high=max(value, 2 * value - float(low)),
+        low=0.0 if value <= apart else max(0.0, min(float(low), 2 * value - float(high), value)),
+        high=max(value, 2 * value - float(low), float(high)),
         n=len(right),
     )
 
@@ -316,7 +326,10 @@ def _accuracy_among(
 def _correlation(
     a: NDArray[np.float64], b: NDArray[np.float64], *, clusters: NDArray[np.int64]
 ) -> Estimate | None:
-    """Pearson's correlation, with a bootstrap interval that resamples clusters; None where one side does not vary."""
+    """Pearson's correlation, with a bootstrap interval (expanded percentiles) that resamples clusters; None where one side does not vary.
+
+    With fewer than 8 clusters there is no interval, nor where all lie on one line (`no_spread`).
+    """
     if a.std() == 0 or b.std() == 0:
         return None
     ids = np.unique(clusters, return_inverse=True)[1]
@@ -334,10 +347,12 @@ def _correlation(
             return np.where(varies, (st - s * t / n) / np.sqrt(spread * other), np.nan)
 
     value = float(of(sums.sum(0)))
-    if groups < 2:
-        return Estimate(value=value, low=math.nan, high=math.nan, n=len(a))
-    counts = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
-    low, high = np.nanquantile(of(counts @ sums), [0.025, 0.975])
+    if 1 - abs(value) < 1e-12:
+        return without_interval(value, len(a), no_spread=True)
+    if groups < FEWEST_RESAMPLED:
+        return without_interval(value, len(a))
+    tail = tail_of(groups)
+    low, high = np.nanquantile(of(resampled(sums, RESAMPLES)), [tail, 1 - tail])
     return Estimate(value=value, low=float(low), high=float(high), n=len(a))
 
 

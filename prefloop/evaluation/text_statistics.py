@@ -13,9 +13,11 @@ from prefloop.evaluation.intervals import (
     Estimate,
     Numbers,
     mean_interval,
+    nothing,
     rate_interval,
     student_t,
     within,
+    without_interval,
 )
 from prefloop.evaluation.wording import said
 
@@ -90,7 +92,7 @@ def cross_prompt_similarity(texts: Sequence[Words], prompts: Clusters, *, n: int
 
     All pairs, without visiting pairs: with unit vectors v, the sum over pairs of prompts is |sum of all v|² - sum over prompts of
     |sum of the prompt's v|². A text shorter than n words counts as one n-gram; an empty one is like nothing but another empty one.
-    NaN with fewer than two prompts, no interval with fewer than three.
+    NaN with fewer than two prompts, no interval with fewer than three, or where all prompts are equally like the others (`no_spread`).
     """
     by_prompt: dict[object, dict[Words, float]] = {}
     sizes: Counter[object] = Counter()
@@ -104,17 +106,19 @@ def cross_prompt_similarity(texts: Sequence[Words], prompts: Clusters, *, n: int
             vector[gram] += count / norm
             everything[gram] += count / norm
     if len(by_prompt) < 2:
-        return Estimate(value=math.nan, low=math.nan, high=math.nan, n=len(texts))
+        return without_interval(math.nan, len(texts))
     # Sums of cosines, and numbers of pairs, between each prompt's completions and all others'. [prompts]
     size = np.array([sizes[prompt] for prompt in by_prompt], dtype=np.float64)
     alike = np.array([sum(x * (everything[g] - x) for g, x in v.items()) for v in by_prompt.values()])
     pairs = size * (size.sum() - size)
     value = min(1.0, max(0.0, float(alike.sum() / pairs.sum())))
     if len(by_prompt) < 3:
-        return Estimate(value=value, low=math.nan, high=math.nan, n=len(texts))
+        return without_interval(value, len(texts))
     without = (alike.sum() - 2 * alike) / (pairs.sum() - 2 * pairs)
     count = len(by_prompt)
     error = math.sqrt(float((count - 1) / count * ((without - without.mean()) ** 2).sum()))
+    if nothing(error, 1.0):
+        return without_interval(value, len(texts), no_spread=True)
     half = student_t(0.95, count - 1) * error
     return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half), n=len(texts))
 
@@ -135,7 +139,7 @@ def text_statistics(
     counted = [len(text.split()) for text in texts] if lengths is None else lengths
     return TextStatistics(
         length=mean_interval(counted, clusters=prompts),
-        repetition=within(mean_interval([repeated_share(text) for text in split], clusters=prompts), 0, 1),
+        repetition=rate_interval([repeated_share(text) for text in split], clusters=prompts),
         longest_repeat=within(
             mean_interval([longest_repeat(text) for text in split], clusters=prompts), 0, math.inf
         ),
@@ -152,12 +156,12 @@ def reward_hacking_alarms(
 ) -> list[str]:
     """The reward model's score rose and the gold score did not: the policy has learned the reward model's mistakes.
 
-    Gains are paired differences between the policy and SFT on the same prompts. "Rose" means that the whole interval is above zero.
-    `start` and `judged` are what SFT and the gold score are called.
+    Gains are paired differences between the policy and SFT on the same prompts. "Rose" means that the whole interval is above zero, or that
+    all completions gained the same. `start` and `judged` are what SFT and the gold score are called.
     """
-    if not proxy_gain.low > 0 or gold_gain.low > 0:
+    if not _least(proxy_gain) > 0 or _least(gold_gain) > 0:
         return []
-    fell = gold_gain.high < 0
+    fell = _most(gold_gain) < 0
     return [
         f"{name}: the reward model's score rose by {said(proxy_gain)} over {start}, but the {judged} "
         + (
@@ -223,4 +227,13 @@ def policy_alarms(
 
 
 def _above(one: Estimate, other: Estimate) -> bool:
-    return one.low > other.high
+    return _least(one) > _most(other)
+
+
+def _least(estimate: Estimate) -> float:
+    """The lower bound. Completions that are all equal count as they are: a policy that always runs into the limit of tokens is long."""
+    return estimate.value if estimate.no_spread else estimate.low
+
+
+def _most(estimate: Estimate) -> float:
+    return estimate.value if estimate.no_spread else estimate.high

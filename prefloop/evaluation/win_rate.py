@@ -1,7 +1,7 @@
 """How often one policy's completion is better than another's, ties as a half."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, get_args
 
@@ -153,7 +153,7 @@ def win_matrix_of_judgements(judgements: Sequence[Judgement]) -> WinMatrix:
 
 
 def _both_ways(first: str, second: str, rate: Estimate) -> list[HeadToHead]:
-    mirrored = Estimate(value=1 - rate.value, low=1 - rate.high, high=1 - rate.low, n=rate.n)
+    mirrored = replace(rate, value=1 - rate.value, low=1 - rate.high, high=1 - rate.low)
     return [
         HeadToHead(first=first, second=second, rate=rate),
         HeadToHead(first=second, second=first, rate=mirrored),

@@ -4,6 +4,8 @@ import math
 
 from prefloop.evaluation.intervals import Estimate
 
+NO_SPREAD = "no spread, no interval"
+"""In place of the interval of an estimate whose observations show no spread."""
 SPACE = "\u00a0"
 """Between a number and its unit; lines do not break there."""
 
@@ -37,7 +39,9 @@ def value_of(estimate: Estimate, *, share: bool = False) -> str:
 
 
 def interval_of(estimate: Estimate, *, share: bool = False, joint: str = " to ") -> str:
-    """The interval alone; nothing where there is none, or the value is so by definition."""
+    """The interval alone; nothing where there is none, or the value is so by definition; words where all observations agree."""
+    if estimate.no_spread:
+        return NO_SPREAD
     half = _half_width(estimate)
     if half == 0:
         return ""
@@ -49,7 +53,7 @@ def interval_of(estimate: Estimate, *, share: bool = False, joint: str = " to ")
 
 
 def said(estimate: Estimate, *, share: bool = False) -> str:
-    """Value and interval: `1.21 [1.07, 1.35]`, `78 % [72, 83]`."""
+    """Value and interval: `1.21 [1.07, 1.35]`, `78 % [72, 83]`, `16 [no spread, no interval]`."""
     interval = interval_of(estimate, share=share, joint=", ").removesuffix(f"{SPACE}%")
     return f"{value_of(estimate, share=share)} [{interval}]" if interval else value_of(estimate, share=share)
 

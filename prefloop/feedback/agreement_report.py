@@ -10,6 +10,8 @@ from prefloop.feedback.agreement import (
     Agreement,
     AnnotatorFigures,
     Answer,
+    Labels,
+    Metric,
     NoiseCeiling,
     agreement_matrix,
     disagreements,
@@ -88,18 +90,23 @@ def measure_agreement(
 ) -> AgreementReport:
     """Measure the labels of pairs. `gold` maps items to the choice that is right.
 
-    Intervals are percentiles of a bootstrap over pairs. Raises `InputError` where no pair is judged.
+    Intervals are of other prompts; `resamples` and `seed` are of the bootstrap of Krippendorff's alpha. Raises `InputError` where no pair is
+    judged.
     """
     table = pair_labels(judged)
-    labels, bootstrap = table.labels, {"resamples": resamples, "seed": seed}
-    without_ties = raw_agreement(labels, ignoring=TIES, **bootstrap)
+    labels, prompts = table.labels, table.prompts
+    without_ties = raw_agreement(labels, ignoring=TIES, prompts=prompts)
+
+    def alpha(of: Labels, metric: Metric) -> Agreement:
+        return krippendorff_alpha(of, metric, prompts=prompts, resamples=resamples, seed=seed)
+
     return AgreementReport(
         table=table,
-        raw=raw_agreement(labels, ignoring=(), **bootstrap),
+        raw=raw_agreement(labels, prompts=prompts),
         raw_without_ties=without_ties,
-        raw_ties_half=half_credit_agreement(labels, first=0, second=1, **bootstrap),
-        alpha_nominal=krippendorff_alpha(labels, "nominal", **bootstrap),
-        alpha_ordinal=krippendorff_alpha(table.strengths, "ordinal", **bootstrap),
+        raw_ties_half=half_credit_agreement(labels, first=0, second=1, prompts=prompts),
+        alpha_nominal=alpha(labels, "nominal"),
+        alpha_ordinal=alpha(table.strengths, "ordinal"),
         noise_ceiling=noise_ceiling(without_ties),
         annotators=figures(_answers(table), labels, gold=gold),
         disputes=_disputes(table),

@@ -8,7 +8,6 @@ and is saved as JSON and arrays, so that what judged a run can be read, hashed a
 import hashlib
 import html
 import json
-import math
 import re
 import zipfile
 from collections import Counter
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 from prefloop.configs.common import require
 from prefloop.data.toy_world import gold_hash, gold_utility
 from prefloop.errors import InputError
+from prefloop.feedback.shares import share_interval
 from prefloop.records import Prompt
 
 NEGATIVE, POSITIVE = 4, 7
@@ -85,26 +84,13 @@ class Accuracy:
     def of(cls, right: Sequence[bool], groups: Sequence[str] | None = None) -> "Accuracy":
         """Share of the answers that are right, at least one; `groups` names what each is about, none that each stands alone.
 
-        Wilson (1927) with n divided by the design effect of the groups (Kish 1965; never below 1) and Student's t on (groups - 1) degrees.
-        One group says nothing of others: its interval is [0, 1].
+        `share_interval`: Wilson's, wider where answers about one group agree. One group says nothing of others: its interval is [0, 1].
         """
-        n, share = len(right), sum(right) / len(right)
-        members = list(dict.fromkeys(groups)) if groups is not None else []
-        effective, z = float(n), float(ndtri(0.975))
-        if groups is not None and len(members) == 1 < n:
-            return cls(value=share, low=0.0, high=1.0, n=n)
-        if groups is not None and len(members) < n:
-            place = {group: at for at, group in enumerate(members)}
-            errors = np.bincount([place[group] for group in groups], np.asarray(right, np.float64) - share)
-            clustered = float(errors @ errors) * len(members) / (len(members) - 1) / n**2
-            effective = n / max(
-                1.0, clustered * (n - 1) / (share * (1 - share)) if 0 < share < 1 else n / len(members)
-            )
-            z = float(stdtrit(len(members) - 1, 0.975))
-        shrink = 1 + z * z / effective
-        centre = (share + z * z / (2 * effective)) / shrink
-        half = z * math.sqrt(share * (1 - share) / effective + z * z / (4 * effective**2)) / shrink
-        return cls(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
+        place = {group: at for at, group in enumerate(dict.fromkeys(groups or ()))}
+        members = None if groups is None else np.array([place[group] for group in groups])
+        answers = np.asarray(right, np.float64)
+        low, high = share_interval(answers, members)
+        return cls(value=float(answers.mean()), low=low, high=high, n=len(answers))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -250,6 +251,11 @@ class PairLabels:
     """For each row, one of its judgements, for its texts and ids."""
     judged: tuple[tuple[JudgedItem | None, ...], ...]
     """For each row and annotator the judgement, or None."""
+
+    @property
+    def prompts(self) -> NDArray[np.intp]:
+        """`[items]` which prompt each is of."""
+        return np.array([each.prompt_id for each in self.items], np.intp)
 
 
 def pair_labels(judged: Sequence[JudgedItem]) -> PairLabels:

@@ -106,10 +106,10 @@ def table(summaries: list[dict[str, Any]]) -> list[str]:
 
 def shown(estimate: dict[str, Any], digits: int, scale: float = 1.0) -> str:
     """A number with its 95 % interval."""
-    value, low, high = (scale * estimate[name] for name in ("value", "low", "high"))
-    return (
-        f"{value:.{digits}f}" if low == high else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-    )
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    if low == high:  # so by definition, or both null: the sample has no spread
+        return f"{scale * value:.{digits}f}"
+    return f"{scale * value:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
 
 
 def machine() -> str:

@@ -101,8 +101,8 @@ def _agreement(
         )
         for row, counts in zip(shares, common, strict=True)
     )
-    raw = raw_agreement(labels, resamples=200)
-    alpha = krippendorff_alpha(labels, resamples=200)
+    raw = raw_agreement(labels, prompts=table.prompts)
+    alpha = krippendorff_alpha(labels, prompts=table.prompts, resamples=200)
     sided = raw_agreement(labels, ignoring=[labels.categories.index(each) for each in ("tie", "both_bad")])
     ceiling = None
     if math.isfinite(sided.value):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from prefloop.evaluation.intervals import (
     Estimate,
@@ -20,6 +21,7 @@ from prefloop.evaluation.intervals import (
     ratio_interval,
     within,
 )
+from prefloop.evaluation.json_files import decode
 
 
 def test_t_interval_by_hand():
@@ -59,6 +61,30 @@ def test_one_observation_has_no_interval():
     assert estimate.to_json() == {"value": 3.0, "low": None, "high": None, "n": 1}
     one_prompt = rate_interval([1, 0, 1], clusters=["p"] * 3)
     assert (one_prompt.low, one_prompt.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        mean_interval([0.1] * 30),
+        mean_interval([16.0, 3.0] * 4, clusters=[0, 0, 1, 1, 2, 2, 3, 3]),
+        paired_difference([1.3, 2.3], [0.3, 1.3]),
+        ratio_interval([1, 2, 3], [2, 4, 6]),
+        ratio_interval([0.1] * 30, [0.7] * 30),
+    ],
+)
+def test_observations_without_spread_have_no_interval(estimate: Estimate):  # V1
+    assert estimate.no_spread
+    assert math.isnan(estimate.low)
+    assert math.isnan(estimate.high)
+    assert estimate.to_json() == {
+        "value": estimate.value,
+        "low": None,
+        "high": None,
+        "n": estimate.n,
+        "no_spread": True,
+    }
+    assert decode(Estimate, estimate.to_json(), "file: ").no_spread
 
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf], [[1.0]]])
@@ -193,7 +219,19 @@ def test_ratio_of_sums_against_a_loop():
             / sum(times[c] * x for c, x in zip(labels, b, strict=True))
         )
     assert estimate.value == pytest.approx(a.sum() / b.sum())
-    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(ratios, [2.5, 97.5])))
+    # Hesterberg's tail for 9 clusters: Φ(-√(9/8) · 2.306004) = 0.72 % beyond each end
+    tail = norm.cdf(-math.sqrt(9 / 8) * 2.306004)
+    assert tail == pytest.approx(0.0072, abs=1e-4)
+    assert (estimate.low, estimate.high) == pytest.approx(
+        tuple(np.quantile(ratios, [tail, 1 - tail])), abs=1e-6
+    )
+
+
+def test_ratio_of_few_clusters_by_hand():
+    # Ratios of sums 1/2, 4/4, 1/4: R = 6/10; left over 1 - 1.2, 4 - 2.4, 1 - 2.4; error √(3/2 · (0.04 + 2.56 + 1.96)) / 10
+    estimate = ratio_interval([1, 3, 1, 1], [2, 2, 2, 4], clusters=["a", "b", "b", "c"])
+    half = 4.302653 * math.sqrt(1.5 * 4.56) / 10
+    assert (estimate.low, estimate.high) == pytest.approx((0.6 - half, 0.6 + half), abs=1e-6)
 
 
 def test_cut_intervals_keep_nan():

@@ -56,7 +56,7 @@ def test_the_bounds_hold_what_a_perfect_model_reaches() -> None:
     random = Random(0)
     q = [random.random() for _ in range(3000)]
     rows = [pair(at, first=random.random() < p) for at, p in enumerate(q) for _ in range(2)]
-    found = ceiling_of_agreement(rows, resamples=50)
+    found = ceiling_of_agreement(rows)
     assert found is not None
     reached = sum(max(p, 1 - p) for p in q) / len(q)
     assert found.low < reached < found.high

@@ -5,8 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from prefloop.evaluation import Estimate
+from prefloop.evaluation import Estimate, mean_interval
+from prefloop.evaluation.json_files import encode
 from prefloop.evaluation.tables import policy_table, reward_model_lines
+from prefloop.evaluation.wording import interval_of
+from prefloop.recipes.evidence import shown
 from tests.evaluation.made_up import make_evaluation
 
 
@@ -25,6 +28,16 @@ def test_a_column_that_no_policy_has_is_left_out() -> None:
     summary, _ = make_evaluation()
     bare = [replace(p, gold=None, proxy=None, win_rate_vs_sft=None, further={}) for p in summary.policies]
     assert policy_table(bare).splitlines()[0].split() == ["policy", "KL", "(nats)", "tokens", "repetition"]
+
+
+def test_numbers_without_spread_say_so() -> None:  # V1
+    summary, _ = make_evaluation()
+    same = replace(summary.policies[1], length=mean_interval([16.0] * 5))
+    *_, row = policy_table([summary.policies[0], same]).splitlines()
+    assert "16 [no spread, no interval]" in row
+    assert interval_of(same.length) == "no spread, no interval"
+    assert shown(encode(same.length), 1) == "16.0"
+    assert shown(encode(mean_interval([15.0, 17.0])), 1) == "16.0 [3.3, 28.7]"
 
 
 @pytest.mark.parametrize(

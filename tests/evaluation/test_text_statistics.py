@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefloop.evaluation.intervals import Estimate, paired_difference
+from prefloop.evaluation.intervals import Estimate, mean_interval, paired_difference
 from prefloop.evaluation.text_statistics import (
     cross_prompt_similarity,
     distinct,
@@ -82,7 +82,8 @@ def test_similarity_against_all_pairs(rows: list[tuple[tuple[str, ...], int]]):
 
 def test_similarity_of_the_same_text_is_one():
     found = cross_prompt_similarity([words("the very same answer")] * 5, range(5))
-    assert (found.value, found.low, found.high) == pytest.approx((1, 1, 1))
+    assert found.value == pytest.approx(1)
+    assert found.no_spread
 
 
 def _statistics(texts: list[str], ended: bool = True):
@@ -144,6 +145,9 @@ def _gain(low: float, high: float) -> Estimate:
         (_gain(0.5, 1.5), _gain(0.1, 0.2), ""),
         (_gain(-0.5, 1.5), _gain(-1.0, -0.2), ""),
         (Estimate(value=1, low=math.nan, high=math.nan, n=1), _gain(-1.0, -0.2), ""),
+        # every completion gained the same: that is a rise, and no interval
+        (paired_difference([2.0] * 9, [1.0] * 9), _gain(-1.0, -0.2), "fell"),
+        (paired_difference([2.0] * 9, [1.0] * 9), paired_difference([1.0] * 9, [0.0] * 9), ""),
     ],
 )
 def test_reward_hacking(proxy: Estimate, gold: Estimate, said: str):
@@ -161,3 +165,14 @@ def test_alarms_need_both_intervals_apart():
     before = _statistics(_varied())
     unsure = replace(before, length=Estimate(value=100, low=1, high=200, n=2))
     assert text_alarms("ppo", before=before, after=unsure) == []
+
+
+def test_completions_that_all_run_into_the_limit_have_grown():  # V1
+    before, after = (
+        replace(_statistics(_varied(length=20)), length=length)
+        for length in (mean_interval([9.0, 12.0, 10.0]), mean_interval([64.0] * 3))
+    )
+    assert after.length.no_spread
+    (alarm,) = text_alarms("ppo", before=before, after=after)
+    assert "grew from" in alarm
+    assert "64 [no spread, no interval]" in alarm

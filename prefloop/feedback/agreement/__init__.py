@@ -1,10 +1,11 @@
 """How far labels can be trusted: agreement, annotator models, aggregation, noise ceiling. NumPy only; the store is read elsewhere."""
 
 from prefloop.feedback.agreement.aggregate import Aggregated, aggregate, disagreements, preference
-from prefloop.feedback.agreement.annotator_models import AnnotatorFit, fit_annotators
+from prefloop.feedback.agreement.annotator_models import AnnotatorFit, AnnotatorModel, fit_annotators
 from prefloop.feedback.agreement.ceiling import NoiseCeiling, noise_ceiling
 from prefloop.feedback.agreement.chance import (
     Agreement,
+    Metric,
     cohen_kappa,
     fleiss_kappa,
     half_credit_agreement,
@@ -27,8 +28,10 @@ __all__ = [
     "Agreement",
     "AnnotatorFigures",
     "AnnotatorFit",
+    "AnnotatorModel",
     "Answer",
     "Labels",
+    "Metric",
     "NoiseCeiling",
     "Share",
     "aggregate",

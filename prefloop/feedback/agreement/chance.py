@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prefloop.feedback.agreement.labels import MISSING, Floats, Ints, Labels
+from prefloop.feedback.shares import share_interval, tail_of
 
 Metric = Literal["nominal", "ordinal", "interval"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """A coefficient of agreement with its 95 % interval (NaN where there is none) and the items with two labels or more behind it."""
+    """A coefficient of agreement with its 95 % interval (NaN where there is none) and the items with two labels or more behind it.
+
+    The interval is of other items that the same annotators might judge.
+    """
 
     value: float
     low: float
@@ -43,17 +48,17 @@ def pair_agreement(labels: Labels, *, ignoring: Sequence[int] = ()) -> tuple[Flo
     return (counts * (counts - 1)).sum(1) / 2, n * (n - 1) / 2
 
 
-def raw_agreement(
-    labels: Labels, *, ignoring: Sequence[int] = (), resamples: int = 1000, seed: int = 0
-) -> Agreement:
-    """The chance that two annotators of one item say the same: agreeing pairs over pairs, with a bootstrap over items."""
+def raw_agreement(labels: Labels, *, ignoring: Sequence[int] = (), prompts: Ints | None = None) -> Agreement:
+    """The chance that two annotators of one item say the same: agreeing pairs over pairs, with Wilson's interval.
+
+    The interval is over items, or over `prompts` `[items]` where several items are of one prompt, which may be an easy or a hard one.
+    """
     agreeing, pairs = pair_agreement(labels, ignoring=ignoring)
-    used = pairs > 0
-    return _ratio(agreeing[used], pairs[used], resamples, seed)
+    return _share(agreeing, np.zeros_like(agreeing), pairs, prompts)
 
 
 def half_credit_agreement(
-    labels: Labels, *, first: int, second: int, resamples: int = 1000, seed: int = 0
+    labels: Labels, *, first: int, second: int, prompts: Ints | None = None
 ) -> Agreement:
     """Agreement in which a tie (any category but `first` and `second`) against a side counts a half, and side against side nothing."""
     _, pairs = pair_agreement(labels)
@@ -61,9 +66,7 @@ def half_credit_agreement(
     ties = labels.counts.sum(1) - sides.sum(1)
     # Ties of different kinds (tie and both-bad) name no side either, so they agree.
     same = ties * (ties - 1) / 2 + (sides * (sides - 1)).sum(1) / 2
-    agreeing = same + 0.5 * ties * sides.sum(1)
-    used = pairs > 0
-    return _ratio(agreeing[used], pairs[used], resamples, seed)
+    return _share(same, ties * sides.sum(1), pairs, prompts)
 
 
 def cohen_kappa(first: Ints, second: Ints, categories: int) -> float:
@@ -100,9 +103,14 @@ def fleiss_kappa(labels: Labels) -> float:
 
 
 def krippendorff_alpha(
-    labels: Labels, metric: Metric = "nominal", *, resamples: int = 1000, seed: int = 0
+    labels: Labels,
+    metric: Metric = "nominal",
+    *,
+    prompts: Ints | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Agreement:
-    """α = 1 - D_o / D_e for any annotators, any gaps (Krippendorff 2011), with a percentile bootstrap over items.
+    """α = 1 - D_o / D_e for any annotators, any gaps (Krippendorff 2011), with an interval over items or `prompts`.
 
     With coincidences o_ck = Σ_i n_ic (n_ik - [c = k]) / (n_i - 1), margins n_c and n = Σ n_c, and a distance δ²_ck of categories,
 
@@ -110,11 +118,15 @@ def krippendorff_alpha(
 
     `nominal`: δ² = [c ≠ k]; `ordinal`: (Σ_{g=c..k} n_g - (n_c + n_k)/2)²; `interval`: the squared difference of the numbers that the
     categories are. NaN where all labels are one category: nothing could disagree.
+
+    The interval joins the expanded percentiles of a bootstrap over items with what α would be at the ends of Wilson's interval of the share of pairs that
+    differ: D_o in proportion to that share, or D_e to that of labels drawn at random where no pair differs. The bootstrap alone has no width there.
     """
     if metric not in get_args(Metric):
         raise ValueError(f"metric is {metric!r}; it must be one of {', '.join(get_args(Metric))}")
     counts = labels.counts
-    counts = counts[counts.sum(1) > 1]
+    used = counts.sum(1) > 1
+    counts = counts[used]
     size = len(labels.categories)
     if not len(counts):
         return Agreement(value=math.nan, low=math.nan, high=math.nan, items=0)
@@ -123,11 +135,25 @@ def krippendorff_alpha(
     flat = each.reshape(len(counts), -1)
     distance = DISTANCES[metric](labels)
     value = _alpha(flat.sum(0)[None], size, distance)[0]
-    if len(counts) < 2:
+    members = _members(used, prompts)
+    groups = int(members.max()) + 1
+    if groups < 2 or math.isnan(value):
         return Agreement(value=float(value), low=math.nan, high=math.nan, items=len(counts))
-    drawn = _alpha(_item_weights(len(counts), resamples, seed) @ flat, size, distance)
-    low, high = _percentiles(drawn)
-    return Agreement(value=float(value), low=low, high=high, items=len(counts))
+    sums = np.zeros((groups, flat.shape[1]))
+    np.add.at(sums, members, flat)
+    drawn = _alpha(_weights(groups, resamples, seed) @ sums, size, distance)
+    tail = tail_of(groups)
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    same = raw_agreement(labels, prompts=prompts)
+    if same.value < 1:
+        most, least = ((1 - bound) / (1 - same.value) * (1 - value) for bound in (same.low, same.high))
+    else:
+        margins = counts.sum(0)
+        differ = 1 - float(margins @ (margins - 1)) / (margins.sum() * (margins.sum() - 1))
+        most, least = (1 - same.low) / differ, 0.0
+    return Agreement(
+        value=float(value), low=float(min(low, 1 - most)), high=float(max(high, 1 - least)), items=len(counts)
+    )
 
 
 def _alpha(coincidences: Floats, size: int, distance: Callable[[Floats], Floats]) -> Floats:
@@ -170,30 +196,27 @@ DISTANCES: dict[str, Callable[[Labels], Callable[[Floats], Floats]]] = {
 }
 
 
-def _ratio(above: Floats, below: Floats, resamples: int, seed: int) -> Agreement:
-    """Σ above / Σ below over items, with a percentile bootstrap over items."""
-    if not len(below):
+def _share(same: Floats, half: Floats, pairs: Floats, prompts: Ints | None) -> Agreement:
+    """Of `[items]` pairs, so many that agree and so many that half agree: the share, with the pairs of one item or prompt kept together."""
+    used = pairs > 0
+    if not used.any():
         return Agreement(value=math.nan, low=math.nan, high=math.nan, items=0)
-    value = float(above.sum() / below.sum())
-    if len(below) < 2:
-        return Agreement(value=value, low=math.nan, high=math.nan, items=len(below))
-    weights = _item_weights(len(below), resamples, seed)
-    low, high = _percentiles((weights @ above) / (weights @ below))
-    return Agreement(value=value, low=low, high=high, items=len(below))
+    numbers = np.stack([same, half, pairs - same - half])[:, used].astype(np.intp)  # [3, items]
+    scores = np.repeat([1.0, 0.5, 0.0], numbers.sum(1))
+    members = _members(used, prompts)
+    low, high = share_interval(scores, np.concatenate([np.repeat(members, number) for number in numbers]))
+    return Agreement(value=float(scores.mean()), low=low, high=high, items=int(used.sum()))
 
 
-def _item_weights(items: int, resamples: int, seed: int) -> Floats:
-    """`[resamples, items]` how often each item is drawn."""
+def _members(used: NDArray[np.bool_], prompts: Ints | None) -> Ints:
+    """What each item in use is kept together with, numbered from 0."""
+    return np.arange(used.sum()) if prompts is None else np.unique(prompts[used], return_inverse=True)[1]
+
+
+def _weights(groups: int, resamples: int, seed: int) -> Floats:
+    """`[resamples, groups]` how often each is drawn."""
     return (
         np.random.default_rng(seed)
-        .multinomial(items, np.full(items, 1 / items), resamples)
+        .multinomial(groups, np.full(groups, 1 / groups), resamples)
         .astype(np.float64)
     )
-
-
-def _percentiles(drawn: Floats) -> tuple[float, float]:
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
-        return math.nan, math.nan
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)

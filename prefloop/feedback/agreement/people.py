@@ -10,6 +10,7 @@ import numpy as np
 from prefloop.feedback.agreement.annotator_models import fit_annotators
 from prefloop.feedback.agreement.chance import cohen_kappa
 from prefloop.feedback.agreement.labels import MISSING, Floats, Ints, Labels
+from prefloop.feedback.shares import wilson
 
 Z95 = 1.959963984540054
 
@@ -28,10 +29,8 @@ class Share:
         """`count` of `n`; `n` may be 0."""
         if n == 0:
             return cls(value=math.nan, low=0.0, high=1.0, n=0)
-        share, shrink = count / n, 1 + Z95**2 / n
-        centre = (share + Z95**2 / (2 * n)) / shrink
-        half = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n)) / shrink
-        return cls(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
+        low, high = wilson(count / n, n, Z95)
+        return cls(value=count / n, low=low, high=high, n=n)
 
     def to_json(self) -> dict[str, float | int | None]:
         """`{value, low, high, n}`, NaN as null."""
@@ -74,7 +73,7 @@ class AnnotatorFigures:
     gold: Share
     """Right answers to items whose answer is known."""
     accuracy: Share
-    """Right answers by the Dawid-Skene model with its interval, no gold needed; none where no item has two labels."""
+    """Right answers by the `one_coin` model with its interval, no gold needed; none where no item has two labels."""
 
     @property
     def position_bias(self) -> bool:
@@ -88,7 +87,7 @@ def figures(
     """Every annotator of `labels`, in order. `answers` are those in `labels`; `gold` maps items to the right choice."""
     accuracy = [Share.of(0, 0)] * len(labels.annotators)
     if ((labels.table != MISSING).sum(1) > 1).any():
-        fitted = fit_annotators(labels)
+        fitted = fit_annotators(labels, "one_coin")
         accuracy = [
             Share(value=float(value), low=float(low), high=float(high), n=int(n))
             for value, low, high, n in zip(*fitted.reliability, fitted.labels, strict=True)

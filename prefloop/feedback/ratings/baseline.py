@@ -19,6 +19,7 @@ from scipy.special import expit, log_expit, stdtrit
 
 from prefloop.feedback.ratings.fit import PRIOR
 from prefloop.feedback.ratings.votes import Floats
+from prefloop.feedback.shares import wilson
 
 GAMED_WEIGHT = 0.2
 
@@ -44,10 +45,7 @@ class WinRate:
         spread = p * (1 - p)
         if spread > 0 and self.standard_error > 0:
             n = min(n, spread / self.standard_error**2)
-        z2 = float(stdtrit(max(1, self.n - 1), 0.975)) ** 2
-        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = math.sqrt(z2 * (spread / n + z2 / (4 * n * n))) / (1 + z2 / n)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return wilson(p, n, float(stdtrit(max(1, self.n - 1), 0.975)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

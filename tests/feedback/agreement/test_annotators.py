@@ -1,12 +1,13 @@
-"""Annotator models against planted annotators and loops; figures, aggregation and disagreement by hand."""
+"""Annotator models against planted annotators and enumeration; figures, aggregation and disagreement by hand."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy.special import betaln
 
+from bench.annotators import crowd, measure
 from prefloop.feedback.agreement import (
     MISSING,
     Answer,
@@ -21,6 +22,7 @@ from prefloop.feedback.agreement import (
     make_labels,
     preference,
 )
+from prefloop.feedback.agreement.annotator_models import SHARES, STRENGTHS
 
 
 def planted(seed: int, *, items: int = 400, accuracies=(0.95, 0.8, 0.7, 0.6, 0.5), classes: int = 3):
@@ -49,36 +51,48 @@ def test_planted_annotators_are_found(model):
     assert sure.mean() == pytest.approx(right, abs=0.02)
 
 
+def exactly(table: np.ndarray, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """P(truth of each item is the second answer) and each annotator's share of right answers, by enumerating every truth.
+
+    Given the truth the classes' prior and π integrate to Beta functions; the crowd's share and strength are summed over their grid.
+    """
+    items, people = table.shape
+    weights, shares = [], []
+    truths = list(product((0, 1), repeat=items))
+    for truth in truths:
+        right = np.array([[[(table[i, j] == k) for i in range(items) if truth[i] == k and table[i, j] >= 0] for k in (0, 1)] for j in range(people)], dtype=object)  # fmt: skip
+        counts = np.array([[(sum(cell), len(cell) - sum(cell)) for cell in row] for row in right], float)
+        if model == "one_coin":
+            counts = counts.sum(1, keepdims=True)  # [people, 1 or 2 rows, right and wrong]
+        second = sum(truth)
+        total, mean = 0.0, np.zeros(people)
+        for m, s in product(SHARES, STRENGTHS):
+            at = 0.5 + 0.5 * m
+            a, b = s * at, s * (1 - at)
+            each = betaln(counts[..., 0] + a, counts[..., 1] + b) - betaln(a, b)
+            weight = np.exp(each.sum() + betaln(second + 1, items - second + 1))
+            rows = (counts[..., 0] + a) / (counts.sum(-1) + s)
+            common = np.array([items - second + 1, second + 1]) / (items + 2)
+            mean += weight * (rows[:, 0] if model == "one_coin" else rows @ common)
+            total += weight
+        weights.append(total)
+        shares.append(mean)
+    chance = np.array(weights) / np.sum(weights)
+    return chance @ np.array(truths), np.sum(shares, 0) / np.sum(weights)
+
+
 @pytest.mark.parametrize("model", ["dawid_skene", "one_coin"])
-def test_the_objective_never_falls_and_is_stationary(model):
-    labels, _ = planted(1, items=60)
-    found = fit_annotators(labels, model, tolerance=1e-13, steps=5000)
-    assert (np.diff(found.objective) > -1e-9).all()
-    # One more step of EM, written as loops, changes nothing.
-    k = 3
-    for j in range(5):
-        counts = np.array([[2.0 if a == b else 1.0 for b in range(k)] for a in range(k)])
-        for i in range(60):
-            if labels.table[i, j] != MISSING:
-                for c in range(k):
-                    counts[c, labels.table[i, j]] += found.posterior[i, c]
-        if model == "dawid_skene":
-            expected = counts / counts.sum(1, keepdims=True)
-        else:
-            p = np.trace(counts) / counts.sum()
-            expected = np.where(np.eye(k, dtype=bool), p, (1 - p) / (k - 1))
-        assert found.confusion[j] == pytest.approx(expected, abs=1e-4)
-    for i in range(60):
-        chance = found.prior.copy()
-        for j in range(5):
-            if labels.table[i, j] != MISSING:
-                chance *= found.confusion[j, :, labels.table[i, j]]
-        assert found.posterior[i] == pytest.approx(chance / chance.sum(), abs=1e-9)
+def test_sampling_comes_to_what_enumeration_gives(model):
+    table = np.array([[0, 0, 1], [1, 1, 1], [0, 1, MISSING], [1, 0, 0], [0, 0, 0], [1, MISSING, 1]])
+    found = fit_annotators(make_labels(table, ("a", "b")), model, sweeps=6000)
+    truth, shares = exactly(table, model)
+    assert found.posterior[:, 1] == pytest.approx(truth, abs=0.03)
+    assert found.accuracy == pytest.approx(shares, abs=0.02)
 
 
-@given(seed=st.integers(0, 50), model=st.sampled_from(["dawid_skene", "one_coin"]))
-@settings(max_examples=10)
-def test_what_annotator_models_do_not_depend_on(seed: int, model):
+@pytest.mark.parametrize("model", ["dawid_skene", "one_coin"])
+def test_what_annotator_models_do_not_depend_on(model):
+    seed = 3
     labels, _ = planted(seed, items=40)
     random = np.random.default_rng(seed)
     expected = fit_annotators(labels, model)
@@ -86,14 +100,17 @@ def test_what_annotator_models_do_not_depend_on(seed: int, model):
     table = labels.table[np.ix_(items, people)]
     moved = make_labels(np.where(table == MISSING, MISSING, names[table]), labels.categories)
     got = fit_annotators(moved, model)
-    assert got.posterior[:, names] == pytest.approx(expected.posterior[items], abs=1e-4)
-    assert got.accuracy == pytest.approx(expected.accuracy[people], abs=1e-4)
+    # but for the noise of sampling
+    assert got.posterior[:, names] == pytest.approx(expected.posterior[items], abs=0.15)
+    assert np.abs(got.posterior[:, names] - expected.posterior[items]).mean() < 0.02
+    assert got.accuracy == pytest.approx(expected.accuracy[people], abs=0.03)
+    assert (fit_annotators(labels, model).posterior == expected.posterior).all()
 
 
 def test_an_item_without_labels_has_the_prior():
     labels = make_labels([[0, 0], [0, 1], [MISSING, MISSING]], ("a", "b"))
     found = fit_annotators(labels)
-    assert found.posterior[2] == pytest.approx(found.prior, abs=1e-6)
+    assert found.posterior[2] == pytest.approx(found.prior, abs=0.02)
 
 
 def test_few_labels_do_not_make_somebody_perfect():
@@ -201,28 +218,29 @@ def test_disagreements_by_hand():
     assert how_much == pytest.approx([1, 2 / 3, 2 / 3])
 
 
-def people(seed: int, items: int, per_item: int) -> tuple[Labels, np.ndarray, np.ndarray]:
-    """Six annotators of accuracy 0.6 to 0.95 who use two of four answers; their accuracies, and the truth."""
-    random = np.random.default_rng(seed)
-    accuracy, truth = random.uniform(0.6, 0.95, 6), random.integers(2, size=items)
-    table = np.full((items, 6), MISSING)
-    for row in table:
-        row[random.choice(6, per_item, replace=False)] = 0
-    right = random.random(table.shape) < accuracy
-    table = np.where(table == MISSING, MISSING, np.where(right, truth[:, None], 1 - truth[:, None]))
-    return make_labels(table, ("a", "b", "tie", "both bad")), accuracy, truth
-
-
 @pytest.mark.parametrize("model", ["dawid_skene", "one_coin"])
-def test_probabilities_are_as_often_right_as_they_say(model) -> None:  # V3
-    said, right = [], []
-    for seed in range(25):
-        labels, _, truth = people(seed, 150, 4)
-        posterior = fit_annotators(labels, model).posterior
-        assert (posterior[:, 2:] == 0).all()  # nobody said so
-        said += posterior.max(1).tolist()
-        right += (posterior.argmax(1) == truth).tolist()
-    assert np.mean(said) == pytest.approx(np.mean(right), abs=0.03)
+@pytest.mark.parametrize(
+    ("accuracies", "items", "each", "times", "most"),
+    [
+        ((0.6, 0.95), 150, 4, 20, 0.03),
+        ((0.6, 0.95), 20, 2, 25, 0.06),
+        ((0.5, 0.8), 60, 3, 20, 0.07),  # one best fit would be too sure by 0.13
+    ],
+)
+def test_probabilities_are_as_often_right_as_they_say(
+    model, accuracies, items, each, times, most
+) -> None:  # V3
+    found = measure(model, items, each, accuracies, times=times)
+    assert found.too_sure == pytest.approx(0, abs=most)
+    assert found.held > (0.9 if model == "one_coin" else 0.85)
+    assert found.error == pytest.approx(0, abs=2 * most)
+
+
+def test_answers_that_nobody_gave_have_no_probability() -> None:
+    labels, _, _ = crowd(np.random.default_rng(0), 20, 3, (0.6, 0.95))
+    posterior = fit_annotators(labels).posterior
+    assert (posterior[:, 2:] == 0).all()
+    assert posterior.sum(1) == pytest.approx(np.ones(20))
 
 
 def test_wrong_answers_are_those_that_people_use() -> None:  # V3
@@ -233,15 +251,3 @@ def test_wrong_answers_are_those_that_people_use() -> None:  # V3
     )
     assert four.posterior[:, :2] == pytest.approx(two.posterior)
     assert four.accuracy == pytest.approx(two.accuracy)
-
-
-@pytest.mark.parametrize(("items", "per_item"), [(14, 3), (60, 3), (150, 4)])
-def test_reliability_is_near_and_its_interval_holds(items: int, per_item: int) -> None:  # V3
-    errors, held = [], []
-    for seed in range(25):
-        labels, accuracy, _ = people(seed, items, per_item)
-        value, low, high = fit_annotators(labels).reliability
-        errors += (value - accuracy).tolist()
-        held += ((low <= accuracy) & (accuracy <= high)).tolist()
-    assert np.mean(errors) == pytest.approx(0, abs=0.03)
-    assert np.mean(held) > 0.9
