@@ -83,7 +83,7 @@ def compare(given: argparse.Namespace, name: str, weights: str) -> tuple[Cost, C
     """A stage's cost by the estimate, and as it was."""
     data = Preferences(
         source=given.data,
-        limit=given.comparisons * 12,
+        limit=given.comparisons * 100,
         max_prompt_tokens=96,
         max_completion_tokens=given.tokens,
     )

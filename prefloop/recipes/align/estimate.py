@@ -66,7 +66,7 @@ def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int)
     if scoring:
         seconds += model.forward(rows(CURVES), heads=0)  # moments of its scores
     frozen = 1.0 if referenced and not model.rank else 0.0
-    most = min(micro, records * rows(1.0).tokens / max(1, records))
+    most = min(micro, settings.batch_size * rows(1.0).tokens / max(1, records))
     working = max(model.activations(most), model.merging())
     return Cost(seconds=seconds + model.opened(), mib=model.held(frozen=frozen) + working)
 
