@@ -12,7 +12,7 @@ from prefloop.errors import InputError
 from prefloop.feedback.select.scores import write_scores
 from prefloop.feedback.select.stored import text_sha256
 from prefloop.records import Prompt
-from prefloop.rollout.reward_scorers import EnsembleScorer, Written
+from prefloop.rollout.reward_scorers import EndedCompletions, EnsembleScorer
 from prefloop.runtime import start_world
 
 
@@ -36,7 +36,7 @@ def score_completions(config: ScoreConfig) -> str:
     scorer = EnsembleScorer.load(
         config.reward_model, config.compute, world, rules=Combining(beta=config.beta), normalise=False
     )
-    asked = Written(prompts=list(groups), texts=list(groups.values()))
+    asked = EndedCompletions(prompts=list(groups), texts=list(groups.values()))
     members = [part.score(asked, tokens=scorer.tokens, world=world).tolist() for part in scorer.parts]
     keys = [(prompt.sha256, text_sha256(text)) for prompt, texts in groups.items() for text in texts]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prefloop.data.store.lineage import Node
 
 
-class Rows(list[dict[str, Any]]):
+class Table(list[dict[str, Any]]):
     """Rows with named columns, such as a run's metrics."""
 
     def column(self, name: str) -> list[Any]:
@@ -48,20 +48,22 @@ class FinishedRun:
         return self.folder / "final"
 
     @property
-    def metrics(self) -> Rows:
+    def metrics(self) -> Table:
         """What was logged, a row a step."""
         from prefloop.runtime.journal import read_metrics
 
-        return Rows(read_metrics(self.folder / "metrics.jsonl"))
+        return Table(read_metrics(self.folder / "metrics.jsonl"))
 
     @property
-    def samples(self) -> Rows:
+    def samples(self) -> Table:
         """The last file of samples that the run has written; none where it writes none."""
         files = sorted(
             (self.folder / "samples").glob("*.jsonl"), key=lambda file: (len(file.name), file.name)
         )
         return (
-            Rows(json.loads(line) for line in files[-1].read_text("utf-8").splitlines()) if files else Rows()
+            Table(json.loads(line) for line in files[-1].read_text("utf-8").splitlines())
+            if files
+            else Table()
         )
 
     @property

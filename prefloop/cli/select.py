@@ -7,7 +7,7 @@ from prefloop.configs.select import SelectConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.feedback.select import stored
-from prefloop.feedback.select.choose import Chosen, choose
+from prefloop.feedback.select.choose import ChosenPair, choose
 from prefloop.feedback.select.scores import read_scores
 
 
@@ -34,7 +34,7 @@ def select(config: SelectConfig) -> str:
     return config.store
 
 
-def _offered(config: SelectConfig, store: Store) -> tuple[list[stored.Candidate], list[int]]:
+def _offered(config: SelectConfig, store: Store) -> tuple[list[stored.CandidatePair], list[int]]:
     """The pairs that could be asked, and places among them, the strategy's best first. `InputError` where there is none."""
     if config.strategy == "conflict":
         offered, order = stored.conflicts(store, round=config.round)
@@ -60,7 +60,7 @@ def _offered(config: SelectConfig, store: Store) -> tuple[list[stored.Candidate]
     return offered, []
 
 
-def _ask(config: SelectConfig, store: Store, ids: Sequence[int], chosen: Sequence[Chosen]) -> int:
+def _ask(config: SelectConfig, store: Store, ids: Sequence[int], chosen: Sequence[ChosenPair]) -> int:
     """Put the items into the project; how many are new there."""
     from prefloop.studio.service import Studio
     from prefloop.studio.values import NotFound, ProjectSettings

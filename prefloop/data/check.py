@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 from prefloop.data.contradictions import contradictions
 from prefloop.data.formats import Record
-from prefloop.data.load import HowLoaded, HowRead, Loaded, Summary, load_records
+from prefloop.data.load import HowLoaded, HowRead, Loaded, LoadSummary, load_records
 from prefloop.data.near import near_pairs
 from prefloop.data.rows import names
 from prefloop.data.split import opening, part_of, split_key
@@ -37,7 +37,7 @@ _SPEAKER = re.compile(r"(?:^|\s)(?:Human|Assistant|User):(?:\s|$)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lengths:
+class FieldLengths:
     """How long a field is, in one unit, over all rows."""
 
     field: str
@@ -63,8 +63,8 @@ class Finding:
 class Report:
     """All that `check` found. `str()` is the page that people read."""
 
-    summary: Summary
-    against: Summary | None
+    summary: LoadSummary
+    against: LoadSummary | None
     """The second source, where one was given."""
     heldout: float
     parts: dict[str, int]
@@ -72,7 +72,7 @@ class Report:
     distinct_prompts: int
     facts: dict[str, float]
     """Counts and shares that depend on the format, such as how often the chosen completion is the longer one."""
-    lengths: tuple[Lengths, ...]
+    lengths: tuple[FieldLengths, ...]
     duplicates: tuple[Finding, ...]
     leaks: tuple[Finding, ...]
     odd: tuple[Finding, ...]
@@ -211,7 +211,7 @@ def _facts(records: Sequence[Record]) -> dict[str, float]:
     return facts
 
 
-def _lengths(items: Sequence[_Item], tokenizer: Counter | None) -> Iterator[Lengths]:
+def _lengths(items: Sequence[_Item], tokenizer: Counter | None) -> Iterator[FieldLengths]:
     """Of every field; a chat prompt counts as its messages joined by line breaks."""
     texts: dict[str, list[str]] = {}
     for item in items:
@@ -225,7 +225,7 @@ def _lengths(items: Sequence[_Item], tokenizer: Counter | None) -> Iterator[Leng
     for field, values in texts.items():
         for unit, count in units.items():
             sizes = sorted(map(count, values))
-            yield Lengths(
+            yield FieldLengths(
                 field=field,
                 unit=unit,
                 count=len(sizes),

@@ -44,7 +44,7 @@ _SAME: dict[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class RowReading:
     """How every row of a source is read."""
 
     format: FormatName
@@ -163,7 +163,7 @@ def choose(
     columns: Sequence[str] = (),
     chat: bool = False,
     sure: bool = False,
-) -> Reading:
+) -> RowReading:
     """How a source is read, by the columns of its first rows and what the user says of it, among the formats its reader can use.
 
     `sure`: rows that are told by the column `prompt` alone must not look as if they were more. Raises `InputError`, naming the columns and
@@ -195,7 +195,7 @@ def choose(
 
 def _said(
     there: Sequence[str], source: str, wanted: Collection[FormatName], format: str, given: Mapping[str, str]
-) -> Reading:
+) -> RowReading:
     """The format that the user names."""
     if format in LAYOUTS:
         layout = LAYOUTS[format]
@@ -214,7 +214,7 @@ def _said(
             raise InputError(
                 f"{source}: rows of {format} give {_about(layout.makes)}; needed here is: {describe_formats(_known(wanted))}"
             )
-        return Reading(format=made, layout=format)
+        return RowReading(format=made, layout=format)
     if format not in FORMATS:
         raise InputError(f"data.format is {format!r}; it must be {format_in_words(format)}")
     name = cast(FormatName, format)
@@ -228,7 +228,7 @@ def _said(
             f"{source}: data.format is {name} ({', '.join(FORMATS[name].columns)}), but there is no column {', '.join(lacking)}; "
             f"the columns are {names(there)}; say which are meant with --data.columns {lacking[0]}=..."
         )
-    return Reading(format=name)
+    return RowReading(format=name)
 
 
 def format_in_words(value: str) -> str:
@@ -245,7 +245,7 @@ def _told(
     wanted: Collection[FormatName],
     hints: Mapping[FormatName, str],
     given: Mapping[str, str],
-) -> Reading:
+) -> RowReading:
     """The format that the columns tell."""
     renamed = [*given, *(column for column in there if column not in given.values() and column not in given)]
     found = formats_of(renamed)
@@ -262,8 +262,8 @@ def _told(
     if usable == ["implicit"]:
         chosen = [row.values.get(given.get("chosen", "chosen")) for row in rows]
         hh = 2 * sum(map(is_transcript, chosen)) > len(chosen)
-        return Reading(format="hh" if hh else "implicit", told=not given)
-    return Reading(format=usable[0], told=not given)
+        return RowReading(format="hh" if hh else "implicit", told=not given)
+    return RowReading(format=usable[0], told=not given)
 
 
 def _only_prompts(there: Sequence[str], rows: Sequence[Row], source: str) -> None:
@@ -289,7 +289,7 @@ def formats_of(columns: Collection[str]) -> list[FormatName]:
     return richest
 
 
-def unused_columns(rows: Iterable[Row], reading: Reading) -> tuple[str, ...]:
+def unused_columns(rows: Iterable[Row], reading: RowReading) -> tuple[str, ...]:
     """Columns, and keys of messages (`messages[].id`), that rows have and that are not read."""
     read = set(reading.read)
     unused: dict[str, None] = {}

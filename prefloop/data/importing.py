@@ -67,11 +67,12 @@ class _Judged:
         """Groups of texts, best first, ties together; of a best of K the best alone."""
         if self.top:
             return (self.texts[:1],)
-        ranks = self.ranks or tuple(range(len(self.texts)))
-        return tuple(
-            tuple(text for text, own in zip(self.texts, ranks, strict=True) if own == rank)
-            for rank in dict.fromkeys(ranks)
-        )
+        if not self.ranks:
+            return tuple((text,) for text in self.texts)
+        groups: dict[int, tuple[str, ...]] = {}
+        for text, rank in zip(self.texts, self.ranks, strict=True):
+            groups[rank] = (*groups.get(rank, ()), text)
+        return tuple(groups.values())
 
     @property
     def said(self) -> tuple[tuple[frozenset[str], ...], float, int]:

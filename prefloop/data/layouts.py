@@ -23,7 +23,7 @@ _TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class RowLayout:
     """How a data set writes its rows."""
 
     columns: tuple[str, ...]
@@ -281,68 +281,68 @@ def _turns(text: str) -> str | list[Values]:
     return turns if turns[0]["content"].strip() else turns[1:]
 
 
-LAYOUTS: dict[str, Layout] = {
-    "alpaca": Layout(
+LAYOUTS: dict[str, RowLayout] = {
+    "alpaca": RowLayout(
         columns=("instruction", "output"), reads=("input", "system", "history"), makes={"demonstration": _alpaca},
         about="Alpaca: instruction, input and output",
     ),
-    "alpaca_preference": Layout(
+    "alpaca_preference": RowLayout(
         columns=("instruction", "chosen", "rejected"), reads=("input", "system", "history"), makes={"comparison": _alpaca_preference},
         about="Alpaca's instruction and input with two outputs",
     ),
-    "dolly": Layout(
+    "dolly": RowLayout(
         columns=("instruction", "response"), reads=("context",), makes={"demonstration": _dolly}, about="Dolly: instruction, context and response"
     ),
-    "openorca": Layout(
+    "openorca": RowLayout(
         columns=("system_prompt", "question", "response"), makes={"demonstration": _open_orca}, about="OpenOrca: system prompt, question and response"
     ),
-    "sharegpt": Layout(
+    "sharegpt": RowLayout(
         columns=("conversations",), reads=("system", "tools"), makes={"messages": _conversations}, about="ShareGPT: chats of `from` and `value`"
     ),
-    "sharegpt_preference": Layout(
+    "sharegpt_preference": RowLayout(
         columns=("conversations", "chosen", "rejected"), reads=("system", "tools"), makes={"comparison": _conversations_preferred},
         about="ShareGPT chats with two last answers",
     ),
-    "ultrachat": Layout(
+    "ultrachat": RowLayout(
         columns=("prompt", "messages"), reads=("tools",), makes={"messages": _ultrachat}, about="UltraChat: a prompt and the chat that begins with it"
     ),
-    "ultrafeedback": Layout(
+    "ultrafeedback": RowLayout(
         columns=("instruction", "completions"), makes={"comparison": _rated_pairs, "score": _rated_scores},
         about="UltraFeedback: completions with their mean rating",
     ),
-    "ultrafeedback_binarized": Layout(
+    "ultrafeedback_binarized": RowLayout(
         columns=("prompt", "chosen", "rejected", "messages"), reads=("score_chosen", "score_rejected"),
         makes={"comparison": _binarized, "messages": _binarized_chat}, about="UltraFeedback, binarized",
     ),
-    "shp": Layout(
+    "shp": RowLayout(
         columns=("history", "human_ref_A", "human_ref_B", "labels"), makes={"comparison": _shp}, about="SHP: two comments on a post"
     ),
-    "helpsteer": Layout(
+    "helpsteer": RowLayout(
         columns=("prompt", "response", "helpfulness"), makes={"score": _helpsteer}, about="HelpSteer and HelpSteer2: a response and its helpfulness"
     ),
-    "helpsteer_preference": Layout(
+    "helpsteer_preference": RowLayout(
         columns=("prompt", "response_1", "response_2", "preference_strength"), makes={"comparison": _helpsteer_preference},
         about="HelpSteer2-Preference: two responses",
     ),
-    "helpsteer3": Layout(
+    "helpsteer3": RowLayout(
         columns=("context", "response1", "response2", "overall_preference"), makes={"comparison": _helpsteer3}, about="HelpSteer3: two responses to a chat"
     ),
-    "nectar": Layout(columns=("prompt", "answers"), makes={"ranking": _nectar}, about="Nectar: seven ranked answers"),
-    "pku_saferlhf": Layout(
+    "nectar": RowLayout(columns=("prompt", "answers"), makes={"ranking": _nectar}, about="Nectar: seven ranked answers"),
+    "pku_saferlhf": RowLayout(
         columns=("prompt", "response_0", "response_1", "better_response_id"), makes={"comparison": _pku("better_response_id")},
         about="PKU-SafeRLHF, the more helpful response chosen",
     ),
-    "pku_saferlhf_safer": Layout(
+    "pku_saferlhf_safer": RowLayout(
         columns=("prompt", "response_0", "response_1", "safer_response_id"), makes={"comparison": _pku("safer_response_id")},
         about="PKU-SafeRLHF, the safer response chosen", told=False,
     ),
-    "orca_dpo": Layout(
+    "orca_dpo": RowLayout(
         columns=("system", "question", "chosen", "rejected"), makes={"comparison": _orca_pair("question")}, about="Orca pairs: system, question and two answers"
     ),
-    "distilabel_orca": Layout(
+    "distilabel_orca": RowLayout(
         columns=("system", "input", "chosen", "rejected"), makes={"comparison": _orca_pair("input")}, about="Orca pairs by distilabel: system, input and two answers"
     ),
-    "openai_preference": Layout(
+    "openai_preference": RowLayout(
         columns=("input", "preferred_output", "non_preferred_output"), makes={"comparison": _openai_preference}, about="OpenAI's preference fine-tuning"
     ),
 }  # fmt: skip

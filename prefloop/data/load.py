@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 from prefloop.configs.common import Rows
-from prefloop.data.detect import COLUMNS, Reading, choose, formats_of, unused_columns
+from prefloop.data.detect import COLUMNS, RowReading, choose, formats_of, unused_columns
 from prefloop.data.formats import FORMATS, FormatName, Record
 from prefloop.data.read import MAX_GB, find_source, rows_of
 from prefloop.data.rows import BadRow, Row, RowError, names, show
@@ -76,7 +76,7 @@ def how(rows: Rows) -> HowRead:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
+class LoadSummary:
     """What became of a source's rows: `read == used + len(bad) + beyond_limit`."""
 
     source: str
@@ -141,7 +141,7 @@ class Loaded(Generic[T]):
     records: tuple[T, ...]
     origins: tuple[str, ...]
     """`file:line` of each record."""
-    summary: Summary
+    summary: LoadSummary
 
 
 def load_texts(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Text]:
@@ -317,7 +317,7 @@ def _load(
     read = made.used + len(made.bad) + made.beyond
     if (made.bad and not skip_bad) or (not made.records and not allow_none):
         raise InputError(_bad_rows(str(source), made.bad, read))
-    summary = Summary(
+    summary = LoadSummary(
         source=str(source),
         format=chosen.format,
         read=read,
@@ -364,7 +364,7 @@ def _first_rows(rows: Iterator[Row | BadRow]) -> tuple[list[Row | BadRow], list[
 
 def _convert(
     rows: Iterable[Row | BadRow],
-    reading: Reading,
+    reading: RowReading,
     looked_at: Iterable[Row],
     limit: int,
     convert: Callable[[Record], tuple[T, ...]],
@@ -398,7 +398,7 @@ def _convert(
     return made
 
 
-def _late_columns(row: Row, columns: set[str], reading: Reading) -> list[str]:
+def _late_columns(row: Row, columns: set[str], reading: RowReading) -> list[str]:
     """Columns no row had before. None may make the rows another format: a `label` that begins at row 101 would be lost."""
     late = [column for column in row.values if column not in columns]
     for column in late:
@@ -417,7 +417,7 @@ def _late_columns(row: Row, columns: set[str], reading: Reading) -> list[str]:
     return late
 
 
-def _notes(made: _Made[Any], reading: Reading, other_files: list[str]) -> Iterator[str]:
+def _notes(made: _Made[Any], reading: RowReading, other_files: list[str]) -> Iterator[str]:
     records, name = made.records, reading.format
     if other_files:
         yield f"files of other splits, not read: {', '.join(other_files)}"

@@ -30,7 +30,7 @@ _WHITESPACE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class NamedSource:
     """What a user's name for data stands for."""
 
     name: str
@@ -52,7 +52,7 @@ def read_rows(source: str | Path, *, split: str = "train", max_gb: float = MAX_G
     return rows_of(find_source(source, split=split), max_gb)
 
 
-def find_source(source: str | Path, *, split: str = "train") -> Source:
+def find_source(source: str | Path, *, split: str = "train") -> NamedSource:
     """Decide what a name stands for: an existing file or folder first, then a data set of the hub (`owner/name` or `owner/name:config`)."""
     name = str(source)
     if not name:
@@ -66,17 +66,17 @@ def find_source(source: str | Path, *, split: str = "train") -> Source:
                 f"{path}: this kind of file is not read; use one of {', '.join(SUFFIXES)}"
                 + (" (Parquet is already compressed)" if path.name.endswith(".parquet.gz") else "")
             )
-        return Source(name=name, kind="files", split=split, files=(path,))
+        return NamedSource(name=name, kind="files", split=split, files=(path,))
     if path.is_dir():
         if (path / "dataset_dict.json").exists() or _holds(path, "dataset_info.json", "state.json"):
-            return Source(name=name, kind="saved", split=split)
+            return NamedSource(name=name, kind="saved", split=split)
         return _folder(name, path, split)
     if _suffix(path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: there is no such file or folder; check the path (from {Path.cwd()})")
-    return Source(name=name, kind="hub", split=split)
+    return NamedSource(name=name, kind="hub", split=split)
 
 
-def rows_of(source: Source, max_gb: float = MAX_GB) -> Iterator[Row | BadRow]:
+def rows_of(source: NamedSource, max_gb: float = MAX_GB) -> Iterator[Row | BadRow]:
     """Stream a source's rows."""
     if source.kind == "saved":
         yield from _saved_rows(source)
@@ -95,7 +95,7 @@ def _suffix(path: Path) -> str | None:
     return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
 
 
-def _folder(name: str, folder: Path, split: str) -> Source:
+def _folder(name: str, folder: Path, split: str) -> NamedSource:
     """All data files of a folder, sorted; where their names say splits, those of the split asked for."""
     files = sorted(
         path for path in folder.iterdir() if path.is_file() and _suffix(path) and path.name not in _METADATA
@@ -106,14 +106,14 @@ def _folder(name: str, folder: Path, split: str) -> Source:
         raise InputError(f"{name}: no data file in this folder (looked for {', '.join(SUFFIXES)}){hint}")
     splits = {path: _split_of(path) for path in files}
     if not any(splits.values()):
-        return Source(name=name, kind="files", split=split, files=tuple(files))
+        return NamedSource(name=name, kind="files", split=split, files=tuple(files))
     chosen = tuple(path for path in files if splits[path] == split)
     if not chosen:
         found = sorted({said or path.name for path, said in splits.items()})
         raise InputError(
             f"{name}: split is {split!r}, and no file of this folder begins with it; it has: {', '.join(found)}"
         )
-    return Source(
+    return NamedSource(
         name=name,
         kind="files",
         split=split,
@@ -390,7 +390,7 @@ def _datasets(name: str) -> Any:
     return datasets
 
 
-def _saved_rows(source: Source) -> Iterator[Row]:
+def _saved_rows(source: NamedSource) -> Iterator[Row]:
     datasets = _datasets(source.name)
     try:
         data = datasets.load_from_disk(str(Path(source.name).expanduser()))
@@ -407,7 +407,7 @@ def _saved_rows(source: Source) -> Iterator[Row]:
     yield from _numbered(data, source)
 
 
-def _hub_rows(source: Source) -> Iterator[Row]:
+def _hub_rows(source: NamedSource) -> Iterator[Row]:
     datasets = _datasets(source.name)
     name, _, config = source.name.partition(":")
     try:
@@ -423,7 +423,7 @@ def _hub_rows(source: Source) -> Iterator[Row]:
     yield from _numbered(data, source)
 
 
-def _numbered(data: Any, source: Source) -> Iterator[Row]:
+def _numbered(data: Any, source: NamedSource) -> Iterator[Row]:
     for number, values in enumerate(data, start=1):
         yield Row(values=values, origin=f"{source.name}/{source.split}:{number}")
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate
-from prefloop.evaluation.plots import DARK, LIGHT, STYLE, Reference, Row, interval_chart, line_chart
+from prefloop.evaluation.plots import DARK, LIGHT, STYLE, PlotRow, Reference, interval_chart, line_chart
 from prefloop.evaluation.visible_text import shown
 from prefloop.evaluation.wording import minus, number, percent
 from prefloop.feedback.ratings import BASE, Interval, Leaderboard, LengthControlled, Rating
@@ -202,7 +202,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def ratings_chart(rows: Sequence[Rating], *, title: str, votes: int) -> str:
     """SVG of one group's ratings with their intervals, the best on top."""
     estimates = [
-        Row(
+        PlotRow(
             label=row.name,
             estimate=Estimate(value=row.rating.value, low=row.rating.low, high=row.rating.high, n=row.votes),
             slot=1 if not row.note else 0,

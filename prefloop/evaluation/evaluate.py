@@ -186,20 +186,19 @@ def _measure(
     rollout = answer(policy, tokenizer, prompts, setting)
     groups, options = rollout.groups, {"tokens": setting.compute.micro_batch_tokens, "world": setting.world}
     asked, texts = rollout.pairs()
-    zeros = np.zeros(len(texts))
-    temperature = setting.sampling.temperature or 1.0
-    same = policy is reference
-    kl = (
-        zeros
-        if same
-        else summed_kl(policy, reference, groups, temperature=temperature, **options).double().numpy()
-    )
+    utilities = proxy = np.array([])
+    if gold:
+        utilities = np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
+    if judge:
+        proxy = proxy_scores(judge, rollout, tokenizer)
+    kl = np.zeros(len(texts))
+    if policy is not reference:
+        temperature = setting.sampling.temperature or 1.0
+        kl = summed_kl(policy, reference, groups, temperature=temperature, **options).double().numpy()
     return Measured(
         rollout=rollout,
-        gold=np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
-        if gold
-        else zeros[:0],
-        proxy=proxy_scores(judge, rollout, tokenizer) if judge else zeros[:0],
+        gold=utilities,
+        proxy=proxy,
         kl=kl,
         nll=-summed_logprobs(reference, groups, **options).double().numpy(),
         tokens=np.array(

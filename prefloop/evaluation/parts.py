@@ -19,7 +19,7 @@ Part = Literal["heldout", "train", "all"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
+class MeasuredPart:
     """The part that is measured."""
 
     part: Part
@@ -45,7 +45,7 @@ def choose_part(
     store: str,
     *,
     heldout: float,
-) -> Chosen:
+) -> MeasuredPart:
     """The part that was asked for; of `auto` the held-out one where a run behind a model read the source, else everything.
 
     `prompts` are the hashes of the source's prompts: a file exported from a store that a run was trained on has some in common. Runs are those in `store` and in the store of the model's own project. A model that a run of prefloop made but no store knows may have
@@ -62,18 +62,20 @@ def choose_part(
         )
     if asked != "auto":
         assert asked in ("heldout", "train", "all")
-        return Chosen(part=asked, alarm=alarm if asked == "heldout" else "")
+        return MeasuredPart(part=asked, alarm=alarm if asked == "heldout" else "")
     if used is not None:
-        return Chosen(part="heldout", why=f"{used.run}, behind {used.model}, read {used.what}", alarm=alarm)
+        return MeasuredPart(
+            part="heldout", why=f"{used.run}, behind {used.model}, read {used.what}", alarm=alarm
+        )
     unknown = next((model for model in models if _is_unknown(model, store)), None)
     if unknown is not None:
         why = f"no store says what {unknown} was trained on; --part all if not on this"
-        return Chosen(part="heldout", why=why)
-    return Chosen(part="all", why=f"no run behind {' or '.join(models)} read it")
+        return MeasuredPart(part="heldout", why=why)
+    return MeasuredPart(part="all", why=f"no run behind {' or '.join(models)} read it")
 
 
 def measured_data(
-    what: str, source: str, read: Read, chosen: Chosen, *, measured: int, known: int
+    what: str, source: str, read: Read, chosen: MeasuredPart, *, measured: int, known: int
 ) -> MeasuredData:
     """The counts; `known` are the records of all parts."""
     other = {"heldout": "in the part for training", "train": "held out", "all": "in no part"}[chosen.part]

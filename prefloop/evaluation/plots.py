@@ -71,7 +71,7 @@ DARK = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class PlotRow:
     """A labelled estimate or value."""
 
     label: str
@@ -151,7 +151,7 @@ def line_chart(
 
 
 def interval_chart(
-    rows: Sequence[Row],
+    rows: Sequence[PlotRow],
     *,
     title: str,
     x_label: str,
@@ -256,7 +256,7 @@ def scatter_chart(
 
 
 def category_chart(
-    rows: Sequence[Row],
+    rows: Sequence[PlotRow],
     *,
     title: str,
     x_label: str,
@@ -362,7 +362,7 @@ def _reference(reference: Reference, x: Axis, y: Axis) -> str:
     return line + text(reference.label, x.end, at - 5, anchor="end")
 
 
-def _mark_with_interval(row: Row, x: Axis, middle: float) -> list[str]:
+def _mark_with_interval(row: PlotRow, x: Axis, middle: float) -> list[str]:
     e = row.estimate
     parts = []
     if math.isfinite(e.low) and math.isfinite(e.high):

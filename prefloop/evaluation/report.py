@@ -101,7 +101,7 @@ class PolicyRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class ShownCompletion:
     """One policy's completion in a sample."""
 
     policy: str
@@ -118,7 +118,7 @@ class Sample:
     number: int
     turns: tuple[tuple[str, str], ...]
     """(role, text); a plain prompt is one turn without a role."""
-    answers: tuple[Answer, ...]
+    answers: tuple[ShownCompletion, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -318,7 +318,7 @@ def held_out_samples(evaluation: Evaluation, slots: Mapping[str, int]) -> list[S
     samples = []
     for i, prompt in enumerate(evaluation.prompts[:SAMPLES_AT_MOST]):
         answers = [
-            Answer(
+            ShownCompletion(
                 policy=p.name,
                 slot=slots[p.name],
                 text=p.completions[i][0].text,

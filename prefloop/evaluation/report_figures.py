@@ -7,9 +7,9 @@ from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate
 from prefloop.evaluation.label_noise import ceiling_words
 from prefloop.evaluation.plots import (
+    PlotRow,
     Point,
     Reference,
-    Row,
     bar_chart,
     category_chart,
     interval_chart,
@@ -30,7 +30,7 @@ Slots = Mapping[str, int]
 def win_rates(summary: Summary | None, slots: Slots) -> Figure | None:
     """Win rates of every policy but the first against it."""
     rows = [
-        Row(label=p.name, estimate=p.win_rate_vs_sft, slot=slots[p.name])
+        PlotRow(label=p.name, estimate=p.win_rate_vs_sft, slot=slots[p.name])
         for p in (summary.policies[1:] if summary else ())
         if p.win_rate_vs_sft is not None
     ]
@@ -121,10 +121,12 @@ def reward_model_accuracy(
         return None
     ceiling = summary.ceiling if summary else quality.ceiling if quality else None
     gold = (summary.gold_accuracy if summary else None) or (quality.gold_accuracy if quality else None)
-    rows = [Row(label="on the labels", estimate=accuracy)]
-    rows += [Row(label="on true preferences", estimate=gold, slot=3)] if gold else []
+    rows = [PlotRow(label="on the labels", estimate=accuracy)]
+    rows += [PlotRow(label="on true preferences", estimate=gold, slot=3)] if gold else []
     rows += (
-        [Row(label="longer one wins", estimate=quality.length.longer_is_chosen, slot=0)] if quality else []
+        [PlotRow(label="longer one wins", estimate=quality.length.longer_is_chosen, slot=0)]
+        if quality
+        else []
     )
     references = [Reference(value=0.5, label="chance")]
     references += [Reference(value=ceiling, label=f"ceiling {percent(ceiling)}")] if ceiling else []
@@ -171,7 +173,7 @@ def calibration(quality: RewardModelQuality) -> Figure:
 def accuracy_by_length(quality: RewardModelQuality) -> Figure:
     """Accuracy in bins of length difference."""
     svg = category_chart(
-        [Row(label=_range(b), estimate=b.accuracy) for b in quality.length.bins],
+        [PlotRow(label=_range(b), estimate=b.accuracy) for b in quality.length.bins],
         title="Accuracy by length difference",
         x_label="chosen minus rejected length",
         y_label="accuracy on held-out comparisons",
@@ -246,7 +248,7 @@ def text_changes(summary: Summary | None, evaluation: Evaluation | None, slots: 
             title=title,
             caption=caption,
             svg=interval_chart(
-                [Row(label=name, estimate=estimate, slot=slots[name]) for name, estimate in rows],
+                [PlotRow(label=name, estimate=estimate, slot=slots[name]) for name, estimate in rows],
                 title=title,
                 x_label=unit,
                 percent_axis=share,

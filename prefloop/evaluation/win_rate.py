@@ -18,7 +18,7 @@ SCORES: Mapping[str, float] = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
+class PairVerdict:
     """One verdict on completions of two policies for the same prompt."""
 
     first: str
@@ -136,7 +136,7 @@ def win_matrix(
     return WinMatrix(names=tuple(utilities), rates=tuple(rates))
 
 
-def win_matrix_of_judgements(judgements: Sequence[Judgement]) -> WinMatrix:
+def win_matrix_of_judgements(judgements: Sequence[PairVerdict]) -> WinMatrix:
     """Every pair of policies that was compared, whichever of the two was shown as `a`."""
     names = tuple(dict.fromkeys(name for j in judgements for name in (j.first, j.second)))
     rates = []

@@ -9,10 +9,10 @@ from prefloop.feedback.agreement import (
     MISSING,
     Agreement,
     AnnotatorFigures,
-    Answer,
     Labels,
     Metric,
     NoiseCeiling,
+    PairChoice,
     agreement_matrix,
     disagreements,
     figures,
@@ -113,9 +113,9 @@ def measure_agreement(
     )
 
 
-def _answers(table: PairLabels) -> list[Answer]:
+def _answers(table: PairLabels) -> list[PairChoice]:
     return [
-        Answer(
+        PairChoice(
             annotator=judgement.annotator,
             item=judgement.item,
             choice=judgement.choice,

@@ -168,21 +168,13 @@ def votes_of(judged: Sequence[JudgedItem], *, style: bool = False) -> ReadVotes:
     left_out: Counter[str] = Counter()
     pairs: list[JudgedItem] = []
     lists: list[JudgedItem] = []
-    for each in _with_best_as_pairs(judged):
-        if each.kind == "pair" and each.choice in OUTCOMES:
-            reason, kept = "same model", pairs
-        elif each.kind == "rank" and each.choice == "ranking":
-            reason, kept = "same model", lists
-        else:
-            left_out[each.choice if each.kind in ("pair", "rank") else each.kind] += 1
-            continue
-        placed = (
-            [each.models[slot] for group in each.ranking for slot in group] if kept is lists else each.models
-        )
-        if len(set(placed)) < len(placed):
+    for judgement in _with_best_as_pairs(judged):
+        kept = pairs if judgement.kind == "pair" else lists
+        reason = _why_no_vote(judgement)
+        if reason:
             left_out[reason] += 1
         else:
-            kept.append(each)
+            kept.append(judgement)
     if not pairs and not lists:
         said = ", ".join(f"{reason} {count}" for reason, count in left_out.items()) or "nothing was judged"
         raise InputError(
@@ -219,6 +211,20 @@ def votes_of(judged: Sequence[JudgedItem], *, style: bool = False) -> ReadVotes:
         weight=np.ones(len(lists)),
     )
     return ReadVotes(votes=votes, rankings=rankings, left_out=dict(left_out))
+
+
+def _why_no_vote(judgement: JudgedItem) -> str:
+    """Why a judgement compares no two models; empty where it does."""
+    if judgement.kind == "pair":
+        compared = judgement.models if judgement.choice in OUTCOMES else ()
+    elif judgement.kind == "rank":
+        ranked = judgement.ranking if judgement.choice == "ranking" else ()
+        compared = tuple(judgement.models[slot] for group in ranked for slot in group)
+    else:
+        return judgement.kind
+    if not compared:
+        return judgement.choice
+    return "same model" if len(set(compared)) < len(compared) else ""
 
 
 def _with_best_as_pairs(judged: Sequence[JudgedItem]) -> Iterator[JudgedItem]:

@@ -71,7 +71,7 @@ class SimulatedAnnotator:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class SimulatedChoice:
     """What a simulated annotator says of one item."""
 
     choice: Choice
@@ -88,7 +88,7 @@ class Labelled:
     """Choice -> how often."""
 
 
-def judge(annotator: SimulatedAnnotator, item: Item, utilities: Sequence[float]) -> Verdict:
+def judge(annotator: SimulatedAnnotator, item: Item, utilities: Sequence[float]) -> SimulatedChoice:
     """The annotator's verdict on an item whose completions have these utilities, by slot."""
     # By content, not by the store's id, which is another one in another store.
     content = [annotator.seed, annotator.name, item.round, item.kind, item.prompt.sha256, *item.completions]
@@ -98,12 +98,14 @@ def judge(annotator: SimulatedAnnotator, item: Item, utilities: Sequence[float])
     flipped = _uniform(key, "flip") < annotator.flip
     if item.kind == "rank":
         ranking = _rank(annotator, key, utilities)
-        return Verdict(choice="ranking", order_shown=order, ranking=ranking[::-1] if flipped else ranking)
+        return SimulatedChoice(
+            choice="ranking", order_shown=order, ranking=ranking[::-1] if flipped else ranking
+        )
     difference = utilities[0] - utilities[1]
     if abs(difference) < annotator.tie_width:
-        return Verdict(choice="tie", order_shown=order)
+        return SimulatedChoice(choice="tie", order_shown=order)
     prefers_a = _uniform(key, "choice") < prefers(difference, annotator.temperature)
-    return Verdict(choice="a" if prefers_a != flipped else "b", order_shown=order)
+    return SimulatedChoice(choice="a" if prefers_a != flipped else "b", order_shown=order)
 
 
 def prefers(difference: float, temperature: float) -> float:

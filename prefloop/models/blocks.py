@@ -18,7 +18,7 @@ from transformers import GemmaModel, LlamaModel, MistralModel, PreTrainedModel, 
 from transformers.activations import SiLUActivation
 
 from prefloop.models.attention import attend_row
-from prefloop.models.gather import Rows
+from prefloop.models.gather import ReadRows
 from prefloop.models.packing import Batch, Layout
 from prefloop.runtime.products import filling
 
@@ -54,7 +54,7 @@ def has_known_blocks(model: PreTrainedModel) -> bool:
     return type(trunk) in TRUNKS and getattr(trunk.rotary_emb, "rope_type", "") in STATIC_ROPE
 
 
-def run_blocks(model: PreTrainedModel, batch: Batch, rows: Rows | None = None) -> Float[Tensor, "M d"]:
+def run_blocks(model: PreTrainedModel, batch: Batch, rows: ReadRows | None = None) -> Float[Tensor, "M d"]:
     """Final hidden states of the rows asked for, of all N where `rows` is None.
 
     Cost, with P weights in L layers: 2 N P floating-point operations, less the last layer's output projection and MLP for N - M tokens.
@@ -88,7 +88,7 @@ def _block(
     x: Float[Tensor, "n d"],
     turns: tuple[Tensor, Tensor],
     layout: Layout,
-    rows: Rows | None,
+    rows: ReadRows | None,
 ) -> Float[Tensor, "m d"]:
     """One layer, for all rows or for some."""
     attention, mlp = layer.self_attn, layer.mlp

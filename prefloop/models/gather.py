@@ -42,7 +42,7 @@ def gather_rows(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rows:
+class ReadRows:
     """Which m of n rows are read, and the inverse, from which the gradient is gathered. The few entries in `shared` may name a row twice."""
 
     index: Int[Tensor, " m"]
@@ -53,11 +53,11 @@ class Rows:
     shared: Int[Tensor, " s"]
     """Entries that may name the same row as others of `shared`; their gradients are added up, s rows only."""
 
-    def widened(self, *, rows: int, entries: int) -> "Rows":
+    def widened(self, *, rows: int, entries: int) -> "ReadRows":
         """With so many rows more, which nobody reads, and so many entries more, whose values nobody looks at: the first row again."""
         n, m = len(self.inverse), len(self.index)
         new = torch.arange(max(n + rows, m + entries), device=self.index.device)
-        return Rows(
+        return ReadRows(
             index=torch.cat([self.index, self.index[:1].expand(entries)]),
             inverse=torch.cat([self.inverse, self.inverse.new_zeros(rows)]),
             unused=torch.cat([self.unused, new[n : n + rows]]),
@@ -69,11 +69,11 @@ class Rows:
         return _GatherShared.apply(rows, self.index, self.inverse, self.unused, self.shared)  # pyright: ignore[reportReturnType]
 
 
-def rows_once(index: Int[Tensor, " m"], n: int) -> Rows:
+def rows_once(index: Int[Tensor, " m"], n: int) -> ReadRows:
     """Rows of n, each named once."""
     unused = torch.ones(n, dtype=torch.bool, device=index.device).index_fill_(0, index, False)
     inverse = index.new_zeros(n).index_copy_(0, index, torch.arange(len(index), device=index.device))
-    return Rows(index=index, inverse=inverse, unused=unused.nonzero().squeeze(1), shared=index[:0])
+    return ReadRows(index=index, inverse=inverse, unused=unused.nonzero().squeeze(1), shared=index[:0])
 
 
 class _GatherShared(torch.autograd.Function):

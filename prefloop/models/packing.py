@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from prefloop.models.gather import Rows
-from prefloop.models.stretches import Plan, plan
+from prefloop.models.gather import ReadRows
+from prefloop.models.stretches import AttentionPlan, plan
 from prefloop.text.groups import Group, cut_by_tokens
 
 
@@ -48,7 +48,7 @@ class Layout:
     """Prompt and completion joined, where every prompt has one: plain causal attention."""
     single: bool
     """Whether every prompt has one completion."""
-    plan: Plan
+    plan: AttentionPlan
     """The same for attention on a CPU; empty elsewhere."""
 
 
@@ -59,7 +59,7 @@ class Batch:
     input_ids: Int[Tensor, " N"]
     position_ids: Int[Tensor, " N"]
     layout: Layout
-    predictors: Rows
+    predictors: ReadRows
     """The token that each predicted token is predicted from; shared are those of a completion's first token, its prompt's last."""
     targets: Int[Tensor, " M"]
     slots: Int[Tensor, " M"]
@@ -129,7 +129,7 @@ def _joined_blocks(
     )
 
 
-NO_PLAN = Plan(stretches=(), buckets=())
+NO_PLAN = AttentionPlan(stretches=(), buckets=())
 
 
 def _plan(
@@ -138,7 +138,7 @@ def _plan(
     starts: np.ndarray,
     lengths: np.ndarray,
     prompt: np.ndarray,
-) -> Plan:
+) -> AttentionPlan:
     prompts = list(zip(prompt_starts.tolist(), (prompt_starts + prompt_lengths).tolist(), strict=True))
     own = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
     completions = ((prompts[p], rows) for p, rows in zip(prompt.tolist(), own, strict=True))
@@ -207,7 +207,7 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
         input_ids=tensor(input_ids),
         position_ids=tensor(positions),
         layout=layout,
-        predictors=Rows(
+        predictors=ReadRows(
             index=tensor(predictors),
             inverse=tensor(inverse),
             unused=tensor(np.flatnonzero(~used)),

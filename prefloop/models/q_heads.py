@@ -23,7 +23,7 @@ FOLDER = "ilql"
 _WEIGHTS, _CONFIG = "heads.safetensors", "config.json"
 
 
-class Head(nn.Module):
+class QHead(nn.Module):
     """Two layers; float32 whatever the model is in."""
 
     def __init__(self, width: int, outputs: int, *, generator: torch.Generator) -> None:
@@ -58,9 +58,9 @@ class QHeads(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.width, self.vocabulary = width, vocabulary
-        self.q = nn.ModuleList(Head(width, vocabulary, generator=generator) for _ in range(2))
-        self.value = Head(width, 1, generator=generator)
-        self.target = nn.ModuleList(Head(width, vocabulary, generator=generator) for _ in range(2))
+        self.q = nn.ModuleList(QHead(width, vocabulary, generator=generator) for _ in range(2))
+        self.value = QHead(width, 1, generator=generator)
+        self.target = nn.ModuleList(QHead(width, vocabulary, generator=generator) for _ in range(2))
         self.target.load_state_dict(self.q.state_dict())
         self.target.requires_grad_(False)
 
@@ -106,7 +106,7 @@ class QHeads(nn.Module):
 
 
 def _in_chunks(
-    head: Head, hidden: Tensor, actions: Tensor, vocabulary: int
+    head: QHead, hidden: Tensor, actions: Tensor, vocabulary: int
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
     rows = max(1, CHUNK_ELEMENTS // vocabulary)
     taken: list[Tensor] = []
@@ -116,7 +116,7 @@ def _in_chunks(
     return q, surprise
 
 
-def _chosen(head: Head, hidden: Tensor, actions: Tensor) -> Float[Tensor, "2 m"]:
+def _chosen(head: QHead, hidden: Tensor, actions: Tensor) -> Float[Tensor, "2 m"]:
     everything = head(hidden)
     q = everything.gather(1, actions[:, None]).squeeze(1)
     return torch.stack([q, everything.logsumexp(-1) - q])

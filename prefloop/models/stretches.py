@@ -63,14 +63,14 @@ class Bucket:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class AttentionPlan:
     """All queries of a packed row, each in one stretch or bucket."""
 
     stretches: tuple[Stretch, ...]
     buckets: tuple[Bucket, ...]
 
 
-def plan(sequences: Sequence[tuple[tuple[int, int], ...]]) -> Plan:
+def plan(sequences: Sequence[tuple[tuple[int, int], ...]]) -> AttentionPlan:
     """Cut sequences into stretches and put the short ones into buckets. Cost: O(tokens log tokens), and the buckets' biases.
 
     Args:
@@ -92,7 +92,7 @@ def plan(sequences: Sequence[tuple[tuple[int, int], ...]]) -> Plan:
         else:
             buckets.append([one])
     stretches.extend(one for members in buckets if len(members) == 1 for one in members)
-    return Plan(
+    return AttentionPlan(
         stretches=tuple(stretches), buckets=tuple(_bucket(members) for members in buckets if len(members) > 1)
     )
 
@@ -180,7 +180,9 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @small_products()
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, scaling: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scaling: float
+    ) -> Tensor:
         heads, n, _ = query.shape
         if plan.buckets:  # gathers copy what does not stand together, each time
             query, key, value = (each.contiguous() for each in (query, key, value))
@@ -248,7 +250,7 @@ def attend(
     query: Float[Tensor, "h n d"],
     key: Float[Tensor, "k n d"],
     value: Float[Tensor, "k n v"],
-    plan: Plan,
+    plan: AttentionPlan,
     scaling: float,
 ) -> Float[Tensor, "n h v"]:
     """Softmax attention as the plan says, in float32 at least; each key head serves as many query heads as there are to one."""

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from prefloop.errors import InputError
 from prefloop.models.blocks import has_known_blocks, is_watched, run_blocks
-from prefloop.models.gather import Rows
+from prefloop.models.gather import ReadRows
 from prefloop.models.packing import Batch, pack
 from prefloop.models.stretches import Stretch
 from prefloop.runtime.products import filling, large_backward, large_products
@@ -55,7 +55,7 @@ def check_positions(config: PretrainedConfig, name: str, longest: int, *, what: 
 
 
 def hidden_rows(
-    model: PreTrainedModel, batch: Batch, way: Way, rows: Rows | None = None
+    model: PreTrainedModel, batch: Batch, way: Way, rows: ReadRows | None = None
 ) -> Float[Tensor, "M d"]:
     """Final hidden states of the rows asked for, without `rows` of every token of the packed row in its order.
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spent:
+class RunningTotal:
     """What a stage took so far."""
 
     seconds: float
@@ -40,12 +40,12 @@ class Clock:
         self._file = project / FILE
         self._world = world
         known = json.loads(self._file.read_text()) if self._file.exists() else {}
-        self._spent = {name: Spent(**spent) for name, spent in known.get("stages", {}).items()}
+        self._spent = {name: RunningTotal(**spent) for name, spent in known.get("stages", {}).items()}
         self._peak = float(known.get("peak_rss_mb", 0.0))
 
     def stage(self, name: str, work: Callable[[], T], *, summary: Path | None = None) -> T:
         """Do a stage and count its time. `summary` is that of its training run, whose seconds include what checkpoints know."""
-        began, before = time.monotonic(), self._spent.get(name, Spent(seconds=0.0, done=False))
+        began, before = time.monotonic(), self._spent.get(name, RunningTotal(seconds=0.0, done=False))
         done = False
         try:
             result = work()
@@ -56,7 +56,7 @@ class Clock:
             seconds = max(before.seconds, own) if before.done else before.seconds + own
             if summary is not None and summary.exists():
                 seconds = max(seconds, float(json.loads(summary.read_text())["seconds"]))
-            self._spent[name] = Spent(seconds=seconds, done=done or before.done)
+            self._spent[name] = RunningTotal(seconds=seconds, done=done or before.done)
             self._peak = max(self._peak, peak_rss_mb())
             if self._world.is_main:
                 self._write()

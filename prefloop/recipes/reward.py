@@ -6,7 +6,7 @@ from prefloop.algorithms import reward as training
 from prefloop.configs.reward import RewardConfig
 from prefloop.evaluation.evaluate import evaluate_reward_model
 from prefloop.evaluation.json_files import encode, write_json
-from prefloop.evaluation.parts import Chosen, measured_data
+from prefloop.evaluation.parts import MeasuredPart, measured_data
 from prefloop.evaluation.tables import reward_model_lines
 from prefloop.loop.inputs import comparisons, store_of
 from prefloop.losses.reward_model import REWARD_LOSSES
@@ -46,7 +46,12 @@ def train_and_measure(config: RewardConfig) -> Path:
     )
     known = len(inputs.train) + len(heldout)
     measured = measured_data(
-        "comparisons", data.source, inputs.read, Chosen(part="heldout"), measured=len(heldout), known=known
+        "comparisons",
+        data.source,
+        inputs.read,
+        MeasuredPart(part="heldout"),
+        measured=len(heldout),
+        known=known,
     )
     if world.is_main:
         write_json(Path(config.run.out) / "heldout.json", {**encode(quality), "data": encode(measured)})

@@ -33,7 +33,7 @@ GIVEN_LR = 5e-7
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
+class RoundPlan:
     """The settings of one round."""
 
     number: int
@@ -73,9 +73,9 @@ def first_policy(plan: Plan) -> str:
     return plan.sample.model
 
 
-def turns(config: RoundsConfig, plan: Plan) -> tuple[Turn, ...]:
+def turns(config: RoundsConfig, plan: Plan) -> tuple[RoundPlan, ...]:
     """Every round's settings, each starting from the policy of the round before."""
-    result: list[Turn] = []
+    result: list[RoundPlan] = []
     start = first_policy(plan)
     for number in range(1, config.rounds + 1):
         folder = plan.project / f"round-{number}"
@@ -97,7 +97,7 @@ def turns(config: RoundsConfig, plan: Plan) -> tuple[Turn, ...]:
             policy = replace(policy, reward_model=str(folder / "reward" / "final"), sampling=sampling)
         if config.lr:
             policy = replace(policy, optim=replace(policy.optim, lr=config.lr))
-        turn = Turn(
+        turn = RoundPlan(
             number=number,
             start=start,
             sample=replace(
@@ -115,7 +115,7 @@ def turns(config: RoundsConfig, plan: Plan) -> tuple[Turn, ...]:
     return tuple(result)
 
 
-def _for_people(turn: Turn) -> Turn:
+def _for_people(turn: RoundPlan) -> RoundPlan:
     """The round that reads what people said, in small batches, for they say less."""
 
     def read(data: Data) -> Data:
@@ -169,7 +169,7 @@ def loop(config: RoundsConfig, plan: Plan, clock: Clock, world: World, *, comman
     )
 
 
-def _one(config: RoundsConfig, turn: Turn, feedback: Feedback, clock: Clock, world: World) -> None:
+def _one(config: RoundsConfig, turn: RoundPlan, feedback: Feedback, clock: Clock, world: World) -> None:
     """One round's stages."""
     name, project = f"round {turn.number}", Path(turn.reward.run.out)
     clock.stage(f"{name}: sample", lambda: sample_completions(turn.sample))

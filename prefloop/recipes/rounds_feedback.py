@@ -36,7 +36,7 @@ ARENA = "arena"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Who:
+class PairAnnotator:
     """Somebody who judges any pairs on demand."""
 
     register: Callable[[Store], int]
@@ -53,7 +53,7 @@ class Feedback:
     """Given the round and the policy that was sampled; done again it adds what is missing."""
     filters: Filters
     """Whose comparisons they are."""
-    arena: tuple[Who, ...]
+    arena: tuple[PairAnnotator, ...]
     """Who compares the rounds' policies with each other; nobody where nobody judges on demand."""
 
 
@@ -85,7 +85,7 @@ def feedback_of(config: RoundsConfig, plan: Plan, gold: Callable[[Prompt, str], 
     return Feedback(compare=compare, filters=Filters(kinds=(kind,)), arena=(who,))
 
 
-def _simulated(config: RoundsConfig, plan: Plan, gold: Callable[[Prompt, str], float]) -> Who:
+def _simulated(config: RoundsConfig, plan: Plan, gold: Callable[[Prompt, str], float]) -> PairAnnotator:
     annotator = SimulatedAnnotator(
         name=ANNOTATOR,
         utility=gold,
@@ -100,7 +100,7 @@ def _simulated(config: RoundsConfig, plan: Plan, gold: Callable[[Prompt, str], f
         made = label_items(store, annotator, items)
         print(f"compare: {sum(made.choices.values())} judgements by {ANNOTATOR}")
 
-    return Who(
+    return PairAnnotator(
         register=lambda store: store.add_annotator(
             ANNOTATOR, kind="simulated", settings=annotator.settings()
         ),
@@ -108,7 +108,7 @@ def _simulated(config: RoundsConfig, plan: Plan, gold: Callable[[Prompt, str], f
     )
 
 
-def _judge(config: RoundsConfig, project: Path) -> Who:
+def _judge(config: RoundsConfig, project: Path) -> PairAnnotator:
     """An AI judge of pairs, by the settings in the file."""
     settings = read_scorer(f"{SCORER}{config.judge}")
     name = f"judge:{settings.called}"
@@ -133,7 +133,7 @@ def _judge(config: RoundsConfig, project: Path) -> Who:
                 f"the judge stopped: {report.stopped or '; '.join(report.problems)}; what it said is kept, go on with --resume true"
             )
 
-    return Who(
+    return PairAnnotator(
         register=lambda store: store.add_annotator(name, kind="ai", settings=judge.identity()), label=label
     )
 
@@ -225,7 +225,7 @@ def _best_over_worst(
 
 
 def judge_arena(
-    store: Store, who: Who, policies: Sequence[str], *, round: int, heldout: float, prompts: int
+    store: Store, who: PairAnnotator, policies: Sequence[str], *, round: int, heldout: float, prompts: int
 ) -> None:
     """Compare the first sample of every policy with that of each other one, on held-out prompts, as pairs of a round of their own."""
     firsts: dict[Prompt, list[tuple[int, str]]] = {}

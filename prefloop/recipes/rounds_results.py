@@ -44,7 +44,7 @@ EVALUATION_SEED = 1_000_003
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Round:
+class RoundRow:
     """A row of the table. What was not measured is None."""
 
     number: int
@@ -76,7 +76,7 @@ class RoundResults:
 
     prompts: tuple[Prompt, ...]
     policies: PolicyResults
-    rounds: tuple[Round, ...]
+    rounds: tuple[RoundRow, ...]
     quality: RewardModelQuality | None
     """Of the last reward model."""
     arena: tuple[Leaderboard, ...]
@@ -211,11 +211,11 @@ def _rounds(
     qualities: Sequence[RewardModelQuality | None],
     boards: Sequence[Leaderboard],
     feedback: Feedback,
-) -> tuple[Round, ...]:
+) -> tuple[RoundRow, ...]:
     """The table."""
     gold = [_gold(measured, place) for place in range(len(policies))]
     ratings = _ratings(plan, policies, boards)
-    rows: list[Round] = []
+    rows: list[RoundRow] = []
     with Store.open(plan.sample.store) as store:
         for number, summary in enumerate(measured.policies):
             later, known = number > 0, len(gold[number]) > 0
@@ -226,7 +226,7 @@ def _rounds(
             proxy = _gain(scores[number - 1], number) if later else None
             truth = _gain(dict(enumerate(gold)), number) if later and known else None
             rows.append(
-                Round(
+                RoundRow(
                     number=number,
                     labels=labels,
                     accuracy=quality.accuracy if quality else None,
@@ -282,7 +282,7 @@ HEADINGS = (
 )
 
 
-def rounds_table(rounds: Sequence[Round]) -> str:
+def rounds_table(rounds: Sequence[RoundRow]) -> str:
     """A line a round; columns that no round has are left out."""
 
     def cell(value: Estimate | None, *, share: bool = False) -> str:
@@ -384,7 +384,7 @@ def _relative(policy: Any, project: Path) -> Any:
     return replace(policy, checkpoint=str(folder.relative_to(project))) if inside else policy
 
 
-def _sentence(row: Round) -> str:
+def _sentence(row: RoundRow) -> str:
     """A round in words, for the report."""
     parts = [f"Round {row.number}: {row.labels} comparisons"]
     if row.accuracy is not None:

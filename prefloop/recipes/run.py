@@ -162,7 +162,7 @@ def _compare(plan: Plan, annotator: SimulatedAnnotator) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Results:
+class EvaluationResults:
     """What evaluation found."""
 
     prompts: tuple[Prompt, ...]
@@ -171,7 +171,7 @@ class Results:
     best_of: tuple[BestOf, ...]
 
 
-def _evaluate(plan: Plan, annotator: SimulatedAnnotator, world: World) -> Results:
+def _evaluate(plan: Plan, annotator: SimulatedAnnotator, world: World) -> EvaluationResults:
     """Every policy on the same held-out prompts; the reward model on the comparisons of held-out prompts."""
     heldout, by_people = plan.reward.data.heldout, plan.settings.annotator == "studio"
     with Store.open(plan.sample.store) as store:
@@ -215,7 +215,7 @@ def _evaluate(plan: Plan, annotator: SimulatedAnnotator, world: World) -> Result
         best_of = best_of_n_curve(
             policies["sft"], reward_model, some, setting(plan.best_of), gold=plan.gold.utility
         )
-    return Results(prompts=prompts, policies=results, quality=quality, best_of=best_of)
+    return EvaluationResults(prompts=prompts, policies=results, quality=quality, best_of=best_of)
 
 
 EVALUATION_SEED = 1_000_003
@@ -223,7 +223,7 @@ EVALUATION_SEED = 1_000_003
 BEST_OF_PROMPTS = 100
 
 
-def _write(plan: Plan, results: Results, clock: Clock) -> Path:
+def _write(plan: Plan, results: EvaluationResults, clock: Clock) -> Path:
     """summary.json, evaluation.json and report.html."""
     project = plan.project
     with Store.open(plan.sample.store) as store:
@@ -278,7 +278,7 @@ def _command(plan: Plan) -> str:
     return " ".join(words)
 
 
-def _print_results(results: Results, clock: Clock, report: Path) -> None:
+def _print_results(results: EvaluationResults, clock: Clock, report: Path) -> None:
     """The tables a user waits for."""
     print(f"\nreward model, held-out prompts: {reward_model_lines(results.quality)}\n")
     print(policy_table(results.policies.policies))

@@ -1,12 +1,12 @@
 """Sampling completions, scoring them, and putting both together as rollouts."""
 
-from prefloop.rollout.draw import Drawn, draw, row_uniforms
+from prefloop.rollout.draw import DrawnTokens, draw, row_uniforms
 from prefloop.rollout.rollout import Rollout, make_rollout
 from prefloop.rollout.sampler import Sampled, check_prompts, sample
 from prefloop.rollout.scorers import Scorer, checked, load_function, score
 
 __all__ = [
-    "Drawn",
+    "DrawnTokens",
     "Rollout",
     "Sampled",
     "Scorer",

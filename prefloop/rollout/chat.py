@@ -36,7 +36,7 @@ def chat(config: ChatConfig) -> None:
     # One completion at a time has nothing to pack, and decoding wants the model's own attention.
     policy = load_policy(config.model, replace(config.compute, attention="padded"))
     say_what_is_not_taken(policy.model, config.sampling)
-    talk = Talk(config, policy, tokenizer, sys.stdout)
+    talk = OpenChat(config, policy, tokenizer, sys.stdout)
     interactive = sys.stdin.isatty()
     if interactive:
         way = "a chat" if talk.remembers else "no chat template: it goes on from each line"
@@ -65,7 +65,7 @@ def _lines(interactive: bool) -> Iterator[str]:
             return
 
 
-class Talk:
+class OpenChat:
     """What was said so far, and how answers are drawn."""
 
     def __init__(

@@ -36,7 +36,7 @@ _UNSET = (None, False, 1, 0, [], {})
 """Values that ask for nothing: one answer, not streamed, without penalties."""
 
 
-class Answers:
+class AnsweringPolicy:
     """A loaded policy that answers messages, one request at a time."""
 
     def __init__(self, model: str, compute: Compute) -> None:
@@ -108,7 +108,7 @@ def _read(request: Mapping[str, Any]) -> tuple[tuple[Message, ...], Sampling, in
     return messages, sampling, seed
 
 
-def make_server(answers: Answers, *, key: str = "", port: int = 0) -> ThreadingHTTPServer:
+def make_server(answers: AnsweringPolicy, *, key: str = "", port: int = 0) -> ThreadingHTTPServer:
     """A server on 127.0.0.1, not running yet."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     given = parser.parse_args(arguments)
     try:
-        answers = Answers(given.model, Compute(device=given.device, attention="padded"))
+        answers = AnsweringPolicy(given.model, Compute(device=given.device, attention="padded"))
         weights = weights_sha256(given.model)
     except InputError as error:
         print(error, file=sys.stderr)

@@ -25,7 +25,7 @@ _BLOCK = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn:
+class DrawnTokens:
     """One token for every row, and what the model thought of it."""
 
     tokens: Int64[Tensor, " B"]
@@ -55,7 +55,7 @@ def draw(
     temperature: float,
     top_k: int = 0,
     top_p: float = 1.0,
-) -> Drawn:
+) -> DrawnTokens:
     """One token a row from softmax(logits / temperature), cut to the top-k and then the top-p tokens if asked, and renormalised.
 
     `uniforms` are float64 in [0, 1). A temperature of 0 takes the most probable token. Top-k keeps exactly k tokens; top-p keeps the smallest
@@ -80,7 +80,7 @@ def draw(
         raise InputError(
             f"the model's logits are NaN or infinite in {bad} of {len(logprobs)} rows; its weights are unusable: take an earlier checkpoint"
         )
-    return Drawn(tokens=tokens, logprobs=logprobs)
+    return DrawnTokens(tokens=tokens, logprobs=logprobs)
 
 
 def inverse_cdf(weights: Float[Tensor, "B V"], uniforms: Float[Tensor, " B"]) -> Int64[Tensor, " B"]:

@@ -53,7 +53,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Written:
+class EndedCompletions:
     """Each prompt with its completions as text, all of which have ended."""
 
     prompts: Sequence[Prompt]
@@ -74,7 +74,7 @@ class Written:
         return [(prompt, texts, [True] * len(texts)) for prompt, texts in pairs]
 
 
-Asked = Drawn | Written
+Asked = Drawn | EndedCompletions
 
 
 def _pairs(asked: Asked) -> tuple[list[Prompt], list[str]]:
@@ -83,7 +83,7 @@ def _pairs(asked: Asked) -> tuple[list[Prompt], list[str]]:
     return [p for p, texts, _ in written for _ in texts], [text for _, texts, _ in written for text in texts]
 
 
-class Part(Protocol):
+class EnsembleMember(Protocol):
     """A scorer of its own."""
 
     @property
@@ -195,7 +195,7 @@ class EnsembleScorer:
     have in common is an order, not a scale. Log-ratios and functions have no moments and count as they are.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[EnsembleMember, ...]
     rules: Combining
     normalise: bool
     """Whether a single scorer's scores are normalised too."""
@@ -269,11 +269,11 @@ class EnsembleScorer:
         budgets: tuple[int, int] | None = None,
     ) -> Float[Tensor, " B"]:
         """Scores of several completions of each prompt, prompt after prompt; what is over the budgets of tokens is cut."""
-        return self.combine(self.members_of(Written(prompts=prompts, texts=texts, budgets=budgets)))
+        return self.combine(self.members_of(EndedCompletions(prompts=prompts, texts=texts, budgets=budgets)))
 
     def members(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Float[Tensor, "M B"]:
         """Every member's score of one completion of each prompt."""
-        return self.members_of(Written(prompts=prompts, texts=[[text] for text in completions]))
+        return self.members_of(EndedCompletions(prompts=prompts, texts=[[text] for text in completions]))
 
     def disagreement(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         """Standard deviation of each completion's scores over members: where it is large, a label teaches most."""
@@ -284,7 +284,7 @@ class EnsembleScorer:
         return self.combine(self.members(prompts, completions)).tolist()
 
 
-def _load_part(name: Named, rules: Combining, compute: Compute, loaded: RewardModel | None) -> Part:
+def _load_part(name: Named, rules: Combining, compute: Compute, loaded: RewardModel | None) -> EnsembleMember:
     tokenizer = load_tokenizer(name.name, trust_remote_code=compute.trust_remote_code)
     if name.kind == "model":
         model = loaded or load_reward_model(name.name, compute)

@@ -40,7 +40,7 @@ _chosen: Library = "usual"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class MatrixProducts:
     """What multiplies large matrices, and why."""
 
     library: Library
@@ -110,7 +110,7 @@ def _by(library: Library) -> Iterator[None]:
         settings.fp32_precision = before
 
 
-def choose() -> Choice:
+def choose() -> MatrixProducts:
     """Decide for this process, by the environment, by what was measured here before, or by measuring, and say why.
 
     A measurement is kept in the user's cache folder: a run that is repeated or goes on computes with the same library, to the bit.
@@ -128,17 +128,19 @@ def leave() -> None:
     _chosen = "usual"
 
 
-def _decided() -> Choice:
+def _decided() -> MatrixProducts:
     given = os.environ.get(VARIABLE, "")
     if given == "usual" or given == "onednn":
-        return Choice(library=given, reason=f"{VARIABLE}={given}")
+        return MatrixProducts(library=given, reason=f"{VARIABLE}={given}")
     if _setting() is None or not torch.backends.mkldnn.is_available():
-        return Choice(library="usual", reason="this PyTorch is older than 2.9 or was built without oneDNN")
+        return MatrixProducts(
+            library="usual", reason="this PyTorch is older than 2.9 or was built without oneDNN"
+        )
     file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefloop" / "matmul.json"
     where = f"{platform.node()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     known = _read(file)
     if where in known:
-        return Choice(
+        return MatrixProducts(
             library="onednn" if known[where]["library"] == "onednn" else "usual",
             reason=known[where]["reason"],
         )
@@ -160,7 +162,7 @@ def _read(file: Path) -> dict[str, dict[str, str]]:
     return found if isinstance(found, dict) else {}
 
 
-def measured(repeats: int = 7) -> Choice:
+def measured(repeats: int = 7) -> MatrixProducts:
     """Time both on one product, in turns, and compare their errors with float64. About 0.2 s."""
     rows, inner, columns = SHAPE
     generator = torch.Generator().manual_seed(0)
@@ -178,11 +180,11 @@ def measured(repeats: int = 7) -> Choice:
     return decide(seconds, errors)
 
 
-def decide(seconds: dict[str, float], errors: dict[str, float]) -> Choice:
+def decide(seconds: dict[str, float], errors: dict[str, float]) -> MatrixProducts:
     """oneDNN where it keeps float32's accuracy and is clearly faster."""
     if errors["onednn"] > ERROR * errors["usual"]:
         why = f"oneDNN's error is {errors['onednn']:.1e}, float32's {errors['usual']:.1e}"
-        return Choice(library="usual", reason=why)
+        return MatrixProducts(library="usual", reason=why)
     faster = seconds["usual"] / seconds["onednn"]
     why = f"oneDNN is {faster:.2f} times as fast on a large product, error {errors['onednn']:.1e} for {errors['usual']:.1e}"
-    return Choice(library="onednn" if faster >= FASTER else "usual", reason=why)
+    return MatrixProducts(library="onednn" if faster >= FASTER else "usual", reason=why)

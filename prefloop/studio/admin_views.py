@@ -21,7 +21,7 @@ _Task, _Assignment, _Judgement = studio_models.Task, studio_models.Assignment, m
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Round:
+class LoopRound:
     """One turn of the loop."""
 
     number: int
@@ -31,12 +31,12 @@ class Round:
     strategies: Mapping[str, int]
     judgements: Mapping[str, int]
     """Kind of annotator -> how many."""
-    runs: tuple["TrainingRun", ...]
+    runs: tuple["RunOnJudgements", ...]
     """What was trained on judgements of this round."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingRun:
+class RunOnJudgements:
     """A run that read judgements."""
 
     id: int
@@ -91,7 +91,7 @@ def excerpt(text: object, length: int = 160) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
-def rounds(studio: Studio) -> list[Round]:
+def rounds(studio: Studio) -> list[LoopRound]:
     """Every turn of the loop: what was sampled, asked, judged and trained."""
     item, slot, completion = models.Item, models.ItemCompletion, models.Completion
     with studio.read() as session:
@@ -122,7 +122,7 @@ def rounds(studio: Studio) -> list[Round]:
         ):
             said.setdefault(number, {})[kind] = count
         member, link, run = models.ExportJudgement, models.TrainingRunExport, models.TrainingRun
-        trained: dict[int, list[TrainingRun]] = {}
+        trained: dict[int, list[RunOnJudgements]] = {}
         made = dict(
             session.execute(
                 select(models.Checkpoint.training_run_id, models.Checkpoint.name)
@@ -140,7 +140,7 @@ def rounds(studio: Studio) -> list[Round]:
             .order_by(run.id)
         ):
             trained.setdefault(number, []).append(
-                TrainingRun(
+                RunOnJudgements(
                     id=row.id,
                     stage=row.stage,
                     status=row.status,
@@ -153,7 +153,7 @@ def rounds(studio: Studio) -> list[Round]:
                 )
             )
     return [
-        Round(
+        LoopRound(
             number=number,
             policies=tuple(policies.get(number, ())),
             items=sum(strategies[number].values()),

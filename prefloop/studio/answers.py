@@ -59,7 +59,7 @@ def judgement(
     unknown = [flag for flag in answer.flags if flag not in settings.flags]
     if unknown or len(set(answer.flags)) != len(answer.flags):
         raise InputError(f"flags must be of {', '.join(settings.flags) or 'none'}, each once")
-    if (answer.choice == "edited") > bool(answer.edited.strip()):
+    if answer.choice == "edited" and not answer.edited.strip():
         raise InputError("edited is empty; write the better reply, or say that this one is good")
     _check_side(answer)
     choice: Choice = _OTHERS.get(answer.choice, "a")

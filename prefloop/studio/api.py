@@ -25,9 +25,9 @@ from prefloop.studio.values import (
     Answer,
     Assignment,
     Past,
-    Progress,
     Project,
     ProjectKind,
+    ProjectProgress,
     ProjectSettings,
     Scale,
 )
@@ -268,7 +268,7 @@ def _past_out(past: Past, render: str) -> PastOut:
     )
 
 
-def _project_out(project: Project, progress: Progress, *, everything: bool) -> ProjectOut:
+def _project_out(project: Project, progress: ProjectProgress, *, everything: bool) -> ProjectOut:
     settings = asdict(project.settings)
     if not everything:
         settings.pop("gold_share")

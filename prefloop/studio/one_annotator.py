@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from prefloop.data.store import Filters, models, studio_models
 from prefloop.errors import InputError
-from prefloop.feedback.agreement import AnnotatorFigures, Answer, Share, agreement_matrix, figures
+from prefloop.feedback.agreement import AnnotatorFigures, PairChoice, Share, agreement_matrix, figures
 from prefloop.feedback.judged import JudgedItem, pair_labels, read_judged
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound
@@ -86,7 +86,7 @@ def _figures(
     if name not in names:
         return None, ()
     answers = [
-        Answer(
+        PairChoice(
             annotator=each.annotator,
             item=each.item,
             choice=each.choice,

@@ -19,8 +19,8 @@ from prefloop.studio.values import (
     GOLD_OVERLAP,
     ITEM_KIND,
     NotFound,
-    Progress,
     Project,
+    ProjectProgress,
     ProjectSettings,
     Scale,
     State,
@@ -186,9 +186,9 @@ def _check_items(session: Session, project: Project, items: Sequence[int]) -> No
             )
 
 
-def progress(session: Session, projects: Iterable[int]) -> dict[int, Progress]:
+def progress(session: Session, projects: Iterable[int]) -> dict[int, ProjectProgress]:
     """How far each project is."""
-    found: dict[int, Progress] = {}
+    found: dict[int, ProjectProgress] = {}
     ids = list(projects)
     plain = _Task.gold == ""
     tasks = {
@@ -217,7 +217,7 @@ def progress(session: Session, projects: Iterable[int]) -> dict[int, Progress]:
         items, wanted, taken, gold = tasks.get(project, (0, 0, 0, 0))
         of = states.get(project, {})
         running = of.get("leased", 0)
-        found[project] = Progress(
+        found[project] = ProjectProgress(
             items=items,
             wanted=wanted,
             submitted=of.get("submitted", 0),

@@ -24,7 +24,7 @@ STEPS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class TwoAnnotators:
     """Two annotators in the heat map."""
 
     share: float | None
@@ -38,7 +38,7 @@ class Quality:
     """What the page shows."""
 
     people: tuple[str, ...]
-    cells: tuple[tuple[Cell, ...], ...]
+    cells: tuple[tuple[TwoAnnotators, ...], ...]
     raw: Agreement | None
     alpha: Agreement | None
     ceiling: tuple[float, float] | None
@@ -78,7 +78,7 @@ def _agreement(
     studio: Studio, judged: Sequence[JudgedItem]
 ) -> tuple[
     tuple[str, ...],
-    tuple[tuple[Cell, ...], ...],
+    tuple[tuple[TwoAnnotators, ...], ...],
     Agreement | None,
     Agreement | None,
     tuple[float, float] | None,
@@ -92,7 +92,7 @@ def _agreement(
     known = logins(studio)
     cells = tuple(
         tuple(
-            Cell(
+            TwoAnnotators(
                 share=float(share) if math.isfinite(share) else None,
                 common=int(count),
                 shade=min(STEPS - 1, int(STEPS * share)) if math.isfinite(share) else 0,

@@ -17,8 +17,8 @@ from prefloop.studio.values import (
     Answer,
     Assignment,
     Past,
-    Progress,
     Project,
+    ProjectProgress,
     ProjectSettings,
     Receipt,
     State,
@@ -122,7 +122,7 @@ class Studio:
                 random=self.random,
             )
 
-    def progress(self, ids: Sequence[int] | None = None) -> dict[int, Progress]:
+    def progress(self, ids: Sequence[int] | None = None) -> dict[int, ProjectProgress]:
         """How far projects are, by id; all of them if none are named."""
         with self.read() as session:
             if ids is None:

@@ -237,7 +237,7 @@ class Past:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class ProjectProgress:
     """How far a project is. Items whose answer is known count in none of the numbers but `gold`."""
 
     items: int

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from prefloop.errors import InputError
 from prefloop.text.groups import Group
-from prefloop.text.script import Opening, Part, Script
-from prefloop.text.template import Conventions, Turn, conventions
+from prefloop.text.script import Opening, Script, TextSpan
+from prefloop.text.template import AssistantTurn, Conventions, conventions
 from prefloop.text.tokens import encode_after, encode_continuations, encode_texts
 
 if TYPE_CHECKING:
@@ -139,11 +139,11 @@ def _completed(draft: Draft, spoken: Iterable[Spoken | InputError]) -> Draft | I
 def _encode_completions(
     tokenizer: "PreTrainedTokenizerBase",
     contexts: Sequence[Sequence[int]],
-    completions: Sequence[tuple[Part, ...]],
+    completions: Sequence[tuple[TextSpan, ...]],
 ) -> list[Spoken | InputError]:
     """Tokens of completions; `contexts` are the prompts' tokens before them."""
     known = conventions(tokenizer)
-    marker = known.turn.stop_text if isinstance(known.turn, Turn) else ""
+    marker = known.turn.stop_text if isinstance(known.turn, AssistantTurn) else ""
     others = encode_after(
         tokenizer, marker, [part.text for parts in completions for part in parts if not part.trained]
     )

@@ -38,7 +38,7 @@ from prefloop.text.script import (
     write_opening,
     write_steps,
 )
-from prefloop.text.template import Turn, conventions
+from prefloop.text.template import AssistantTurn, conventions
 from prefloop.text.tokens import BATCH, check_unicode, decode, encode_texts
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def with_trained_stops(
     if len(known.stops) == 1:
         return group
     stop = known.end
-    if isinstance(known.turn, Turn) and not isinstance(prompt.content, str):
+    if isinstance(known.turn, AssistantTurn) and not isinstance(prompt.content, str):
         stop = known.turn.stop
     completions = tuple(
         [*ids[:-1], stop] if end and ids[-1] in known.stops else ids

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from prefloop.errors import InputError
 from prefloop.records import Conversation, Message, Prompt
 from prefloop.text.chat import check_answered, check_written, escape, parting, render, write_messages
-from prefloop.text.template import Conventions, Turn, conventions
+from prefloop.text.template import AssistantTurn, Conventions, conventions
 from prefloop.text.tokens import check_unicode
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ drew behind the generation prompt is a turn as well where that is possible; else
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class TextSpan:
     """A stretch of a completion."""
 
     text: str
@@ -51,7 +51,7 @@ class Script:
     """A prompt and its completions as text."""
 
     opening: Opening
-    completions: tuple[tuple[Part, ...], ...]
+    completions: tuple[tuple[TextSpan, ...], ...]
 
 
 def write_opening(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> Opening:
@@ -87,7 +87,7 @@ def write_completions(
     if isinstance(prompt.content, str):
         opening = write_opening(tokenizer, prompt)
         parts = [
-            (Part(text=text, stop=(known.end,) if stops else (), trained=True),)
+            (TextSpan(text=text, stop=(known.end,) if stops else (), trained=True),)
             for text, stops in zip(texts, ended, strict=True)
         ]
         return Script(opening=opening, completions=tuple(parts))
@@ -98,7 +98,7 @@ def write_completions(
         if stops:
             said = _answer(tokenizer, known, opening.text, messages, text, origin)
         else:
-            said = Part(text=_unfinished(_turn_of(known), text, origin), stop=(), trained=True)
+            said = TextSpan(text=_unfinished(_turn_of(known), text, origin), stop=(), trained=True)
         parts.append((said,))
     return Script(opening=opening, completions=tuple(parts))
 
@@ -110,7 +110,7 @@ def _answer(
     messages: Sequence[Mapping[str, Any]],
     text: str,
     origin: Origin,
-) -> Part:
+) -> TextSpan:
     """An answer that ended."""
     turn, message = _turn_of(known), {"role": "assistant", "content": text}
     try:
@@ -120,10 +120,10 @@ def _answer(
         if origin == "written":
             raise
         stop = turn.stop
-    return Part(text=text, stop=(stop,), trained=True)
+    return TextSpan(text=text, stop=(stop,), trained=True)
 
 
-def _unfinished(turn: Turn, text: str, origin: Origin) -> str:
+def _unfinished(turn: AssistantTurn, text: str, origin: Origin) -> str:
     """An answer that goes on, behind what the template writes before one.
 
     What was drawn already holds that: the policy wrote its own thought. Only white space may be lacking, since whoever
@@ -157,8 +157,8 @@ def write_steps(
         )
     texts[0] = before + texts[0]
     texts[-1] += after
-    parts = [Part(text=text, stop=(), trained=True, at_end=True) for text in texts[:-1]]
-    last = Part(text=texts[-1], stop=whole.stop, trained=True, at_end=True)
+    parts = [TextSpan(text=text, stop=(), trained=True, at_end=True) for text in texts[:-1]]
+    last = TextSpan(text=texts[-1], stop=whole.stop, trained=True, at_end=True)
     return Script(opening=script.opening, completions=((*parts, last),))
 
 
@@ -190,11 +190,11 @@ def write_conversation(tokenizer: "PreTrainedTokenizerBase", conversation: Conve
         if place == turns[0]:
             opening = prompt
         elif last.startswith(prompt):
-            parts.append(Part(text=prompt[len(so_far) :], stop=(), trained=False))
+            parts.append(TextSpan(text=prompt[len(so_far) :], stop=(), trained=False))
         else:
             raise _rewritten(place)
         text, (stop_text, stop) = _turn_text(known, turn, prompt, whole, messages[place])
-        parts.append(Part(text=text, stop=(stop,), trained=True))
+        parts.append(TextSpan(text=text, stop=(stop,), trained=True))
         so_far = prompt + text + stop_text
         if place != turns[-1] and not last.startswith(so_far):
             raise _rewritten(place)
@@ -211,7 +211,7 @@ def _rewritten(place: int) -> InputError:
     )
 
 
-def _turn_of(known: Conventions) -> Turn:
+def _turn_of(known: Conventions) -> AssistantTurn:
     if isinstance(known.turn, str):
         raise InputError(known.turn)
     return known.turn
@@ -227,7 +227,7 @@ def _written(
 
 
 def _turn_text(
-    known: Conventions, turn: Turn, prompt: str, whole: str, message: Mapping[str, Any]
+    known: Conventions, turn: AssistantTurn, prompt: str, whole: str, message: Mapping[str, Any]
 ) -> tuple[str, tuple[str, int]]:
     """What the template wrote of an assistant's message after the generation prompt, up to its stop token; and that token.
 

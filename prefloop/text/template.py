@@ -21,7 +21,7 @@ _USER, _ASSISTANT, _NEXT = "Wqzu", "Xqzk", "Yqzj"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
+class AssistantTurn:
     """How a template writes an assistant's turn after the generation prompt: prefix, content, suffix, stop."""
 
     generation: str
@@ -57,7 +57,7 @@ class Conventions:
     """Finds the text of control tokens: special tokens, and what ends and opens an assistant's turn."""
     control_ids: frozenset[int]
     """Those tokens, but for the one that stands for unknown characters: text may have it."""
-    turn: Turn | str
+    turn: AssistantTurn | str
     """How its template writes a turn, or why chats cannot be written."""
     stops: tuple[int, ...]
     """Tokens that end a completion: the end token, the template's end of turn, and what the model's files name besides."""
@@ -99,10 +99,10 @@ def _find_conventions(tokenizer: "PreTrainedTokenizerBase", declared: Sequence[i
     added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values()}
     added |= {str(token): True for token in tokenizer.all_special_tokens}
     turn = _find_turn(tokenizer, [token for token in added if not token.isspace()], end)
-    ends = [turn.stop] if isinstance(turn, Turn) else []
+    ends = [turn.stop] if isinstance(turn, AssistantTurn) else []
     texts = {id: str(tokenizer.convert_ids_to_tokens(id)) for id in dict.fromkeys((*ends, end, *declared))}
     control = {token for token, special in added.items() if special} | set(texts.values())
-    if isinstance(turn, Turn):
+    if isinstance(turn, AssistantTurn):
         control |= {turn.stop_text, turn.opening} - {""}
     start = _start(tokenizer)
     first = tokenizer.bos_token_id if isinstance(tokenizer.bos_token_id, int) else end
@@ -134,7 +134,7 @@ def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     )
 
 
-def _find_turn(tokenizer: "PreTrainedTokenizerBase", added: Sequence[str], end: int) -> Turn | str:
+def _find_turn(tokenizer: "PreTrainedTokenizerBase", added: Sequence[str], end: int) -> AssistantTurn | str:
     """Have the template write a small chat and find the parts of the assistant's turn around its content."""
     user = {"role": "user", "content": _USER}
     assistant = {"role": "assistant", "content": _ASSISTANT}
@@ -165,7 +165,7 @@ def _find_turn(tokenizer: "PreTrainedTokenizerBase", added: Sequence[str], end: 
         stop = stop if stop and not tail[: stop.start()].strip() else None
     generation = prompt[parting(bare, prompt) :]
     opening = _any_of(added).search(generation)
-    return Turn(
+    return AssistantTurn(
         generation=generation,
         prefix=prefix,
         suffix=tail[: stop.start()] if stop else "",

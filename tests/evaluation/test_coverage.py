@@ -27,7 +27,7 @@ from prefloop.evaluation.reward_model_quality import (
     reward_model_quality,
 )
 from prefloop.evaluation.text_statistics import text_statistics
-from prefloop.evaluation.win_rate import Judgement, win_matrix_of_judgements, win_rate_of_verdicts
+from prefloop.evaluation.win_rate import PairVerdict, win_matrix_of_judgements, win_rate_of_verdicts
 from prefloop.feedback.gold import TermModel, _accuracy
 from prefloop.records import Prompt
 from prefloop.rollout import Rollout
@@ -275,7 +275,7 @@ def test_verdicts_and_best_of_n_are_covered() -> None:  # E3
             verdicts = np.where(alike(random) > 0, "a", "b").tolist()
             prompts = [str(i // EACH) for i in range(len(verdicts))]
             judgements = [
-                Judgement(first="ppo", second="sft", verdict=verdict, prompt=prompt)
+                PairVerdict(first="ppo", second="sft", verdict=verdict, prompt=prompt)
                 for verdict, prompt in zip(verdicts, prompts, strict=True)
             ]
             rate = win_matrix_of_judgements(judgements).rate("ppo", "sft")

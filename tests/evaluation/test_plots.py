@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate
 from prefloop.evaluation.plots import (
+    PlotRow,
     Point,
     Reference,
-    Row,
     bar_chart,
     category_chart,
     interval_chart,
@@ -58,7 +58,9 @@ def texts(root: ElementTree.Element) -> str:
 
 def every_chart(label: str, values: list[float]) -> list[str]:
     """One of each kind with these numbers in it."""
-    rows = [Row(label=label, estimate=estimate(v, v - 0.1, v + 0.2), slot=i) for i, v in enumerate(values)]
+    rows = [
+        PlotRow(label=label, estimate=estimate(v, v - 0.1, v + 0.2), slot=i) for i, v in enumerate(values)
+    ]
     x = list(range(len(values)))
     references = [Reference(value=0.5, label=label)]
     series = [Series(label=label, x=x, y=values, low=[v - 1 for v in values], high=[v + 1 for v in values])]
@@ -149,7 +151,7 @@ def test_many_points_are_thinned():
 
 def test_hover_says_the_numbers():
     svg = interval_chart(
-        [Row(label="ppo", estimate=estimate(0.81, 0.76, 0.86, n=200))],
+        [PlotRow(label="ppo", estimate=estimate(0.81, 0.76, 0.86, n=200))],
         title="t",
         x_label="x",
         percent_axis=True,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prefloop.errors import InputError
 from prefloop.evaluation.intervals import proportion_interval
 from prefloop.evaluation.win_rate import (
-    Judgement,
+    PairVerdict,
     Verdict,
     win_matrix,
     win_matrix_of_judgements,
@@ -76,7 +76,7 @@ def test_matrix_of_judgements_does_not_care_which_was_shown_first():
         ("dpo", "sft", "b"),
     ]
     judgements = [
-        Judgement(first=first, second=second, verdict=verdict, prompt=str(i))
+        PairVerdict(first=first, second=second, verdict=verdict, prompt=str(i))
         for i, (first, second, verdict) in enumerate(seen)
     ]
     matrix = win_matrix_of_judgements(judgements)

@@ -15,7 +15,7 @@ from prefloop.data.store import Conflict, Filters, Item, Store
 from prefloop.errors import InputError
 from prefloop.feedback.simulate import (
     SimulatedAnnotator,
-    Verdict,
+    SimulatedChoice,
     agreement_ceiling,
     judge,
     label_items,
@@ -39,7 +39,7 @@ def pair(number: int, a: str = "aaa", b: str = "b") -> Item:
     return Item(id=number, kind="pair", prompt=Prompt(content=f"p{number}"), completions=(a, b), round=0)
 
 
-def verdict(who: SimulatedAnnotator, item: Item) -> Verdict:
+def verdict(who: SimulatedAnnotator, item: Item) -> SimulatedChoice:
     return judge(who, item, [length(item.prompt, completion) for completion in item.completions])
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from prefloop.models import stretches
 from prefloop.models.attention import block_attention
 from prefloop.models.packing import pack
-from prefloop.models.stretches import Plan, attend, plan
+from prefloop.models.stretches import AttentionPlan, attend, plan
 from prefloop.text.groups import Group
 from tests.models.tiny import SAME_PROMPT, groups_with_prompts, random_groups
 
@@ -107,7 +107,7 @@ def test_coarse_weights_attend_in_float32() -> None:
     assert torch.equal(ours, wide.bfloat16())
 
 
-def queries_of(found: Plan) -> Iterator[int]:
+def queries_of(found: AttentionPlan) -> Iterator[int]:
     for one in found.stretches:
         yield from range(one.start, one.stop)
     for bucket in found.buckets:
@@ -136,4 +136,4 @@ def test_like_short_sequences_share_a_bucket() -> None:
     found = plan([((i * 20, i * 20 + 20),) for i in range(64)])
     assert not found.stretches
     assert len(found.buckets) == 1
-    assert plan([]) == Plan(stretches=(), buckets=())
+    assert plan([]) == AttentionPlan(stretches=(), buckets=())

@@ -24,7 +24,7 @@ from prefloop.feedback.judges import verdicts
 from prefloop.models.load import new_language_model, save_policy
 from prefloop.recipes import rounds, rounds_feedback, toy
 from prefloop.recipes.people import wait_for_people
-from prefloop.recipes.rounds_results import Round, _gain, rounds_table
+from prefloop.recipes.rounds_results import RoundRow, _gain, rounds_table
 from prefloop.recipes.run import run_recipe
 from prefloop.records import Completion, Prompt
 from prefloop.studio.service import Studio
@@ -226,7 +226,7 @@ def test_the_arena_compares_all_policies_on_first_samples_of_heldout_prompts(tmp
     policies = ("a", "b", "c")
     prompts = [Prompt(content=f"question {at}") for at in range(20)]
     seen: list[tuple[Prompt, tuple[str, ...]]] = []
-    who = rounds_feedback.Who(
+    who = rounds_feedback.PairAnnotator(
         register=lambda store: store.add_annotator("x", kind="simulated", settings={}),
         label=lambda store, id, items: seen.extend((each.prompt, each.completions) for each in items),
     )
@@ -288,7 +288,7 @@ def test_the_table_leaves_out_what_was_not_measured() -> None:
         ("accuracy", "gold", "wins_first", "wins_previous", "proxy_gain", "gold_gain", "gap", "rating")
     )
     rows = [
-        Round(number=n, labels=5 * n, kl=exactly(0.5 * n, 4), length=exactly(3.0, 4), **nothing)
+        RoundRow(number=n, labels=5 * n, kl=exactly(0.5 * n, 4), length=exactly(3.0, 4), **nothing)
         for n in range(2)
     ]
     assert rounds_table(rows).splitlines()[0].split() == ["round", "labels", "KL", "(nats)", "tokens"]

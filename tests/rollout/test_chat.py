@@ -15,7 +15,7 @@ from prefloop.errors import InputError
 from prefloop.models.load import load_policy
 from prefloop.records import Conversation, Message, Prompt
 from prefloop.rollout import chat as module
-from prefloop.rollout.chat import Talk
+from prefloop.rollout.chat import OpenChat
 from prefloop.text import encode_prompt, load_tokenizer
 from tests.tiny_project import make_model
 
@@ -45,7 +45,7 @@ class Asked:
             model=str(model), sampling=Sampling(max_new_tokens=TOKENS), compute=compute, system=system
         )
         self.tokenizer = load_tokenizer(model)
-        self.talk = Talk(config, load_policy(str(model), compute), self.tokenizer, self.out)
+        self.talk = OpenChat(config, load_policy(str(model), compute), self.tokenizer, self.out)
         words = iter(answers)
 
         def stream(model: object, prompt: list[int], **kwargs: object) -> list[Any]:
@@ -185,7 +185,7 @@ def test_an_answer_is_as_long_as_the_models_positions_allow(chatty: Path) -> Non
     compute = Compute(device="cpu", attention="padded")
     config = ChatConfig(model=str(chatty), compute=compute)
     out = io.StringIO()
-    talk = Talk(config, load_policy(str(chatty), compute), load_tokenizer(chatty), out)
+    talk = OpenChat(config, load_policy(str(chatty), compute), load_tokenizer(chatty), out)
     room = 256 - len(
         encode_prompt(load_tokenizer(chatty), Prompt(content=(Message(role="user", content="hi"),)))
     )

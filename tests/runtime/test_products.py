@@ -15,7 +15,7 @@ from prefloop.rollout import families
 from prefloop.rollout.fused import FusedDecoder
 from prefloop.runtime import products
 from prefloop.runtime.products import (
-    Choice,
+    MatrixProducts,
     choose,
     decide,
     filling,
@@ -79,12 +79,12 @@ def test_the_choice_holds_inside_only_and_small_products_keep_the_usual_one(
 def test_a_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[None] = []
 
-    def fake() -> Choice:
+    def fake() -> MatrixProducts:
         calls.append(None)
-        return Choice(library="onednn", reason="measured")
+        return MatrixProducts(library="onednn", reason="measured")
 
     monkeypatch.setattr(products, "measured", fake)
-    assert choose() == choose() == Choice(library="onednn", reason="measured")
+    assert choose() == choose() == MatrixProducts(library="onednn", reason="measured")
     assert len(calls) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)  # other threads, other measurement
     choose()

@@ -9,7 +9,7 @@ from prefloop.errors import InputError
 from prefloop.records import Message, Prompt
 from prefloop.text.chat import BREAK, escape
 from prefloop.text.encode import completions_group, encode_prompt
-from prefloop.text.template import Turn, conventions
+from prefloop.text.template import AssistantTurn, conventions
 from tests.text.kinds import CHATML, LLAMA2, NO_GENERATION_PROMPT, build
 
 HI = Prompt(content=(Message(role="user", content="Hi"),))
@@ -38,7 +38,7 @@ def _with_template(template: str) -> PreTrainedTokenizerFast:
 )
 def test_the_parts_of_a_turn_are_found(kind, prefix, suffix, stop, written):
     turn = conventions(build(kind)).turn
-    assert isinstance(turn, Turn)
+    assert isinstance(turn, AssistantTurn)
     assert (turn.prefix, turn.suffix, turn.stop_text, turn.written) == (prefix, suffix, stop, written)
 
 
@@ -103,7 +103,7 @@ def test_conventions_follow_a_new_template():
     assert conventions(tokenizer) is conventions(tokenizer)
     tokenizer.chat_template = LLAMA2.replace("bos_token + ", "")
     turn = conventions(tokenizer).turn
-    assert isinstance(turn, Turn)
+    assert isinstance(turn, AssistantTurn)
     assert (turn.prefix, turn.suffix) == (" ", " ")
 
 

@@ -11,7 +11,15 @@ from sqlalchemy.orm import Session
 from prefloop.data.hashing import content_hash
 from prefloop.data.store import models
 from prefloop.data.store.judging import prompt_of
-from prefloop.data.store.selecting import SELECTORS, WHY_NOT, Judged, JudgedRecord, judged, judged_of, prompts
+from prefloop.data.store.selecting import (
+    SELECTORS,
+    WHY_NOT,
+    JudgedRecord,
+    JudgedRow,
+    judged,
+    judged_of,
+    prompts,
+)
 from prefloop.data.store.values import EXPORT_KINDS, Aggregated, Export, ExportKind, Filters, Selection
 from prefloop.data.store.writing import insert_new, now, sha256
 from prefloop.data.write import split_by_prompts, write_jsonl
@@ -159,7 +167,7 @@ def exported(session: Session, id: int, label: str) -> tuple[JudgedRecord | Prom
     return tuple(records)
 
 
-def _pairs_of(session: Session, id: int, rows: Sequence[Judged]) -> list[Aggregated]:
+def _pairs_of(session: Session, id: int, rows: Sequence[JudgedRow]) -> list[Aggregated]:
     """The comparisons of an export that aggregates; none of another."""
     behind: dict[int, list[int]] = {}
     for row in rows:
@@ -177,7 +185,7 @@ def _pairs_of(session: Session, id: int, rows: Sequence[Judged]) -> list[Aggrega
     ]
 
 
-def _aggregated_records(pairs: Sequence[Aggregated], rows: Sequence[Judged]) -> list[Comparison]:
+def _aggregated_records(pairs: Sequence[Aggregated], rows: Sequence[JudgedRow]) -> list[Comparison]:
     """One comparison a pair; of a single judgement it keeps the annotator."""
     of_item = {row.item: row for row in rows}
     records = []

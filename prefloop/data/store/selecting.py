@@ -20,7 +20,7 @@ JudgedRecord = Comparison | Ranking | Label | Score | Demonstration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class JudgedRow:
     """A judgement with the texts it is about."""
 
     id: int
@@ -99,7 +99,7 @@ def completions(
     ]
 
 
-def judged(session: Session, filters: Filters) -> list[Judged]:
+def judged(session: Session, filters: Filters) -> list[JudgedRow]:
     """Judgements that pass the filters, superseded ones included, in the order they were made."""
     table, item = models.Judgement, models.Item
     statement = select(table.id).join(item, item.id == table.item_id)
@@ -136,7 +136,7 @@ def judged(session: Session, filters: Filters) -> list[Judged]:
     return rows
 
 
-def agreement_of(rows: Sequence[Judged]) -> dict[int, float]:
+def agreement_of(rows: Sequence[JudgedRow]) -> dict[int, float]:
     """Item -> the share of its annotators who give the commonest answer, of items that somebody answered. Skips are no answers."""
     said: dict[int, Counter[str]] = {}
     for row in rows:
@@ -194,7 +194,7 @@ def _of_those_who_passed(session: Session, filters: Filters) -> set[int]:
     return found
 
 
-def _set_aside(session: Session, rows: Sequence[Judged], *, adjudicated: bool) -> list[Judged]:
+def _set_aside(session: Session, rows: Sequence[JudgedRow], *, adjudicated: bool) -> list[JudgedRow]:
     """Adjudications are made in sight of the others' answers, so they are no further vote: they replace those, or are left out."""
     marked = set(session.scalars(select(studio_models.Adjudication.judgement_id)))
     decided = {
@@ -203,7 +203,7 @@ def _set_aside(session: Session, rows: Sequence[Judged], *, adjudicated: bool) -
         if adjudicated and row.id in marked and not row.superseded and row.choice != "withdrawn"
     }
 
-    def why(row: Judged) -> str:
+    def why(row: JudgedRow) -> str:
         if row.item in decided:
             return "" if row.id == decided[row.item] else "adjudicated"
         return "adjudication" if row.id in marked else ""
@@ -211,7 +211,7 @@ def _set_aside(session: Session, rows: Sequence[Judged], *, adjudicated: bool) -
     return [replace(row, set_aside=why(row)) for row in rows] if marked else list(rows)
 
 
-def compare(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Comparison]:
+def compare(rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False) -> Selection[Comparison]:
     """What was preferred to what. Ties, both-bad and skips name no better one, so they never become `chosen` and `rejected`.
 
     `skip_bad` leaves out comparisons with an empty completion too.
@@ -238,7 +238,7 @@ def compare(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Se
     return Selection(records=tuple(records), left_out=dict(left_out))
 
 
-def rank(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Ranking]:
+def rank(rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False) -> Selection[Ranking]:
     """Completions in the order of preference, with their ties; of a best of K the best, and the others unordered.
 
     `skip_bad` leaves out rankings with an empty completion too.
@@ -263,7 +263,7 @@ def rank(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selec
     return Selection(records=tuple(records), left_out=dict(left_out))
 
 
-def _placed(row: Judged) -> list[int]:
+def _placed(row: JudgedRow) -> list[int]:
     """Slots in order, best first; behind a best of K the others as they are."""
     placed = [slot for group in row.ranking for slot in group]
     if row.choice == "best":
@@ -271,14 +271,14 @@ def _placed(row: Judged) -> list[int]:
     return placed
 
 
-def _ranks(row: Judged) -> tuple[int, ...]:
+def _ranks(row: JudgedRow) -> tuple[int, ...]:
     """Ranks where some are tied."""
     if all(len(group) == 1 for group in row.ranking):
         return ()
     return tuple(rank for rank, group in enumerate(row.ranking, 1) for _ in group)
 
 
-def label_records(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Label]:
+def label_records(rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False) -> Selection[Label]:
     """Completions that were found good or bad by themselves."""
     left_out: Counter[str] = Counter()
     records = [
@@ -294,7 +294,7 @@ def label_records(rows: Sequence[Judged], label: str, *, skip_bad: bool = False)
     return Selection(records=tuple(records), left_out=dict(left_out))
 
 
-def scores(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Score]:
+def scores(rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False) -> Selection[Score]:
     """Completions with the mean of the levels that they were given on the project's scales."""
     left_out: Counter[str] = Counter()
     records = [
@@ -310,7 +310,9 @@ def scores(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Sel
     return Selection(records=tuple(records), left_out=dict(left_out))
 
 
-def demonstrations(rows: Sequence[Judged], label: str, *, skip_bad: bool = False) -> Selection[Demonstration]:
+def demonstrations(
+    rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False
+) -> Selection[Demonstration]:
     """Replies that annotators wrote because they could do better."""
     left_out: Counter[str] = Counter()
     records = [
@@ -321,11 +323,11 @@ def demonstrations(rows: Sequence[Judged], label: str, *, skip_bad: bool = False
 
 
 def _usable(
-    rows: Sequence[Judged],
-    why_not: Callable[[Judged, bool], str],
+    rows: Sequence[JudgedRow],
+    why_not: Callable[[JudgedRow, bool], str],
     left_out: Counter[str],
     skip_bad: bool,
-) -> Iterator[Judged]:
+) -> Iterator[JudgedRow]:
     """The rows that give a record; the others are counted by reason."""
     for row in rows:
         reason = why_not(row, skip_bad)
@@ -335,7 +337,7 @@ def _usable(
             yield row
 
 
-def judged_of(session: Session, ids: Select[Any]) -> list[Judged]:
+def judged_of(session: Session, ids: Select[Any]) -> list[JudgedRow]:
     """The judgements whose ids a query gives, in the order they were made."""
     table, item, slot = models.Judgement, models.Item, models.ItemCompletion
     detail = studio_models.JudgementDetail
@@ -366,7 +368,7 @@ def judged_of(session: Session, ids: Select[Any]) -> list[Judged]:
     )
     by_id = {id: prompt_of(content) for id, content in contents}
     return [
-        Judged(
+        JudgedRow(
             id=row.id,
             item=row.item_id,
             kind=kind,
@@ -384,12 +386,12 @@ def judged_of(session: Session, ids: Select[Any]) -> list[Judged]:
     ]
 
 
-def _stands_not(row: Judged) -> str:
+def _stands_not(row: JudgedRow) -> str:
     """Why another judgement stands in place of this one; empty if none does."""
     return "superseded" if row.superseded else row.set_aside
 
 
-def _why_not_compared(row: Judged, skip_bad: bool) -> str:
+def _why_not_compared(row: JudgedRow, skip_bad: bool) -> str:
     if _stands_not(row) or row.kind != "pair":
         return _stands_not(row) or row.kind
     if row.choice not in ("a", "b"):
@@ -397,7 +399,7 @@ def _why_not_compared(row: Judged, skip_bad: bool) -> str:
     return "empty" if skip_bad and _any_empty(row) else ""
 
 
-def _why_not_ranked(row: Judged, skip_bad: bool) -> str:
+def _why_not_ranked(row: JudgedRow, skip_bad: bool) -> str:
     if _stands_not(row) or row.kind != "rank":
         return _stands_not(row) or row.kind
     if row.choice not in ("ranking", "best"):
@@ -407,7 +409,7 @@ def _why_not_ranked(row: Judged, skip_bad: bool) -> str:
     return "empty" if skip_bad and _any_empty(row) else ""
 
 
-def _why_not_labelled(row: Judged, skip_bad: bool) -> str:
+def _why_not_labelled(row: JudgedRow, skip_bad: bool) -> str:
     if _stands_not(row) or row.kind != "single":
         return _stands_not(row) or row.kind
     if row.choice not in ("good", "bad"):
@@ -415,7 +417,7 @@ def _why_not_labelled(row: Judged, skip_bad: bool) -> str:
     return "empty" if skip_bad and _any_empty(row) else ""
 
 
-def _why_not_scored(row: Judged, skip_bad: bool) -> str:
+def _why_not_scored(row: JudgedRow, skip_bad: bool) -> str:
     if _stands_not(row) or row.kind != "single":
         return _stands_not(row) or row.kind
     if row.choice != "rated":
@@ -423,14 +425,14 @@ def _why_not_scored(row: Judged, skip_bad: bool) -> str:
     return "empty" if skip_bad and _any_empty(row) else ""
 
 
-def _why_not_demonstrated(row: Judged, skip_bad: bool) -> str:
+def _why_not_demonstrated(row: JudgedRow, skip_bad: bool) -> str:
     """Whatever was asked, somebody may have written a better reply."""
     if row.superseded or row.set_aside == GOLD:
         return _stands_not(row)
     return "" if row.edited else row.choice
 
 
-WHY_NOT: Mapping[str, Callable[[Judged, bool], str]] = {
+WHY_NOT: Mapping[str, Callable[[JudgedRow, bool], str]] = {
     "comparisons": _why_not_compared,
     "rankings": _why_not_ranked,
     "labels": _why_not_labelled,
@@ -447,7 +449,7 @@ SELECTORS: Mapping[str, Callable[..., Selection[Any]]] = {
 }
 
 
-def _any_empty(row: Judged) -> bool:
+def _any_empty(row: JudgedRow) -> bool:
     return not all(completion.strip() for completion in row.completions)
 
 

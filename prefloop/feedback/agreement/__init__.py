@@ -15,7 +15,7 @@ from prefloop.feedback.agreement.chance import (
 from prefloop.feedback.agreement.labels import MISSING, Labels, make_labels
 from prefloop.feedback.agreement.people import (
     AnnotatorFigures,
-    Answer,
+    PairChoice,
     Share,
     agreement_matrix,
     figures,
@@ -29,10 +29,10 @@ __all__ = [
     "AnnotatorFigures",
     "AnnotatorFit",
     "AnnotatorModel",
-    "Answer",
     "Labels",
     "Metric",
     "NoiseCeiling",
+    "PairChoice",
     "Share",
     "aggregate",
     "agreement_matrix",

@@ -43,7 +43,7 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class PairChoice:
     """One judgement of a pair, as the figures of an annotator need it."""
 
     annotator: str
@@ -82,7 +82,7 @@ class AnnotatorFigures:
 
 
 def figures(
-    answers: Sequence[Answer], labels: Labels, *, gold: Mapping[int, str] | None = None
+    answers: Sequence[PairChoice], labels: Labels, *, gold: Mapping[int, str] | None = None
 ) -> tuple[AnnotatorFigures, ...]:
     """Every annotator of `labels`, in order. `answers` are those in `labels`; `gold` maps items to the right choice."""
     accuracy = [Share.of(0, 0)] * len(labels.annotators)

@@ -8,12 +8,12 @@ from prefloop.feedback.select.acquisition import (
     ranked,
     uncertainty,
 )
-from prefloop.feedback.select.choose import UNIFORM, Chosen, choose
+from prefloop.feedback.select.choose import UNIFORM, ChosenPair, choose
 from prefloop.feedback.select.scores import read_scores, write_scores
 
 __all__ = [
     "UNIFORM",
-    "Chosen",
+    "ChosenPair",
     "choose",
     "conflict",
     "disagreement",

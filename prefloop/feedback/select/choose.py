@@ -9,7 +9,7 @@ UNIFORM = "uniform"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
+class ChosenPair:
     """A pair to ask."""
 
     place: int
@@ -20,7 +20,7 @@ class Chosen:
 
 def choose(
     keys: Sequence[str], best_first: Sequence[int], *, strategy: str, count: int, uniform: float, seed: int
-) -> list[Chosen]:
+) -> list[ChosenPair]:
     """`count` of the pairs offered, named by what they hold (`keys`): ⌈uniform · count⌉ drawn uniformly, then the strategy's best of the others.
 
     The draw comes first and looks at nothing but seed and keys, so each pair offered has the same chance to be in the uniform part, whatever the
@@ -35,10 +35,10 @@ def choose(
         raise ValueError("two pairs have one key; name each by what it holds")
     drawn = sorted(range(len(keys)), key=lambda at: draw(seed, keys[at]))
     wanted = count if strategy == UNIFORM else math.ceil(uniform * count - 1e-9)
-    taken = [Chosen(place=at, strategy=UNIFORM) for at in drawn[:wanted]]
+    taken = [ChosenPair(place=at, strategy=UNIFORM) for at in drawn[:wanted]]
     known = {each.place for each in taken}
     rest = [at for at in best_first if at not in known] if strategy != UNIFORM else []
-    return taken + [Chosen(place=at, strategy=strategy) for at in rest[: count - len(taken)]]
+    return taken + [ChosenPair(place=at, strategy=strategy) for at in rest[: count - len(taken)]]
 
 
 def draw(seed: int, key: str) -> str:

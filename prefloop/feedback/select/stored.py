@@ -22,7 +22,7 @@ from prefloop.feedback.select.acquisition import (
     ranked,
     uncertainty,
 )
-from prefloop.feedback.select.choose import Chosen
+from prefloop.feedback.select.choose import ChosenPair
 from prefloop.feedback.select.scores import Key
 
 PREFERS = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
@@ -30,7 +30,7 @@ PREFERS = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class CandidatePair:
     """Two different completions of one prompt."""
 
     completions: tuple[int, int]
@@ -53,7 +53,7 @@ class Candidate:
         return (self.prompt, self.texts[0]), (self.prompt, self.texts[1])
 
 
-def candidates(store: Store, *, checkpoints: Sequence[int] = ()) -> list[Candidate]:
+def candidates(store: Store, *, checkpoints: Sequence[int] = ()) -> list[CandidatePair]:
     """Pairs of different texts by these checkpoints (all, if none is named) that no item asks about yet. Each pair of texts once."""
     with store.database.read() as session:
         names, asked = checkpoint_names(session), _asked(session)
@@ -69,7 +69,7 @@ def candidates(store: Store, *, checkpoints: Sequence[int] = ()) -> list[Candida
         for id, text, checkpoint, prompt in session.execute(statement):
             by_prompt[prompt].setdefault(text, (id, names[checkpoint]))
     found = [
-        Candidate(completions=(a, b), prompt=prompt, texts=(one, other), models=(by_a, by_b))
+        CandidatePair(completions=(a, b), prompt=prompt, texts=(one, other), models=(by_a, by_b))
         for prompt, members in by_prompt.items()
         for (one, (a, by_a)), (other, (b, by_b)) in combinations(members.items(), 2)
     ]
@@ -94,7 +94,7 @@ def _asked(session: Session, round: int | None = None) -> set[str]:
     return {" ".join((prompt, *sorted(pair))) for (_, prompt), pair in texts.items()}
 
 
-def by_disagreement(offered: Sequence[Candidate], scores: Mapping[Key, Sequence[float]]) -> list[int]:
+def by_disagreement(offered: Sequence[CandidatePair], scores: Mapping[Key, Sequence[float]]) -> list[int]:
     """Places, those first that an ensemble's members disagree on most. `InputError` for a completion without scores, or a single member."""
     first, second = _scores(offered, scores)
     if len(first) < 2:
@@ -104,13 +104,13 @@ def by_disagreement(offered: Sequence[Candidate], scores: Mapping[Key, Sequence[
     return ranked(disagreement(first, second), [each.key for each in offered])
 
 
-def by_margin(offered: Sequence[Candidate], scores: Mapping[Key, Sequence[float]]) -> list[int]:
+def by_margin(offered: Sequence[CandidatePair], scores: Mapping[Key, Sequence[float]]) -> list[int]:
     """Places, those first whose margin is nearest to 0; of several scorers their mean margin."""
     first, second = _scores(offered, scores)
     return ranked(uncertainty((first - second).mean(axis=0)), [each.key for each in offered])
 
 
-def _scores(offered: Sequence[Candidate], scores: Mapping[Key, Sequence[float]]) -> tuple[Floats, Floats]:
+def _scores(offered: Sequence[CandidatePair], scores: Mapping[Key, Sequence[float]]) -> tuple[Floats, Floats]:
     """`[members, pairs]` of the first and of the second completions."""
     missing = sum(key not in scores for each in offered for key in each.scored)
     if missing:
@@ -122,7 +122,7 @@ def _scores(offered: Sequence[Candidate], scores: Mapping[Key, Sequence[float]])
     return first, second
 
 
-def by_information(store: Store, offered: Sequence[Candidate], count: int, *, prior: float) -> list[int]:
+def by_information(store: Store, offered: Sequence[CandidatePair], count: int, *, prior: float) -> list[int]:
     """Places of the pairs that would tell most about the ratings of the models behind them, the earlier ones taken as labelled.
 
     From the Bradley-Terry fit of all votes in the store; models that have none are known by the prior alone. A pair by one model says nothing of
@@ -149,7 +149,7 @@ def by_information(store: Store, offered: Sequence[Candidate], count: int, *, pr
     return [usable[row] for row in most_informative(rows, precision, strengths, count)] if usable else []
 
 
-def conflicts(store: Store, *, round: int) -> tuple[list[Candidate], list[int]]:
+def conflicts(store: Store, *, round: int) -> tuple[list[CandidatePair], list[int]]:
     """Pairs that both people and an AI judge have judged, and their places in order of conflict, as far as there is any.
 
     Everybody who is no AI counts as people. The pairs are to be asked again in `round`; those that are items of it already are left out.
@@ -174,14 +174,14 @@ def conflicts(store: Store, *, round: int) -> tuple[list[Candidate], list[int]]:
 
 def _items(
     session: Session, ids: Iterable[int], shown: Mapping[int, JudgedItem]
-) -> list[tuple[int, Candidate]]:
+) -> list[tuple[int, CandidatePair]]:
     """Items as candidates; a pair that was asked in several rounds once, the newest."""
     slot = models.ItemCompletion
-    found: dict[str, tuple[int, Candidate]] = {}
+    found: dict[str, tuple[int, CandidatePair]] = {}
     for id in sorted(ids):
         a, b = session.scalars(select(slot.completion_id).where(slot.item_id == id).order_by(slot.slot)).all()
         item = shown[id]
-        candidate = Candidate(
+        candidate = CandidatePair(
             completions=(a, b),
             prompt=item.prompt.sha256,
             texts=(text_sha256(item.completions[0]), text_sha256(item.completions[1])),
@@ -196,7 +196,9 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def add(store: Store, offered: Sequence[Candidate], chosen: Sequence[Chosen], *, round: int) -> list[int]:
+def add(
+    store: Store, offered: Sequence[CandidatePair], chosen: Sequence[ChosenPair], *, round: int
+) -> list[int]:
     """Make items of those chosen, each with its strategy; ids in the order of `chosen`."""
     ids: dict[int, int] = {}
     for strategy in dict.fromkeys(each.strategy for each in chosen):

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.align import PlanConfig
 from prefloop.data import HowLoaded, how, load_comparisons, load_demonstrations, load_prompts
-from prefloop.data.load import Summary
+from prefloop.data.load import LoadSummary
 from prefloop.errors import InputError
 from prefloop.evaluation.visible_text import shown
 from prefloop.recipes.align.cost import Shape, shape_of
@@ -16,7 +16,7 @@ from prefloop.recipes.align.parts import Name, Parts, drawn
 from prefloop.records import Comparison, Conversation, Demonstration, Prompt
 from prefloop.text import encode_all, load_tokenizer
 from prefloop.text.groups import Group
-from prefloop.text.template import Turn, conventions
+from prefloop.text.template import AssistantTurn, conventions
 
 FITTING = 95
 """Per cent of the texts that budgets of tokens hold, where they are chosen from the data."""
@@ -47,7 +47,7 @@ class Seen:
     tokenizer: PreTrainedTokenizerBase
     chat: bool
     """Prompts that are texts were made a user's messages, for the model's template."""
-    read: Summary
+    read: LoadSummary
     left_out: dict[str, int]
     """Comparisons that are not used, by reason."""
     parts: dict[Name, list[Comparison]]
@@ -107,7 +107,7 @@ def look(config: PlanConfig) -> Seen:
 
 def _comparisons(
     config: PlanConfig, tokenizer: PreTrainedTokenizerBase
-) -> tuple[Sequence[Comparison], Summary, bool]:
+) -> tuple[Sequence[Comparison], LoadSummary, bool]:
     """Every comparison; a prompt that is a text becomes a user's message where the model has a template for chats."""
     reading: HowLoaded = {**how(config.data), "skip_bad": config.data.skip_bad}
     loaded = load_comparisons(config.data.source, **reading)
@@ -196,7 +196,7 @@ def template_line(seen: Seen) -> str:
     if not tokenizer.chat_template:
         return "no chat template: a completion goes on from the prompt's text"
     turn = conventions(tokenizer).turn
-    if not isinstance(turn, Turn):
+    if not isinstance(turn, AssistantTurn):
         return f"the chat template cannot be used: {turn}"
     ends = turn.stop_text or str(tokenizer.eos_token)
     made = "; prompts are texts and become a user's message" if seen.chat else ""

@@ -10,8 +10,8 @@ from scipy.special import betaln
 from bench.annotators import crowd, measure
 from prefloop.feedback.agreement import (
     MISSING,
-    Answer,
     Labels,
+    PairChoice,
     Share,
     aggregate,
     agreement_matrix,
@@ -151,7 +151,7 @@ def test_leave_one_out_by_hand():
 
 def test_figures_by_hand():
     answers = [
-        Answer(
+        PairChoice(
             annotator=NAMES[column], item=row, choice=TABLE.categories[label], left="a", seconds=float(row)
         )
         for row, labels in enumerate(TABLE.table)
@@ -171,7 +171,7 @@ def test_figures_by_hand():
 def test_position_bias_needs_the_interval():
     def figure(left: int, n: int):
         answers = [
-            Answer(annotator="x", item=at, choice="a" if at < left else "b", left="a", seconds=0.0)
+            PairChoice(annotator="x", item=at, choice="a" if at < left else "b", left="a", seconds=0.0)
             for at in range(n)
         ]
         (one,) = figures(answers, make_labels([[0]] * n, ("a", "b"), ("x",)))

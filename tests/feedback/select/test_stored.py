@@ -109,7 +109,7 @@ def test_information_without_votes_and_of_one_model(store: Store) -> None:  # no
     assert len({offered[at].models for at in stored.by_information(store, offered, 3, prior=0.01)}) >= 2
     one = [each for each in offered if each.models == ("x", "y")]
     alone = [
-        stored.Candidate(completions=c.completions, prompt=c.prompt, texts=c.texts, models=("x", "x"))
+        stored.CandidatePair(completions=c.completions, prompt=c.prompt, texts=c.texts, models=("x", "x"))
         for c in one
     ]
     assert stored.by_information(store, alone, 3, prior=0.01) == []
