@@ -106,6 +106,32 @@ def test_every_address_in_pages_is_within_the_path(studio: Studio, strips: bool)
         assert app_client.get(PREFIX).headers["location"] == f"{PREFIX}/login"
 
 
+def test_every_form_leads_back_within_the_path(studio: Studio) -> None:
+    browser = client_of(studio, public_url=f"http://127.0.0.1:8100{PREFIX}")
+    accounts.add_person(studio, "boss", PASSWORD, "admin")
+
+    def hidden(path: str, name: str) -> str:
+        (value, *_) = re.findall(rf'name="{name}" value="([^"]+)"', browser.get(f"{PREFIX}{path}").text)
+        return value
+
+    def sent_to(path: str, **form: str) -> str:
+        answer = browser.post(f"{PREFIX}{path}", data=form)
+        assert answer.status_code == 303, answer.text
+        return answer.headers["location"]
+
+    token = hidden("/login", "form_token")
+    assert sent_to("/login", form_token=token, login="boss", password=PASSWORD) == f"{PREFIX}/"
+    csrf = hidden("/", "csrf")
+    numbers = {"overlap": "1", "lease_minutes": "30", "strength_levels": "0", "gold_percent": "0"}
+    made = sent_to("/admin/new", csrf=csrf, name="P", **numbers)
+    number = made.removeprefix(f"{PREFIX}/admin/projects/")
+    assert number.isdecimal(), made
+    assert sent_to(f"/admin/projects/{number}/edit", csrf=csrf, name="P", **numbers) == made
+    assert sent_to(f"/admin/projects/{number}/delete", csrf=csrf, confirm="P") == f"{PREFIX}/admin"
+    assert browser.get(f"{PREFIX}/settings/password").headers["location"] == f"{PREFIX}/settings"
+    assert sent_to("/logout", csrf=csrf) == f"{PREFIX}/login"
+
+
 def test_a_request_from_the_public_address_is_not_from_another_site(studio: Studio) -> None:
     browser = client_of(studio, public_url="https://host.example/label")
     headers = {"origin": "https://host.example", "host": "127.0.0.1:8100"}
