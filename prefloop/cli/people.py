@@ -16,14 +16,17 @@ from prefloop.errors import InputError
 
 def reset_password(config: UserResetConfig) -> None:
     """Print a link that sets a new password for somebody, once."""
-    from prefloop.studio import passwords
+    from prefloop.studio import passwords, two_factor
     from prefloop.studio.prefix import parsed
     from prefloop.studio.service import Studio
 
     parsed(config.public_url)
     with Store.open(config.store, create=False) as store:
         studio = Studio(store)
-        secret = passwords.new_reset(studio, passwords.find_account(studio, config.login), by=None)
+        account = passwords.find_account(studio, config.login)
+        if config.second_factor_off:
+            two_factor.turn_off(studio, account, by=None)
+        secret = passwords.new_reset(studio, account, by=None)
     print(f"{config.login} is signed out everywhere. This link sets a new password, once, within a day:\n")
     print(f"    {config.public_url.rstrip('/')}/reset/{secret}\n")
     print("The studio must be running there (`prefloop label serve`); --public_url names another address.")

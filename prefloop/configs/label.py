@@ -254,6 +254,8 @@ class UserResetConfig:
     """Store that the studio serves: a file or a database URL."""
     public_url: str = "http://127.0.0.1:8100"
     """Address at which people reach the studio."""
+    second_factor_off: bool = False
+    """Let them sign in by password alone again, where their app and their recovery codes are lost too."""
 
     def __post_init__(self) -> None:
         require(bool(self.login.strip()), "login is empty; give the one that is signed in with")

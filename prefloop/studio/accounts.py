@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
-from sqlalchemy import ColumnElement, Exists, Select, bindparam, case, delete, exists, func, select
+from sqlalchemy import ColumnElement, Exists, Select, bindparam, case, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from prefloop.data.store import models, studio_models
@@ -30,6 +30,8 @@ Role = Literal["admin", "annotator", "adjudicator"]
 Scope = Literal["read", "annotate", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "annotate", "admin")
 SESSION_DAYS = 14
+SEEN_EVERY = timedelta(minutes=10)
+"""How often it is written down that a session is in use."""
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 10, 200
 TOKEN_MARK = "pf_"
 
@@ -85,6 +87,9 @@ class Person:
     active: bool
     created_at: datetime
     judgements: int
+    sessions: int
+    """Browsers that are signed in."""
+    second_factor: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +148,10 @@ def add_account(
         active=True,
         settings={},
         created_at=now,
+        totp_secret="",
+        totp_step=0,
+        totp_failures=0,
+        totp_blocked_until=None,
     )
     session.add(account)
     session.flush()
@@ -161,17 +170,15 @@ def hash_password(password: str, login: str) -> str:
         return _hasher.hash(password)
 
 
-def sign_in(studio: Studio, login: str, password: str) -> str | None:
-    """The cookie of a new session; None if login and password do not fit, which takes as long."""
+def password_fits(studio: Studio, login: str, password: str) -> int | None:
+    """The account of a login and its password; None if they do not fit, which takes as long."""
     with studio.read() as session:
         found = session.scalars(
             select(_Account).where(_Account.login == login.strip().lower(), _Account.active)
         ).one_or_none()
         stored = _NOBODY if found is None else found.password_hash
         account = None if found is None else found.id
-    if not verify(stored, password) or account is None:
-        return None
-    return open_session(studio, account)
+    return account if verify(stored, password) else None
 
 
 def verify(stored: str, password: str) -> bool:
@@ -183,8 +190,8 @@ def verify(stored: str, password: str) -> bool:
             return False
 
 
-def open_session(studio: Studio, account: int) -> str:
-    """The cookie of a new session."""
+def open_session(studio: Studio, account: int, browser: str = "") -> str:
+    """The cookie of a new session. `browser`: what its owner will know it by."""
     secret, now = secrets.token_urlsafe(32), studio.clock()
     with studio.write() as session:
         session.execute(delete(_Session).where(_Session.expires_at <= now))
@@ -195,6 +202,8 @@ def open_session(studio: Studio, account: int) -> str:
                 account_id=account,
                 created_at=now,
                 expires_at=now + timedelta(days=SESSION_DAYS),
+                seen_at=now,
+                browser=browser,
             )
         )
         audit.write(
@@ -210,10 +219,17 @@ def open_session(studio: Studio, account: int) -> str:
 
 def of_session(studio: Studio, secret: str) -> Who | None:
     """Who a cookie belongs to."""
+    now = studio.clock()
     with studio.read() as session:
-        given = {"hash": hash_of(secret), "now": studio.clock()}
-        row = session.execute(_by_cookie(), given).one_or_none()
-        return None if row is None else _who(row[0], scopes=SCOPES, csrf=row[1], leads=row[2])
+        row = session.execute(_by_cookie(), {"hash": hash_of(secret), "now": now}).one_or_none()
+        if row is None:
+            return None
+        account, csrf, leads, id, seen = row
+        who = _who(account, scopes=SCOPES, csrf=csrf, leads=leads)
+    if now - seen >= SEEN_EVERY:
+        with studio.write(durable=False) as session:
+            session.execute(update(_Session).where(_Session.id == id).values(seen_at=now))
+    return who
 
 
 def _leads() -> ColumnElement[str]:
@@ -226,10 +242,10 @@ def _leads() -> ColumnElement[str]:
 
 
 @cache
-def _by_cookie() -> Select[studio_models.Account, str, str]:
+def _by_cookie() -> Select[studio_models.Account, str, str, int, datetime]:
     """The account of a session. Made once: every request asks for it."""
     return (
-        select(_Account, _Session.csrf, _leads())
+        select(_Account, _Session.csrf, _leads(), _Session.id, _Session.seen_at)
         .join(_Session, _Session.account_id == _Account.id)
         .where(
             _Session.token_sha256 == bindparam("hash"),
@@ -358,9 +374,14 @@ def people(studio: Studio) -> list[Person]:
     said = (
         select(func.count()).where(models.Judgement.annotator_id == _Account.annotator_id).scalar_subquery()
     )
+    signed_in = (
+        select(func.count())
+        .where(_Session.account_id == _Account.id, _Session.expires_at > studio.clock())
+        .scalar_subquery()
+    )
     with studio.read() as session:
         rows = session.execute(
-            select(_Account, models.Annotator.name, said)
+            select(_Account, models.Annotator.name, said, signed_in)
             .join(models.Annotator, models.Annotator.id == _Account.annotator_id)
             .order_by(_Account.id)
         )
@@ -374,8 +395,10 @@ def people(studio: Studio) -> list[Person]:
                 active=account.active,
                 created_at=account.created_at,
                 judgements=count,
+                sessions=sessions,
+                second_factor=bool(account.totp_secret),
             )
-            for account, name, count in rows
+            for account, name, count, sessions in rows
         ]
 
 
@@ -434,7 +457,8 @@ def anonymise(studio: Studio, id: int, *, by: int | None) -> str:
             entity="annotator",
             id=row.annotator_id,
         )
-        for table in (_Session, _Token, _Member, studio_models.PasswordReset):
+        own = (studio_models.PasswordReset, studio_models.RecoveryCode, studio_models.SecondStep)
+        for table in (_Session, _Token, _Member, *own):
             session.execute(delete(table).where(table.account_id == id))
         session.delete(row)
         return name

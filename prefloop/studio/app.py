@@ -16,7 +16,16 @@ from prefloop import __version__
 from prefloop.data.store.database import HEAD, Unavailable
 from prefloop.data.store.values import Conflict
 from prefloop.errors import InputError
-from prefloop.studio import api, api_chat, api_members, pages, pages_adjudicate, pages_members
+from prefloop.studio import (
+    api,
+    api_account,
+    api_chat,
+    api_members,
+    pages,
+    pages_account,
+    pages_adjudicate,
+    pages_members,
+)
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.prefix import Prefix, check_prefix, parsed
 from prefloop.studio.security import Guard, RateLimit, root_of
@@ -62,9 +71,11 @@ def make_app(
     app.include_router(api.router)
     app.include_router(api_chat.router)
     app.include_router(api_members.router)
+    app.include_router(api_account.router)
     app.include_router(pages.router)
     app.include_router(pages_adjudicate.router)
     app.include_router(pages_members.router)
+    app.include_router(pages_account.router)
     app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])
     app.add_api_route("/readyz", _ready, methods=["GET"], tags=["server"], response_model=None)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi import Path as PathParameter
@@ -26,6 +26,8 @@ from prefloop.studio import (
     passwords,
     people_log,
     removal,
+    sessions,
+    two_factor,
 )
 from prefloop.studio.accounts import Who
 from prefloop.studio.api import download
@@ -36,6 +38,7 @@ from prefloop.studio.render import ODD, markdown
 from prefloop.studio.security import (
     COOKIE,
     FORM_COOKIE,
+    SECOND_COOKIE,
     check_csrf,
     check_form,
     client_of,
@@ -134,7 +137,7 @@ Manager = Annotated[Who, Depends(_manager)]
 # Getting in
 
 
-def _door(request: Request, name: str, **values: Any) -> HTMLResponse:
+def door(request: Request, name: str, **values: Any) -> HTMLResponse:
     """A page with a form for somebody who is not signed in."""
     token, new = form_token(request)
     answer = page(request, name, None, form_token=token, **values)
@@ -143,13 +146,27 @@ def _door(request: Request, name: str, **values: Any) -> HTMLResponse:
     return answer
 
 
-def _let_in(request: Request, cookie: str, to: str) -> Response:
+def let_in(request: Request, account: int, to: str) -> Response:
+    """A session for this browser, and a page to go on to."""
+    browser = sessions.browser_name(request.headers.get("user-agent", ""))
+    cookie = accounts.open_session(studio_of(request), account, browser)
     answer = RedirectResponse(f"{root_of(request)}{to}", 303)
     set_cookie(request, answer, COOKIE, cookie, days=accounts.SESSION_DAYS)
     return answer
 
 
-def _way_on(given: str) -> str:
+def password_given(request: Request, account: int, to: str) -> Response:
+    """What follows the right password: the second factor, where there is one."""
+    studio = studio_of(request)
+    if not two_factor.is_on(studio, account):
+        return let_in(request, account, to)
+    answer = RedirectResponse(f"{root_of(request)}/login/code?next={quote(to)}", 303)
+    minutes = two_factor.STEP_MINUTES
+    set_cookie(request, answer, SECOND_COOKIE, two_factor.begin(studio, account), days=minutes / 1440)
+    return answer
+
+
+def way_on(given: str) -> str:
     """Where to go after signing in: a page of ours; anything else is the list of projects."""
     return given if _OWN_PAGE.fullmatch(given) else "/"
 
@@ -158,10 +175,10 @@ def _way_on(given: str) -> str:
 def login_page(request: Request, to: Annotated[str, Query(alias="next", max_length=500)] = "/") -> Response:
     """Sign in, and say so where a session has ended; then go on where one was."""
     if who_asks(request) is not None:
-        return RedirectResponse(f"{root_of(request)}{_way_on(to)}", 303)
+        return RedirectResponse(f"{root_of(request)}{way_on(to)}", 303)
     ready = accounts.is_set_up(studio_of(request))
     ended = COOKIE in request.cookies
-    return _door(request, "login", error="", login="", ready=ready, next=_way_on(to), ended=ended)
+    return door(request, "login", error="", login="", ready=ready, next=way_on(to), ended=ended)
 
 
 @router.post("/login")
@@ -171,13 +188,13 @@ def login(request: Request, form: Form) -> Response:
     login = form.get("login", "")[:100]
     limit(request, "sign in", f"address {client_of(request)}")
     limit(request, "sign in", f"login {login.strip().lower()}")
-    cookie = accounts.sign_in(studio_of(request), login, form.get("password", ""))
-    if cookie is None:
-        error, to = "Login and password do not fit.", _way_on(form.get("next", "/"))
-        answer = _door(request, "login", error=error, login=login, ready=True, next=to, ended=False)
+    account = accounts.password_fits(studio_of(request), login, form.get("password", ""))
+    if account is None:
+        error, to = "Login and password do not fit.", way_on(form.get("next", "/"))
+        answer = door(request, "login", error=error, login=login, ready=True, next=to, ended=False)
         answer.status_code = 401
         return answer
-    return _let_in(request, cookie, _way_on(form.get("next", "/")))
+    return password_given(request, account, way_on(form.get("next", "/")))
 
 
 @router.post("/logout")
@@ -202,7 +219,7 @@ def _join(request: Request, secret: str, *, error: str, login: str) -> Response:
     invited, who = invitations.look(studio_of(request), secret), who_asks(request)
     if who is not None:
         return page(request, "join_as", who, secret=secret, invited=invited, error=error)
-    return _door(request, "join", secret=secret, invited=invited, error=error, login=login)
+    return door(request, "join", secret=secret, invited=invited, error=error, login=login)
 
 
 @router.post("/join/{secret}")
@@ -229,7 +246,7 @@ def join(request: Request, secret: str, form: Form) -> Response:
     belongs = members.roles(studio, joined.annotator)
     open_projects = [each.id for each in studio.projects() if each.state == "open" and each.id in belongs]
     to = f"/label/{open_projects[0]}" if open_projects else "/"
-    return _let_in(request, accounts.open_session(studio, joined.account), to)
+    return let_in(request, joined.account, to)
 
 
 @router.get("/reset/{secret}")
@@ -237,7 +254,7 @@ def reset_page(request: Request, secret: str) -> Response:
     """The form behind a link that sets a new password."""
     limit(request, "links", client_of(request))
     login = passwords.reset_login(studio_of(request), secret)
-    return _door(request, "reset", secret=secret, login=login, error="")
+    return door(request, "reset", secret=secret, login=login, error="")
 
 
 @router.post("/reset/{secret}")
@@ -252,10 +269,10 @@ def reset(request: Request, secret: str, form: Form) -> Response:
         raise
     except InputError as error:
         login = passwords.reset_login(studio, secret)
-        answer = _door(request, "reset", secret=secret, login=login, error=str(error))
+        answer = door(request, "reset", secret=secret, login=login, error=str(error))
         answer.status_code = 422
         return answer
-    return _let_in(request, accounts.open_session(studio, account), "/")
+    return password_given(request, account, "/")
 
 
 # Work
@@ -378,10 +395,11 @@ def change_password(request: Request, who: Signed, form: Form) -> Response:
         passwords.change_password(studio, who, form.get("current", ""), form.get("new", ""))
     except InputError as error:
         return _settings(request, who, error=str(error))
-    return _let_in(request, accounts.open_session(studio, who.account), "/settings?changed=1#password")
+    return let_in(request, who.account, "/settings?changed=1#password")
 
 
 def _settings(request: Request, who: Who, *, error: str = "") -> Response:
+    studio = studio_of(request)
     return page(
         request,
         "settings",
@@ -392,7 +410,10 @@ def _settings(request: Request, who: Who, *, error: str = "") -> Response:
         keys=KEYS,
         mine=dict(who.settings.get("keys", {})),
         at_once=bool(who.settings.get("at_once", False)),
-        tokens=accounts.tokens_of(studio_of(request), who),
+        tokens=accounts.tokens_of(studio, who),
+        sessions=sessions.sessions_of(studio, who, request.cookies.get(COOKIE, "")),
+        second=two_factor.is_on(studio, who.account),
+        recovery=two_factor.recovery_left(studio, who.account),
     )
 
 

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 COOKIE = "prefloop_session"
 FORM_COOKIE = "prefloop_form"
 """Ties a form that is filled in before signing in to the browser that asked for it."""
+SECOND_COOKIE = "prefloop_second"
+"""Of a browser that gave its password and owes the second factor."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; object-src 'none'"

@@ -60,6 +60,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                     "/",
                     "/history",
                     "/settings",
+                    "/settings/two-factor",
                     "/adjudicate",
                     "/admin",
                     "/admin/new",
@@ -102,7 +103,15 @@ PAGES = [
     "/settings",
     "/adjudicate",
 ]
-PAGES += ["/admin", "/admin/new", "/admin/quality", "/admin/people", "/admin/audit", "/nowhere"]
+PAGES += [
+    "/settings/two-factor",
+    "/admin",
+    "/admin/new",
+    "/admin/quality",
+    "/admin/people",
+    "/admin/audit",
+    "/nowhere",
+]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -67,8 +67,8 @@ def test_a_password_is_changed_by_who_knows_it_and_other_browsers_are_signed_out
     assert is_in(ann)
     assert elsewhere.get("/api/v1/me").status_code == 401
     assert accounts.of_token(studio, token) is not None
-    assert accounts.sign_in(studio, "ann", PASSWORD) is None
-    assert accounts.sign_in(studio, "ann", NEW) is not None
+    assert accounts.password_fits(studio, "ann", PASSWORD) is None
+    assert accounts.password_fits(studio, "ann", NEW) is not None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_cannot_be_a_new_password_is_said_on_the_page(
     assert current not in answer.text
     assert new not in answer.text
     assert is_in(ann)
-    assert accounts.sign_in(studio, "ann", PASSWORD) is not None
+    assert accounts.password_fits(studio, "ann", PASSWORD) is not None
 
 
 def test_a_change_needs_the_pages_own_token_and_guesses_are_slowed_down(studio: Studio, ann: Person) -> None:
@@ -109,7 +109,7 @@ def test_an_admins_link_sets_a_new_password_once(
     first = boss.send("POST", f"/people/{ann.who.account}/reset").json()["path"]
     second = boss.send("POST", f"/people/{ann.who.account}/reset").json()["path"]
     assert not is_in(ann)  # signed out at once
-    assert accounts.sign_in(studio, "ann", PASSWORD) is not None  # until the link is used
+    assert accounts.password_fits(studio, "ann", PASSWORD) is not None  # until the link is used
     assert use(studio, first, NEW).status_code == 404  # the later one holds
     weak = use(studio, second, "short")
     assert weak.status_code == 422
@@ -118,8 +118,8 @@ def test_an_admins_link_sets_a_new_password_once(
     answer = use(studio, second, NEW)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     assert accounts.of_session(studio, open_elsewhere) is None
-    assert accounts.sign_in(studio, "ann", PASSWORD) is None
-    assert accounts.sign_in(studio, "ann", NEW) is not None
+    assert accounts.password_fits(studio, "ann", PASSWORD) is None
+    assert accounts.password_fits(studio, "ann", NEW) is not None
     assert use(studio, second, "yet another password").status_code == 404
     third = boss.send("POST", f"/people/{ann.who.account}/reset").json()["path"]
     clock.forward(24 * 3600 + 1)
@@ -181,7 +181,7 @@ def test_the_machines_own_command_makes_a_link(
     (secret,) = re.findall(r"https://host\.example/label/reset/(\S+)", said)
     assert not is_in(ann)
     assert use(studio, f"/reset/{secret}", NEW).status_code == 303
-    assert accounts.sign_in(studio, "ann", NEW) is not None
+    assert accounts.password_fits(studio, "ann", NEW) is not None
     assert main([*base, "nobody", *place]) == 2
     assert "there is no login 'nobody'; there is ann" in capsys.readouterr().err
     with Store.open(store_url) as store:
@@ -221,4 +221,4 @@ def test_an_admin_gives_a_link_and_its_owner_sets_and_changes_the_password_in_th
         other.click("text=Change the password")
         other.locator("text=Your password is changed").wait_for()
         assert watch.wrong == watch_other.wrong == []
-    assert accounts.sign_in(studio, "ann", PASSWORD) is not None
+    assert accounts.password_fits(studio, "ann", PASSWORD) is not None

@@ -192,6 +192,34 @@ class Account(Base):
     settings: Mapped[Any]
     """Keys and appearance, as the person set them."""
     created_at: Mapped[datetime]
+    totp_secret: Mapped[str]
+    """What an authenticator app shares with the server, in base 32; empty while there is no second factor. It cannot be a hash."""
+    totp_step: Mapped[int]
+    """The last half minute whose code was taken: a code works once."""
+    totp_failures: Mapped[int]
+    """Wrong codes in a row."""
+    totp_blocked_until: Mapped[datetime | None]
+
+
+class RecoveryCode(Base):
+    """A code that takes the place of an authenticator app's, once: the row goes when it is used."""
+
+    __tablename__ = "recovery_code"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    code_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+
+
+class SecondStep(Base):
+    """A browser that gave the right password and owes the second factor. It can do nothing else."""
+
+    __tablename__ = "second_step"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    expires_at: Mapped[datetime]
 
 
 class Membership(Base):
@@ -221,6 +249,10 @@ class WebSession(Base):
     account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    """When it last asked for something, to within some minutes."""
+    browser: Mapped[str] = mapped_column(String(60))
+    """Kind of browser and system, for its owner to know it by; never a version or an address."""
 
 
 class ApiToken(Base):

@@ -58,6 +58,26 @@ for (const button of document.querySelectorAll("[data-revoke]")) {
   }));
 }
 
+for (const button of document.querySelectorAll("[data-end]")) {
+  button.addEventListener("click", told(null, async () => {
+    await send("DELETE", `/api/v1/me/sessions/${button.dataset.end}`, undefined, csrf);
+    button.closest("tr").remove();
+  }));
+}
+for (const button of document.querySelectorAll("[data-sign-out]")) {
+  button.addEventListener("click", told(null, async () => {
+    await send("DELETE", `/api/v1/people/${button.dataset.signOut}/sessions`, undefined, csrf);
+    location.reload();
+  }));
+}
+for (const button of document.querySelectorAll("[data-factor-off]")) {
+  button.addEventListener("click", told(null, async () => {
+    if (!confirm(`Let ${button.dataset.login} sign in by password alone? Be sure that it is they who ask.`)) return;
+    await send("DELETE", `/api/v1/people/${button.dataset.factorOff}/second_factor`, undefined, csrf);
+    location.reload();
+  }));
+}
+
 for (const button of document.querySelectorAll("[data-active]")) {
   button.addEventListener("click", told(null, async () => {
     await send("PUT", `/api/v1/people/${button.dataset.active}/active`, { active: button.dataset.to === "true" }, csrf);
