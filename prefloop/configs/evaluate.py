@@ -25,6 +25,9 @@ class EvalConfig:
     """Comparisons to measure the reward model on: a file, a data set, or `store`."""
     gold: str = ""
     """Gold judge: `toy`, the folder of a fitted judge (`judge` in the project of `run imdb`), or `module:function` of (prompt, completion). Win rates need one."""
+    metrics: tuple[str, ...] = ()
+    """Of the policies' completions: bleu, rouge1, rouge2, rougeL, rougeLsum against the completions of the data's records, or your own as
+    `file.py:function` of (prompts, completions, references), which returns a number for each."""
     part: Literal["auto", "heldout", "train", "all"] = "auto"
     """Which prompts and comparisons, by the hash of the prompt. auto takes the held-out ones of a source that a model, or one that it was made
     from, was trained on, and everything of a source that none of them has seen; it says which and why."""
@@ -51,10 +54,10 @@ class EvalConfig:
             bool(self.reward_model) or self.reward == Combining(),
             "reward says how scores of reward_model are combined, but none is named; name one, or leave it out",
         )
-        for name, usual in (("sampling", Sampling()), ("completions_per_prompt", 1)):
+        for name, usual in (("sampling", Sampling()), ("completions_per_prompt", 1), ("metrics", ())):
             require(
                 bool(self.policies) or getattr(self, name) == usual,
-                f"{name} is set, but policies is empty, so nothing is sampled; name policies, or leave it out",
+                f"{name} is set, but policies is empty, so nothing is sampled or measured; name policies, or leave it out",
             )
         require(
             bool(self.policies) or not self.data.source or self.data.source == self.comparisons,

@@ -27,6 +27,7 @@ from prefloop.evaluation.reward_model_quality import (
     reward_model_quality,
 )
 from prefloop.evaluation.summary import EvaluatedCompletion, EvaluatedPolicy, PolicySummary
+from prefloop.evaluation.text_metrics import measure_texts
 from prefloop.evaluation.text_statistics import policy_alarms, text_statistics
 from prefloop.evaluation.win_rate import WinMatrix, win_matrix, win_rate
 from prefloop.models.generation import say_what_is_not_taken
@@ -105,11 +106,13 @@ def evaluate_policies(
     reward_model: str = "",
     rules: Combining = Combining(),  # noqa: B008  a frozen value
     gold_is_log_odds: bool = False,
+    metrics: Sequence[str] = (),
+    references: Sequence[Sequence[str]] = (),
 ) -> PolicyResults:
     """Every policy on the same prompts with the same random numbers. The first is what the others are compared with.
 
     KL is to the first policy, on each policy's own completions, from the full next-token distributions. `gold_is_log_odds` adds the share of
-    completions with a gold utility above 0. Only process 0's result is complete; all must call it.
+    completions with a gold utility above 0. `metrics` are named as in `text_metrics`; `references` are each prompt's. Only process 0's result is complete; all must call it.
     """
     names = list(folders)
     tokenizers = {name: _tokenizer(folder, setting) for name, folder in folders.items()}
@@ -127,7 +130,13 @@ def evaluate_policies(
         if setting.world.is_main:
             say_what_is_not_taken(policy.model, setting.sampling)
         measured[name] = _measure(policy, tokenizers[name], reference, prompts, setting, gold, judge)
-    return _summarise(folders, measured, setting, gold is not None, gold_is_log_odds)
+    places = [place for place in range(len(prompts)) for _ in range(setting.completions_per_prompt)]
+    its = [references[place] for place in places] if metrics else []
+    texts = {
+        name: measure_texts(metrics, *m.rollout.pairs(), its, clusters=places, seed=setting.seed)
+        for name, m in measured.items()
+    }
+    return _summarise(folders, measured, setting, gold is not None, gold_is_log_odds, texts)
 
 
 def _check_room(
@@ -249,6 +258,7 @@ def _summarise(
     setting: Setting,
     has_gold: bool,
     gold_is_log_odds: bool,
+    texts: Mapping[str, Mapping[str, Estimate]],
 ) -> PolicyResults:
     first, *_ = folders
     base = measured[first]
@@ -271,6 +281,7 @@ def _summarise(
         further[f"perplexity_under_{first}"] = _exponential(per_token)
         if has_gold and gold_is_log_odds:
             further["positive_share"] = rate_interval((m.gold > 0).astype(float), clusters=clusters)
+        further |= texts.get(name, {})
         summaries.append(
             PolicySummary(
                 name=name,

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from prefloop.configs.best_of_n import BestOfNConfig
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.scorers import reader
+from prefloop.data.load import prompt_of
 from prefloop.data.split import opening, split_key
 from prefloop.data.store import Store
 from prefloop.data.store import lineage as find_lineage
@@ -30,10 +31,11 @@ from prefloop.evaluation.summary import (
     write_evaluation,
     write_summary,
 )
+from prefloop.evaluation.text_metrics import check_metrics, references_of
 from prefloop.evaluation.win_rate import WinMatrix
 from prefloop.feedback.utility import find_utility, is_log_odds
 from prefloop.loop import inputs
-from prefloop.records import Comparison, Prompt
+from prefloop.records import Comparison, Demonstration, Prompt
 from prefloop.runtime.environment import environment
 from prefloop.runtime.tune import peak_rss_mb
 from prefloop.runtime.world import World
@@ -66,7 +68,9 @@ def measure(config: EvalConfig, world: World) -> Measurements:
         comparisons = _comparisons(config, models, world)
     results = PolicyResults(policies=(), evaluated=(), wins=WinMatrix(names=(), rates=()), alarms=())
     if folders:
+        check_metrics(config.metrics)
         prompts = world.on_main(lambda: _prompts(config, next(iter(folders.values())), models, world))
+        references = world.on_main(lambda: _references(config, prompts.records))
         results = evaluate_policies(
             folders,
             prompts.records,
@@ -75,6 +79,8 @@ def measure(config: EvalConfig, world: World) -> Measurements:
             gold_is_log_odds=bool(config.gold) and is_log_odds(config.gold),
             reward_model=config.reward_model,
             rules=config.reward,
+            metrics=config.metrics,
+            references=references,
         )
     quality = _quality(config, comparisons.records, world) if comparisons.records else None
     alarms = dict.fromkeys((*prompts.alarms, *comparisons.alarms))
@@ -138,6 +144,22 @@ def _prompts(config: EvalConfig, model: str, models: Sequence[str], world: World
     world.say(read.summary)
     parts = {"train": train.records, "heldout": heldout.records}
     return _found("prompts", config, config.data.source, parts, read, models)
+
+
+def _references(config: EvalConfig, prompts: Sequence[Prompt]) -> list[list[str]]:
+    """What the source itself answers to each prompt; nothing where no metric is asked for."""
+    if not config.metrics:
+        return []
+    known: dict[str, list[str]] = {}
+    if config.data.source != inputs.STORE:
+        for record in inputs.demonstrations_in(config.data):
+            prompt = prompt_of(record)
+            if isinstance(record, Demonstration):
+                known.setdefault(prompt.sha256, []).append(record.completion)
+            else:  # the last answer of a chat
+                answers = record.messages[len(prompt.content) :][:1]
+                known.setdefault(prompt.sha256, []).extend(str(each.content) for each in answers)
+    return references_of(known, prompts, config.metrics, config.data.source)
 
 
 def _comparisons(config: EvalConfig, models: Sequence[str], world: World) -> Found[Comparison]:

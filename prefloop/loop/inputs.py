@@ -361,6 +361,15 @@ def _rankings(data: Data, store: str, usable: Callable[[Ranking], bool]) -> tupl
     )
 
 
+def demonstrations_in(data: Data) -> tuple[Demonstration | Conversation, ...]:
+    """What a file's records answer themselves: demonstrations, chats, chosen completions and best of rankings; none where it holds prompts only."""
+    try:
+        loaded, _ = _from_files(data, load_demonstrations, from_chosen=True)
+    except InputError:  # whoever reads the prompts of it says what is wrong
+        return ()
+    return loaded.records
+
+
 def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple[Prompts, Prompts, Read]:
     """Prompts of a file's records, a data set or the store: (train, held out, where they came from)."""
     if in_store(data.source):
