@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from prefloop.configs.common import Compute
-from prefloop.loop.objective_step import Part, Task, Whole, losses_of, numbers_of
+from prefloop.loop.objective_examples import Example
+from prefloop.loop.objective_step import Task, Whole, losses_of, numbers_of
 from prefloop.losses import example_mean
 from prefloop.losses.objectives import OBJECTIVES, Objective
 from prefloop.losses.quantities import TokenNumbers
@@ -70,18 +71,21 @@ def make_groups(completions: int) -> list[Group]:
     ]
 
 
-def make_part(objective: Objective, groups: list[Group]) -> Part:
+def make_examples(objective: Objective, groups: list[Group]) -> list[Example]:
     """The groups with what the data says of them and made-up reference log-probabilities."""
-    trained = [sum(map(sum, group.masks)) for group in groups]
-    said = {"comparisons": (1.0, 0.0), "rankings": (0.0,) * 4}
-    return Part(
-        groups=groups,
-        said=[said.get(objective.data, (float(i % 2),)) for i in range(len(groups))],
-        reference=[torch.full((count,), -8.0) for count in trained] if objective.needs.reference else [],
-        mismatched=groups[1:] + groups[:1] if objective.needs.mismatched else [],
-        mismatched_reference=torch.full((len(groups),), -300.0),
-        prompt_odds=[1.0] * len(groups) if objective.needs.prompt_odds else [],
-    )
+    needs = objective.needs
+    labels = {"comparisons": (1.0, 0.0), "rankings": (0.0,) * 4}
+    return [
+        Example(
+            group=group,
+            labels=labels.get(objective.data, (float(i % 2),)),
+            reference=torch.full((sum(map(sum, group.masks)),), -8.0) if needs.reference else None,
+            mismatched=groups[(i + 1) % len(groups)] if needs.mismatched else None,
+            mismatched_reference=torch.tensor(-300.0) if needs.mismatched else None,
+            prompt_odds=1.0 if needs.prompt_odds else None,
+        )
+        for i, group in enumerate(groups)
+    ]
 
 
 def detached(numbers: TokenNumbers) -> TokenNumbers:
@@ -89,7 +93,8 @@ def detached(numbers: TokenNumbers) -> TokenNumbers:
     found = {}
     for each in fields(numbers):
         value = getattr(numbers, each.name)
-        found[each.name] = value.detach().requires_grad_() if value.requires_grad else value
+        if value is not None:
+            found[each.name] = value.detach().requires_grad_(value.requires_grad)
     return replace(numbers, **found)
 
 
@@ -108,8 +113,8 @@ def cost(name: str, policy: Policy, reference: Policy, repeats: int) -> tuple[fl
     """Seconds of a step, seconds of the loss in it, tokens of the packed row."""
     objective = OBJECTIVES[name]
     groups = make_groups(COMPLETIONS[objective.data])
-    part = make_part(objective, groups)
-    (micro,) = parts = micro_batches(groups, tokens=BUDGET)
+    examples = make_examples(objective, groups)
+    (micro,) = micro_batches(groups, tokens=BUDGET)
     assert micro.batch.input_ids.numel() == sum(group.tokens for group in groups), "a prompt is there twice"
     width = policy.head().weight.shape[1]
     task = Task(
@@ -117,10 +122,10 @@ def cost(name: str, policy: Policy, reference: Policy, repeats: int) -> tuple[fl
         objective=objective,
         settings=objective.settings,
         policy=policy,
-        live_reference=(reference,) if objective.needs.forward_kl else (),
-        value_heads=(scalar_head(width, std=0.02, generator=torch.Generator()),)
+        reference=reference if objective.needs.forward_kl else None,
+        value_head=scalar_head(width, std=0.02, generator=torch.Generator())
         if objective.needs.value
-        else (),
+        else None,
         moves=False,
         tokens=BUDGET,
         world=World(rank=0, size=1, device=torch.device("cpu")),
@@ -131,14 +136,14 @@ def cost(name: str, policy: Policy, reference: Policy, repeats: int) -> tuple[fl
         return example_mean(losses_of(task, numbers, extra), examples=len(groups))
 
     def whole() -> Whole:
-        return Whole(task=task, part=part, parts=parts, running=dict(objective.running), seed=0, step=1)
+        return Whole(task=task, examples=examples, running=dict(objective.running), seed=0, step=1)
 
     def step() -> None:
         policy.zero_grad()
         prepared = whole()
-        loss_of(numbers_of(task, part, micro), micro, prepared).backward()
+        loss_of(numbers_of(task, examples, micro), micro, prepared).backward()
 
-    numbers = detached(numbers_of(task, part, micro))
+    numbers = detached(numbers_of(task, examples, micro))
     ready = whole()  # mismatched completions are a pass of the model, not the loss
 
     def loss_alone() -> None:

@@ -24,8 +24,8 @@ import torch
 from bench.versus.cases import OFFLINE, ONLINE, PAIRS, SIZES, flops
 from bench.versus.material import make_material, read_material
 from bench.versus.ours import in_order, settings_of
-from prefloop.algorithms import ppo
-from prefloop.loop import batches, session
+from prefloop.loop import batches
+from prefloop.loop.sources import PromptSource
 from prefloop.runtime import Run
 from prefloop.runtime.tune import peak_rss_mb
 
@@ -58,8 +58,7 @@ class Sampling:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        for module in (ppo, session):
-            setattr(module, "draw_rollout", self._timed(module.draw_rollout))  # noqa: B010
+        setattr(PromptSource, "draw_of", self._timed(PromptSource.draw_of))  # noqa: B010
 
     def _timed(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:

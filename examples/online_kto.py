@@ -13,9 +13,9 @@ from torch import Tensor
 
 from prefloop.configs.own_samples import OnlineDPOConfig
 from prefloop.loop.learn import update
-from prefloop.loop.online import open_scorer, reference_of
-from prefloop.loop.roles import open_policy, parameters_of
-from prefloop.loop.session import open_session, read_prompts
+from prefloop.loop.roles import open_policy, parameters_of, reference_of
+from prefloop.loop.scoring import open_scorer
+from prefloop.loop.sources import open_session, read_prompts
 from prefloop.losses import example_mean, sequence_sum
 from prefloop.losses.unary import kto_loss
 from prefloop.models.packing import MicroBatch
@@ -34,9 +34,9 @@ def train(config: OnlineKTOConfig) -> Path:
     source, k = read_prompts(config), config.completions_per_prompt
     with open_session(config, source, reference=config.reference, headline=("score", "loss")) as session:
         run, world = session.run, session.world
-        opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
-        reference = reference_of(config, opened.role, session.tokenizer, run)
-        score, _ = open_scorer(config, session.tokenizer, world)
+        opened = open_policy(session, config.model, config.lora)
+        reference = reference_of(session, opened.role, config.model, config.reference)
+        score, _ = open_scorer(session, config.reward_model, config.reward)
         session.begin()
         policy = parameters_of(opened.role, config.optim, name="policy")
         updater = session.updater(policy, updates=config.steps)
@@ -56,7 +56,6 @@ def train(config: OnlineKTOConfig) -> Path:
                     kto_loss(ours, theirs, good[part.rows], kl, beta=config.beta), examples=count
                 )
 
-            tokens = config.compute.micro_batch_tokens
-            result = update(updater, rollout.groups, loss, tokens=tokens, world=world)
+            result = update(updater, rollout.groups, loss, tokens=session.tokens, world=world)
             run.log(step, {"score": world.sum_float(float(scores.sum())) / count, **result.metrics()})
         return session.finish()

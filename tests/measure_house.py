@@ -6,7 +6,7 @@ Another checkout (`git worktree add`) gives the numbers of another commit. docs/
 import ast
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 STORIES = {
@@ -28,28 +28,37 @@ def main(checkout: Path) -> None:
     """Print all measures."""
     package = checkout / "prefloop"
     trees = {file: ast.parse(file.read_text("utf-8")) for file in sorted(package.rglob("*.py"))}
-    print("| algorithm | its file, lines | files to read | lines to read |\n| --- | --- | --- | --- |")
-    for name, story in STORIES.items():
-        read = reach(package / "algorithms" / f"{story}.py", trees, package)
-        print(
-            f"| {name} | {lines(package / 'algorithms' / f'{story}.py')} | {len(read)} | {sum(map(lines, read))} |"
-        )
+    reads = {
+        name: reach(package / "algorithms" / f"{story}.py", trees, package) for name, story in STORIES.items()
+    }
+    readers = Counter(file for read in reads.values() for file in read)
+    print("| algorithm | its file, lines | files only it reads, lines | all files of the loop, lines |")
+    print("| --- | --- | --- | --- |")
+    for name, read in reads.items():
+        file = package / "algorithms" / f"{STORIES[name]}.py"
+        own = [file for file in read if readers[file] == 1]
+        print(f"| {name} | {lines(file)} | {size(own)} | {size(read)} |")
     of_algorithms = {file: tree for file, tree in trees.items() if file.parent.name in LOOP}
     found = [function for tree in of_algorithms.values() for function in functions(tree)]
     taking = sum(any(name in SETTINGS for name in parameters(function)) for function in found)
     everywhere = [(file, function) for file, tree in trees.items() for function in functions(tree)]
     longest_file, longest = max(everywhere, key=lambda pair: length(pair[1]))
     widest_file, widest = max(everywhere, key=lambda pair: len(parameters(pair[1])))
+    widest_here = max(found, key=lambda function: len(parameters(function)))
+    here = sum(branches(tree) for tree in of_algorithms.values())
     classes = Counter(
         node.name for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)
     )
     print(f"\nfunctions in algorithms/ and loop/ that take settings: {taking} of {len(found)}")
-    print(f"branches on settings in the package: {sum(branches(tree) for tree in trees.values())}")
+    print(
+        f"branches on settings in the package: {sum(branches(tree) for tree in trees.values())}, {here} of them in algorithms/ and loop/"
+    )
     print(f"class names in two or more files: {sum(count > 1 for count in classes.values())}")
     print(f"longest function: {longest.name}, {length(longest)} lines ({longest_file.relative_to(checkout)})")
     print(
         f"longest parameter list: {widest.name}, {len(parameters(widest))} ({widest_file.relative_to(checkout)})"
     )
+    print(f"longest in algorithms/ and loop/: {widest_here.name}, {len(parameters(widest_here))}")
 
 
 def reach(start: Path, trees: dict[Path, ast.Module], package: Path) -> set[Path]:
@@ -98,6 +107,11 @@ def branches(tree: ast.Module) -> int:
 
 def length(function: ast.FunctionDef) -> int:
     return (function.end_lineno or function.lineno) - function.lineno + 1
+
+
+def size(files: Collection[Path]) -> str:
+    """How many, and their lines."""
+    return f"{len(files)}, {sum(map(lines, files))}"
 
 
 def lines(file: Path) -> int:

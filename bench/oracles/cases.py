@@ -69,19 +69,14 @@ def numbers() -> dict[str, Tensor]:
 def objective(name: str, n: Numbers, logprobs: Tensor, *, shared: Mapping[str, float] | None = None, **settings: float) -> Tensor:  # fmt: skip
     """Mean loss of a step by an entry of `OBJECTIVES`; `shared` takes the place of what the step would work out."""
     each = OBJECTIVES[name]
-    nothing = logprobs.new_empty(0)
     count = len(logprobs)
     given = TokenNumbers(
         logprobs=logprobs,
         mask=n["mask"].bool(),
         group=torch.arange(count) if each.data == "labels" else torch.arange(count) // 2,
         reference=n["reference"],
-        forward_kl=nothing.view(0, 0),
         log_collision=n["log_collision"],
-        contrast=nothing.view(0, 0),
-        value=nothing,
-        prompt_odds=nothing,
-        said=n["good"].double() if each.data == "labels" else torch.ones(count, dtype=torch.float64),
+        labels=n["good"].double() if each.data == "labels" else torch.ones(count, dtype=torch.float64),
     )
     chosen = {**each.settings, **settings}
     extra: dict[str, Any] = {key: torch.tensor(value).double() for key, value in (shared or {}).items()}

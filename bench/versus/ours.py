@@ -32,7 +32,7 @@ from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.prefer import PreferConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
-from prefloop.loop import batches
+from prefloop.loop import batches, reference
 from prefloop.models.load import load_policy
 from prefloop.rollout.sampler import sample
 from prefloop.runtime import Run
@@ -105,13 +105,13 @@ def _online(stage: str, material: Path, common: dict[str, Any]) -> tuple[Any, Ca
 
 def train(stage: str, material: Path, pace: Pace) -> None:
     """A stage's own `train`, with its batches in the data's order and a pause before each step."""
-    reference = _Once(prefer.reference_tokens)
-    prefer.reference_tokens = reference
+    once = _Once(reference.reference_tokens)
+    reference.reference_tokens = once
     batches.Batches.at = in_order
     steps = Run.steps
 
     def paced(self: Run, **kwargs: Any) -> Iterator[int]:
-        pace.ready(reference_seconds=reference.seconds)
+        pace.ready(reference_seconds=once.seconds)
         for step in steps(self, **kwargs):
             with pace.step() as answer:
                 yield step

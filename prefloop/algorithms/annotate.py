@@ -15,8 +15,8 @@ from prefloop.configs.scorers import scorers_named
 from prefloop.data.store import Choice, Item, Judgement, Store
 from prefloop.errors import InputError
 from prefloop.loop.judge_scorer import is_judge
-from prefloop.loop.online import scorer_roles
 from prefloop.loop.provenance import models_read
+from prefloop.loop.scoring import scorer_roles
 from prefloop.records import Prompt
 from prefloop.rollout.reward_scorers import EnsembleScorer
 from prefloop.runtime import start_world
@@ -61,9 +61,9 @@ def score_pairs(config: ScorePairsConfig) -> str:
         with Store.open(config.store, create=False) as store:
             store.judge_all(judgements)
         counts = Counter(judgement.choice for judgement in judgements)
-        said = ", ".join(f"{choice} {count}" for choice, count in sorted(counts.items())) or "none"
+        listed = ", ".join(f"{choice} {count}" for choice, count in sorted(counts.items())) or "none"
         print(
-            f"{without_passwords(config.store)}: {made}\n  new judgements by {config.annotator}: {len(judgements)} ({said}; ties give no comparison)"
+            f"{without_passwords(config.store)}: {made}\n  new judgements by {config.annotator}: {len(judgements)} ({listed}; ties give no comparison)"
         )
 
     world.on_main(write)
@@ -103,8 +103,8 @@ def _scores(
     if not texts:
         return {}
     asked: Sequence[Prompt] = list(texts)
-    values = scorer.of_texts(asked, [list(each) for each in texts.values()]).tolist()
-    keys = [(prompt, text) for prompt, each in texts.items() for text in each]
+    values = scorer.of_texts(asked, [list(some) for some in texts.values()]).tolist()
+    keys = [(prompt, text) for prompt, some in texts.items() for text in some]
     return dict(zip(keys, values, strict=True))
 
 

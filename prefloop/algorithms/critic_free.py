@@ -24,163 +24,56 @@ Logged at every step, means over completions or tokens of the whole step:
     loss, lr, grad_norm, skipped   of the step's updates
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from prefloop.configs.critic_free import CriticFreeConfig
-from prefloop.loop.adaptive import KLCoefficient, RunningStatistics, ScoreShaper
+from prefloop.loop.adaptive import KLCoefficient
 from prefloop.loop.critic_free_experience import (
-    Batch,
-    Experience,
-    Roles,
-    Rounds,
+    GroupExperience,
+    GroupPiece,
+    GroupRule,
+    ScoredPolicy,
     estimate_advantages,
-    uses_reference,
 )
-from prefloop.loop.learn import Learner, Loss, Watch, deal, learn
-from prefloop.loop.online import (
-    check_sampled,
-    open_scorer,
-    reference_of,
-    rows_of,
-    shown,
-    shows_samples,
-)
-from prefloop.loop.roles import open_policy, parameters_of
-from prefloop.loop.session import PromptSource, Session, open_session, read_prompts
-from prefloop.losses import (
-    CLIPPED,
-    ESTIMATORS,
-    RATIOS,
-    REDUCTIONS,
-    SURROGATES,
-    expected_at_start,
-    k3,
-    probability_ratio,
-    sum_and_count,
-)
+from prefloop.loop.dynamic_sampling import Rounds, collect
+from prefloop.loop.learn import Learner, Loss, Passes, Watch
+from prefloop.loop.penalties import Penalties
+from prefloop.loop.roles import open_policy, parameters_of, reference_of
+from prefloop.loop.scoring import open_shaped_scorer
+from prefloop.loop.session import Session
+from prefloop.loop.shown import show_rollout
+from prefloop.loop.sources import PromptSource, open_session, read_prompts, staleness
+from prefloop.loop.tensors import rows_of
+from prefloop.losses import CLIPPED, RATIOS, REDUCTIONS, SURROGATES, k3, sum_and_count
 from prefloop.models.packing import MicroBatch
 from prefloop.models.roles import scatter_tokens
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, StepResult, World
+from prefloop.runtime import Metrics, StepResult
 
 GREEDY_KEYS = 1 << 62
 """Added to a prompt's key for its greedy completion, so that no two draws have one name."""
 
 
-def train(config: CriticFreeConfig) -> Path:
-    """Train and return the folder of the finished policy."""
-    kl_coef = KLCoefficient(config.kl, completions=config.batch_prompts * config.completions_per_prompt)
-    headline = ("score", "kl" if uses_reference(config) else "length")
-    source = read_prompts(config)
-    with open_session(config, source, reference=config.reference, headline=headline) as session:
-        run, world, rounds = session.run, session.world, Rounds()
-        roles = _open(config, session)
-        source.check_room(roles.policy, *([roles.reference] if roles.reference else []))
-        session.begin()
-        for step in session.steps(
-            save=roles.save,
-            updater=roles.updater,
-            kl_coef=kl_coef,
-            scores=roles.shape,
-            rewards=roles.rewards,
-            rounds=rounds,
-        ):
-            batch = _collect(config, roles, source, rounds, world)
-            greedy = _greedy_answers(config, roles, source, rounds) if config.baseline == "greedy" else None
-            experience, metrics = estimate_advantages(config, roles, batch, greedy, kl_coef.value, world)
-            if step == 1 and "kl_distance" in metrics and session.models.reference_is_start():
-                check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
-            learned = _learn(config, roles, experience, kl_coef.value, step, world)
-            if roles.reference:
-                kl_coef.follow(metrics["kl"], completions=batch.total * config.completions_per_prompt)
-            run.log(step, {**metrics, **roles.score.metrics(world), **learned})
-            if shows_samples(step, run.total_steps):
-                run.samples(step, shown(batch.rollout, batch.scores))
-        return session.finish()
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodLoss:
+    """A method's loss; `losses/critic_free.py` has its parts."""
 
-
-def _open(config: CriticFreeConfig, session: Session) -> Roles:
-    """The roles, from the start or from the checkpoint the run goes on from."""
-    run, tokenizer = session.run, session.tokenizer
-    opened = open_policy(config.model, tokenizer, config.lora, config.compute, run)
-    policy = opened.role
-    score, stored = open_scorer(config, tokenizer, run.world)
-    return Roles(
-        policy=policy,
-        reference=reference_of(config, policy, tokenizer, run) if uses_reference(config) else None,
-        score=score,
-        shape=ScoreShaper(
-            config.reward, stored=stored, longest=config.sampling.max_new_tokens, world=run.world
-        ),
-        rewards=RunningStatistics(run.world),
-        updater=session.updater(
-            parameters_of(policy, config.optim, name="policy"),
-            updates=config.steps * config.epochs * config.minibatches,
-        ),
-        save=opened.save,
-    )
-
-
-def _collect(
-    config: CriticFreeConfig, roles: Roles, source: PromptSource, rounds: Rounds, world: World
-) -> Batch:
-    """One round of sampling, or with dynamic sampling as many as it takes until enough groups have scores that differ.
-
-    A step in which no group has any keeps its last round: its advantages are zero.
-    """
-    k = config.completions_per_prompt
-    kept: list[tuple[int, int]] = []  # (round, place), the same on every process
-    equal = sampled = 0
-    rollouts: list[Rollout] = []
-    scores: list[Tensor] = []
-    drawn = 0
-    for taken in range(1 + config.dynamic_sampling):
-        rounds.done += 1
-        drawn = source.drawn(rounds.done)
-        rollouts.append(source.draw(roles.policy, rounds.done, k=k))
-        scores.append(roles.score(rollouts[-1]))
-        own = world.share(range(drawn))
-        rows = scores[-1].view(len(own), k)
-        differ = (rows != rows[:, :1]).any(dim=1).tolist()
-        varied = sorted(
-            place
-            for part in world.gather_objects([p for p, d in zip(own, differ, strict=True) if d])
-            for place in part
-        )
-        sampled += drawn
-        equal += drawn - len(varied)
-        places = varied if config.dynamic_sampling else range(drawn)
-        kept += [(taken, place) for place in places]
-        if len(kept) >= config.batch_prompts or not config.dynamic_sampling:
-            break
-    last = len(rollouts) - 1
-    kept = kept[: config.batch_prompts] or [(last, place) for place in range(drawn)]
-    mine = [(at, index, place) for at, (index, place) in enumerate(kept) if place % world.size == world.rank]
-    rollout = rollouts[0].take([])
-    for index, of_round in enumerate(rollouts):
-        rollout = rollout.join(of_round.take([place // world.size for _, of, place in mine if of == index]))
-    own_scores = [scores[index].view(-1, k)[place // world.size] for _, index, place in mine]
-    return Batch(
-        rollout=rollout,
-        scores=torch.cat([scores[0][:0], *own_scores]),
-        places=[at for at, _, _ in mine],
-        total=len(kept),
-        equal_groups=equal / sampled,
-        rounds=len(rollouts),
-    )
-
-
-def _greedy_answers(
-    config: CriticFreeConfig, roles: Roles, source: PromptSource, rounds: Rounds
-) -> tuple[Rollout, Tensor]:
-    """The greedy completion of each of this process's prompts of the last round, and its score."""
-    greedy = replace(config.sampling, temperature=0.0)
-    rollout = source.draw(roles.policy, rounds.done, k=1, first_key=GREEDY_KEYS, sampling=greedy)
-    return rollout, roles.score(rollout)
+    ratio: Callable[..., Tensor]
+    surrogate: Callable[..., Tensor]
+    cut: Callable[..., Tensor] | None
+    """Which tokens the clip has cut; None where nothing is clipped."""
+    reduction: Callable[..., Tensor]
+    clip: tuple[float, float]
+    penalties: Penalties
+    temperature: float
+    k: int
+    """Completions of each prompt."""
 
 
 @dataclass(slots=True)
@@ -193,134 +86,161 @@ class FirstLoss:
     """Reduced absolute losses: what float noise is measured against."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """What a step's updates show."""
+
+    metrics: Metrics = field(default_factory=Metrics)
+    watch: Watch = field(default_factory=Watch)
+    first: FirstLoss = field(default_factory=FirstLoss)
+
+
+def train(config: CriticFreeConfig) -> Path:
+    """Train and return the folder of the finished policy."""
+    k, size, greedy = config.completions_per_prompt, config.batch_prompts, config.baseline == "greedy"
+    kl_coef = KLCoefficient(config.kl, completions=size * k)
+    source = read_prompts(config)
+    headline = ("score", config.watched)
+    with open_session(config, source, reference=config.reference, headline=headline) as session:
+        run, world, rounds = session.run, session.world, Rounds()
+        roles = _open(config, session)
+        source.check_room(roles.policy, *([roles.reference] if roles.reference else []))
+        session.begin()
+        passes = Passes(epochs=config.epochs, minibatches=config.minibatches, session=session)
+        objective = _objective(config, kl_coef)
+        rule, more = GroupRule.of(config, world), config.dynamic_sampling
+        kept = {"updater": roles.updater, "kl_coef": kl_coef, "scores": roles.shape, "rounds": rounds}
+        for step in session.steps(save=roles.save, rewards=rule.totals, **kept):
+            batch = collect(
+                roles.policy, roles.score, source, rounds, k=k, size=size, version=step - 1, more=more
+            )
+            answers = _greedy_answers(roles, source, rounds, version=step - 1) if greedy else None
+            experience, metrics = estimate_advantages(rule, roles, batch, answers, kl_coef.in_reward)
+            if step == 1 and "kl_distance" in metrics and session.models.reference_is_start():
+                source.check("kl", metrics["kl_distance"])
+            learned, first = _learn(objective, roles, experience, passes, step)
+            source.check("ratio", 1 + learned["ratio"])
+            source.check("policy_loss", first.loss, first.expected, scale=1 + first.size)
+            if roles.reference:
+                metrics["kl_coef"] = kl_coef.value
+                kl_coef.follow(metrics["kl"], completions=batch.total * k)
+            metrics |= roles.score.metrics(world) | staleness(batch.rollout, step - 1, world)
+            run.log(step, {**metrics, **learned})
+            show_rollout(run, step, batch.rollout, batch.scores)
+        return session.finish()
+
+
+def _open(config: CriticFreeConfig, session: Session) -> ScoredPolicy:
+    """The roles, from the start or from the checkpoint the run goes on from."""
+    opened = open_policy(session, config.model, config.lora)
+    policy = opened.role
+    score, shape = open_shaped_scorer(
+        session, config.reward_model, config.reward, longest=config.sampling.max_new_tokens
+    )
+    watched = config.watched == "kl"
+    return ScoredPolicy(
+        policy=policy,
+        reference=reference_of(session, policy, config.model, config.reference) if watched else None,
+        score=score,
+        shape=shape,
+        updater=session.updater(
+            parameters_of(policy, config.optim, name="policy"),
+            updates=config.steps * config.epochs * config.minibatches,
+        ),
+        save=opened.save,
+    )
+
+
+def _objective(config: CriticFreeConfig, kl_coef: KLCoefficient) -> MethodLoss:
+    """The method's loss with this weight of the KL."""
+    return MethodLoss(
+        ratio=RATIOS[config.ratio],
+        surrogate=SURROGATES[config.surrogate],
+        cut=CLIPPED.get(config.surrogate),
+        reduction=partial(REDUCTIONS[config.reduction], length=config.sampling.max_new_tokens),
+        clip=(config.clip_low, config.clip_high),
+        penalties=Penalties(
+            entropy_coef=config.entropy_coef,
+            kl_coef=kl_coef,
+            estimator=config.kl.estimator,
+            kl_weighted=config.kl_weighted,
+        ),
+        temperature=config.sampling.temperature,
+        k=config.completions_per_prompt,
+    )
+
+
+def _greedy_answers(
+    roles: ScoredPolicy, source: PromptSource, rounds: Rounds, *, version: int
+) -> tuple[Rollout, Tensor]:
+    """The greedy completion of each of this process's prompts of the last round, and its score."""
+    greedy = replace(source.sampling, temperature=0.0)
+    rollout = source.draw(
+        roles.policy, rounds.done, k=1, first_key=GREEDY_KEYS, sampling=greedy, version=version
+    )
+    return rollout, roles.score(rollout)
+
+
 def _learn(
-    config: CriticFreeConfig,
-    roles: Roles,
-    experience: Experience,
-    kl_coef: float,
-    step: int,
-    world: World,
-) -> dict[str, float]:
-    """The updates over one step's experience; their metrics."""
-    metrics, watch, first = Metrics(), Watch(), FirstLoss()
+    objective: MethodLoss, roles: ScoredPolicy, experience: GroupExperience, passes: Passes, step: int
+) -> tuple[dict[str, float], FirstLoss]:
+    """The updates over one step's experience; their metrics, and the loss before the first of them."""
+    world, seen = passes.session.world, Observed()
 
     def loss(places: list[int]) -> Loss | None:
-        rows = rows_of(places, config.completions_per_prompt).to(world.device)
+        rows = rows_of(places, objective.k).to(world.device)
         mask = experience.mask[rows]
         tokens = world.sum_float(int(mask.sum()))
         sequences = world.sum_float(int(mask.any(dim=1).sum()))
         if not tokens:  # every completion was cut, and mask_truncated leaves them out
             return None
         # Its parts add up over micro-batches and processes.
-        metrics.add("policy_loss", 0.0, int(world.is_main))
-        return lambda part: _policy_loss(
-            config,
-            roles,
-            experience,
-            part,
-            rows[part.rows],
-            tokens,
-            sequences,
-            kl_coef,
-            metrics,
-            watch,
-            first,
-        )
+        seen.metrics.add("policy_loss", 0.0, int(world.is_main))
+
+        def of_part(part: MicroBatch) -> Tensor:
+            piece = experience.piece(part, rows[part.rows], tokens=tokens, sequences=sequences)
+            return _policy_loss(objective, roles, piece, seen)
+
+        return of_part
 
     def check(result: StepResult) -> None:
-        watch.closed = True
+        seen.watch.closed = True
 
-    (updates,) = learn(
+    (updates,) = passes.learn(
         [Learner(updater=roles.updater, loss=loss)],
         experience.groups,
-        deal(
-            experience.places,
-            range(experience.total),
-            minibatches=config.minibatches,
-            epochs=config.epochs,
-            seed=config.run.seed,
-            step=step,
-        ),
-        tokens=config.compute.micro_batch_tokens,
-        world=world,
+        (experience.places, range(experience.total)),
+        step=step,
         check=check,
     )
-    ratio = world.max_float(watch.ratio_distance)
-    check_sampled(config, "ratio", 1 + ratio, expected_at_start("ratio"))
-    observed, expected, size = (world.sum_float(value) for value in (first.loss, first.expected, first.size))
-    check_sampled(config, "policy_loss", observed, expected, scale=1 + size)
-    return {**updates, **metrics.reduce(world), "ratio": ratio}
+    ratio, first = world.max_float(seen.watch.ratio_distance), seen.first
+    everywhere = FirstLoss(*(world.sum_float(value) for value in (first.loss, first.expected, first.size)))
+    return {**updates, **seen.metrics.reduce(world), "ratio": ratio}, everywhere
 
 
-def _policy_loss(
-    config: CriticFreeConfig,
-    roles: Roles,
-    experience: Experience,
-    part: MicroBatch,
-    rows: Tensor,
-    tokens: float,
-    sequences: float,
-    kl_coef: float,
-    metrics: Metrics,
-    watch: Watch,
-    first: FirstLoss,
-) -> Tensor:
+def _policy_loss(objective: MethodLoss, roles: ScoredPolicy, piece: GroupPiece, seen: Observed) -> Tensor:
     """This micro-batch's part of the policy's loss."""
-    policy, batch, temperature = roles.policy, part.batch, config.sampling.temperature
-    width = batch.completion_mask.shape[1]
-    mask, old, advantages, reference, weights = (
-        tensor[rows, :width]
-        for tensor in (
-            experience.mask,
-            experience.old_logprobs,
-            experience.advantages,
-            experience.reference_logprobs,
-            experience.weights,
-        )
-    )
-    kl_in_loss = kl_coef if config.kl.placement == "loss" else 0.0
-    exact = bool(kl_in_loss) and config.kl.estimator == "exact"
-    if exact and roles.reference:
-        statistics = policy.statistics_against(roles.reference, batch, temperature=temperature)
-    else:
-        statistics = policy.statistics(batch, temperature=temperature, entropy=config.entropy_coef > 0)
+    batch, mask, old, penalties = piece.batch, piece.mask, piece.old_logprobs, objective.penalties
+    statistics = roles.learning_pass(batch, penalties.want, temperature=objective.temperature)
     logprobs = scatter_tokens(statistics.logprobs, batch)
-    of, surrogate, clip = (
-        RATIOS[config.ratio],
-        SURROGATES[config.surrogate],
-        (config.clip_low, config.clip_high),
-    )
-
-    def reduced(losses: Tensor) -> Tensor:
-        return REDUCTIONS[config.reduction](
-            losses, mask, tokens=tokens, sequences=sequences, length=config.sampling.max_new_tokens
-        )
-
-    ours, theirs = of(logprobs, mask), of(old, mask)
-    policy_loss = reduced(weights * surrogate(ours, theirs, advantages, clip=clip))
+    reduced = partial(objective.reduction, mask=mask, tokens=piece.tokens, sequences=piece.sequences)
+    surrogate = partial(objective.surrogate, advantages=piece.advantages, clip=objective.clip)
+    ours, theirs = objective.ratio(logprobs, mask), objective.ratio(old, mask)
+    policy_loss = reduced(piece.weights * surrogate(ours, theirs))
     total = policy_loss
-    if config.entropy_coef:
-        total = total - config.entropy_coef * reduced(scatter_tokens(statistics.entropy, batch))
-    if kl_in_loss:
-        kl = (
-            scatter_tokens(statistics.kl, batch)
-            if exact
-            else ESTIMATORS[config.kl.estimator](logprobs, reference)
-        )
-        if config.kl_weighted:
-            kl = probability_ratio(logprobs, old) * kl
-        total = total + kl_in_loss * reduced(kl)
+    for weight, term in penalties.terms(statistics, batch, logprobs, old, piece.reference_logprobs):
+        total = total + weight * reduced(term)
 
     with torch.no_grad():
-        metrics.add("policy_loss", policy_loss, 0)
-        if config.surrogate != "score":
-            cut = CLIPPED[config.surrogate](ours, theirs, advantages, clip=clip)
-            metrics.add("clip_fraction", *sum_and_count(cut, mask))
-        metrics.add("approx_kl", *sum_and_count(k3(old, logprobs), mask))
-        if not watch.closed:
-            watch.see(logprobs, old, mask)
-            at_start = weights * surrogate(theirs, theirs, advantages, clip=clip)
-            first.loss += policy_loss.item()
-            first.expected += reduced(at_start).item()
-            first.size += reduced(at_start.abs()).item()
+        seen.metrics.add("policy_loss", policy_loss, 0)
+        if objective.cut:
+            cut = objective.cut(ours, theirs, piece.advantages, clip=objective.clip)
+            seen.metrics.add("clip_fraction", *sum_and_count(cut, mask))
+        seen.metrics.add("approx_kl", *sum_and_count(k3(old, logprobs), mask))
+        if not seen.watch.closed:
+            seen.watch.see(logprobs, old, mask)
+            at_start = piece.weights * surrogate(theirs, theirs)
+            seen.first.loss += policy_loss.item()
+            seen.first.expected += reduced(at_start).item()
+            seen.first.size += reduced(at_start.abs()).item()
     return total

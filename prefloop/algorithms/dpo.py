@@ -8,30 +8,22 @@ difference of log-ratios); reward_chosen, reward_rejected (implicit); logp_chose
 which is worth watching); nll (of chosen completions, per token); lr, grad_norm, skipped; and the same of held-out comparisons as heldout_*.
 """
 
+from dataclasses import fields
 from pathlib import Path
 
 from prefloop.algorithms.prefer import train_objective
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.prefer import PreferConfig
+from prefloop.losses.objectives import OBJECTIVES
+
+OF_THE_LOSS = ("beta", "label_smoothing")
+"""Settings that `prefer` has not, because they are the objective's."""
 
 
 def train(config: DPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    same = PreferConfig(
-        run=config.run,
-        data=config.data,
-        model=config.model,
-        loss="dpo",
-        settings=(f"beta={config.beta!r}", f"label_smoothing={config.label_smoothing!r}"),
-        reference=config.reference,
-        sft_coef=config.sft_coef,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-        eval_every=config.eval_every,
-        reference_cache=config.reference_cache,
-        optim=config.optim,
-        lora=config.lora,
-        compute=config.compute,
+    given = {field.name: getattr(config, field.name) for field in fields(config)}
+    settings = {name: given.pop(name) for name in OF_THE_LOSS}
+    return train_objective(
+        PreferConfig(loss="dpo", **given), OBJECTIVES["dpo"], settings, stage="dpo", recorded=config
     )
-    return train_objective(same, stage="dpo", recorded=config)

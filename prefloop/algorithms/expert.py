@@ -10,7 +10,6 @@ token, mean over the updates); loss, lr, grad_norm, skipped.
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,90 +17,88 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.algorithms.sft import likelihood_loss
 from prefloop.configs.own_samples import ExpertConfig
-from prefloop.loop.adaptive import ScoreShaper
-from prefloop.loop.learn import Learner, Loss, deal, learn
-from prefloop.loop.online import (
-    check_sampled,
-    open_scorer,
-    shown,
-    shows_samples,
-)
+from prefloop.loop.learn import Learner, Loss, Passes
+from prefloop.loop.likelihood import likelihood_loss
 from prefloop.loop.roles import open_policy, parameters_of
-from prefloop.loop.session import open_session, read_prompts
+from prefloop.loop.scoring import open_shaped_scorer
+from prefloop.loop.shown import show_rollout
+from prefloop.loop.sources import StartCheck, open_session, read_prompts, staleness
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
 from prefloop.runtime import Metrics, StepResult, Updater, World
 from prefloop.text.groups import Group
 
+Kept = list[tuple[int, int]]
+"""Which completions are learned from, (prompt, sample) of this process's."""
+
 
 def train(config: ExpertConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    source = read_prompts(config)
+    source, n = read_prompts(config), config.completions_per_prompt
     with open_session(config, source, headline=("score", "score_kept")) as session:
         run, world = session.run, session.world
-        opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
+        opened = open_policy(session, config.model, config.lora)
         policy = opened.role
-        score, stored = open_scorer(config, session.tokenizer, world)
-        shape = ScoreShaper(config.reward, stored=stored, longest=config.sampling.max_new_tokens, world=world)
+        score, shape = open_shaped_scorer(
+            session, config.reward_model, config.reward, longest=config.sampling.max_new_tokens
+        )
         source.check_room(policy)
         session.begin()
+        passes = Passes(epochs=config.epochs, minibatches=config.minibatches, session=session)
         updater = session.updater(
-            parameters_of(policy, config.optim, name="policy"),
-            updates=config.steps * config.epochs * config.minibatches,
+            parameters_of(policy, config.optim, name="policy"), updates=config.steps * passes.updates
         )
+        share = None if config.keep == "best" else config.quantile
         for step in session.steps(save=opened.save, updater=updater, scores=shape):
-            rollout = source.draw(policy, step, k=config.completions_per_prompt)
+            rollout = source.draw(policy, step, k=n)
             scores = score(rollout)
-            kept = kept_of(config, shape(rollout, scores).view(-1, config.completions_per_prompt), world)
-            metrics = _seen(config, rollout, scores, kept, world)
-            metrics |= _learn(config, policy, updater, rollout, kept, step, world)
-            run.log(step, {**metrics, **score.metrics(world)})
-            if shows_samples(step, run.total_steps):
-                run.samples(step, shown(rollout, scores))
+            shaped = shape(rollout, scores).view(-1, n)
+            kept = best_of(shaped) if share is None else above(shaped, share, world)
+            metrics = _seen(rollout, scores, kept, world)
+            if share is None:
+                metrics["best_of_kl"] = math.log(n) - (n - 1) / n
+            metrics |= _learn(policy, updater, passes, rollout, kept, step, source.check)
+            run.log(step, {**metrics, **score.metrics(world), **staleness(rollout, step - 1, world)})
+            show_rollout(run, step, rollout, scores)
         return session.finish()
 
 
-def kept_of(config: ExpertConfig, scores: Float[Tensor, "P n"], world: World) -> list[tuple[int, int]]:
-    """Which completions are learned from, (prompt, sample) of this process's. Of equal best ones the first is kept."""
-    if config.keep == "best":
-        best = scores.argmax(dim=1).tolist()
-        return list(enumerate(best))
+def best_of(scores: Float[Tensor, "P n"]) -> Kept:
+    """The best of each prompt; of equal ones the first."""
+    return list(enumerate(scores.argmax(dim=1).tolist()))
+
+
+def above(scores: Float[Tensor, "P n"], quantile: float, world: World) -> Kept:
+    """All whose score is at or above this quantile of all processes' scores."""
     everyone = np.concatenate([np.asarray(rows) for rows in world.gather_objects(scores.flatten().tolist())])
-    threshold = float(np.quantile(everyone, config.quantile, method="higher"))
+    threshold = float(np.quantile(everyone, quantile, method="higher"))
     return [(int(p), int(j)) for p, j in torch.nonzero(scores.double() >= threshold).tolist()]
 
 
-def _seen(
-    config: ExpertConfig,
-    rollout: Rollout,
-    scores: Float[Tensor, " B"],
-    kept: Sequence[tuple[int, int]],
-    world: World,
-) -> dict[str, float]:
+def _seen(rollout: Rollout, scores: Float[Tensor, " B"], kept: Kept, world: World) -> dict[str, float]:
     """Metrics of what was sampled and kept."""
-    n, metrics = config.completions_per_prompt, Metrics()
+    n, metrics = len(scores) // max(1, len(rollout.groups)), Metrics()
     rows = [p * n + j for p, j in kept]
     metrics.add("score", scores.sum(), len(scores))
     metrics.add("score_kept", scores[rows].sum(), len(rows))
     metrics.add("kept", len(rows), len(scores))
     metrics.add("length", sum(len(c) for group in rollout.groups for c in group.completions), len(scores))
     metrics.add("ended", sum(map(sum, rollout.ended)), len(scores))
-    of_choice = {"best_of_kl": math.log(n) - (n - 1) / n} if config.keep == "best" else {}
-    return {**metrics.reduce(world), **of_choice}
+    return metrics.reduce(world)
 
 
 def _learn(
-    config: ExpertConfig,
     policy: Policy,
     updater: Updater,
+    passes: Passes,
     rollout: Rollout,
-    kept: Sequence[tuple[int, int]],
+    kept: Kept,
     step: int,
-    world: World,
+    check_start: StartCheck,
 ) -> dict[str, float]:
     """Likelihood updates on the kept completions; their metrics."""
+    world = passes.session.world
     groups = [alone(rollout.groups[p], j) for p, j in kept]
     sampled = [sum(rollout.sampler_logprobs[p][j]) for p, j in kept]
     # The prompt at place p of this process is the one at place p * size + rank of the step.
@@ -116,28 +113,16 @@ def _learn(
         return of_batch
 
     def check(result: StepResult) -> None:
-        if config.sampling.temperature == 1:
+        if check_start.temperature == 1:
             # Before any update the likelihood is the sampler's own, which saw the same weights and tokens.
-            check_sampled(config, "nll", result.loss, expected[0], scale=1 + expected[0])
+            check_start("nll", result.loss, expected[0], scale=1 + expected[0])
 
-    (learned,) = learn(
-        [Learner(updater=updater, loss=loss)],
-        groups,
-        deal(
-            own,
-            everyone,
-            minibatches=config.minibatches,
-            epochs=config.epochs,
-            seed=config.run.seed,
-            step=step,
-        ),
-        tokens=config.compute.micro_batch_tokens,
-        world=world,
-        check=check,
+    (learned,) = passes.learn(
+        [Learner(updater=updater, loss=loss)], groups, (own, everyone), step=step, check=check
     )
     return {"nll" if name == "loss" else name: value for name, value in learned.items()}
 
 
 def alone(group: Group, sample: int) -> Group:
     """A prompt with one of its completions."""
-    return Group(prompt=group.prompt, completions=(group.completions[sample],), masks=(group.masks[sample],))
+    return group.take([sample])

@@ -59,7 +59,7 @@ def filter_by_margin(
 def unambiguous(
     records: Sequence[Comparison], *, least_certainty: float, least_margin: float
 ) -> tuple[Comparison, ...]:
-    """Comparisons whose own label is sure enough: |p_soft - 1/2| and the margin, where one is said, are no smaller than these."""
+    """Comparisons whose own label is sure enough: |p_soft - 1/2| and the margin, where one is given, are no smaller than these."""
     return tuple(
         record
         for record in records
@@ -85,14 +85,16 @@ def filter_comparisons(config: FilterConfig) -> str:
             f"; the models agree with {result.agreed}, find {result.ambiguous} ambiguous (left out) "
             f"and disagree with {result.disagreed} ({done})"
         )
-    said = f"{len(kept)} of {len(given)} comparisons; ambiguous by their own label {unsure} (left out){of_models}"
+    found = f"{len(kept)} of {len(given)} comparisons; ambiguous by their own label {unsure} (left out){of_models}"
     if not kept:
-        raise InputError(f"nothing is left: {said}; lower least_margin, least_certainty or least_said_margin")
+        raise InputError(
+            f"nothing is left: {found}; lower least_margin, least_certainty or least_said_margin"
+        )
 
     def write() -> None:
         write_jsonl(kept, Path(config.out))
         print(summary)
-        print(f"{config.out}: {said}")
+        print(f"{config.out}: {found}")
 
     world.on_main(write)
     return config.out

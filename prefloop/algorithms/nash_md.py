@@ -10,53 +10,55 @@ grad_norm, skipped.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prefloop.configs.games import NashMDConfig
 from prefloop.loop.learn import Watch, update
-from prefloop.loop.online import (
-    check_sampled,
-    mask_of,
-    put,
-    reference_of,
-    shown,
-    shows_samples,
-)
-from prefloop.loop.payoff import Judged, Payoff
-from prefloop.loop.roles import open_policy, parameters_of
-from prefloop.loop.session import open_session, read_prompts
-from prefloop.losses import (
-    example_mean,
-    expected_at_start,
-    masked_sum,
-    sequence_sum,
-)
+from prefloop.loop.payoff import Judged, open_payoff
+from prefloop.loop.roles import open_policy, parameters_of, reference_of
+from prefloop.loop.session import Session
+from prefloop.loop.shown import show_rollout
+from prefloop.loop.sources import open_session, read_prompts, staleness
+from prefloop.loop.tensors import logprobs_of, mask_of
+from prefloop.losses import example_mean, masked_sum, sequence_sum
 from prefloop.losses.games import nash_md_loss
-from prefloop.models.packing import MicroBatch, micro_batches
+from prefloop.models.packing import MicroBatch
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
 from prefloop.rollout.steered import geometric_mixture
-from prefloop.runtime import Metrics, Updater, World
-from prefloop.text.groups import Group
+from prefloop.runtime import Metrics, Updater
 
 OPPONENT_KEYS = 1 << 62
 """Added to a prompt's key for the opponent's completion, so that no two draws have one name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contest:
+    """Of the policy's completions, prompt after prompt."""
+
+    rollout: Rollout
+    old_logprobs: Float[Tensor, "B T"]
+    """When they were drawn."""
+    payoff: Float[Tensor, " B"]
+    """Probability of being preferred."""
+    kl: Float[Tensor, " B"]
+    """Log-ratio to the reference."""
 
 
 def train(config: NashMDConfig) -> Path:
     """Train and return the folder of the finished policy."""
     source = read_prompts(config)
     with open_session(config, source, reference=config.reference, headline=("win_rate", "kl")) as session:
-        run, world = session.run, session.world
-        opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
+        run, temperature = session.run, config.sampling.temperature
+        opened = open_policy(session, config.model, config.lora)
         policy = opened.role
-        reference = reference_of(config, policy, session.tokenizer, run)
+        reference = reference_of(session, policy, config.model, config.reference)
         opponent = geometric_mixture(policy, reference, share=config.mixture)
-        payoff = Payoff(config, session.tokenizer, world)
+        payoff = open_payoff(session, config)
         source.check_room(policy, reference)
         session.begin()
         updater = session.updater(parameters_of(policy, config.optim, name="policy"), updates=config.steps)
@@ -64,66 +66,54 @@ def train(config: NashMDConfig) -> Path:
             own = source.draw(policy, step, k=1)
             both = own.beside(source.draw(opponent, step, k=1, first_key=OPPONENT_KEYS))
             judged = payoff(both, k=2)
-            experience, metrics = _experience(config, policy, reference, own, judged, world)
+            mask = mask_of(own.groups, session.world.device)
+            logprobs = logprobs_of(
+                (policy, reference), own.groups, mask, temperature=temperature, tokens=session.tokens
+            )
+            experience, metrics = _experience(own, judged, logprobs, mask, beta=config.beta)
+            seen = metrics.reduce(session.world)
             if step == 1 and session.models.reference_is_start():
-                check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
-            metrics |= _learn(config, policy, updater, own.groups, experience, world)
-            run.log(step, {**metrics, **payoff.metrics()})
-            if shows_samples(step, run.total_steps):
-                run.samples(step, shown(both, judged.shown()))
+                source.check("kl", seen["kl_distance"])
+            learned = _learn(experience, policy, updater, session, temperature, beta=config.beta)
+            source.check("ratio", 1 + learned["ratio"])
+            stale = staleness(own, step - 1, session.world)
+            run.log(step, {**seen, **learned, **payoff.metrics(), **stale})
+            show_rollout(run, step, both, judged.shown())
         return session.finish()
 
 
-Experience = tuple[Float[Tensor, "B T"], Float[Tensor, " B"], Float[Tensor, " B"]]
-"""Of the policy's completions: log-probabilities when they were drawn, probability of being preferred, log-ratio to the reference."""
-
-
 def _experience(
-    config: NashMDConfig, policy: Policy, reference: Policy, own: Rollout, judged: Judged, world: World
-) -> tuple[Experience, dict[str, float]]:
-    """Log-probabilities, payoff and KL of the policy's completions; under no_grad."""
-    mask = mask_of(own.groups, world.device)
-    ours, theirs = torch.zeros(mask.shape, device=world.device), torch.zeros(mask.shape, device=world.device)
-    temperature = config.sampling.temperature
-    with torch.no_grad():
-        for part in micro_batches(own.groups, tokens=config.compute.micro_batch_tokens, device=world.device):
-            put(ours, part, policy(part.batch, temperature=temperature))
-            put(theirs, part, reference(part.batch, temperature=temperature))
+    own: Rollout, judged: Judged, logprobs: Sequence[Tensor], mask: Bool[Tensor, "B T"], *, beta: float
+) -> tuple[Contest, Metrics]:
+    """Payoff and KL of the policy's completions; `logprobs` are the policy's and the reference's."""
+    ours, theirs = logprobs
     payoff, kl = judged.table[:, 0, 1], sequence_sum(ours - theirs, mask)
     metrics, count = Metrics(), len(own)
     metrics.add("win_rate", payoff.sum(), count)
-    for scores in judged.scores:
-        metrics.add("score", scores.sum(), len(scores))
+    if judged.scores is not None:
+        metrics.add("score", judged.scores.sum(), len(judged.scores))
     metrics.add("kl", kl.sum(), count)
     metrics.add("kl_distance", masked_sum((ours - theirs).abs(), mask), mask.sum())
-    metrics.add("reward", (payoff - 0.5 - config.beta * kl).sum(), count)
+    metrics.add("reward", (payoff - 0.5 - beta * kl).sum(), count)
     metrics.add("length", mask.sum(), count)
     metrics.add("ended", sum(map(sum, own.ended)), count)
-    return (ours, payoff, kl), metrics.reduce(world)
+    return Contest(rollout=own, old_logprobs=ours, payoff=payoff, kl=kl), metrics
 
 
 def _learn(
-    config: NashMDConfig,
-    policy: Policy,
-    updater: Updater,
-    groups: Sequence[Group],
-    experience: Experience,
-    world: World,
+    of: Contest, policy: Policy, updater: Updater, session: Session, temperature: float, *, beta: float
 ) -> dict[str, float]:
     """One update, and its metrics."""
-    old, payoff, kl = experience
-    count = world.sum_float(len(groups))
-    watch = Watch()
+    world, watch = session.world, Watch()
+    count = world.sum_float(len(of.rollout.groups))
 
     def loss(part: MicroBatch) -> Tensor:
         mask = part.batch.completion_mask
-        logprobs = policy(part.batch, temperature=config.sampling.temperature)
-        watch.see(logprobs, old[part.rows, : mask.shape[1]], mask)
+        logprobs = policy(part.batch, temperature=temperature)
+        watch.see(logprobs, of.old_logprobs[part.rows, : mask.shape[1]], mask)
         sums = sequence_sum(logprobs, mask)
-        losses = nash_md_loss(sums, payoff[part.rows], kl[part.rows], beta=config.beta)
+        losses = nash_md_loss(sums, of.payoff[part.rows], of.kl[part.rows], beta=beta)
         return example_mean(losses, examples=count)
 
-    result = update(updater, groups, loss, tokens=config.compute.micro_batch_tokens, world=world)
-    ratio = world.max_float(watch.ratio_distance)
-    check_sampled(config, "ratio", 1 + ratio, expected_at_start("ratio"))
-    return {**result.metrics(), "ratio": ratio}
+    result = update(updater, of.rollout.groups, loss, tokens=session.tokens, world=world)
+    return {**result.metrics(), "ratio": world.max_float(watch.ratio_distance)}

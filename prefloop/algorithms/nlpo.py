@@ -27,11 +27,29 @@ from prefloop.runtime import StateTree
 from prefloop.text.groups import Group
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskRule:
+    """Which tokens are allowed: the likeliest that have `top_p` of the probability together, and the `least` likeliest."""
+
+    top_p: float
+    least: int
+    every: int
+    """Steps after which the masking policy becomes the policy as it is."""
+    temperature: float
+    tokens: int
+    """Of a micro-batch."""
+
+
 def train(config: NLPOConfig) -> Path:
     """Train and return the folder of the finished policy: PPO with a masking policy, or plain PPO with `top_p` 1."""
-    if config.top_p == 1:
-        return train_masked(config, lambda policy: None)
-    return train_masked(config, lambda policy: open_masking(config, policy))
+    rule = MaskRule(
+        top_p=config.top_p,
+        least=config.mask_least,
+        every=config.mask_every,
+        temperature=config.sampling.temperature,
+        tokens=config.compute.micro_batch_tokens,
+    )
+    return train_masked(config, lambda policy: open_masking(rule, policy, config.model))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,34 +59,27 @@ class Masking:
     policy: Policy
     """The policy that is trained."""
     masking: Policy
-    config: NLPOConfig
+    rule: MaskRule
 
     def drawer(self, step: int) -> Drawer:
-        """What completions are drawn from. Before every `mask_every`-th step the masking policy becomes the policy as it is."""
-        config = self.config
-        if (step - 1) % config.mask_every == 0:
+        """What completions are drawn from. Before every so many steps the masking policy becomes the policy as it is."""
+        rule = self.rule
+        if (step - 1) % rule.every == 0:
             with torch.no_grad():
                 for copy, current in zip(self.masking.parameters(), self.policy.parameters(), strict=True):
                     copy.copy_(current)
         return masked_by(
-            self.policy,
-            self.masking,
-            top_p=config.top_p,
-            least=config.mask_least,
-            temperature=config.sampling.temperature,
+            self.policy, self.masking, top_p=rule.top_p, least=rule.least, temperature=rule.temperature
         )
 
     def supports(self, groups: Sequence[Group]) -> Supports:
         """The bits of each group, from the masking policy's forward pass over what was drawn."""
-        config, found = self.config, [torch.zeros(0)] * len(groups)
+        rule, found = self.rule, [torch.zeros(0)] * len(groups)
 
         def choose(logits: Tensor) -> Tensor:
-            scaled = logits / config.sampling.temperature
-            return nucleus(scaled, top_p=config.top_p, least=config.mask_least)
+            return nucleus(logits / rule.temperature, top_p=rule.top_p, least=rule.least)
 
-        for part in micro_batches(
-            groups, tokens=config.compute.micro_batch_tokens, device=self.policy.device
-        ):
+        for part in micro_batches(groups, tokens=rule.tokens, device=self.policy.device):
             counts = [sum(map(sum, groups[place].masks)) for place in part.groups]
             bits = supports_of(self.masking, part.batch, choose).split(counts)
             for place, own in zip(part.groups, bits, strict=True):
@@ -86,10 +97,12 @@ class Masking:
                 parameter.copy_(state[name])
 
 
-def open_masking(config: NLPOConfig, policy: Policy) -> Masking:
-    """A masking policy that begins as the policy. Raises `InputError` where the model's tokens cannot be masked."""
+def open_masking(rule: MaskRule, policy: Policy, model: str) -> Masking | None:
+    """A masking policy that begins as the policy, None where all tokens are allowed. Raises `InputError` where the model's tokens cannot be masked."""
+    if rule.top_p == 1:
+        return None
     if not policy.linear_head:
         raise InputError(
-            f"{config.model} has a head that is more than a linear layer, whose tokens cannot be masked; use ppo, or set top_p to 1"
+            f"{model} has a head that is more than a linear layer, whose tokens cannot be masked; use ppo, or set top_p to 1"
         )
-    return Masking(policy=policy, masking=policy.frozen_copy(), config=config)
+    return Masking(policy=policy, masking=policy.frozen_copy(), rule=rule)

@@ -10,27 +10,21 @@ kl (k1 of the policy's own completions, summed over each), kl_distance; of the u
 reward_rejected, logp_chosen, logp_rejected as in `dpo`; xpo (mean log π of the reference's completions); loss, lr, grad_norm, skipped.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prefloop.configs.own_samples import OnlineDPOConfig
-from prefloop.loop.adaptive import ScoreShaper
-from prefloop.loop.learn import Learner, Loss, deal, learn
-from prefloop.loop.online import (
-    check_sampled,
-    mask_of,
-    open_scorer,
-    put,
-    reference_of,
-    shown,
-    shows_samples,
-)
-from prefloop.loop.roles import open_policy, parameters_of
-from prefloop.loop.session import PromptSource, open_session, read_prompts
+from prefloop.loop.learn import Learner, Loss, Passes
+from prefloop.loop.roles import open_policy, parameters_of, reference_of
+from prefloop.loop.scoring import open_shaped_scorer
+from prefloop.loop.shown import show_rollout
+from prefloop.loop.sources import StartCheck, open_session, read_prompts, staleness
+from prefloop.loop.tensors import logprobs_of, mask_of
 from prefloop.losses import (
     dpo_loss,
     example_mean,
@@ -40,7 +34,7 @@ from prefloop.losses import (
     pairwise_accuracy,
     sequence_sum,
 )
-from prefloop.models.packing import MicroBatch, micro_batches
+from prefloop.models.packing import MicroBatch
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
 from prefloop.runtime import Metrics, StepResult, Updater, World
@@ -65,171 +59,177 @@ class Pairs:
     foreign: Float[Tensor, "P 2"]
     """1 where the reference has drawn the completion (XPO), else 0."""
 
+    def at(
+        self, places: Sequence[int], part: MicroBatch
+    ) -> tuple[Float[Tensor, "p 2"], Float[Tensor, "p 2"]]:
+        """`reference` and `foreign` of a micro-batch of the minibatch at these places."""
+        rows = [places[g] for g in part.groups]
+        return self.reference[rows], self.foreign[rows]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairLoss:
+    """DPO's loss, and XPO's with `xpo_alpha` above 0."""
+
+    beta: float
+    label_smoothing: float
+    xpo_alpha: float
+    temperature: float
+
 
 def train(config: OnlineDPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    source = read_prompts(config)
+    source, xpo = read_prompts(config), config.xpo_alpha > 0
     with open_session(config, source, reference=config.reference, headline=("score", "kl")) as session:
         run, world = session.run, session.world
-        opened = open_policy(config.model, session.tokenizer, config.lora, config.compute, run)
+        opened = open_policy(session, config.model, config.lora)
         policy = opened.role
-        reference = reference_of(config, policy, session.tokenizer, run)
-        score, stored = open_scorer(config, session.tokenizer, world)
-        shape = ScoreShaper(config.reward, stored=stored, longest=config.sampling.max_new_tokens, world=world)
+        reference = reference_of(session, policy, config.model, config.reference)
+        score, shape = open_shaped_scorer(
+            session, config.reward_model, config.reward, longest=config.sampling.max_new_tokens
+        )
         source.check_room(policy, reference)
         session.begin()
-        updater = session.updater(
-            parameters_of(policy, config.optim, name="policy"),
-            updates=config.steps * config.epochs * config.minibatches,
+        objective = PairLoss(
+            beta=config.beta,
+            label_smoothing=config.label_smoothing,
+            xpo_alpha=config.xpo_alpha,
+            temperature=config.sampling.temperature,
         )
-        known = session.models.reference_is_start()
+        passes = Passes(epochs=config.epochs, minibatches=config.minibatches, session=session)
+        updater = session.updater(
+            parameters_of(policy, config.optim, name="policy"), updates=config.steps * passes.updates
+        )
         for step in session.steps(save=opened.save, updater=updater, scores=shape):
-            rollout = _draw(config, source, policy, reference, step)
+            rollout = source.draw(policy, step, k=1 if xpo else 2)
+            if xpo:
+                rollout = rollout.beside(source.draw(reference, step, k=1, first_key=REFERENCE_KEYS))
             scores = score(rollout)
-            pairs, metrics = _compare(
-                config, policy, reference, rollout, scores, shape(rollout, scores), world
+            mask = mask_of(rollout.groups, world.device)
+            ours, theirs = logprobs_of(
+                (policy, reference),
+                rollout.groups,
+                mask,
+                temperature=objective.temperature,
+                tokens=session.tokens,
             )
-            if step == 1 and known:
-                check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
-            learned = _learn(config, policy, updater, pairs, step, world, check=step == 1 and known)
-            run.log(step, {**metrics, **score.metrics(world), **learned})
-            if shows_samples(step, run.total_steps):
-                run.samples(step, shown(rollout, scores))
+            pairs = _compare(rollout, shape(rollout, scores), sequence_sum(theirs, mask), world, xpo=xpo)
+            metrics = _seen(rollout, scores, len(pairs.groups), ours - theirs, mask, world, xpo=xpo)
+            known = step == 1 and session.models.reference_is_start()
+            if known:
+                source.check("kl", metrics["kl_distance"])
+            metrics |= score.metrics(world) | staleness(rollout, step - 1, world)
+            metrics |= _learn(
+                objective, policy, updater, passes, pairs, step, source.check if known else None
+            )
+            run.log(step, metrics)
+            show_rollout(run, step, rollout, scores)
         return session.finish()
 
 
-def _draw(
-    config: OnlineDPOConfig, source: PromptSource, policy: Policy, reference: Policy, step: int
-) -> Rollout:
-    """A step's two completions a prompt: both the policy's, or for XPO the policy's and then the reference's."""
-    if not config.xpo_alpha:
-        return source.draw(policy, step, k=2)
-    others = source.draw(reference, step, k=1, first_key=REFERENCE_KEYS)
-    return source.draw(policy, step, k=1).beside(others)
-
-
 def _compare(
-    config: OnlineDPOConfig,
-    policy: Policy,
-    reference: Policy,
     rollout: Rollout,
     scores: Float[Tensor, " B"],
-    shaped: Float[Tensor, " B"],
+    reference: Float[Tensor, " B"],
     world: World,
-) -> tuple[Pairs, dict[str, float]]:
-    """Which completion of each prompt is better, and the reference's log-probabilities of both; under no_grad."""
-    mask = mask_of(rollout.groups, world.device)
-    ours, theirs = torch.zeros(mask.shape, device=world.device), torch.zeros(mask.shape, device=world.device)
-    temperature = config.sampling.temperature
-    with torch.no_grad():
-        for part in micro_batches(
-            rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device
-        ):
-            put(ours, part, policy(part.batch, temperature=temperature))
-            put(theirs, part, reference(part.batch, temperature=temperature))
-    rows = shaped.view(-1, 2)
+    *,
+    xpo: bool,
+) -> Pairs:
+    """Which completion of each prompt is better, by their scores; `reference` are the reference's log-probabilities, `xpo` says that it drew each second one."""
+    rows, sums = scores.view(-1, 2), reference.view(-1, 2)
     differ = (rows[:, 0] != rows[:, 1]).nonzero().flatten().tolist()
     first_is_chosen = (rows[:, 0] > rows[:, 1]).tolist()
-    sums = sequence_sum(theirs, mask).view(-1, 2)
     orders = [(0, 1) if first_is_chosen[i] else (1, 0) for i in differ]
-    own_places = [i * world.size + world.rank for i in differ]
-    pairs = Pairs(
-        groups=[_ordered(rollout.groups[i], order) for i, order in zip(differ, orders, strict=True)],
-        places=own_places,
-        everyone=sorted(place for part in world.gather_objects(own_places) for place in part),
-        reference=torch.stack([sums[i][list(order)] for i, order in zip(differ, orders, strict=True)])
-        if differ
-        else sums[:0],
-        foreign=torch.tensor(orders, dtype=sums.dtype, device=sums.device).view(-1, 2)
-        if config.xpo_alpha
-        else sums.new_zeros(len(differ), 2),
+    places = [i * world.size + world.rank for i in differ]
+    order = torch.tensor(orders, dtype=torch.long, device=sums.device).view(-1, 2)
+    return Pairs(
+        groups=[rollout.groups[i].take(order) for i, order in zip(differ, orders, strict=True)],
+        places=places,
+        everyone=sorted(place for part in world.gather_objects(places) for place in part),
+        reference=sums[differ].gather(1, order),
+        foreign=(order == 1).to(sums.dtype) * xpo,
     )
 
-    metrics = Metrics()
+
+def _seen(
+    rollout: Rollout,
+    scores: Float[Tensor, " B"],
+    pairs: int,
+    log_ratios: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    world: World,
+    *,
+    xpo: bool,
+) -> dict[str, float]:
+    """Metrics of what was drawn; `pairs` of this process's did not tie."""
+    metrics, count = Metrics(), len(rollout.groups)
     metrics.add("score", scores.sum(), len(scores))
-    metrics.add("score_gap", (scores[0::2] - scores[1::2]).abs().sum(), len(rows))
-    metrics.add("equal", len(rows) - len(differ), len(rows))
+    metrics.add("score_gap", (scores[0::2] - scores[1::2]).abs().sum(), count)
+    metrics.add("equal", count - pairs, count)
     metrics.add("length", mask.sum(), len(scores))
     metrics.add("ended", sum(map(sum, rollout.ended)), len(scores))
     of_policy = mask.clone()
-    if config.xpo_alpha:
+    if xpo:
         of_policy[1::2] = False  # the reference has drawn these
-    metrics.add("kl", masked_sum(ours - theirs, of_policy), of_policy.any(dim=1).sum())
-    metrics.add("kl_distance", masked_sum((ours - theirs).abs(), mask), mask.sum())
-    return pairs, metrics.reduce(world)
-
-
-def _ordered(group: Group, order: tuple[int, int]) -> Group:
-    """The group's completions, the chosen one first."""
-    return Group(
-        prompt=group.prompt,
-        completions=tuple(group.completions[j] for j in order),
-        masks=tuple(group.masks[j] for j in order),
-    )
+    metrics.add("kl", masked_sum(log_ratios, of_policy), of_policy.any(dim=1).sum())
+    metrics.add("kl_distance", masked_sum(log_ratios.abs(), mask), mask.sum())
+    return metrics.reduce(world)
 
 
 def _learn(
-    config: OnlineDPOConfig,
+    objective: PairLoss,
     policy: Policy,
     updater: Updater,
+    passes: Passes,
     pairs: Pairs,
     step: int,
-    world: World,
-    *,
-    check: bool,
+    check_start: StartCheck | None,
 ) -> dict[str, float]:
-    """DPO's updates on the pairs; their metrics. Nothing where every pair ties. `check`: policy and reference are still the same."""
-    metrics = Metrics()
+    """The updates on the pairs; their metrics. Nothing where every pair ties. `check_start` is given while policy and reference are the same."""
+    metrics, world = Metrics(), passes.session.world
 
     def loss(places: list[int]) -> Loss:
         count = world.sum_float(len(places))
-        return lambda part: _loss(
-            config, policy, pairs, part, [places[g] for g in part.groups], count, metrics
-        )
+        return lambda part: _loss(objective, policy, pairs.at(places, part), part, count, metrics)
 
-    def check_first(result: StepResult) -> None:
-        if check:
-            observed = metrics.reduce(world)["dpo_loss"]
-            expected = expected_at_start("dpo", beta=config.beta, label_smoothing=config.label_smoothing)
-            check_sampled(config, "dpo", observed, expected)
+    def check(result: StepResult) -> None:
+        if check_start:
+            at_start = expected_at_start(
+                "dpo", beta=objective.beta, label_smoothing=objective.label_smoothing
+            )
+            check_start("dpo", metrics.reduce(world)["dpo_loss"], at_start)
 
-    (updates,) = learn(
+    (updates,) = passes.learn(
         [Learner(updater=updater, loss=loss)],
         pairs.groups,
-        deal(
-            pairs.places,
-            pairs.everyone,
-            minibatches=config.minibatches,
-            epochs=config.epochs,
-            seed=config.run.seed,
-            step=step,
-        ),
-        tokens=config.compute.micro_batch_tokens,
-        world=world,
-        check=check_first,
+        (pairs.places, pairs.everyone),
+        step=step,
+        check=check,
     )
     return {**updates, **metrics.reduce(world)}
 
 
 def _loss(
-    config: OnlineDPOConfig,
+    objective: PairLoss,
     policy: Policy,
-    pairs: Pairs,
+    drawn: tuple[Tensor, Tensor],
     part: MicroBatch,
-    rows: list[int],
     count: float,
     metrics: Metrics,
 ) -> Tensor:
-    """This micro-batch's part of the loss."""
-    logprobs = policy(part.batch, temperature=config.sampling.temperature)
+    """This micro-batch's part of the loss; `drawn` are its rows of `Pairs.reference` and `Pairs.foreign`."""
+    logprobs = policy(part.batch, temperature=objective.temperature)
     sums = sequence_sum(logprobs, part.batch.completion_mask).view(-1, 2)
-    reference, foreign = pairs.reference[rows], pairs.foreign[rows]
+    reference, foreign = drawn
     losses = dpo_loss(
-        *sums.unbind(1), *reference.unbind(1), beta=config.beta, label_smoothing=config.label_smoothing
+        *sums.unbind(1),
+        *reference.unbind(1),
+        beta=objective.beta,
+        label_smoothing=objective.label_smoothing,
     )
-    n = len(rows)
+    n = len(sums)
     with torch.no_grad():
-        chosen, rejected = implicit_reward(sums, reference, beta=config.beta).unbind(1)
+        chosen, rejected = implicit_reward(sums, reference, beta=objective.beta).unbind(1)
         metrics.add("dpo_loss", losses.sum(), n)
         metrics.add("accuracy", pairwise_accuracy(chosen, rejected).sum(), n)
         metrics.add("margin", (chosen - rejected).sum(), n)
@@ -237,8 +237,8 @@ def _loss(
         metrics.add("reward_rejected", rejected.sum(), n)
         metrics.add("logp_chosen", sums[:, 0].sum(), n)
         metrics.add("logp_rejected", sums[:, 1].sum(), n)
-    if config.xpo_alpha:
+    if objective.xpo_alpha:
         of_reference = (sums * foreign).sum(1)
         metrics.add("xpo", of_reference.detach().sum(), n)
-        losses = losses + config.xpo_alpha * of_reference
+        losses = losses + objective.xpo_alpha * of_reference
     return example_mean(losses, examples=count)

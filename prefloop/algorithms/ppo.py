@@ -20,83 +20,38 @@ Logged at every step, means over completions or tokens of the whole step:
     explained_variance   share of the returns' variance that the critic predicted before learning from them
     loss, lr, grad_norm  means over the step's updates; a separate critic's end in /critic, a shared trunk has lr/policy and lr/critic
     skipped           share of updates left out because loss or gradient was not finite; skipped/critic likewise
+    staleness         steps between the weights that drew and those that learn; left out where it is 0
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.algorithms.sft import trained_tokens
-from prefloop.configs.ppo import ActorCriticConfig, CriticSettings, PPOConfig
-from prefloop.loop.actor_critic import Roles, open_ptx, open_roles
-from prefloop.loop.adaptive import KLCoefficient, ScoreShaper
-from prefloop.loop.batches import Batches
-from prefloop.loop.frozen import frozen_statistics
-from prefloop.loop.learn import Job, Learner, Loss, Watch, deal, learn, shared_places
-from prefloop.loop.online import (
-    check_sampled,
-    ended_of,
-    mask_of,
-    rows_of,
-    shown,
-    shows_samples,
-)
-from prefloop.loop.roles import longest_of
-from prefloop.loop.session import Kept, open_session, read_prompts
-from prefloop.loop.supports import Supports, allowed_tokens, masked_numbers
-from prefloop.losses import (
-    ESTIMATORS,
-    Moments,
-    clipped_surrogate,
-    clipped_value_loss,
-    expected_at_start,
-    explained_variance,
-    gae,
-    is_clipped,
-    k3,
-    masked_sum,
-    mean_over,
-    shape_rewards,
-    sum_and_count,
-    whiten,
-)
-from prefloop.models.packing import Batch, MicroBatch, micro_batches
+from prefloop.configs.ppo import PPOConfig
+from prefloop.loop.actor_critic import Roles, open_roles
+from prefloop.loop.adaptive import KLCoefficient
+from prefloop.loop.experience import AdvantageRule, Experience, Piece, critic_loss, estimate_advantages
+from prefloop.loop.learn import Learner, Loss, Passes, Watch, shared_places
+from prefloop.loop.penalties import Penalties
+from prefloop.loop.ptx import Ptx, read_ptx
+from prefloop.loop.session import Kept
+from prefloop.loop.shown import show_rollout
+from prefloop.loop.sources import open_session, read_prompts, staleness
+from prefloop.loop.supports import Supports
+from prefloop.loop.tensors import rows_of
+from prefloop.losses import clipped_surrogate, is_clipped, k3, mean_over, sum_and_count
+from prefloop.models.packing import MicroBatch
 from prefloop.models.roles import Policy, scatter_tokens
-from prefloop.models.trunk import check_length
-from prefloop.rollout import Rollout
 from prefloop.rollout.steered import Drawer
-from prefloop.runtime import Metrics, StepResult, World
+from prefloop.runtime import Metrics, StepResult
 from prefloop.text.groups import Group
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Experience:
-    """All that the updates need of this process's completions, prompt after prompt; fixed before the first update. T is the longest."""
-
-    groups: list[Group]
-    mask: Bool[Tensor, "B T"]
-    old_logprobs: Float[Tensor, "B T"]
-    reference_logprobs: Float[Tensor, "B T"]
-    old_values: Float[Tensor, "B T"]
-    advantages: Float[Tensor, "B T"]
-    returns: Float[Tensor, "B T"]
-    supports: Supports | None
-    """By group: the tokens that each token was chosen among; None where all could be."""
-
-    def supports_at(self, rows: Tensor, k: int) -> Supports | None:
-        """Those of the groups of k whose completions are at these rows."""
-        if self.supports is None:
-            return None
-        return [self.supports[row // k] for row in rows[::k].tolist()]
-
-
-class Masking(Kept, Protocol):
+class TokenMask(Kept, Protocol):
     """Restricts the tokens that the policy may choose."""
 
     def drawer(self, step: int) -> Drawer:
@@ -108,18 +63,27 @@ class Masking(Kept, Protocol):
         ...
 
 
-class Judges(Protocol):
-    """The roles that a rollout is judged by."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PPOLoss:
+    """PPO's loss."""
 
-    @property
-    def policy(self) -> Policy: ...
-    @property
-    def reference(self) -> Policy: ...
-    @property
-    def shape(self) -> ScoreShaper: ...
-    def values(self, batch: Batch, hidden: Sequence[Tensor] = ()) -> Float[Tensor, "B T"]:
-        """The critic's value of the state before each completion token; of the policy's hidden states where it is a head on them."""
-        ...
+    clip: float
+    dual_clip: float
+    penalties: Penalties
+    value_clip: float
+    value_coef: float
+    """Weight of the value loss where the critic is a head on the policy's trunk."""
+    temperature: float
+    k: int
+    """Completions of each prompt."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdatesSeen:
+    """What a step's updates show."""
+
+    metrics: Metrics = field(default_factory=Metrics)
+    watch: Watch = field(default_factory=Watch)
 
 
 def train(config: PPOConfig) -> Path:
@@ -127,255 +91,130 @@ def train(config: PPOConfig) -> Path:
     return train_masked(config, lambda policy: None)
 
 
-def train_masked(config: PPOConfig, mask: Callable[[Policy], Masking | None]) -> Path:
+def train_masked(config: PPOConfig, mask: Callable[[Policy], TokenMask | None]) -> Path:
     """As `train`; `mask` gives what restricts the tokens that a policy may choose, None where it may choose all (`nlpo.py`)."""
-    kl_coef = KLCoefficient(config.kl, completions=config.batch_prompts * config.completions_per_prompt)
+    k = config.completions_per_prompt
+    kl_coef = KLCoefficient(config.kl, completions=config.batch_prompts * k)
     source = read_prompts(config)
-    ptx, ptx_reads = open_ptx(config, source.tokenizer, source.world)
+    ptx, ptx_read = read_ptx(config, source)
     with open_session(
-        config, source, reference=config.reference, headline=("score", "kl"), more=ptx_reads
+        config, source, reference=config.reference, headline=("score", "kl"), more=ptx_read
     ) as session:
         run, world = session.run, session.world
-        if config.kl.placement == "reward" and config.kl.estimator != "k1":
-            run.say(
-                f"kl.estimator {config.kl.estimator} in the reward does not pull to the reference as a KL does; k1 does (docs/ppo.md)"
-            )
+        for note in config.kl.notes:
+            run.say(note)
         roles = open_roles(config, session)
         source.check_room(roles.policy, roles.reference, roles.critic)
         if ptx:
-            check_length(roles.policy.model, max(map(longest_of, ptx)), what=f"{config.ptx}: a record")
+            ptx.check_room(roles.policy)
         session.begin()
         masking = mask(roles.policy)
+        rule = AdvantageRule.of(config, world, masked=masking is not None)
+        passes = Passes(epochs=config.epochs, minibatches=config.minibatches, session=session)
+        objective = PPOLoss(
+            clip=config.clip,
+            dual_clip=config.dual_clip,
+            penalties=Penalties(
+                entropy_coef=config.entropy_coef, kl_coef=kl_coef, estimator=config.kl.estimator
+            ),
+            value_clip=config.critic.clip,
+            value_coef=config.critic.coef,
+            temperature=config.sampling.temperature,
+            k=k,
+        )
         kept = {"masking": masking} if masking else {}
         for step in session.steps(save=roles.save, roles=roles, kl_coef=kl_coef, scores=roles.shape, **kept):
-            drawer = masking.drawer(step) if masking else roles.policy
-            rollout = source.draw(drawer, step, k=config.completions_per_prompt)
+            rollout = source.draw(masking.drawer(step) if masking else roles.policy, step, k=k)
             scores = roles.score(rollout)
             supports = masking.supports(rollout.groups) if masking else None
             experience, metrics = estimate_advantages(
-                config, roles, rollout, scores, kl_coef.value, world, supports
+                rule, roles, rollout, scores, kl_coef.in_reward, supports
             )
             if step == 1 and session.models.reference_is_start():
-                check_sampled(config, "kl", metrics["kl_distance"], expected_at_start("kl"))
-            learned = _learn(config, roles, experience, ptx, kl_coef.value, step, world)
-            check_sampled(config, "ratio", 1 + learned["ratio"], expected_at_start("ratio"))
-            kl_coef.follow(metrics["kl"], completions=source.drawn(step) * config.completions_per_prompt)
-            run.log(step, {**metrics, **roles.score.metrics(world), **learned})
-            if shows_samples(step, run.total_steps):
-                run.samples(step, shown(rollout, scores))
+                source.check("kl", metrics["kl_distance"])
+            warm = step > config.critic.warmup_steps
+            learned = _learn(objective, roles, experience, ptx, passes, step, warm)
+            source.check("ratio", 1 + learned["ratio"])
+            metrics |= {"kl_coef": kl_coef.value} | roles.score.metrics(world)
+            kl_coef.follow(metrics["kl"], completions=source.drawn(step) * k)
+            run.log(step, {**metrics, **learned, **staleness(rollout, step - 1, world)})
+            show_rollout(run, step, rollout, scores)
         return session.finish()
 
 
-def estimate_advantages(
-    config: ActorCriticConfig,
-    roles: Judges,
-    rollout: Rollout,
-    scores: Float[Tensor, " B"],
-    kl_coef: float,
-    world: World,
-    supports: Supports | None = None,
-) -> tuple[Experience, dict[str, float]]:
-    """Log-probabilities, KL, rewards, values, advantages; all under no_grad, means and moments over all processes."""
-    mask = mask_of(rollout.groups, world.device)
-    ended = ended_of(rollout, world.device)
-    parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    frozen = frozen_statistics(
-        config,
-        roles.policy,
-        (roles.reference,),
-        parts,
-        rollout,
-        mask,
-        needs_pass=supports is not None,  # the sampler drew among the allowed tokens, the KL is of all
-        values=roles.values,
-    )
-    old_logprobs, entropy, kl, values = frozen.old_logprobs, frozen.entropy, frozen.kl, frozen.values
-    reference_logprobs = frozen.reference_logprobs
-
-    shaped = roles.shape(rollout, scores)
-    rewards = shape_rewards(shaped, kl, mask, kl_coef=kl_coef if config.kl.placement == "reward" else 0.0)
-    if config.reward.whiten:
-        rewards = whiten(rewards, mask, Moments.of(rewards, mask).summed(world.sum), keep_mean=True)
-    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
-    explained = explained_variance(
-        Moments.of(returns, mask).summed(world.sum), Moments.of(returns - values, mask).summed(world.sum)
-    )
-    if config.whiten_advantages:
-        advantages = whiten(advantages, mask, Moments.of(advantages, mask).summed(world.sum))
-
-    metrics, count = Metrics(), len(scores)
-    metrics.add("score", scores.sum(), count)
-    metrics.add("reward", masked_sum(rewards, mask), count)
-    metrics.add("kl", masked_sum(kl, mask), count)
-    metrics.add("kl_distance", masked_sum((old_logprobs - reference_logprobs).abs(), mask), mask.sum())
-    if supports is not None:  # the KL above is of the whole distributions, what is learned from is not
-        old_logprobs, entropy = masked_numbers(
-            roles.policy, parts, supports, old_logprobs, config.sampling.temperature
-        )
-        metrics.add("allowed", *allowed_tokens(supports))
-    metrics.add("entropy", *sum_and_count(entropy, mask))
-    metrics.add("length", mask.sum(), count)
-    metrics.add("ended", ended.sum(), count)
-    experience = Experience(
-        groups=rollout.groups,
-        mask=mask,
-        old_logprobs=old_logprobs,
-        reference_logprobs=reference_logprobs,
-        old_values=values,
-        advantages=advantages,
-        returns=returns,
-        supports=supports,
-    )
-    own = {"kl_coef": kl_coef, "explained_variance": explained.item()}
-    return experience, {**metrics.reduce(world), **own}
-
-
 def _learn(
-    config: PPOConfig,
+    objective: PPOLoss,
     roles: Roles,
     experience: Experience,
-    ptx: Sequence[Group],
-    kl_coef: float,
+    ptx: Ptx | None,
+    passes: Passes,
     step: int,
-    world: World,
+    warm: bool,
 ) -> dict[str, float]:
-    """The epochs of clipped updates over one step's experience; their metrics."""
-    metrics, watch = Metrics(), Watch()
-    own, everyone = shared_places(len(experience.groups), world)
+    """The epochs of clipped updates over one step's experience; their metrics. Until the critic is `warm` it learns alone."""
+    world, seen = passes.session.world, UpdatesSeen()
 
-    def rows_and_tokens(places: list[int]) -> tuple[Tensor, float]:
-        rows = rows_of(places, config.completions_per_prompt).to(world.device)
-        return rows, world.sum_float(int(experience.mask[rows].sum()))
+    def pieces(places: list[int]) -> Callable[[MicroBatch], Piece]:
+        rows = rows_of(places, objective.k).to(world.device)
+        tokens = world.sum_float(int(experience.mask[rows].sum()))
+        return lambda part: experience.piece(part, rows[part.rows], tokens, k=objective.k)
 
     def policy_loss(places: list[int]) -> Loss:
-        rows, tokens = rows_and_tokens(places)
-        return lambda part: _policy_loss(
-            config, roles, experience, part, rows[part.rows], tokens, kl_coef, metrics, watch
-        )
+        piece = pieces(places)
+        return lambda part: _policy_loss(objective, roles, piece(part), seen)
 
     def value_loss(places: list[int]) -> Loss:
-        rows, tokens = rows_and_tokens(places)
+        piece = pieces(places)
         return lambda part: critic_loss(
-            config.critic, roles.values(part.batch), experience, part, rows[part.rows], tokens, metrics
+            roles.values(part.batch), piece(part), seen.metrics, clip=objective.value_clip
         )
 
     def check(result: StepResult) -> None:
-        watch.closed = True
+        seen.watch.closed = True
 
-    of_policy = Learner(
-        updater=roles.policy_updater,
-        loss=policy_loss,
-        extra=lambda: _ptx_jobs(config, ptx, roles, world),
-        after=roles.follow,
-    )
-    updates = learn(
-        [
-            *([of_policy] if step > config.critic.warmup_steps else []),
-            *(Learner(updater=updater, loss=value_loss) for updater in roles.critic_updaters),
-        ],
+    learners = {}
+    if warm:
+        learners["policy"] = Learner(
+            updater=roles.policy_updater,
+            loss=policy_loss,
+            extra=lambda: ptx.jobs(roles.policy, roles.policy_updater.steps + 1) if ptx else (),
+            after=roles.follow,
+        )
+    if roles.critic_updater:
+        learners["critic"] = Learner(updater=roles.critic_updater, loss=value_loss)
+    updates = passes.learn(
+        list(learners.values()),
         experience.groups,
-        deal(
-            own,
-            everyone,
-            minibatches=config.minibatches,
-            epochs=config.epochs,
-            seed=config.run.seed,
-            step=step,
-        ),
-        tokens=config.compute.micro_batch_tokens,
-        world=world,
+        shared_places(len(experience.groups), world),
+        step=step,
         check=check,
     )
-    ratio = world.max_float(watch.ratio_distance)
-    of_critic = updates.pop() if roles.critic_updaters else {}
-    named = {f"{name}/critic": value for name, value in of_critic.items() if name != "loss"}
-    return {**(updates[0] if updates else {}), **named, **metrics.reduce(world), "ratio": ratio}
+    of = dict(zip(learners, updates, strict=True))
+    of_critic = {f"{name}/critic": value for name, value in of.get("critic", {}).items() if name != "loss"}
+    ratio = world.max_float(seen.watch.ratio_distance)
+    return {**of.get("policy", {}), **of_critic, **seen.metrics.reduce(world), "ratio": ratio}
 
 
-def _policy_loss(
-    config: PPOConfig,
-    roles: Roles,
-    experience: Experience,
-    part: MicroBatch,
-    rows: Tensor,
-    tokens: float,
-    kl_coef: float,
-    metrics: Metrics,
-    watch: Watch,
-) -> Tensor:
+def _policy_loss(objective: PPOLoss, roles: Roles, piece: Piece, seen: UpdatesSeen) -> Tensor:
     """This micro-batch's part of the policy's loss; of the value loss too where the critic is a head on the policy's trunk."""
-    batch, mask = part.batch, part.batch.completion_mask
-    width = mask.shape[1]
-    old, advantages, reference = (
-        tensor[rows, :width]
-        for tensor in (experience.old_logprobs, experience.advantages, experience.reference_logprobs)
-    )
-    kl_in_loss = kl_coef if config.kl.placement == "loss" else 0.0
-    exact = kl_in_loss and config.kl.estimator == "exact"
+    batch, mask, tokens = piece.batch, piece.mask, piece.tokens
+    old, advantages, penalties = piece.old_logprobs, piece.advantages, objective.penalties
     statistics, values = roles.learning_pass(
-        batch,
-        temperature=config.sampling.temperature,
-        entropy=config.entropy_coef > 0,
-        exact_kl=bool(exact),
-        supports=experience.supports_at(rows, config.completions_per_prompt),
+        batch, penalties.want, temperature=objective.temperature, supports=piece.supports
     )
     logprobs = scatter_tokens(statistics.logprobs, batch)
-    losses = clipped_surrogate(logprobs, old, advantages, clip=config.clip, dual_clip=config.dual_clip)
+    losses = clipped_surrogate(logprobs, old, advantages, clip=objective.clip, dual_clip=objective.dual_clip)
     total = mean_over(losses, mask, count=tokens)
-    if config.entropy_coef:
-        total = total - config.entropy_coef * mean_over(
-            scatter_tokens(statistics.entropy, batch), mask, count=tokens
-        )
-    if kl_in_loss:
-        kl = (
-            scatter_tokens(statistics.kl, batch)
-            if exact
-            else ESTIMATORS[config.kl.estimator](logprobs, reference)
-        )
-        total = total + kl_in_loss * mean_over(kl, mask, count=tokens)
+    for weight, term in penalties.terms(statistics, batch, logprobs, old, piece.reference_logprobs):
+        total = total + weight * mean_over(term, mask, count=tokens)
 
     with torch.no_grad():
-        cut = is_clipped(logprobs, old, advantages, clip=config.clip)
-        metrics.add("policy_loss", *sum_and_count(losses, mask))
-        metrics.add("clip_fraction", *sum_and_count(cut, mask))
-        metrics.add("approx_kl", *sum_and_count(k3(old, logprobs), mask))
-        watch.see(logprobs, old, mask)
+        cut = is_clipped(logprobs, old, advantages, clip=objective.clip)
+        seen.metrics.add("policy_loss", *sum_and_count(losses, mask))
+        seen.metrics.add("clip_fraction", *sum_and_count(cut, mask))
+        seen.metrics.add("approx_kl", *sum_and_count(k3(old, logprobs), mask))
+        seen.watch.see(logprobs, old, mask)
     if values is not None:
-        total = total + config.critic.coef * critic_loss(
-            config.critic, values, experience, part, rows, tokens, metrics
-        )
+        value_loss = critic_loss(values, piece, seen.metrics, clip=objective.value_clip)
+        total = total + objective.value_coef * value_loss
     return total
-
-
-def critic_loss(
-    settings: CriticSettings,
-    values: Float[Tensor, "b t"],
-    experience: Experience,
-    part: MicroBatch,
-    rows: Tensor,
-    tokens: float,
-    metrics: Metrics,
-) -> Tensor:
-    """This micro-batch's part of the critic's loss."""
-    mask = part.batch.completion_mask
-    width = mask.shape[1]
-    old, returns = experience.old_values[rows, :width], experience.returns[rows, :width]
-    losses = clipped_value_loss(values, old, returns, clip=settings.clip)
-    metrics.add("value_loss", *sum_and_count(losses.detach(), mask))
-    return mean_over(losses, mask, count=tokens)
-
-
-def _ptx_jobs(config: PPOConfig, ptx: Sequence[Group], roles: Roles, world: World) -> list[Job]:
-    """The pretraining mix's part of the next minibatch's loss: as many of its sequences as the minibatch has prompts, the next ones at every update."""
-    if not config.ptx_coef:
-        return []
-    size = max(1, config.batch_prompts // config.minibatches)
-    batches = Batches(count=len(ptx), size=size, seed=config.run.seed)
-    groups = world.share(batches.pick(ptx, roles.policy_updater.steps + 1))
-    count = world.sum_float(trained_tokens(groups))
-
-    def loss(part: MicroBatch) -> Tensor:
-        return config.ptx_coef * mean_over(-roles.policy(part.batch), part.batch.completion_mask, count=count)
-
-    parts = micro_batches(groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    return [partial(loss, part) for part in parts]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.algorithms.sft import likelihood_metrics, likelihood_step
 from prefloop.configs.pretrain import PretrainConfig
 from prefloop.loop.batches import Batches
-from prefloop.loop.inputs import texts
+from prefloop.loop.inputs import Reader, store_of, texts
+from prefloop.loop.likelihood import likelihood_metrics, likelihood_step
 from prefloop.loop.provenance import models_read
 from prefloop.loop.roles import parameters_of
 from prefloop.loop.session import open_run
@@ -43,15 +43,14 @@ def train(config: PretrainConfig) -> Path:
     batches = Batches(count=len(blocks), size=config.batch_blocks, seed=config.run.seed)
     with open_run(
         config,
+        Reader(tokenizer=tokenizer, store=store_of(config.run.out, config.run.store), world=world),
         stage="pretrain",
-        world=world,
-        tokenizer=tokenizer,
         reads={"data": read},
         models=models,
         steps=batches.steps(epochs=config.epochs, max_steps=config.max_steps),
         headline=("loss", "heldout_perplexity", "grad_norm"),
     ) as session:
-        run, tokens = session.run, config.compute.micro_batch_tokens
+        run, tokens, every = session.run, session.tokens, config.eval_every
         run.say(
             f"{sum(block.tokens for block in blocks):,} tokens in {len(blocks)} blocks, vocabulary {len(tokenizer)}"
         )
@@ -65,7 +64,7 @@ def train(config: PretrainConfig) -> Path:
         ):
             groups = world.share(batches.pick(blocks, step))
             metrics = likelihood_step(updater, policy, groups, tokens=tokens, world=world)
-            if session.due(step, config.eval_every):
+            if session.due(step, every):
                 metrics |= likelihood_metrics(policy, heldout, tokens=tokens, world=world)
                 show_completions(run, step, policy, tokenizer, heldout or blocks, beside="text")
             run.log(step, metrics)

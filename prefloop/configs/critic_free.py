@@ -73,6 +73,11 @@ class CriticFreeConfig:
     lora: LoRA = field(default_factory=LoRA)
     compute: Compute = field(default_factory=Compute)
 
+    @property
+    def watched(self) -> Literal["kl", "length"]:
+        """What says how far the policy has gone. Without a KL no reference is loaded, unless one is named to be watched."""
+        return "kl" if self.kl.coef > 0 or self.reference else "length"
+
     def __post_init__(self) -> None:
         for name in ("steps", "batch_prompts", "completions_per_prompt", "epochs", "minibatches"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")

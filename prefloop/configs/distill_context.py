@@ -52,8 +52,3 @@ class DistillContextConfig:
             self.sampling.temperature > 0,
             "sampling.temperature is 0 (greedy), and distributions at temperature 0 cannot be matched; set it above 0",
         )
-
-    @property
-    def reference(self) -> str:
-        """The teacher, by the name under which frozen models are opened."""
-        return self.teacher

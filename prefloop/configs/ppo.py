@@ -36,6 +36,15 @@ class KL:
             "kl.estimator k1 has no gradient in expectation as a loss; use k2 or exact with kl.placement loss",
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of these settings."""
+        if self.placement == "loss" or self.estimator == "k1":
+            return ()
+        return (
+            f"kl.estimator {self.estimator} in the reward does not pull to the reference as a KL does; k1 does (docs/ppo.md)",
+        )
+
 
 def require_whole_distributions(kl: KL, old_logprobs: OldLogprobs) -> None:
     """An exact KL cannot be had from the sampler's log-probabilities."""

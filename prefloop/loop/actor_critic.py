@@ -15,19 +15,19 @@ from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
 from prefloop.loop.adaptive import ScoreShaper
-from prefloop.loop.inputs import Read, demonstrations, store_of, texts
-from prefloop.loop.online import Score, frozen_reward_model, open_scorer, reference_of
-from prefloop.loop.roles import adapted_policy, parameters_of
+from prefloop.loop.roles import adapted_policy, parameters_of, reference_of
+from prefloop.loop.scoring import open_shaped_scorer
 from prefloop.loop.session import Session
 from prefloop.loop.supports import Supports, statistics_among
 from prefloop.models.average import MovingAverage
 from prefloop.models.generation import save_model
-from prefloop.models.head import TokenStatistics
+from prefloop.models.head import TokenStatistics, Want
 from prefloop.models.load import (
     critic_from_policy,
     critic_from_reward_model,
     load_critic,
     load_policy,
+    load_reward_model,
     save_classifier,
     save_policy,
     stored_reading,
@@ -44,9 +44,9 @@ from prefloop.models.lora import (
 )
 from prefloop.models.packing import Batch
 from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head, vocabulary_size
-from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
-from prefloop.text import check_vocabulary, pretraining_blocks
-from prefloop.text.groups import Group
+from prefloop.rollout.reward_scorers import OnlineScorer
+from prefloop.runtime import ParameterGroup, StateTree, Updater
+from prefloop.text import check_vocabulary
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -56,79 +56,78 @@ CRITIC, EMA = "critic", "ema"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Roles:
-    """Policy, reference, critic and scorer, with their optimisers."""
+class ActorCritic:
+    """Policy, reference, critic and scorer."""
 
     policy: Policy
     reference: Policy
     critic: Critic
-    score: Score
+    on_trunk: bool
+    """Whether the critic is a head on the policy's trunk, and not a model of its own."""
+    score: OnlineScorer
     shape: ScoreShaper
-    policy_updater: Updater
-    """Of the critic too where that is a head on the policy's trunk."""
-    critic_updaters: tuple[Updater, ...]
-    """None or one."""
-    averages: tuple[MovingAverage, ...]
-    """None or one, of the policy's weights."""
-    save: Callable[[Path], None]
 
-    @property
-    def has_own_critic(self) -> bool:
-        """Whether the critic learns by itself, and not as a head on the policy's trunk."""
-        return bool(self.critic_updaters)
-
-    def values(self, batch: Batch, hidden: Sequence[Tensor] = ()) -> Float[Tensor, "B T"]:
-        """The critic's value of the state before each completion token.
-
-        `hidden` are the policy's hidden states, none or one: a critic that is a head on the policy's trunk takes them instead of a pass.
-        """
-        for known in hidden if not self.has_own_critic else ():
-            return self.critic.values_of(known, batch)
+    def values(self, batch: Batch, hidden: Tensor | None = None) -> Float[Tensor, "B T"]:
+        """The critic's value of the state before each completion token; a head on the policy's trunk takes its `hidden` states instead of a pass."""
+        if self.on_trunk and hidden is not None:
+            return self.critic.values_of(hidden, batch)
         return self.critic(batch)
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Roles(ActorCritic):
+    """The same with their optimisers."""
+
+    policy_updater: Updater
+    """Of the critic too where that is a head on the policy's trunk."""
+    critic_updater: Updater | None
+    """Of a critic of its own."""
+    average: MovingAverage | None
+    """Of the policy's weights."""
+    save: Callable[[Path], None]
+
     def learning_pass(
-        self,
-        batch: Batch,
-        *,
-        temperature: float,
-        entropy: bool,
-        exact_kl: bool,
-        supports: Supports | None,
+        self, batch: Batch, want: Want, *, temperature: float, supports: Supports | None
     ) -> tuple[TokenStatistics, Tensor | None]:
         """What an update needs of the policy, from one pass of its trunk; and the values where the critic is a head on it.
 
-        Log-probabilities always; the entropy and the exact KL to the reference where they are asked for; all among the tokens of `supports`, one
+        Log-probabilities always; the entropy and the exact KL to the reference where they are wanted; all among the tokens of `supports`, one
         set for each group of the batch, where these are given.
         """
         policy, reference = self.policy, self.reference
-        if self.has_own_critic and supports is None:
-            if exact_kl:
-                return policy.statistics_against(reference, batch, temperature=temperature), None
-            return policy.statistics(batch, temperature=temperature, entropy=entropy), None
+        if not self.on_trunk and supports is None:
+            if want.kl:
+                return policy.statistics_against(reference, batch, temperature=temperature, want=want), None
+            return policy.statistics(batch, temperature=temperature, entropy=want.entropy), None
         with torch.no_grad():
-            theirs = reference.hidden(batch) if exact_kl else None
+            theirs = reference.hidden(batch) if want.kl else None
         hidden = policy.hidden(batch)
         if theirs is not None:
-            statistics = policy.statistics_between(hidden, reference, theirs, batch, temperature=temperature)
+            statistics = policy.statistics_between(
+                hidden, reference, theirs, batch, temperature=temperature, want=want
+            )
         elif supports is not None:
             statistics = statistics_among(policy, hidden, batch, supports, temperature=temperature)
         else:
-            statistics = policy.statistics_of(hidden, batch, temperature=temperature, entropy=entropy)
-        return statistics, None if self.has_own_critic else self.critic.values_of(hidden, batch)
+            statistics = policy.statistics_of(hidden, batch, temperature=temperature, entropy=want.entropy)
+        return statistics, self.critic.values_of(hidden, batch) if self.on_trunk else None
 
     def follow(self) -> None:
         """After an update of the policy its average moves towards it."""
-        for average in self.averages:
-            average.update()
+        if self.average:
+            self.average.update()
 
     def state(self) -> StateTree:
         """Optimisers, moving average, and a head that no saved model holds."""
-        return {
+        state: dict[str, StateTree] = {
             "policy": self.policy_updater.state(),
-            "critic": [updater.state() for updater in self.critic_updaters],
-            "averages": [average.values for average in self.averages],
             "value_head": {name: p.detach() for name, p in self.critic.value_head.named_parameters()},
         }
+        if self.critic_updater:
+            state["critic"] = self.critic_updater.state()
+        if self.average:
+            state["average"] = self.average.values
+        return state
 
     def load_state(self, state: StateTree) -> None:
         """Go on from what `state` gave; the models were opened from the same checkpoint."""
@@ -136,103 +135,101 @@ class Roles:
             for name, parameter in self.critic.value_head.named_parameters():
                 parameter.copy_(state["value_head"][name])
         self.policy_updater.load_state(state["policy"])
-        for updater, saved in zip(self.critic_updaters, state["critic"], strict=True):
-            updater.load_state(saved)
-        for average, values in zip(self.averages, state["averages"], strict=True):
-            average.load(values)
+        if self.critic_updater:
+            self.critic_updater.load_state(state["critic"])
+        if self.average:
+            self.average.load(state["average"])
 
 
 def open_roles(config: PPOConfig, session: Session) -> Roles:
     """All roles, separate models or one LoRA trunk, from the start or from the checkpoint the run goes on from."""
-    run, tokenizer = session.run, session.tokenizer
-    own_critic = config.critic.start != "shared"
-    if config.lora.on:
-        policy, critic, reward_models, save = _on_one_trunk(config, tokenizer, run)
-    else:
-        policy, critic, reward_models, save = _separate(config, tokenizer, run)
+    tokenizer, critic_settings = session.tokenizer, config.critic
+    on_trunk = critic_settings.start == "shared"
+    opened = (_on_one_trunk if config.lora.on else _separate)(config, session)
+    policy, critic, save = opened.policy, opened.critic, opened.save
     check_vocabulary(tokenizer, vocabulary_size(policy))
-    if not own_critic and not policy.linear_head:
+    if on_trunk and not policy.linear_head:
         raise InputError(
             f"critic.start is `shared`, but {config.model} has a head that is more than a linear layer; set critic.start to reward or policy"
         )
-    score, stored = open_scorer(config, tokenizer, run.world, loaded=reward_models)
-    reference = reference_of(config, policy, tokenizer, run)
+    score, shape = open_shaped_scorer(
+        session,
+        config.reward_model,
+        config.reward,
+        longest=config.sampling.max_new_tokens,
+        loaded=opened.reward_models,
+    )
+    reference = reference_of(session, policy, config.model, config.reference)
 
     per_step = config.epochs * config.minibatches
-    policy_groups = [parameters_of(policy, config.optim, name="policy")]
-    if not own_critic:
-        policy_groups.append(_head_group(config, critic))
-    warmup = config.critic.warmup_steps if own_critic else 0
-    averages = ()
-    if config.ema:
-        average = MovingAverage(dict(policy_groups[0].parameters), decay=config.ema)
-        averages = (average,)
-        save = _with_average(save, policy, average, tokenizer)
-
+    of_policy, of_critic = parameters_of(policy, config.optim, name="policy"), None
+    average = MovingAverage(dict(of_policy.parameters), decay=config.ema) if config.ema else None
+    if on_trunk:
+        # One norm for one update.
+        optim = replace(critic_settings.optim, max_grad_norm=config.optim.max_grad_norm)
+        groups = (of_policy, ParameterGroup.of(critic.value_head, optim, name="critic"))
+    else:
+        groups, of_critic = (of_policy,), parameters_of(critic, critic_settings.optim, name="critic")
     return Roles(
         policy=policy,
         reference=reference,
         critic=critic,
+        on_trunk=on_trunk,
         score=score,
-        shape=ScoreShaper(
-            config.reward, stored=stored, longest=config.sampling.max_new_tokens, world=run.world
-        ),
+        shape=shape,
         policy_updater=session.updater(
-            *policy_groups, updates=max(1, (config.steps - warmup) * per_step), name="policy"
+            *groups, updates=(config.steps - critic_settings.warmup_steps) * per_step, name="policy"
         ),
-        critic_updaters=(
-            session.updater(
-                parameters_of(critic, config.critic.optim, name="critic"),
-                updates=max(1, config.steps * per_step),
-                name="critic",
-            ),
-        )
-        if own_critic
-        else (),
-        averages=averages,
-        save=save,
+        critic_updater=of_critic
+        and session.updater(of_critic, updates=config.steps * per_step, name="critic"),
+        average=average,
+        save=_with_average(save, policy, average, tokenizer) if average else save,
     )
 
 
-Opened = tuple[Policy, Critic, list[RewardModel], Callable[[Path], None]]
-"""Policy, critic, the reward models among the scorers, and what saves the first two."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyAndCritic:
+    """Policy and critic, what saves both, and the reward models among the scorers."""
+
+    policy: Policy
+    critic: Critic
+    reward_models: list[RewardModel]
+    save: Callable[[Path], None]
 
 
-def _separate(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Opened:
+def _separate(config: PPOConfig, session: Session) -> PolicyAndCritic:
     """A model for each role."""
-    compute = config.compute
-    policy = load_policy(run.source(config.model), compute)
-    reward_models = frozen_reward_models(config)
-    if config.critic.start == "shared":
-        critic = _head_on(policy)
-        return policy, critic, reward_models, lambda folder: save_policy(policy, tokenizer, folder)
-    critic = open_critic(config, tokenizer, run, policy, reward_models)
+    tokenizer = session.tokenizer
+    policy = load_policy(session.run.source(config.model), session.compute)
+    reward_models = frozen_reward_models(session, config.reward_model)
+    critic = OPEN_CRITIC[config.critic.start](config, session, policy, reward_models)
 
     def save(folder: Path) -> None:
         save_policy(policy, tokenizer, folder)
-        save_classifier(critic, tokenizer, folder / CRITIC)
+        if critic.model is not policy.model:
+            save_classifier(critic, tokenizer, folder / CRITIC)
 
-    return policy, critic, reward_models, save
+    return PolicyAndCritic(policy=policy, critic=critic, reward_models=reward_models, save=save)
 
 
-def frozen_reward_models(config: PPOConfig | TRPOConfig) -> list[RewardModel]:
+def frozen_reward_models(session: Session, names: str) -> list[RewardModel]:
     """Those among the scorers, each a model of its own."""
-    names = scorers_named(config.reward_model)
-    return [frozen_reward_model(config, each.name) for each in names if each.kind == "model"]
+    return [
+        load_reward_model(named.name, session.compute).requires_grad_(False)
+        for named in scorers_named(names)
+        if named.kind == "model"
+    ]
 
 
-def open_critic(
-    config: PPOConfig | TRPOConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    run: Run,
-    policy: Policy,
-    reward_models: Sequence[RewardModel],
+Config = PPOConfig | TRPOConfig
+
+
+def critic_from_reward(
+    config: Config, session: Session, policy: Policy, reward_models: Sequence[RewardModel]
 ) -> Critic:
-    """A critic that is a model of its own, from the start or from the checkpoint the run goes on from."""
-    if run.start:
-        return load_critic(run.source("", CRITIC), config.compute)
-    if config.critic.start == "policy":
-        return critic_from_policy(config.model, tokenizer, config.compute)
+    """A critic that begins as the first reward model, or goes on from the checkpoint."""
+    if session.run.start:
+        return _critic_of_checkpoint(session)
     reward_model = reward_models[0]  # the settings see to it that the first scorer is one
     _check_read_at_last(reward_model.reading, config.reward_model)
     critic = critic_from_reward_model(reward_model, normalised=config.reward.normalise)
@@ -244,6 +241,30 @@ def open_critic(
     return critic
 
 
+def critic_from_start(
+    config: Config, session: Session, policy: Policy, reward_models: Sequence[RewardModel]
+) -> Critic:
+    """A critic that begins as the policy, or goes on from the checkpoint."""
+    if session.run.start:
+        return _critic_of_checkpoint(session)
+    return critic_from_policy(config.model, session.tokenizer, session.compute)
+
+
+def critic_on_policy(
+    config: Config, session: Session, policy: Policy, reward_models: Sequence[RewardModel]
+) -> Critic:
+    """A head of zeros on the policy's own trunk."""
+    return _head_on(policy)
+
+
+OPEN_CRITIC = {"reward": critic_from_reward, "policy": critic_from_start, "shared": critic_on_policy}
+"""`critic.start` -> a critic, from the start or from the checkpoint the run goes on from."""
+
+
+def _critic_of_checkpoint(session: Session) -> Critic:
+    return load_critic(session.run.source("", CRITIC), session.compute)
+
+
 def _check_read_at_last(reading: Reading, name: str) -> None:
     """A critic predicts from the head at one token what the score will be: that begins right only where the score is the head at the last."""
     if reading.at != "last":
@@ -252,38 +273,35 @@ def _check_read_at_last(reading: Reading, name: str) -> None:
         )
 
 
-def _on_one_trunk(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Opened:
+def _on_one_trunk(config: PPOConfig, session: Session) -> PolicyAndCritic:
     """One frozen trunk, an adapter for each role; the reward model joins it if it was trained as an adapter of the same trunk."""
-    seed, lora = run.settings.seed, config.lora
-    policy, peft = adapted_policy(config.model, tokenizer, lora, config.compute, run)
-    if not lora.rank and config.critic.start != "shared":
-        lora = settings_of_adapter(peft, policy.adapter_name)
+    run, seed, start = session.run, session.settings.seed, config.critic.start
+    policy, peft = adapted_policy(session, config.model, config.lora)
+    lora = config.lora if config.lora.rank else settings_of_adapter(peft, policy.adapter_name)
     first, *others = scorers_named(config.reward_model)
     adapter = Path(first.name) / ADAPTER
-    if first.kind == "model" and not others and _is_of_trunk(adapter, config.model):
+    joins = first.kind == "model" and not others and _is_of_trunk(adapter, config.model)
+    if joins:
         reward_models = [reward_model_on_trunk(peft, policy, lora, adapter)]
         reward_models[0].reading = stored_reading(first.name)
         run.say(f"{first.name} is an adapter of the policy's trunk and shares it")
     else:
-        reward_models = frozen_reward_models(config)
-    critic = (
-        _head_on(policy)
-        if config.critic.start == "shared"
-        else critic_on_trunk(peft, policy, lora, seed=seed + 1)
-    )
-    if config.critic.start == "reward":
+        reward_models = frozen_reward_models(session, config.reward_model)
+    own = start != "shared"
+    critic = critic_on_trunk(peft, policy, lora, seed=seed + 1) if own else _head_on(policy)
+    if start == "reward":
         _start_from_reward_adapter(config, peft, critic)
     if run.start:
         load_adapter_weights(peft, policy.adapter_name, Path(run.source("", ADAPTER)))
-        if config.critic.start != "shared":
+        if own:
             load_adapter_weights(peft, critic.adapter_name, Path(run.source("", CRITIC)))
 
     def save(folder: Path) -> None:
-        save_merged(policy, peft, tokenizer, folder)
-        if critic.adapter_name != policy.adapter_name:
+        save_merged(policy, peft, session.tokenizer, folder)
+        if own:
             save_adapter(peft, critic.adapter_name, folder / CRITIC)
 
-    return policy, critic, reward_models, save
+    return PolicyAndCritic(policy=policy, critic=critic, reward_models=reward_models, save=save)
 
 
 def _start_from_reward_adapter(config: PPOConfig, peft: "PeftModel", critic: Critic) -> None:
@@ -319,11 +337,6 @@ def _head_on(policy: Policy) -> Critic:
     return Critic(policy.model, head, way=policy.way, adapter_name=policy.adapter_name)
 
 
-def _head_group(config: PPOConfig, critic: Critic) -> ParameterGroup:
-    optim = replace(config.critic.optim, max_grad_norm=config.optim.max_grad_norm)  # one norm for one update
-    return ParameterGroup.of(critic.value_head, optim, name="critic")
-
-
 def _with_average(
     save: Callable[[Path], None], policy: Policy, average: MovingAverage, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[Path], None]:
@@ -332,28 +345,3 @@ def _with_average(
         save_model(policy.model, tokenizer, folder / EMA, average.of(policy))
 
     return both
-
-
-def open_ptx(
-    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, world: World
-) -> tuple[list[Group], dict[str, Read]]:
-    """Groups of the pretraining mix, from texts or from demonstrations; none where it is off."""
-    if not config.ptx:
-        return [], {}
-    data = replace(config.data, source=config.ptx, heldout=0.0, limit=0)
-
-    def documents() -> tuple[list[Group], dict[str, Read]]:
-        records, _, read = texts(data)
-        block = config.data.max_prompt_tokens + config.sampling.max_new_tokens
-        return pretraining_blocks(tokenizer, [record.text for record in records], block), {"ptx_data": read}
-
-    try:
-        inputs = demonstrations(data, tokenizer, store_of(config.run.out, config.run.store), world)
-    except InputError as not_demonstrations:
-        try:
-            return world.on_main(documents)
-        except InputError as not_texts:
-            raise InputError(
-                f"ptx {config.ptx!r} is neither demonstrations ({not_demonstrations}) nor texts ({not_texts})"
-            ) from not_texts
-    return inputs.train.groups, {"ptx_data": inputs.read}

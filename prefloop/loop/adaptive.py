@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.configs.ppo import KL, ScoreShaping
-from prefloop.loop.online import ended_of, mask_of
+from prefloop.loop.tensors import ended_of, mask_of
 from prefloop.losses import (
     Moments,
     RunningMoments,
@@ -28,8 +28,19 @@ class KLCoefficient:
     def __init__(self, settings: KL, *, completions: int) -> None:
         """Raises `InputError` where a step of so many completions is too large for the controller's horizon."""
         self._target, self._horizon = settings.target, settings.horizon
+        self._in_reward = settings.placement == "reward"
         self.value = settings.coef
         self._next(settings.target, completions)
+
+    @property
+    def in_reward(self) -> float:
+        """The weight of what is taken off the rewards; 0 where the KL is in the loss."""
+        return self.value if self._in_reward else 0.0
+
+    @property
+    def in_loss(self) -> float:
+        """The weight of what is added to the loss; 0 where the KL is in the rewards."""
+        return 0.0 if self._in_reward else self.value
 
     def follow(self, kl: float, *, completions: int) -> None:
         """After a step of so many completions with this mean KL per completion."""

@@ -10,56 +10,63 @@ from torch import Tensor
 
 from prefloop.configs.critic_free import CriticFreeConfig
 from prefloop.loop.adaptive import RunningStatistics, ScoreShaper
-from prefloop.loop.frozen import frozen_statistics, sampler_logprobs
-from prefloop.loop.online import Score, ended_of, mask_of
+from prefloop.loop.dynamic_sampling import ScoredBatch
+from prefloop.loop.frozen import FrozenPasses, frozen_statistics
+from prefloop.loop.tensors import Whitening, ended_of, mask_of, sampler_logprobs, whitening
 from prefloop.losses import (
     ADVANTAGES,
-    Moments,
     masked_sum,
     sequence_sum,
     shape_rewards,
     sum_and_count,
     truncated_weights,
-    whiten,
 )
-from prefloop.models.packing import micro_batches
+from prefloop.models.head import TokenStatistics, Want
+from prefloop.models.packing import Batch, MicroBatch
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, StateTree, Updater, World
+from prefloop.rollout.reward_scorers import OnlineScorer
+from prefloop.runtime import Metrics, Updater, World
 from prefloop.text.groups import Group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Roles:
+class ScoredPolicy:
     """Policy, the reference if it is used, and the scorer."""
 
     policy: Policy
     reference: Policy | None
-    score: Score
+    score: OnlineScorer
     shape: ScoreShaper
-    rewards: RunningStatistics
-    """Of each completion's rewards, for the running baseline."""
     updater: Updater
     save: Callable[[Path], None]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """This process's prompts of a step with their completions and scores."""
-
-    rollout: Rollout
-    scores: Float[Tensor, " B"]
-    places: list[int]
-    """Where each of these prompts stands among those of all processes."""
-    total: int
-    """Prompts of all processes."""
-    equal_groups: float
-    """Share of all sampled groups whose scores are all equal."""
-    rounds: int
+    def learning_pass(self, batch: Batch, want: Want, *, temperature: float) -> TokenStatistics:
+        """What an update needs of the policy: log-probabilities, and the entropy and the exact KL to the reference where they are wanted."""
+        if want.kl and self.reference:
+            return self.policy.statistics_against(self.reference, batch, temperature=temperature, want=want)
+        return self.policy.statistics(batch, temperature=temperature, entropy=want.entropy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Experience:
+class GroupPiece:
+    """A micro-batch with what its completions' tokens were before the first update."""
+
+    batch: Batch
+    mask: Bool[Tensor, "b t"]
+    """True on tokens that are learned from."""
+    old_logprobs: Float[Tensor, "b t"]
+    reference_logprobs: Float[Tensor, "b t"]
+    advantages: Float[Tensor, "b t"]
+    weights: Float[Tensor, "b t"]
+    tokens: float
+    """Learned from in the whole minibatch, on all processes."""
+    sequences: float
+    """With such tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupExperience:
     """All that the updates need of this process's completions, prompt after prompt; fixed before the first update. T is the longest."""
 
     groups: list[Group]
@@ -74,68 +81,83 @@ class Experience:
     weights: Float[Tensor, "B T"]
     """Of each token's loss; ones unless `importance_cap` is set."""
 
-
-class Rounds:
-    """Rounds of sampling so far: which prompts come next. A step may take several."""
-
-    def __init__(self) -> None:
-        self.done = 0
-
-    def state(self) -> StateTree:
-        """For a checkpoint."""
-        return self.done
-
-    def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
-        self.done = state
+    def piece(self, part: MicroBatch, rows: Tensor, *, tokens: float, sequences: float) -> GroupPiece:
+        """A micro-batch of completions that stand at these rows."""
+        width = part.batch.completion_mask.shape[1]
+        names = ("mask", "old_logprobs", "reference_logprobs", "advantages", "weights")
+        at = {name: getattr(self, name)[rows, :width] for name in names}
+        return GroupPiece(batch=part.batch, **at, tokens=tokens, sequences=sequences)
 
 
-def uses_reference(config: CriticFreeConfig) -> bool:
-    """Without a KL no reference is loaded, unless one is named to be watched."""
-    return config.kl.coef > 0 or bool(config.reference)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupRule:
+    """How a run turns scores into advantages."""
+
+    passes: FrozenPasses
+    advantage: Callable[..., Tensor]
+    """Of rewards, mask, group and baseline."""
+    totals: RunningStatistics
+    """Of each completion's rewards."""
+    running: bool
+    """Whether their mean so far is the baseline."""
+    has_baseline: bool
+    """Whether returns are compared with a baseline at all, and not with the group."""
+    mask_truncated: bool
+    whiten: Whitening
+    importance_cap: float
+    k: int
+    """Completions of each prompt."""
+    world: World
+
+    @classmethod
+    def of(cls, config: CriticFreeConfig, world: World) -> "GroupRule":
+        """By a run's settings."""
+        exact = config.watched == "kl" and config.kl.estimator == "exact"
+        return cls(
+            passes=FrozenPasses.of(config, world.device, needs_pass=exact or config.importance_cap > 0),
+            advantage=ADVANTAGES[config.advantage],
+            totals=RunningStatistics(world),
+            running=config.baseline == "running",
+            has_baseline=config.advantage == "return",
+            mask_truncated=config.mask_truncated,
+            whiten=whitening(config.whiten_advantages, world),
+            importance_cap=config.importance_cap,
+            k=config.completions_per_prompt,
+            world=world,
+        )
 
 
 def estimate_advantages(
-    config: CriticFreeConfig,
-    roles: Roles,
-    batch: Batch,
+    rule: GroupRule,
+    roles: ScoredPolicy,
+    batch: ScoredBatch,
     greedy: tuple[Rollout, Tensor] | None,
     kl_coef: float,
-    world: World,
-) -> tuple[Experience, dict[str, float]]:
-    """Log-probabilities, KL, rewards, advantages; all under no_grad, means and moments over all processes."""
-    rollout, k = batch.rollout, config.completions_per_prompt
-    mask = mask_of(rollout.groups, world.device)
-    ended = ended_of(rollout, world.device)
-    parts = micro_batches(rollout.groups, tokens=config.compute.micro_batch_tokens, device=world.device)
-    frozen = frozen_statistics(
-        config,
-        roles.policy,
-        (roles.reference,) if roles.reference else (),
-        parts,
-        rollout,
-        mask,
-        needs_pass=config.importance_cap > 0,
-    )
+) -> tuple[GroupExperience, dict[str, float]]:
+    """Log-probabilities, KL, rewards, advantages; all under no_grad, means and moments over all processes.
+
+    `greedy` are the prompts' greedy completions with their scores, where those are the baseline; `kl_coef` weighs the KL in the rewards.
+    """
+    rollout, k, device = batch.rollout, rule.k, rule.world.device
+    mask, ended = mask_of(rollout.groups, device), ended_of(rollout, device)
+    frozen = frozen_statistics(rule.passes, roles.policy, roles.reference, rollout, mask)
     old, reference, kl = frozen.old_logprobs, frozen.reference_logprobs, frozen.kl
 
     shaped, baseline = _shaped(roles, batch, greedy, k)
-    rewards = shape_rewards(shaped, kl, mask, kl_coef=kl_coef if config.kl.placement == "reward" else 0.0)
+    rewards = shape_rewards(shaped, kl, mask, kl_coef=kl_coef)
     totals = sequence_sum(rewards, mask)
-    if config.baseline == "running":
+    if rule.running:
         # Of earlier steps: it does not know these completions.
-        baseline = torch.full_like(totals, roles.rewards.moments.mean)
-        roles.rewards.add(totals)
-    group = torch.arange(len(rollout.groups), device=world.device).repeat_interleave(k)
-    advantages = ADVANTAGES[config.advantage](rewards, mask, group, baseline)
-    learned = mask & ended.unsqueeze(1) if config.mask_truncated else mask
-    if config.whiten_advantages:
-        advantages = whiten(advantages, learned, Moments.of(advantages, learned).summed(world.sum))
+        baseline = torch.full_like(totals, rule.totals.moments.mean)
+        rule.totals.add(totals)
+    group = torch.arange(len(rollout.groups), device=device).repeat_interleave(k)
+    learned = mask & ended.unsqueeze(1) if rule.mask_truncated else mask
+    advantages = rule.whiten(rule.advantage(rewards, mask, group, baseline), learned)
     weights = torch.ones_like(old)
-    if config.importance_cap:
-        weights = truncated_weights(old, sampler_logprobs(rollout, mask), cap=config.importance_cap)
-
     metrics, count = Metrics(), len(batch.scores)
+    if rule.importance_cap:
+        weights = truncated_weights(old, sampler_logprobs(rollout, mask), cap=rule.importance_cap)
+        metrics.add("importance", *sum_and_count(weights, mask))
     metrics.add("score", batch.scores.sum(), count)
     metrics.add("reward", masked_sum(rewards, mask), count)
     if k > 1:
@@ -143,15 +165,13 @@ def estimate_advantages(
     if roles.reference:
         metrics.add("kl", masked_sum(kl, mask), count)
         metrics.add("kl_distance", masked_sum((old - reference).abs(), mask), mask.sum())
-    if config.advantage == "return":
+    if rule.has_baseline:
         metrics.add("baseline", baseline.sum(), count)
     metrics.add("entropy", *sum_and_count(frozen.entropy, mask))
     metrics.add("length", mask.sum(), count)
     metrics.add("ended", ended.sum(), count)
     metrics.add("trained", learned.any(dim=1).sum(), count)
-    if config.importance_cap:
-        metrics.add("importance", *sum_and_count(weights, mask))
-    experience = Experience(
+    experience = GroupExperience(
         groups=rollout.groups,
         places=batch.places,
         total=batch.total,
@@ -164,13 +184,11 @@ def estimate_advantages(
     own = {"rounds": float(batch.rounds)}
     if k > 1:
         own["equal_groups"] = batch.equal_groups
-    if roles.reference:
-        own["kl_coef"] = kl_coef
-    return experience, {**metrics.reduce(world), **own}
+    return experience, {**metrics.reduce(rule.world), **own}
 
 
 def _shaped(
-    roles: Roles, batch: Batch, greedy: tuple[Rollout, Tensor] | None, k: int
+    roles: ScoredPolicy, batch: ScoredBatch, greedy: tuple[Rollout, Tensor] | None, k: int
 ) -> tuple[Tensor, Tensor]:
     """Shaped scores, and those of the greedy completions as a baseline for each (zeros where there are none); both shaped together."""
     if greedy is None:

@@ -1,38 +1,53 @@
 """What the models say of a step's completions before the first update: log-probabilities, entropy, KL and values; all under no_grad."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.configs.common import Compute, Sampling
-from prefloop.configs.ppo import KL, OldLogprobs
-from prefloop.loop.online import put
+from prefloop.configs.critic_free import CriticFreeConfig
+from prefloop.configs.ppo import ActorCriticConfig
+from prefloop.loop.tensors import put, sampler_logprobs
 from prefloop.losses import ESTIMATORS
 from prefloop.models.head import TokenStatistics
-from prefloop.models.packing import Batch, MicroBatch
+from prefloop.models.packing import Batch, micro_batches
 from prefloop.models.roles import Policy, scatter_tokens
 from prefloop.rollout import Rollout
 
-
-class Settings(Protocol):
-    """The settings that are read here."""
-
-    @property
-    def sampling(self) -> Sampling: ...
-    @property
-    def kl(self) -> KL: ...
-    @property
-    def old_logprobs(self) -> OldLogprobs: ...
-    @property
-    def compute(self) -> Compute: ...
-
-
-Values = Callable[[Batch, Sequence[Tensor]], Tensor]
+Values = Callable[[Batch, Tensor | None], Tensor]
 """A batch, and the policy's hidden states where there has been a pass of it, to values `[b, t]`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrozenPasses:
+    """Which passes a run makes over a step's completions before the first update."""
+
+    temperature: float
+    estimator: str
+    """Of the KL."""
+    by_sampler: bool
+    """Whether the sampler's log-probabilities are taken and the policy makes no pass over its own samples."""
+    tokens: int
+    """Of a micro-batch."""
+
+    @classmethod
+    def of(
+        cls, config: ActorCriticConfig | CriticFreeConfig, device: torch.device, *, needs_pass: bool
+    ) -> "FrozenPasses":
+        """By a run's settings, on this device.
+
+        The sampler decodes with the policy's weights as they are, so in float32 on a CPU it gives the same numbers to rounding; in bfloat16 it
+        does not. `needs_pass`: something else is wanted of the policy's pass.
+        """
+        repeats = config.compute.dtype == "float32" and device.type == "cpu" and not needs_pass
+        return cls(
+            temperature=config.sampling.temperature,
+            estimator=config.kl.estimator,
+            by_sampler={"auto": repeats, "sampler": True, "policy": False}[config.old_logprobs],
+            tokens=config.compute.micro_batch_tokens,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,93 +65,63 @@ class Frozen:
 
 @torch.no_grad()
 def frozen_statistics(
-    config: Settings,
+    passes: FrozenPasses,
     policy: Policy,
-    references: Sequence[Policy],
-    parts: Sequence[MicroBatch],
+    reference: Policy | None,
     rollout: Rollout,
     mask: Bool[Tensor, "B T"],
-    *,
-    needs_pass: bool,
     values: Values | None = None,
 ) -> Frozen:
-    """One pass through each trunk, and none through the policy's where its sampler has given the log-probabilities.
-
-    Args:
-        references: None or one.
-        parts: `rollout` in micro-batches.
-        needs_pass: The sampler's log-probabilities do not do.
-    """
-    temperature, estimator = config.sampling.temperature, config.kl.estimator
-    exact = bool(references) and estimator == "exact"
-    sampled = takes_sampler_logprobs(config, mask.device, needs_pass=needs_pass or exact)
-    old, entropy, reference, kl, value = (torch.zeros(mask.shape, device=mask.device) for _ in range(5))
-    if sampled:
+    """One pass through each trunk, and none through the policy's where its sampler has given the log-probabilities."""
+    exact = reference is not None and passes.estimator == "exact"
+    old, entropy, theirs, kl, value = (torch.zeros(mask.shape, device=mask.device) for _ in range(5))
+    if passes.by_sampler:
         old = sampler_logprobs(rollout, mask)
         entropy = -old
-    for part in parts:
-        batch, hidden = part.batch, ()
-        if sampled:
-            theirs = [each.statistics(batch, temperature=temperature).logprobs for each in references]
-        else:
-            ours, theirs, hidden = _judged(policy, references, batch, temperature=temperature, exact=exact)
+    for part in micro_batches(rollout.groups, tokens=passes.tokens, device=mask.device):
+        batch, hidden = part.batch, None
+        if not passes.by_sampler:
+            ours, of_reference, hidden = _both(
+                policy, reference, batch, temperature=passes.temperature, exact=exact
+            )
             put(old, part, scatter_tokens(ours.logprobs, batch))
             put(entropy, part, scatter_tokens(ours.entropy, batch))
             if exact:
                 put(kl, part, scatter_tokens(ours.kl, batch))
-        for logprobs in theirs:
-            put(reference, part, scatter_tokens(logprobs, batch))
+            if of_reference is not None:
+                put(theirs, part, scatter_tokens(of_reference, batch))
+        elif reference:
+            put(theirs, part, reference(batch, temperature=passes.temperature))
         if values:
             put(value, part, values(batch, hidden))
-    if references and not exact:
-        kl = ESTIMATORS[estimator](old, reference)
-    return Frozen(old_logprobs=old, entropy=entropy, reference_logprobs=reference, kl=kl, values=value)
+    if reference and not exact:
+        kl = ESTIMATORS[passes.estimator](old, theirs)
+    return Frozen(old_logprobs=old, entropy=entropy, reference_logprobs=theirs, kl=kl, values=value)
 
 
-def takes_sampler_logprobs(config: Settings, device: torch.device, *, needs_pass: bool) -> bool:
-    """Whether the policy makes no pass over its own samples.
-
-    The sampler decodes with the policy's weights as they are, so in float32 it gives the same numbers to rounding; in bfloat16 it does not.
-    `needs_pass`: something else is wanted of that pass.
-    """
-    if config.old_logprobs != "auto":
-        return config.old_logprobs == "sampler"
-    return config.compute.dtype == "float32" and device.type == "cpu" and not needs_pass
-
-
-def sampler_logprobs(rollout: Rollout, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """What the sampler's forward pass gave each token."""
-    out = torch.zeros(mask.shape, device=mask.device)
-    rows = [row for of_prompt in rollout.sampler_logprobs for row in of_prompt]
-    for b, row in enumerate(rows):
-        out[b, : len(row)] = torch.tensor(row, device=mask.device)
-    return out
-
-
-def _judged(
-    policy: Policy, references: Sequence[Policy], batch: Batch, *, temperature: float, exact: bool
-) -> tuple[TokenStatistics, list[Tensor], tuple[Tensor, ...]]:
-    """What the policy and its references, none or one, say of a batch, with one pass through each trunk.
+def _both(
+    policy: Policy, reference: Policy | None, batch: Batch, *, temperature: float, exact: bool
+) -> tuple[TokenStatistics, Tensor | None, Tensor | None]:
+    """What the policy and its reference, if there is one, say of a batch, with one pass through each trunk.
 
     Returns the policy's log-probabilities and entropy (`exact`: the exact KL to the reference too), the reference's log-probabilities, and the
-    policy's hidden states, none where its head is more than a linear layer.
+    policy's hidden states, None where its head is more than a linear layer.
     """
-    if not all(role.linear_head for role in (policy, *references)):
-        against = exact and references
-        ours = (
-            policy.statistics_against(references[0], batch, temperature=temperature)
-            if against
-            else policy.statistics(batch, temperature=temperature, entropy=True)
-        )
-        return ours, [each.statistics(batch, temperature=temperature).logprobs for each in references], ()
+    roles = [policy] if reference is None else [policy, reference]
+    if not all(role.linear_head for role in roles):
+        if exact and reference:
+            ours = policy.statistics_against(reference, batch, temperature=temperature)
+        else:
+            ours = policy.statistics(batch, temperature=temperature, entropy=True)
+        if reference is None:
+            return ours, None, None
+        return ours, reference.statistics(batch, temperature=temperature).logprobs, None
     hidden = policy.hidden(batch)
-    others = [each.hidden(batch) for each in references]
+    if reference is None:
+        return policy.statistics_of(hidden, batch, temperature=temperature, entropy=True), None, hidden
+    others = reference.hidden(batch)
     if exact:
-        ours = policy.statistics_between(hidden, references[0], others[0], batch, temperature=temperature)
+        ours = policy.statistics_between(hidden, reference, others, batch, temperature=temperature)
     else:
         ours = policy.statistics_of(hidden, batch, temperature=temperature, entropy=True)
-    theirs = [
-        each.statistics_of(states, batch, temperature=temperature).logprobs
-        for each, states in zip(references, others, strict=True)
-    ]
-    return ours, theirs, (hidden,)
+    return ours, reference.statistics_of(others, batch, temperature=temperature).logprobs, hidden

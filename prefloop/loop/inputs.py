@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.configs.common import STORE, Data, in_store, require_selects
+from prefloop.configs.common import STORE, Compute, Data, RunSettings, in_store, require_selects
 from prefloop.data import (
     content_hash,
     how,
@@ -29,8 +29,8 @@ from prefloop.feedback.datasets import take
 from prefloop.losses.quantities import Data as Kind
 from prefloop.records import Comparison, Conversation, Demonstration, Label, Prompt, Ranking, Score, Text
 from prefloop.runtime.checkpoint import Content
-from prefloop.runtime.world import World
-from prefloop.text import encode_all, encode_prompts
+from prefloop.runtime.world import World, start_world
+from prefloop.text import encode_all, encode_prompts, load_tokenizer
 from prefloop.text.encode import Tally
 from prefloop.text.groups import Group
 
@@ -46,6 +46,12 @@ class Examples(Generic[R]):
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def take(self, places: Sequence[int]) -> "Examples[R]":
+        """Those at these places."""
+        return Examples(
+            records=tuple(self.records[i] for i in places), groups=[self.groups[i] for i in places]
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +100,23 @@ class Read:
         """For the fingerprint of a run that reads it."""
         names = ", ".join(source.name for source in self.sources) or STORE
         return Content(what=f"the data of {names}", sha256=self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reader:
+    """What a stage reads with."""
+
+    tokenizer: PreTrainedTokenizerBase
+    store: str
+    """The project's."""
+    world: World
+
+
+def open_reader(run: RunSettings, compute: Compute, model: str) -> Reader:
+    """The processes, the tokenizer of this model, and the project's store."""
+    world = start_world(compute.device, wait_minutes=compute.wait_minutes)
+    tokenizer = load_tokenizer(model, trust_remote_code=compute.trust_remote_code)
+    return Reader(tokenizer=tokenizer, store=store_of(run.out, run.store), world=world)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -271,8 +294,8 @@ def comparisons(
             raise InputError(
                 f"{data.source}: swap_contexts is on, but no comparison has an opposite_context; add the column, or leave the setting out"
             )
-        said = f"{read.summary} Read once more in their opposite context, flipped: {len(swapped)}."
-        return _part((*records, *swapped), replace(read, summary=said), data, tokenizer)
+        summary = f"{read.summary} Read once more in their opposite context, flipped: {len(swapped)}."
+        return _part((*records, *swapped), replace(read, summary=summary), data, tokenizer)
 
     return world.on_main(work)
 
@@ -286,9 +309,7 @@ def plain_comparisons(data: Data, store: str) -> tuple[tuple[Comparison, ...], s
 def examples(
     kind: Kind | Literal["steps"],
     data: Data,
-    tokenizer: PreTrainedTokenizerBase,
-    store: str,
-    world: World,
+    reader: Reader,
     *,
     from_comparisons: bool = False,
     swap_contexts: bool = False,
@@ -299,6 +320,7 @@ def examples(
 
     `usable` says which rankings the loss can train on; others are errors, or with `data.skip_bad` left out and counted.
     """
+    tokenizer, store, world = reader.tokenizer, reader.store, reader.world
     if kind == "comparisons":
         return comparisons(data, tokenizer, store, world, swap_contexts=swap_contexts)
     if kind == "labels" and from_comparisons:
@@ -335,8 +357,8 @@ def _labels_of_comparisons(data: Data, tokenizer: PreTrainedTokenizerBase, store
         for pair in records
         for completion, good in ((pair.chosen, True), (pair.rejected, False))
     ]
-    said = replace(read, summary=f"{read.summary} Chosen are taken as good, rejected as bad.")
-    return _part(labels, said, data, tokenizer)
+    read = replace(read, summary=f"{read.summary} Chosen are taken as good, rejected as bad.")
+    return _part(labels, read, data, tokenizer)
 
 
 def _rankings(data: Data, store: str, usable: Callable[[Ranking], bool]) -> tuple[Sequence[Ranking], Read]:

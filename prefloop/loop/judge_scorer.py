@@ -60,8 +60,8 @@ class JudgeScorer:
         """Open the judge that `judge:FILE` names. Raises `InputError` for settings that are wrong."""
         config = read_scorer(reward_model)
         self._world, self._calls = world, 0
-        self._endpoint: tuple[Endpoint, ...] = ()
-        self._caches: tuple[Cached, ...] = ()
+        self._asked: tuple[Endpoint, Cached] | None = None
+        """Where the judge is behind a network: what is asked, and what it has answered before."""
         model: ChatModel
         if config.checkpoint:
             model = LocalChat(config.checkpoint, config.compute)
@@ -70,7 +70,7 @@ class JudgeScorer:
             weakref.finalize(self, endpoint.close)
             cache = config.cache or Path(reward_model.removeprefix(SCORER)).parent / "judge_cache.db"
             model = cached = Cached(endpoint, cache)
-            self._endpoint, self._caches = (endpoint,), (cached,)
+            self._asked = (endpoint, cached)
         self._direct = DirectScorer(
             model,
             rubric=rubric_of(config),
@@ -83,7 +83,7 @@ class JudgeScorer:
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequence[float]:
         """One score on [-1, 1] for each of this process's completions."""
         world = self._world
-        if not self._endpoint:
+        if not self._asked:
             scores = self._direct(prompts, completions) if completions else []
         else:
             parts = world.gather_objects((list(prompts), list(completions)))
@@ -102,7 +102,8 @@ class JudgeScorer:
 
     def report(self) -> str:
         """What this process has scored so far, and what it cost."""
-        said = f"{self._direct.scored} scores, {self._direct.unreadable} unreadable"
-        for endpoint, cache in zip(self._endpoint, self._caches, strict=True):
-            said += f"; {cache.hits} from the cache, {cost_line(endpoint.limits, endpoint.spent)}"
-        return said
+        scored = f"{self._direct.scored} scores, {self._direct.unreadable} unreadable"
+        if not self._asked:
+            return scored
+        endpoint, cache = self._asked
+        return f"{scored}; {cache.hits} from the cache, {cost_line(endpoint.limits, endpoint.spent)}"

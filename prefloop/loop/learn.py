@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.loop.roles import replayable
+from prefloop.loop.session import Session
 from prefloop.losses import probability_ratio
 from prefloop.models.packing import MicroBatch, micro_batches
-from prefloop.runtime import Metrics, StepResult, Updater, World
+from prefloop.runtime import Metrics, StateTree, StepResult, Updater, World
 from prefloop.text.groups import Group
 
 Key = TypeVar("Key", bound=Hashable)
@@ -115,6 +115,56 @@ def update(
     parts = micro_batches(groups, tokens=tokens, device=world.device)
     jobs: list[Job] = [*(partial(loss, part) for part in parts), *extra]
     return updater.step(jobs, lambda job: job(), replay=lambda: replayable(groups))
+
+
+def replayable(groups: Sequence[Group]) -> StateTree:
+    """Groups as a tree for a dump: token ids of prompts and completions."""
+    return {
+        "prompts": [list(group.prompt) for group in groups],
+        "completions": [[list(completion) for completion in group.completions] for group in groups],
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passes:
+    """How often a step's items are learned from: so many epochs, each in so many minibatches."""
+
+    epochs: int
+    minibatches: int
+    session: Session
+
+    @property
+    def updates(self) -> int:
+        """Of each optimiser in a step, at most."""
+        return self.epochs * self.minibatches
+
+    def learn(
+        self,
+        learners: Sequence[Learner],
+        groups: Sequence[Group],
+        keys: tuple[Sequence[Hashable], Sequence[Hashable]],
+        *,
+        step: int,
+        check: Callable[[StepResult], None] = lambda result: None,
+    ) -> list[dict[str, float]]:
+        """`learn` on minibatches dealt for this step; `keys` are those of `groups` and those of all processes' groups, see `deal`."""
+        own, everyone = keys
+        minibatches = deal(
+            own,
+            everyone,
+            minibatches=self.minibatches,
+            epochs=self.epochs,
+            seed=self.session.settings.seed,
+            step=step,
+        )
+        return learn(
+            learners,
+            groups,
+            minibatches,
+            tokens=self.session.tokens,
+            world=self.session.world,
+            check=check,
+        )
 
 
 @dataclass(slots=True)

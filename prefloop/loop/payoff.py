@@ -2,21 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.functions import call, find_function, numbers_in
 from prefloop.configs.games import GameConfig
 from prefloop.errors import InputError
 from prefloop.loop.adaptive import ScoreShaper
-from prefloop.loop.online import Score, open_scorer
+from prefloop.loop.scoring import open_shaped_scorer
+from prefloop.loop.session import Kept, Session
 from prefloop.losses.games import bradley_terry_table
 from prefloop.records import Prompt
 from prefloop.rollout import Rollout
+from prefloop.rollout.reward_scorers import OnlineScorer
 from prefloop.runtime import StateTree, World
 
 Preference = Callable[[Sequence[Prompt], Sequence[str], Sequence[str]], Sequence[float]]
@@ -29,51 +30,81 @@ class Judged:
 
     table: Float[Tensor, "P K K"]
     """[p, i, j]: probability that completion i of prompt p is preferred to completion j; both orders together are 1."""
-    scores: tuple[Float[Tensor, " B"], ...]
-    """The scores behind it as they were given, or none."""
+    scores: Float[Tensor, " B"] | None
+    """The scores behind it as they were given; None of a preference function."""
 
     def shown(self) -> Float[Tensor, " B"]:
         """A number for each completion, for the files of samples: its score, or its mean probability of being preferred."""
-        return self.scores[0] if self.scores else self.table.mean(dim=2).flatten()
+        return self.table.mean(dim=2).flatten() if self.scores is None else self.scores
 
 
-class Payoff:
-    """Compares the completions of a rollout. The running moments of scores are state."""
-
-    def __init__(self, config: GameConfig, tokenizer: PreTrainedTokenizerBase, world: World) -> None:
-        self._world = world
-        self._preference: tuple[Preference, ...] = ()
-        self._scorer: tuple[tuple[Score, ScoreShaper], ...] = ()
-        if config.preference:
-            self._preference = (load_preference(config.preference),)
-        else:
-            score, stored = open_scorer(config, tokenizer, world)
-            longest = config.sampling.max_new_tokens
-            self._scorer = ((score, ScoreShaper(config.reward, stored=stored, longest=longest, world=world)),)
+class Payoff(Kept, Protocol):
+    """Compares the completions of a rollout."""
 
     def __call__(self, rollout: Rollout, *, k: int) -> Judged:
         """Every completion against every other of its prompt."""
-        for preference in self._preference:
-            return Judged(table=_compared(preference, rollout, k).to(self._world.device), scores=())
-        ((score, shape),) = self._scorer
-        scores = score(rollout)
-        shaped = shape(rollout, scores)
-        return Judged(table=bradley_terry_table(shaped.view(-1, k)), scores=(scores,))
-
-    def state(self) -> StateTree:
-        """For a checkpoint."""
-        return {"scores": [shape.state() for _, shape in self._scorer]}
-
-    def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
-        for (_, shape), saved in zip(self._scorer, state["scores"], strict=True):
-            shape.load_state(saved)
+        ...
 
     def metrics(self) -> dict[str, float]:
         """`disagreement` of several scorers since it was last asked; nothing of one, or of a preference. All processes ask together."""
-        return {
-            name: value for score, _ in self._scorer for name, value in score.metrics(self._world).items()
-        }
+        ...
+
+
+class ByScores:
+    """Scores through Bradley-Terry. Their running moments are state."""
+
+    def __init__(self, score: OnlineScorer, shape: ScoreShaper, world: World) -> None:
+        self._score, self._shape, self._world = score, shape, world
+
+    def __call__(self, rollout: Rollout, *, k: int) -> Judged:
+        """See `Payoff`."""
+        scores = self._score(rollout)
+        shaped = self._shape(rollout, scores)
+        return Judged(table=bradley_terry_table(shaped.view(-1, k)), scores=scores)
+
+    def metrics(self) -> dict[str, float]:
+        """See `Payoff`."""
+        return self._score.metrics(self._world)
+
+    def state(self) -> StateTree:
+        """For a checkpoint."""
+        return self._shape.state()
+
+    def load_state(self, state: StateTree) -> None:
+        """Go on from what `state` gave."""
+        self._shape.load_state(state)
+
+
+class ByPreference:
+    """A user's preference function, which has no state."""
+
+    def __init__(self, preference: Preference, device: torch.device) -> None:
+        self._preference, self._device = preference, device
+
+    def __call__(self, rollout: Rollout, *, k: int) -> Judged:
+        """See `Payoff`."""
+        return Judged(table=_compared(self._preference, rollout, k).to(self._device), scores=None)
+
+    def metrics(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def state(self) -> StateTree:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: StateTree) -> None:
+        """Nothing to go on from."""
+
+
+def open_payoff(session: Session, config: GameConfig) -> Payoff:
+    """Who decides comparisons, by the settings."""
+    if config.preference:
+        return ByPreference(load_preference(config.preference), session.world.device)
+    score, shape = open_shaped_scorer(
+        session, config.reward_model, config.reward, longest=config.sampling.max_new_tokens
+    )
+    return ByScores(score, shape, session.world)
 
 
 def load_preference(name: str) -> Preference:

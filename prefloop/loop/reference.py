@@ -1,10 +1,11 @@
-"""Reference log-probabilities of every token, computed once and kept on disk by what they depend on: weights, tokens and precision."""
+"""What a policy is held to; its log-probabilities of every token are computed once and kept on disk by what they depend on: weights, tokens and precision."""
 
 import hashlib
 import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
@@ -12,12 +13,78 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefloop.models.roles import Policy
+from prefloop.configs.prefer import PreferConfig
+from prefloop.loop.provenance import START
+from prefloop.loop.roles import open_reference
+from prefloop.loop.session import Session
+from prefloop.models.roles import BASE, Policy
 from prefloop.rollout.scoring import token_logprobs
 from prefloop.runtime import World
 from prefloop.text.groups import Group
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """What a policy is held to: a model that is named, or the weights that the policy starts with."""
+
+    session: Session
+    policy: Policy
+    start: str
+    """Model that the policy starts from."""
+    named: str
+    """Model that is named; empty takes the start."""
+    weights: str
+    """Hash of its weights."""
+    cache: Path
+    """Folder where its log-probabilities are kept."""
+
+    def standing(self) -> Policy:
+        """The model, for what is computed before the first update: it may be the policy itself."""
+        if self.named:
+            return open_reference(self.session, self.named)
+        if self.policy.adapter_name != BASE:
+            return self.policy.frozen_copy()
+        return open_reference(self.session, self.start) if self.session.run.start else self.policy
+
+    def live(self) -> Policy:
+        """The model, for a pass beside the policy's at every step."""
+        found = self.standing()
+        return found.frozen_copy() if found is self.policy else found
+
+    def logprobs(self, groups: Sequence[Group]) -> list[Float[Tensor, " _"]]:
+        """Of each group the log-probability of every trained token, completions after one another."""
+        flat = reference_tokens(
+            self.standing(),
+            groups,
+            weights=self.weights,
+            tokens=self.session.tokens,
+            cache=self.cache,
+            world=self.session.world,
+        )
+        return list(flat.split([sum(map(sum, group.masks)) for group in groups]))
+
+
+def references_of(
+    config: PreferConfig, session: Session, policy: Policy
+) -> tuple[Reference, Reference | None]:
+    """What the policy is held to; and what a ranking's last completion is held to, where that is another model."""
+    sha256 = session.models.sha256
+    cache = Path(config.reference_cache or Path(config.run.out).parent / "cache")
+    # In bfloat16 an adapter beside the weights and one merged into them give other last bits.
+    start = sha256[START] + ("+" if config.lora.adapter == "train" else "")
+
+    def reference(named: str, weights: str) -> Reference:
+        return Reference(
+            session=session, policy=policy, start=config.model, named=named, weights=weights, cache=cache
+        )
+
+    last = config.reference_last
+    return (
+        reference(config.reference, sha256.get("reference", start)),
+        reference(last, sha256["reference_last"]) if last else None,
+    )
 
 
 def tokens_sha256(groups: Sequence[Group]) -> str:

@@ -1,6 +1,6 @@
 """Models as a stage trains them: all weights or a LoRA adapter, from the start or from the checkpoint a run goes on from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.adapters import Adapter, adapter_of
-from prefloop.configs.common import Compute, LoRA, Optim
+from prefloop.configs.common import LoRA, Optim
 from prefloop.configs.model_names import model_name
 from prefloop.errors import InputError
 from prefloop.loop.inputs import Examples, Prompts
+from prefloop.loop.session import Session
 from prefloop.models.generation import save_model
 from prefloop.models.load import (
     load_policy,
@@ -31,7 +32,7 @@ from prefloop.models.lora import (
 )
 from prefloop.models.roles import BASE, Critic, Policy, RewardModel, vocabulary_size
 from prefloop.models.trunk import check_length
-from prefloop.runtime import ParameterGroup, Run, StateTree
+from prefloop.runtime import ParameterGroup, Run
 from prefloop.runtime.checkpoint import replace_folder
 from prefloop.runtime.files import writing
 from prefloop.text import check_same_tokens, check_vocabulary, load_tokenizer
@@ -54,31 +55,28 @@ class Opened(Generic[Role]):
     save: Callable[[Path], None]
 
 
-def open_policy(
-    model: str, tokenizer: PreTrainedTokenizerBase, lora: LoRA, compute: Compute, run: Run
-) -> Opened[Policy]:
+def open_policy(session: Session, model: str, lora: LoRA) -> Opened[Policy]:
     """The policy a stage trains. Raises `InputError` if the model cannot be loaded or has too few embeddings for the tokenizer."""
+    run, tokenizer = session.run, session.tokenizer
     if not lora.on:
-        policy = load_policy(run.source(model), compute)
+        policy = load_policy(run.source(model), session.compute)
         check_vocabulary(tokenizer, vocabulary_size(policy))
         return Opened(role=policy, save=lambda folder: save_policy(policy, tokenizer, folder))
-    adapted, peft = adapted_policy(model, tokenizer, lora, compute, run)
+    adapted, peft = adapted_policy(session, model, lora)
     check_vocabulary(tokenizer, vocabulary_size(adapted))
     if run.start:
         load_adapter_weights(peft, adapted.adapter_name, Path(run.source(model, ADAPTER)))
     return Opened(role=adapted, save=lambda folder: save_merged(adapted, peft, tokenizer, folder))
 
 
-def adapted_policy(
-    model: str, tokenizer: PreTrainedTokenizerBase, lora: LoRA, compute: Compute, run: Run
-) -> tuple[Policy, "PeftModel"]:
+def adapted_policy(session: Session, model: str, lora: LoRA) -> tuple[Policy, "PeftModel"]:
     """A policy with an adapter to train: a new one, or the one that the model is."""
     if lora.adapter == "train":
         adapter = _adapter_to_train(model)
-        return policy_of_adapter(load_policy(adapter.base, compute), adapter)
-    policy = load_policy(model, compute)
-    _stand_on(policy, model, tokenizer, run)
-    return lora_policy(policy, lora, seed=run.settings.seed)
+        return policy_of_adapter(load_policy(adapter.base, session.compute), adapter)
+    policy = load_policy(model, session.compute)
+    _stand_on(policy, model, session.tokenizer, session.run)
+    return lora_policy(policy, lora, seed=session.settings.seed)
 
 
 def _adapter_to_train(model: str) -> Adapter:
@@ -110,17 +108,9 @@ def _stand_on(role: Policy | RewardModel, model: str, tokenizer: PreTrainedToken
         role.base_padding = role.model.config.get_text_config().pad_token_id
 
 
-def open_reward_model(
-    model: str,
-    tokenizer: PreTrainedTokenizerBase,
-    lora: LoRA,
-    compute: Compute,
-    run: Run,
-    *,
-    keep_head: bool = False,
-) -> Opened[RewardModel]:
+def open_reward_model(session: Session, model: str, lora: LoRA, *, keep_head: bool) -> Opened[RewardModel]:
     """The reward model a stage trains: a fresh head, drawn from the run's seed, on the model's trunk; or with `keep_head` the head it has."""
-    seed = run.settings.seed
+    run, tokenizer, compute, seed = session.run, session.tokenizer, session.compute, session.settings.seed
     if not lora.on:
         fresh = run.start == 0 and not keep_head
         role = (
@@ -144,14 +134,23 @@ def open_reward_model(
     return Opened(role=adapted, save=lambda folder: save_merged(adapted, peft, tokenizer, folder))
 
 
-def open_reference(name: str, tokenizer: PreTrainedTokenizerBase, compute: Compute) -> Policy:
+def open_reference(session: Session, name: str) -> Policy:
     """A reference of its own, frozen. Raises `InputError` where its tokens are not the policy's: the same ids would mean other text."""
-    theirs = load_tokenizer(name, trust_remote_code=compute.trust_remote_code)
-    check_same_tokens(tokenizer, theirs, what=f"reference {name!r}")
-    reference = load_policy(name, compute)
-    check_vocabulary(tokenizer, vocabulary_size(reference))
+    theirs = load_tokenizer(name, trust_remote_code=session.compute.trust_remote_code)
+    check_same_tokens(session.tokenizer, theirs, what=f"reference {name!r}")
+    reference = load_policy(name, session.compute)
+    check_vocabulary(session.tokenizer, vocabulary_size(reference))
     reference.requires_grad_(False)
     return reference
+
+
+def reference_of(session: Session, policy: Policy, model: str, reference: str) -> Policy:
+    """The starting weights of the policy, which are those of `model`, frozen, unless another model is named. With an adapter: the trunk with it off."""
+    if reference and reference != model:
+        return open_reference(session, reference)
+    if policy.adapter_name != BASE or not session.run.start:
+        return policy.frozen_copy()
+    return open_reference(session, model)
 
 
 _SHORTER = "shorten it, or lower data.max_prompt_tokens or data.max_completion_tokens (see data.overlong)"
@@ -191,11 +190,3 @@ def parameters_of(role: Policy | RewardModel | Critic, optim: Optim, *, name: st
         if f".{role.adapter_name}." in key or key.startswith(("score_head", "value_head"))
     )
     return ParameterGroup(name=name, parameters=own, optim=optim)
-
-
-def replayable(groups: Sequence[Group]) -> StateTree:
-    """Groups as a tree for a dump: token ids of prompts and completions."""
-    return {
-        "prompts": [list(group.prompt) for group in groups],
-        "completions": [[list(completion) for completion in group.completions] for group in groups],
-    }

@@ -1,4 +1,4 @@
-"""What a stage shows people as it goes: completions of held-out prompts, or scores of held-out completions, in `samples/step-N.jsonl`.
+"""What a stage shows people as it goes: its rollouts, completions of held-out prompts, or scores of held-out completions, in `samples/step-N.jsonl`.
 
 Samples have random numbers of their own, so that looking at them changes nothing in a run.
 """
@@ -6,11 +6,14 @@ Samples have random numbers of their own, so that looking at them changes nothin
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.common import Sampling
 from prefloop.models.packing import pack
 from prefloop.models.roles import Policy, RewardModel
+from prefloop.rollout import Rollout
 from prefloop.rollout.families import text_config
 from prefloop.rollout.sampler import sample
 from prefloop.runtime import Run
@@ -19,6 +22,28 @@ from prefloop.text.groups import Group
 
 SHOWN = 8
 SHOWN_TOKENS = 64
+ROLLOUTS_EVERY = 10
+"""Steps between files of rollouts."""
+
+
+def shows_rollouts(run: Run, step: int) -> bool:
+    """Whether this is a step whose rollout is written."""
+    return step == 1 or step % ROLLOUTS_EVERY == 0 or step == run.total_steps
+
+
+def show_rollout(run: Run, step: int, rollout: Rollout, scores: Float[Tensor, " B"]) -> None:
+    """Write some of a step's completions with their scores, where it is a step that shows any."""
+    if not shows_rollouts(run, step):
+        return
+    asked, texts = rollout.pairs()
+    rows = list(zip(asked, texts, scores.tolist(), strict=True))[:SHOWN]
+    run.samples(
+        step,
+        [
+            {"prompt": prompt.to_json(), "completion": text, "score": round(score, 4)}
+            for prompt, text, score in rows
+        ],
+    )
 
 
 def show_completions(
@@ -55,11 +80,11 @@ def show_completions(
         [
             {
                 "prompt": tokenizer.decode(list(group.prompt)),
-                "completion": decode_completion(tokenizer, said.tokens),
-                "ended": said.ended,
+                "completion": decode_completion(tokenizer, completion.tokens),
+                "ended": completion.ended,
                 beside: decode_completion(tokenizer, group.completions[0]),
             }
-            for group, [said] in zip(shown, drawn, strict=True)
+            for group, [completion] in zip(shown, drawn, strict=True)
         ],
     )
 

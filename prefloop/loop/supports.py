@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from prefloop.loop.tensors import put
 from prefloop.models.head import TokenStatistics
 from prefloop.models.masked import masked_statistics
-from prefloop.models.packing import Batch, MicroBatch
+from prefloop.models.packing import Batch, micro_batches
 from prefloop.models.roles import Policy, scatter_tokens
+from prefloop.text.groups import Group
 
 Supports = Sequence[UInt8[Tensor, "_ W"]]
 """For each group the bits of the tokens that each of its completion tokens was chosen among."""
@@ -31,21 +33,22 @@ def statistics_among(
 @torch.no_grad()
 def masked_numbers(
     policy: Policy,
-    parts: Sequence[MicroBatch],
+    groups: Sequence[Group],
     supports: Supports,
-    like: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
     temperature: float,
+    tokens: int,
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-    """Log-probabilities and entropies of the masked policy over a rollout, in the shape of `like`."""
-    logprobs, entropy = torch.zeros_like(like), torch.zeros_like(like)
-    for part in parts:
+    """Log-probabilities and entropies of the masked policy over a rollout, in micro-batches of so many tokens."""
+    logprobs, entropy = (torch.zeros(mask.shape, device=mask.device) for _ in range(2))
+    for part in micro_batches(groups, tokens=tokens, device=mask.device):
         batch = part.batch
         found = statistics_among(
             policy, policy.hidden(batch), batch, [supports[g] for g in part.groups], temperature=temperature
         )
-        for out, values in ((logprobs, found.logprobs), (entropy, found.entropy)):
-            wide = scatter_tokens(values, batch)
-            out[part.rows, : wide.shape[1]] = wide
+        put(logprobs, part, scatter_tokens(found.logprobs, batch))
+        put(entropy, part, scatter_tokens(found.entropy, batch))
     return logprobs, entropy
 
 

@@ -206,17 +206,6 @@ def weighted_surrogate(
     return -weight * advantages * logprobs
 
 
-def never_cut(
-    logprobs: Float[Tensor, "B T"],
-    old_logprobs: Float[Tensor, "B T"],
-    advantages: Float[Tensor, "B T"],
-    *,
-    clip: tuple[float, float],
-) -> Float[Tensor, "B T"]:
-    """Zeros: this surrogate has no clip."""
-    return torch.zeros_like(logprobs)
-
-
 def weight_is_clipped(
     logprobs: Float[Tensor, "B T"],
     old_logprobs: Float[Tensor, "B T"],
@@ -233,11 +222,10 @@ def weight_is_clipped(
 Surrogate = Callable[..., Float[Tensor, "B T"]]
 
 CLIPPED: Mapping[str, Surrogate] = {
-    "score": never_cut,
     "clipped": is_clipped,
     "weighted": weight_is_clipped,
 }
-"""1 where the surrogate of that name has clipped, else 0."""
+"""1 where the surrogate of that name has clipped, else 0; those that are not here clip nothing."""
 
 SURROGATES: Mapping[str, Surrogate] = {
     "score": score_surrogate,

@@ -48,6 +48,8 @@ class Objective:
     """Whether the mean of the loss over a label drawn with probability `p_soft` is what the method trains on soft labels (`soft_labels`)."""
     reward: Literal["sum", "mean"] = "sum"
     """Whether logged implicit rewards are of summed log-probabilities or per token, as in the loss."""
+    scale: str = "beta"
+    """The setting that logged implicit rewards are multiplied by; 1 where the loss has none of this name."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -341,7 +343,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         running={"reward_shift": 0.0},
     ),
     "npo": Objective(loss=unary.npo_loss, data="labels", source="arXiv:2404.05868", start=_npo),
-    "dro": Objective(loss=unary.dro_loss, data="scores", source="arXiv:2405.19107", start=_dro),
+    "dro": Objective(loss=unary.dro_loss, data="scores", source="arXiv:2405.19107", start=_dro, scale="tau"),
 }
 """Name -> objective, by kind of data."""
 

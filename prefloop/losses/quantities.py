@@ -21,7 +21,7 @@ Data = Literal["comparisons", "rankings", "labels", "scores"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TokenNumbers:
-    """Of the B completions of a micro-batch, T tokens at most. What was not asked for has no elements."""
+    """Of the B completions of a micro-batch, T tokens at most; None what was not asked for."""
 
     logprobs: Float[Tensor, "B T"]
     """log π of each token."""
@@ -29,23 +29,29 @@ class TokenNumbers:
     """True on tokens that count."""
     group: Int[Tensor, " B"]
     """Which prompt each answers; completions of a prompt follow each other, chosen before rejected, best first."""
-    reference: Float[Tensor, "_ _"]
-    """log π_ref of each token."""
-    forward_kl: Float[Tensor, "_ _"]
-    """KL(π_ref ‖ π) of the next-token distributions."""
-    log_collision: Float[Tensor, "_ _"]
-    """log Σ_v π(v)² of the next-token distribution, without gradient."""
-    contrast: Float[Tensor, "_ _"]
-    """-log σ(s_k - s_y) of each token y against the likeliest others k, in the mean over them by their probabilities."""
-    value: Float[Tensor, " _"]
-    """Predicted score of each completion's prompt."""
-    prompt_odds: Float[Tensor, " _"]
-    """p(prompt | good) / p(prompt | bad) of each completion's prompt."""
-    said: Float[Tensor, " B"]
+    labels: Float[Tensor, " B"]
     """What the data says of each completion: its score, 1 or 0 for good or bad, of a comparison how likely it is the better one, else 0."""
+    reference: Float[Tensor, "B T"] | None = None
+    """log π_ref of each token."""
+    forward_kl: Float[Tensor, "B T"] | None = None
+    """KL(π_ref ‖ π) of the next-token distributions."""
+    log_collision: Float[Tensor, "B T"] | None = None
+    """log Σ_v π(v)² of the next-token distribution, without gradient."""
+    contrast: Float[Tensor, "B T"] | None = None
+    """-log σ(s_k - s_y) of each token y against the likeliest others k, in the mean over them by their probabilities."""
+    value: Float[Tensor, " B"] | None = None
+    """Predicted score of each completion's prompt."""
+    prompt_odds: Float[Tensor, " B"] | None = None
+    """p(prompt | good) / p(prompt | bad) of each completion's prompt."""
 
 
 Quantity = Callable[[TokenNumbers], Tensor]
+
+
+def asked(numbers: Tensor | None) -> Tensor:
+    """Numbers that were asked for."""
+    assert numbers is not None, "an objective uses numbers that it does not name among its needs"
+    return numbers
 
 
 def _policy(numbers: TokenNumbers) -> Tensor:
@@ -53,7 +59,7 @@ def _policy(numbers: TokenNumbers) -> Tensor:
 
 
 def _reference(numbers: TokenNumbers) -> Tensor:
-    return sequence_sum(numbers.reference, numbers.mask)
+    return sequence_sum(asked(numbers.reference), numbers.mask)
 
 
 def _tokens(numbers: TokenNumbers) -> Tensor:
@@ -61,16 +67,16 @@ def _tokens(numbers: TokenNumbers) -> Tensor:
 
 
 def _forward_kl(numbers: TokenNumbers) -> Tensor:
-    return sequence_sum(numbers.forward_kl, numbers.mask)
+    return sequence_sum(asked(numbers.forward_kl), numbers.mask)
 
 
 def _own_likelihood(numbers: TokenNumbers) -> Tensor:
     """exp(mean_t [log π(y_t) - log Σ_v π(v)²]), without gradient."""
-    return sequence_mean(numbers.logprobs.detach() - numbers.log_collision, numbers.mask).exp()
+    return sequence_mean(numbers.logprobs.detach() - asked(numbers.log_collision), numbers.mask).exp()
 
 
 def _contrast(numbers: TokenNumbers) -> Tensor:
-    return sequence_mean(numbers.contrast, numbers.mask)
+    return sequence_mean(asked(numbers.contrast), numbers.mask)
 
 
 def _shared(of: Callable[[TokenNumbers], Tensor]) -> Quantity:
@@ -93,7 +99,7 @@ _ONE_SIDED: Mapping[str, Quantity] = {
     "{}_weight": _own_likelihood,
     "{}_contrast": _contrast,
     "policy_{}_shared": _shared(lambda numbers: numbers.logprobs),
-    "reference_{}_shared": _shared(lambda numbers: numbers.reference),
+    "reference_{}_shared": _shared(lambda numbers: asked(numbers.reference)),
 }
 
 
@@ -144,7 +150,7 @@ QUANTITIES: Mapping[Data, Mapping[str, Quantity]] = {
         for side, word in enumerate(("chosen", "rejected"))
         for name, of in _ONE_SIDED.items()
     }
-    | {"p_soft": lambda numbers: numbers.said.view(-1, 2)[:, 0]},
+    | {"p_soft": lambda numbers: numbers.labels.view(-1, 2)[:, 0]},
     "rankings": {
         **{name: _lists(of) for name, of in _EACH.items()},
         "present": _present,
@@ -152,10 +158,14 @@ QUANTITIES: Mapping[Data, Mapping[str, Quantity]] = {
     },
     "labels": {
         **_EACH,
-        "good": lambda numbers: numbers.said > 0,
-        "prompt_odds": lambda numbers: numbers.prompt_odds,
+        "good": lambda numbers: numbers.labels > 0,
+        "prompt_odds": lambda numbers: asked(numbers.prompt_odds),
     },
-    "scores": {**_EACH, "score": lambda numbers: numbers.said, "value": lambda numbers: numbers.value},
+    "scores": {
+        **_EACH,
+        "score": lambda numbers: numbers.labels,
+        "value": lambda numbers: asked(numbers.value),
+    },
 }
 """Kind of data -> parameter name -> how it is made. `[B]` is a number a comparison or completion, `[G, K]` a ranking's."""
 

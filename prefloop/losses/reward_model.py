@@ -291,4 +291,4 @@ REWARD_LOSSES: Mapping[str, RewardLoss] = {
         data="comparisons", source="arXiv:1706.03741", shift_free=False, every_token=True, read="sum"
     ),
 }
-"""Name -> reward model objective; `algorithms/reward.py` calls the function of that name."""
+"""Name -> reward model objective; `loop/reward_step.py` calls the function of that name."""

@@ -29,6 +29,8 @@ class Rollout:
     """Whether the policy stopped by itself."""
     sampler_logprobs: list[list[list[float]]]
     """Log-probability of each token at the sampling temperature, as the sampler's forward pass gave it."""
+    versions: list[list[int]]
+    """Which weights drew each completion: the steps of learning they had behind them."""
 
     def __len__(self) -> int:
         """Completions, over all prompts."""
@@ -68,6 +70,7 @@ class Rollout:
             texts=[self.texts[i] for i in places],
             ended=[self.ended[i] for i in places],
             sampler_logprobs=[self.sampler_logprobs[i] for i in places],
+            versions=[self.versions[i] for i in places],
         )
 
     def join(self, other: "Rollout") -> "Rollout":
@@ -78,6 +81,7 @@ class Rollout:
             texts=[*self.texts, *other.texts],
             ended=[*self.ended, *other.ended],
             sampler_logprobs=[*self.sampler_logprobs, *other.sampler_logprobs],
+            versions=[*self.versions, *other.versions],
         )
 
     def beside(self, other: "Rollout") -> "Rollout":
@@ -96,6 +100,7 @@ class Rollout:
             sampler_logprobs=[
                 [*a, *b] for a, b in zip(self.sampler_logprobs, other.sampler_logprobs, strict=True)
             ],
+            versions=[[*a, *b] for a, b in zip(self.versions, other.versions, strict=True)],
         )
 
     def completions(self, *, policy: str, sampling: Sampling, seed: int) -> Iterable[Completion]:
@@ -122,8 +127,10 @@ def make_rollout(
     prompt_ids: Sequence[Sequence[int]],
     samples: Sequence[Sequence[Sampled]],
     decode: Callable[[Sequence[int]], str],
+    *,
+    version: int = 0,
 ) -> Rollout:
-    """Put together what was sampled. `decode` gives the text of a completion's ids and leaves the stop token out."""
+    """Put together what weights of this version sampled. `decode` gives the text of a completion's ids and leaves the stop token out."""
     return Rollout(
         prompts=tuple(prompts),
         groups=[
@@ -137,4 +144,5 @@ def make_rollout(
         texts=[[decode(one.tokens) for one in drawn] for _, drawn in zip(prompts, samples, strict=True)],
         ended=[[one.ended for one in drawn] for drawn in samples],
         sampler_logprobs=[[one.logprobs for one in drawn] for drawn in samples],
+        versions=[[version] * len(drawn) for drawn in samples],
     )

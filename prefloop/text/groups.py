@@ -33,6 +33,15 @@ class Group:
         """Tokens of the packed row: the prompt once, each completion once."""
         return len(self.prompt) + sum(map(len, self.completions))
 
+    def take(self, places: Iterable[int]) -> "Group":
+        """The prompt with the completions at these places, in this order."""
+        chosen = list(places)
+        return Group(
+            prompt=self.prompt,
+            completions=tuple(self.completions[j] for j in chosen),
+            masks=tuple(self.masks[j] for j in chosen),
+        )
+
 
 def cut_by_tokens(groups: Iterable[Group], budget: int) -> Iterator[list[Group]]:
     """Cut groups into micro-batches of at most `budget` tokens, in order; a longer single group goes alone."""

@@ -51,7 +51,7 @@ from prefloop.configs.prefer import PreferConfig
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
-from prefloop.loop import online
+from prefloop.loop import sources
 from prefloop.runtime.journal import read_metrics
 from tests.algorithms.online_stages import ONLINE, online_settings
 from tests.tiny_project import make_model
@@ -357,7 +357,7 @@ def resumed(config: Any, **changes: Any) -> Any:
 def train_and_keep_samples(config: Any, *, part: str = "") -> Path:
     """Run the stage; what an online stage draws is left beside its run folder as `RUN.PART.json`, token ids of each prompt by its key."""
     drawn: dict[str, list[list[int]]] = {}
-    real = online.sample
+    real = sources.sample
 
     def sample(*args: Any, **kwargs: Any) -> Any:
         samples = real(*args, **kwargs)
@@ -365,11 +365,11 @@ def train_and_keep_samples(config: Any, *, part: str = "") -> Path:
             drawn[str(key)] = [one.tokens for one in of_prompt]
         return samples
 
-    online.sample = sample
+    sources.sample = sample
     try:
         return train(config)
     finally:
-        online.sample = real
+        sources.sample = real
         Path(f"{config.run.out}.{part}.json").write_text(json.dumps(drawn))
 
 

@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_the_known_one_stops_the_run(
 
     def moved(config: Any, roles: Any, experience: Any, *rest: Any) -> Any:
         loss = real(config, roles, experience, *rest)
-        rest[-1].loss += 0.1
+        rest[-1].first.loss += 0.1
         return loss
 
     monkeypatch.setattr(critic_free, "_policy_loss", moved)

@@ -7,8 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.algorithms import distill_context
-from prefloop.algorithms.distill_context import Roles, _parts, behind_context, context_of, divergence
+from prefloop.algorithms.distill_context import (
+    TeacherAndPolicy,
+    _parts,
+    behind_context,
+    context_in,
+    divergence,
+)
 from prefloop.configs.common import Data, LoRA, RunSettings, Sampling
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.sft import SFTConfig
@@ -16,6 +21,7 @@ from prefloop.data.store import Store
 from prefloop.data.store.lineage import lineage
 from prefloop.errors import InputError
 from prefloop.loop.inputs import prompts
+from prefloop.loop.sources import PromptSource
 from prefloop.losses import mean_over
 from prefloop.models import head
 from prefloop.models.load import load_policy
@@ -74,10 +80,9 @@ def test_value_and_gradient_by_brute_force(
     plain, behind = ragged(tokenizer, tmp_path)
     policy, teacher = (load_policy(str(each), CPU) for each in (ours, theirs))
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 3 * 300)
-    config = config_of(
-        tmp_path, tmp_path, ours, divergence=direction, sampling=Sampling(temperature=temperature)
+    roles = TeacherAndPolicy(
+        policy=policy, teacher=teacher, forward=direction == "forward", temperature=temperature, tokens=4096
     )
-    roles = Roles(config=config, policy=policy, teacher=teacher, tokenizer=tokenizer, world=ALONE)
     count = sum(len(each) for group in plain for each in group.completions)
     total = torch.zeros(())
     for part, batch in _parts(roles, plain, behind):
@@ -115,12 +120,8 @@ def test_the_same_text_before_both_is_no_divergence(tmp_path: Path):
     tokenizer = load_tokenizer(model)
     plain, behind = ragged(tokenizer, tmp_path)
     policy = load_policy(str(model), CPU)
-    roles = Roles(
-        config=config_of(tmp_path, tmp_path, model),
-        policy=policy,
-        teacher=policy.frozen_copy(),
-        tokenizer=tokenizer,
-        world=ALONE,
+    roles = TeacherAndPolicy(
+        policy=policy, teacher=policy.frozen_copy(), forward=True, temperature=1.0, tokens=4096
     )
     same, _ = divergence(roles, pack(plain), pack(plain))
     other, _ = divergence(roles, pack(plain), pack(behind))
@@ -232,17 +233,17 @@ def test_a_teacher_of_its_own_is_read(listening: Path, tmp_path: Path):
 def test_completions_of_another_model_stop_the_run(
     by: Any, listening: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):  # D2 K1
-    real = distill_context.draw_rollout
+    real = PromptSource.draw_of
 
-    def other(policy: Any, part: Any, *rest: Any, **options: Any) -> Any:
-        drawn = real(policy, part, *rest, **options)
+    def other(self: PromptSource, *rest: Any, **options: Any) -> Any:
+        drawn = real(self, *rest, **options)
         moved = [
             replace(each, completions=tuple([id + 1 for id in ids] for ids in each.completions))
             for each in drawn.groups
         ]
         return replace(drawn, groups=moved)
 
-    monkeypatch.setattr(distill_context, "draw_rollout", other)
+    monkeypatch.setattr(PromptSource, "draw_of", other)
     config = config_of(
         tmp_path / "run",
         listening / "words.jsonl",
@@ -263,7 +264,7 @@ def test_a_context_stands_where_the_model_looks_for_it(listening: Path):
     config = config_of(listening, listening / "words.jsonl", listening / "start")
     tokenizer = load_tokenizer(listening / "start")
     plain, _, _ = prompts(config.data, tokenizer, "")
-    part = behind_context(plain, config, tokenizer)
+    part = behind_context(plain, config.context, tokenizer)
     for short, long in zip(part.plain.ids, part.behind.ids, strict=True):
         assert len(long) > len(short)
         assert long[-len(short) + 1 :] == short[1:]  # behind the start token where there is one
@@ -273,11 +274,11 @@ def test_contexts_that_are_wrong(tmp_path: Path):
     (tmp_path / "c.txt").write_text("Be kind.\n")
     (tmp_path / "empty.txt").write_text(" \n")
     given = config_of(tmp_path, tmp_path, tmp_path)
-    assert context_of(replace(given, context="", context_file=str(tmp_path / "c.txt"))) == "Be kind."
+    assert context_in(str(tmp_path / "c.txt")) == "Be kind."
     with pytest.raises(InputError, match="which is empty"):
-        context_of(replace(given, context="", context_file=str(tmp_path / "empty.txt")))
+        context_in(str(tmp_path / "empty.txt"))
     with pytest.raises(InputError, match="cannot be read"):
-        context_of(replace(given, context="", context_file=str(tmp_path / "none.txt")))
+        context_in(str(tmp_path / "none.txt"))
     for wrong in (
         {"context": ""},
         {"context_file": "x"},

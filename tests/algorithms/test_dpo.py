@@ -10,11 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prefloop.algorithms import prefer
 from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.dpo import DPOConfig
 from prefloop.errors import InputError
-from prefloop.loop import provenance
+from prefloop.loop import provenance, reference
 from prefloop.loop.inputs import comparisons
 from prefloop.models.load import load_policy
 from prefloop.models.weights import weights_sha256
@@ -95,11 +94,11 @@ def test_a_wrong_reference_stops_the_run_at_step_0(
 ) -> None:  # K9
     """Under every setting the check knows the loss to expect, and the right reference passes it."""
     wrong = load_policy(str(project / "other"), CPU)
-    real = prefer.reference_tokens
+    real = reference.reference_tokens
     settings = {**changes, "beta": changes.get("beta", 1.0), "max_steps": 1}
     logged(config(project, tmp_path / "right", **settings))
     monkeypatch.setattr(
-        prefer, "reference_tokens", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
+        reference, "reference_tokens", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
     )
     with pytest.raises(InputError, match=r"step 0: dpo loss is .* must be 0\.693147 \(within 0\.001\)"):
         logged(config(project, tmp_path / "wrong", **settings))
@@ -170,7 +169,6 @@ def test_the_reference_is_computed_once_and_read_again(
     settings = config(project, tmp_path / "first", max_steps=3)
     logged(settings)
     (file,) = Path(settings.reference_cache).iterdir()
-    from prefloop.loop import reference
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("computed again")

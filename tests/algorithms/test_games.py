@@ -120,15 +120,14 @@ def test_sppo_learns(keep: Any, seed: int, project: Path, tmp_path: Path):
 def test_a_round_begins_with_the_squares_of_its_targets(project: Path, tmp_path: Path):
     """One update, so the logged loss is the one before it: mean of (η (P - ½))² over what is kept."""
     captured: list[Any] = []
-    real = sppo._choose
+    real = sppo._round
 
-    def choose(*arguments: Any) -> Any:
-        batch, metrics = real(*arguments)
-        captured.append(batch)
-        return batch, metrics
+    def choose(*arguments: Any, **options: Any) -> Any:
+        captured.append(real(*arguments, **options))
+        return captured[-1]
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(sppo, "_choose", choose)
+    patch.setattr(sppo, "_round", choose)
     try:
         (row,) = logged(
             SPPOConfig(**shared(project, tmp_path / "run"), completions_per_prompt=3, minibatches=1, eta=3.0)
@@ -181,6 +180,7 @@ def rollout_of(*texts: str) -> Any:
         texts=[list(texts)],
         ended=[[True] * len(texts)],
         sampler_logprobs=[[[0.0]] * len(texts)],
+        versions=[[0] * len(texts)],
     )
 
 

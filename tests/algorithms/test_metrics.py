@@ -45,7 +45,7 @@ def test_heldout_loss_is_that_of_the_saved_model(
     name: str, project: Path, unbroken: Callable[[str], Path]
 ) -> None:  # N9 R8 M1
     config = settings(name, project, out="unused")
-    inputs = demonstrations(config.data, load_tokenizer(config.model), ALONE)
+    inputs = demonstrations(config.data, load_tokenizer(config.model), "", ALONE)
     final = str(unbroken(name) / "final")
     losses = [
         -logprob

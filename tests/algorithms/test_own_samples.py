@@ -1,7 +1,6 @@
 """Expert iteration and online DPO learn, keep what they should keep, and begin where they must."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +61,9 @@ def test_expert_iteration_learns(keep: Any, seed: int, project: Path, tmp_path: 
 
 
 def test_what_is_kept_by_hand():
-    best = ExpertConfig(**shared_names(), completions_per_prompt=3)
     scores = torch.tensor([[0.0, 2.0, 1.0], [3.0, 3.0, -1.0]])
-    assert expert.kept_of(best, scores, ALONE) == [(0, 1), (1, 0)]
-    above = replace(best, keep="above", quantile=0.5)
-    assert expert.kept_of(above, scores, ALONE) == [(0, 1), (1, 0), (1, 1)]
+    assert expert.best_of(scores) == [(0, 1), (1, 0)]
+    assert expert.above(scores, 0.5, ALONE) == [(0, 1), (1, 0), (1, 1)]
     assert np.quantile([0, 2, 1, 3, 3, -1], 0.5, method="higher") == 2
 
 
@@ -112,15 +109,21 @@ def test_online_dpo_learns(alpha: float, seed: int, project: Path, tmp_path: Pat
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """(policy, reference, rollout, scores, pairs) of every step."""
+    """(reference, rollout, scores, pairs) of every step."""
     seen: list[tuple[Any, ...]] = []
-    real = online_dpo._compare
+    roles: list[Any] = []
+    real, real_logprobs = online_dpo._compare, online_dpo.logprobs_of
 
-    def compare(config: Any, policy: Any, reference: Any, rollout: Any, scores: Any, *rest: Any) -> Any:
-        pairs, metrics = real(config, policy, reference, rollout, scores, *rest)
-        seen.append((policy, reference, rollout, scores, pairs))
-        return pairs, metrics
+    def logprobs(policies: Any, *rest: Any, **options: Any) -> Any:
+        roles[:] = policies
+        return real_logprobs(policies, *rest, **options)
 
+    def compare(rollout: Any, scores: Any, *rest: Any, **options: Any) -> Any:
+        pairs = real(rollout, scores, *rest, **options)
+        seen.append((roles[1], rollout, scores, pairs))
+        return pairs
+
+    monkeypatch.setattr(online_dpo, "logprobs_of", logprobs)
     monkeypatch.setattr(online_dpo, "_compare", compare)
     return seen
 
@@ -139,7 +142,7 @@ def test_the_higher_score_is_chosen_and_ties_are_left_out(
         xpo_alpha=alpha,
     )
     (row,) = logged(config)
-    ((_, reference, rollout, scores, pairs),) = judged
+    ((reference, rollout, scores, pairs),) = judged
     rows = scores.view(-1, 2)
     differ = (rows[:, 0] != rows[:, 1]).nonzero().flatten().tolist()
     assert 0 < len(differ) < len(rows)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from prefloop.algorithms import ppo
 from prefloop.configs.common import Data, LoRA, Optim, Sampling
 from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
 from prefloop.loop import actor_critic, learn
@@ -47,7 +46,7 @@ def rewards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.ndarra
         seen.append((rewards.double().numpy(), values.double().numpy(), mask.numpy()))
         return gae(rewards, values, mask, **settings)
 
-    monkeypatch.setattr(ppo, "gae", spy)
+    monkeypatch.setattr("prefloop.loop.experience.gae", spy)
     return seen
 
 
@@ -299,7 +298,7 @@ def test_the_clip_range_is_read(project: Path, tmp_path: Path) -> None:  # K7
 def ptx_nll(folder: str, source: str) -> float:
     """Negative log-likelihood of a file's demonstrations under a saved policy."""
     world, tokenizer = start_world("cpu"), load_tokenizer(folder)
-    groups = demonstrations(Data(source=source, heldout=0.0), tokenizer, world).train.groups
+    groups = demonstrations(Data(source=source, heldout=0.0), tokenizer, "", world).train.groups
     return -summed_logprobs(load_policy(folder, CPU), groups, tokens=99, world=world).mean().item()
 
 
@@ -383,7 +382,7 @@ def test_the_reward_model_stays_bit_identical(
     """Though the critic began as its copy, and though with adapters it lives on the policy's trunk."""
     name = "reward_lora" if lora.rank else "reward"
     found: list[Any] = []
-    for maker in ("frozen_reward_model", "reward_model_on_trunk"):
+    for maker in ("load_reward_model", "reward_model_on_trunk"):
         real = getattr(actor_critic, maker)
 
         def opened(*args: Any, real: Any = real, **kwargs: Any) -> Any:

@@ -17,7 +17,9 @@ from prefloop.configs.common import LoRA
 from prefloop.configs.prefer import FollowPolicy, PreferConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.errors import InputError
-from prefloop.loop.inputs import examples
+from prefloop.loop import reference
+from prefloop.loop.inputs import Reader, examples
+from prefloop.loop.objective_examples import labels_of, mismatched
 from prefloop.losses import sequence_sum
 from prefloop.losses.objectives import OBJECTIVES
 from prefloop.models.load import load_policy
@@ -67,8 +69,8 @@ def test_without_a_reference_none_is_loaded_or_run(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a reference was asked for")
 
-    monkeypatch.setattr(prefer, "reference_tokens", refuse)
-    monkeypatch.setattr(prefer, "open_reference", refuse)
+    monkeypatch.setattr(reference, "reference_tokens", refuse)
+    monkeypatch.setattr(reference, "open_reference", refuse)
     settings = prefer_settings(project, tmp_path / loss, loss, max_steps=2)
     logged(settings)
     assert not Path(settings.reference_cache).exists()
@@ -80,9 +82,9 @@ def test_without_a_reference_none_is_loaded_or_run(
 def test_a_wrong_reference_stops_the_run_at_step_0(
     loss: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # K9
-    wrong, real = load_policy(str(project / "other"), CPU), prefer.reference_tokens
+    wrong, real = load_policy(str(project / "other"), CPU), reference.reference_tokens
     monkeypatch.setattr(
-        prefer, "reference_tokens", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
+        reference, "reference_tokens", lambda policy, *args, **kwargs: real(wrong, *args, **kwargs)
     )
     settings = ("beta=1",) if "beta" in OBJECTIVES[loss].settings else ()
     with pytest.raises(InputError, match=f"step 0: {loss} loss is "):
@@ -150,11 +152,11 @@ def test_mismatched_completions_are_of_another_prompt() -> None:  # K14
         return Group(prompt=[prompt], completions=([completion],), masks=([True],))
 
     groups = [group(1, 10), group(1, 11), group(2, 12), group(3, 13), group(3, 14)]
-    matched = prefer._mismatched(groups, "kto")
+    matched = mismatched(groups, "kto")
     assert [row.prompt for row in matched] == [(1,), (1,), (2,), (3,), (3,)]
     assert [row.completions[0][0] for row in matched] == [12, 12, 13, 10, 10]
     with pytest.raises(InputError, match="all 2 have one prompt"):
-        prefer._mismatched(groups[:2], "kto")
+        mismatched(groups[:2], "kto")
 
 
 def test_labels_from_comparisons(project: Path, tmp_path: Path) -> None:
@@ -200,11 +202,11 @@ def test_what_the_data_says_of_completions() -> None:
     """Good is 1 and bad 0: the metrics by side are told the same, so training the wrong way round would look right."""
     prompt, one = Prompt(content="a"), Group(prompt=[1], completions=([2],), masks=([True],))
     two = Group(prompt=[1], completions=([2], [3]), masks=([True], [True]))
-    assert prefer._said(Label(prompt=prompt, completion="b", good=True), one) == (1.0,)
-    assert prefer._said(Label(prompt=prompt, completion="b", good=False), one) == (0.0,)
-    assert prefer._said(Score(prompt=prompt, completion="b", value=-0.5), one) == (-0.5,)
+    assert labels_of(Label(prompt=prompt, completion="b", good=True), one) == (1.0,)
+    assert labels_of(Label(prompt=prompt, completion="b", good=False), one) == (0.0,)
+    assert labels_of(Score(prompt=prompt, completion="b", value=-0.5), one) == (-0.5,)
     soft = Comparison(prompt=prompt, chosen="b", rejected="c", p_soft=0.75)
-    assert prefer._said(soft, two) == (0.75, 0.25)
+    assert labels_of(soft, two) == (0.75, 0.25)
 
 
 def test_d2o_holds_the_last_completion_to_a_reference_of_its_own(project: Path, tmp_path: Path) -> None:
@@ -219,7 +221,9 @@ def test_d2o_holds_the_last_completion_to_a_reference_of_its_own(project: Path, 
     )
     (row,) = logged(replace(settings, batch_size=32, data=replace(settings.data, heldout=0.0)))
     world, tokenizer = start_world("cpu"), load_tokenizer(settings.model)
-    inputs = examples("rankings", replace(settings.data, heldout=0.0), tokenizer, "", world)
+    inputs = examples(
+        "rankings", replace(settings.data, heldout=0.0), Reader(tokenizer=tokenizer, store="", world=world)
+    )
     start, other = (load_policy(name, CPU) for name in (settings.model, str(project / "other")))
     losses = []
     for group in inputs.train.groups:

@@ -12,7 +12,7 @@ from prefloop.configs.common import Data, Optim
 from prefloop.configs.scorers import Combining
 from prefloop.errors import InputError
 from prefloop.feedback.utility import find_utility
-from prefloop.loop.inputs import examples
+from prefloop.loop.inputs import Reader, examples
 from prefloop.losses.reward_model import REWARD_LOSSES
 from prefloop.models.load import load_reward_model
 from prefloop.models.packing import pack
@@ -79,7 +79,7 @@ def test_token_scores_end_in_the_score(project: Path, tmp_path: Path) -> None:  
     tokenizer, world = load_tokenizer(str(project / "start")), start_world("cpu")
     for kind in ("comparisons", "rankings", "labels"):
         source = Data(source=str(data_of(kind, tmp_path / f"{kind}.jsonl", 6)), heldout=0.0)
-        batch = pack(examples(kind, source, tokenizer, "", world).train.groups)
+        batch = pack(examples(kind, source, Reader(tokenizer=tokenizer, store="", world=world)).train.groups)
         with torch.no_grad():
             scores, every = model(batch), model.token_scores(batch)
         last = batch.completion_mask.sum(dim=1, keepdim=True) - 1

@@ -14,8 +14,9 @@ from prefloop.configs.common import Data, LoRA, RunSettings
 from prefloop.configs.reward import RewardConfig
 from prefloop.data import load_comparisons, load_records, load_steps, write_jsonl
 from prefloop.errors import InputError
-from prefloop.loop.inputs import comparisons, examples
+from prefloop.loop.inputs import Reader, comparisons, examples
 from prefloop.loop.ordinal import Thresholds
+from prefloop.loop.reward_step import Scored
 from prefloop.losses.reward_model import steps_minimum, steps_product
 from prefloop.models.load import load_reward_model, stored_reading
 from prefloop.models.packing import pack
@@ -47,7 +48,9 @@ def test_steps_end_where_their_separator_does(project: Path, tmp_path: Path) -> 
     rows = [{"prompt": "add", "completions": ["one\tis", " two ", "three"], "labels": [True, False, True]}]
     write(tmp_path / "steps.jsonl", rows)
     source = Data(source=str(tmp_path / "steps.jsonl"), heldout=0.0)
-    found = examples("steps", source, tokenizer, "", world, step_separator="\n\n").train
+    found = examples(
+        "steps", source, Reader(tokenizer=tokenizer, store="", world=world), step_separator="\n\n"
+    ).train
     (record,), (group,) = found.records, found.groups
     assert record.completion == "one\tis\n\n two \n\nthree"
     (ids,), (mask,) = group.completions, group.masks
@@ -77,7 +80,7 @@ def test_bad_steps_are_named(project: Path, tmp_path: Path) -> None:
             load_steps(file)
     write(file, [{"prompt": "a", "completions": ["b\nc"], "labels": [True]}])
     with pytest.raises(InputError, match="holds the separator"):
-        examples("steps", Data(source=str(file)), tokenizer, "", world)
+        examples("steps", Data(source=str(file)), Reader(tokenizer=tokenizer, store="", world=world))
 
 
 def test_a_cut_completion_keeps_the_labels_of_the_steps_that_are_left(project: Path) -> None:  # D2
@@ -92,7 +95,7 @@ def test_a_cut_completion_keeps_the_labels_of_the_steps_that_are_left(project: P
     cut = [Group(prompt=whole.prompt, completions=(ids[:n],), masks=(mask[:n],))
            for ids, mask, n in zip(whole.completions, whole.masks, (length, len(whole.masks[1])), strict=True)]  # fmt: skip
     batch = pack(cut)
-    scored = reward.Scored(
+    scored = Scored(
         batch=batch,
         records=[
             Steps(prompt=prompt, steps=("one", "two", "three", "four")[: len(good)], good=good)

@@ -82,6 +82,7 @@ from prefloop.configs.scorers import Combining, Named
 from prefloop.configs.select import ScoreConfig, SelectConfig
 from prefloop.configs.sft import SFTConfig
 from prefloop.configs.verify import VerifyConfig
+from tests.algorithms.prefer_settings import shared_settings
 from tests.algorithms.small import settings, train
 
 SHARED = (Optim, LoRA, Sampling, Data, Compute, RunSettings)
@@ -121,6 +122,7 @@ def _that_read_everything(project: Path) -> Iterator[Any]:
     """Together these runs have a use for every setting."""
     names = ("pretrain", "sft", "reward", "dpo", "ppo", "ppo_shared", "ppo_policy_critic", "grpo")
     yield from (settings(name, project, out=f"watched-{name}") for name in names)
+    yield shared_settings(project, project / "watched-prefer", "kto")
     # Where adapters go is asked for by name.
     adapters = settings("sft_lora", project, out="watched-sft_lora")
     yield replace(adapters, lora=replace(adapters.lora, targets=("q_proj",)))

@@ -68,7 +68,7 @@ def test_logged_heldout_loss_is_that_of_the_saved_model(project: Path, tmp_path:
     from prefloop.loop.inputs import demonstrations
 
     world, tokenizer = start_world("cpu"), load_tokenizer(str(tmp_path / "sft/final"))
-    heldout = demonstrations(settings.data, tokenizer, world).heldout
+    heldout = demonstrations(settings.data, tokenizer, "", world).heldout
     again = [demonstration_group(tokenizer, record) for record in heldout.records]
     policy = load_policy(str(tmp_path / "sft/final"), CPU)
     ours = likelihood_metrics(policy, again, tokens=50, world=world)
@@ -141,6 +141,6 @@ def test_an_adapter_learns_too_and_is_saved_merged(project: Path, tmp_path: Path
     tokenizer = load_tokenizer(str(tmp_path / "sft/final"))
     from prefloop.loop.inputs import demonstrations
 
-    heldout = demonstrations(settings.data, tokenizer, start_world("cpu")).heldout.groups
+    heldout = demonstrations(settings.data, tokenizer, "", start_world("cpu")).heldout.groups
     ours = likelihood_metrics(policy, heldout, tokens=100, world=start_world("cpu"))
     assert ours["heldout_loss"] == pytest.approx(rows[-1]["heldout_loss"], rel=1e-4)

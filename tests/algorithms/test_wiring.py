@@ -117,7 +117,7 @@ def test_whitening_reaches_over_what_is_learned_from(
     seen: list[Any] = []
     real = critic_free._learn
 
-    def learn(config: Any, roles: Any, experience: Any, *rest: Any) -> dict[str, float]:
+    def learn(config: Any, roles: Any, experience: Any, *rest: Any) -> Any:
         seen.append(experience)
         return real(config, roles, experience, *rest)
 

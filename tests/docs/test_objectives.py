@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prefloop.algorithms.prefer import find_objective
+from prefloop.loop.objective_step import find_objective
 from prefloop.losses.objectives import OBJECTIVES
 from tests.objectives import FAMILIES, PAGE, page
 

@@ -65,7 +65,7 @@ def rollout(texts: list[str], prompts: int = PROMPTS) -> Rollout:
     rows = [texts[i * EACH : (i + 1) * EACH] for i in range(prompts)]
     ended = [[True] * EACH for _ in range(prompts)]
     asked = tuple(Prompt(content=str(i)) for i in range(prompts))
-    return Rollout(prompts=asked, groups=[], texts=rows, ended=ended, sampler_logprobs=[])
+    return Rollout(prompts=asked, groups=[], texts=rows, ended=ended, sampler_logprobs=[], versions=[])
 
 
 def evaluated(

@@ -18,7 +18,7 @@ from prefloop.feedback.judges.prompts import RUBRIC, score_messages
 from prefloop.feedback.judges.verdicts import expected_score
 from prefloop.loop.judge_scorer import JudgeScorer, judge_content
 from prefloop.loop.local_judge import LocalChat
-from prefloop.loop.online import models_of
+from prefloop.loop.scoring import models_of
 from prefloop.models.load import new_language_model, save_policy
 from prefloop.records import Prompt
 from prefloop.runtime import World
@@ -105,7 +105,7 @@ def test_the_judge_is_in_the_fingerprint_and_the_lineage(project: Path, tmp_path
     logged(config)
     with Store.open(tmp_path / "p" / "prefloop.db") as store:
         assert "judge" in str(lineage(store, str(tmp_path / "p" / "run" / "final")))
-    contents = models_of(config, ALONE).contents
+    contents = models_of(ALONE, model=config.model, reward_model=config.reward_model).contents
     assert {"weights.model", "weights.judge", "judge"} <= set(contents)
     before = judge_content(local)
     settings(tmp_path, f"checkpoint: {folder}\nunreadable: lowest\nrubric: other\ncompute: {{device: cpu}}\n")

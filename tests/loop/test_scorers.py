@@ -11,7 +11,7 @@ from prefloop.configs.common import Sampling
 from prefloop.configs.ppo import CriticSettings, RewardShaping, ScoreShaping
 from prefloop.configs.scorers import Combining, Named, scorers_named
 from prefloop.errors import InputError
-from prefloop.loop.online import OnlineScorer, scorer_roles
+from prefloop.loop.scoring import OnlineScorer, scorer_roles
 from prefloop.models.load import load_policy, load_reward_model, reward_moments
 from prefloop.models.packing import pack
 from prefloop.records import Message, Prompt

@@ -77,7 +77,8 @@ def read(project: Path, store: str) -> Callable[..., inputs.Inputs[Any]]:
         if kind == "prompts":
             train, _, found = inputs.prompts(data, tokenizer, store)
             return inputs.Inputs(train=train, heldout=train, read=found)  # type: ignore[arg-type]
-        return inputs.examples(kind, data, tokenizer, store, world)  # type: ignore[arg-type]
+        reader = inputs.Reader(tokenizer=tokenizer, store=store, world=world)
+        return inputs.examples(kind, data, reader)  # type: ignore[arg-type]
 
     return work
 
@@ -110,7 +111,8 @@ def test_every_kind_is_read_of_the_store_by_the_settings(
 def test_labels_of_comparisons_come_from_the_store_too(project: Path, store: str) -> None:
     tokenizer, world = load_tokenizer(str(project / "start")), start_world("cpu")
     data = Data(source="store", heldout=0.0, select=Selecting(annotators=("ann",)))
-    found = inputs.examples("labels", data, tokenizer, store, world, from_comparisons=True)
+    reader = inputs.Reader(tokenizer=tokenizer, store=store, world=world)
+    found = inputs.examples("labels", data, reader, from_comparisons=True)
     assert [each.good for each in found.train.records] == [True, False] * 7
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prefloop.losses.objectives import OBJECTIVES, Objective, call
-from prefloop.losses.quantities import MISMATCHED, TokenNumbers, quantities
+from prefloop.losses.quantities import MISMATCHED, TokenNumbers, asked, quantities
 from prefloop.losses.whole_step import Prepared
 
 from .cases import normal, ragged_mask
@@ -308,15 +308,15 @@ class Example:
             rows.append(
                 Completion(
                     lp=n.logprobs[b][keep].tolist(),
-                    ref=n.reference[b][keep].tolist(),
-                    kl=n.forward_kl[b][keep].tolist(),
-                    collision=n.log_collision[b][keep].exp().tolist(),
-                    contrast=n.contrast[b][keep].tolist(),
+                    ref=asked(n.reference)[b][keep].tolist(),
+                    kl=asked(n.forward_kl)[b][keep].tolist(),
+                    collision=asked(n.log_collision)[b][keep].exp().tolist(),
+                    contrast=asked(n.contrast)[b][keep].tolist(),
                     frozen=n.logprobs[b][keep].tolist(),
-                    frozen_kl=n.forward_kl[b][keep].tolist(),
-                    said=n.said[b].item(),
-                    value=n.value[b].item(),
-                    odds=n.prompt_odds[b].item(),
+                    frozen_kl=asked(n.forward_kl)[b][keep].tolist(),
+                    said=n.labels[b].item(),
+                    value=asked(n.value)[b].item(),
+                    odds=asked(n.prompt_odds)[b].item(),
                 )
             )
         return rows
@@ -376,7 +376,7 @@ def example(data: str, *, seed: int = 0, at_start: bool = False) -> Example:
             contrast=normal(*mask.shape, seed=seed + 8).abs() + junk,
             value=normal(count, seed=seed + 5),
             prompt_odds=odds,
-            said=said,
+            labels=said,
         ),
         mismatched={
             "policy_mismatched": normal(count, seed=seed + 6, scale=0.0 if at_start else 1.0) - 2.5,

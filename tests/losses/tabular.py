@@ -155,7 +155,7 @@ def step_loss(
         contrast=contrast[at],
         value=trained.value.expand(len(at)),
         prompt_odds=torch.ones(len(at), dtype=torch.float64),
-        said=rows.said,
+        labels=rows.said,
     )
     extra: dict[str, Tensor] = {}
     if objective.prepare:

@@ -20,7 +20,7 @@ from prefloop.losses.objectives import (
     settings_of,
 )
 from prefloop.losses.preference import dpo_loss
-from prefloop.losses.quantities import Needs, TokenNumbers, quantities
+from prefloop.losses.quantities import Needs, TokenNumbers, asked, quantities
 from prefloop.losses.whole_step import Prepared, beta_dpo_step
 
 from .cases import gradient, normal, numerical_gradient
@@ -67,30 +67,31 @@ def test_value_and_gradient_are_the_papers(name: str, seed: int):  # K15
     def of_contrast(contrast: Tensor) -> Tensor:
         return losses(name, replace(numbers, contrast=contrast), extra, settings)
 
-    expected = by_hand(name, given, numbers.logprobs, numbers.forward_kl, settings=settings)
+    forward_kl, contrast = asked(numbers.forward_kl), asked(numbers.contrast)
+    expected = by_hand(name, given, numbers.logprobs, forward_kl, settings=settings)
     assert of_tokens(numbers.logprobs).sum().item() == pytest.approx(expected, rel=1e-9)
     ours = gradient(of_tokens, numbers.logprobs)
     assert torch.all(ours[~numbers.mask] == 0)
     theirs = numerical_gradient(
-        lambda x: by_hand(name, given, torch.from_numpy(x), numbers.forward_kl, settings=settings),
+        lambda x: by_hand(name, given, torch.from_numpy(x), forward_kl, settings=settings),
         numbers.logprobs,
     )
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-5)
     if objective.needs.forward_kl:
-        ours = gradient(of_kl, numbers.forward_kl)
+        ours = gradient(of_kl, forward_kl)
         theirs = numerical_gradient(
             lambda x: by_hand(name, given, numbers.logprobs, torch.from_numpy(x), settings=settings),
-            numbers.forward_kl,
+            forward_kl,
         )
         assert ours.abs().max() > 0
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-6)
     if objective.needs.contrast:
-        ours = gradient(of_contrast, numbers.contrast)
+        ours = gradient(of_contrast, contrast)
         theirs = numerical_gradient(
             lambda x: by_hand(
-                name, given, numbers.logprobs, numbers.forward_kl, torch.from_numpy(x), settings=settings
+                name, given, numbers.logprobs, forward_kl, torch.from_numpy(x), settings=settings
             ),
-            torch.where(numbers.mask, numbers.contrast, 0.0),
+            torch.where(numbers.mask, contrast, 0.0),
         )
         assert ours.abs().max() > 0
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-6)
@@ -172,7 +173,7 @@ def test_order_of_comparisons_does_not_matter(name: str):  # M11
     order = torch.tensor([3, 0, 4, 1, 2])
     rows = (2 * order[:, None] + torch.tensor([0, 1])).flatten()
     numbers = given.numbers
-    fields = ("logprobs", "mask", "reference", "forward_kl", "log_collision", "contrast", "value", "said")
+    fields = ("logprobs", "mask", "reference", "forward_kl", "log_collision", "contrast", "value", "labels")
     shuffled = replace(numbers, **{name: getattr(numbers, name)[rows] for name in fields})
     if objective.prepare is beta_dpo_step:
         extra = Prepared(shared={"step_beta": torch.tensor(0.1)}, each={"step_weight": torch.ones(5)})
@@ -200,7 +201,7 @@ def test_a_step_from_the_reference_raises_chosen_and_lowers_rejected(name: str):
     if (
         objective.takes_soft_labels and not objective.soft_labels
     ):  # a chosen completion that loses is not raised
-        numbers = replace(numbers, said=1.0 - torch.arange(10) % 2)
+        numbers = replace(numbers, labels=1.0 - torch.arange(10) % 2)
     moved = gradient(lambda x: losses(name, replace(numbers, logprobs=x), extra), numbers.logprobs)
     chosen, rejected = moved[0::2][numbers.mask[0::2]], moved[1::2][numbers.mask[1::2]]
     if name == "beta_dpo":
@@ -480,7 +481,7 @@ def test_beta_dpo_is_dpo_at_its_own_beta_on_what_it_kept(seed: int):
     numbers = given.numbers
 
     def total(tokens: np.ndarray) -> float:
-        kept = np.where(numbers.mask.numpy(), tokens - numbers.reference.numpy(), 0.0).sum(1)
+        kept = np.where(numbers.mask.numpy(), tokens - asked(numbers.reference).numpy(), 0.0).sum(1)
         return sum(
             w * math.log1p(math.exp(-beta * (kept[2 * i] - kept[2 * i + 1]))) for i, w in enumerate(weights)
         )

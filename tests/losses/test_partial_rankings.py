@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from prefloop.algorithms.reward import USABLE
+from prefloop.loop.reward_step import USABLE
 from prefloop.losses.listwise import plackett_luce, plackett_luce_top
 from prefloop.losses.reward_model import best_of, ordered_pairs
 from prefloop.records import Prompt, Ranking

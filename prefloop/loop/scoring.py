@@ -1,0 +1,80 @@
+"""Scoring a step's completions: reward models, judges and functions by name, and what becomes of their scores."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from prefloop.configs.ppo import ScoreShaping
+from prefloop.configs.scorers import Combining, scorers_named
+from prefloop.loop.adaptive import ScoreShaper
+from prefloop.loop.judge_scorer import JudgeScorer, is_judge, judge_content, read_scorer
+from prefloop.loop.provenance import Models, models_read
+from prefloop.loop.session import Session
+from prefloop.models.roles import RewardModel
+from prefloop.rollout.reward_scorers import EnsembleScorer, OnlineScorer, user_function
+from prefloop.rollout.scorers import Scorer, checked
+from prefloop.runtime import World
+
+
+def scorer_roles(reward_model: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Role -> folder or hub name of every model that scores, and role -> `judge:FILE`.
+
+    The first scorer is `reward_model`, `judge`, or `scorer_policy` with `scorer_reference` (a log-ratio); later ones have their number behind it.
+    """
+    roles: dict[str, str] = {}
+    judges: dict[str, str] = {}
+    for place, named in enumerate(scorers_named(reward_model) if reward_model else ()):
+        number = f"_{place + 1}" if place else ""
+        if named.kind == "model":
+            roles[f"reward_model{number}"] = named.name
+        elif named.kind == "implicit":
+            roles[f"scorer_policy{number}"] = named.name
+            roles[f"scorer_reference{number}"] = named.reference
+        elif is_judge(named.name):
+            roles[f"judge{number}"] = read_scorer(named.name).checkpoint
+            judges[f"judge{number}"] = named.name
+    return roles, judges
+
+
+def models_of(world: World, *, model: str, reward_model: str, reference: str = "") -> Models:
+    """The models that a run reads, hashed once; a Python function that scores is none, a judge on this machine is one."""
+    names, judges = scorer_roles(reward_model)
+    read = models_read(world, model=model, reference=reference, **names)
+    return replace(read, others={role: judge_content(judge) for role, judge in judges.items()})
+
+
+def open_scorer(
+    session: Session, reward_model: str, rules: Combining, *, loaded: Sequence[RewardModel] = ()
+) -> tuple[OnlineScorer, tuple[float, float]]:
+    """What scores this process's samples, and the mean and standard deviation that are stored with it (0 and 1 where there are none).
+
+    `loaded` are reward models that are in memory already, in the order in which `reward_model` names them.
+    """
+    world = session.world
+
+    def function(name: str) -> Scorer:
+        # A judge is asked by all processes together, also by one that has nothing to score.
+        return checked(JudgeScorer(name, world), name=name) if is_judge(name) else user_function(name)
+
+    scorer = EnsembleScorer.load(
+        reward_model,
+        session.compute,
+        world,
+        rules=rules,
+        normalise=False,
+        loaded=loaded,
+        function=function,
+    )
+    return OnlineScorer(scorer, session.tokenizer, world), scorer.moments
+
+
+def open_shaped_scorer(
+    session: Session,
+    reward_model: str,
+    shaping: ScoreShaping,
+    *,
+    longest: int,
+    loaded: Sequence[RewardModel] = (),
+) -> tuple[OnlineScorer, ScoreShaper]:
+    """As `open_scorer`, and what shapes its scores; `longest` is the limit of a completion's tokens."""
+    score, stored = open_scorer(session, reward_model, shaping, loaded=loaded)
+    return score, ScoreShaper(shaping, stored=stored, longest=longest, world=session.world)

@@ -1,0 +1,236 @@
+"""Where a step's rollouts come from.
+
+A story asks a `RolloutSource` for completions of a batch of prompts, and hands it what is to draw them. `PromptSource` draws in this
+process, with the weights as they are. An engine that runs beside the training, or an environment, is another source: it may answer with
+completions of weights that are some steps old, and each rollout says which (`Rollout.versions`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+from prefloop.configs.common import Sampling
+from prefloop.configs.distill_context import DistillContextConfig
+from prefloop.configs.online import OnlineConfig
+from prefloop.errors import InputError
+from prefloop.loop.batches import Batches
+from prefloop.loop.inputs import Prompts, Read, Reader, open_reader, prompts
+from prefloop.loop.roles import check_prompt_room
+from prefloop.loop.scoring import models_of
+from prefloop.loop.session import Session, open_run
+from prefloop.losses import check_start, expected_at_start
+from prefloop.models.generation import say_what_is_not_taken
+from prefloop.models.roles import Critic, Policy
+from prefloop.rollout import Rollout, make_rollout, sample
+from prefloop.rollout.steered import Drawer
+from prefloop.runtime import World
+from prefloop.text import decode_completion, stop_token_ids
+
+NOTHING: Mapping[str, Read] = MappingProxyType({})
+NOISE = {"float32": 2e-3, "bfloat16": 0.1}
+"""`compute.dtype` -> how far two forward passes of the same tokens in other micro-batches may lie apart."""
+
+
+class RolloutSource(Protocol):
+    """Draws completions of a run's prompts."""
+
+    @property
+    def world(self) -> World:
+        """The processes."""
+        ...
+
+    def drawn(self, batch: int) -> int:
+        """Prompts of a batch, on all processes; the first batch is 1."""
+        ...
+
+    def draw(
+        self,
+        policy: Drawer,
+        batch: int,
+        *,
+        k: int,
+        version: int | None = None,
+        first_key: int = 0,
+        sampling: Sampling | None = None,
+    ) -> Rollout:
+        """k completions of this process's share of a batch. All processes together.
+
+        Args:
+            policy: What draws; a source that keeps weights of its own takes these when it next renews them.
+            batch: Number of the batch; the first is 1.
+            k: Completions of each prompt.
+            version: Of the policy's weights, the steps of learning behind them; `batch` - 1 where each step draws one batch. The rollout has
+                the version that really drew it.
+            first_key: Added to every prompt's key where more than one draw is made of a batch, so that no two have one name.
+            sampling: Other than the run's.
+        """
+        ...
+
+
+def staleness(rollout: Rollout, version: int, world: World) -> dict[str, float]:
+    """The metric `staleness`: steps of learning between the weights that drew and those that learn (`version`), mean over completions.
+
+    Nothing where all are the same. All processes together.
+    """
+    behind = [version - drawn for of_prompt in rollout.versions for drawn in of_prompt]
+    total = world.sum_float(sum(behind))
+    return {"staleness": total / world.sum_float(len(behind))} if total else {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartCheck:
+    """What must hold before a step's first update; float noise between two forward passes of other micro-batches is let pass."""
+
+    temperature: float
+    noise: float
+
+    def __call__(
+        self, name: str, observed: float, expected: float | None = None, *, scale: float = 1.0
+    ) -> None:
+        """`expected` is what the table of starting values has for this name unless given, `scale` the size of what is compared, where noise grows with it.
+
+        Raises `InputError` with the way out.
+        """
+        check_start(
+            name,
+            observed,
+            expected_at_start(name) if expected is None else expected,
+            self.noise * scale,
+            way_out=f"raise sampling.temperature (it is {self.temperature}, and logits are divided by it), or set "
+            "compute.dtype float32 and compute.attention padded; if it stays, the model's own code is not deterministic (dropout, "
+            "state kept between calls), or this is a fault of prefloop: please report it",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptSource:
+    """A run's prompts, and the sampler of this process: it draws with the weights as they are."""
+
+    prompts: Prompts
+    heldout: Prompts
+    read: Read
+    batches: Batches
+    sampling: Sampling
+    seed: int
+    reader: Reader
+    stop_ids: tuple[int, ...]
+    check: StartCheck
+
+    @property
+    def world(self) -> World:
+        """The processes."""
+        return self.reader.world
+
+    def check_room(self, *roles: Policy | Critic) -> None:
+        """Raise `InputError` where a role has too few positions for a prompt with its completion."""
+        for role in roles:
+            check_prompt_room(role, self.prompts, new_tokens=self.sampling.max_new_tokens)
+        if self.world.is_main:
+            say_what_is_not_taken(roles[0].model, self.sampling)
+
+    def drawn(self, batch: int) -> int:
+        """See `RolloutSource`."""
+        return len(self.batches.at(batch))
+
+    def draw(
+        self,
+        policy: Drawer,
+        batch: int,
+        *,
+        k: int,
+        version: int | None = None,
+        first_key: int = 0,
+        sampling: Sampling | None = None,
+    ) -> Rollout:
+        """See `RolloutSource`."""
+        return self.draw_of(
+            policy,
+            self.batches.at(batch),
+            k=k,
+            version=batch - 1 if version is None else version,
+            first_key=first_key + (batch - 1) * self.batches.size,
+            sampling=sampling or self.sampling,
+        )
+
+    def draw_of(
+        self,
+        policy: Drawer,
+        chosen: Sequence[int],
+        *,
+        k: int,
+        version: int,
+        first_key: int,
+        sampling: Sampling,
+    ) -> Rollout:
+        """k completions of this process's share of the prompts at these places. What is drawn depends on seed, key and place, not on the share.
+
+        The prompt at place i of `chosen` has the key `first_key` + i, and belongs to the process i modulo the number of processes.
+        """
+        places = self.world.share(range(len(chosen)))
+        ids = [self.prompts.ids[chosen[place]] for place in places]
+        with policy.active() as model:
+            samples = sample(
+                model,
+                ids,
+                k=k,
+                stop_ids=self.stop_ids,
+                sampling=sampling,
+                seed=self.seed,
+                row_keys=[first_key + place for place in places],
+            )
+        records = [self.prompts.records[chosen[place]] for place in places]
+        return make_rollout(
+            records,
+            ids,
+            samples,
+            lambda tokens: decode_completion(self.reader.tokenizer, tokens),
+            version=version,
+        )
+
+
+def read_prompts(config: OnlineConfig | DistillContextConfig) -> PromptSource:
+    """The prompts that a stage learns from. All processes together. Raises `InputError` where there is none."""
+    reader = open_reader(config.run, config.compute, config.model)
+    train, heldout, read = reader.world.on_main(lambda: prompts(config.data, reader.tokenizer, reader.store))
+    if not len(train):
+        raise InputError(f"{config.data.source}: no prompt to train on; lower data.heldout, or give more")
+    return PromptSource(
+        prompts=train,
+        heldout=heldout,
+        read=read,
+        batches=Batches(count=len(train), size=config.batch_prompts, seed=config.run.seed),
+        sampling=config.sampling,
+        seed=config.run.seed,
+        reader=reader,
+        stop_ids=stop_token_ids(reader.tokenizer),
+        check=StartCheck(temperature=config.sampling.temperature, noise=NOISE[config.compute.dtype]),
+    )
+
+
+@contextmanager
+def open_session(
+    config: OnlineConfig,
+    source: PromptSource,
+    *,
+    reference: str = "",
+    headline: tuple[str, ...],
+    more: Mapping[str, Read] = NOTHING,
+) -> Iterator[Session]:
+    """Open the run of a stage that learns from its own scored samples. All processes together.
+
+    `reference` is the name of another model that is read, `more` what has been read beside the prompts.
+    """
+    with open_run(
+        config,
+        source.reader,
+        stage=config.STAGE,
+        reads={"data": source.read, **more},
+        models=models_of(
+            source.world, model=config.model, reward_model=config.reward_model, reference=reference
+        ),
+        steps=config.steps,
+        headline=headline,
+    ) as session:
+        yield session
