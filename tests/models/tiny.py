@@ -13,6 +13,8 @@ from transformers import (
     DeepseekV2ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
@@ -105,6 +107,14 @@ NOT_PACKABLE: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma2": lambda: Gemma2ForCausalLM(
         Gemma2Config(**SHAPE, num_key_value_heads=1, head_dim=8, final_logit_softcapping=2.0)
     ),
+    "qwen2 with a sliding window": lambda: Qwen2ForCausalLM(
+        Qwen2Config(
+            **SHAPE, num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1
+        )
+    ),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**SHAPE, num_key_value_heads=1, head_dim=8, sliding_window=4)
+    ),
     "bloom": lambda: BloomForCausalLM(
         BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)
     ),
@@ -115,6 +125,8 @@ NOT_PACKABLE: dict[str, Callable[[], PreTrainedModel]] = {
 NOT_PACKABLE_BECAUSE = {
     "mistral with a sliding window": "a sliding window of 4 tokens",
     "gemma2": "layers of kind sliding_attention",
+    "qwen2 with a sliding window": "layers of kind sliding_attention",
+    "gemma3": "layers of kind sliding_attention",
     "bloom": "its attention cannot be replaced",
     "mamba": "its attention cannot be replaced",
 }
