@@ -30,7 +30,7 @@ class Table(list[dict[str, Any]]):
         try:
             import pandas
         except ImportError:
-            raise InputError("pandas is not installed; pip install pandas") from None
+            raise InputError("pandas is not installed; run: pip install pandas") from None
         return pandas.DataFrame(list(self))
 
 

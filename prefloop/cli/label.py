@@ -201,7 +201,9 @@ def export(config: LabelExportConfig) -> None:
         file = Path(config.out).with_name(manifest["file"])
         print(f"{file}: {manifest['rows']} {config.kind}, {made}, sha256 {manifest['content_sha256']}")
     if len(manifests) > 1:
-        print("  chats and plain texts are in a file each: other readers refuse a column that holds both")
+        print(
+            "  chats and plain texts are in separate files, because other readers refuse a column that holds both"
+        )
     left_out = ", ".join(f"{reason} {count}" for reason, count in manifests[0]["left_out"].items() if count)
     if left_out:
         print(f"  left out: {left_out}")
@@ -211,7 +213,7 @@ def back_up(config: BackupConfig) -> None:
     """Copy a store."""
     from prefloop.studio.backup import back_up as work
 
-    print(f"wrote {work(config.store, config.out)}; bring it back with `prefloop label restore`")
+    print(f"wrote {work(config.store, config.out)}; restore it with `prefloop label restore`")
 
 
 def restore(config: RestoreConfig) -> None:

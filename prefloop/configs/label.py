@@ -125,7 +125,7 @@ class ServeConfig:
             self.answers.key_variable == ChatAnswers().key_variable or bool(addresses),
             f"answers.key_variable is {self.answers.key_variable}, but chat names no address that a key is sent to; leave it out",
         )
-        require(len(self.chat) <= 2, f"chat names {len(self.chat)} models; two candidates come of one or two")
+        require(len(self.chat) <= 2, f"chat names {len(self.chat)} models; give one or two")
         for each in self.chat:
             require(bool(each.strip()), "chat names an empty model; give a folder, a hub name or an address")
             require(

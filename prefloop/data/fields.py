@@ -31,7 +31,7 @@ def as_text(value: object, field: str) -> str:
         raise RowError(field, show(value), f"it must be text, not {kind_of(value)}", "write a string")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise RowError(
-            field, show(value), "it holds half a character (a lone surrogate)", "mend the text's encoding"
+            field, show(value), "it holds half a character (a lone surrogate)", "fix the text's encoding"
         )
     return value
 

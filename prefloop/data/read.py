@@ -268,14 +268,14 @@ def _json_list(path: Path, text: str, start: int) -> Iterator[Row | BadRow]:
         if not closed and not text.startswith(",", end):
             line += text.count("\n", position, end)
             found = show(text[end : end + 20]) if end < len(text) else "the end of the file"
-            raise InputError(f"{path}:{line}: not JSON (expected `,` or `]`, found {found}); mend the file")
+            raise InputError(f"{path}:{line}: not JSON (expected `,` or `]`, found {found}); fix the file")
         after = end if closed else _skip(text, end + 1)
         line += text.count("\n", position, after)
         position = after
     try:  # what is around the list
         json.loads(text[:start] + "[]" + text[position + 1 :])
     except ValueError as error:
-        raise InputError(f"{path}:{line}: not JSON after the list ends ({error}); mend the file") from error
+        raise InputError(f"{path}:{line}: not JSON after the list ends ({error}); fix the file") from error
 
 
 def _element(path: Path, text: str, position: int, line: int) -> tuple[object, int]:
@@ -283,10 +283,10 @@ def _element(path: Path, text: str, position: int, line: int) -> tuple[object, i
         return _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno}); mend the file"
+            f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno}); fix the file"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}:{line}: not usable JSON ({error}); mend the file") from error
+        raise InputError(f"{path}:{line}: not usable JSON ({error}); fix the file") from error
 
 
 # CSV
@@ -326,7 +326,7 @@ def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     try:
         header = next(reader, [])
     except csv.Error as error:
-        raise InputError(f"{path}:1: the header is not CSV ({error}); mend the first line") from error
+        raise InputError(f"{path}:1: the header is not CSV ({error}); fix the first line") from error
     if len(set(header)) < len(header):
         repeated, _ = Counter(header).most_common(1)[0]
         raise InputError(f"{path}:1: the header names {repeated!r} twice; give every column its own name")

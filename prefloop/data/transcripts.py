@@ -28,7 +28,7 @@ def parse_transcript(text: str, field: str) -> tuple[Message, ...]:
     labels = list(_LABEL.finditer(text))
     if not labels or labels[0].start() != 0:
         raise RowError(
-            field, show(text), "a transcript begins with a blank line and `Human:`", "mend the transcript"
+            field, show(text), "a transcript begins with a blank line and `Human:`", "fix the transcript"
         )
     ends = [label.start() for label in labels[1:]] + [len(text)]
     turns = tuple(

@@ -436,7 +436,7 @@ def settings_of(objective: Objective, given: Sequence[str], *, loss: str) -> dic
             raise InputError(f"settings: {name} is {value:g}; it must be {wanted or 'a finite number'}")
     if loss == "exo_pair" and settings["label_smoothing"] == 0:
         raise InputError(
-            "settings: label_smoothing is 0, but exo_pair takes its logarithm; give more, such as 0.001"
+            "settings: label_smoothing is 0, but exo_pair takes its logarithm; set it above 0, such as 0.001"
         )
     if "least" in settings and settings["least"] > settings["most"]:
         raise InputError(

@@ -111,7 +111,7 @@ def as_it_says(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
 
 
 def trainable(adapter: Adapter, tensors: dict[str, Tensor], *, head: bool) -> None:
-    """Raise `InputError` where an adapter cannot go on being trained: where it is more than low-rank updates of linear layers."""
+    """Raise `InputError` where an adapter cannot be trained further: where it is more than low-rank updates of linear layers."""
     settings = adapter.settings
     extra = [
         f"{key} is {settings[key]!r}"
@@ -129,7 +129,7 @@ def trainable(adapter: Adapter, tensors: dict[str, Tensor], *, head: bool) -> No
         extra.append(f"it holds {other[0]}")
     if extra:
         raise InputError(
-            f"adapter {adapter.name!r} cannot go on being trained ({'; '.join(extra)}): only plain LoRA of linear layers can; "
+            f"adapter {adapter.name!r} cannot be trained further ({'; '.join(extra)}): only plain LoRA of linear layers can; "
             "set lora.adapter to merge"
         )
 

@@ -99,7 +99,7 @@ def wait_for_people(
                 print(f"compare: waiting for {labels} comparisons by people. In another terminal:\n")
                 print(f"    prefloop label serve --store {where}\n")
                 print(
-                    "This goes on by itself when they are in; stopped, it goes on with --resume true.",
+                    "The recipe continues when they are there. If you stop it, continue with --resume true.",
                     flush=True,
                 )
             if count != told:

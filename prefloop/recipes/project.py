@@ -24,7 +24,7 @@ def check_free(project: Path, *, resume: bool) -> frozenset[str] | None:
     before = contents(project)
     if before and not resume:
         raise InputError(
-            f"{project} is not empty; add --resume true to go on with it, or name another folder with --out"
+            f"{project} is not empty; add --resume true to continue it, or name another folder with --out"
         )
     return before
 

@@ -130,7 +130,7 @@ def _judge(config: RoundsConfig, project: Path) -> PairAnnotator:
         )
         if report.stopped or (items and not report.verdicts):
             raise InputError(
-                f"the judge stopped: {report.stopped or '; '.join(report.problems)}; what it said is kept, go on with --resume true"
+                f"the judge stopped: {report.stopped or '; '.join(report.problems)}; its answers are kept; continue with --resume true"
             )
 
     return PairAnnotator(

@@ -352,7 +352,7 @@ class Run:
             )
             if len(self._source[1]["random"]) != self.world.size:
                 self.say(
-                    "the number of processes has changed: anything drawn per process differs from an unbroken run"
+                    "the number of processes has changed: anything drawn per process differs from an uninterrupted run"
                 )
         elif self.settings.resume:
             again = f"; {lost} steps were not saved and are done again" if lost else ""

@@ -49,7 +49,7 @@ def load_state(folder: Path) -> StateTree:
         return _decode(encoded, load_file(folder / _TENSORS))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(
-            f"{folder}: the saved state cannot be read ({error}); remove this folder to go on from an earlier checkpoint"
+            f"{folder}: the saved state cannot be read ({error}); remove this folder to continue from an earlier checkpoint"
         ) from error
 
 

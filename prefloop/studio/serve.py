@@ -41,7 +41,7 @@ def serve(config: ServeConfig) -> None:
     with serving(config.chat, config.answers) as served, Store.open(config.store) as store:
         studio = Studio(store)
         if config.demo and (there := store.counts()["completion"]):
-            print(f"{store.label}: holds {there} completions already, so that demo adds none")
+            print(f"{store.label}: holds {there} completions already, so demo adds none")
         elif config.demo:
             print(f"{store.label}: {demo.fill(store)} questions of the toy world, with two replies each")
         if config.demo or store.counts()["completion"]:

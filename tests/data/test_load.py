@@ -231,7 +231,7 @@ BAD_ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         PAIR,
         {"chosen": "half \ud83d"},
-        "`chosen` is 'half \\ud83d': it holds half a character (a lone surrogate); mend the text's encoding",
+        "`chosen` is 'half \\ud83d': it holds half a character (a lone surrogate); fix the text's encoding",
     ),
     (PAIR, {"p_soft": 1.5}, "`p_soft` is 1.5: it is a probability; write a number from 0 to 1"),
     (PAIR, {"p_soft": -0.1}, "`p_soft` is -0.1: it is a probability; write a number from 0 to 1"),
@@ -374,7 +374,7 @@ BAD_ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         HH,
         {"chosen": "Human: q\n\nAssistant: a"},
         "`chosen` is 'Human: q\\n\\nAssistant: a': a transcript begins with a blank line and `Human:`; "
-        "mend the transcript",
+        "fix the transcript",
     ),
     (
         HH,

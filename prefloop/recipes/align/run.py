@@ -119,7 +119,7 @@ def _ask() -> None:
     """Go on only if somebody says so."""
     if not sys.stdin.isatty():
         raise InputError(
-            "nobody can be asked whether to start, for there is no terminal; add --yes true to start, or look with `prefloop plan`"
+            "there is no terminal to ask whether to start; add --yes true to start, or look with `prefloop plan`"
         )
     if input("\nStart? [y/N] ").strip().lower() not in ("y", "yes"):
         raise InputError("not started; nothing was written")
