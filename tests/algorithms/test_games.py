@@ -199,6 +199,10 @@ def no_probability(prompts: Any, first: Any, second: Any) -> list[float]:
     return [0.5 if random.Random(text).random() < 0.0 else 1.5 for text in first]
 
 
+def below_zero(prompts: Any, first: Any, second: Any) -> list[float]:
+    return [-0.5] * len(first)
+
+
 def words_for_numbers(prompts: Any, first: Any, second: Any) -> Any:
     return ["0.5"] * len(first)
 
@@ -216,6 +220,7 @@ def no_numbers(prompts: Any, first: Any, second: Any) -> Any:
     [
         ("too_few", "returned 1 values for 2 pairs"),
         ("no_probability", "returned 1.5 for pair 0; every value must be a probability"),
+        ("below_zero", "returned -0.5 for pair 0; every value must be a probability"),
         ("no_numbers", "returned 'first' of type str for pair 0; every value must be a finite number"),
         ("words_for_numbers", "returned '0.5' of type str for pair 0"),
         (
