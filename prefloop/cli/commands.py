@@ -497,7 +497,7 @@ STAGES: Mapping[str, Command] = {
         examples=(
             "prefloop data save helpful --store runs/first/prefloop.db --judged_by human --aggregate majority",
         ),
-        then="prefloop dpo --model MODEL --data store:{} --out RUNS/dpo",
+        then="{}",
     ),
     "data versions": Command(
         summary="list the dataset versions in a store",

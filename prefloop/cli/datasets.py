@@ -9,6 +9,7 @@ from prefloop.data.hashing import canonical_json
 from prefloop.data.store import Store
 from prefloop.data.store.datasets import Taken, difference
 from prefloop.data.store.values import DatasetVersion
+from prefloop.feedback.datasets import command_for
 from prefloop.feedback.datasets import save as save_version
 from prefloop.feedback.judged import summary_of
 from prefloop.records import Comparison, Demonstration, Label, Prompt, Ranking, Score
@@ -18,7 +19,7 @@ WIDTH = 60
 
 
 def save(config: SaveConfig) -> str:
-    """Save a version and print what it holds; its label."""
+    """Save a version and print what it holds; the command that trains on it."""
     with Store.open(config.store, create=False) as store:
         version, new = save_version(
             store, config.name, config.kind, config, skip_bad=config.skip_bad, note=config.note
@@ -28,7 +29,7 @@ def save(config: SaveConfig) -> str:
         print(f"  since {version.name}@{version.version - 1}: {_changes(version)}")
     if left_out := summary_of({name: count for name, count in version.export.left_out.items() if count}):
         print(f"  left out: {left_out}")
-    return version.label
+    return command_for(version, config.store)
 
 
 def versions(config: VersionsConfig) -> None:

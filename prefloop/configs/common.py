@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from prefloop.errors import InputError
 
@@ -137,6 +137,10 @@ def in_store(source: str) -> bool:
     return source == STORE or source.startswith(f"{STORE}:")
 
 
+JudgedBy = Literal["all", "human", "ai", "simulated"]
+JUDGED_BY: tuple[str, ...] = get_args(JudgedBy)
+Aggregate = Literal["each", "majority", "dawid_skene", "one_coin"]
+AGGREGATES: tuple[str, ...] = get_args(Aggregate)
 GOLD_ANSWERED = 5
 """Known answers that an annotator must have been asked, if nothing is said."""
 
@@ -149,7 +153,7 @@ class Selecting:
     """Judgements made in these projects of the studio only."""
     annotators: tuple[str, ...] = ()
     """Judgements of these annotators only."""
-    judged_by: Literal["all", "human", "ai", "simulated"] = "all"
+    judged_by: JudgedBy = "all"
     """Judgements of one kind of annotator only."""
     rounds: tuple[int, ...] = ()
     """Judgements of these rounds only."""
@@ -160,7 +164,7 @@ class Selecting:
     adjudicated: bool = False
     """Where people disagreed and an adjudicator decided, take the decision in place of their answers; otherwise decisions are left out. Of comparisons
     and labels."""
-    aggregate: Literal["each", "majority", "dawid_skene", "one_coin"] = "each"
+    aggregate: Aggregate = "each"
     """Of comparisons: every judgement by itself; or one comparison a pair, with how likely it is right (`p_soft`): the majority's share, or
     the probability under an annotator model."""
     min_agreement: float = 0.0
@@ -202,6 +206,9 @@ def moment_of(since: str) -> datetime | None:
 def require_selecting(chosen: Selecting) -> None:
     """The checks of `Selecting`, for the classes that add to it."""
     moment_of(chosen.since)
+    for name, known in (("judged_by", JUDGED_BY), ("aggregate", AGGREGATES)):
+        value = getattr(chosen, name)
+        require(value in known, f"{name} is {value!r}; it must be one of {', '.join(known)}")
     for name in ("min_agreement", "gold_passed"):
         share = getattr(chosen, name)
         require(0 <= share <= 1, f"{name} is {share}; it is a share, 0 (off) to 1")

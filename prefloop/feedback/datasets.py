@@ -1,6 +1,8 @@
 """What the store gives to train on: records that pass the settings of `Selecting`, fixed as an export, and saved as a version of a dataset."""
 
+import shlex
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,25 @@ from prefloop.data.store.values import Aggregated, DatasetVersion, ExportKind, P
 from prefloop.errors import InputError
 from prefloop.feedback.aggregated import AggregatedPair, aggregated_pairs
 from prefloop.feedback.judged import pair_labels, read_judged, summary_of
+
+COMMANDS: Mapping[str, str] = {
+    "comparisons": "dpo",
+    "rankings": "reward --loss all_pairs",
+    "labels": "prefer --loss kto",
+    "scores": "reward --loss regression",
+    "demonstrations": "sft",
+    "prompts": "ppo --reward_model REWARD",
+}
+"""Kind of records -> a command that trains on them."""
+
+
+def command_for(version: DatasetVersion, store: str) -> str:
+    """A command that trains on a version; the model and the run folder are for the reader to fill in."""
+    command = COMMANDS[version.export.kind]
+    return (
+        f"prefloop {command} --model MODEL --data store:{version.label} --store {shlex.quote(store)} "
+        f"--out RUNS/{version.name}-{version.version}"
+    )
 
 
 def take(

@@ -20,10 +20,12 @@ from prefloop.studio import (
     api,
     api_account,
     api_chat,
+    api_datasets,
     api_members,
     pages,
     pages_account,
     pages_adjudicate,
+    pages_datasets,
     pages_members,
 )
 from prefloop.studio.chat_work import ChatWork
@@ -70,10 +72,12 @@ def make_app(
     }
     app.include_router(api.router)
     app.include_router(api_chat.router)
+    app.include_router(api_datasets.router)
     app.include_router(api_members.router)
     app.include_router(api_account.router)
     app.include_router(pages.router)
     app.include_router(pages_adjudicate.router)
+    app.include_router(pages_datasets.router)
     app.include_router(pages_members.router)
     app.include_router(pages_account.router)
     app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])

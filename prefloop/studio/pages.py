@@ -50,7 +50,7 @@ from prefloop.studio.security import (
     studio_of,
     who_asks,
 )
-from prefloop.studio.values import FLAGS, PROJECT_KINDS, STATES, NotFound, ProjectSettings, Scale
+from prefloop.studio.values import EXPORTS, FLAGS, PROJECT_KINDS, STATES, NotFound, ProjectSettings, Scale
 
 router = APIRouter(include_in_schema=False)
 _templates = Environment(
@@ -460,6 +460,7 @@ def project_page(request: Request, id: Id, who: Manager) -> Response:
         decided=adjudicate.decided(studio, id),
         show=admin_views.excerpt,
         formats=[*FORMATS, *LAYOUTS],
+        exports=EXPORTS[project.settings.kind],
     )
 
 

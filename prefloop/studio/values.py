@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal, get_args
 
 from prefloop.configs.common import require
+from prefloop.data.store.values import ExportKind
 from prefloop.errors import InputError
 from prefloop.records import Message, Prompt
 
@@ -23,6 +24,16 @@ ITEM_KIND: Mapping[str, Literal["pair", "rank", "single"]] = {
     "edit": "single",
 }
 """Kind of project -> kind of item it asks about."""
+EXPORTS: Mapping[str, tuple[ExportKind, ...]] = {
+    "pair": ("comparisons", "demonstrations"),
+    "clip": ("comparisons",),
+    "chat": ("comparisons", "demonstrations"),
+    "rank": ("rankings",),
+    "rate": ("scores",),
+    "binary": ("labels",),
+    "edit": ("demonstrations", "comparisons"),
+}
+"""Kind of project -> kinds of records that its answers give."""
 Render = Literal["plain", "markdown"]
 State = Literal["open", "paused", "closed", "archived"]
 STATES: tuple[str, ...] = get_args(State)

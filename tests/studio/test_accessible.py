@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from prefloop.configs.common import Selecting
 from prefloop.data.store import Store
+from prefloop.feedback.datasets import save
 from prefloop.studio import accounts, invitations
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.service import Studio
@@ -38,6 +40,8 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
     with Store.open(folder / "prefloop.db") as store:
         studio = Studio(store)
         projects = fill(studio)
+        shared = studio.project(projects["shared"]).settings.name
+        save(studio.store, "shared", "comparisons", Selecting(projects=(shared,)))
         write_films(browser, folder, FILMS)
         with served(studio, media=folder, chat=ChatWork(studio, [Talker()])) as base:
             page, watch = new_page(browser, base)
@@ -53,6 +57,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                 "members": f"/admin/projects/{projects['shared']}/members",
                 "annotator": f"/admin/annotators/{bea}",
                 "case": f"/adjudicate?project={projects['shared']}",
+                "versions": f"/admin/datasets?project={projects['shared']}",
             }
             paths |= {
                 path: path
@@ -105,6 +110,7 @@ PAGES = [
 ]
 PAGES += [
     "/settings/two-factor",
+    "versions",
     "/admin",
     "/admin/new",
     "/admin/quality",

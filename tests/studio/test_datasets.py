@@ -312,7 +312,7 @@ def test_the_commands(
     out = capsys.readouterr().out
     assert "helpful@1: 17 comparisons, export 1, sha256 " in out
     assert "left out: tie 1" in out
-    assert "next: prefloop dpo --model MODEL --data store:helpful@1 --out RUNS/dpo" in out
+    assert "next: prefloop dpo --model MODEL --data store:helpful@1 --store " in out
     assert main(line) == 0
     assert "nothing has changed since it was saved" in capsys.readouterr().out
     items = [item.id for item in store.items()]

@@ -59,7 +59,14 @@ def test_nobody_else_is_told_that_the_project_is_there(
         assert [each["id"] for each in people[name].send("GET", "/projects").json()] == [closed]
 
 
-ADMIN_ONLY = ("/admin/people", "/admin/audit", "/admin/quality", "/admin/new", "/admin/projects/{}/delete")
+ADMIN_ONLY = (
+    "/admin/people",
+    "/admin/audit",
+    "/admin/quality",
+    "/admin/datasets",
+    "/admin/new",
+    "/admin/projects/{}/delete",
+)
 MANAGED = ("/admin/projects/{}", "/admin/projects/{}/edit", "/admin/projects/{}/members")
 
 

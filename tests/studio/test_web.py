@@ -238,6 +238,7 @@ def test_admin_pages_are_for_admins(ann: Person, boss: Person, project: int) -> 
     pages = [
         "/admin",
         "/admin/quality",
+        "/admin/datasets",
         f"/admin/quality?project={project}",
         "/admin/new",
         f"/admin/projects/{project}",
