@@ -15,12 +15,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from prefloop.data.store.values import ExportKind
 from prefloop.records import Prompt
-from prefloop.studio import accounts, exchange, members, passwords, people_log
+from prefloop.studio import accounts, exchange, members, passwords, people_log, quotas
 from prefloop.studio.accounts import Who
 from prefloop.studio.render import to_html
 from prefloop.studio.security import admin, limit, manager, reader, root_of, signed_in, studio_of, worker
 from prefloop.studio.values import (
     LONGEST_TEXT,
+    MOST_QUOTA,
     Access,
     Answer,
     Assignment,
@@ -130,6 +131,12 @@ class ProjectIn(Strict):
     scales: list[ScaleIn] | None = Field(default=None, max_length=10)
     render: Literal["plain", "markdown"] = "plain"
     gold_share: float = Field(default=0.0, ge=0, le=0.5)
+    daily_quota: int = Field(
+        default=0, ge=0, le=MOST_QUOTA, description="answers of each annotator in a day (UTC); 0: no limit"
+    )
+    quota: int = Field(
+        default=0, ge=0, le=MOST_QUOTA, description="answers of each annotator in all; 0: no limit"
+    )
     access: Access | None = Field(
         default=None,
         description="who belongs to it: its members (of a new one, if nothing is said), or everybody with an account",
@@ -197,6 +204,7 @@ class NextOut(BaseModel):
     left: int = Field(description="items you can still be asked, those you hold among them")
     unanswered: list[str] = Field(description="of `have`, those that count as left: no answer has come yet")
     state: str = Field(description="of the project: in one that is not open nothing is asked")
+    why: str = Field(description="that your quota is reached, and until when; empty if it is not")
 
 
 class ReceiptOut(BaseModel):
@@ -288,14 +296,16 @@ def next_assignment(request: Request, body: NextIn, who: Who = Depends(worker)) 
     project = studio.project(body.project)
     assignment = studio.lease(project.id, who.annotator, have=body.have)
     with studio.read() as session:
-        done, left = people_log.counts(session, project.id, who.annotator)
+        done, left = people_log.counts(session, project.id, who.annotator, studio.clock())
         unanswered = people_log.unanswered(session, who.annotator, body.have)
+        allowed = quotas.allowance(session, project.id, who.annotator, studio.clock())
     return NextOut(
         assignment=None if assignment is None else assignment_out(assignment, root_of(request)),
         done=done,
         left=left,
         unanswered=unanswered,
         state=project.state,
+        why=allowed.why,
     )
 
 

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, aliased
 from prefloop.data.store import judging, models, studio_models
 from prefloop.data.store.models import UtcTime
 from prefloop.data.store.values import Conflict, Judgement
-from prefloop.studio import access, answers, audit
+from prefloop.studio import access, answers, audit, quotas
 from prefloop.studio.edits import current_judgement, write_edit
 from prefloop.studio.projects import project_of
 from prefloop.studio.values import Answer, Assignment, NotFound, Project, Receipt
@@ -43,7 +43,7 @@ def lease(
 ) -> Assignment | None:
     """The next item for an annotator, or None if there is none for them at present. `have`: tokens that the page holds already.
 
-    What the annotator was given before and has not answered comes first, so a page that is loaded again goes on where it was.
+    Nor is there one beyond their quota. What the annotator was given before and has not answered comes first, so a page that is loaded again goes on where it was.
     """
     lock_annotator(session, annotator)
     access.check(session, project.id, annotator)
@@ -56,7 +56,8 @@ def lease(
         if row.token not in have:
             row.expires_at = now + timedelta(seconds=project.settings.lease_seconds)
             return shown(session, project, row)
-    if len(held) >= MOST_HELD:
+    allowed = quotas.allowance(session, project.id, annotator, now)
+    if len(held) >= MOST_HELD or (allowed.left is not None and len(held) >= allowed.left):
         return None
     task = _take(session, project, annotator, random)
     if task is None:

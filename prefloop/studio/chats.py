@@ -21,7 +21,7 @@ from prefloop.data.store.values import Conflict
 from prefloop.data.store.writing import add_checkpoint, add_completions, add_items
 from prefloop.errors import InputError
 from prefloop.records import Completion, Message, Prompt
-from prefloop.studio import access, assign, audit
+from prefloop.studio import access, assign, audit, quotas
 from prefloop.studio.projects import project_of
 from prefloop.studio.responders import Candidate
 from prefloop.studio.values import LONGEST_TEXT, NotFound, Talk
@@ -95,6 +95,9 @@ def say(
         raise Conflict("this conversation has ended; begin a new one")
     if turns and not _is_over(session, turns[-1]):
         raise Conflict("the last message waits for its answers, or they wait for your judgement")
+    allowed = quotas.allowance(session, row.project_id, annotator, now)
+    if allowed.left == 0:
+        raise Conflict(allowed.why)
     turn = _Turn(
         chat_id=row.id,
         position=len(turns),

@@ -25,6 +25,7 @@ from prefloop.studio import (
     members,
     passwords,
     people_log,
+    quotas,
     removal,
     sessions,
     two_factor,
@@ -289,8 +290,10 @@ def queue(request: Request) -> Response:
     projects = [each for each in studio.projects() if each.state != "archived" and each.id in belongs]
     progress = studio.progress([project.id for project in projects])
     with studio.read() as session:
-        mine = {each.id: people_log.counts(session, each.id, who.annotator) for each in projects}
-    return page(request, "queue", who, projects=projects, progress=progress, mine=mine)
+        now = studio.clock()
+        mine = {each.id: people_log.counts(session, each.id, who.annotator, now) for each in projects}
+        why = {each.id: quotas.allowance(session, each.id, who.annotator, now).why for each in projects}
+    return page(request, "queue", who, projects=projects, progress=progress, mine=mine, why=why)
 
 
 @router.get("/label/{id}")
@@ -591,6 +594,8 @@ def _settings_of(form: dict[str, str]) -> ProjectSettings:
         "render": form.get("render", "plain"),
         "gold_share": number("gold_percent") / 100,
         "access": form.get("access", "members"),
+        "daily_quota": int(number("daily_quota")),
+        "quota": int(number("quota")),
     }
     if scales:
         values["scales"] = tuple(scales)

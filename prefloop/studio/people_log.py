@@ -10,6 +10,7 @@ from sqlalchemy import CompoundSelect, Select, bindparam, case, func, literal, s
 from sqlalchemy.orm import Session, aliased
 
 from prefloop.data.store import models, studio_models
+from prefloop.studio import quotas
 from prefloop.studio.service import Studio
 
 _Task, _Assignment = studio_models.Task, studio_models.Assignment
@@ -29,15 +30,17 @@ class Event:
     detail: Any
 
 
-def counts(session: Session, project: int, annotator: int) -> tuple[int, int]:
+def counts(session: Session, project: int, annotator: int, now: datetime) -> tuple[int, int]:
     """Answers that somebody has given in a project, and those that they can still give: items they hold, and items with a free place
-    that they have neither answered nor passed over. Of a project that is not open, none."""
+    that they have neither answered nor passed over, up to their quota. Of a project that is not open, none."""
     mine = {"project": project, "annotator": annotator}
     done, held = session.execute(_mine(), mine).one()
     if session.get_one(studio_models.Project, project).state != "open":
         return done, 0
     free = session.scalars(_free(), mine).all()
-    return done, free[0] - free[1] + held
+    left = free[0] - free[1] + held
+    allowed = quotas.allowance(session, project, annotator, now).left
+    return done, left if allowed is None else min(left, allowed)
 
 
 def unanswered(session: Session, annotator: int, tokens: Collection[str]) -> list[str]:

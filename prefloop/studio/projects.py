@@ -283,6 +283,8 @@ def _project(row: studio_models.Project) -> Project:
             render=render,
             gold_share=row.gold_share,
             access=access,
+            daily_quota=row.daily_quota,
+            quota=row.quota,
         ),
         state=state,
     )

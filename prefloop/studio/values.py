@@ -49,6 +49,7 @@ DONE: tuple[str, ...] = ("submitted", "skipped", "surplus")
 FLAGS = ("unsafe", "untrue", "off topic", "broken prompt", "says who it is")
 LONGEST_TEXT = 20_000
 """Characters of a rationale or an edited reply."""
+MOST_QUOTA = 1_000_000
 GOLD_OVERLAP = 1_000_000
 """Everybody may be asked an item whose answer is known."""
 
@@ -93,6 +94,10 @@ class ProjectSettings:
     """Share of questions whose answer is known, where there are such items."""
     access: Access = "everyone"
     """Who belongs to the project: everybody with an account, or its members only. Others are not told that it is there."""
+    daily_quota: int = 0
+    """Answers that each annotator may give in a day (UTC); 0 sets no limit."""
+    quota: int = 0
+    """Answers that each annotator may give in all; 0 sets no limit."""
 
     def __post_init__(self) -> None:
         require(0 < len(self.name.strip()) <= 100, "a project's name must have 1 to 100 characters")
@@ -126,6 +131,9 @@ class ProjectSettings:
         require(self.render in get_args(Render), f"render is {self.render!r}; it must be plain or markdown")
         require(0 <= self.gold_share <= 0.5, f"gold_share is {self.gold_share}; it must be between 0 and 0.5")
         require(self.access in ACCESS, f"access is {self.access!r}; it must be members or everyone")
+        for name in ("daily_quota", "quota"):
+            value = getattr(self, name)
+            require(0 <= value <= MOST_QUOTA, f"{name} is {value}; it must be 0 (no limit) to {MOST_QUOTA}")
         require(len(self.guidelines) <= 100_000, "guidelines are longer than 100,000 characters")
 
 

@@ -122,7 +122,14 @@ def test_every_form_leads_back_within_the_path(studio: Studio) -> None:
     token = hidden("/login", "form_token")
     assert sent_to("/login", form_token=token, login="boss", password=PASSWORD) == f"{PREFIX}/"
     csrf = hidden("/", "csrf")
-    numbers = {"overlap": "1", "lease_minutes": "30", "strength_levels": "0", "gold_percent": "0"}
+    numbers = {
+        "overlap": "1",
+        "lease_minutes": "30",
+        "daily_quota": "0",
+        "quota": "0",
+        "strength_levels": "0",
+        "gold_percent": "0",
+    }
     made = sent_to("/admin/new", csrf=csrf, name="P", **numbers)
     number = made.removeprefix(f"{PREFIX}/admin/projects/")
     assert number.isdecimal(), made

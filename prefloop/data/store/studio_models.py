@@ -22,6 +22,7 @@ class Project(Base):
         CheckConstraint("kind IN ('pair', 'rank', 'rate', 'binary', 'edit', 'clip', 'chat')", name="kind"),
         CheckConstraint("state IN ('open', 'paused', 'closed', 'archived', 'deleted')", name="state"),
         CheckConstraint("access IN ('members', 'everyone')", name="access"),
+        CheckConstraint("daily_quota >= 0 AND quota >= 0", name="quotas"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -49,6 +50,10 @@ class Project(Base):
     """A deleted project is a row without questions, to which only withdrawn answers lead; see `removal` in the studio."""
     access: Mapped[str] = mapped_column(String(16))
     """Whether everybody with an account belongs to it, or its members only."""
+    daily_quota: Mapped[int]
+    """Answers that a person may give in a day (UTC); 0 = any number."""
+    quota: Mapped[int]
+    """Answers that a person may give in all; 0 = any number."""
     created_at: Mapped[datetime]
 
 

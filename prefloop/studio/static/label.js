@@ -72,7 +72,7 @@ async function ask() {
   const back = outbox.letters.filter((letter) => letter.what === "undo" && !said.unanswered.includes(letter.token)).length;
   counts = { done: said.done + sent.filter((token) => gone.get(token) === "submit").length - back, left: said.left - sent.length + back };
   count();
-  find("nothing-why").textContent = said.state === "open" ? "Every item here has its answers, or is with somebody else. Thank you." : `This project is ${said.state}.`;
+  find("nothing-why").textContent = said.state === "open" ? said.why || "Every item here has its answers, or is with somebody else. Thank you." : `This project is ${said.state}.`;
   return said.assignment;
 }
 

@@ -1,0 +1,60 @@
+"""How many answers a person may give in a project, in a day and in all.
+
+Skips count in neither. Whoever reaches a quota keeps what is in front of them: leases are counted before one more is given.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+
+from sqlalchemy import Select, bindparam, case, func, select
+from sqlalchemy.orm import Session
+
+from prefloop.data.store import studio_models
+from prefloop.data.store.models import UtcTime
+
+_Task, _Assignment = studio_models.Task, studio_models.Assignment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowance:
+    """What a person may still answer in a project."""
+
+    left: int | None
+    """Answers, those to what they hold among them; None for any number."""
+    why: str
+    """In words, that a quota is reached; empty if none is."""
+
+
+def allowance(session: Session, project: int, annotator: int, now: datetime) -> Allowance:
+    """What a person may still answer. A day begins at midnight UTC."""
+    row = session.get_one(studio_models.Project, project)
+    if not row.daily_quota and not row.quota:
+        return Allowance(left=None, why="")
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    mine = {"project": project, "annotator": annotator, "midnight": midnight}
+    in_all, today = session.execute(_given(), mine).one()
+    if row.quota and in_all >= row.quota:
+        return Allowance(left=0, why=f"You have given the {row.quota} answers asked of you here. Thank you.")
+    if row.daily_quota and today >= row.daily_quota:
+        return Allowance(
+            left=0, why=f"You have given today's {row.daily_quota} answers here. It goes on at midnight UTC."
+        )
+    quotas = ((row.quota, in_all), (row.daily_quota, today))
+    return Allowance(left=min(most - given for most, given in quotas if most), why="")
+
+
+@cache
+def _given() -> Select[int, int]:
+    """Answers given in all, and since midnight."""
+    since = _Assignment.finished_at >= bindparam("midnight", type_=UtcTime())
+    return (
+        select(func.count(), func.count(case((since, 1))))
+        .select_from(_Assignment)
+        .join(_Task, _Task.id == _Assignment.task_id)
+        .where(
+            _Task.project_id == bindparam("project"),
+            _Assignment.annotator_id == bindparam("annotator"),
+            _Assignment.state.in_(("submitted", "surplus")),
+        )
+    )
