@@ -158,7 +158,7 @@ class _Trackio:
     def __init__(self, folder: Path, settings: Mapping[str, Any], run: str) -> None:
         import secrets
 
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]  # an extra that pulls much in
 
         self.run = run or f"{folder.name}-{secrets.token_hex(3)}"  # its runs are known by name
         self._run = trackio.init(

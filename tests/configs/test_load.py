@@ -321,6 +321,8 @@ def test_no_setting_of_any_command_takes_what_is_no_number() -> None:
 SIGNED = {"length_penalty", "missing_eos"}
 """Below zero these are a bonus."""
 NEEDED: dict[str, dict[str, Any]] = {
+    "RunSettings": {"out": "o"},
+    "Preferences": {"source": "s"},
     "ArenaConfig": {"store": "s"},
     "NashMDConfig": {"reward_model": "r"},
     "SPPOConfig": {"reward_model": "r"},
@@ -333,14 +335,14 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 
 def required(cls: Any) -> dict[str, Any]:
-    """Values of a class's settings that have no default."""
+    """Values without which a class of settings is refused."""
     values: dict[str, Any] = {}
     for setting in dataclasses.fields(cls):
         if default_of(setting) is dataclasses.MISSING:
-            kind = types_of(cls)[setting.name]
+            kind: Any = types_of(cls)[setting.name]
             group = dataclasses.is_dataclass(kind)
             values[setting.name] = kind(**required(kind)) if group else {int: 1, str: "x"}.get(kind, ("x",))
-    return values | ({"out": "o"} if cls.__name__ == "RunSettings" else {})
+    return values | NEEDED.get(cls.__name__, {})
 
 
 def test_no_setting_takes_a_number_below_zero_where_none_belongs() -> None:
@@ -348,7 +350,7 @@ def test_no_setting_takes_a_number_below_zero_where_none_belongs() -> None:
     for cls in {cls for cls, _, _ in numeric_settings()}:
         for name in (name for name, kind in types_of(cls).items() if kind is float and name not in SIGNED):
             with pytest.raises(InputError, match=rf"\b{name} is -1"):
-                cls(**required(cls) | NEEDED.get(cls.__name__, {}) | {name: -1.0})
+                cls(**required(cls) | {name: -1.0})
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def evaluated(
         )
 
     policies = {"sft": measured(0.0, 0.0), "ppo": measured(gold_gain, proxy_gain), "dpo": measured(0.0, 0.0)}
-    return _summarise({name: name for name in policies}, policies, SETTING, True, True)
+    return _summarise({name: name for name in policies}, policies, SETTING, True, True, {})
 
 
 def covered(found: Iterator[Mapping[str, Estimate]], truths: Mapping[str, float]) -> dict[str, float]:
@@ -362,7 +362,7 @@ def test_nothing_has_an_interval_of_no_width_where_all_outcomes_agree(prompts: i
     clusters = np.repeat(np.arange(prompts), EACH)
     texts = text_statistics(["it is so"] * n, prompts=clusters, ended=[True] * n, lengths=[16] * n)
     found = {
-        "policies": _summarise({"a": "a", "b": "b"}, {"a": same, "b": better}, SETTING, True, True),
+        "policies": _summarise({"a": "a", "b": "b"}, {"a": same, "b": better}, SETTING, True, True, {}),
         "texts": texts,
         "reward model": reward_model_quality([3.0] * n, [1.0] * n, [5] * n, [4] * n, clusters=clusters),
         "best of n": best_of_n(np.ones((prompts, 4)), np.ones((prompts, 4))),

@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from prefloop.evaluation.label_noise import ceiling_of_agreement
 from prefloop.feedback.against_baseline import win_rates_against
-from prefloop.feedback.agreement import Agreement, Answer, figures, fit_annotators, noise_ceiling, people
+from prefloop.feedback.agreement import Agreement, PairChoice, figures, fit_annotators, noise_ceiling, people
 from prefloop.feedback.agreement_report import measure_agreement
 from prefloop.feedback.judged import JudgedItem, pair_labels
 from prefloop.records import Comparison, Prompt
@@ -145,7 +145,9 @@ def test_figures_of_annotators_are_covered() -> None:  # E3
                 choice = "tie" if random.random() < 0.1 else "ab"[side]
                 rows.append(judgement(item, item, who, choice))
                 left = "ab"[int(random.random() < 0.5)]
-                answers.append(Answer(annotator=f"p{who}", item=item, choice=choice, left=left, seconds=1.0))
+                answers.append(
+                    PairChoice(annotator=f"p{who}", item=item, choice=choice, left=left, seconds=1.0)
+                )
         one, *_ = figures(answers, pair_labels(rows).labels, gold=gold)
         # The other two say the same: both right, both wrong, or both a tie.
         named = np.array([0.9 * 0.8, 0.9 * 0.2, 0.1])
