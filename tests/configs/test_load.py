@@ -340,8 +340,8 @@ def required(cls: Any) -> dict[str, Any]:
     for setting in dataclasses.fields(cls):
         if default_of(setting) is dataclasses.MISSING:
             kind: Any = types_of(cls)[setting.name]
-            group = dataclasses.is_dataclass(kind)
-            values[setting.name] = kind(**required(kind)) if group else {int: 1, str: "x"}.get(kind, ("x",))
+            make, plain = kind, {int: 1, str: "x"}.get(kind, ("x",))
+            values[setting.name] = make(**required(kind)) if dataclasses.is_dataclass(kind) else plain
     return values | NEEDED.get(cls.__name__, {})
 
 
