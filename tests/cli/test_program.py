@@ -29,7 +29,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "pppo") == "prefloop pppo is not a command; did you mean ppo?"
     assert refused(capsys, "xyzzy").startswith(
-        "prefloop xyzzy is not a command; there are run, plan, pretrain, sft"
+        "prefloop xyzzy is not a command; there are run, align, plan, pretrain, sft"
     )
     assert refused(capsys, "data", "chekc") == "prefloop data chekc is not a command; did you mean check?"
     assert refused(capsys, "run", "--out", "x") == "prefloop run needs one more word: toy, imdb, rounds"
@@ -177,6 +177,7 @@ def test_of_several_processes_one_does_what_cannot_be_shared(
 def test_stages_share_their_work_and_the_rest_is_for_one_process() -> None:
     shared = {name for name, command in commands().items() if not command.single}
     stages = {
+        "align",
         "pretrain",
         "sft",
         "sample",

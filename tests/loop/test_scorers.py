@@ -54,16 +54,18 @@ def drawn(project: Path) -> Drawn:
 
 
 def test_names_are_read() -> None:
-    assert scorers_named("a/b, c@d,m:f") == (
+    assert scorers_named("a/b, c@e/d,m:f") == (
         Named(kind="model", name="a/b"),
-        Named(kind="implicit", name="c", reference="d"),
+        Named(kind="implicit", name="c", reference="e/d"),
         Named(kind="function", name="m:f"),
     )
-    for wrong in ("", "a,,b", "a@", "@b", "a@b@c"):
+    assert scorers_named("a/b@main") == (Named(kind="model", name="a/b@main"),)  # a revision of it
+    assert scorers_named("a@main@c") == (Named(kind="implicit", name="a@main", reference="c"),)
+    for wrong in ("", "a,,b", "a@", "@b"):
         with pytest.raises(InputError, match="reward_model"):
             scorers_named(wrong)
-    assert scorer_roles("a,m:f,c@d") == (
-        {"reward_model": "a", "scorer_policy_3": "c", "scorer_reference_3": "d"},
+    assert scorer_roles("a,m:f,c@e/d") == (
+        {"reward_model": "a", "scorer_policy_3": "c", "scorer_reference_3": "e/d"},
         {},
     )
 

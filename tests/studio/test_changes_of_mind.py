@@ -269,9 +269,10 @@ def test_a_session_that_ends_says_so_and_loses_neither_answer_nor_draft(at: At) 
 def test_a_page_from_before_signing_in_again_elsewhere_keeps_its_answer(at: At) -> None:  # P3
     """Its token is the old session's, so the answer is refused; the page is loaded again and sends it."""
     first, second = at.texts()
-    who = accounts.password_fits(at.studio, "ann", PASSWORD)
-    assert who is not None
-    at.page.context.add_cookies([{"name": "prefloop_session", "value": who, "url": at.base}])
+    account = accounts.password_fits(at.studio, "ann", PASSWORD)
+    assert account is not None
+    cookie = accounts.open_session(at.studio, account)
+    at.page.context.add_cookies([{"name": "prefloop_session", "value": cookie, "url": at.base}])
     answer(at.page, "2", "Enter")
     at.page.wait_for_selector("#ended[open]")
     assert "from another session" in at.page.text_content("#ended")
