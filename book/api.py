@@ -37,7 +37,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "prefloop.loop.learn",
             "prefloop.loop.inputs",
             "prefloop.loop.adaptive",
-            "prefloop.loop.online",
+            "prefloop.loop.sources",
         ),
     ),
 }
