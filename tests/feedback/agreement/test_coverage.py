@@ -164,7 +164,7 @@ def test_figures_of_annotators_are_covered() -> None:  # E3
 
 
 def test_rates_against_a_baseline_are_covered() -> None:  # E3
-    """Three votes of a model on a prompt share how hard the prompt is."""
+    """Eight votes of a model on a prompt share how hard the prompt is."""
     random, held, times = np.random.default_rng(2), Counter(), 40
     quality_of = {"m0": -0.8, "m1": 0.0, "m2": 0.9}
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
@@ -172,7 +172,7 @@ def test_rates_against_a_baseline_are_covered() -> None:  # E3
         hard, rows = random.normal(0, 1, 40), []
         for name, level in quality_of.items():
             for prompt in range(40):
-                for who in range(3):
+                for who in range(8):
                     won = random.random() < expit(level + hard[prompt])
                     each = judgement(len(rows), prompt, who, "a" if won else "b", (name, "base"))
                     lengths = random.integers(20, 60, 2)
