@@ -14,6 +14,8 @@ from prefloop.feedback.judged import JudgedItem, PairLabels
 from prefloop.records import Comparison
 
 How = Literal["each", "majority", "dawid_skene", "one_coin"]
+ENOUGH = 80
+"""Labels that an annotator model needs: from fewer its posterior is up to 5 points off (the table of docs/agreement.md)."""
 DIGITS = 6
 """Of `p_soft` and of the share of votes."""
 
@@ -47,7 +49,7 @@ def aggregated_pairs(table: PairLabels, how: How) -> tuple[list[AggregatedPair],
 
     `p_soft` is the majority's share or the model's posterior, in which a label that names no side counts a half. A pair whose likeliest answer
     is a tie or both-bad, or which two answers share, names no better one, nor does one with an empty completion, which loaders refuse. `each`
-    gives one for every judgement that names a side, with `p_soft` 1.
+    gives one for every judgement that names a side, with `p_soft` 1. Raises `InputError` for an annotator model with fewer than `ENOUGH` labels.
     """
     left_out: Counter[str] = Counter()
     whole = [all(text.strip() for text in item.completions) for item in table.items]
@@ -61,6 +63,11 @@ def aggregated_pairs(table: PairLabels, how: How) -> tuple[list[AggregatedPair],
                 else:
                     left_out[each.choice] += 1
         return pairs, dict(left_out)
+    labels = int(table.labels.counts.sum())
+    if how != "majority" and labels < ENOUGH:
+        raise InputError(
+            f"aggregate is {how}, but there are {labels} labels; fewer than {ENOUGH} do not show who errs, so set it to majority"
+        )
     found = aggregate(table.labels, how)
     soft = preference(found.probability)
     for at in (at for at, kept in enumerate(whole) if kept):

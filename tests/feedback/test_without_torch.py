@@ -79,7 +79,7 @@ LINES = {
 def folder(tmp_path: Path) -> Path:
     """A store in which two people and a judge compared two models' completions, and more to ask about."""
     with Store.open(tmp_path / "s.db") as store:
-        prompts = [Prompt(content=f"question {at}") for at in range(12)]
+        prompts = [Prompt(content=f"question {at}") for at in range(27)]
         for policy in "xyz":
             id = store.add_checkpoint(policy, weights_sha256=policy * 64)
             store.add_completions(

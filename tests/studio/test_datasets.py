@@ -15,6 +15,7 @@ from prefloop.data.store.datasets import difference
 from prefloop.data.store.selecting import GoldShare, gold_shares
 from prefloop.data.store.values import Changes, Judgement
 from prefloop.errors import InputError
+from prefloop.feedback import aggregated
 from prefloop.feedback.datasets import save, take
 from prefloop.records import Comparison, Label, Prompt
 from prefloop.studio import adjudicate
@@ -94,8 +95,15 @@ def test_items_on_which_people_agree_enough(judged: Studio) -> None:
 
 
 @pytest.mark.parametrize("how", ["majority", "one_coin", "dawid_skene"])
-def test_aggregated_comparisons_are_read_back_whatever_is_judged_later(how: str, judged: Studio) -> None:
+def test_aggregated_comparisons_are_read_back_whatever_is_judged_later(
+    how: str, judged: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = judged.store
+    if how != "majority":
+        with pytest.raises(InputError, match=f"aggregate is {how}, but there are 18 labels"):
+            take(store, "comparisons", Selecting(aggregate=how))  # type: ignore[arg-type]
+        assert store.counts()["export"] == 0
+    monkeypatch.setattr(aggregated, "ENOUGH", 1)
     made = take(store, "comparisons", Selecting(aggregate=how))  # type: ignore[arg-type]
     before = store.exported(made.id)
     p_soft = [record.p_soft for record in before if isinstance(record, Comparison)]

@@ -15,6 +15,7 @@ from prefloop.data.importing import import_records
 from prefloop.data.store import Store
 from prefloop.data.store.values import Judgement
 from prefloop.errors import InputError
+from prefloop.feedback import aggregated
 from prefloop.studio import exchange
 from prefloop.studio.backup import back_up, restore
 from prefloop.studio.service import Studio
@@ -279,8 +280,13 @@ def test_every_format_makes_the_round_trip_without_a_server(
 
 @pytest.mark.parametrize("how", ["majority", "dawid_skene"])
 def test_several_judgements_are_exported_as_one_soft_label(
-    how: str, store_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    how: str,
+    store_url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(aggregated, "ENOUGH", 1)
     with Store.open(store_url) as store:
         studio = Studio(store)
         project = studio.create_project(ProjectSettings(name="p", overlap=3)).id
