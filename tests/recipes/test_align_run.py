@@ -128,7 +128,7 @@ def test_nothing_is_written_until_somebody_agrees(
 ) -> None:
     out = tmp_path / "out"
     monkeypatch.setattr(running.sys.stdin, "isatty", lambda: False, raising=False)
-    with pytest.raises(InputError, match=r"nobody can be asked.*--yes true"):
+    with pytest.raises(InputError, match=r"no terminal to ask.*--yes true"):
         align(aligned(project, out, yes=False))
     assert "evaluate" in capsys.readouterr().out  # the plan was shown
     monkeypatch.setattr(running.sys.stdin, "isatty", lambda: True, raising=False)
