@@ -210,7 +210,7 @@ def test_since_is_a_moment_in_utc(judged: Studio) -> None:
     """Judgements carry the time of the machine, which is later than any of these."""
     for since in ("2020-01-01", "2020-01-01T10:00", "2020-01-01T10:00+02:00"):
         assert take(judged.store, "comparisons", Selecting(since=since)).rows == 17
-    with pytest.raises(InputError, match=r"no comparisons to export .*'since': '2999-01-01T00:00:00\+00:00'"):
+    with pytest.raises(InputError, match=r"no comparisons to export with since 2999-01-01T00:00:00\+00:00"):
         take(judged.store, "comparisons", Selecting(since="2999-01-01"))
     moment = Selecting(since="2026-01-01T10:00+02:00").moment
     assert moment is not None

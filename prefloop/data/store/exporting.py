@@ -84,10 +84,8 @@ def _fix(
     """The export of these records, and whether it is a new one."""
     if not selection.records:
         left_out = ", ".join(f"{reason} {count}" for reason, count in selection.left_out.items()) or "nothing"
-        raise InputError(
-            f"{label}: no {kind} to export with filters {dict(filters)} (left out: {left_out}); "
-            "label first, or filter less"
-        )
+        asked, way_out = (f" with {_in_words(filters)}", ", or filter less") if filters else ("", "")
+        raise InputError(f"{label}: no {kind} to export{asked} (left out: {left_out}); label first{way_out}")
     digest = content_hash(selection.records)
     row = {
         "key": sha256([kind, filters, digest]),
@@ -117,6 +115,14 @@ def _fix(
     for file, records in files:
         write_jsonl(records, file)
     return export_of(known, files=tuple((str(file), len(records)) for file, records in files)), new
+
+
+def _in_words(filters: Mapping[str, Any]) -> str:
+    """Filters by the names of their settings."""
+    return ", ".join(
+        f"{'judged_by' if name == 'kinds' else name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in filters.items()
+    )
 
 
 def export_of(row: models.Export, *, files: tuple[tuple[str, int], ...] = ()) -> Export:
@@ -212,7 +218,7 @@ def _members(
     if kind == "prompts":
         if filters.to_json().keys() - {"part", "heldout"}:
             raise InputError(
-                f"an export of prompts cannot be filtered by {filters.to_json()}; only part applies to prompts"
+                f"an export of prompts cannot be filtered by {_in_words(filters.to_json())}; only part applies to prompts"
             )
         found = prompts(session, part=filters.part, heldout=filters.heldout)
         return [id for id, _ in found], Selection(records=tuple(prompt for _, prompt in found), left_out={})
