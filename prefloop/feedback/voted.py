@@ -1,12 +1,61 @@
 """Votes from files in the shape that ratings and win rates read: as if they had been judged in a store."""
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefloop.data.votes import Vote
+from prefloop.data.vote_answers import with_answers
+from prefloop.data.votes import Vote, VoteFile, read_votes
 from prefloop.errors import InputError
 from prefloop.feedback.judged import JudgedItem
+from prefloop.feedback.ratings.uncertainty import Clustering
+
+
+def read_vote_files(
+    names: Sequence[str],
+    *,
+    split: str = "train",
+    columns: Sequence[str] = (),
+    skip_bad: bool = False,
+    outputs: str = "",
+) -> list[VoteFile]:
+    """Files of votes, as `read_votes` reads each, with the answers of the file `outputs` where one is named."""
+    files = [read_votes(name, split=split, columns=columns, skip_bad=skip_bad) for name in names]
+    return [with_answers(file, outputs) for file in files] if outputs else files
+
+
+def votes_where(votes: Sequence[Vote], field: str, wanted: Sequence[str], *, setting: str) -> Sequence[Vote]:
+    """Votes whose field is one of those wanted, all if none are. Raises `InputError` for a value that no vote has."""
+    known = sorted({getattr(vote, field) for vote in votes})
+    for value in wanted:
+        if value not in known:
+            near = difflib.get_close_matches(value, known, n=3, cutoff=0) or ["none"]
+            raise InputError(f"{setting} has {value!r}, which no vote is of; there is {', '.join(near)}")
+    return [vote for vote in votes if not wanted or getattr(vote, field) in wanted]
+
+
+def votes_by(votes: Sequence[Vote], field: str) -> dict[str, list[JudgedItem]]:
+    """The votes of each value of a field, as judgements; nothing for an empty field."""
+    values = sorted({getattr(vote, field) for vote in votes}) if field else ()
+    return {
+        f"{field} {value or '(not said)'}": judged_votes(
+            [vote for vote in votes if getattr(vote, field) == value]
+        )
+        for value in values
+    }
+
+
+def possible_clusters(judged: Sequence[JudgedItem], wanted: Clustering) -> Clustering:
+    """What of `wanted` the votes of files can be kept together by. Raises `InputError` where no vote names its judge."""
+    if wanted in ("annotator", "both") and not any(one.annotator for one in judged):
+        raise InputError(
+            f"clusters is {wanted}, and no column says who judged; name it with --columns judge=COLUMN, or take prompt"
+        )
+    if len({one.prompt_id for one in judged}) < len({one.judgement for one in judged}):
+        return wanted
+    without: dict[Clustering, Clustering] = {"prompt": "vote", "both": "annotator"}
+    return without.get(wanted, wanted)
 
 
 def judged_votes(votes: Sequence[Vote]) -> list[JudgedItem]:
