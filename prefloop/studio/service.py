@@ -12,10 +12,12 @@ from sqlalchemy.orm import Session
 
 from prefloop.data.store import Store
 from prefloop.data.store.values import Conflict
+from prefloop.errors import InputError
 from prefloop.studio import assign, history, projects
 from prefloop.studio.values import (
     Answer,
     Assignment,
+    NotFound,
     Past,
     Project,
     ProjectProgress,
@@ -121,6 +123,22 @@ class Studio:
                 gold=gold,
                 random=self.random,
             )
+
+    def ask(self, items: Sequence[int], *, project: str, overlap: int = 1) -> int:
+        """Put items into the project of this name or number, or into a new one with this overlap; how many are new in it.
+
+        Raises `InputError` where the project is there with another overlap than the one asked for; 1 asks for none.
+        """
+        try:
+            found = self.find_project(project)
+        except NotFound:
+            found = self.create_project(ProjectSettings(name=project, overlap=overlap))
+        if overlap not in (1, found.settings.overlap):
+            raise InputError(
+                f"overlap is {overlap}, but project {found.settings.name!r} is there already, with overlap {found.settings.overlap}; "
+                "leave overlap out, or change the project under Admin, Settings"
+            )
+        return self.add_tasks(found.id, items)
 
     def progress(self, ids: Sequence[int] | None = None) -> dict[int, ProjectProgress]:
         """How far projects are, by id; all of them if none are named."""
