@@ -1,17 +1,15 @@
-"""`prefloop push`: a finished model to the hub, with its card."""
+"""A finished model to the hub, with its card."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from prefloop import __version__
 from prefloop.addresses import without_passwords
-from prefloop.cli.project import nearest_store
 from prefloop.configs.adapters import CONFIG, Adapter, adapter_of, read_object
-from prefloop.configs.push import PushConfig
-from prefloop.data.store import Node, Store
+from prefloop.data.store import Node, Store, nearest_store
 from prefloop.data.store import lineage as find_lineage
 from prefloop.errors import InputError
 from prefloop.evaluation.card import Card, Kind, Measured, is_hub_name, write_card
@@ -28,37 +26,87 @@ _BLANKS = "[More Information Needed]"
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
-def push(config: PushConfig) -> None:
-    """Check the model, write its card, and push both as one commit.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Package:
+    """A finished model, ready to be pushed."""
+
+    folder: Path
+    content: Mapping[str, Path | bytes]
+    """Everything that is pushed, by its name in the repository."""
+    card_is_there: bool
+    """Whether the folder has a card of its own, which is pushed as it is."""
+
+    @property
+    def card(self) -> Path:
+        """Where the card stands, or would."""
+        return self.folder / CARD
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter that lies beside a whole model, if there is one."""
+        folder = self.folder / ADAPTER
+        return folder if (folder / CONFIG).is_file() else None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(
+            len(each) if isinstance(each, bytes) else each.stat().st_size for each in self.content.values()
+        )
+
+    def write_card(self) -> None:
+        """Write the card into the folder, unless it has one."""
+        card = self.content[CARD]
+        if isinstance(card, bytes):
+            self.card.write_bytes(card)
+
+
+def pack(
+    given: str,
+    name: str,
+    *,
+    base: str = "",
+    store: str = "",
+    summary: str = "",
+    settings_of: Callable[[str], Any] = lambda stage: None,
+) -> Package:
+    """A finished model as it is pushed, checked, with its card.
+
+    Args:
+        given: Folder of the model, of an adapter, or of the run that made it.
+        name: Repository, OWNER/NAME.
+        base: Hub name of an adapter's base, where the adapter names a folder.
+        store: Store that knows the model; empty takes the nearest.
+        summary: `summary.json` of an evaluation to quote; empty takes the project's, if it measured this model.
+        settings_of: Stage -> the dataclass of its settings, or None. The card then names only those that are not the defaults.
 
     Raises:
-        InputError: There is no model, it is not as it was written, an adapter's base is a folder, or the hub refuses.
+        InputError: There is no model, it is not as it was written, or an adapter's base is a folder.
     """
-    folder = _folder(config.folder)
+    folder = _folder(given)
     adapter = adapter_of(str(folder))
+    base = _base(folder, adapter, base)
     files = _files(folder, adapter)
+    content: dict[str, Path | bytes] = {file: folder / file for file in files}
+    if adapter is not None and base != adapter.base:
+        content[CONFIG] = _with_base(adapter, base)
     card = folder / CARD
-    own = card.is_file() and _BLANKS not in card.read_text(encoding="utf-8")
-    content: dict[str, Path | bytes] = {name: folder / name for name in files}
-    if own:
-        print(f"{card} is there already and is pushed as it is; remove it to have it written anew")
-        content[CARD] = card
-    else:
-        content[CARD] = write_card(_card(config, folder, adapter)).encode()
-    if adapter is not None and config.base:
-        content[CONFIG] = _with_base(adapter, config.base)
-    if config.dry_run:
-        if not own:
-            card.write_bytes(_bytes(content[CARD]))
-        size = sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in content.values())
-        print(f"card: {card}")
-        print(
-            f"would push {len(content)} files, {size / 1e6:.1f} MB, to {config.name}: {', '.join(sorted(content))}"
+    if card.is_file() and _BLANKS not in card.read_text(encoding="utf-8"):
+        return Package(folder=folder, content={**content, CARD: card}, card_is_there=True)
+    tree, settings = _history(folder, store, settings_of)
+    text = write_card(
+        Card(
+            name=name,
+            kind=_kind(folder, adapter),
+            base=base,
+            version=__version__,
+            tree=tree,
+            settings=settings,
+            measured=_measured(folder, summary),
+            files={"weights and config": weights_sha256(str(folder))},
         )
-    else:
-        print(f"pushed to {_upload(config, content)}")
-    if (folder / ADAPTER / CONFIG).is_file():
-        print(f"this is the whole model; the adapter by itself: prefloop push {folder / ADAPTER} OWNER/NAME")
+    )
+    return Package(folder=folder, content={**content, CARD: text.encode()}, card_is_there=False)
 
 
 def _folder(given: str) -> Path:
@@ -104,30 +152,21 @@ def _with_base(adapter: Adapter, base: str) -> bytes:
     return (json.dumps(settings, indent=2) + "\n").encode()
 
 
-def _card(config: PushConfig, folder: Path, adapter: Adapter | None) -> Card:
-    base = ""
-    if adapter is not None:
-        base = config.base or adapter.base
-        if not is_hub_name(base):
+def _base(folder: Path, adapter: Adapter | None, given: str) -> str:
+    """Hub name of an adapter's base; empty for a whole model."""
+    if adapter is None:
+        if given:
             raise InputError(
-                f"the adapter in {folder} belongs to {adapter.base!r}, a folder that nobody else has; "
-                "push that first, and name it with --base OWNER/NAME"
+                f"base is {given!r}, but {folder} is a whole model, which needs none; leave it out"
             )
-    elif config.base:
+        return ""
+    base = given or adapter.base
+    if not is_hub_name(base):
         raise InputError(
-            f"base is {config.base!r}, but {folder} is a whole model, which needs none; leave it out"
+            f"the adapter in {folder} belongs to {adapter.base!r}, a folder that nobody else has; "
+            "push that first, and name it with --base OWNER/NAME"
         )
-    tree, settings = _history(config, folder)
-    return Card(
-        name=config.name,
-        kind=_kind(folder, adapter),
-        base=base,
-        version=__version__,
-        tree=tree,
-        settings=settings,
-        measured=_measured(config, folder),
-        files={"weights and config": weights_sha256(str(folder))},
-    )
+    return base
 
 
 def _kind(folder: Path, adapter: Adapter | None) -> Kind:
@@ -137,10 +176,12 @@ def _kind(folder: Path, adapter: Adapter | None) -> Kind:
     return "reward_model" if "SequenceClassification" in names[0] else "policy"
 
 
-def _history(config: PushConfig, folder: Path) -> tuple[Node | None, Mapping[str, Any]]:
+def _history(
+    folder: Path, given: str, settings_of: Callable[[str], Any]
+) -> tuple[Node | None, Mapping[str, Any]]:
     """The lineage, and what the run that made the model was set to beside defaults."""
     try:
-        store = config.store or nearest_store(str(folder))
+        store = given or nearest_store(str(folder))
     except InputError:
         return None, {}
     with Store.open(store, create=False) as opened:
@@ -153,15 +194,8 @@ def _history(config: PushConfig, folder: Path) -> tuple[Node | None, Mapping[str
             if not runs:
                 return tree, {}
             number, _, stage = runs[0].name.partition(": ")
-            return tree, _changed(_settings_class(stage), opened.training_run_config(int(number)))
+            return tree, _changed(settings_of(stage), opened.training_run_config(int(number)))
     return None, {}
-
-
-def _settings_class(stage: str) -> Any:
-    from prefloop.cli.commands import commands, load
-
-    command = commands().get(stage)
-    return load(command.settings) if command else None
 
 
 _HERE = ("run", "compute", "model")
@@ -198,15 +232,13 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _measured(config: PushConfig, folder: Path) -> Measured | None:
+def _measured(folder: Path, given: str) -> Measured | None:
     """What an evaluation in the project folder, or the reward stage itself, says of this model."""
     whole = folder.parent if folder.name == ADAPTER else folder
     project = whole.parent.parent
-    file = Path(config.summary) if config.summary else project / "summary.json"
-    if config.summary and not file.is_file():
-        raise InputError(
-            f"summary is {config.summary!r}, which is not there; name the summary.json of an evaluation"
-        )
+    file = Path(given) if given else project / "summary.json"
+    if given and not file.is_file():
+        raise InputError(f"summary is {given!r}, which is not there; name the summary.json of an evaluation")
     summary = read_summary(file) if file.is_file() else None
     found = dict(_numbers(summary, file.parent, whole)) if summary else {}
     if summary and found:
@@ -216,7 +248,7 @@ def _measured(config: PushConfig, folder: Path) -> Measured | None:
             on=[*map(str, summary.data)] or list(summary.notes),
             alarms=summary.alarms,
         )
-    if config.summary:
+    if given:
         raise InputError(f"{file} measured no model in {whole}; leave summary out, or evaluate this one")
     heldout = whole.parent / "heldout.json"
     if heldout.is_file():
@@ -248,33 +280,40 @@ def _numbers(summary: Summary, project: Path, folder: Path) -> Iterator[tuple[st
             yield "accuracy against the gold judge", summary.reward_model.gold_accuracy
 
 
-def _upload(config: PushConfig, content: Mapping[str, Path | bytes]) -> str:
-    """One commit with everything; weights in the repository that this model does not have are removed by it. Returns the address."""
+def upload(
+    name: str,
+    content: Mapping[str, Path | bytes],
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str = "",
+) -> str:
+    """Push everything as one commit, which removes weights that the repository has and this model has not. The commit's address.
+
+    Raises `InputError` where the hub refuses.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi(library_name="prefloop", library_version=__version__)
-    revision = config.revision or None
     try:
-        api.create_repo(config.name, private=config.private or None, exist_ok=True)
+        api.create_repo(name, private=private or None, exist_ok=True)
         if revision:
-            api.create_branch(config.name, branch=revision, exist_ok=True)
-        there = api.list_repo_files(config.name, revision=revision)
+            api.create_branch(name, branch=revision, exist_ok=True)
+        there = api.list_repo_files(name, revision=revision)
         stale = [
-            name for name in there if name.endswith(_WEIGHTS) and "/" not in name and name not in content
+            file for file in there if file.endswith(_WEIGHTS) and "/" not in file and file not in content
         ]
-        changes = [CommitOperationDelete(path_in_repo=name) for name in stale]
+        changes = [CommitOperationDelete(path_in_repo=file) for file in stale]
         changes += [
             CommitOperationAdd(
-                path_in_repo=name, path_or_fileobj=each if isinstance(each, bytes) else str(each)
+                path_in_repo=file, path_or_fileobj=each if isinstance(each, bytes) else str(each)
             )
-            for name, each in sorted(content.items())
+            for file, each in sorted(content.items())
         ]
-        message = config.message or f"{config.name.partition('/')[2]}, by prefloop {__version__}"
-        return str(
-            api.create_commit(config.name, changes, commit_message=message, revision=revision).commit_url
-        )
+        message = message or f"{name.partition('/')[2]}, by prefloop {__version__}"
+        return str(api.create_commit(name, changes, commit_message=message, revision=revision).commit_url)
     except Exception as error:  # of the hub's client, or of the library under it that speaks HTTP
-        raise InputError(f"{config.name} could not be pushed: {_reason(error)}") from error
+        raise InputError(f"{name} could not be pushed: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -283,10 +322,5 @@ def _reason(error: Exception) -> str:
     if status in (401, 403):
         return f"the hub does not accept the login ({status}); log in with `hf auth login`, or set HF_TOKEN to a token that may write"
     causes = [each for each in (error, error.__cause__) if each is not None]
-    said = ": ".join(" ".join(str(each).split()) or type(each).__name__ for each in causes)
-    return str(without_passwords(said[:400]))
-
-
-def _bytes(content: Path | bytes) -> bytes:
-    assert isinstance(content, bytes)
-    return content
+    reason = ": ".join(" ".join(str(each).split()) or type(each).__name__ for each in causes)
+    return str(without_passwords(reason[:400]))

@@ -1,6 +1,7 @@
 """The preference store, in SQLite or PostgreSQL."""
 
 from prefloop.data.store.lineage import Node, lineage
+from prefloop.data.store.nearest import nearest_store
 from prefloop.data.store.store import Store
 from prefloop.data.store.values import (
     AddedItems,
@@ -27,4 +28,5 @@ __all__ = [
     "Source",
     "Store",
     "lineage",
+    "nearest_store",
 ]
