@@ -24,6 +24,7 @@ FLOORS = {
     "text": "tokenizers, templates",
     "data": "files and the store",
     "losses": "pure functions",
+    "verifiers": "answers, patterns, sandboxed code",
     "runtime": "steps, checkpoints, processes",
     "configs": "settings, one dataclass a command",
     "records": "prompts, comparisons, labels",

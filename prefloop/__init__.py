@@ -49,6 +49,7 @@ _ATTRIBUTES = {
     "open_run": "prefloop.api.results:open_run",
     "ratings": "prefloop.api.measures:ratings",
     "agreement": "prefloop.api.measures:agreement",
+    "verifier": "prefloop.api.measures:verifier",
     "win_rate": "prefloop.api.measures:win_rate",
     "Store": "prefloop.data.store:Store",
     "InputError": "prefloop.errors:InputError",

@@ -90,6 +90,9 @@ class Prompt:
     """What a completion answers: plain text to be continued, or the messages of a chat that the assistant speaks next in."""
 
     content: str | tuple[Message, ...]
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The row that it was read from, by column, where a file of prompts was read: reward functions find answers there. A prompt is the
+    same with other columns."""
 
     @property
     def sha256(self) -> str:
@@ -107,11 +110,11 @@ class Prompt:
         if not context:
             return self
         if isinstance(self.content, str):
-            return Prompt(content=f"{context}\n\n{self.content}")
+            return replace(self, content=f"{context}\n\n{self.content}")
         first, *rest = self.content
         if first.role != "system":
-            return Prompt(content=(Message(role="system", content=context), *self.content))
-        return Prompt(content=(replace(first, content=f"{context}\n\n{first.content}"), *rest))
+            return replace(self, content=(Message(role="system", content=context), *self.content))
+        return replace(self, content=(replace(first, content=f"{context}\n\n{first.content}"), *rest))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

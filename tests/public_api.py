@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from prefloop.api.aligning import Aligned, AlignPlan
-from prefloop.api.measures import agreement as agreement, ratings as ratings, win_rate as win_rate
+from prefloop.api.measures import agreement as agreement, ratings as ratings, verifier as verifier, win_rate as win_rate
 from prefloop.api.results import FinishedRun, PolicyRun, RewardRun, open_run as open_run
 from prefloop.api.texts import TextPolicy, TextScorer, load_policy as load_policy, load_reward_model as load_reward_model
 from prefloop.data.store import Store as Store

@@ -9,9 +9,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
+
 from prefloop.configs.functions import give_function
 from prefloop.configs.load import Given, Mismatch, Tree, accept, build, types_of, unknown
 from prefloop.configs.names import short_names
+from prefloop.configs.verifiers import FILE, VerifierConfig
 from prefloop.errors import InputError
 
 T = TypeVar("T")
@@ -123,12 +126,22 @@ def _named(value: Any) -> Any:
     folder = getattr(value, "model_folder", None)
     if isinstance(folder, Path):
         return str(folder)
+    if isinstance(getattr(value, "config", None), VerifierConfig):
+        return _verifier_name(value.config)
     if callable(value) and not isinstance(value, type):
         return give_function(value)
     if isinstance(value, list | tuple) and value:
         names = [_named(item) for item in value]
         return ",".join(names) if all(isinstance(name, str) for name in names) else value
     return value
+
+
+def _verifier_name(config: VerifierConfig) -> str:
+    """A verifier's short name, or where more is set than that says, the name of a file of its settings, so that a run goes on without it."""
+    said = config.said
+    if set(said) == {"kind", "column"} and "," not in config.column:
+        return f"{config.kind}:{config.column}"
+    return FILE + str(_kept(yaml.safe_dump(said, allow_unicode=True, sort_keys=False), ".yaml"))
 
 
 def rows_file(data: Any) -> Any:
@@ -160,11 +173,16 @@ def rows_file(data: Any) -> Any:
         except (TypeError, ValueError) as error:
             raise InputError(f"row {number} of data cannot be written as JSON ({error})") from error
     text = "".join(line + "\n" for line in lines)
-    file = PROJECT / "data" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+    return str(_kept(text, ".jsonl"))
+
+
+def _kept(text: str, suffix: str) -> Path:
+    """The file that holds this text, named by it, in the project's folder of data."""
+    file = PROJECT / "data" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}{suffix}"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    return str(file)
+    return file
 
 
 def _is_store(value: Any) -> bool:

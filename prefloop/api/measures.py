@@ -1,19 +1,23 @@
-"""Ratings and agreement from votes, and win rates, without a store."""
+"""Ratings and agreement from votes, win rates and verifiers, without a store."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefloop.api.given import rows_file
+from prefloop.configs.load import names_of, unknown
+from prefloop.configs.verifiers import Kind, VerifierConfig
 from prefloop.data.store import Store
 from prefloop.data.votes import Vote, read_votes
+from prefloop.errors import InputError
 from prefloop.evaluation.win_rate import win_rate
 from prefloop.feedback.agreement_report import AgreementReport, measure_agreement
 from prefloop.feedback.judged import gold_choices, read_judged, votes_of
 from prefloop.feedback.ratings import Leaderboard, leaderboard
 from prefloop.feedback.voted import judged_votes, votes_on_pairs
+from prefloop.verifiers import Verifier
 
-__all__ = ["agreement", "ratings", "win_rate"]
+__all__ = ["agreement", "ratings", "verifier", "win_rate"]
 
 
 def ratings(votes: Any, *, columns: Mapping[str, str] | Sequence[str] = (), **settings: Any) -> Leaderboard:
@@ -51,6 +55,23 @@ def agreement(
     else:
         judged, gold = votes_on_pairs(_read(votes, columns)), {}
     return measure_agreement(judged, gold=gold, resamples=resamples, seed=seed)
+
+
+def verifier(kind: Kind, column: str, **settings: Any) -> Verifier:
+    """A reward that needs no model: `reward=pl.verifier("number", "answer")`, for prompts whose rows have a column `answer`.
+
+    Args:
+        kind: `exact`, `number`, `regex` or `code`.
+        column: Column of the prompts that holds the answer, the pattern or the tests.
+        settings: The others of `VerifierConfig`: extract, ignore_case, right, wrong; for code seconds, memory_mb and so on.
+
+    Raises:
+        InputError: Settings that make no sense, or programs that this machine cannot confine.
+    """
+    unknown_names = settings.keys() - names_of(VerifierConfig).keys()
+    if unknown_names:
+        raise InputError(unknown(min(unknown_names), VerifierConfig))
+    return Verifier(VerifierConfig(kind=kind, column=column, **settings))
 
 
 def _read(votes: Any, columns: Mapping[str, str] | Sequence[str]) -> tuple[Vote, ...]:

@@ -16,7 +16,8 @@ class BestOfNConfig:
     data: Data
     """Prompts. Records with completions give their prompts."""
     reward_model: str
-    """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), or POLICY@REFERENCE; several with commas."""
+    """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), a verifier such as `exact:answer`, or
+    POLICY@REFERENCE; several with commas."""
     out: str
     """Folder for demonstrations.jsonl (the best of each prompt), comparisons.jsonl (best and worst) and best_of_n.json (the curve)."""
     completions_per_prompt: int = 16

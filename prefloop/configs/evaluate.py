@@ -24,7 +24,7 @@ class EvalConfig:
     comparisons: str = ""
     """Comparisons to measure the reward model on: a file, a data set, or `store`."""
     gold: str = ""
-    """Gold judge: `toy`, the folder of a fitted judge (`judge` in the project of `run imdb`), or `module:function` of (prompt, completion). Win rates need one."""
+    """Gold judge: `toy`, the folder of a fitted judge (`judge` in the project of `run imdb`), a verifier such as `exact:answer`, or `module:function` of (prompt, completion). Win rates need one."""
     metrics: tuple[str, ...] = ()
     """Of the policies' completions: bleu, rouge1, rouge2, rougeL, rougeLsum against the completions of the data's records, or your own as
     `file.py:function` of (prompts, completions, references), which returns a number for each."""

@@ -118,7 +118,8 @@ class ActorCriticConfig:
     model: str
     """Policy to start from, usually the SFT model: a hub name or a folder."""
     reward_model: str
-    """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), or POLICY@REFERENCE; several with commas."""
+    """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), a verifier such as `exact:answer`, or
+    POLICY@REFERENCE; several with commas."""
     reference: str = ""
     """Model the policy is held to; empty takes the starting policy."""
     sampling: Sampling = field(default_factory=Sampling)

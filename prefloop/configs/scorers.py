@@ -1,6 +1,6 @@
 """How scorers are named in settings, one way in every command, and how several of them become one number.
 
-A scorer is a reward model's name, `module:function` for a Python function of (prompts, completions), or `POLICY@REFERENCE` for the log-ratio
+A scorer is a reward model's name, `module:function` for a Python function of (prompts, completions), a verifier (`configs/verifiers.py`), or `POLICY@REFERENCE` for the log-ratio
 of two language models. Several, with commas between them, are an ensemble. A name may have a revision, so `team/model@v2` is a reward model and
 `team/policy@v2@team/base` a log-ratio.
 """

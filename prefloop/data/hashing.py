@@ -28,11 +28,11 @@ LATER = {"p_soft": 1.0, "context": "", "opposite_context": "", "ranks": (), "top
 
 
 def canonical_json(record: Any) -> str:
-    """A record as one line of JSON: type and fields but its origin, keys sorted, only ASCII, no spaces. Non-finite numbers are a `ValueError`."""
+    """A record as one line of JSON: type and fields but its origin and a prompt's columns, keys sorted, only ASCII, no spaces. Non-finite numbers are a `ValueError`."""
     values = {
         field.name: _plain(value)
         for field in fields(record)
-        if field.name != "origin"
+        if field.name not in ("origin", "columns")
         and (value := getattr(record, field.name)) != LATER.get(field.name, _NOTHING)
     }
     line = {"type": type(record).__name__, **values}

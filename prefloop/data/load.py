@@ -1,13 +1,14 @@
 """From a source to records: every row is read, checked and either kept, or counted and named among those left out."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 from prefloop.configs.common import Rows
 from prefloop.data.detect import COLUMNS, RowReading, choose, formats_of, unused_columns
+from prefloop.data.fields import required
 from prefloop.data.formats import FORMATS, FormatName, Record
 from prefloop.data.read import MAX_GB, find_source, rows_of
 from prefloop.data.rows import BadRow, Row, RowError, names, show
@@ -26,6 +27,11 @@ from prefloop.records import (
 )
 
 T = TypeVar("T")
+
+Convert = Callable[[Record, Row], tuple[T, ...]]
+"""What a loader makes of a record, and of the row that said it."""
+Check = Callable[[Any], str]
+"""What is wrong with a value, and what would be right; empty where nothing is."""
 
 NO_ONE_ORDER = (
     "this loss needs an order that the ranking leaves open: some are tied or unordered",
@@ -154,20 +160,39 @@ def load_texts(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Text]
     return _load(source, ("text",), _is(Text), **reading)
 
 
-def load_prompts(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Prompt]:
-    """Prompts, of records of any format but text; each is taken once. A whole chat gives the turns before its last answer."""
+def load_prompts(
+    source: str | Path, *, needed: Sequence[tuple[str, Check]] = (), **reading: Unpack[HowLoaded]
+) -> Loaded[Prompt]:
+    """Prompts, of records of any format but text; each is taken once, with the columns of its row. A whole chat gives the turns before its last answer.
+
+    `needed` are columns that every row must have, each with what is wrong with a value (empty: nothing). A prompt that comes again with
+    another value there is a bad row: only one of the two could be right.
+    """
     wanted: tuple[FormatName, ...] = tuple(name for name in FORMATS if name != "text")
     hints: dict[FormatName, str] = {"text": "if each text is a prompt, call the column `prompt`"}
-    seen: set[Prompt] = set()
+    seen: dict[Prompt, Row] = {}
 
-    def new_prompt(record: Record) -> tuple[Prompt, ...]:
+    def new_prompt(record: Record, row: Row) -> tuple[Prompt, ...]:
+        for column, check in needed:
+            problem = check(required(row, column))
+            if problem:
+                raise RowError(column, show(row.values[column]), "it cannot be verified against", problem)
         prompt = prompt_of(record)
-        if prompt in seen:
-            return ()
-        seen.add(prompt)
-        return (prompt,)
+        if prompt not in seen:
+            seen[prompt] = row
+            return (replace(prompt, columns=row.values),)
+        for column, _ in needed:
+            if row.values[column] != seen[prompt].values[column]:
+                raise RowError(
+                    column,
+                    show(row.values[column]),
+                    f"the same prompt has {show(seen[prompt].values[column])} at {seen[prompt].origin}",
+                    "keep one of the two rows",
+                )
+        return ()
 
-    return _load(source, wanted, new_prompt, hints=hints, **reading)
+    read = {column for column, _ in needed}
+    return _load(source, wanted, new_prompt, hints=hints, more_columns=read, **reading)
 
 
 def load_demonstrations(
@@ -193,8 +218,8 @@ def load_demonstrations(
 def load_comparisons(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Comparison]:
     """Comparisons; a ranking of K completions gives its K(K-1)/2 pairs."""
 
-    def pairs(record: Record) -> tuple[Comparison, ...]:
-        return record.comparisons() if isinstance(record, Ranking) else _is(Comparison)(record)
+    def pairs(record: Record, row: Row) -> tuple[Comparison, ...]:
+        return record.comparisons() if isinstance(record, Ranking) else _is(Comparison)(record, row)
 
     return _load(source, _COMPARISONS, pairs, **reading)
 
@@ -209,7 +234,7 @@ def load_rankings(
 ) -> Loaded[Ranking]:
     """Rankings, best first, each in one strict order, or as `usable` asks: what losses of whole lists train on."""
 
-    def strict(record: Record) -> tuple[Ranking, ...]:
+    def strict(record: Record, row: Row) -> tuple[Ranking, ...]:
         assert isinstance(record, Ranking)
         if not usable(record):
             raise RowError(
@@ -243,7 +268,7 @@ def load_records(
     Rows are prompts alone only where nothing beside the prompt looks like an answer or a judgement, or where `format` says so.
     """
     return _load(
-        source, tuple(FORMATS), lambda record: (record,), allow_none=allow_none, sure=True, **reading
+        source, tuple(FORMATS), lambda record, row: (record,), allow_none=allow_none, sure=True, **reading
     )
 
 
@@ -262,17 +287,17 @@ def prompt_of(record: Record) -> Prompt:
     return record.prompt
 
 
-def _is(*kinds: type[T]) -> Callable[[Record], tuple[T, ...]]:
+def _is(*kinds: type[T]) -> Convert[T]:
     """A record as it is; its format already says that it is of one of these kinds."""
 
-    def same(record: Record) -> tuple[T, ...]:
+    def same(record: Record, row: Row) -> tuple[T, ...]:
         assert isinstance(record, kinds)
         return (record,)
 
     return same
 
 
-def _demonstrated(record: Record) -> tuple[Demonstration | Conversation, ...]:
+def _demonstrated(record: Record, row: Row) -> tuple[Demonstration | Conversation, ...]:
     if isinstance(record, Comparison):
         return (Demonstration(prompt=record.prompt, completion=record.chosen, origin=record.origin),)
     if isinstance(record, Ranking):
@@ -285,11 +310,12 @@ def _demonstrated(record: Record) -> tuple[Demonstration | Conversation, ...]:
 def _load(
     source: str | Path,
     wanted: Collection[FormatName],
-    convert: Callable[[Record], tuple[T, ...]],
+    convert: Convert[T],
     *,
     hints: Mapping[FormatName, str] | None = None,
     allow_none: bool = False,
     sure: bool = False,
+    more_columns: Collection[str] = (),
     **reading: Unpack[HowLoaded],
 ) -> Loaded[T]:
     limit, skip_bad = reading.get("limit", 0), reading.get("skip_bad", False)
@@ -317,6 +343,7 @@ def _load(
     read = made.used + len(made.bad) + made.beyond
     if (made.bad and not skip_bad) or (not made.records and not allow_none):
         raise InputError(_bad_rows(str(source), made.bad, read))
+    unused = (*unused_columns(looked_at, chosen), *made.late_columns)
     summary = LoadSummary(
         source=str(source),
         format=chosen.format,
@@ -325,7 +352,7 @@ def _load(
         kept=len(made.records),
         bad=tuple(made.bad),
         beyond_limit=made.beyond,
-        unused_columns=(*unused_columns(looked_at, chosen), *made.late_columns),
+        unused_columns=tuple(column for column in unused if column not in more_columns),
         notes=tuple(_notes(made, chosen, [str(path) for path in found.other_files])),
         layout=chosen.layout,
     )
@@ -367,7 +394,7 @@ def _convert(
     reading: RowReading,
     looked_at: Iterable[Row],
     limit: int,
-    convert: Callable[[Record], tuple[T, ...]],
+    convert: Convert[T],
 ) -> _Made[T]:
     made: _Made[T] = _Made()
     columns = {column for row in looked_at for column in row.values}
@@ -384,7 +411,7 @@ def _convert(
                     columns.update(late)
                     made.late_columns.extend(column for column in late if column not in read)
                 said = reading.records(row)
-                records = [each for record in said for each in convert(record)]
+                records = [each for record in said for each in convert(record, row)]
             except RowError as error:
                 made.bad.append(error.at(row.origin))
                 continue

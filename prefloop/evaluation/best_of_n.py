@@ -96,7 +96,9 @@ def choose(rollout: Rollout, scores: NDArray[np.float64]) -> BestAndWorst:
 
 def _prompts(config: BestOfNConfig) -> tuple[tuple[Prompt, ...], str]:
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
-    train, heldout, read = prompts(config.data, tokenizer, store_of(config.out, ""))
+    train, heldout, read = prompts(
+        config.data, tokenizer, store_of(config.out, ""), scorers=(config.reward_model, config.gold)
+    )
     parts = {"train": (train,), "heldout": (heldout,), "all": (train, heldout)}[config.part]
     found = tuple(prompt for part in parts for prompt in part.records)
     if not found:

@@ -140,7 +140,9 @@ def policies_of(given: tuple[str, ...]) -> dict[str, str]:
 def _prompts(config: EvalConfig, model: str, models: Sequence[str], world: World) -> Found[Prompt]:
     """The prompts of the part that is asked for."""
     tokenizer = load_tokenizer(model, trust_remote_code=config.compute.trust_remote_code)
-    train, heldout, read = inputs.prompts(config.data, tokenizer, _store(config))
+    train, heldout, read = inputs.prompts(
+        config.data, tokenizer, _store(config), scorers=(config.reward_model, config.gold)
+    )
     world.say(read.summary)
     parts = {"train": train.records, "heldout": heldout.records}
     return _found("prompts", config, config.data.source, parts, read, models)

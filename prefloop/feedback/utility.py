@@ -4,16 +4,18 @@ from functools import wraps
 from pathlib import Path
 
 from prefloop.configs.functions import call, find_function, number_in
+from prefloop.configs.verifiers import is_verifier
 from prefloop.errors import InputError
 from prefloop.feedback.gold import SentimentJudge, ToyJudge
 from prefloop.feedback.simulate import Utility
 from prefloop.records import Prompt
+from prefloop.verifiers import open_verifier
 
 TOY = "toy"
 
 
 def find_utility(name: str) -> Utility:
-    """`toy`, the folder of a fitted judge, or `module:function` for a function of (prompt, completion) that gives a number.
+    """`toy`, the folder of a fitted judge, a verifier (`exact:COLUMN`), or `module:function` for a function of (prompt, completion) that gives a number.
 
     Raises `InputError` where there is no such judge or function; the utility does where the function raises, or gives anything but a number.
     """
@@ -25,6 +27,9 @@ def find_utility(name: str) -> Utility:
         raise InputError(
             f"utility is {name!r}; it must be {TOY}, a judge's folder that is there, or module:function for a function of (prompt, completion)"
         )
+    if is_verifier(name):
+        verifier = open_verifier(name)
+        return lambda prompt, completion: verifier([prompt], [completion])[0]
     function = find_function(name, what="utility")
 
     @wraps(function)

@@ -1,13 +1,17 @@
 """What a stage trains on: records read from a file or the store, split by prompt, as tokens, with a hash that says exactly what they were."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.common import STORE, Compute, Data, RunSettings, in_store, require_selects
+from prefloop.configs.verifiers import verifiers_among
 from prefloop.data import (
     content_hash,
     how,
@@ -33,6 +37,7 @@ from prefloop.runtime.world import World, start_world
 from prefloop.text import encode_all, encode_prompts, load_tokenizer
 from prefloop.text.encode import Tally
 from prefloop.text.groups import Group
+from prefloop.verifiers import problem_with
 
 R = TypeVar("R")
 
@@ -392,13 +397,29 @@ def demonstrations_in(data: Data) -> tuple[Demonstration | Conversation, ...]:
     return loaded.records
 
 
-def prompts(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> tuple[Prompts, Prompts, Read]:
-    """Prompts of a file's records, a data set or the store: (train, held out, where they came from)."""
+def prompts(
+    data: Data, tokenizer: PreTrainedTokenizerBase, store: str, *, scorers: Sequence[str] = ()
+) -> tuple[Prompts, Prompts, Read]:
+    """Prompts of a file's records, a data set or the store: (train, held out, where they came from).
+
+    Every row must have what the verifiers among `scorers` read. It is part of the data's hash.
+    """
+    verifiers = verifiers_among(*scorers)
     if in_store(data.source):
+        if verifiers:
+            raise InputError(
+                f"reward_model or gold reads the column {verifiers[0].column!r} of the prompts, but data.source is {data.source}, where prompts have no columns; "
+                "read the prompts from a file"
+            )
         records, origins, read = _prompts_in_store(data, store)
     else:
-        loaded, read = _from_files(data, load_prompts)
+        needed = [(each.column, partial(problem_with, each)) for each in verifiers]
+        loaded, read = _from_files(data, load_prompts, needed=needed)
         records, origins = loaded.records, loaded.origins
+        if needed:
+            answers = [[record.columns[column] for column, _ in needed] for record in records]
+            digest = hashlib.sha256((read.sha256 + json.dumps(answers)).encode()).hexdigest()
+            read = replace(read, sha256=digest)
     encoded = encode_prompts(
         tokenizer,
         records,

@@ -1,10 +1,13 @@
 """Scoring a step's completions: reward models, judges and functions by name, and what becomes of their scores."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from prefloop.configs.ppo import ScoreShaping
 from prefloop.configs.scorers import Combining, scorers_named
+from prefloop.configs.verifiers import is_verifier, read_verifier
 from prefloop.loop.adaptive import ScoreShaper
 from prefloop.loop.judge_scorer import JudgeScorer, is_judge, judge_content, read_scorer
 from prefloop.loop.provenance import Models, models_read
@@ -13,12 +16,13 @@ from prefloop.models.roles import RewardModel
 from prefloop.rollout.reward_scorers import EnsembleScorer, OnlineScorer, user_function
 from prefloop.rollout.scorers import Scorer, checked
 from prefloop.runtime import World
+from prefloop.runtime.checkpoint import Content
 
 
 def scorer_roles(reward_model: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Role -> folder or hub name of every model that scores, and role -> `judge:FILE`.
+    """Role -> folder or hub name of every model that scores, and role -> `judge:FILE` or a verifier's name.
 
-    The first scorer is `reward_model`, `judge`, or `scorer_policy` with `scorer_reference` (a log-ratio); later ones have their number behind it.
+    The first scorer is `reward_model`, `judge`, `verifier`, or `scorer_policy` with `scorer_reference` (a log-ratio); later ones have their number behind it.
     """
     roles: dict[str, str] = {}
     judges: dict[str, str] = {}
@@ -32,6 +36,8 @@ def scorer_roles(reward_model: str) -> tuple[dict[str, str], dict[str, str]]:
         elif is_judge(named.name):
             roles[f"judge{number}"] = read_scorer(named.name).checkpoint
             judges[f"judge{number}"] = named.name
+        elif is_verifier(named.name):
+            judges[f"verifier{number}"] = named.name
     return roles, judges
 
 
@@ -39,7 +45,17 @@ def models_of(world: World, *, model: str, reward_model: str, reference: str = "
     """The models that a run reads, hashed once; a Python function that scores is none, a judge on this machine is one."""
     names, judges = scorer_roles(reward_model)
     read = models_read(world, model=model, reference=reference, **names)
-    return replace(read, others={role: judge_content(judge) for role, judge in judges.items()})
+    contents = {
+        role: verifier_content(name) if is_verifier(name) else judge_content(name)
+        for role, name in judges.items()
+    }
+    return replace(read, others=contents)
+
+
+def verifier_content(name: str) -> Content:
+    """What a verifier checks, for a run's fingerprint."""
+    said = json.dumps(read_verifier(name).said, sort_keys=True)
+    return Content(what=f"the settings of {name}", sha256=hashlib.sha256(said.encode()).hexdigest())
 
 
 def open_scorer(

@@ -193,7 +193,10 @@ class PromptSource:
 def read_prompts(config: OnlineConfig | DistillContextConfig) -> PromptSource:
     """The prompts that a stage learns from. All processes together. Raises `InputError` where there is none."""
     reader = open_reader(config.run, config.compute, config.model)
-    train, heldout, read = reader.world.on_main(lambda: prompts(config.data, reader.tokenizer, reader.store))
+    scorers = [config.reward_model] if isinstance(config, OnlineConfig) else []
+    train, heldout, read = reader.world.on_main(
+        lambda: prompts(config.data, reader.tokenizer, reader.store, scorers=scorers)
+    )
     if not len(train):
         raise InputError(f"{config.data.source}: no prompt to train on; lower data.heldout, or give more")
     return PromptSource(

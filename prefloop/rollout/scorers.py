@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
 from prefloop.configs.functions import call, find_function, numbers_in, shown
+from prefloop.configs.verifiers import is_verifier
 from prefloop.records import Prompt
 from prefloop.rollout.rollout import Rollout
+from prefloop.verifiers import open_verifier
 
 
 @runtime_checkable
@@ -25,10 +27,13 @@ def score(scorer: Scorer, rollout: Rollout) -> list[list[float]]:
 
 
 def load_function(spec: str) -> Scorer:
-    """A user's reward function, named `module:function`; modules in the current folder are found too. Its results are checked at every call.
+    """A user's reward function, named `module:function`, or a verifier (`exact:COLUMN`); modules in the current folder are found too.
+    Its results are checked at every call.
 
     Raises `InputError` that says which part of `spec` is wrong: not of that form, no such module, no such function, not callable.
     """
+    if is_verifier(spec):
+        return open_verifier(spec)
     return checked(cast(Scorer, find_function(spec, what="reward function")), name=spec)
 
 

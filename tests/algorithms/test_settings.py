@@ -81,6 +81,7 @@ from prefloop.configs.sample import SampleConfig
 from prefloop.configs.scorers import Combining, Named
 from prefloop.configs.select import ScoreConfig, SelectConfig
 from prefloop.configs.sft import SFTConfig
+from prefloop.configs.verifiers import VerifierConfig
 from prefloop.configs.verify import VerifyConfig
 from tests.algorithms.prefer_settings import shared_settings
 from tests.algorithms.small import settings, train
@@ -110,7 +111,7 @@ OTHERS = (
         Rows,
         RequestFields,
     ),
-    *(PushConfig, ModelName),
+    *(PushConfig, ModelName, VerifierConfig),
     *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits, ScoreConfig, SelectConfig),
     *(AlignConfig, PlanConfig, Preferences),
     *(NLPOConfig, GameConfig, NashMDConfig, SPPOConfig, ILQLConfig),

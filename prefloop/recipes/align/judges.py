@@ -10,6 +10,7 @@ from scipy.special import logit
 
 from prefloop.configs.common import Compute
 from prefloop.configs.judge import SCORER
+from prefloop.configs.verifiers import is_verifier
 from prefloop.errors import InputError
 from prefloop.feedback.judges import Cached, Endpoint, JudgeSettings, PairJudge, cost_line, open_endpoint
 from prefloop.feedback.judges.asking import Failures, ask_all
@@ -163,6 +164,11 @@ def check_judge(judge: str) -> None:
     """Raise `InputError` for a judge that could not be opened later, before anything is trained."""
     if judge.endswith((".yaml", ".yml")):
         read_scorer(f"{SCORER}{judge}")
+    elif is_verifier(judge):
+        raise InputError(
+            f"judge is {judge!r}, but answers to the prompts of comparisons are judged, and those have no columns; name a function `module:name`, "
+            "or train with `prefloop grpo --reward_model` and measure with `prefloop eval --gold`"
+        )
     elif ":" in judge:
         load_function(judge)
     elif judge != "reward":
