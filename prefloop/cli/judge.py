@@ -2,11 +2,9 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from prefloop.configs.judge import AskedModel, JudgeConfig, LabelScoreConfig
+from prefloop.configs.judge import JudgeConfig, LabelScoreConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.feedback.judges import (
@@ -15,17 +13,17 @@ from prefloop.feedback.judges import (
     Endpoint,
     Failures,
     JudgeReport,
-    cost_line,
-    open_endpoint,
+    cost_of,
 )
 from prefloop.feedback.judges.stored import JudgedPairs, StoredScores, own_policies, score_stored
+from prefloop.loop.asked import asking
 
 
 def judge(config: JudgeConfig) -> str:
     """Judge the pairs, print what came of it and what it cost; the store's name. Ends with an error where nothing could be judged."""
     with (
         Store.open(config.store, create=False) as store,
-        open_model(config, logprobs=config.mode != "tags") as model,
+        asking(config, logprobs=config.mode != "tags") as model,
     ):
         cached = Cached(model, config.cache or store.folder / "judge_cache.db")
         pairs = JudgedPairs(config, store, cached)
@@ -49,7 +47,7 @@ def judge(config: JudgeConfig) -> str:
 
 def score(config: LabelScoreConfig) -> None:
     """Score a store's completions by themselves, write the scores, print what came of it and what it cost."""
-    with Store.open(config.store, create=False) as store, open_model(config) as model:
+    with Store.open(config.store, create=False) as store, asking(config) as model:
         # A checkpoint gives whole answers' probabilities in batches, which costs nothing and is not kept.
         cached = None
         if isinstance(model, Endpoint):
@@ -70,18 +68,6 @@ def score(config: LabelScoreConfig) -> None:
     print(f"wrote {len(rows)} scores to {config.out}")
 
 
-@contextmanager
-def open_model(config: AskedModel, *, temperature: float = 0.0, logprobs: bool = True) -> Iterator[ChatModel]:
-    """The model that is asked."""
-    if config.checkpoint:
-        from prefloop.loop.local_judge import LocalChat  # torch, which no other judge needs
-
-        yield LocalChat(config.checkpoint, config.compute, temperature=temperature, seed=config.seed)
-        return
-    with open_endpoint(config, temperature=temperature, logprobs=logprobs) as endpoint:
-        yield endpoint
-
-
 def write_lines(file: str, text: str, *, setting: str) -> None:
     """Write a file of rows. Raises `InputError` that names the setting."""
     try:
@@ -99,8 +85,8 @@ def problems(failures: Failures) -> str:
 def costs(model: ChatModel, cached: Cached, failures: Failures) -> list[str]:
     """What asking has cost, and why it ended early if it did."""
     lines = [f"  answers from the cache: {cached.hits}"]
-    if isinstance(model, Endpoint):
-        lines.append(f"  {cost_line(model.limits, model.spent)}")
+    if cost := cost_of(model):
+        lines.append(f"  {cost}")
     if failures.stopped:
         lines.append(f"  ended early: {failures.stopped}")
     return lines

@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefloop.cli.judge import costs, open_model, problems, write_lines
+from prefloop.cli.judge import costs, problems, write_lines
 from prefloop.configs.judge import ReviseConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.feedback.judges import Cached, read_constitution
 from prefloop.feedback.judges.revising import RevisionReport, StoredRevisions
+from prefloop.loop.asked import asking
 
 
 def revise_completions(config: ReviseConfig) -> str:
@@ -17,7 +18,7 @@ def revise_completions(config: ReviseConfig) -> str:
     principles = read_constitution(config.constitution)
     with (
         Store.open(config.store, create=False) as store,
-        open_model(config, temperature=config.temperature, logprobs=False) as model,
+        asking(config, temperature=config.temperature, logprobs=False) as model,
     ):
         cached = Cached(model, config.cache or store.folder / "judge_cache.db")
         revisions = StoredRevisions(config, principles, store, cached)

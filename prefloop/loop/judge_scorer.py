@@ -13,11 +13,10 @@ from pathlib import Path
 from prefloop.configs.judge import SCORER, ScorerConfig
 from prefloop.configs.load import load_config
 from prefloop.errors import InputError
-from prefloop.feedback.judges import Cached, ChatModel, DirectScorer, Endpoint, open_endpoint
+from prefloop.feedback.judges import Cached, DirectScorer, Endpoint, cost_of
 from prefloop.feedback.judges.constitution import read_constitution
-from prefloop.feedback.judges.endpoint import cost_line
 from prefloop.feedback.judges.rlaif import rubric_of
-from prefloop.loop.local_judge import LocalChat
+from prefloop.loop.asked import open_chat
 from prefloop.records import Prompt
 from prefloop.runtime import World
 from prefloop.runtime.checkpoint import Content
@@ -48,8 +47,9 @@ def judge_content(reward_model: str) -> Content:
     """What the judge is asked with, for a run's fingerprint: its settings and its constitution."""
     config = read_scorer(reward_model)
     digest = hashlib.sha256(Path(reward_model.removeprefix(SCORER)).read_bytes())
-    if config.constitution:
-        digest.update(repr(read_constitution(config.constitution)).encode())
+    principles = read_constitution(config.constitution)
+    if principles:
+        digest.update(repr(principles).encode())
     return Content(what=f"the settings of {reward_model}", sha256=digest.hexdigest())
 
 
@@ -62,15 +62,12 @@ class JudgeScorer:
         self._world, self._calls = world, 0
         self._asked: tuple[Endpoint, Cached] | None = None
         """Where the judge is behind a network: what is asked, and what it has answered before."""
-        model: ChatModel
-        if config.checkpoint:
-            model = LocalChat(config.checkpoint, config.compute)
-        else:
-            endpoint = open_endpoint(config)
-            weakref.finalize(self, endpoint.close)
+        model = open_chat(config)
+        if isinstance(model, Endpoint):
+            weakref.finalize(self, model.close)
             cache = config.cache or Path(reward_model.removeprefix(SCORER)).parent / "judge_cache.db"
-            model = cached = Cached(endpoint, cache)
-            self._asked = (endpoint, cached)
+            self._asked = (model, Cached(model, cache))
+            model = self._asked[1]
         self._direct = DirectScorer(
             model,
             rubric=rubric_of(config),
@@ -106,4 +103,4 @@ class JudgeScorer:
         if not self._asked:
             return scored
         endpoint, cache = self._asked
-        return f"{scored}; {cache.hits} from the cache, {cost_line(endpoint.limits, endpoint.spent)}"
+        return f"{scored}; {cache.hits} from the cache, {cost_of(endpoint)}"

@@ -16,14 +16,14 @@ from prefloop.feedback.judges import (
     DirectScorer,
     JudgeSettings,
     PairJudge,
-    cost_line,
+    cost_of,
     judge_items,
     keep_in,
-    open_endpoint,
 )
 from prefloop.feedback.judges.prompts import VERSION
 from prefloop.feedback.judges.rlaif import rubric_of
 from prefloop.feedback.simulate import SimulatedAnnotator, label_items
+from prefloop.loop.asked import open_chat
 from prefloop.loop.judge_scorer import read_scorer
 from prefloop.loop.local_judge import LocalChat
 from prefloop.recipes.people import PEOPLE, wait_for_people
@@ -113,9 +113,7 @@ def _judge(config: RoundsConfig, project: Path) -> PairAnnotator:
     settings = read_scorer(f"{SCORER}{config.judge}")
     name = f"judge:{settings.called}"
     asked_by = JudgeSettings(rubric=rubric_of(settings), seed=settings.seed)
-    model = (
-        LocalChat(settings.checkpoint, settings.compute) if settings.checkpoint else open_endpoint(settings)
-    )
+    model = open_chat(settings)
     cached = Cached(model, settings.cache or project / "judge_cache.db")
     judge = PairJudge(cached, asked_by)
 
@@ -123,10 +121,10 @@ def _judge(config: RoundsConfig, project: Path) -> PairAnnotator:
         report = judge_items(
             judge, items, keep=keep_in(store, id, settings.seed), workers=settings.limits.workers
         )
-        cost = "" if isinstance(model, LocalChat) else f"; {cost_line(model.limits, model.spent)}"
+        cost = cost_of(model)
         print(
             f"compare: {len(report.verdicts)} of {len(items)} judgements by {name}, both orders name the same side in {report.consistency:.1%}; "
-            f"unreadable {report.unreadable}, no answer {report.failed}{cost}"
+            f"unreadable {report.unreadable}, no answer {report.failed}{cost and f'; {cost}'}"
         )
         if report.stopped or (items and not report.verdicts):
             raise InputError(

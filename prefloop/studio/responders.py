@@ -13,7 +13,7 @@ from typing import Protocol
 
 from prefloop.configs.label import ChatAnswers
 from prefloop.errors import InputError
-from prefloop.feedback.judges.endpoint import Endpoint, Limits
+from prefloop.feedback.judges.endpoint import Endpoint, Limits, RequestForm
 from prefloop.feedback.judges.model import CallFailed
 from prefloop.records import Message
 
@@ -74,8 +74,7 @@ class EndpointResponder:
             served.model,
             key=os.environ.get(served.key_variable, "") if served.key_variable else "",
             limits=Limits(timeout=answers.timeout, attempts=answers.attempts),
-            temperature=answers.temperature,
-            logprobs=False,
+            form=RequestForm(temperature=answers.temperature, logprobs=False),
         )
 
     def reply(self, messages: Sequence[Message], *, seed: int) -> Candidate:

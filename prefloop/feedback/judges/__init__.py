@@ -8,7 +8,7 @@ from prefloop.feedback.judges.constitution import (
     drawn_order,
     read_constitution,
 )
-from prefloop.feedback.judges.endpoint import Endpoint, Limits, Spent, cost_line, open_endpoint
+from prefloop.feedback.judges.endpoint import Endpoint, Limits, RequestForm, Spent, cost_of, open_endpoint
 from prefloop.feedback.judges.judge import (
     InjectionResult,
     JudgeReport,
@@ -47,6 +47,7 @@ __all__ = [
     "PairJudge",
     "Principle",
     "Reply",
+    "RequestForm",
     "Revision",
     "ScoreInjection",
     "Spent",
@@ -54,7 +55,7 @@ __all__ = [
     "Verdict",
     "ask_all",
     "constitution_sha256",
-    "cost_line",
+    "cost_of",
     "drawn_order",
     "judge_items",
     "keep_in",

@@ -35,13 +35,15 @@ class Principle:
 
 
 def read_constitution(file: str | Path) -> tuple[Principle, ...]:
-    """The principles in a file, in order.
+    """The principles in a file, in order; none where no file is named.
 
     YAML (`.yaml`, `.yml`): a list whose entries are sentences, or groups with `preference` and, where the questions are to be worded
     otherwise than by it, `critique` and `revision`. Any other file: a principle a line; empty lines and lines that begin with `#` are passed over.
 
     Raises `InputError` with the file and the entry.
     """
+    if not file:
+        return ()
     path = Path(file)
     try:
         text = path.read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from prefloop.addresses import without_passwords
 from prefloop.configs.common import require
 from prefloop.configs.judge import AskedModel
 from prefloop.errors import InputError
-from prefloop.feedback.judges.model import CallFailed, OverBudget, Reply
+from prefloop.feedback.judges.model import CallFailed, ChatModel, OverBudget, Reply
 from prefloop.records import Message
 
 RETRIED = frozenset({408, 409, 429})
@@ -60,6 +60,21 @@ class Limits:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestForm:
+    """What is sent beside the question."""
+
+    temperature: float = 0.0
+    logprobs: bool = True
+    """Whether the first token's log-probabilities are asked for."""
+    max_tokens: int = 0
+    """Above 0 it takes the place of what a question asks for."""
+    limit_field: str = "max_tokens"
+    """What the server calls that limit."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """More fields; None for one that is not to be sent."""
+
+
 @dataclass(slots=True)
 class Spent:
     """What was used so far."""
@@ -75,11 +90,7 @@ class Spent:
 
 
 class Endpoint:
-    """A `ChatModel` over HTTP; use it as a context manager. `sleep` and `clock` are for tests.
-
-    `max_tokens` above 0 takes the place of what a question asks for, and is sent as `limit_field`; `fields` are sent beside, None for one
-    that is not to be sent.
-    """
+    """A `ChatModel` over HTTP; use it as a context manager. `sleep` and `clock` are for tests."""
 
     def __init__(
         self,
@@ -88,11 +99,7 @@ class Endpoint:
         *,
         key: str = "",
         limits: Limits | None = None,
-        temperature: float = 0.0,
-        logprobs: bool = True,
-        max_tokens: int = 0,
-        limit_field: str = "max_tokens",
-        fields: Mapping[str, Any] | None = None,
+        form: RequestForm | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -102,8 +109,7 @@ class Endpoint:
             )
         self.base_url, self.model, self.limits = base_url.rstrip("/"), model, limits or Limits()
         self.spent = Spent()
-        self._temperature, self._logprobs = temperature, logprobs
-        self._max_tokens, self._limit_field, self._fields = max_tokens, limit_field, dict(fields or {})
+        self._form = form or RequestForm()
         self._sleep, self._clock = sleep, clock
         self._lock = threading.Lock()
         self._next_start = -float("inf")
@@ -125,29 +131,31 @@ class Endpoint:
     @property
     def identity(self) -> Mapping[str, Any]:
         """Address, model and sampling; never the key."""
-        more = {"limit": self._max_tokens, "fields": self._fields}
+        form = self._form
+        more = {"limit": form.max_tokens, "fields": dict(form.fields)}
         return {
             "base_url": without_passwords(self.base_url),
             "model": self.model,
-            "temperature": self._temperature,
-            "logprobs": self._logprobs,
+            "temperature": form.temperature,
+            "logprobs": form.logprobs,
             # Only where they are set, so that answers kept before are found.
             **{name: value for name, value in more.items() if value},
         }
 
     def complete(self, messages: Sequence[Message], *, max_tokens: int, seed: int | None = None) -> Reply:
         """One answer, with as many attempts as it takes and the limits allow. `seed` is sent where it is given."""
+        form = self._form
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": message.role, "content": message.content} for message in messages],
-            self._limit_field: self._max_tokens or max_tokens,
-            "temperature": self._temperature,
+            form.limit_field: form.max_tokens or max_tokens,
+            "temperature": form.temperature,
         }
         if seed is not None:
             body["seed"] = seed
-        if self._logprobs:
+        if form.logprobs:
             body |= {"logprobs": True, "top_logprobs": 20}
-        body |= self._fields
+        body |= form.fields
         if body.get("logprobs", "") is None:
             body.pop("top_logprobs", None)
         body = {name: value for name, value in body.items() if value is not None}
@@ -251,16 +259,21 @@ def open_endpoint(config: AskedModel, *, temperature: float = 0.0, logprobs: boo
         config.model,
         key=os.environ.get(config.key_variable, ""),
         limits=limits,
-        temperature=temperature or config.request.temperature,
-        logprobs=logprobs,
-        max_tokens=config.request.max_tokens,
-        limit_field=config.request.limit_field,
-        fields=config.request.fields(),
+        form=RequestForm(
+            temperature=temperature or config.request.temperature,
+            logprobs=logprobs,
+            max_tokens=config.request.max_tokens,
+            limit_field=config.request.limit_field,
+            fields=config.request.fields(),
+        ),
     )
 
 
-def cost_line(limits: Limits, spent: Spent) -> str:
-    """What was used, in words."""
+def cost_of(model: ChatModel) -> str:
+    """What asking a model has used, in words; empty for a checkpoint on this machine, whose answers cost nothing."""
+    if not isinstance(model, Endpoint):
+        return ""
+    limits, spent = model.limits, model.spent
     failures = ", ".join(f"{reason} {count}" for reason, count in sorted(spent.failures.items()))
     cost = f", cost {spent.cost:.4f}" if limits.price_in or limits.price_out else ""
     return (

@@ -1,7 +1,7 @@
 """An AI judge of pairs: both orders asked and averaged, soft labels, failures counted and never guessed."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -68,13 +68,11 @@ class JudgeSettings:
 
 def judge_settings(config: JudgeConfig) -> JudgeSettings:
     """How the settings of `label judge` let a judge decide. Raises `InputError` for a constitution that cannot be read."""
-    principles = config.principles
-    if config.constitution:
-        principles = tuple(principle.preference for principle in read_constitution(config.constitution))
+    of_file = tuple(principle.preference for principle in read_constitution(config.constitution))
     return JudgeSettings(
         mode=config.mode,
         rubric=config.rubric or RUBRIC,
-        principles=principles,
+        principles=of_file or config.principles,
         drawn=config.principle == "drawn",
         disagreeing=config.disagreeing,
         tie_within=config.tie_within,
@@ -121,6 +119,7 @@ class PairJudge:
     def __init__(self, model: ChatModel, settings: JudgeSettings | None = None) -> None:
         self._model, self.settings = model, settings or JudgeSettings()
         self._mode: Mode = self.settings.mode
+        self._rubrics = _rubrics_of(self.settings)
         self._lock = threading.Lock()
 
     def identity(self) -> dict[str, Any]:
@@ -159,16 +158,6 @@ class PairJudge:
             choice="tie" if tie else "a" if probability > 0.5 else "b",
         )
 
-    def _rubrics(self, a: str, b: str) -> list[str]:
-        """What a pair is judged by, the same in both orders."""
-        settings = self.settings
-        if not settings.principles:
-            return [settings.rubric]
-        places = range(len(settings.principles))
-        if settings.drawn:
-            places = drawn_order(len(places), settings.seed, a, b)[:1]
-        return [as_rubric([settings.principles[place]]) for place in places]
-
     def _first_is_better(self, question: Question, rubric: str) -> float:
         if self._mode != "tags":
             messages = compare_messages(question, rubric=rubric, seed=self.settings.seed)
@@ -190,6 +179,14 @@ class PairJudge:
                 Message(role="user", content=REMINDER),
             )
             return tag_verdict(self._model.complete(again, max_tokens=self.settings.reason_tokens).text)
+
+
+def _rubrics_of(settings: JudgeSettings) -> Callable[[str, str], Sequence[str]]:
+    """Two texts -> what the pair is judged by, the same in both orders."""
+    each = [as_rubric([principle]) for principle in settings.principles]
+    if each and settings.drawn:
+        return lambda a, b: [each[drawn_order(len(each), settings.seed, a, b)[0]]]
+    return lambda a, b: each or [settings.rubric]
 
 
 def judge_items(

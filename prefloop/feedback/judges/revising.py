@@ -1,5 +1,6 @@
 """A model that criticises and rewrites a store's completions by a constitution: what `prefloop revise` does."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -129,15 +130,16 @@ def _completions(config: ReviseConfig, store: Store, policy: int) -> list[Comple
     """What is revised: the first completions of each prompt."""
     taken: Counter[Prompt] = Counter()
     found: list[Completion] = []
+    most = config.per_prompt or math.inf
     for one in store.completions([policy]):
-        if one.text and (not config.per_prompt or taken[one.prompt] < config.per_prompt):
+        if one.text and taken[one.prompt] < most:
             taken[one.prompt] += 1
             found.append(one)
     if not found:
         raise InputError(
             f"{store.label}: there is no completion of {config.policy} to revise; draw some with `prefloop sample`"
         )
-    return found[: config.limit] if config.limit else found
+    return found[: config.limit or None]
 
 
 def _annotator(

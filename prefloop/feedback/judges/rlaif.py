@@ -87,9 +87,8 @@ def revision_over_original(prompt: Prompt, steps: Sequence[Revision], *, annotat
 
 def rubric_of(config: ScorerConfig) -> str:
     """What a scorer's settings ask a judge to go by."""
-    if config.constitution:
-        return as_rubric([principle.preference for principle in read_constitution(config.constitution)])
-    return config.rubric or RUBRIC
+    principles = [principle.preference for principle in read_constitution(config.constitution)]
+    return as_rubric(principles) if principles else config.rubric or RUBRIC
 
 
 class DirectScorer:

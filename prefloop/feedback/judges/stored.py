@@ -92,7 +92,7 @@ def _open_pairs(config: JudgeConfig, store: Store, annotator: int) -> list[Item]
         raise InputError(
             f"{store.label}: there is no pair of round {config.round}; make some with --pairs all or random"
         )
-    return found[: config.limit] if config.limit else found
+    return found[: config.limit or None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,8 +140,7 @@ def score_stored(
 ) -> StoredScores:
     """Score the completions that the settings name. Raises `InputError` where there is none, or none got a score."""
     found = store.completions([store.find_checkpoint(name) for name in config.checkpoints])
-    found = [one for one in found if one.text]
-    found = found[: config.limit] if config.limit else found
+    found = [one for one in found if one.text][: config.limit or None]
     if not found:
         raise InputError(f"{store.label}: there is no completion to score; draw some with `prefloop sample`")
     scorer = DirectScorer(

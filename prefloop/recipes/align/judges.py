@@ -12,11 +12,11 @@ from prefloop.configs.common import Compute
 from prefloop.configs.judge import SCORER
 from prefloop.configs.verifiers import is_verifier
 from prefloop.errors import InputError
-from prefloop.feedback.judges import Cached, Endpoint, JudgeSettings, PairJudge, cost_line, open_endpoint
+from prefloop.feedback.judges import Cached, JudgeSettings, PairJudge, cost_of
 from prefloop.feedback.judges.asking import Failures, ask_all
 from prefloop.feedback.judges.judge import Verdict
+from prefloop.loop.asked import open_chat
 from prefloop.loop.judge_scorer import read_scorer, rubric_of
-from prefloop.loop.local_judge import LocalChat
 from prefloop.models.load import load_reward_model
 from prefloop.records import Prompt
 from prefloop.rollout.scorers import load_function
@@ -103,14 +103,8 @@ class AskedJudge:
         settings = read_scorer(f"{SCORER}{file}")
         self.called = f"the AI judge {settings.called}"
         self._workers, self._world = settings.limits.workers, world
-        self._endpoint: tuple[Endpoint, ...] = ()
-        if settings.checkpoint:
-            model = LocalChat(settings.checkpoint, settings.compute)
-            cached = Cached(model, settings.cache or cache)
-        else:
-            endpoint = open_endpoint(settings)
-            self._endpoint = (endpoint,)
-            cached = Cached(endpoint, settings.cache or cache)
+        self._model = open_chat(settings)
+        cached = Cached(self._model, settings.cache or cache)
         self._judge = PairJudge(cached, JudgeSettings(rubric=rubric_of(settings), seed=settings.seed))
 
     def scores(self, prompts: Sequence[Prompt], answers: Answers) -> None:
@@ -138,10 +132,10 @@ class AskedJudge:
             name=lambda place: f"prompt {place + 1}",
             workers=self._workers,
         )
-        cost = "".join(f"; {cost_line(each.limits, each.spent)}" for each in self._endpoint)
+        cost = cost_of(self._model)
         print(
             f"{self.called}: {np.isfinite(found).sum()} of {len(prompts)} pairs judged, {failures.unreadable} replies unreadable, "
-            f"{failures.failed} without an answer{cost}"
+            f"{failures.failed} without an answer{cost and f'; {cost}'}"
         )
         if failures.stopped or not np.isfinite(found).any():
             raise InputError(

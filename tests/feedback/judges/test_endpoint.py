@@ -8,7 +8,15 @@ import pytest
 
 from prefloop.configs.judge import RequestFields, ScorerConfig
 from prefloop.errors import InputError
-from prefloop.feedback.judges import Cached, CallFailed, Endpoint, Limits, OverBudget, open_endpoint
+from prefloop.feedback.judges import (
+    Cached,
+    CallFailed,
+    Endpoint,
+    Limits,
+    OverBudget,
+    RequestForm,
+    open_endpoint,
+)
 from prefloop.records import Message
 from tests.feedback.judges.server import Server, answer
 
@@ -147,7 +155,7 @@ def test_answers_are_kept_by_content(server: Server, tmp_path: Path):
         cached.complete((Message(role="user", content="1 or 2? "),), max_tokens=1)  # another question
         cached.complete(ASK, max_tokens=2)
         assert endpoint.spent.calls == 2
-    for other in (Endpoint(server.url, "n"), Endpoint(server.url, "m", temperature=1.0)):
+    for other in (Endpoint(server.url, "n"), Endpoint(server.url, "m", form=RequestForm(temperature=1.0))):
         with other:
             Cached(other, path).complete(ASK, max_tokens=1)
             assert other.spent.calls == 1  # another model, or sampled otherwise
