@@ -9,6 +9,7 @@ Samples, comparisons and models of a round carry its number in the store, and ea
 whole way. Finished stages are kept when it is gone on with.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,12 +21,14 @@ from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.recipes import RoundsConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sample import SampleConfig
+from prefloop.feedback.simulate import SimulatedAnnotator
 from prefloop.feedback.utility import find_utility
 from prefloop.recipes import toy
 from prefloop.recipes.clock import Clock
 from prefloop.recipes.plan import Plan
-from prefloop.recipes.rounds_feedback import Feedback, feedback_of
+from prefloop.recipes.rounds_feedback import Feedback, feedback_of, simulated_annotator
 from prefloop.recipes.rounds_results import evaluate, write_results
+from prefloop.records import Prompt
 from prefloop.runtime import World
 
 GIVEN_LR = 5e-7
@@ -75,6 +78,7 @@ def first_policy(plan: Plan) -> str:
 
 def turns(config: RoundsConfig, plan: Plan) -> tuple[RoundPlan, ...]:
     """Every round's settings, each starting from the policy of the round before."""
+    stages: dict[str, DPOConfig | PPOConfig] = {"dpo": plan.dpo, "ppo": plan.ppo}
     result: list[RoundPlan] = []
     start = first_policy(plan)
     for number in range(1, config.rounds + 1):
@@ -91,12 +95,11 @@ def turns(config: RoundsConfig, plan: Plan) -> tuple[RoundPlan, ...]:
             plan.sample.sampling,
             max_new_tokens=min(plan.sample.sampling.max_new_tokens, config.completion_tokens),
         )
-        stage: DPOConfig | PPOConfig = plan.dpo if config.policy == "dpo" else plan.ppo
-        policy = replace(stage, run=run("policy", stage.run), model=start)
+        stage = stages[config.policy]
+        optim = replace(stage.optim, lr=config.lr or stage.optim.lr)
+        policy = replace(stage, run=run("policy", stage.run), model=start, optim=optim)
         if isinstance(policy, PPOConfig):
             policy = replace(policy, reward_model=str(folder / "reward" / "final"), sampling=sampling)
-        if config.lr:
-            policy = replace(policy, optim=replace(policy.optim, lr=config.lr))
         turn = RoundPlan(
             number=number,
             start=start,
@@ -128,23 +131,52 @@ def _for_people(turn: RoundPlan) -> RoundPlan:
     return replace(turn, reward=reward, policy=policy)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ground:
+    """What rounds stand on: the toy world, or a given model."""
+
+    annotator: SimulatedAnnotator | None
+    """Who knows the truth; None where nobody does."""
+    first: Mapping[str, Callable[[], object]]
+    """Stages that make the policy of round 0, by name; nothing for a given one."""
+    settings: Sequence[object]
+    """Theirs."""
+
+    @property
+    def gold(self) -> Callable[[Prompt, str], float] | None:
+        """The true preference."""
+        return self.annotator.utility if self.annotator else None
+
+
+def _toy_world(config: RoundsConfig, plan: Plan) -> Ground:
+    (language_model,) = plan.pretrain
+    return Ground(
+        annotator=simulated_annotator(
+            plan.gold.utility,
+            flip=config.flip,
+            seed=config.seed,
+            temperature=plan.temperature,
+            sha256=plan.gold.sha256,
+        ),
+        first={"pretrain": lambda: pretrain.train(language_model), "sft": lambda: sft.train(plan.sft)},
+        settings=(language_model, plan.sft),
+    )
+
+
+def _given(config: RoundsConfig, plan: Plan) -> Ground:
+    del plan
+    annotator = None
+    if config.utility:
+        annotator = simulated_annotator(find_utility(config.utility), flip=config.flip, seed=config.seed)
+    return Ground(annotator=annotator, first={}, settings=())
+
+
 def loop(config: RoundsConfig, plan: Plan, clock: Clock, world: World, *, command: str) -> Path:
     """All rounds, what came of them, and the report."""
-    gold = None
-    if not config.model:
-        gold = plan.gold.utility
-    elif config.utility:
-        gold = find_utility(config.utility)
-    feedback = feedback_of(config, plan, gold)
-    for each in plan.pretrain:
-        clock.train(
-            "pretrain",
-            plan.project / "pretrain",
-            lambda each=each: pretrain.train(each),
-            resume=config.resume,
-        )
-    if not config.model:
-        clock.train("sft", plan.project / "sft", lambda: sft.train(plan.sft), resume=config.resume)
+    ground = (_given if config.model else _toy_world)(config, plan)
+    feedback = feedback_of(config, plan, ground.annotator)
+    for name, work in ground.first.items():
+        clock.train(name, plan.project / name, work, resume=config.resume)
     made = turns(config, plan)
     for turn in made:
         _one(config, turn, feedback, clock, world)
@@ -155,15 +187,9 @@ def loop(config: RoundsConfig, plan: Plan, clock: Clock, world: World, *, comman
         clock.stage("sample the last", lambda: sample_completions(last))
     results = clock.stage(
         "evaluate",
-        lambda: evaluate(config, plan, policies, reward_models, feedback, gold=gold, world=world),
+        lambda: evaluate(config, plan, policies, reward_models, feedback, gold=ground.gold, world=world),
     )
-    settings = [
-        *plan.pretrain,
-        *(() if config.model else (plan.sft,)),
-        made[-1].sample,
-        made[-1].reward,
-        made[-1].policy,
-    ]
+    settings = [*ground.settings, made[-1].sample, made[-1].reward, made[-1].policy]
     return world.on_main(
         lambda: write_results(plan, results, policies, settings, clock=clock, command=command)
     )

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from prefloop.configs.common import Compute
 from prefloop.configs.judge import SCORER
 from prefloop.configs.recipes import RoundsConfig
 from prefloop.data.split import part_of
 from prefloop.data.store import Filters, Item, Judgement, Store
+from prefloop.data.store.values import AnnotatorKind
 from prefloop.errors import InputError
 from prefloop.feedback.judges import (
     Cached,
@@ -57,43 +59,56 @@ class Feedback:
     """Who compares the rounds' policies with each other; nobody where nobody judges on demand."""
 
 
-def feedback_of(config: RoundsConfig, plan: Plan, gold: Callable[[Prompt, str], float] | None) -> Feedback:
-    """Who compares, as the settings say."""
-    where = plan.sample.store
-    simulated = [] if gold is None else [_simulated(config, plan, gold)]
+def feedback_of(config: RoundsConfig, plan: Plan, annotator: SimulatedAnnotator | None) -> Feedback:
+    """Who compares, as the settings say. `annotator` knows the truth, where anybody does."""
+    knows = () if annotator is None else (_simulated(annotator),)
     if config.annotator == "studio":
         return Feedback(
-            compare=lambda number, policy: _people(config, plan, number, policy),
-            filters=PEOPLE,
-            arena=tuple(simulated),
+            compare=lambda number, policy: _people(config, plan, number, policy), filters=PEOPLE, arena=knows
         )
     if config.judge == "self":
+        return Feedback(
+            compare=lambda number, policy: _itself(config, plan, number, policy),
+            filters=Filters(kinds=("ai",)),
+            arena=knows,
+        )
+    if config.judge:
+        return _on_demand(config, plan, _judge(config.judge, Path(plan.sample.store).parent), kind="ai")
+    return _on_demand(config, plan, *knows, kind="simulated")
 
-        def by_itself(number: int, policy: str) -> None:
-            with Store.open(where) as store:
-                judge_itself(store, config, number, policy)
 
-        return Feedback(compare=by_itself, filters=Filters(kinds=("ai",)), arena=tuple(simulated))
-    who = _judge(config, Path(where).parent) if config.judge else simulated[0]
+def _on_demand(config: RoundsConfig, plan: Plan, who: PairAnnotator, *, kind: AnnotatorKind) -> Feedback:
+    """Feedback of somebody who judges any pairs."""
 
     def compare(number: int, policy: str) -> None:
-        with Store.open(where) as store:
+        with Store.open(plan.sample.store) as store:
             id = who.register(store)
             who.label(store, id, _waiting(store, config, number, policy, id))
 
-    kind = "ai" if config.judge else "simulated"
     return Feedback(compare=compare, filters=Filters(kinds=(kind,)), arena=(who,))
 
 
-def _simulated(config: RoundsConfig, plan: Plan, gold: Callable[[Prompt, str], float]) -> PairAnnotator:
-    annotator = SimulatedAnnotator(
+def simulated_annotator(
+    utility: Callable[[Prompt, str], float],
+    *,
+    flip: float,
+    seed: int,
+    temperature: float = 1.0,
+    sha256: str = "",
+) -> SimulatedAnnotator:
+    """Who compares by the truth, with some labels flipped. `sha256` is that of what the utility depends on, if it is known."""
+    return SimulatedAnnotator(
         name=ANNOTATOR,
-        utility=gold,
-        temperature=1.0 if config.model else plan.temperature,
-        flip=config.flip,
-        seed=config.seed,
-        utility_sha256="" if config.model else plan.gold.sha256,
+        utility=utility,
+        temperature=temperature,
+        flip=flip,
+        seed=seed,
+        utility_sha256=sha256,
     )
+
+
+def _simulated(annotator: SimulatedAnnotator) -> PairAnnotator:
+    """A simulated annotator, on demand."""
 
     def label(store: Store, id: int, items: Sequence[Item]) -> None:
         del id
@@ -108,9 +123,9 @@ def _simulated(config: RoundsConfig, plan: Plan, gold: Callable[[Prompt, str], f
     )
 
 
-def _judge(config: RoundsConfig, project: Path) -> PairAnnotator:
+def _judge(file: str, project: Path) -> PairAnnotator:
     """An AI judge of pairs, by the settings in the file."""
-    settings = read_scorer(f"{SCORER}{config.judge}")
+    settings = read_scorer(f"{SCORER}{file}")
     name = f"judge:{settings.called}"
     asked_by = JudgeSettings(rubric=rubric_of(settings), seed=settings.seed)
     model = open_chat(settings)
@@ -162,7 +177,15 @@ def _people(config: RoundsConfig, plan: Plan, number: int, policy: str) -> None:
     )
 
 
-def judge_itself(store: Store, config: RoundsConfig, number: int, policy: str) -> None:
+def _itself(config: RoundsConfig, plan: Plan, number: int, policy: str) -> None:
+    """Let this round's policy compare its samples."""
+    with Store.open(plan.sample.store) as store:
+        judge_itself(
+            store, policy, number=number, pairs=config.pairs, seed=config.seed, compute=config.compute
+        )
+
+
+def judge_itself(store: Store, policy: str, *, number: int, pairs: int, seed: int, compute: Compute) -> None:
     """Let a policy score its own samples by a judge's question; of each prompt the best is preferred to the worst (arXiv:2401.10020).
 
     Scores are expectations over the answer's probabilities. Prompts whose scores are equal, or cannot be read, give no comparison. Raises
@@ -171,17 +194,17 @@ def judge_itself(store: Store, config: RoundsConfig, number: int, policy: str) -
     checkpoint = store.find_checkpoint(policy)
     by_prompt: dict[Prompt, dict[str, Completion]] = {}
     for one in store.completions([checkpoint]):
-        if one.seed == config.seed + number and one.text:
+        if one.seed == seed + number and one.text:
             by_prompt.setdefault(one.prompt, {}).setdefault(one.text, one)
     several = [prompt for prompt, texts in by_prompt.items() if len(texts) > 1]
-    random.Random(f"{config.seed} pairs {number}").shuffle(several)
-    several = several[: config.pairs]
-    model = LocalChat(policy, config.compute)
+    random.Random(f"{seed} pairs {number}").shuffle(several)
+    several = several[:pairs]
+    model = LocalChat(policy, compute)
     name = f"self:round {number}"
-    settings = {**model.identity, "question": "score", "template": VERSION, "seed": config.seed}
+    settings = {**model.identity, "question": "score", "template": VERSION, "seed": seed}
     annotator = store.add_annotator(name, kind="ai", settings=settings)
     asked = [(prompt, one) for prompt in several for one in by_prompt[prompt].values()]
-    scores, failures = DirectScorer(model, seed=config.seed).try_each(
+    scores, failures = DirectScorer(model, seed=seed).try_each(
         [prompt for prompt, _ in asked], [one.text for _, one in asked]
     )
     if asked and all(score is None for score in scores):

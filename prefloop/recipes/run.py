@@ -60,15 +60,14 @@ def run_recipe(config: LoopSettings) -> Path:
     before = world.on_main(lambda: enter(project, config, may_differ=_MAY_DIFFER))
     clock = Clock(project, world)
     try:
-        plan = clock.stage("prepare", lambda: world.on_main(lambda: _plan(config, project)))
+        make, loop = _recipe(config)
+        plan = clock.stage("prepare", lambda: world.on_main(lambda: _planned(make, project)))
     except InputError:
         if world.is_main and not before:
             withdraw(project, before)
         raise
     try:
-        if isinstance(config, RoundsConfig):
-            return rounds.loop(config, plan, clock, world, command=_command(plan))
-        return _loop(plan, clock, world)
+        return loop(plan, clock, world)
     except KeyboardInterrupt as stop:
         # A stage would say how to go on with itself; here the recipe goes on with it.
         what = str(stop).partition("; go on with: ")[0] or "stopped"
@@ -93,15 +92,30 @@ def _for_people(plan: Plan) -> Plan:
     )
 
 
-def _plan(config: LoopSettings, project: Path) -> Plan:
+Make = Callable[[Path], Plan]
+Loop = Callable[[Plan, Clock, World], Path]
+
+
+def _recipe(config: LoopSettings) -> tuple[Make, Loop]:
+    """What says how a recipe's stages are run, and what runs them."""
+    match config:
+        case RoundsConfig():
+            return (
+                lambda project: rounds.plan(config, project),
+                lambda plan, clock, world: rounds.loop(config, plan, clock, world, command=_command(plan)),
+            )
+        case ToyConfig():
+            return (lambda project: toy.plan(config, project)), _loop
+        case IMDBConfig():
+            return (lambda project: imdb.plan(config, project)), _loop
+        case _:
+            raise AssertionError(type(config).__name__)
+
+
+def _planned(make: Make, project: Path) -> Plan:
     """What the recipe does; its data is written into the project."""
     with writing(project, way_out="make room, then go on with --resume true"):
-        if isinstance(config, RoundsConfig):
-            return rounds.plan(config, project)
-        if isinstance(config, ToyConfig):
-            return toy.plan(config, project)
-        assert isinstance(config, IMDBConfig), type(config).__name__
-        return imdb.plan(config, project)
+        return make(project)
 
 
 def _loop(plan: Plan, clock: Clock, world: World) -> Path:
