@@ -53,28 +53,24 @@ def change(
 ) -> Project:
     """New settings for a project; what was asked already keeps the guideline version it was asked under. The kind stays."""
     row = _row(session, id, lock=True)
-    before = _project(row).settings
-    if settings.kind != before.kind:
+    columns, before = _columns(settings), _columns(_project(row).settings)
+    changed = {name: value for name, value in columns.items() if value != before[name]}
+    if "kind" in changed:
         raise InputError(f"project {row.name!r} is of kind {row.kind}; make another project for another kind")
     same_name = select(studio_models.Project.id).where(
         studio_models.Project.name == settings.name, studio_models.Project.id != id
     )
     if session.scalar(same_name):
         raise Conflict(f"there is a project {settings.name!r} already; choose another name")
-    for name, value in _columns(settings).items():
+    for name, value in changed.items():
         setattr(row, name, value)
     if state is not None:
         row.state = state
     session.flush()
-    if settings.overlap != before.overlap:
+    if "overlap" in changed:
         _set_overlap(session, id, settings.overlap)
-    changed = {
-        name: value
-        for name, value in _columns(settings).items()
-        if value != _columns(before)[name] and name != "guidelines"
-    }
-    if settings.guidelines != before.guidelines:
-        changed["guidelines_before"] = before.guidelines
+    if changed.pop("guidelines", None) is not None:  # they are kept by version
+        changed["guidelines_before"] = before["guidelines"]
     audit.write(
         session,
         now=now,

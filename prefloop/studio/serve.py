@@ -5,8 +5,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,47 +36,58 @@ def serve(config: ServeConfig) -> None:
         InputError: The address is taken, or is none of this machine's; nothing is made then.
     """
     _check_address(config.host, config.port)
-    parsed(config.public_url)
-    base = config.public_url.rstrip("/") or f"http://{_shown(config.host)}:{config.port}"
+    address = Address(host=config.host, port=config.port, public=config.public_url)
     with serving(config.chat, config.answers) as served, Store.open(config.store) as store:
         studio = Studio(store)
-        if config.demo and (there := store.counts()["completion"]):
-            print(f"{store.label}: holds {there} completions already, so demo adds none")
-        elif config.demo:
-            print(f"{store.label}: {demo.fill(store)} questions of the toy world, with two replies each")
-        if config.demo or store.counts()["completion"]:
+        if config.demo:
+            print(_fill(store))
+        if store.counts()["completion"]:
             demo.first_project(studio)
-        if config.chat:
+        if served:
             demo.chat_project(studio)
-        _greet(studio, base)
-        if warning := _clear_text(config):
+        _greet(studio, address.base)
+        if warning := address.clear_text():
             print(warning, flush=True)
-        _run(config, [replace(each, policy=store.name_of(each.policy)) for each in served])
+        told = {
+            "STORE": config.store,
+            "CHAT": json.dumps(
+                {
+                    "served": [asdict(replace(each, policy=store.name_of(each.policy))) for each in served],
+                    "answers": asdict(config.answers),
+                }
+            ),
+            "HOSTS": " ".join(address.names()),
+            "NUMBERS": "1" if address.by_number else "",
+            "PUBLIC": config.public_url,
+            "MEDIA": config.media,
+        }
+        _run(address, told, workers=config.workers)
 
 
-def _run(config: ServeConfig, served: Sequence[Served]) -> None:
-    """Serve until stopped."""
+def _fill(store: Store) -> str:
+    """Put the toy world's questions into an empty store; what was done."""
+    there = store.counts()["completion"]
+    if there:
+        return f"{store.label}: holds {there} completions already, so demo adds none"
+    return f"{store.label}: {demo.fill(store)} questions of the toy world, with two replies each"
+
+
+def _run(address: "Address", told: Mapping[str, str], *, workers: int) -> None:
+    """Serve until stopped; `told` is what every worker process must know."""
     import uvicorn
 
-    os.environ[f"{_ENVIRONMENT}STORE"] = config.store
-    os.environ[f"{_ENVIRONMENT}CHAT"] = json.dumps(
-        {"served": [asdict(each) for each in served], "answers": asdict(config.answers)}
-    )
-    os.environ[f"{_ENVIRONMENT}HOSTS"] = " ".join(_hosts(config))
-    os.environ[f"{_ENVIRONMENT}NUMBERS"] = "" if config.public_url or config.host in LOOPBACK else "1"
-    os.environ[f"{_ENVIRONMENT}PUBLIC"] = config.public_url
-    os.environ[f"{_ENVIRONMENT}MEDIA"] = config.media
+    os.environ.update({f"{_ENVIRONMENT}{name}": value for name, value in told.items()})
     uvicorn.run(
         f"{__name__}:from_environment",
         factory=True,
-        host=config.host,
-        port=config.port,
-        workers=config.workers,
+        host=address.host,
+        port=address.port,
+        workers=workers,
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        proxy_headers=bool(config.public_url),
+        proxy_headers=bool(address.public),
     )
 
 
@@ -131,27 +142,52 @@ def _check_address(host: str, port: int) -> None:
         ) from error
 
 
-def _hosts(config: ServeConfig) -> list[str]:
-    """Names to answer to: that of `public_url`, or the machine's own; numeric addresses are besides these."""
-    named = parsed(config.public_url).hostname
-    if named:
-        return [named, *LOOPBACK]
-    if config.host in LOOPBACK:
-        return list(LOOPBACK)
-    own = socket.gethostname()
-    return list(dict.fromkeys((*LOOPBACK, config.host, own, f"{own}.local", socket.getfqdn())))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """Where the studio listens, and where people find it."""
 
+    host: str
+    port: int
+    public: str
+    """Address before a proxy; empty where there is none."""
 
-def _clear_text(config: ServeConfig) -> str:
-    """A warning where passwords and answers would cross a network unprotected."""
-    public = parsed(config.public_url)
-    if public.scheme == "https" or (public.hostname or config.host) in LOOPBACK:
-        return ""
-    where = f"public_url is {config.public_url}" if config.public_url else f"host is {config.host}"
-    return (
-        f"warning: {where}, so others reach this server without TLS: passwords and answers cross the network in clear text.\n"
-        "  Put a proxy with TLS before it and name its address, for example --public_url https://label.example.org"
-    )
+    def __post_init__(self) -> None:
+        parsed(self.public)
+
+    @property
+    def base(self) -> str:
+        """What its links begin with."""
+        return self.public.rstrip("/") or f"http://{_shown(self.host)}:{self.port}"
+
+    @property
+    def local(self) -> bool:
+        """Whether nobody but this machine reaches it."""
+        return (parsed(self.public).hostname or self.host) in LOOPBACK
+
+    @property
+    def by_number(self) -> bool:
+        """Whether people may come by the machine's numeric address."""
+        return not self.public and not self.local
+
+    def names(self) -> list[str]:
+        """Names to answer to: the public one, or the machine's own; numeric addresses are besides these."""
+        named = parsed(self.public).hostname
+        if named:
+            return [named, *LOOPBACK]
+        if self.local:
+            return list(LOOPBACK)
+        own = socket.gethostname()
+        return list(dict.fromkeys((*LOOPBACK, self.host, own, f"{own}.local", socket.getfqdn())))
+
+    def clear_text(self) -> str:
+        """A warning where passwords and answers would cross a network unprotected; else empty."""
+        if parsed(self.public).scheme == "https" or self.local:
+            return ""
+        where = f"public_url is {self.public}" if self.public else f"host is {self.host}"
+        return (
+            f"warning: {where}, so others reach this server without TLS: passwords and answers cross the network in clear text.\n"
+            "  Put a proxy with TLS before it and name its address, for example --public_url https://label.example.org"
+        )
 
 
 def _shown(host: str) -> str:

@@ -172,8 +172,7 @@ def test_beyond_this_machine_only_own_names_and_numbers_are_answered(
 ) -> None:
     monkeypatch.setattr(serve.socket, "gethostname", lambda: "box")
     monkeypatch.setattr(serve.socket, "getfqdn", lambda: "box.lan")
-    config = ServeConfig(host="0.0.0.0")
-    hosts = serve._hosts(config)
+    hosts = serve.Address(host="0.0.0.0", port=8100, public="").names()
     browser = client_of(studio, hosts=hosts, numbers=True)
     for host in ("127.0.0.1:8100", "192.168.1.5:8100", "[fe80::1]:8100", "box:8100", "box.lan", "localhost"):
         assert browser.get("/healthz", headers={"host": host}).status_code == 200, host
@@ -182,7 +181,7 @@ def test_beyond_this_machine_only_own_names_and_numbers_are_answered(
         assert answer.status_code == 421, host
         assert "--public_url" in answer.json()["detail"]
     # With a name, to that one and the machine itself.
-    named = serve._hosts(ServeConfig(host="0.0.0.0", public_url="https://label.example.org"))
+    named = serve.Address(host="0.0.0.0", port=8100, public="https://label.example.org").names()
     browser = client_of(studio, hosts=named)
     assert browser.get("/healthz", headers={"host": "192.168.1.5"}).status_code == 421
     assert browser.get("/healthz", headers={"host": "label.example.org"}).status_code == 200
@@ -194,11 +193,12 @@ def test_beyond_this_machine_only_own_names_and_numbers_are_answered(
         ({}, False),
         ({"host": "0.0.0.0"}, True),
         ({"host": "192.168.1.5"}, True),
-        ({"host": "0.0.0.0", "public_url": "https://label.example.org"}, False),
-        ({"public_url": "http://label.example.org"}, True),
-        ({"public_url": "http://127.0.0.1:9000/label"}, False),
+        ({"host": "0.0.0.0", "public": "https://label.example.org"}, False),
+        ({"public": "http://label.example.org"}, True),
+        ({"public": "http://127.0.0.1:9000/label"}, False),
     ],
 )
 def test_clear_text_over_a_network_is_warned_of(settings: dict[str, str], warned: bool) -> None:
-    warning = serve._clear_text(ServeConfig(**settings))  # type: ignore[arg-type]
+    where = {"host": ServeConfig().host, "public": "", **settings}
+    warning = serve.Address(port=8100, **where).clear_text()
     assert ("without TLS" in warning) == warned
