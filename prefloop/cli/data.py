@@ -1,29 +1,30 @@
 """`prefloop data`."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from prefloop import data
+from prefloop.cli.printing import show, show_left_out, show_new
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
 from prefloop.data.detect import column_words
-from prefloop.data.vote_answers import with_answers
 from prefloop.data.votes import ROLES, read_votes, source_holds_votes
 from prefloop.errors import InputError
 
 
 def check(config: CheckConfig) -> int:
     """Print what a source holds; 1 if there are bad rows in it."""
-    if _holds_votes(config):
-        return _check_votes(config)
+    return (_check_votes if _holds_votes(config) else _check_records)(config)
+
+
+def _check_records(config: CheckConfig) -> int:
     report = data.check(
         config.source,
         heldout=config.heldout,
         against=config.against,
         against_split=config.against_split,
-        tokenizer=_counter(config.tokenizer) if config.tokenizer else None,
+        tokenizer=_counter(config.tokenizer),
         **data.how(config),
     )
-    print(json.dumps(report.to_json(), indent=1, ensure_ascii=False) if config.json else report)
+    show(report.to_json(), lambda: str(report), as_json=config.json)
     return int(bool(report.summary.bad or (report.against and report.against.bad)))
 
 
@@ -40,19 +41,17 @@ def _holds_votes(config: CheckConfig | ImportConfig) -> bool:
 def _check_votes(config: CheckConfig) -> int:
     """Print what a file of votes holds."""
     file = read_votes(config.source, split=config.split, columns=config.columns, skip_bad=True)
-    if config.json:
-        print(json.dumps(file.to_json(), indent=1, ensure_ascii=False))
-    else:
-        print(file)
-        print("\n".join(f"  {name}: {count}" for name, count in file.facts.items()))
-        for row in file.bad:
-            print(f"  {row}")
-        print(f"  rate them: prefloop arena {config.source}")
+    facts = (f"  {name}: {count}" for name, count in file.facts.items())
+    rows = (f"  {row}" for row in file.bad)
+    lines = [str(file), *facts, *rows, f"  rate them: prefloop arena {config.source}"]
+    show(file.to_json(), lambda: "\n".join(lines), as_json=config.json)
     return int(bool(file.bad))
 
 
-def _counter(name: str) -> Callable[[str], int]:
-    """Counts tokens as a model's tokenizer does."""
+def _counter(name: str) -> Callable[[str], int] | None:
+    """Counts tokens as a model's tokenizer does; None where no model is named."""
+    if not name:
+        return None
     from prefloop.text import load_tokenizer
 
     tokenizer = load_tokenizer(name)
@@ -61,12 +60,13 @@ def _counter(name: str) -> Callable[[str], int]:
 
 def import_records(config: ImportConfig) -> None:
     """Read a source and write it into a store."""
+    (_import_votes if _holds_votes(config) else _import_records)(config)
+
+
+def _import_records(config: ImportConfig) -> None:
     from prefloop.data.importing import import_records as write
     from prefloop.data.store import Store
 
-    if _holds_votes(config):
-        _import_votes(config)
-        return
     if config.outputs:
         raise InputError(
             f"outputs applies to votes between models, and {config.source} holds none; leave it out"
@@ -90,14 +90,16 @@ def import_records(config: ImportConfig) -> None:
     print(loaded.summary)
     if loaded.summary.bad:
         print(loaded.summary.bad_rows())
-    for count, one, table in (
-        (made.prompts, "prompts", "prompt"),
-        (made.completions, f"completions by {config.author}", "completion"),
-        (made.comparisons, "comparisons", "judgement"),
-        (made.rankings, "rankings", "judgement"),
-    ):
-        if count:
-            print(f"  {count} {one}, {after[table] - before[table]} of them new in {store.label}")
+    new = {table: after[table] - before[table] for table in after}
+    show_new(
+        (
+            (made.prompts, "prompts", new["prompt"]),
+            (made.completions, f"completions by {config.author}", new["completion"]),
+            (made.comparisons, "comparisons", new["judgement"]),
+            (made.rankings, "rankings", new["judgement"]),
+        ),
+        where=store.label,
+    )
     if made.repeated:
         print(f"  {made.repeated} rows repeat a judgement by the same annotator, which is taken once")
     for line in made.bad:
@@ -108,15 +110,20 @@ def _import_votes(config: ImportConfig) -> None:
     """Read a file of votes and write it into a store."""
     from prefloop.data.store import Store
     from prefloop.data.vote_import import import_votes, settle
+    from prefloop.feedback.voted import read_vote_files
 
     for name, standard in (("author", "human"), ("limit", 0)):
         if getattr(config, name) != standard:
             raise InputError(
                 f"{name} is {getattr(config, name)!r}, which does not apply to votes between models; leave it out"
             )
-    file = read_votes(config.source, split=config.split, columns=config.columns, skip_bad=config.skip_bad)
-    if config.outputs:
-        file = with_answers(file, config.outputs)
+    (file,) = read_vote_files(
+        [config.source],
+        split=config.split,
+        columns=config.columns,
+        skip_bad=config.skip_bad,
+        outputs=config.outputs,
+    )
     settled = settle(file, annotator=config.annotator, skip_bad=config.skip_bad)
     with Store.open(config.store) as store:
         before = store.counts()
@@ -127,12 +134,15 @@ def _import_votes(config: ImportConfig) -> None:
     print(file)
     for row in file.bad:
         print(f"  {row}")
-    for count, one, table in (
-        (made.prompts, "prompts", "prompt"),
-        (made.completions, f"completions by {len(made.models)} models", "completion"),
-        (made.votes, "votes", "judgement"),
-    ):
-        print(f"  {count} {one}, {after[table] - before[table]} of them new in {config.store}")
+    new = {table: after[table] - before[table] for table in after}
+    show_new(
+        (
+            (made.prompts, "prompts", new["prompt"]),
+            (made.completions, f"completions by {len(made.models)} models", new["completion"]),
+            (made.votes, "votes", new["judgement"]),
+        ),
+        where=store.label,
+    )
     if settled.repeated:
         print(f"  {settled.repeated} rows repeat a vote by the same annotator, which is taken once")
     if settled.identical:
@@ -158,10 +168,4 @@ def export(config: ExportConfig) -> None:
         )
     for file, rows in made.files:
         print(f"{file}: {rows} {made.kind}, export {made.id}, sha256 {made.sha256}")
-    _print_left_out(made.left_out)
-
-
-def _print_left_out(counts: Mapping[str, int]) -> None:
-    left_out = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
-    if left_out:
-        print(f"  left out: {left_out}")
+    show_left_out(made.left_out)

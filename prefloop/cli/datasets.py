@@ -4,10 +4,11 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from prefloop.cli.printing import show
 from prefloop.configs.data import DiffConfig, SaveConfig, VersionsConfig
 from prefloop.data.hashing import canonical_json
 from prefloop.data.store import Store
-from prefloop.data.store.datasets import Taken, difference
+from prefloop.data.store.datasets import Difference, Taken, difference
 from prefloop.data.store.values import DatasetVersion
 from prefloop.feedback.datasets import command_for
 from prefloop.feedback.datasets import save as save_version
@@ -37,19 +38,26 @@ def versions(config: VersionsConfig) -> None:
     with Store.open(config.store, create=False) as store:
         found = store.datasets(config.name)
         label = store.label
-    if config.json:
-        print(json.dumps([version.to_json() for version in found], indent=1, ensure_ascii=False))
-        return
-    if not found:
-        print(f"{label}: no dataset was saved yet; save one with `prefloop data save`")
-    for version in found:
-        print(f"{version.label}: {_about(version)}")
-        by = f" by {version.made_by}" if version.made_by else ""
-        print(f"  saved {version.created_at:%Y-%m-%d %H:%M}{by}; {_changes(version)}")
-        if version.chosen:
-            print(f"  {', '.join(f'{name} {_shown(value)}' for name, value in version.chosen.items())}")
-        if version.note:
-            print(f"  {version.note}")
+    none = f"{label}: no dataset was saved yet; save one with `prefloop data save`"
+    show(
+        [version.to_json() for version in found],
+        lambda: "\n".join(map(_history, found)) or none,
+        as_json=config.json,
+    )
+
+
+def _history(version: DatasetVersion) -> str:
+    """A version in a few lines."""
+    by = f" by {version.made_by}" if version.made_by else ""
+    lines = [
+        f"{version.label}: {_about(version)}",
+        f"  saved {version.created_at:%Y-%m-%d %H:%M}{by}; {_changes(version)}",
+    ]
+    if version.chosen:
+        lines.append(f"  {', '.join(f'{name} {_shown(value)}' for name, value in version.chosen.items())}")
+    if version.note:
+        lines.append(f"  {version.note}")
+    return "\n".join(lines)
 
 
 def diff(config: DiffConfig) -> None:
@@ -57,35 +65,46 @@ def diff(config: DiffConfig) -> None:
     with Store.open(config.store, create=False) as store:
         before, after = store.dataset(config.before), store.dataset(config.after)
         found = difference(store.exported(before.export.id), store.exported(after.export.id))
-    if config.json:
-        records = {
-            "added": [json.loads(canonical_json(each)) for each in found.added],
-            "removed": [json.loads(canonical_json(each)) for each in found.removed],
-            "changed": [
-                {
-                    "before": json.loads(canonical_json(each.before)),
-                    "after": json.loads(canonical_json(each.after)),
-                }
-                for each in found.changed
-            ],
-        }
-        counts = asdict(found.changes)
-        told = {"before": before.to_json(), "after": after.to_json(), "counts": counts, "records": records}
-        print(json.dumps(told, indent=1, ensure_ascii=False))
-        return
-    counts = found.changes
-    print(
-        f"{before.label} to {after.label}: {counts.added} added, {counts.removed} removed, {counts.changed} with another label, {counts.same} the same"
+    show(
+        _records(before, after, found),
+        lambda: _differing(before, after, found, examples=config.examples),
+        as_json=config.json,
     )
+
+
+def _records(before: DatasetVersion, after: DatasetVersion, found: Difference) -> dict[str, Any]:
+    """All that differs."""
+
+    def plain(record: Taken) -> Any:
+        return json.loads(canonical_json(record))
+
+    return {
+        "before": before.to_json(),
+        "after": after.to_json(),
+        "counts": asdict(found.changes),
+        "records": {
+            "added": [plain(each) for each in found.added],
+            "removed": [plain(each) for each in found.removed],
+            "changed": [{"before": plain(each.before), "after": plain(each.after)} for each in found.changed],
+        },
+    }
+
+
+def _differing(before: DatasetVersion, after: DatasetVersion, found: Difference, *, examples: int) -> str:
+    """Counts, settings that differ, and some records of each sort."""
+    counts = found.changes
+    lines = [
+        f"{before.label} to {after.label}: {counts.added} added, {counts.removed} removed, {counts.changed} with another label, {counts.same} the same"
+    ]
     for name in dict.fromkeys((*before.chosen, *after.chosen)):
         was, now = before.chosen.get(name), after.chosen.get(name)
         if was != now:
-            print(f"  {name}: {_shown(was)} before, {_shown(now)} now")
+            lines.append(f"  {name}: {_shown(was)} before, {_shown(now)} now")
     for what, records in (("added", found.added), ("removed", found.removed)):
-        for record in records[: config.examples]:
-            print(f"  {what}: {_described(record)}")
-    for each in found.changed[: config.examples]:
-        print(f"  changed: {_described(each.before)}\n  now:     {_described(each.after)}")
+        lines += [f"  {what}: {_described(record)}" for record in records[:examples]]
+    for each in found.changed[:examples]:
+        lines += [f"  changed: {_described(each.before)}", f"  now:     {_described(each.after)}"]
+    return "\n".join(lines)
 
 
 def _about(version: DatasetVersion) -> str:

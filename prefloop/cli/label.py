@@ -1,13 +1,10 @@
 """`prefloop label`."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from prefloop.addresses import without_passwords
+from prefloop.cli.printing import show_left_out
 from prefloop.configs.label import (
     BackupConfig,
     LabelExportConfig,
@@ -16,17 +13,11 @@ from prefloop.configs.label import (
     SimulateConfig,
 )
 from prefloop.data import how, load_records
-from prefloop.data.store import Filters, Store
-from prefloop.data.store.values import AddedItems
+from prefloop.data.store import Store
 from prefloop.errors import InputError
-from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, label_items
+from prefloop.feedback.simulate import SimulatedAnnotator
+from prefloop.feedback.simulated_labels import LabelQuality, label_quality, label_stored
 from prefloop.feedback.utility import find_utility
-
-if TYPE_CHECKING:
-    from prefloop.studio.values import ProjectSettings
-
-GOLD_SHARE = 0.1
-"""Share of the questions that are known answers, where these are imported into a project that asks for none."""
 
 
 def simulate(config: SimulateConfig) -> str:
@@ -40,13 +31,9 @@ def simulate(config: SimulateConfig) -> str:
         seed=config.seed,
     )
     with Store.open(config.store, create=False) as store:
-        checkpoints = [store.find_checkpoint(name) for name in config.checkpoints]
-        _check_before_writing(store, annotator, checkpoints)
-        known = store.add_annotator(config.annotator, kind="simulated", settings=annotator.settings())
-        added = _pairs(config, store, checkpoints)
-        pairs = set(added.ids)
-        new = [item for item in store.open_items(known, rounds=(config.round,)) if item.id in pairs]
-        labelled = label_items(store, annotator, new)
+        added, labelled = label_stored(
+            store, annotator, pairs=config.pairs, checkpoints=config.checkpoints, round=config.round
+        )
         print(f"{store.label}: {len(added.ids)} pairs, {added.new} of them new")
         if added.identical or added.single:
             print(
@@ -56,78 +43,44 @@ def simulate(config: SimulateConfig) -> str:
             ", ".join(f"{choice} {count}" for choice, count in sorted(labelled.choices.items())) or "none"
         )
         print(f"  new judgements by {config.annotator}: {len(labelled.judgements)} ({counts})")
-        _print_quality(store, annotator)
+        print(_quality_line(annotator.name, label_quality(store, annotator)))
     return config.store
 
 
-def _pairs(config: SimulateConfig, store: Store, checkpoints: Sequence[int]) -> AddedItems:
-    """The pairs to judge, made where that is asked for."""
-    if config.pairs != "none":
-        return store.add_pairs(
-            strategy=config.pairs, seed=config.seed, round=config.round, checkpoints=checkpoints
-        )
-    there = [item.id for item in store.items() if item.kind == "pair" and item.round == config.round]
-    if not there:
-        raise InputError(
-            f"{store.label}: round {config.round} has no pair yet; make some with `prefloop label select`, or set pairs to all"
-        )
-    return AddedItems(ids=tuple(there), new=0, identical=0, single=0)
-
-
-def _check_before_writing(store: Store, annotator: SimulatedAnnotator, checkpoints: Sequence[int]) -> None:
-    """Raise `InputError` where there is nothing to compare, or the utility of a completion is no number."""
-    texts = dict.fromkeys((one.prompt, one.text) for one in store.completions(checkpoints))
-    if max(Counter(prompt for prompt, _ in texts).values(), default=0) < 2:
-        raise InputError(
-            f"{store.label}: no prompt has two different completions to compare; draw more with `prefloop sample`"
-        )
-    for prompt, text in texts:
-        annotator.utility_of(prompt, text)
-
-
-def _print_quality(store: Store, annotator: SimulatedAnnotator) -> None:
+def _quality_line(name: str, quality: LabelQuality | None) -> str:
     """How often the annotator named the truly better one, and the best that a model can do on such labels."""
-    comparisons = store.comparisons(Filters(annotators=(annotator.name,))).records
-    if not comparisons:
-        print("  all of them are ties; lower tie_width")
-        return
-    differences = [
-        annotator.utility_of(c.prompt, c.chosen) - annotator.utility_of(c.prompt, c.rejected)
-        for c in comparisons
-    ]
-    right = sum(1.0 if d > 0 else 0.5 * (d == 0) for d in differences) / len(differences)
-    print(f"  all comparisons by {annotator.name}: {len(comparisons)}")
-    print(f"  the truly better one was chosen: {right:.1%} (equally good counts half)")
-    print(
-        f"  best accuracy a reward model can be expected to have on such labels: {agreement_ceiling(comparisons, [annotator]):.1%}"
+    if quality is None:
+        return "  all of them are ties; lower tie_width"
+    return (
+        f"  all comparisons by {name}: {quality.comparisons}\n"
+        f"  the truly better one was chosen: {quality.right:.1%} (equally good counts half)\n"
+        f"  best accuracy a reward model can be expected to have on such labels: {quality.ceiling:.1%}"
     )
 
 
 def import_items(config: LabelImportConfig) -> str:
     """Put a file's completions into a project; the store's name."""
-    from prefloop.studio import exchange
+    from prefloop.studio.into_project import import_into
     from prefloop.studio.service import Studio
-    from prefloop.studio.values import NotFound, Project, ProjectSettings
 
-    given: dict[str, Any] = {
-        name: value for name in ("kind", "overlap", "render") if (value := getattr(config, name)) is not None
+    asked = {
+        "kind": config.kind,
+        "overlap": config.overlap,
+        "render": config.render,
+        "guidelines": _read(config.guidelines),
     }
-    if config.guidelines:
-        given["guidelines"] = _read(config.guidelines)
     loaded = load_records(config.source, skip_bad=config.skip_bad, limit=config.limit, **how(config))
     with Store.open(config.store) as store:
         studio = Studio(store)
-        into: Project | ProjectSettings
-        try:
-            into = studio.find_project(config.project)
-        except NotFound:
-            share = (config.gold_share or GOLD_SHARE) if config.gold else 0.0
-            into = settings = ProjectSettings(name=config.project, gold_share=share, **given)
-        else:
-            settings = _with_gold(_unchanged(into.settings, given), config)
-            into = replace(into, settings=settings)
-        made = exchange.import_loaded(
-            studio, into, loaded, author=config.author, gold=config.gold, round=config.round
+        settings, made = import_into(
+            studio,
+            config.project,
+            loaded,
+            given={name: value for name, value in asked.items() if value is not None},
+            author=config.author,
+            gold=config.gold,
+            gold_share=config.gold_share,
+            round=config.round,
         )
         plain = studio.progress([made.project])[made.project].items
     print(
@@ -147,31 +100,10 @@ def import_items(config: LabelImportConfig) -> str:
     return config.store
 
 
-def _unchanged(settings: "ProjectSettings", given: Mapping[str, Any]) -> "ProjectSettings":
-    """The settings of a project that is there. What was given for a new one, and differs, is an error: it would have no effect."""
-    for name, value in given.items():
-        if (has := getattr(settings, name)) != value:
-            told = "other guidelines" if name == "guidelines" else f"{name} {has}"
-            raise InputError(
-                f"{name} is given, but project {settings.name!r} is there already, with {told}; leave --{name} out, "
-                "name a new project, or change this one under Admin, Settings"
-            )
-    return settings
-
-
-def _with_gold(settings: "ProjectSettings", config: LabelImportConfig) -> "ProjectSettings":
-    """The settings, with a share of known answers where they are imported into a project that asks for none."""
-    if not config.gold:
-        return settings
-    if settings.gold_share and config.gold_share not in (None, settings.gold_share):
-        raise InputError(
-            f"gold_share is {config.gold_share}, but project {settings.name!r} has {settings.gold_share}; leave it out, "
-            "or change it under Admin, Settings"
-        )
-    return replace(settings, gold_share=settings.gold_share or config.gold_share or GOLD_SHARE)
-
-
-def _read(path: str) -> str:
+def _read(path: str) -> str | None:
+    """A file of guidelines; None where none is named."""
+    if not path:
+        return None
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -204,9 +136,7 @@ def export(config: LabelExportConfig) -> None:
         print(
             "  chats and plain texts are in separate files, because other readers refuse a column that holds both"
         )
-    left_out = ", ".join(f"{reason} {count}" for reason, count in manifests[0]["left_out"].items() if count)
-    if left_out:
-        print(f"  left out: {left_out}")
+    show_left_out(manifests[0]["left_out"])
 
 
 def back_up(config: BackupConfig) -> None:

@@ -78,10 +78,12 @@ def set_members(config: ProjectMembersConfig) -> None:
         if settings != project.settings:
             studio.change_project(project.id, settings)
         found = members.members(studio, project.id)
-    who = "everybody with an account" if settings.access == "everyone" else "its members only"
-    print(f"project {settings.name!r} is open to {who}; {len(found)} members")
+    print(f"project {settings.name!r} is open to {_OPEN_TO[settings.access]}; {len(found)} members")
     for each in found:
         print(f"  {each.login}  {each.role}  {each.answers} answers")
+
+
+_OPEN_TO = {"everyone": "everybody with an account", "members": "its members only"}
 
 
 def delete_project(config: ProjectDeleteConfig) -> None:

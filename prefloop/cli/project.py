@@ -1,7 +1,6 @@
 """`prefloop report` and `prefloop lineage`."""
 
-import json
-
+from prefloop.cli.printing import show
 from prefloop.configs.project import LineageConfig, ReportConfig
 
 
@@ -19,4 +18,4 @@ def lineage(config: LineageConfig) -> None:
 
     with Store.open(config.store or nearest_store(config.checkpoint), create=False) as store:
         tree = find_lineage(store, config.checkpoint)
-    print(json.dumps(tree.to_json(), indent=1, ensure_ascii=False) if config.json else tree.render())
+    show(tree.to_json(), tree.render, as_json=config.json)

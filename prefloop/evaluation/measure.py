@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from prefloop.configs.best_of_n import BestOfNConfig
+from prefloop.configs.common import Data
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.scorers import reader
 from prefloop.data.load import prompt_of
@@ -70,7 +71,7 @@ def measure(config: EvalConfig, world: World) -> Measurements:
     if folders:
         check_metrics(config.metrics)
         prompts = world.on_main(lambda: _prompts(config, next(iter(folders.values())), models, world))
-        references = world.on_main(lambda: _references(config, prompts.records))
+        references = world.on_main(lambda: _references(config.metrics, config.data, prompts.records))
         results = evaluate_policies(
             folders,
             prompts.records,
@@ -148,20 +149,20 @@ def _prompts(config: EvalConfig, model: str, models: Sequence[str], world: World
     return _found("prompts", config, config.data.source, parts, read, models)
 
 
-def _references(config: EvalConfig, prompts: Sequence[Prompt]) -> list[list[str]]:
+def _references(metrics: Sequence[str], data: Data, prompts: Sequence[Prompt]) -> list[list[str]]:
     """What the source itself answers to each prompt; nothing where no metric is asked for."""
-    if not config.metrics:
+    if not metrics:
         return []
     known: dict[str, list[str]] = {}
-    if config.data.source != inputs.STORE:
-        for record in inputs.demonstrations_in(config.data):
+    if data.source != inputs.STORE:
+        for record in inputs.demonstrations_in(data):
             prompt = prompt_of(record)
             if isinstance(record, Demonstration):
                 known.setdefault(prompt.sha256, []).append(record.completion)
             else:  # the last answer of a chat
                 answers = record.messages[len(prompt.content) :][:1]
                 known.setdefault(prompt.sha256, []).extend(str(each.content) for each in answers)
-    return references_of(known, prompts, config.metrics, config.data.source)
+    return references_of(known, prompts, metrics, data.source)
 
 
 def _comparisons(config: EvalConfig, models: Sequence[str], world: World) -> Found[Comparison]:

@@ -1,0 +1,79 @@
+"""Records into a project that is named: one that is there, as it is, or a new one."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from prefloop.data.formats import Record
+from prefloop.data.importing import HUMAN
+from prefloop.data.load import Loaded
+from prefloop.errors import InputError
+from prefloop.studio import exchange
+from prefloop.studio.exchange import ImportedItems
+from prefloop.studio.service import Studio
+from prefloop.studio.values import NotFound, Project, ProjectSettings
+
+GOLD_SHARE = 0.1
+"""Share of the questions that are known answers, where these are imported into a project that asks for none."""
+
+
+def import_into(
+    studio: Studio,
+    name: str,
+    loaded: Loaded[Record],
+    *,
+    given: Mapping[str, Any],
+    author: str = HUMAN,
+    gold: bool = False,
+    gold_share: float | None = None,
+    round: int = 0,
+) -> tuple[ProjectSettings, ImportedItems]:
+    """Put records' completions into the project of this name or number; its settings, and what was made.
+
+    Args:
+        studio: Where the project is, or is made.
+        name: Of the project.
+        loaded: The records.
+        given: Settings of a new project. A project that is there must have the same.
+        author: Who wrote the completions.
+        gold: Whether what the records say is the known answer.
+        gold_share: Share of the questions that are known answers; None takes the project's, or `GOLD_SHARE`.
+        round: Round of the loop of the items.
+
+    Raises:
+        InputError: The project is there with other settings, or the records cannot be asked about in it.
+    """
+    into: Project | ProjectSettings
+    try:
+        into = studio.find_project(name)
+    except NotFound:
+        into = settings = _with_gold(ProjectSettings(name=name, **given), gold, gold_share)
+    else:
+        settings = _with_gold(_unchanged(into.settings, given), gold, gold_share)
+        into = replace(into, settings=settings)
+    made = exchange.import_loaded(studio, into, loaded, author=author, gold=gold, round=round)
+    return settings, made
+
+
+def _unchanged(has: ProjectSettings, given: Mapping[str, Any]) -> ProjectSettings:
+    """The settings of a project that is there. What was given for a new one, and differs, is an error: it would have no effect."""
+    for name, value in given.items():
+        if (there := getattr(has, name)) != value:
+            told = "other guidelines" if name == "guidelines" else f"{name} {there}"
+            raise InputError(
+                f"{name} is given, but project {has.name!r} is there already, with {told}; leave --{name} out, "
+                "name a new project, or change this one under Admin, Settings"
+            )
+    return has
+
+
+def _with_gold(has: ProjectSettings, gold: bool, share: float | None) -> ProjectSettings:
+    """The settings, with a share of known answers where they are imported into a project that asks for none."""
+    if not gold:
+        return has
+    if has.gold_share and share not in (None, has.gold_share):
+        raise InputError(
+            f"gold_share is {share}, but project {has.name!r} has {has.gold_share}; leave it out, "
+            "or change it under Admin, Settings"
+        )
+    return replace(has, gold_share=has.gold_share or share or GOLD_SHARE)
