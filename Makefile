@@ -59,7 +59,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Pages are wrapped by mdformat. Those that commands write are left as they are.
-WRITTEN := objectives oracles planted_bugs silent_bugs tiny_tasks architecture
+WRITTEN := objectives oracles planted_bugs silent_bugs tiny_tasks
 WRAPPED = $(filter-out $(WRITTEN:%=docs/%.md),$(shell git ls-files README.md CONTRIBUTING.md 'docs/*.md'))
 MDFORMAT = $(BIN)/mdformat --wrap 100 --number --compact-tables
 

@@ -274,7 +274,7 @@ def _leaks(left: Sequence[_Item], right: Sequence[_Item], where: str) -> Iterato
     texts = any(isinstance(item.record, Text) for item in (*left[:1], *right[:1]))
     what = "text" if texts else "prompt"
     yield _shared(f"same {what} {where}", _by(left, _exact), _by(right, _exact))
-    yield _shared(f"same {what} but for case and spaces, {where}", _by(left, _folded), _by(right, _folded))
+    yield _shared(f"same {what} except for case and spaces, {where}", _by(left, _folded), _by(right, _folded))
     if not texts:
         yield _near(f"nearly the same {what} {where}", left, right)
     if any(item.completions for item in (*left[:1], *right[:1])):
@@ -336,7 +336,7 @@ def _odd(items: Sequence[_Item]) -> Iterator[Finding]:
     chats = [(item, _turns(item.record)) for item in items]
     findings = (
         (
-            "turns of one role in a row",
+            "consecutive turns of one role",
             [item.origin for item, turns in chats if any(a.role == b.role for a, b in pairwise(turns))],
         ),
         (
@@ -413,7 +413,7 @@ def _lines(report: Report) -> Iterator[str]:
     for title, findings in (
         ("duplicates", report.duplicates),
         ("leaks", report.leaks),
-        ("odd, but kept", report.odd),
+        ("unusual, but kept", report.odd),
     ):
         if findings:
             yield ""

@@ -131,7 +131,7 @@ def read_columns(
             )
         if column not in known:
             near = difflib.get_close_matches(column, known, n=1)
-            turned = f"; turn it round: {of}={column}" if of in known else ""
+            turned = f"; swap them: {of}={column}" if of in known else ""
             hint = turned or (f"; did you mean {near[0]}?" if near else "")
             raise InputError(
                 f"{setting} has {each!r}, and no format has a column {column!r}{hint} (there are {', '.join(known)})"
@@ -188,7 +188,7 @@ def choose(
         and "prompt" not in FORMATS[reading.format].columns
     ):
         raise InputError(
-            f"{source}: data.chat makes chats of prompts that are text, and rows of format {reading.name} have no column `prompt`; leave it out"
+            f"{source}: data.chat turns text prompts into chats, but rows of format {reading.name} have no column `prompt`; leave it out"
         )
     return replace(reading, chat=chat, columns=tuple(given.items()))
 
@@ -410,7 +410,7 @@ def _no_format(
             f"{name} ({', '.join(LAYOUTS[name].columns if name in LAYOUTS else FORMATS[name].columns)})"  # pyright: ignore[reportArgumentType]
             for name in usable
         )
-        return f"{seen}, which fit several formats: {several}; say which is meant, such as --data.format {usable[0]}"
+        return f"{seen}, which match several formats: {several}; say which is meant, such as --data.format {usable[0]}"
     hint = suggestion(columns, rows, known)
     if found:
         held = " and ".join(
@@ -420,7 +420,7 @@ def _no_format(
     near = min(known, key=lambda name: _distance(FORMATS[name].columns, columns))
     lacking = [column for column in FORMATS[near].columns if column not in columns]
     return (
-        f"{seen}, which fit no format known: {describe_formats(known)}"
+        f"{seen}, which match no known format: {describe_formats(known)}"
         f"{hint or f'; name the columns with --data.columns (nearest is {near}, which lacks {names(lacking)})'}"
     )
 

@@ -76,7 +76,7 @@ def optional_share(row: Row, field: str, default: float) -> float:
     """A number from 0 to 1, or the default where the row does not say."""
     value = optional_number(row, field, default)
     if not 0 <= value <= 1:
-        raise RowError(field, show(value), "it is a probability", "write a number from 0 to 1")
+        raise RowError(field, show(value), "it must be a probability", "write a number from 0 to 1")
     return value
 
 

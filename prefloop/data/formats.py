@@ -178,7 +178,7 @@ def _order(row: Row, count: int) -> tuple[tuple[int, ...], int]:
         or sorted(given) != given
     ):
         raise RowError(
-            "ranks", show(given), f"it must be {count} whole numbers that never fall, one a completion, best first",
+            "ranks", show(given), f"it must be {count} whole numbers that never decrease, one per completion, best first",
             "write for example [1, 2, 2, 3]",
         )  # fmt: skip
     if given and given[0] == given[-1]:

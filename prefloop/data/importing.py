@@ -197,7 +197,7 @@ def _settle(judgements: Sequence[_Judged]) -> tuple[list[_Judged], int, list[str
             repeated += 1
         else:
             bad.append(
-                f"{judged.origin}: {judged.annotator} judges what {known.origin} holds otherwise: {judged.texts[0]!r:.60} is best here"
+                f"{judged.origin}: {judged.annotator} judges this differently in {known.origin}: {judged.texts[0]!r:.60} is best here"
             )
     return list(first.values()), repeated, bad
 

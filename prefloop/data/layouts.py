@@ -198,8 +198,8 @@ def _nectar(row: Row) -> Sequence[Values]:
         raise RowError(
             "answers",
             show([rank for rank, _ in ranked]),
-            "two answers have one rank",
-            "rank each by itself, or leave the row out",
+            "two answers have the same rank",
+            "give every answer its own rank, or leave the row out",
         )
     asked = fields.text(row, "prompt")
     if is_transcript(asked):  # it ends with an empty turn, the assistant's

@@ -35,7 +35,7 @@ Check = Callable[[Any], str]
 
 NO_ONE_ORDER = (
     "this loss needs an order that the ranking leaves open: some are tied or unordered",
-    "train on its pairs with a loss of comparisons (or reward --loss all_pairs), or leave the row out",
+    "train on its pairs with a pairwise loss (or reward --loss all_pairs), or leave the row out",
 )
 """What is wrong with a ranking that is not strict, and the way out."""
 
@@ -205,10 +205,10 @@ def load_demonstrations(
             _COMPARISONS, "to take the chosen completions as demonstrations, set from_chosen"
         )
         hints["label"] = (
-            "a completion labelled false demonstrates nothing; leave the column `label` out to take them all"
+            "a completion labelled false is not a demonstration; remove the column `label` to take all of them"
         )
         hints["score"] = (
-            "a low score demonstrates nothing; leave the column `score` out to take all completions"
+            "a completion with a low score is not a demonstration; remove the column `score` to take all of them"
         )
         kinds = _is(Demonstration, Conversation)
         return _load(source, wanted, kinds, hints=hints, **reading)
@@ -326,7 +326,7 @@ def _load(
     first, looked_at = _first_rows(rows)
     if not looked_at:
         bad = tuple(row for row in first if isinstance(row, BadRow))
-        raise InputError(_bad_rows(str(source), bad, len(bad)) if bad else f"{source}: there is no row in it")
+        raise InputError(_bad_rows(str(source), bad, len(bad)) if bad else f"{source}: it has no rows")
     if not reading.get("format"):
         refuse_votes(looked_at, str(source))
     chosen = choose(
@@ -454,14 +454,14 @@ def _notes(made: _Made[Any], reading: RowReading, other_files: list[str]) -> Ite
     elif made.cut:
         yield f"records of the last row beyond the limit: {made.cut}"
     if made.equal:
-        yield f"rows that find all completions equally good, and give no record: {made.equal}"
+        yield f"rows in which all completions are tied, which give no record: {made.equal}"
     repeated = made.used - made.equal - len(records)
     if records and isinstance(records[0], Prompt) and repeated:
         yield f"rows that repeat an earlier prompt, which is taken once: {repeated}"
     if records and isinstance(records[0], Demonstration) and name in _COMPARISONS:
         yield "the demonstrations are the chosen completions of comparisons"
     if name == "implicit" and records and isinstance(records[0], Comparison):
-        yield "prompts are what chosen and rejected begin with in common"
+        yield "prompts are the common beginning of chosen and rejected"
     repeats = sum(map(_repeats_prompt, records))
     if repeats:
         yield (

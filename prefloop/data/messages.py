@@ -30,7 +30,7 @@ READ_KEYS = (
 """Keys of a message that are read."""
 _KEPT_APART = {
     "function_call": "write it as tool_calls: [{...}]",
-    "audio": "write the text of it as content, or leave the row out",
+    "audio": "write its text as content, or leave the row out",
 }
 """Keys that change what a message says, and are not read."""
 
@@ -47,7 +47,7 @@ def messages(value: Sequence[Any], field: str) -> tuple[Message, ...]:
         if turn.role != "system" or turn.content.strip():
             turns.append(replace(turn, tools=()) if turn.tools else turn)
     if not turns:
-        raise RowError(field, show(value), "there is no message with something in it", "write the messages")
+        raise RowError(field, show(value), "every message is empty", "write the messages")
     return with_tools(tuple(turns), tools)
 
 
@@ -90,7 +90,7 @@ def prompt(row: Row) -> Prompt:
         raise RowError(
             "tools",
             show(row.values["tools"]),
-            "the prompt is text, and tools belong to a chat",
+            "the prompt is text, but tools need a chat",
             "write the prompt as messages, or set data.chat",
         )
     return Prompt(content=as_text(value, "prompt"))
@@ -102,7 +102,7 @@ def chat_prompt(turns: tuple[Message, ...], field: str) -> Prompt:
         raise RowError(
             field,
             f"a chat that ends with {turns[-1].role}" if turns else "a chat without a turn",
-            "the assistant answers a user",
+            "the assistant must answer a user",
             "end the prompt with a user message",
         )
     return Prompt(content=turns)
@@ -119,7 +119,7 @@ def completion(value: object, field: str) -> str:
             raise RowError(
                 field,
                 f"messages of {said}",
-                "a completion is one assistant message",
+                "a completion must be one assistant message",
                 "move the turns before the last to the prompt",
             )
         return answer_of(turns[0], field)
@@ -140,8 +140,8 @@ def answer_of(turn: Message, field: str) -> str:
             raise RowError(
                 f"{field}.{key}",
                 show(said if isinstance(said, str) else [call.name for call in said]),
-                "a completion is text alone",
-                "write it as text, as the model's template does, or train on whole chats (column `messages`)",
+                "a completion must be plain text",
+                "write it as text, as the model's template renders it, or train on whole chats (column `messages`)",
             )
     return turn.content
 
@@ -162,7 +162,7 @@ def _message(item: object, field: str) -> Message:
             raise RowError(
                 f"{field}.{key}",
                 show(item[key]),
-                "it is not read, and the message is another without it",
+                "it is not supported, and the message would be different without it",
                 remedy,
             )
     if role == "assistant" and item.get("weight") not in (None, 1):
@@ -208,7 +208,7 @@ def _text(content: Any, field: str) -> str:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
         if kind not in ("text", "input_text", "output_text"):
             raise RowError(
-                f"{field}[{index}].type", show(kind), "only parts of text are read; a language model sees no images, audio or files",
+                f"{field}[{index}].type", show(kind), "only text parts are supported; a language model sees no images, audio or files",
                 "leave the row out, or write what the part says as text",
             )  # fmt: skip
         texts.append(

@@ -26,7 +26,7 @@ def part_of(prompt: Prompt | Text | Conversation, *, heldout: float) -> Part:
     A larger share holds out everything that a smaller one does, and more.
     """
     if not 0 <= heldout < 1:
-        raise InputError(f"heldout is {heldout}; it is a share, at least 0 and below 1")
+        raise InputError(f"heldout is {heldout}; it must be a share, at least 0 and below 1")
     return "heldout" if position(prompt) < heldout else "train"
 
 

@@ -57,9 +57,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (OSError, EOFError, zlib.error) as error:
         what = f"{error.strerror}" if isinstance(error, OSError) and error.strerror else f"{error}"
-        raise InputError(
-            f"{path}: cannot be read ({what}); check the file, and that it is complete"
-        ) from error
+        raise InputError(f"{path}: cannot be read ({what}); check that the file is complete") from error
 
 
 class _Counted(io.RawIOBase):

@@ -73,7 +73,7 @@ def shared_prompt(chosen: Sequence[Message], rejected: Sequence[Message]) -> tup
         raise RowError(
             "chosen",
             f"a dialogue of {len(chosen)} turns (rejected has {len(rejected)})",
-            f"it parts from rejected at turn {shared + 1}, before the last turn, so what was preferred to what is not known",
+            f"it differs from rejected at turn {shared + 1}, before the last turn, so it is not known which reply was preferred",
             "cut both after the first turn that differs, or leave the row out",
         )
     for field, turns in (("chosen", chosen), ("rejected", rejected)):

@@ -27,7 +27,7 @@ def with_answers(file: VoteFile, outputs: str | Path, *, split: str = "train") -
             raise InputError(str(error.at(row.origin))) from None
         if answers.setdefault((key, model), text) != text:
             raise InputError(
-                f"{row.origin}: {model} has answered prompt {key!r:.60} before, with another text; keep one of them"
+                f"{row.origin}: {model} answered prompt {key!r:.60} before with another text; keep one of them"
             )
         prompts[key] = prompt
     missing = [
@@ -38,7 +38,7 @@ def with_answers(file: VoteFile, outputs: str | Path, *, split: str = "train") -
     ]
     if missing:
         raise InputError(
-            f"{outputs}: holds no answer for {len(missing)} of {2 * len(file.votes)} in {file.source}, the first is {missing[0]}; "
+            f"{outputs}: has no answer for {len(missing)} of {2 * len(file.votes)} in {file.source}, the first is {missing[0]}; "
             "add them, or leave such votes out"
         )
     votes = tuple(

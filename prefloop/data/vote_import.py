@@ -56,7 +56,9 @@ def settle(file: VoteFile, *, annotator: str = "", skip_bad: bool = False) -> Se
         vote for vote in file.votes if vote.texts[0] != vote.texts[1] and vote.models[0] != vote.models[1]
     ]
     if not votes:
-        raise InputError(f"{file.source}: every vote is between equal answers; there is nothing to import")
+        raise InputError(
+            f"{file.source}: every vote compares identical answers, so there is nothing to import"
+        )
     settled, repeated, bad = _settle([replace(vote, judge=vote.judge or default) for vote in votes])
     if bad and not skip_bad:
         raise InputError(
@@ -138,7 +140,7 @@ def _check(file: VoteFile) -> None:
     bare = [vote for vote in file.votes if not vote.prompt.content]
     if bare:
         raise InputError(
-            f"{bare[0].origin}: the prompt is not there ({len(bare)} of {len(file.votes)} votes have none); "
+            f"{bare[0].origin}: the prompt is missing ({len(bare)} of {len(file.votes)} votes have none); "
             "add a column prompt with its text, here or in the file of answers"
         )
     soft = [vote for vote in file.votes if vote.p_first not in (0.0, 0.5, 1.0)]
@@ -162,5 +164,5 @@ def _settle(votes: Sequence[Vote]) -> tuple[list[Vote], int, list[str]]:
         if said == known.choice:
             repeated += 1
         else:
-            bad.append(f"{vote.origin}: {vote.judge} judges what {known.origin} holds otherwise")
+            bad.append(f"{vote.origin}: {vote.judge} judges this differently in {known.origin}")
     return list(first.values()), repeated, bad

@@ -212,7 +212,7 @@ def read_votes(
             raise InputError(
                 _told(str(source), [row for row in first if isinstance(row, BadRow)], len(first))
             )
-        raise InputError(f"{source}: there is no row in it")
+        raise InputError(f"{source}: it has no rows")
     found = _columns(str(source), good, seen, mapped)
     votes: list[Vote] = []
     bad: list[BadRow] = []
@@ -269,7 +269,7 @@ def _columns(source: str, rows: Sequence[Row], seen: Sequence[str], mapped: Mapp
     for role, column in mapped.items():
         if column not in seen:
             raise InputError(
-                f"{source}: columns says {role}={column}, and there is no column {column!r}; there are: {', '.join(seen)}"
+                f"{source}: columns says {role}={column}, but there is no column {column!r}; there are: {', '.join(seen)}"
             )
     if not holds_votes(seen, mapped):
         raise InputError(_no_votes(source, seen))
@@ -323,7 +323,7 @@ def _sides(
 
 def _no_votes(source: str, seen: Sequence[str]) -> str:
     scores = {"model", "score"} <= set(seen)
-    hint = "; it scores answers one by one, which compares no two of them" if scores else ""
+    hint = "; it scores single answers and compares none of them" if scores else ""
     return (
         f"{source}: columns {', '.join(seen) or 'none'} are not those of votes{hint}. Votes need two models "
         f"({', '.join('/'.join(pair) for pair in SIDES)}) and who won (winner, preference, or winner_model_a/winner_model_b); "
@@ -436,7 +436,7 @@ def _why_unknown(word: str, models: tuple[str, str]) -> str:
         return "a number may count the sides from 0 or from 1"
     if word in ("neither", "none", "both"):
         return "it may mean a tie, or that both are bad"
-    return f"it is no side and not {' or '.join(models)}"
+    return f"it is neither a side nor {' or '.join(models)}"
 
 
 def _one_hot(row: Row, columns: Sequence[str]) -> tuple[VoteChoice, float]:

@@ -280,7 +280,7 @@ def _one_kind(rows: Sequence[dict[str, Any]], target: Path) -> None:
     if any(chats) and not all(chats):
         raise InputError(
             f"{target}: {sum(chats)} of {len(chats)} prompts are chats and the others are text, "
-            "which does not make one column; write them to two files. Nothing was written"
+            "which cannot be one column; write them to two files. Nothing was written"
         )
 
 

@@ -32,7 +32,7 @@ def win_rates_against(judged: Sequence[JudgedItem], baseline: str) -> Mapping[st
     if not rows:
         names = sorted({name for each in judged if each.kind == "pair" for name in each.models})
         raise InputError(
-            f"baseline is {baseline!r}, which no vote compares with another model; there are {', '.join(names) or 'no models yet'}"
+            f"baseline is {baseline!r}, which no vote compares with another model; the models are {', '.join(names) or 'no models yet'}"
         )
     names = sorted(rows)
     means = []

@@ -94,7 +94,7 @@ def write_aggregated(
     pairs, left_out = aggregated_pairs(table, how)
     if not pairs:
         raise InputError(
-            f"no pair has an answer that names a side ({left_out or 'nothing was judged'}); label more"
+            f"no pair has a judgement for one side ({left_out or 'nothing was judged'}); label more"
         )
     text = "".join(json.dumps(pair.row(soft=soft), ensure_ascii=False) + "\n" for pair in pairs).encode()
     draft = target.with_name(f".{target.name}.{os.getpid()}")

@@ -65,7 +65,7 @@ def take(
         counts[DISAGREEMENT] += len(pairs) - len(agreed)
     if not agreed:
         raise InputError(
-            f"{store.label}: no pair has an answer that names a side with {shown} ({summary_of(counts)}); label more, or filter less"
+            f"{store.label}: no pair has a judgement for one side with {shown} ({summary_of(counts)}); label more, or filter less"
         )
     return store.export_aggregated(shown, [_fixed(pair) for pair in agreed], counts, path)
 

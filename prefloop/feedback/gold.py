@@ -119,7 +119,7 @@ class SentimentSettings:
     def __post_init__(self) -> None:
         require(
             0 < self.heldout < 1,
-            f"heldout is {self.heldout}; it is a share of the reviews, above 0 and below 1",
+            f"heldout is {self.heldout}; it must be a share of the reviews, above 0 and below 1",
         )
         require(self.max_terms >= 1, f"max_terms is {self.max_terms}; it must be 1 or more")
         require(self.min_texts >= 1, f"min_texts is {self.min_texts}; it must be 1 or more")
@@ -278,7 +278,7 @@ class SentimentJudge:
                 f"{folder}: the saved sentiment judge cannot be read ({error}); fit it again"
             ) from error
         if judge.sha256 != about["sha256"]:
-            raise InputError(f"{folder}: {_ABOUT} and {_ARRAYS} are not of one judge; fit it again")
+            raise InputError(f"{folder}: {_ABOUT} and {_ARRAYS} do not belong to one judge; fit it again")
         return judge
 
 
@@ -369,7 +369,7 @@ def _fit_model(reviews: list[_Review], settings: SentimentSettings) -> TermModel
         features = vectorizer.fit_transform(texts)
     except ValueError as error:  # scikit-learn's word for it is an empty vocabulary
         raise InputError(
-            f"no word stands in {settings.min_texts} of the {len(reviews)} reviews (min_texts); lower it or give more reviews"
+            f"no word occurs in {settings.min_texts} of the {len(reviews)} reviews (min_texts); lower it or give more reviews"
         ) from error
     labels = [positive for _, positive in reviews] * (1 + settings.windows)
     fitted = LogisticRegression(C=settings.strength, max_iter=1000).fit(features, labels)

@@ -44,7 +44,7 @@ class SimulatedAnnotator:
             math.isfinite(self.temperature) and self.temperature >= 0,
             f"{where}: temperature is {self.temperature}; it must be 0 (never errs) or more",
         )
-        require(0 <= self.flip <= 1, f"{where}: flip is {self.flip}; it is a probability")
+        require(0 <= self.flip <= 1, f"{where}: flip is {self.flip}; it must be a probability, from 0 to 1")
         require(
             self.tie_width >= 0, f"{where}: tie_width is {self.tie_width}; it must be 0 (no ties) or more"
         )
@@ -171,7 +171,7 @@ def agreement_ceiling(comparisons: Iterable[Comparison], annotators: Iterable[Si
         q = p * (1 - annotator.flip) + (1 - p) * annotator.flip
         best.append(max(q, 1 - q))
     if not best:
-        raise InputError("there is no comparison to take the ceiling of; label some items first")
+        raise InputError("there are no comparisons to compute the ceiling from; label some items first")
     return math.fsum(best) / len(best)
 
 

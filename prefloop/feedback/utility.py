@@ -25,7 +25,7 @@ def find_utility(name: str) -> Utility:
         return SentimentJudge.load(name).utility
     if ":" not in name:
         raise InputError(
-            f"utility is {name!r}; it must be {TOY}, a judge's folder that is there, or module:function for a function of (prompt, completion)"
+            f"utility is {name!r}; it must be {TOY}, the folder of a fitted judge, or module:function for a function of (prompt, completion)"
         )
     if is_verifier(name):
         verifier = open_verifier(name)

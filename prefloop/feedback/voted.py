@@ -90,7 +90,7 @@ def votes_on_pairs(votes: Sequence[Vote]) -> list[JudgedItem]:
     for at, (vote, prompt) in enumerate(zip(votes, _prompt_numbers(votes), strict=True)):
         if not vote.judge:
             raise InputError(
-                f"{vote.origin}: the vote names no judge, so there is nobody to agree; name the column with columns judge=COLUMN"
+                f"{vote.origin}: the vote names no judge, so agreement cannot be computed; name the column with columns judge=COLUMN"
             )
         answers = tuple(zip(vote.models, vote.texts, strict=True))
         pair = (prompt, vote.turn, *sorted(answers))

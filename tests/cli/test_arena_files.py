@@ -114,7 +114,7 @@ def test_without_answers_there_is_no_length(battles: str, capsys: pytest.Capture
     out = run(capsys, f"arena {battles} --baseline q")
     (line,) = [line for line in out.splitlines() if line.startswith("  p      75 %")]
     assert line.count("%") == 3  # the rate and its interval
-    assert "too little for equal length: the votes are without the answers" in line
+    assert "too little for equal length: the votes come without the answers" in line
     error = run(capsys, f"arena {battles} --style", code=2)
     assert "the files do not hold the answers; name a file of them with --outputs" in error
 
@@ -167,7 +167,7 @@ def test_votes_into_a_store(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found.left_out == {"tie": 4}
     assert "8 votes on 4 prompts by 1 annotators" in run(capsys, "arena --store s.db")
     table(Path("v.csv"), [*votes, {**votes[0], "winner": "model_b"}])
-    assert "v.csv:11: ann judges what v.csv:2 holds otherwise" in run(
+    assert "v.csv:11: ann judges this differently in v.csv:2" in run(
         capsys, line.replace("s.db", "t.db"), code=2
     )
     assert not Path("t.db").exists()

@@ -106,12 +106,12 @@ def test_a_function_that_gives_no_number_writes_nothing(
     [
         (
             "--utility tyo",
-            "utility is 'tyo'; it must be toy, a judge's folder that is there, or module:function",
+            "utility is 'tyo'; it must be toy, the folder of a fitted judge, or module:function",
         ),
         ("--utility none_such:f", "utility 'none_such:f': there is no module 'none_such'"),
         ("--utility math:sqr", "has no 'sqr'; did you mean 'sqrt'?"),
         ("--utility math:pi", "utility 'math:pi' is a float, not a function"),
-        ("--checkpoints spt", "checkpoint 'spt' is not in the store; near it there is sft"),
+        ("--checkpoints spt", "checkpoint 'spt' is not in the store; the nearest are sft"),
         ("--flip 2", "flip is 2.0; it is a share"),
     ],
 )

@@ -41,7 +41,7 @@ def test_lineage_as_json(project: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_misspelt_checkpoint_gets_near_names(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lineage", "sft/fnal", "--store", "toy/prefloop.db"]) == 2
-    assert "'sft/fnal' is not in the store; near it there is sft/final" in capsys.readouterr().err
+    assert "'sft/fnal' is not in the store; the nearest are sft/final" in capsys.readouterr().err
     assert main(["lineage", "sft/final"]) == 2
     assert "there is no prefloop.db above 'sft/final' or here" in capsys.readouterr().err
     assert not Path("prefloop.db").exists()

@@ -96,7 +96,7 @@ def test_leaks_between_train_and_heldout(tmp_path: Path) -> None:
     assert report.parts == {"train": 2, "heldout": 2}
     assert counts(report.leaks) == {
         "same prompt in train and heldout": 0,
-        "same prompt but for case and spaces, in train and heldout": 1,
+        "same prompt except for case and spaces, in train and heldout": 1,
         "nearly the same prompt in train and heldout": 0,
         "same completion in train and heldout": 1,
     }
@@ -112,7 +112,7 @@ def test_leaks_between_two_sources(tmp_path: Path) -> None:
     where = f"in {one} and {two}"
     assert counts(report.leaks[4:]) == {
         f"same prompt {where}": 1,
-        f"same prompt but for case and spaces, {where}": 2,
+        f"same prompt except for case and spaces, {where}": 2,
         f"nearly the same prompt {where}": 0,
         f"same completion {where}": 1,
     }
@@ -136,7 +136,7 @@ def test_odd_rows_are_named_and_kept(tmp_path: Path) -> None:
     )
     report = check(chats)
     assert counts(report.odd) == {
-        "turns of one role in a row": 1,
+        "consecutive turns of one role": 1,
         "a speaker's label (`Human:`, `Assistant:`, `User:`) inside a turn": 1,
     }
     assert report.summary.kept == 2
@@ -197,7 +197,7 @@ def test_rows_that_are_all_bad_still_have_a_report(tmp_path: Path) -> None:
 
 
 def test_format_that_is_not_told_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="fit no format known"):
+    with pytest.raises(InputError, match="match no known format"):
         check(jsonl(tmp_path / "a.jsonl", [{"a": 1}]))
 
 

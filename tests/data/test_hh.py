@@ -83,11 +83,11 @@ def test_real_transcripts_are_all_read_or_named(hh: Path) -> None:  # D5
     assert [(int(bad.origin.rpartition(":")[2]), bad.reason.split(",")[0]) for bad in summary.bad] == [
         (398, "the completion is empty"),
         (572, "the completion is empty"),
-        (844, "it parts from rejected at turn 4"),
-        (857, "it parts from rejected at turn 10"),
+        (844, "it differs from rejected at turn 4"),
+        (857, "it differs from rejected at turn 10"),
         (921, "the completion is empty"),
-        (1323, "it parts from rejected at turn 4"),
-        (1709, "it parts from rejected at turn 2"),
+        (1323, "it differs from rejected at turn 4"),
+        (1709, "it differs from rejected at turn 2"),
     ]
 
 
@@ -123,7 +123,7 @@ def test_real_report(hh: Path) -> None:
     report = check(hh)
     assert sum(report.parts.values()) == 1793
     assert [found.count for found in report.leaks[:2]] == [0, 0]
-    assert {found.name: found.count for found in report.odd}["turns of one role in a row"] == 3
+    assert {found.name: found.count for found in report.odd}["consecutive turns of one role"] == 3
     text = str(report)
     assert "bad rows of" in text
     assert all(f"{hh}:{line}: " in text for line in (398, 572, 844, 857, 921, 1323, 1709))

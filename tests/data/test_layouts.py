@@ -153,7 +153,7 @@ def test_ties_give_nothing_and_are_counted(tmp_path: Path) -> None:
     row = {"prompt": "Hi", "response_1": "a", "response_2": "b", "preference_strength": 0}
     summary = load_comparisons(jsonl(tmp_path / "a.jsonl", [row, row | {"preference_strength": 2}])).summary
     assert (summary.read, summary.used, summary.kept) == (2, 2, 1)
-    assert summary.notes == ("rows that find all completions equally good, and give no record: 1",)
+    assert summary.notes == ("rows in which all completions are tied, which give no record: 1",)
 
 
 def test_a_layout_gives_what_the_stage_needs(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_columns_are_what_the_user_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"columns": ("instruction=prompt",)}, "turn it round: prompt=instruction"),
+        ({"columns": ("instruction=prompt",)}, "swap them: prompt=instruction"),
         ({"columns": ("promt=question",)}, "did you mean prompt"),
         ({"columns": ("prompt",)}, "write column=its name in the file"),
         ({"columns": ("prompt=a", "prompt=question")}, "gives prompt twice, a and question"),
@@ -196,7 +196,10 @@ def test_columns_are_what_the_user_says(tmp_path: Path) -> None:
         ({"format": "shp"}, "there is no column history, human_ref_A, human_ref_B, labels"),
         ({"format": "alpaca", "columns": ("prompt=question",)}, "has columns of its own"),
         ({"format": "demonstration"}, "no column prompt, completion"),
-        ({"format": "messages", "columns": ("messages=turns",), "chat": True}, "data.chat makes chats"),
+        (
+            {"format": "messages", "columns": ("messages=turns",), "chat": True},
+            "data.chat turns text prompts into chats",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_an_error(tmp_path: Path, how: Any, said: str) -> None:
@@ -281,7 +284,7 @@ def test_an_empty_system_message_is_an_absent_one(tmp_path: Path, silent: Any) -
     [
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
-            r"only parts of text are read",
+            r"only text parts are supported",
         ),
         ({"role": "assistant", "content": None}, r"messages\[1\].content` is null: every message needs it"),
         (
@@ -304,7 +307,7 @@ def test_messages_that_cannot_be_kept_are_refused(tmp_path: Path, message: Any, 
 def test_a_completion_that_calls_a_tool_is_refused(tmp_path: Path) -> None:
     called = [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
     row = {"prompt": [ASKED], "chosen": called, "rejected": [SAID]}
-    with pytest.raises(InputError, match=r"chosen.tool_calls` is \['f'\]: a completion is text alone"):
+    with pytest.raises(InputError, match=r"chosen.tool_calls` is \['f'\]: a completion must be plain text"):
         load_comparisons(jsonl(tmp_path / "a.jsonl", [row]))
 
 
@@ -318,5 +321,5 @@ def test_a_prompt_beside_other_messages_is_not_taken_for_their_beginning(tmp_pat
 
 def test_rankings_of_a_layout(tmp_path: Path) -> None:
     answers = [{"answer": "a", "rank": 1}, {"answer": "b", "rank": 1}]
-    with pytest.raises(InputError, match="two answers have one rank"):
+    with pytest.raises(InputError, match="two answers have the same rank"):
         load_rankings(jsonl(tmp_path / "a.jsonl", [{"prompt": "Hi", "answers": answers}]))

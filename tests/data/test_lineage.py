@@ -245,11 +245,11 @@ def test_a_checkpoint_beside_the_store_is_found_from_anywhere(tmp_path: Path) ->
 
 def test_an_unknown_checkpoint_lists_near_names(loop: Store) -> None:
     with pytest.raises(
-        InputError, match=r"checkpoint 'runs/pppo/final' is not in the store; near it there is runs/ppo/final"
+        InputError, match=r"checkpoint 'runs/pppo/final' is not in the store; the nearest are runs/ppo/final"
     ):
         lineage(loop, "runs/pppo/final")
     with pytest.raises(
-        InputError, match=r"checkpoint '99' is not in the store; near it there is runs/ppo/final, runs/reward"
+        InputError, match=r"checkpoint '99' is not in the store; the nearest are runs/ppo/final, runs/reward"
     ):
         lineage(loop, 99)
 

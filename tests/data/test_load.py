@@ -260,13 +260,13 @@ BAD_ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         PAIR,
         {"prompt": [USER], "chosen": [USER]},
-        "`chosen` is messages of user: a completion is one assistant message; "
+        "`chosen` is messages of user: a completion must be one assistant message; "
         "move the turns before the last to the prompt",
     ),
     (
         PAIR,
         {"prompt": [USER, ANSWER]},
-        "`prompt` is a chat that ends with assistant: the assistant answers a user; "
+        "`prompt` is a chat that ends with assistant: the assistant must answer a user; "
         "end the prompt with a user message",
     ),
     (PAIR, {"prompt": []}, "`prompt` is []: the list of messages is empty; write the messages"),
@@ -367,8 +367,8 @@ BAD_ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
         {"chosen": [USER, ANSWER, USER, ANSWER]},
-        "`chosen` is a dialogue of 4 turns (rejected has 2): it parts from rejected at turn 2, before the last turn, "
-        "so what was preferred to what is not known; cut both after the first turn that differs, or leave the row out",
+        "`chosen` is a dialogue of 4 turns (rejected has 2): it differs from rejected at turn 2, before the last turn, "
+        "so it is not known which reply was preferred; cut both after the first turn that differs, or leave the row out",
     ),
     (
         HH,
@@ -494,12 +494,12 @@ def test_unused_columns_and_message_keys_are_named(tmp_path: Path) -> None:
     [
         (
             {"prompt": "a", "completion": "b", "label": True, "score": 1.0},
-            "the columns are prompt, completion, label, score, which fit several formats: "
+            "the columns are prompt, completion, label, score, which match several formats: "
             "label (prompt, completion, label); score (prompt, completion, score); say which is meant, such as --data.format label",
         ),
         (
             {"question": "a", "completion": "b"},
-            "the columns are question, completion, which fit no format known: text (text); prompt (prompt); "
+            "the columns are question, completion, which match no known format: text (text); prompt (prompt); "
             "demonstration (prompt, completion); messages (messages); comparison (prompt, chosen, rejected); "
             "implicit (chosen, rejected); hh (chosen, rejected); ranking (prompt, completions); "
             "steps (prompt, completions, labels); label (prompt, completion, label); score (prompt, completion, score); "
@@ -507,13 +507,13 @@ def test_unused_columns_and_message_keys_are_named(tmp_path: Path) -> None:
         ),
         (
             {"colour": "a", "completion": "b"},
-            "the columns are colour, completion, which fit no format known: text (text); prompt (prompt); "
+            "the columns are colour, completion, which match no known format: text (text); prompt (prompt); "
             "demonstration (prompt, completion); messages (messages); comparison (prompt, chosen, rejected); "
             "implicit (chosen, rejected); hh (chosen, rejected); ranking (prompt, completions); "
             "steps (prompt, completions, labels); label (prompt, completion, label); score (prompt, completion, score); "
             "name the columns with --data.columns (nearest is demonstration, which lacks prompt)",
         ),
-        ({}, "the columns are (none), which fit no format known"),
+        ({}, "the columns are (none), which match no known format"),
     ],
 )
 def test_columns_that_tell_no_format(tmp_path: Path, row: dict[str, Any], message: str) -> None:
@@ -530,7 +530,7 @@ def test_a_loader_takes_no_other_kind_in_silence(tmp_path: Path) -> None:
         InputError, match=r"which is comparisons \(comparison\); needed here .* set from_chosen"
     ):
         load_demonstrations(pairs)
-    with pytest.raises(InputError, match="a completion labelled false demonstrates nothing"):
+    with pytest.raises(InputError, match="a completion labelled false is not a demonstration"):
         load_demonstrations(labels)
     with pytest.raises(InputError, match="if each text is a prompt, call the column `prompt`"):
         load_prompts(texts)

@@ -65,9 +65,9 @@ def test_hashes_of_older_data_stay():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"ranks": [1, 2, 2]}, "it must be 4 whole numbers that never fall"),
-        ({"ranks": [1, 3, 2, 4]}, "it must be 4 whole numbers that never fall"),
-        ({"ranks": [1, 2, 2.5, 3]}, "it must be 4 whole numbers that never fall"),
+        ({"ranks": [1, 2, 2]}, "it must be 4 whole numbers that never decrease"),
+        ({"ranks": [1, 3, 2, 4]}, "it must be 4 whole numbers that never decrease"),
+        ({"ranks": [1, 2, 2.5, 3]}, "it must be 4 whole numbers that never decrease"),
         ({"ranks": [1, 1, 1, 1]}, "all are tied, so none is better"),
         ({"top": 4}, "it is how many of 4 completions are in order"),
         ({"top": -1}, "it is how many of 4 completions are in order"),

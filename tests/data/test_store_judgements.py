@@ -188,7 +188,7 @@ def test_a_second_opinion_must_supersede_the_first(store: Store) -> None:
     ):
         store.judge(says(item, ann, "b"))
     for wrong in (says(item, bob, "b", supersedes=first), says(other, ann, "b", supersedes=first)):
-        with pytest.raises(Conflict, match="no judgement of this item by this annotator"):
+        with pytest.raises(Conflict, match="not a judgement of this item by this annotator"):
             store.judge(wrong)
     second = store.judge(says(item, ann, "b", supersedes=first))
     with pytest.raises(Conflict, match=rf"judged already, in judgement {second}"):

@@ -163,9 +163,9 @@ def test_parts_are_by_hash_of_the_prompt(sqlite_store: Store) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"policy": "dpo"}, "says that its policy is 'dpo', but it is added to checkpoint 'sft'"),
+        ({"policy": "dpo"}, "a completion's policy is 'dpo', but it is added to checkpoint 'sft'"),
         ({"logprob": math.nan}, "logprob nan"),
-        ({"seed": 2**63}, "seed is 9223372036854775808; the store holds seeds of 64 bits"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; the store keeps signed 64-bit integers"),
         ({"text": "\ud800"}, "lone surrogate"),
     ],
 )

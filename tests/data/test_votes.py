@@ -100,7 +100,7 @@ def test_the_usual_spellings(tmp_path: Path, choice: str, words: list[str]) -> N
         ("1", "a number may count the sides from 0 or from 1"),
         ("neither", "it may mean a tie, or that both are bad"),
         ("", "it names no winner"),
-        ("gpt4", "it is no side and not gpt-4 or left"),
+        ("gpt4", "it is neither a side nor gpt-4 or left"),
         ("left", "it is a side and a model's name"),
     ],
 )
@@ -156,7 +156,7 @@ def test_two_games_of_fastchats_judge(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="`g2_winner` is 'error'"):
         read_votes(lines(tmp_path / "e.jsonl", [*rows, {**rows[0], "g2_winner": "error"}]))
     single = [{"question_id": 81, "model": "p", "score": 9, "turn": 1}]
-    with pytest.raises(InputError, match="scores answers one by one, which compares no two of them"):
+    with pytest.raises(InputError, match="scores single answers and compares none of them"):
         read_votes(lines(tmp_path / "single.jsonl", single))
 
 
@@ -200,7 +200,7 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
         match=r"columns ours, theirs, better, who, q are not those of votes.*--columns model_a=COLUMN",
     ):
         read_votes(path)
-    with pytest.raises(InputError, match="`better` is 'ours': it is no side and not p or q"):
+    with pytest.raises(InputError, match="`better` is 'ours': it is neither a side nor p or q"):
         read_votes(path, columns=["model_a=ours,model_b=theirs", "winner=better"])
     rows[0]["better"] = "q"
     path = table(tmp_path / "v.csv", rows)
@@ -211,7 +211,7 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
     for given, why in (
         (["model_a"], "columns has 'model_a'; write column=its name in the file, for example model_a="),
         (["model_c=x"], "columns has 'model_c=x', .* did you mean model_"),
-        (["left=winner"], "turn it round: winner=left"),
+        (["left=winner"], "swap them: winner=left"),
         (["winner=x", "winner=y"], "columns gives winner twice, x and y"),
     ):
         with pytest.raises(InputError, match=why):
@@ -235,8 +235,8 @@ def test_answers_of_a_file_of_their_own(tmp_path: Path) -> None:
     assert file.votes[0].texts == ("by p", "by q")
     assert file.votes[0].prompt == Prompt(content="Hi")
     with pytest.raises(
-        InputError, match=r"holds no answer for 1 of 2 in .*v.csv, the first is .*v.csv:2: q on prompt 'k'"
+        InputError, match=r"has no answer for 1 of 2 in .*v.csv, the first is .*v.csv:2: q on prompt 'k'"
     ):
         with_answers(read_votes(votes), lines(tmp_path / "o.jsonl", rows[:1]))
-    with pytest.raises(InputError, match=r"o.jsonl:4: p has answered prompt 'k' before, with another text"):
+    with pytest.raises(InputError, match=r"o.jsonl:4: p answered prompt 'k' before with another text"):
         with_answers(read_votes(votes), lines(tmp_path / "o.jsonl", [*rows, {**rows[0], "completion": "no"}]))

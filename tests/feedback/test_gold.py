@@ -190,7 +190,7 @@ def test_damaged_or_missing_judge_is_an_error(judge: SentimentJudge, tmp_path: P
     judge.save(tmp_path)
     about = json.loads((tmp_path / "sentiment.json").read_text())
     (tmp_path / "sentiment.json").write_text(json.dumps(about | {"terms": about["terms"][::-1]}))
-    with pytest.raises(InputError, match="are not of one judge"):
+    with pytest.raises(InputError, match="do not belong to one judge"):
         SentimentJudge.load(tmp_path)
     (tmp_path / "sentiment.json").write_text(json.dumps({"terms": []}))
     with pytest.raises(InputError, match="cannot be read"):
@@ -217,7 +217,7 @@ def test_unusable_reviews_are_errors() -> None:
         SentimentJudge.fit(texts, [5] * 100)
     with pytest.raises(InputError, match="both positive and negative ones are needed"):
         SentimentJudge.fit(texts, [9] * 100)
-    with pytest.raises(InputError, match="no word stands in 1000 of the"):
+    with pytest.raises(InputError, match="no word occurs in 1000 of the"):
         SentimentJudge.fit(texts, ratings, settings=SentimentSettings(min_texts=1000))
     with pytest.raises(InputError, match="heldout is 1"):
         SentimentSettings(heldout=1)

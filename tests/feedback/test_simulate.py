@@ -306,7 +306,7 @@ def test_the_true_utility_reaches_the_ceiling_and_nothing_passes_it() -> None:
 
 
 def test_the_ceiling_of_what_is_not_known_is_refused() -> None:
-    with pytest.raises(InputError, match="no comparison to take the ceiling of"):
+    with pytest.raises(InputError, match="no comparisons to compute the ceiling from"):
         agreement_ceiling([], [annotator()])
     with pytest.raises(InputError, match="comparison by 'ann': its ceiling is not known"):
         agreement_ceiling([compared("a", "b", "ann")], [annotator()])

@@ -258,7 +258,7 @@ def test_versions_that_are_not_there_and_names_that_cannot_be(judged: Studio) ->
     for name in ("", "a b", "a@1", "-a", "a/b", "ä", "a" * 101):
         with pytest.raises(InputError, match="dataset's name is"):
             save(store, name, "comparisons", Selecting())
-    with pytest.raises(InputError, match="dataset helpful holds comparisons, and these are prompts"):
+    with pytest.raises(InputError, match="dataset helpful holds comparisons, but these are prompts"):
         save(store, "helpful", "prompts", Selecting())
 
 

@@ -199,7 +199,7 @@ def in_plain_words(label: str) -> Iterator[None]:
     except UnicodeEncodeError as error:
         raise InputError(
             f"text to store has {error.object[error.start : error.end]!r}, which is half a character (a lone surrogate); "
-            "repair the text where it comes from"
+            "repair the text at its source"
         ) from error
     except (IntegrityError, sqlite3.IntegrityError):
         raise

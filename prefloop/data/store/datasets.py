@@ -117,7 +117,7 @@ def save(
         _, previous, _ = newest
         if previous.kind != taken.kind:
             raise InputError(
-                f"dataset {name} holds {previous.kind}, and these are {taken.kind}; give them another name"
+                f"dataset {name} holds {previous.kind}, but these are {taken.kind}; give them another name"
             )
         if previous.id == export:
             return _value(newest), False

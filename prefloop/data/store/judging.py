@@ -163,7 +163,7 @@ def check(judgement: Judgement, slots: Mapping[int, tuple[str, int]]) -> None:
             f"from 0 to {size - 1}, none empty"
         )
     if not (math.isfinite(judgement.margin) and judgement.margin >= 0):
-        raise InputError(f"{where}: margin is {judgement.margin}; it must be 0 (not said) or more")
+        raise InputError(f"{where}: margin is {judgement.margin}; it must be 0 (not given) or more")
     if judgement.strength < 0 or judgement.duration_ms < 0:
         raise InputError(
             f"{where}: strength is {judgement.strength} and duration_ms {judgement.duration_ms}; both must be 0 or more"
@@ -253,7 +253,7 @@ def _check_chain(new: Sequence[Mapping[str, Any]], current: Mapping[tuple[int, i
             continue
         if whose not in current:
             raise Conflict(
-                f"{where}: supersedes is {row['supersedes_id']}, which is no judgement of this item by this annotator; leave it out"
+                f"{where}: supersedes is {row['supersedes_id']}, which is not a judgement of this item by this annotator; leave it out"
             )
         raise Conflict(
             f"{where}: judged already, in judgement {current[whose]}; to correct it, supersede that one (supersedes is {row['supersedes_id']})"

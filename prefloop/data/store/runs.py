@@ -161,7 +161,7 @@ def find_checkpoint(session: Session, given: str | int, home: Path) -> models.Ch
         raise InputError(
             f"checkpoint {str(given)!r} is not in the store, which has none yet; train or sample first"
         )
-    raise InputError(f"checkpoint {str(given)!r} is not in the store; near it there is {', '.join(near)}")
+    raise InputError(f"checkpoint {str(given)!r} is not in the store; the nearest are {', '.join(near)}")
 
 
 def _run(session: Session, run: int) -> models.TrainingRun:

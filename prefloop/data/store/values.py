@@ -132,7 +132,9 @@ class Filters:
             set(self.kinds) <= set(ANNOTATOR_KINDS),
             f"kinds are {', '.join(self.kinds)}; each must be one of {', '.join(ANNOTATOR_KINDS)}",
         )
-        require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
+        require(
+            0 <= self.heldout < 1, f"heldout is {self.heldout}; it must be a share, at least 0 and below 1"
+        )
         require(
             self.since is None or self.since.tzinfo is not None,
             f"since is {self.since}; give it a time zone, for example {self.since}+00:00",

@@ -215,7 +215,7 @@ def add_completions(session: Session, completions: Sequence[Completion], checkpo
 def _check_completion(completion: Completion, name: str) -> None:
     if completion.policy != name:
         raise InputError(
-            f"a completion says that its policy is {completion.policy!r}, but it is added to checkpoint {name!r}; "
+            f"a completion's policy is {completion.policy!r}, but it is added to checkpoint {name!r}; "
             "add it to the checkpoint that wrote it"
         )
     if math.isnan(completion.logprob):
@@ -223,7 +223,7 @@ def _check_completion(completion: Completion, name: str) -> None:
             f"completion {completion.text[:40]!r} of {name} has logprob nan; this is a fault of the sampler"
         )
     if not -INT64 <= completion.seed < INT64:
-        raise InputError(f"seed is {completion.seed}; the store holds seeds of 64 bits with sign")
+        raise InputError(f"seed is {completion.seed}; the store keeps signed 64-bit integers")
 
 
 def add_items(
@@ -296,7 +296,7 @@ def _check_group(group: Sequence[int], known: Mapping[int, tuple[int, str]], kin
         )
     if len({known[completion][0] for completion in group}) != 1:
         raise InputError(
-            f"completions {list(group)} answer different prompts; an item compares answers to one"
+            f"completions {list(group)} answer different prompts; an item compares answers to one prompt"
         )
     if len({known[completion][1] for completion in group}) != len(group):
         raise InputError(f"completions {list(group)} hold the same text twice; nobody can prefer one of them")

@@ -57,7 +57,7 @@ def fit_annotators(
     every = len(labels.categories)
     there = labels.table != MISSING
     if not there.any():
-        raise ValueError("there is no label to fit annotators to")
+        raise ValueError("there are no labels to fit annotator models to")
     if every < 2:
         raise ValueError(f"there is {every} category; two or more are needed")
     # Answers that nobody gave are none: a wrong answer is one of those that people use.

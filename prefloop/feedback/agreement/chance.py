@@ -94,7 +94,7 @@ def fleiss_kappa(labels: Labels) -> float:
     if len(sizes) != 1 or sizes[0] < 2:
         raise ValueError(
             f"items have {', '.join(f'{size:g}' for size in sizes) or 'no'} labels; Fleiss' kappa needs the same number for each, 2 or more: "
-            "take Krippendorff's alpha"
+            "use Krippendorff's alpha"
         )
     n = float(sizes[0])
     observed = float(((counts * (counts - 1)).sum(1) / (n * (n - 1))).mean())

@@ -56,7 +56,7 @@ def read_constitution(file: str | Path) -> tuple[Principle, ...]:
         raise InputError(f"constitution {file}: it cannot be read ({error})") from error
     if not isinstance(entries, list) or not entries:
         raise InputError(
-            f"constitution {file}: there is no principle in it; give a list in YAML, or a principle a line"
+            f"constitution {file}: it has no principles; write a YAML list, or one principle per line"
         )
     return tuple(_principle(entry, f"constitution {file}, entry {n}") for n, entry in enumerate(entries, 1))
 
@@ -65,17 +65,17 @@ def _principle(entry: Any, where: str) -> Principle:
     if isinstance(entry, str) and entry.strip():
         return Principle.of(entry.strip())
     if not isinstance(entry, dict):
-        raise InputError(f"{where} is {entry!r}; it must be a sentence, or a group with `preference`")
+        raise InputError(f"{where} is {entry!r}; it must be a sentence, or a mapping with `preference`")
     unknown = set(entry) - {"critique", "revision", "preference"}
     if unknown:
         raise InputError(
-            f"{where} has {', '.join(sorted(map(str, unknown)))}; there are critique, revision and preference"
+            f"{where} has {', '.join(sorted(map(str, unknown)))}; the keys are critique, revision and preference"
         )
     for name, value in entry.items():
         if not (isinstance(value, str) and value.strip()):
             raise InputError(f"{where}: {name} is {value!r}; it must be a sentence")
     if "preference" not in entry:
-        raise InputError(f"{where} has no `preference`; say what an answer is preferred for")
+        raise InputError(f"{where} has no `preference`; say what makes an answer better")
     basic = Principle.of(entry["preference"].strip())
     given = {name: value.strip() for name, value in entry.items()}
     return Principle(**(asdict(basic) | given))

@@ -180,7 +180,7 @@ class Endpoint:
                         self._failed("answer without text")
                         self._count(error.prompt_tokens, error.completion_tokens)
                     except ValueError as error:
-                        reason = f"an answer that is not of the protocol ({error})"
+                        reason = f"an answer that does not follow the protocol ({error})"
                         self._failed("malformed answer")
                     else:
                         self._count(reply.prompt_tokens, reply.completion_tokens)
@@ -202,7 +202,7 @@ class Endpoint:
         limits = self.limits
         with self._lock:
             if limits.max_calls and self.spent.calls >= limits.max_calls:
-                raise OverBudget(f"max_calls is {limits.max_calls}, and they are made; raise it to go on")
+                raise OverBudget(f"max_calls is {limits.max_calls} and was reached; raise it to go on")
             if limits.max_cost and self.spent.cost >= limits.max_cost:
                 raise OverBudget(
                     f"max_cost is {limits.max_cost}, and {self.spent.cost:.4f} is spent; raise it to go on"
@@ -300,7 +300,7 @@ def _read(response: httpx.Response) -> Reply:
     if text is None:
         raise NoText(str(choice.get("finish_reason")), *tokens)
     if not isinstance(text, str):
-        raise ValueError("its content is no text")
+        raise ValueError("its content is not text")
     return Reply(
         text=text,
         first_token=first,

@@ -164,7 +164,7 @@ class PairJudge:
             reply = self._model.complete(messages, max_tokens=1)
             if self._mode == "logprobs" or reply.first_token:
                 if not reply.first_token:
-                    raise Unreadable("the model gives no log-probabilities; take mode tags")
+                    raise Unreadable("the model returns no log-probabilities; use mode tags")
                 return soft_verdict(reply)
             with self._lock:
                 self._mode = "tags"  # it gives none, so it need not be asked again

@@ -137,7 +137,7 @@ def _completions(config: ReviseConfig, store: Store, policy: int) -> list[Comple
             found.append(one)
     if not found:
         raise InputError(
-            f"{store.label}: there is no completion of {config.policy} to revise; draw some with `prefloop sample`"
+            f"{store.label}: there are no completions of {config.policy} to revise; draw some with `prefloop sample`"
         )
     return found[: config.limit or None]
 

@@ -120,8 +120,8 @@ class DirectScorer:
         missing = [text for text, score in zip(completions, found, strict=True) if score is None]
         if missing and (failures.failed or not self._lowest):
             raise InputError(
-                f"the judge gave no score for completion {missing[0][:60]!r} ({'; '.join(failures.problems)}); take a model that gives "
-                "log-probabilities, look at its replies, or set unreadable lowest"
+                f"the judge gave no score for completion {missing[0][:60]!r} ({'; '.join(failures.problems)}); use a model that returns "
+                "log-probabilities, check its replies, or set unreadable to lowest"
             )
         return [LOWEST if score is None else score for score in found]
 

@@ -90,7 +90,7 @@ def _open_pairs(config: JudgeConfig, store: Store, annotator: int) -> list[Item]
     ]
     if not found and not store.counts()["judgement"] and not store.counts()["item"]:
         raise InputError(
-            f"{store.label}: there is no pair of round {config.round}; make some with --pairs all or random"
+            f"{store.label}: round {config.round} has no pairs; make some with --pairs all or random"
         )
     return found[: config.limit or None]
 
@@ -142,7 +142,9 @@ def score_stored(
     found = store.completions([store.find_checkpoint(name) for name in config.checkpoints])
     found = [one for one in found if one.text][: config.limit or None]
     if not found:
-        raise InputError(f"{store.label}: there is no completion to score; draw some with `prefloop sample`")
+        raise InputError(
+            f"{store.label}: there are no completions to score; draw some with `prefloop sample`"
+        )
     scorer = DirectScorer(
         model,
         rubric=rubric_of(config),

@@ -95,7 +95,7 @@ def baseline_win_rate(preference: Floats) -> WinRate:
         raise ValueError(f"preferences have shape {p.shape}; give one row of at least one")
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(
-            "a preference is not between 0 and 1; leave out what was not answered and say how many"
+            "a preference is not between 0 and 1; leave out prompts without an answer and say how many"
         )
     spread = float(p.std(ddof=1)) if len(p) > 1 else 0.0
     error = spread / math.sqrt(len(p)) if spread > 0 else math.nan

@@ -132,7 +132,7 @@ def by_large_sample(
         if len(drawn.draws) < 2:
             raise InputError(
                 f"in {drawn.left_out} of {resamples} resamples the models fall apart, so there is no bootstrap interval; "
-                "collect more votes, or take intervals posterior"
+                "collect more votes, or use intervals posterior"
             )
         low, high = percentile_interval(drawn.draws @ relative.T)
         covariance, left_out = np.cov(drawn.draws.T), drawn.left_out

@@ -20,7 +20,7 @@ POINTS = 400 / math.log(10)
 PRIOR = 0.01
 """Precision of the Gaussian prior on every parameter: a standard deviation of 10, 4343 points. It keeps undefeated models finite and is
 otherwise not felt: it pulls as a 25th of one vote between equals does."""
-WITH_PRIOR = "let the votes choose the prior (the default), or give a precision above 0"
+WITH_PRIOR = "let the votes choose the prior (the default), or set a precision above 0"
 STEPS = 100
 TOLERANCE = 1e-7
 
@@ -126,18 +126,18 @@ def fit(likelihood: Likelihood, *, prior: float = PRIOR) -> Fit:
     Raises `ValueError` for a negative prior, and for a prior of 0 where the maximum is not finite or not unique.
     """
     if not (math.isfinite(prior) and prior >= 0):
-        raise ValueError(f"prior is {prior}; it is a precision, 0 or more")
+        raise ValueError(f"prior is {prior}; it must be a precision, 0 or more")
     mass = likelihood.count * likelihood.weight
     if prior == 0:
         if connections(likelihood, mass).held_by_prior:
             raise InputError(
-                "without a prior the strengths of these votes are not finite: some models won or lost every comparison with the rest; "
+                "without a prior these votes have no finite strengths: some models won or lost every comparison with the rest; "
                 f"{WITH_PRIOR}"
             )
         if not likelihood.ties_are_bounded(mass):
             raise InputError(
                 "without a prior the tie parameter of these votes is not finite: it needs both ties and votes for a side; "
-                f"{WITH_PRIOR}, or take bradley_terry"
+                f"{WITH_PRIOR}, or use bradley_terry"
             )
     try:
         parameters, curvature = maximise(likelihood, mass, prior=prior, start=np.zeros(likelihood.size))

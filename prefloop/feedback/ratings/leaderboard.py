@@ -136,7 +136,7 @@ def leaderboard(
         raise InputError(f"there is no vote between two models, so {method} has nothing to rate")
     if votes.feature_names and method in ("plackett_luce", "elo"):
         raise InputError(
-            f"method {method} cannot control for style; take bradley_terry, davidson or rao_kupper"
+            f"method {method} cannot control for style; use bradley_terry, davidson or rao_kupper"
         )
     if method == "elo":
         return _elo_board(votes, anchor)
@@ -361,9 +361,9 @@ def _warnings(
         )
     if connection.held_by_prior:
         warnings.append(
-            "some models won or lost every comparison with the rest; how far they stand from it is held by the prior alone"
+            "some models won or lost every comparison with the rest; their distance from the rest depends on the prior alone"
             + (
-                f", and {intervals} intervals of theirs are too narrow: take intervals posterior"
+                f", and {intervals} intervals for them are too narrow: use intervals posterior"
                 if intervals in ("sandwich", "bootstrap")
                 else ""
             )
@@ -402,7 +402,7 @@ def _elo_board(votes: Votes, anchor: str) -> Leaderboard:
                     **{name: int(number[model]) for name, number in counts.items()},
                 )
             )
-    warnings = ("Elo ratings depend on the order of the votes; take bradley_terry for a verdict",)
+    warnings = ("Elo ratings depend on the order of the votes; use bradley_terry to compare models",)
     return Leaderboard(
         method="elo",
         intervals="none",

@@ -41,7 +41,7 @@ def length_controlled_win_rates(
         length[mine] = np.tanh(delta / spread) if spread > 0 else 0.0
         usable[at] = mine.sum() >= FEWEST_PROMPTS
         if not (model_length[mine].any() or baseline_length[mine].any()):
-            usable[at], reason[at] = False, "the votes are without the answers"
+            usable[at], reason[at] = False, "the votes come without the answers"
         elif not usable[at]:
             reason[at] = f"{int(mine.sum())} prompts, {FEWEST_PROMPTS} are needed"
         elif not spread:

@@ -44,7 +44,7 @@ class Votes:
                     f"{name} has {len(getattr(self, name))} entries for {n} votes; give one for each"
                 )
         if len(set(self.names)) != models:
-            raise ValueError("two models have one name; make names unique")
+            raise ValueError("two models have the same name; make names unique")
         for name in ("first", "second"):
             index = getattr(self, name)
             if n and not (index.min() >= 0 and index.max() < models):
@@ -56,7 +56,7 @@ class Votes:
                 f"vote {int(np.argmax(self.first == self.second))} compares a model with itself; leave such votes out"
             )
         if n and not (self.outcome.min() >= FIRST and self.outcome.max() <= BOTH_BAD):
-            raise ValueError("an outcome is none of FIRST, SECOND, TIE, BOTH_BAD (0 to 3)")
+            raise ValueError("an outcome must be FIRST, SECOND, TIE or BOTH_BAD (0 to 3)")
         if not (np.isfinite(self.weight).all() and (self.weight >= 0).all()):
             raise ValueError("a weight is negative or not finite; weights must be 0 or more")
         if not np.isfinite(self.features).all():

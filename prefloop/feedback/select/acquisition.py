@@ -20,7 +20,7 @@ def disagreement(first: Floats, second: Floats) -> Floats:
     """
     if first.ndim != 2 or first.shape != second.shape or len(first) < 2:
         raise ValueError(
-            f"scores are {first.shape} and {second.shape}; both must be [members, pairs], of two members or more"
+            f"scores are {first.shape} and {second.shape}; both must be [members, pairs], with two members or more"
         )
     return expit(first - second).var(axis=0)
 

@@ -32,7 +32,7 @@ def choose(
             f"uniform is {uniform} and count {count}; a share from 0 to 1, and 0 or more, are needed"
         )
     if len(set(keys)) != len(keys):
-        raise ValueError("two pairs have one key; name each by what it holds")
+        raise ValueError("two pairs have the same key; give every pair its own")
     drawn = sorted(range(len(keys)), key=lambda at: draw(seed, keys[at]))
     wanted = count if strategy == UNIFORM else math.ceil(uniform * count - 1e-9)
     taken = [ChosenPair(place=at, strategy=UNIFORM) for at in drawn[:wanted]]

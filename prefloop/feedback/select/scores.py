@@ -44,7 +44,7 @@ def read_scores(path: str | Path) -> dict[Key, tuple[float, ...]]:
             key, scores = (str(row["prompt"]), str(row["completion"])), tuple(map(float, row["scores"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{source}:{number}: is no row of scores ({error}); write the file with `prefloop data score`"
+                f"{source}:{number}: is not a row of scores ({error}); write the file with `prefloop data score`"
             ) from error
         if not scores or not all(map(math.isfinite, scores)):
             raise InputError(

@@ -99,7 +99,7 @@ def by_disagreement(offered: Sequence[CandidatePair], scores: Mapping[Key, Seque
     first, second = _scores(offered, scores)
     if len(first) < 2:
         raise InputError(
-            "the scores are of one scorer; disagreement needs an ensemble: name several in `prefloop data score`"
+            "the scores come from one scorer, but disagreement needs several; name more than one in `prefloop data score`"
         )
     return ranked(disagreement(first, second), [each.key for each in offered])
 

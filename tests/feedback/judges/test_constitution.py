@@ -47,8 +47,8 @@ def test_a_principle_a_line_or_a_list(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "there is no principle in it"),
-        ("name: x", "there is no principle in it"),
+        ("", "it has no principles"),
+        ("name: x", "it has no principles"),
         ("- 3", "entry 1 is 3"),
         ("- ''", "entry 1 is ''"),
         ("- a\n- critique: x", "entry 2 has no `preference`"),

@@ -338,7 +338,7 @@ def test_pair_weights_by_hand():
         ({"second": [0]}, "second has 1 entries for 2 votes"),
         ({"second": [0, 0]}, "compares a model with itself"),
         ({"second": [1, 7]}, "second names model 7"),
-        ({"outcome": [0, 9]}, "an outcome is none of"),
+        ({"outcome": [0, 9]}, "an outcome must be"),
         ({"weight": [1.0, -1.0]}, "a weight is negative"),
         ({"features": np.array([[math.nan], [0.0]]), "feature_names": ["f"]}, "a feature is not finite"),
         ({"features": np.zeros((2, 1))}, "shape"),

@@ -67,7 +67,7 @@ def test_too_little_is_said_and_no_number_given() -> None:
     assert [each.reason for each in rates] == ["", "", "", "12 prompts, 30 are needed"]
     assert math.isnan(rates[3].controlled.value)
     blank = length_controlled_win_rates(model, prompt, preference, 0 * own, 0 * other)
-    assert {each.reason for each in blank} == {"the votes are without the answers"}
+    assert {each.reason for each in blank} == {"the votes come without the answers"}
 
 
 def test_all_wins_leave_an_interval() -> None:  # V1

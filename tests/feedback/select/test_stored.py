@@ -82,7 +82,7 @@ def test_what_scores_say(store: Store) -> None:  # noqa: F811
     # Of 0 and at: the farther apart, the more the two disagree; the nearer to 0 their mean, the less certain.
     assert stored.by_disagreement(offered, scores) == [7, 6, 5, 4, 3, 2, 1, 0]
     assert stored.by_margin(offered, scores) == [0, 1, 2, 3, 4, 5, 6, 7]
-    with pytest.raises(InputError, match="of one scorer"):
+    with pytest.raises(InputError, match="come from one scorer"):
         stored.by_disagreement(offered, {key: value[:1] for key, value in scores.items()})
     del scores[offered[0].scored[0]]
     with pytest.raises(InputError, match="1 of 16 completions have no scores"):
