@@ -61,7 +61,7 @@ def _run_folder(run: Tree, stage: str) -> str:
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     if out is None:
         if resume and resume.value:
-            raise InputError("resume is True, but out is not given; name the folder of the run to go on with")
+            raise InputError("resume is True, but out is not given; name the folder of the run to resume")
         if not alone:
             raise InputError(
                 "out is not given, and each process would take a folder of its own; name the run folder"

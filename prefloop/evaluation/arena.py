@@ -111,7 +111,7 @@ def _win_cells(arena: Arena) -> list[tuple[str, ...]]:
             percent(each.controlled.value) if not each.reason else "",
             _percents(each.low, each.high),
             str(each.raw.n),
-            f"too little for equal length: {each.reason}" if each.reason else "",
+            f"no rate at equal length: {each.reason}" if each.reason else "",
         )
         for name, each in sorted(arena.win_rates.items(), key=lambda item: -item[1].raw.value)
     ]
@@ -134,7 +134,7 @@ def leaderboard_table(board: Leaderboard) -> str:
         name = "ν" if board.method == "davidson" else "η"
         lines.append(f"ties: {name} {interval_words(board.tie_parameter, 2)}")
     if board.style:
-        lines.append("style, log-odds of winning for one standard deviation more of it:")
+        lines.append("style, change in the log-odds of winning per standard deviation:")
         lines += [f"  {each.name} {interval_words(each.value, 3)}" for each in board.style]
     lines += [f"! {warning}" for warning in board.warnings]
     return "\n".join(lines)

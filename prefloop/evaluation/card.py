@@ -134,7 +134,9 @@ def _use(card: Card) -> str:
 
 def _made(card: Card) -> str:
     if card.tree is None:
-        return "## How it was made\n\nNo store of prefloop knows this model, so what made it is not said."
+        return (
+            "## How it was made\n\nNo prefloop store knows this model, so its runs and data are not listed."
+        )
     lines = []
     for run in reversed(list(_all(card.tree, "training_run"))):
         stage = run.name.partition(": ")[2]
@@ -187,7 +189,7 @@ def _settings(card: Card) -> str:
     if not card.settings:
         return ""
     text = yaml.safe_dump(_public(dict(card.settings)), sort_keys=False, allow_unicode=True)
-    return f"## Settings\n\nThose that are not prefloop's defaults.\n\n```yaml\n{text}```"
+    return f"## Settings\n\nSettings that differ from prefloop's defaults.\n\n```yaml\n{text}```"
 
 
 def _public(value: Any) -> Any:
@@ -200,7 +202,7 @@ def _public(value: Any) -> Any:
 
 def _results(card: Card) -> str:
     if card.measured is None or not card.measured.numbers:
-        return "## Results\n\nNot measured: no evaluation of prefloop names this model."
+        return "## Results\n\nNot measured: no prefloop evaluation includes this model."
     rows = ["| | value | 95 % interval | n | unit |", "| --- | --- | --- | --- | --- |"]
     for name, estimate in card.measured.numbers.items():
         sure = math.isfinite(estimate.low) and math.isfinite(estimate.high)

@@ -138,7 +138,7 @@ def ratio_interval(
     a, b = _finite(numerators, "numerators"), _finite(denominators, "denominators")
     _same_length(numerators=a, denominators=b)
     if b.sum() == 0:
-        raise ValueError("denominators sum to zero; the ratio does not exist")
+        raise ValueError("denominators sum to zero; the ratio is undefined")
     members, count = _members(clusters, len(a))
     value = float(a.sum() / b.sum())
     if count < 2:

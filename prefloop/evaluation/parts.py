@@ -69,7 +69,7 @@ def choose_part(
         )
     unknown = next((model for model in models if _is_unknown(model, store)), None)
     if unknown is not None:
-        why = f"no store says what {unknown} was trained on; --part all if not on this"
+        why = f"no store says what {unknown} was trained on; use --part all if it was not on this"
         return MeasuredPart(part="heldout", why=why)
     return MeasuredPart(part="all", why=f"no run behind {' or '.join(models)} read it")
 

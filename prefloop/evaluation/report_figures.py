@@ -89,7 +89,7 @@ def frontier(summary: Summary | None, evaluation: Evaluation | None, slots: Slot
     if best:
         most = max(point.n for point in best)
         caption += f" The curve draws 1 to {most} completions from SFT and keeps the one that the reward model scores highest, at the largest KL this can cost."
-    return Figure(title="Reward and its price", svg=svg, caption=caption)
+    return Figure(title="Reward and KL", svg=svg, caption=caption)
 
 
 def over_optimisation(curve: Sequence[BestOf]) -> list[Figure]:
@@ -138,9 +138,9 @@ def reward_model_accuracy(
     if ceiling:
         caption += f" The labels are noisy: a perfect model would agree with {percent(ceiling)} of them."
     if agreed:
-        caption += f" Who judged the same pairs did not always agree: {ceiling_words(agreed)}."
+        caption += f" Annotators of the same pairs did not always agree: {ceiling_words(agreed)}."
     if quality:
-        caption += " “Longer one wins” is what a judge gets that looks at nothing but length."
+        caption += " “Longer one wins” is a judge that always chooses the longer completion."
     svg = interval_chart(
         rows,
         title="Reward-model accuracy",
@@ -181,7 +181,7 @@ def accuracy_by_length(quality: RewardModelQuality) -> Figure:
     )
     higher = quality.length.longer_scores_higher
     caption = (
-        "Low on the left and high on the right is a model that pays for length."
+        "If it is low on the left and high on the right, the model rewards length."
         f" It scores the longer completion higher in {said(higher, share=True)} of comparisons;"
         f" the judge chose it in {said(quality.length.longer_is_chosen, share=True)}."
     )
@@ -202,28 +202,28 @@ TEXT_FIGURES: tuple[tuple[str, str, bool, Callable[[TextStatistics], Estimate], 
         "share of completions",
         True,
         lambda t: t.ended,
-        "The rest ran into the token limit.",
+        "The rest hit the token limit.",
     ),
     (
         "Alike across prompts",
         "similarity, 0 to 1",
         False,
         lambda t: t.similarity,
-        "Likeness of answers to different prompts; a rise is mode collapse.",
+        "Similarity of answers to different prompts; a rise is mode collapse.",
     ),
     (
         "Same answer twice",
         "share of completions",
         True,
         lambda t: t.duplicates,
-        "Given to another prompt too, word for word.",
+        "Another prompt got the same completion, word for word.",
     ),
     (
         "Longest repeat",
         "words",
         False,
         lambda t: t.longest_repeat,
-        "Longest run of words that a completion holds twice.",
+        "Longest sequence of words that a completion contains twice.",
     ),
 )
 

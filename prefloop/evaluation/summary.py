@@ -107,7 +107,7 @@ class MeasuredData:
         left_out = ", ".join(f"{count} {why}" for why, count in self.left_out.items())
         said += f"; left out: {left_out}" if left_out else ""
         return said + (
-            f"; {self.truncated} of the rows are cut to the token budgets" if self.truncated else ""
+            f"; {self.truncated} of the rows are truncated to the token budgets" if self.truncated else ""
         )
 
 

@@ -68,7 +68,7 @@ def reward_model_lines(quality: RewardModelQuality) -> str:
     lines.append(f"  {_what_it_shows(accuracy)}")
     lines.append(
         f"  calibration error {calibration.expected_error:.3f} (by chance alone {calibration.expected_error_by_chance:.3f}), "
-        f"log loss {said(calibration.log_loss)} (0.693 for one that knows nothing)"
+        f"log loss {said(calibration.log_loss)} (0.693 for a model that guesses)"
     )
     if calibration.error_interval is not None:
         lines.append(f"  calibration error, resampled by prompt: {said(calibration.error_interval)}")
@@ -97,7 +97,7 @@ def _what_it_shows(accuracy: Estimate) -> str:
         return f"better than chance; the interval is plus or minus {half:.1%}: {way_out}"
     if accuracy.high < CHANCE:
         return f"worse than chance: look at the data; the interval is plus or minus {half:.1%}"
-    return f"the interval holds 50 %, so this does not show that it has learnt anything; {way_out}"
+    return f"the interval contains 50 %, so this does not show that it has learned anything; {way_out}"
 
 
 def _cell(estimate: Estimate | None, *, share: bool = False) -> str:

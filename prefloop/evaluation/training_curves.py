@@ -47,7 +47,8 @@ def _accuracy(title: str, caption: str) -> Curves:
 
 LIKELIHOOD = (
     _learning(
-        "nats per token", "Cross-entropy of the text. Held out rising while training falls is overfitting."
+        "nats per token",
+        "Cross-entropy of the text. If it rises on held-out text while it falls in training, the model overfits.",
     ),
     Curves(
         title="Perplexity",
@@ -60,8 +61,8 @@ TRAINING: Mapping[str, tuple[Curves, ...]] = {
     "pretrain": LIKELIHOOD,
     "sft": LIKELIHOOD,
     "reward": (
-        _learning("nats per comparison", "ln 2 = 0.693 is a model that knows nothing."),
-        _accuracy("Accuracy", "Training accuracy is measured on each batch before it is learnt from."),
+        _learning("nats per comparison", "ln 2 = 0.693 is a model that guesses."),
+        _accuracy("Accuracy", "Training accuracy is measured on each batch before the update on it."),
     ),
     "ppo": (
         Curves(
@@ -74,25 +75,25 @@ TRAINING: Mapping[str, tuple[Curves, ...]] = {
             title="KL to the reference",
             unit="nats per completion",
             lines=(("KL", "kl"),),
-            caption="How far the policy has moved from where it began: the price of the score.",
+            caption="How far the policy has moved from the reference: the price of the score.",
         ),
         Curves(
             title="Reward",
             unit="reward per completion",
             lines=(("reward", "reward"),),
-            caption="What the policy is paid, and PPO maximises: the shaped score less the KL penalty.",
+            caption="What PPO maximises: the shaped score minus the KL penalty.",
         ),
         Curves(
             title="Completion length",
             unit="tokens",
             lines=(("length", "length"),),
-            caption="A reward that pays for length shows here first.",
+            caption="If the reward favours length, it shows here first.",
         ),
         Curves(
             title="Entropy",
             unit="nats per token",
             lines=(("entropy", "entropy"),),
-            caption="Falling to zero means that the policy has stopped exploring.",
+            caption="If it falls to zero, the policy has stopped exploring.",
         ),
         Curves(
             title="Critic",
@@ -104,14 +105,14 @@ TRAINING: Mapping[str, tuple[Curves, ...]] = {
             title="Clipping",
             unit="share of tokens",
             lines=(("clipped", "clip_fraction"),),
-            caption="Tokens whose gradient the clip has cut, because their ratio left its range.",
+            caption="Tokens whose ratio left the clip range, which cuts their gradient.",
             as_percent=True,
         ),
         Curves(
             title="Ended by itself",
             unit="share of completions",
             lines=(("ended", "ended"),),
-            caption="The rest ran into the token limit.",
+            caption="The rest hit the token limit.",
             as_percent=True,
         ),
     ),
@@ -124,14 +125,14 @@ TRAINING: Mapping[str, tuple[Curves, ...]] = {
             title="Margin of implicit rewards",
             unit="β · log-ratio, chosen minus rejected",
             lines=(("training", "margin"), ("held out", "heldout_margin")),
-            caption="How much more the policy has come to favour the chosen completion than the reference does.",
+            caption="How much more the policy favours the chosen completion than the reference does.",
         ),
         _accuracy("Accuracy of implicit rewards", "Share of comparisons whose margin is above zero."),
         Curves(
             title="Implicit rewards",
             unit="β · log-ratio to the reference",
             lines=(("chosen", "reward_chosen"), ("rejected", "reward_rejected")),
-            caption="Both falling means that probability moves to texts that nobody compared.",
+            caption="If both fall, probability moves to texts that nobody compared.",
         ),
     ),
 }

@@ -55,7 +55,7 @@ def win_scores(utilities_a: Numbers, utilities_b: Numbers, *, tie_within: float 
     """1 where a is better, 0 where b is, a half where they differ by at most `tie_within`. `[n]`."""
     a, b = np.asarray(utilities_a, dtype=np.float64), np.asarray(utilities_b, dtype=np.float64)
     if a.shape != b.shape:
-        raise ValueError(f"utilities of shapes {a.shape} and {b.shape}; pairs need as many of each")
+        raise ValueError(f"utilities have shapes {a.shape} and {b.shape}; pairs need as many of each")
     if tie_within < 0:
         raise ValueError(f"tie_within is {tie_within}; it must be 0 or more")
     # A NaN would compare as False both ways and pass for a tie.

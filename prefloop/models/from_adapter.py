@@ -73,7 +73,9 @@ def put_in(
         result = set_peft_model_state_dict(peft, tensors, adapter_name=name)
     wrong = list(result.unexpected_keys)
     if wrong:
-        raise InputError(f"{_misfit(adapter)}: it has {wrong[0]} ({len(wrong)} such), which the base has not")
+        raise InputError(
+            f"{_misfit(adapter)}: it has {wrong[0]} ({len(wrong)} such), which the base does not have"
+        )
     own = (f".{name}.", f".{name}")
     lacking = sorted(
         key
@@ -82,7 +84,7 @@ def put_in(
     )
     if lacking:
         raise InputError(
-            f"{_misfit(adapter)}: its file lacks {lacking[0]} ({len(lacking)} such), which {CONFIG} speaks of"
+            f"{_misfit(adapter)}: its file lacks {lacking[0]} ({len(lacking)} such), which {CONFIG} lists"
         )
     return peft
 
@@ -154,7 +156,7 @@ def _peft_config(adapter: Adapter) -> "PeftConfig":
     unknown = sorted(key for key in settings if key not in known)
     if unknown:
         log.warning(
-            "%s has settings that this PEFT does not know: %s. They are left out.",
+            "%s has settings that this PEFT does not know: %s. They are ignored.",
             adapter.folder / CONFIG,
             ", ".join(unknown),
         )

@@ -139,7 +139,7 @@ def what_is_not_taken(model: PreTrainedModel, sampling: Sampling) -> str:
         said.append(
             "samples with "
             + ", ".join(f"{key} {getattr(sampling, key):g}" for key in flags)
-            + ", not with the model's own settings; to take those: "
+            + ", not with the model's own settings; to use those: "
             + " ".join(f"--sampling.{key} {value:g}" for key, value in flags.items())
         )
     if others:

@@ -306,9 +306,7 @@ def new_reward_model(
             f"{type(model).__name__} has no `score` head that a reward model could use; start from a causal language model"
         )
     if not info["missing_keys"]:
-        log.warning(
-            "%s has a trained head, which is not kept: a fresh one is drawn. keep_head keeps it.", name
-        )
+        log.warning("%s has a trained head, which is replaced by a new random one. keep_head keeps it.", name)
     width = score_head(model).in_features
     model.score = scalar_head(width, std=(width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
     settings = model.config.get_text_config()

@@ -115,7 +115,9 @@ def reward_model_of_adapter(
     trainable(adapter, tensors, head=True)
     head = score_head(tensors)
     if keep_head and head is None:
-        raise InputError(f"keep_head is on, but adapter {adapter.name!r} has no score head; leave it out")
+        raise InputError(
+            f"keep_head is on, but adapter {adapter.name!r} has no score head; leave keep_head out"
+        )
     fresh = reward_model.score_head.get_parameter("weight").detach().clone()
     as_scorer = {**adapter.settings, "modules_to_save": ["classifier", "score"]}
     if head is None:
@@ -279,6 +281,6 @@ def _write_reading(role: RewardModel, folder: Path) -> None:
     if not same:
         saved = read_object(folder / CONFIG)
         saved["task_type"] = (
-            f"{SCORED_BY}; load it with prefloop, or take the merged model in the folder above"
+            f"{SCORED_BY}; load it with prefloop, or use the merged model in the folder above"
         )
         (folder / CONFIG).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")

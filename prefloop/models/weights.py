@@ -32,7 +32,7 @@ def check_name(name: str) -> None:
         )
     if place.is_path and not path.exists():
         raise InputError(
-            f"model {name!r} is not there; give a folder that holds config.json and safetensors weights, or a hub name"
+            f"model {name!r} does not exist; give a folder that holds config.json and safetensors weights, or a hub name"
         )
     if path.is_dir() and not place.gguf:
         check_files(path)
@@ -68,7 +68,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def _damaged(file: Path, error: Exception) -> str:
     return (
-        f"{file} is cut off or damaged ({str(error).strip() or type(error).__name__}); "
+        f"{file} is truncated or damaged ({str(error).strip() or type(error).__name__}); "
         "restore the file, or save the model again"
     )
 

@@ -20,11 +20,11 @@ from prefloop.rollout.stream import stream
 from prefloop.text import decode_completion, encode_prompt, load_tokenizer, stop_token_ids
 
 HELP = """\
-/reset              forget what was said
-/temperature 0.7    how freely answers are drawn; 0 takes the likeliest word every time
-/save FILE.jsonl    write what was said, in a format that `prefloop sft` reads
+/reset              forget the conversation
+/temperature 0.7    the sampling temperature; 0 is greedy
+/save FILE.jsonl    save the conversation in a format that `prefloop sft` reads
 /quit               end (so does Ctrl-D)
-//...               say something that begins with a slash"""
+//...               send a message that begins with a slash"""
 
 _HALF = "\ufffd"
 """What a character decodes to whose last bytes are not drawn yet."""
@@ -39,7 +39,7 @@ def chat(config: ChatConfig) -> None:
     talk = OpenChat(config, policy, tokenizer, sys.stdout)
     interactive = sys.stdin.isatty()
     if interactive:
-        way = "a chat" if talk.remembers else "no chat template: it goes on from each line"
+        way = "a chat" if talk.remembers else "no chat template: it continues each line"
         print(f"{config.model}: {way}. /help lists what else you can type.")
     for line in _lines(interactive):
         try:
@@ -117,7 +117,7 @@ class OpenChat:
                 if len(messages) <= first + 2:
                     raise
             messages = (*messages[:first], *messages[first + 2 :])
-            self._print("[the chat is full: its oldest turn is forgotten]\n")
+            self._print("[the context is full: the oldest turn is dropped]\n")
 
     def _answer(self, prompt: list[int]) -> str:
         """Draw an answer and print it as it comes."""
@@ -164,7 +164,7 @@ class OpenChat:
                 self._save(argument.strip())
             case _:
                 raise InputError(
-                    f"{command} is not a command; there are /reset, /temperature, /save, /help and /quit"
+                    f"{command} is not a command; the commands are /reset, /temperature, /save, /help and /quit"
                 )
         return True
 

@@ -87,7 +87,7 @@ def _read(request: Mapping[str, Any]) -> tuple[tuple[Message, ...], Sampling, in
     unknown = [key for key, value in request.items() if key not in _KNOWN and value not in _UNSET]
     if unknown:
         raise InputError(
-            f"this server does not know {', '.join(unknown)}; leave it out ({', '.join(_KNOWN)})"
+            f"this server does not support {', '.join(unknown)}; leave it out ({', '.join(_KNOWN)})"
         )
     try:
         messages = tuple(Message(role=each["role"], content=each["content"]) for each in request["messages"])
@@ -100,7 +100,7 @@ def _read(request: Mapping[str, Any]) -> tuple[tuple[Message, ...], Sampling, in
         )
         seed = int(request.get("seed") or 0)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the request makes no sense ({type(error).__name__}: {error})") from error
+        raise InputError(f"the request is invalid ({type(error).__name__}: {error})") from error
     if not messages or any(each.role not in _ROLES or not isinstance(each.content, str) for each in messages):
         raise InputError(f"messages must be one or more, of the roles {', '.join(_ROLES)}, with text")
     if sampling.max_new_tokens > MOST_TOKENS or not 0 <= seed < 2**63:
@@ -117,7 +117,7 @@ def make_server(answers: AnsweringPolicy, *, key: str = "", port: int = 0) -> Th
             if key and not hmac.compare_digest(self.headers.get("authorization", ""), f"Bearer {key}"):
                 return self._say(401, {"error": {"message": "the key is wrong"}})
             if self.path != "/v1/chat/completions":
-                return self._say(404, {"error": {"message": "there is /v1/chat/completions"}})
+                return self._say(404, {"error": {"message": "the path is /v1/chat/completions"}})
             if not length.isdecimal() or int(length) > MOST_BYTES:
                 return self._say(413, {"error": {"message": "the request is too large"}})
             try:

@@ -54,7 +54,7 @@ def make_decoder(model: nn.Module, *, slots: int, columns: int) -> Decoder[Any]:
         return CachedDecoder(model, slots=slots, columns=columns)
     warnings.warn(
         f"{type(model).__name__} does not run its attention through transformers' attention interface with an ordinary key-value cache; "
-        "its completions are sampled by computing all their tokens again at every step, which is slow",
+        "sampling recomputes all tokens of a completion at every step, which is slow",
         stacklevel=3,
     )
     return RecomputingDecoder(model, slots=slots, columns=columns)

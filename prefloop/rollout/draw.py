@@ -78,7 +78,7 @@ def draw(
     if not math.isfinite(logprobs.sum().item()):
         bad = int((~torch.isfinite(logprobs)).sum())
         raise InputError(
-            f"the model's logits are NaN or infinite in {bad} of {len(logprobs)} rows; its weights are unusable: take an earlier checkpoint"
+            f"the model's logits are NaN or infinite in {bad} of {len(logprobs)} rows; its weights are unusable: use an earlier checkpoint"
         )
     return DrawnTokens(tokens=tokens, logprobs=logprobs)
 

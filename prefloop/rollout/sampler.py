@@ -93,7 +93,7 @@ def sample(
     if len(row_keys) != len(prompts) or len(set(row_keys)) != len(row_keys):
         raise ValueError(
             f"{len(prompts)} prompts need as many different row_keys, but there are {len(row_keys)}, {len(set(row_keys))} of them different; "
-            "prompts with one key would draw with the same numbers"
+            "prompts with the same key would get the same random numbers"
         )
     if not prompts:
         return []

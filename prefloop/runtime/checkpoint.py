@@ -86,7 +86,7 @@ class Checkpoints:
         latest = self.latest()
         if latest is None:
             return "no checkpoint was written before; make room or name another folder, then start again"
-        return f"the checkpoint of step {latest[0]} is intact in {latest[1]}; make room, then go on with --run.resume true"
+        return f"the checkpoint of step {latest[0]} is intact in {latest[1]}; make room, then resume with --run.resume true"
 
 
 def replace_folder(final: Path, new: Path, write: Callable[[Path], None]) -> None:
@@ -147,8 +147,8 @@ def compare_fingerprints(
     ]
     if other:
         raise InputError(
-            f"{' and '.join(other)} changed since the run was begun; "
-            "put back what was there, or start a new run in another folder"
+            f"{' and '.join(other)} changed since the run was started; "
+            "restore it, or start a new run in another folder"
         )
     return changes
 
@@ -170,8 +170,8 @@ def _compare_settings(
     wrong = [text for key, text in differences.items() if key not in fine]
     if wrong:
         raise InputError(
-            f"the run was begun with other settings ({'; '.join(wrong)}); "
-            "go on with those of its config.yaml, or start a new one in another folder"
+            f"the run was started with other settings ({'; '.join(wrong)}); "
+            "resume with those in its config.yaml, or start a new run in another folder"
         )
     return [differences[key] for key in fine]
 

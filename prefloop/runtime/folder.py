@@ -64,7 +64,7 @@ def marks_of_a_run(folder: Path) -> list[str]:
 
 
 def claim(folder: Path, *, resume: bool) -> FolderLock:
-    """Make a run folder, or enter one to go on with it.
+    """Make a run folder, or enter one to resume its run.
 
     Raises:
         InputError: It holds a run and `resume` is off, another process writes in it, or it cannot be written.
@@ -73,7 +73,7 @@ def claim(folder: Path, *, resume: bool) -> FolderLock:
     if held and not resume:
         raise InputError(
             f"{folder} already holds a run (it has {', '.join(held)}); "
-            "go on with it by --run.resume true, or name another folder with --run.out"
+            "resume it with --run.resume true, or name another folder with --run.out"
         )
     with writing(folder, way_out="name another folder with --run.out"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, and say how to go on; a second time, stop at once."""
+"""Ctrl-C and SIGTERM: finish the step, save, and say how to resume; a second time, stop at once."""
 
 import os
 import signal

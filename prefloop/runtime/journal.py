@@ -126,7 +126,7 @@ class Journal:
                 file.close()
 
     def _writing(self, path: Path) -> AbstractContextManager[None]:
-        return writing(path, way_out="make room, then go on with --run.resume true")
+        return writing(path, way_out="make room, then resume with --run.resume true")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

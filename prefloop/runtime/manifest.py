@@ -42,7 +42,7 @@ def listed(folder: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact, files = False, {}
     if not intact:
-        raise InputError(f"{file} is damaged or was edited: its own hash does not fit its list")
+        raise InputError(f"{file} is damaged or was edited: its own hash does not match")
     return files
 
 

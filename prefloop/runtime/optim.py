@@ -132,7 +132,7 @@ def load_optimizer_state(
     missing = sorted(set(names) - state.keys()) if state else []
     if strangers or missing:
         raise InputError(
-            f"the checkpoint's optimiser is of another model: it has {strangers[:3]} that this one has not, "
+            f"the checkpoint's optimiser belongs to another model: it has {strangers[:3]} that this one does not have, "
             f"and lacks {missing[:3]}; resume with the model the run was started with"
         )
     optimizer.state.clear()

@@ -47,7 +47,7 @@ class MatrixProducts:
     reason: str
 
     def __str__(self) -> str:
-        return f"{'oneDNN' if self.library == 'onednn' else 'as PyTorch has it'} ({self.reason})"
+        return f"{'oneDNN' if self.library == 'onednn' else 'PyTorch default'} ({self.reason})"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@
       tracker.json       the run's name in that tracker
       log.txt            what happened, with the time
       samples/           step-N.jsonl
-      checkpoints/       step-N/: what the algorithm saved, and resume/ to go on from
+      checkpoints/       step-N/: what the algorithm saved, and resume/ to resume from
       nonfinite/         what a step with a loss or gradient that is not finite was made of
       final/             the finished model, as the algorithm saved it: what later stages load
       summary.json       what came of it
@@ -121,7 +121,7 @@ class Run:
         headline: Sequence[str],
         reads: Mapping[str, Content] | None = None,
     ) -> "Run":
-        """Make the run folder, or go on with it; set up the machine and seed every random generator. Build models after this.
+        """Make the run folder, or resume in it; set up the machine and seed every random generator. Build models after this.
 
         Args:
             settings: `config.run`.
@@ -273,7 +273,7 @@ class Run:
                 with suppress(InputError):  # a full disk, most likely what `error` says already
                     self._journal.log(f"stopped: {kind.__name__ if kind else ''}: {error}")
         if isinstance(error, PeerLost):
-            raise PeerLost(f"{error}; go on with: {self.resume_command()}", speaks=error.speaks) from error
+            raise PeerLost(f"{error}; resume with: {self.resume_command()}", speaks=error.speaks) from error
         refused = isinstance(error, InputError) and not self._last_metrics and not self.nonfinite.exists()
         if refused and not self.settings.resume and self._journal is not None:
             with suppress(OSError):  # what is wrong is said by `error`
@@ -312,11 +312,11 @@ class Run:
                 check_finite(
                     checkpoint,
                     skip=frozenset({RESUME_DIR}),
-                    way_out=f"nothing is published: remove {checkpoint} to go on from an earlier checkpoint, or train again with a lower lr",
+                    way_out=f"nothing is published: remove {checkpoint} to resume from an earlier checkpoint, or train again with a lower lr",
                 )
                 with writing(
                     self.final,
-                    way_out=f"make room, then go on with --run.resume true ({checkpoint} is intact)",
+                    way_out=f"make room, then resume with --run.resume true ({checkpoint} is intact)",
                 ):
                     replace_folder(
                         self.final, self.folder / ".new-final", lambda new: publish(checkpoint, new)
@@ -328,7 +328,7 @@ class Run:
         self._progress.close()
         raise Interrupted(
             f"stopped after step {step} of {self.total_steps}; the checkpoint is in {self.checkpoints.path(step)}; "
-            f"go on with: {self.resume_command()}"
+            f"resume with: {self.resume_command()}"
         )
 
     def resume_command(self) -> str:
@@ -344,18 +344,18 @@ class Run:
         if self._journal is None:
             return
         lost = self._journal.lost
-        again = f"; the {lost} steps after it were not saved and are done again" if lost else ""
+        again = f"; the {lost} steps after it were not saved and are repeated" if lost else ""
         if self._source:
             done = " Nothing is left to do." if self.start == self.total_steps else ""
             self.say(
-                f"going on from {self._source[0]}, step {self.start} of {self.total_steps}{again}.{done}"
+                f"resuming from {self._source[0]}, step {self.start} of {self.total_steps}{again}.{done}"
             )
             if len(self._source[1]["random"]) != self.world.size:
                 self.say(
                     "the number of processes has changed: anything drawn per process differs from an uninterrupted run"
                 )
         elif self.settings.resume:
-            again = f"; {lost} steps were not saved and are done again" if lost else ""
+            again = f"; {lost} steps were not saved and are repeated" if lost else ""
             self.say(f"no checkpoint in {self.folder}, starting from the beginning{again}")
 
     def _write_summary(self) -> None:
@@ -373,7 +373,7 @@ class Run:
             **self._summary,
         }
         self._journal.flush()
-        with writing(self.folder, way_out="make room, then go on with --run.resume true"):
+        with writing(self.folder, way_out="make room, then resume with --run.resume true"):
             write_whole(self.folder / "summary.json", json.dumps(null_for_nan(summary), indent=1) + "\n")
 
 
@@ -398,7 +398,7 @@ def null_for_nan(value: Any) -> Any:
 def _find_checkpoint(
     settings: RunSettings, own: dict[str, Any], reads: Mapping[str, Content], world: World
 ) -> tuple[tuple[Path, StateTree] | None, list[str]]:
-    """The checkpoint to go on from, its folder and state, and which settings have changed since in a way that is allowed."""
+    """The checkpoint to resume from, its folder and state, and which settings have changed since in a way that is allowed."""
     checkpoints = Checkpoints(Path(settings.out) / "checkpoints", keep=settings.keep)
     # An unreadable folder of checkpoints must not pass for an empty one, so only rank 0 looks and all hear of it.
     latest = world.on_main(checkpoints.latest) if settings.resume else None
@@ -406,7 +406,7 @@ def _find_checkpoint(
         return None, []
     step, folder = latest
     # Before anything of it is read: a checkpoint whose bytes have changed is not what the run left.
-    way_out = f"put back what was there, or remove {folder} to go on from an earlier checkpoint"
+    way_out = f"restore it, or remove {folder} to resume from an earlier checkpoint"
     checked = world.on_main(lambda: check_folder(folder, way_out=way_out))
     saved: StateTree = world.together(lambda: load_state(folder / RESUME_DIR))
     changes = compare_fingerprints(saved["fingerprint"], own, may_differ=_MAY_DIFFER, reads=reads)

@@ -50,7 +50,7 @@ class Tracked:
     """A run in one of the trackers."""
 
     def __init__(self, track: str, folder: Path, settings: Mapping[str, Any], *, logged: int) -> None:
-        """Begin a run there, or go on with it; steps up to `logged` have been sent before and are not sent twice."""
+        """Start a run there, or resume it; steps up to `logged` have been sent before and are not sent twice."""
         self._track = track
         self._logged = logged
         self._failed = False
@@ -89,7 +89,9 @@ class Tracked:
         if not self._failed:
             said = " ".join(str(error).split()) or type(error).__name__
             log.warning(
-                "%s could not be reached: %s. The run goes on; metrics.jsonl has all.", self._track, said
+                "%s could not be reached: %s. The run continues; metrics.jsonl has all metrics.",
+                self._track,
+                said,
             )
         self._failed = True
 

@@ -36,7 +36,7 @@ class Tuning:
     """What multiplies large matrices."""
 
     def __str__(self) -> str:
-        return f"{self.threads} threads ({self.threads_from}; {self.cores:g} cores to use); allocator: {self.allocator}; matrix products: {self.products}"
+        return f"{self.threads} threads ({self.threads_from}; {self.cores:g} cores available); allocator: {self.allocator}; matrix products: {self.products}"
 
 
 def tune(settings: RunSettings) -> Tuning:

@@ -147,7 +147,7 @@ class Updater:
         if self._skipped_in_a_row >= self._max_nonfinite:
             raise NonFiniteError(
                 f"{_trouble(result)} at update {self.steps}, the last of {self._skipped_in_a_row} in a row; "
-                f"the batches and the weights are in {self._dump_folder}; lower the learning rate, or look at that data"
+                f"the batches and the weights are in {self._dump_folder}; lower the learning rate, or inspect that data"
             )
         return result
 
@@ -210,7 +210,7 @@ class Updater:
         last = self._skipped_in_a_row >= self._max_nonfinite
 
         def dump() -> None:
-            with writing(folder, way_out="make room, then go on with --run.resume true"):
+            with writing(folder, way_out="make room, then resume with --run.resume true"):
                 batch = {"batch": replay(), "random": random_state(self._world.device)}
                 save_state(batch, folder / f"rank-{self._world.rank}")
                 if self._world.is_main:

@@ -84,7 +84,7 @@ class Waits:
         missing = self._missing()
         names = _named(missing)
         if in_time:
-            said = f"{names} of {self._size} ended while the others waited; what was wrong there is said above, if anything"
+            said = f"{names} of {self._size} ended while the others waited; its error is above, if it printed one"
         else:
             said = f"{names} of {self._size} did not come within {self._minutes:g} minutes (compute.wait_minutes)"
         speakers = [rank for rank in range(self._size) if rank not in missing]

@@ -48,7 +48,7 @@ def check(session: Session, project: int, annotator: int, least: ProjectRole = "
     row = session.execute(_standing(one=True), {"project": project, "annotator": annotator}).one_or_none()
     role = None if row is None else _role(*row[1:])
     if role is None:
-        raise NotFound(f"project {project} is not there")  # as for one that is not: nobody is told more
+        raise NotFound(f"project {project} does not exist")  # as for one that is not: nobody is told more
     if PROJECT_ROLES.index(role) < PROJECT_ROLES.index(least):
         raise NotAllowed(f"only {least}s of this project may do this")
 

@@ -351,7 +351,7 @@ def revoke_token(studio: Studio, who: Who, id: int) -> None:
     with studio.write() as session:
         row = session.get(_Token, id) if id < 2**31 else None
         if row is None or row.account_id != who.account:
-            raise NotFound("there is no such token of yours")
+            raise NotFound("you have no such token")
         session.delete(row)
         audit.write(
             session,
@@ -476,7 +476,7 @@ def _keep_an_admin(session: Session, row: studio_models.Account) -> None:
     """Raise `Conflict` for the last one. All admins are locked: of two who shut each other out at once, the second is refused."""
     admins = select(_Account.id).where(_Account.role == "admin", _Account.active).order_by(_Account.id)
     if session.scalars(admins.with_for_update()).all() == [row.id]:
-        raise Conflict("this is the only admin; make another one first")
+        raise Conflict("this is the only admin; make somebody else an admin first")
 
 
 def _who(row: studio_models.Account, *, scopes: tuple[Scope, ...], csrf: str, leads: Any = "") -> Who:

@@ -229,7 +229,7 @@ def _decide(
     if choice not in found.choices:
         raise InputError(f"choice is {choice!r}; here it must be one of {', '.join(found.choices)}")
     if last != found.last:
-        raise Conflict("somebody else has decided this meanwhile; look again")
+        raise Conflict("somebody else has decided this in the meantime; reload the page")
     order = order_for(item, person, len(found.completions))
     identity = _identity(session, person, now)
     before = current_judgement(session, item, identity)

@@ -280,6 +280,6 @@ def clip_of(studio: Studio, token: str, annotator: int, place: int) -> str:
             .where(_Assignment.token == token, _Assignment.annotator_id == annotator)
         ).one_or_none()
         if row is None or place >= len(row.order_shown):
-            raise NotFound("there is no such clip of yours")
+            raise NotFound("you have no such clip")
         (item,) = judging.items(session, [row.item_id])
         return item.completions[row.order_shown[place]].strip()

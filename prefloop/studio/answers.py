@@ -52,7 +52,7 @@ def judgement(
     if not 0 <= answer.strength <= most:
         raise InputError(f"strength is {answer.strength}; with {answer.choice} it must be 0 to {most}")
     if answer.ranking and answer.choice not in ("ranking", "best"):
-        raise InputError("ranking goes with the choices `ranking` and `best` only")
+        raise InputError("ranking is only for the choices `ranking` and `best`")
     if any(not 0 <= place < len(order) for group in answer.ranking for place in group):
         raise InputError(f"ranking is {answer.ranking}; places go from 0 to {len(order) - 1}")
     _check_ratings(project, answer)
@@ -121,7 +121,7 @@ def _check_ratings(project: Project, answer: Answer) -> None:
     scales = {scale.name: scale.levels for scale in project.settings.scales}
     if answer.choice != "rated":
         if answer.ratings:
-            raise InputError("ratings go with the choice `rated` only")
+            raise InputError("ratings are only for the choice `rated`")
         return
     if set(answer.ratings) != set(scales):
         raise InputError(f"ratings must be of {', '.join(scales)}, all of them")

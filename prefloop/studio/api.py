@@ -37,10 +37,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "cannot be read"},
     401: {"description": "not signed in"},
     403: {"description": "not allowed, or the CSRF token is missing"},
-    404: {"description": "not there, or not yours"},
+    404: {"description": "does not exist, or is not yours"},
     409: {"description": "contradicts what is stored"},
     413: {"description": "too large"},
-    422: {"description": "makes no sense"},
+    422: {"description": "is invalid"},
     429: {"description": "too many requests"},
     503: {"description": "the store cannot be reached; send it again"},
 }
@@ -81,7 +81,7 @@ class AnswerIn(Strict):
     ranking: list[list[int]] = Field(
         default=[],
         max_length=1000,
-        description="places from 0, best group first; of the choice best the one best place",
+        description="places from 0, best group first; for the choice `best`, the one best place",
     )
     ratings: dict[Text, int] = Field(default={}, max_length=20)
     flags: list[Text] = Field(default=[], max_length=20)
@@ -139,7 +139,7 @@ class ProjectIn(Strict):
     )
     access: Access | None = Field(
         default=None,
-        description="who belongs to it: its members (of a new one, if nothing is said), or everybody with an account",
+        description="who has access: its members (the default for a new one), or everybody with an account",
     )
 
     def settings(self, access: Access) -> ProjectSettings:
@@ -202,8 +202,8 @@ class NextOut(BaseModel):
     assignment: AssignmentOut | None
     done: int = Field(description="answers you have given in this project")
     left: int = Field(description="items you can still be asked, those you hold among them")
-    unanswered: list[str] = Field(description="of `have`, those that count as left: no answer has come yet")
-    state: str = Field(description="of the project: in one that is not open nothing is asked")
+    unanswered: list[str] = Field(description="those of `have` that have no answer yet")
+    state: str = Field(description="of the project; only an open project asks anything")
     why: str = Field(description="that your quota is reached, and until when; empty if it is not")
 
 
@@ -451,7 +451,7 @@ def import_items(
     who: Who = Depends(manager),  # noqa: B008
     name: Annotated[str, Query(max_length=100, pattern=r"^[\w. -]+$")] = "upload.jsonl",
     format: Annotated[
-        str, Query(max_length=50, description="a format of docs/data.md; empty goes by columns")
+        str, Query(max_length=50, description="a format of docs/data.md; empty detects it from the columns")
     ] = "",
     columns: Annotated[
         str, Query(max_length=1000, description="prompt=instruction,chosen=better: what the file calls them")
@@ -472,7 +472,7 @@ def export_judgements(
     who: Who = Depends(manager),  # noqa: B008
     kind: Literal["comparisons", "rankings", "labels", "scores", "demonstrations"] = "comparisons",
     adjudicated: Annotated[
-        bool, Query(description="take an adjudicator's decision in place of the answers it decides between")
+        bool, Query(description="use an adjudicator's decision instead of the answers it decides between")
     ] = False,
 ) -> Response:
     """What was said in a project, as JSON lines in the field's format; the manifest is in the header `X-Prefloop-Manifest` (base64 of JSON).

@@ -27,7 +27,7 @@ router = APIRouter(prefix="/api/v1", responses=ERRORS, tags=["chat"])
 
 class ChatIn(Strict):
     project: int = Field(ge=0, lt=2**31)
-    new: bool = Field(default=False, description="end the conversation you have, and begin another one")
+    new: bool = Field(default=False, description="end the current conversation, and start another one")
 
 
 class MessageIn(Strict):
@@ -42,10 +42,10 @@ class ChatOut(BaseModel):
     token: str
     project: int
     state: str
-    messages: list[Turn] = Field(description="what was said, without what led nowhere")
+    messages: list[Turn] = Field(description="the conversation, without messages that got no answers")
     waiting: bool = Field(description="two answers are being written; ask again in a moment")
     problem: str = Field(description="why the last message got no answers")
-    again: str = Field(description="a message that led nowhere")
+    again: str = Field(description="a message that got no answers")
     assignment: AssignmentOut | None = Field(description="the two answers to the last message")
     draft: str
 

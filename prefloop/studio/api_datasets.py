@@ -29,7 +29,7 @@ class DatasetIn(Strict):
     judged_by: JudgedBy = "all"
     rounds: list[int] = Field(default=[], max_length=100)
     strategies: Words = Field(default=[], max_length=100)
-    since: Text = Field(default="", max_length=40, description="ISO 8601; UTC where it names no zone")
+    since: Text = Field(default="", max_length=40, description="ISO 8601; UTC if it has no time zone")
     adjudicated: bool = False
     aggregate: Aggregate = "each"
     min_agreement: float = Field(default=0.0, ge=0, le=1)
@@ -41,7 +41,7 @@ class DatasetIn(Strict):
 class ChangesOut(BaseModel):
     added: int
     removed: int
-    changed: int = Field(description="the same question to the same annotator, with another label")
+    changed: int = Field(description="the same item and annotator, with a different label")
     same: int
 
 
@@ -53,7 +53,7 @@ class DatasetOut(BaseModel):
     export: int
     chosen: dict[str, Any] = Field(description="the settings that it was selected by")
     left_out: dict[str, int]
-    changes: ChangesOut = Field(description="since the version before")
+    changes: ChangesOut = Field(description="since the previous version")
     note: str
     made_by: str = Field(description="pseudonym of who saved it; empty for the command line")
     created_at: datetime
@@ -62,7 +62,7 @@ class DatasetOut(BaseModel):
 
 class SavedOut(BaseModel):
     dataset: DatasetOut
-    new: bool = Field(description="false where the newest version is the same already")
+    new: bool = Field(description="false if the newest version is the same")
 
 
 class DifferenceOut(BaseModel):

@@ -25,11 +25,11 @@ class MemberIn(Strict):
 class InviteIn(Strict):
     role: InvitedRole = "annotator"
     projects: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
-        default=[], max_length=100, description="that who comes belongs to; without any, an admin's right"
+        default=[], max_length=100, description="that people join; only an admin may name none"
     )
-    uses: int = Field(default=1, ge=1, le=MOST_USES, description="how many people it serves")
+    uses: int = Field(default=1, ge=1, le=MOST_USES, description="how many people can use it")
     days: int = Field(default=DAYS, ge=1, le=MOST_DAYS)
-    note: Text = Field(default="", max_length=LONGEST_NOTE, description="what you call it")
+    note: Text = Field(default="", max_length=LONGEST_NOTE, description="your name for it")
 
 
 def _inviter(who: Annotated[Who, Depends(signed_in)]) -> Who:

@@ -365,7 +365,7 @@ def _check_last_turn(session: Session, row: studio_models.Assignment) -> None:
     # The chat, so that nothing is said meanwhile.
     session.execute(select(studio_models.Chat.id).where(studio_models.Chat.id == chat).with_for_update())
     if session.scalar(select(turn.id).where(turn.chat_id == chat, turn.position > position).limit(1)):
-        raise Conflict("the conversation has gone on from this answer; begin a new one instead")
+        raise Conflict("the conversation has continued from this answer; start a new one instead")
 
 
 def give_back(session: Session, token: str, annotator: int) -> None:
@@ -403,7 +403,7 @@ def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.A
     """The annotator's own assignment, locked, its project, and the number of its item; `NotFound` for who does not belong there any more."""
     found = session.execute(_own(), {"token": token, "annotator": annotator}).one_or_none()
     if found is None:
-        raise NotFound("there is no such assignment of yours")
+        raise NotFound("you have no such assignment")
     row, project, item = found
     access.check(session, project, annotator)
     return row, project_of(session, project), item

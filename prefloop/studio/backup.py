@@ -20,7 +20,7 @@ def back_up(where: str, target: str | Path) -> Path:
     """Write a consistent copy of a store, in use or not: a SQLite file of its own, or pg_dump's archive. Nothing is overwritten."""
     path = Path(target)
     if path.exists():
-        raise InputError(f"{path}: is there already; name another file")
+        raise InputError(f"{path}: exists already; name another file")
     with Store.open(where, create=False) as store:
         dialect, label = store.database.dialect, store.label
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -52,7 +52,7 @@ def restore(backup: str | Path, where: str) -> None:
         return
     path = Path(where.removeprefix("sqlite:///"))
     if path.exists():
-        raise InputError(f"{path}: is there already; move it away, or name another place")
+        raise InputError(f"{path}: exists already; move it away, or name another place")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _check(path: Path, source: Path) -> None:
     finally:
         connection.close()
     if answer != [("ok",)]:
-        raise InputError(f"{source}: is damaged ({answer[0][0]}); take an older backup")
+        raise InputError(f"{source}: is damaged ({answer[0][0]}); use an older backup")
     open_database(path, create=False).close()
 
 

@@ -92,9 +92,9 @@ def say(
             raise Conflict("this idempotency key was used for another message; use a new one")
         return None
     if row.state != "open":
-        raise Conflict("this conversation has ended; begin a new one")
+        raise Conflict("this conversation has ended; start a new one")
     if turns and not _is_over(session, turns[-1]):
-        raise Conflict("the last message waits for its answers, or they wait for your judgement")
+        raise Conflict("the last message waits for its answers or for your judgement")
     allowed = quotas.allowance(session, row.project_id, annotator, now)
     if allowed.left == 0:
         raise Conflict(allowed.why)
@@ -234,7 +234,7 @@ def _owned(session: Session, token: str, annotator: int, *, lock: bool = False) 
     statement = select(_Chat).where(_Chat.token == token, _Chat.annotator_id == annotator)
     row = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
     if row is None:
-        raise NotFound("there is no such conversation of yours")
+        raise NotFound("you have no such conversation")
     access.check(session, row.project_id, annotator)
     return row
 

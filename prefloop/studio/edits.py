@@ -43,7 +43,7 @@ def write_edit(
     place = PLACES.get(answer.choice, 0)
     source_slot = row.order_shown[place]
     if any(same_text(answer.edited, shown) for shown in item.completions):
-        raise InputError("edited is a reply as it was shown; change something, or leave edited out")
+        raise InputError("edited equals a reply that was shown; change something, or leave edited out")
     source = session.scalars(
         select(models.ItemCompletion.completion_id).where(
             models.ItemCompletion.item_id == said.item, models.ItemCompletion.slot == source_slot

@@ -127,11 +127,11 @@ def import_loaded(
     kind = ITEM_KIND[settings.kind]
     groups, left_out = _grouped(_texts(loaded), kind)
     if not groups:
-        raise InputError(f"{source}: no item to judge in it; project {settings.name!r} needs {_NEEDS[kind]}")
-    if gold and not any(group.right for group in groups):
         raise InputError(
-            f"{source}: rows of format {loaded.summary.format} say no answer that could be known"
+            f"{source}: it has no items to judge; project {settings.name!r} needs {_NEEDS[kind]}"
         )
+    if gold and not any(group.right for group in groups):
+        raise InputError(f"{source}: rows of format {loaded.summary.format} contain no known answers")
 
     def work(session: Session) -> tuple[Project, int, int, int]:
         now = studio.clock()

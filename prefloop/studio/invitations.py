@@ -146,7 +146,7 @@ def accept_as(studio: Studio, secret: str, who: Who) -> None:
         row = _open(session, secret, now, lock=True)
         to = _projects(session, row.id)
         if not to:
-            raise InputError(f"this link makes an account, and you have one: {who.login}; sign out to use it")
+            raise InputError(f"this link makes an account, but you have one: {who.login}; sign out to use it")
         has = access.roles(session, who.annotator)
         offered = PROJECT_ROLES.index(_role(row))  # type: ignore[arg-type]  # no admin, as it has projects
         new = [id for id in to if id not in has or PROJECT_ROLES.index(has[id]) < offered]
@@ -245,5 +245,5 @@ def _open(session: Session, secret: str, now: datetime, *, lock: bool = False) -
     row = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
     over = row is not None and row.setup and session.scalar(select(_Account.id).limit(1)) is not None
     if row is None or over or _state(row, now) != "pending":
-        raise NotFound("this link was used already, or is too old; ask for a new one")
+        raise NotFound("this link was used already, or has expired; ask for a new one")
     return row

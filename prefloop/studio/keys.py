@@ -41,10 +41,10 @@ KEYS: Mapping[str, Key] = {
     "diff": Key(key="d", says="show what differs", kinds=("pair", "chat")),
     "written": Key(
         key="w",
-        says="show texts as they were written",
+        says="show the raw text",
         kinds=("pair", "chat", "rank", "rate", "binary", "edit"),
     ),
-    "new_chat": Key(key="n", says="begin a new conversation", kinds=("chat",)),
+    "new_chat": Key(key="n", says="start a new conversation", kinds=("chat",)),
     "guidelines": Key(key="g", says="guidelines"),
     "help": Key(key="?", says="these keys"),
 }

@@ -146,7 +146,7 @@ def remove(studio: Studio, project: int, person: int, *, by: int | None) -> None
 def _remove(session: Session, project: int, person: int, *, now: datetime, by: int | None) -> None:
     row = _membership(session, project, person)
     if row is None:
-        raise NotFound("this person is no member of the project")
+        raise NotFound("this person is not a member of the project")
     session.delete(row)
     session.flush()
     assign.give_all_back(session, project, session.get_one(_Account, person).annotator_id)

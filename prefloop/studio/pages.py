@@ -191,7 +191,7 @@ def login(request: Request, form: Form) -> Response:
     limit(request, "sign in", f"login {login.strip().lower()}")
     account = accounts.password_fits(studio_of(request), login, form.get("password", ""))
     if account is None:
-        error, to = "Login and password do not fit.", way_on(form.get("next", "/"))
+        error, to = "Wrong login or password.", way_on(form.get("next", "/"))
         answer = door(request, "login", error=error, login=login, ready=True, next=to, ended=False)
         answer.status_code = 401
         return answer
@@ -350,7 +350,7 @@ def clip_file(request: Request, name: str) -> FileResponse:
         or path.suffix.lower() not in MEDIA_TYPES
         or not path.is_file()
     ):
-        raise HTTPException(404, "this clip is not there")
+        raise HTTPException(404, "this clip does not exist")
     return FileResponse(
         path, media_type=MEDIA_TYPES[path.suffix.lower()], headers={"Cache-Control": "private"}
     )

@@ -22,11 +22,9 @@ def change_password(studio: Studio, who: Who, current: str, new: str) -> None:
     with studio.read() as session:
         stored = session.get_one(_Account, who.account).password_hash
     if not verify(stored, current):
-        raise InputError(
-            "the present password does not fit; ask an admin for a reset link if you have lost it"
-        )
+        raise InputError("the current password is wrong; ask an admin for a reset link if you have lost it")
     if current == new:
-        raise InputError("the new password is the present one; choose another")
+        raise InputError("the new password is the current one; choose another")
     password_hash = hash_password(new, who.login)
     with studio.write() as session:
         row = account_of(session, who.account)
@@ -50,7 +48,7 @@ def new_reset(studio: Studio, account: int, *, by: int | None) -> str:
     with studio.write() as session:
         row = account_of(session, account)
         if not row.active:
-            raise InputError(f"{row.login} is shut out; let them in first")
+            raise InputError(f"{row.login} is deactivated; activate the account first")
         session.execute(delete(_Reset).where(_Reset.account_id == row.id))
         session.add(
             _Reset(
@@ -71,7 +69,7 @@ def find_account(studio: Studio, login: str) -> int:
         known = dict(session.execute(select(_Account.login, _Account.id).order_by(_Account.id)).all())
     name = login.strip().lower()
     if name not in known:
-        raise InputError(f"there is no login {login!r}; there is {', '.join(known) or 'none yet'}")
+        raise InputError(f"there is no login {login!r}; known logins: {', '.join(known) or 'none yet'}")
     return known[name]
 
 
@@ -109,7 +107,7 @@ def _open(
     )
     found = session.execute(statement.with_for_update() if lock else statement).one_or_none()
     if found is None:
-        raise NotFound("this link was used already, or is too old; ask an admin for a new one")
+        raise NotFound("this link was used already, or has expired; ask an admin for a new one")
     return found[0], found[1]
 
 

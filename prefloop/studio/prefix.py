@@ -40,11 +40,11 @@ def parsed(public_url: str) -> SplitResult:
     parts = urlsplit(public_url.rstrip("/"))
     if public_url and (parts.scheme not in ("http", "https") or not parts.hostname):
         raise InputError(
-            f"public_url is {public_url!r}; write it whole, for example https://label.example.org or https://example.org/label"
+            f"public_url is {public_url!r}; write the full address, for example https://label.example.org or https://example.org/label"
         )
     if parts.query or parts.fragment or parts.username is not None:
         raise InputError(
-            f"public_url is {without_passwords(public_url)!r}; it is a scheme, a host and a path, and no more"
+            f"public_url is {without_passwords(public_url)!r}; it must be a scheme, a host and a path, and nothing else"
         )
     if parts.path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", parts.path):
         raise InputError(

@@ -104,7 +104,7 @@ def find(session: Session, given: str) -> Project:
         row = session.get(table, int(given))
     if row is None or row.state == "deleted":
         names = session.scalars(select(table.name).where(table.state != "deleted").order_by(table.id)).all()
-        raise NotFound(f"project {given!r} is not in the store; there is {', '.join(names) or 'none yet'}")
+        raise NotFound(f"project {given!r} is not in the store; it has {', '.join(names) or 'none yet'}")
     return _project(row)
 
 
@@ -247,7 +247,7 @@ def _row(session: Session, id: int, *, lock: bool = False) -> studio_models.Proj
     statement = select(studio_models.Project).where(studio_models.Project.id == id)
     row = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
     if row is None or row.state == "deleted":
-        raise NotFound(f"project {id} is not there")
+        raise NotFound(f"project {id} does not exist")
     return row
 
 

@@ -35,10 +35,13 @@ def allowance(session: Session, project: int, annotator: int, now: datetime) -> 
     mine = {"project": project, "annotator": annotator, "midnight": midnight}
     in_all, today = session.execute(_given(), mine).one()
     if row.quota and in_all >= row.quota:
-        return Allowance(left=0, why=f"You have given the {row.quota} answers asked of you here. Thank you.")
+        return Allowance(
+            left=0, why=f"You have given all {row.quota} answers that this project asks of you. Thank you."
+        )
     if row.daily_quota and today >= row.daily_quota:
         return Allowance(
-            left=0, why=f"You have given today's {row.daily_quota} answers here. It goes on at midnight UTC."
+            left=0,
+            why=f"You have given today's {row.daily_quota} answers here. You can continue at midnight UTC.",
         )
     quotas = ((row.quota, in_all), (row.daily_quota, today))
     return Allowance(left=min(most - given for most, given in quotas if most), why="")

@@ -31,8 +31,8 @@ class Removal:
         chats = f" and {self.chats} conversations" if self.chats else ""
         decisions = f", and {self.decisions} decisions of adjudicators," if self.decisions else ""
         return (
-            f"project {self.name!r} with {self.items} items{chats}; {self.answers} answers by {self.people} people{decisions} are withdrawn, so that no new export "
-            "and no training has them. Exports that were made keep what they had, and prompts and completions stay in the store"
+            f"project {self.name!r} with {self.items} items{chats}; {self.answers} answers by {self.people} people{decisions} are withdrawn, so no new export "
+            "and no training uses them. Earlier exports keep them, and prompts and completions stay in the store"
         )
 
 

@@ -85,9 +85,9 @@ class EndpointResponder:
             raise NoAnswer("the model does not answer; send it again in a moment") from error
         except InputError as error:
             if any(sign in str(error) for sign in _TOO_LONG):
-                raise NoAnswer("the conversation is too long for the model; begin a new one") from error
+                raise NoAnswer("the conversation is too long for the model; start a new one") from error
             raise NoAnswer(
-                "the model refuses to answer; tell the admin, whose log of the server says why"
+                "the model refuses to answer; tell an admin: the log of the server says why"
             ) from error
         return Candidate(
             text=reply.text,
@@ -115,8 +115,8 @@ def two_answers(responders: Sequence[Responder], messages: Sequence[Message]) ->
             if all(texts) and len(texts) == 2:
                 return a, b
     if not all(texts):
-        raise NoAnswer("the model had nothing to say; say it in other words")
-    raise NoAnswer("the model said the same twice, so there is nothing to compare; say it in other words")
+        raise NoAnswer("the model gave an empty answer; say it differently")
+    raise NoAnswer("the model said the same twice, so there is nothing to compare; say it differently")
 
 
 @contextmanager

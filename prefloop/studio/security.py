@@ -102,7 +102,7 @@ class Guard:
         name = _name(host)
         if self.hosts and name not in self.hosts and not (self.numbers and is_number(name)):
             return (
-                f"this server does not answer to the name {name[:80]!r}; start it with --public_url to give it one",
+                f"this server does not serve the host name {name[:80]!r}; start it with --public_url to allow it",
                 421,
             )
         length = headers.get("content-length", "0")
@@ -226,7 +226,7 @@ def signed_in(request: Request) -> Who:
 def check_csrf(who: Who, given: str) -> None:
     """Status 403 unless the request carries the session's own token."""
     if who.csrf and not hmac.compare_digest(given.encode(), who.csrf.encode()):
-        raise HTTPException(403, "the page is too old or not ours; load it again")
+        raise HTTPException(403, "the page has expired or is not from this studio; reload it")
 
 
 def _scope(name: str) -> Callable[[Who], Awaitable[Who]]:
@@ -275,7 +275,7 @@ def check_form(request: Request, given: str) -> None:
     """Status 403 unless a form comes from the browser that was given it."""
     known = request.cookies.get(FORM_COOKIE, "")
     if len(known) < 20 or not hmac.compare_digest(known.encode(), given.encode()):
-        raise HTTPException(403, "the page is too old or not ours; load it again")
+        raise HTTPException(403, "the page has expired or is not from this studio; reload it")
 
 
 def set_cookie(request: Request, answer: Response, name: str, value: str, *, days: float) -> None:

@@ -78,7 +78,7 @@ def end(studio: Studio, who: Who, id: int) -> None:
     with studio.write() as session:
         row = session.get(_Session, id)
         if row is None or row.account_id != who.account:
-            raise NotFound("there is no such session of yours")
+            raise NotFound("you have no such session")
         session.execute(delete(_Session).where(_Session.id == id))
         audit.write(
             session,

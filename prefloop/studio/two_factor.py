@@ -68,7 +68,7 @@ def recovery_left(studio: Studio, account: int) -> int:
 def turn_on(studio: Studio, who: Who, secret: str, code: str, password: str) -> tuple[str, ...]:
     """Ask for a code from now on, where the app shows the right one already; recovery codes, shown this once."""
     if not _SECRET.fullmatch(secret):
-        raise InputError("the page is too old; load it again")
+        raise InputError("the page has expired; reload it")
     codes = tuple("-".join(re.findall(".{5}", secrets.token_hex(10))) for _ in range(RECOVERY_CODES))
     _check_password(studio, who, password)
     now = studio.clock()
@@ -78,7 +78,7 @@ def turn_on(studio: Studio, who: Who, secret: str, code: str, password: str) -> 
             raise InputError("two-factor sign-in is on already; turn it off first")
         step = _step_of(secret, code, now, after=0)
         if step is None:
-            raise InputError("this is not the code that the app shows now; check that its clock is right")
+            raise InputError("the code is wrong; check that the clock of your phone is right")
         row.totp_secret, row.totp_step = secret, step
         row.totp_failures, row.totp_blocked_until = 0, None
         session.execute(delete(_Recovery).where(_Recovery.account_id == row.id))
@@ -142,10 +142,10 @@ def finish(studio: Studio, secret: str, code: str) -> int:
             select(_Step).where(_Step.token_sha256 == hash_of(secret), _Step.expires_at > now)
         ).one_or_none()
         if step is None:
-            raise NotFound("signing in took too long; begin again with your password")
+            raise NotFound("signing in took too long; start again with your password")
         row = account_of(session, step.account_id)
         if not row.active:
-            raise NotFound("signing in took too long; begin again with your password")
+            raise NotFound("signing in took too long; start again with your password")
         wrong = _refused(session, row, code, now)
         if not wrong:
             session.delete(step)
@@ -176,7 +176,7 @@ def _refused(session: Session, row: studio_models.Account, code: str, now: datet
         row.totp_failures += 1
         if row.totp_failures >= MOST_FAILURES:
             row.totp_failures, row.totp_blocked_until = 0, now + timedelta(minutes=BLOCK_MINUTES)
-        return "this code does not fit, or was used already"
+        return "this code is wrong, or was used already"
     row.totp_failures, row.totp_blocked_until = 0, None
     return ""
 
@@ -217,4 +217,4 @@ def _check_password(studio: Studio, who: Who, password: str) -> None:
     with studio.read() as session:
         stored = account_of(session, who.account).password_hash
     if not verify(stored, password):
-        raise InputError("the password does not fit")
+        raise InputError("the password is wrong")

@@ -101,7 +101,7 @@ def _reasoning_name(tokenizer: "PreTrainedTokenizerBase") -> str:
         if re.search(rf"""\.{name}\b|['"]{name}['"]""", source):
             return name
     raise InputError(
-        "the message has a thought of its own (reasoning_content), which the chat template does not write; "
+        "the message has reasoning_content, which the chat template does not write; "
         "write it into the content as the model is to say it, or set a chat template that does"
     )
 
@@ -174,7 +174,7 @@ def check_answered(text: str, message: Mapping[str, Any]) -> None:
     for name, part in message.items():
         if isinstance(part, str) and name not in _BESIDE and not holds(text, part):
             raise InputError(
-                f"the chat template leaves out or rewrites part of the answer {part.replace(BREAK, '')[:40]!r} (its thought, say); "
+                f"the chat template leaves out or rewrites part of the answer {part.replace(BREAK, '')[:40]!r} (its reasoning, for example); "
                 "write the answer as the template does, or set a chat template that keeps it"
             )
     for call in message.get("tool_calls", ()):

@@ -187,5 +187,5 @@ def _smuggles(known: Conventions, text: str, ids: Sequence[int]) -> bool:
 def _unwritable(what: str, text: str) -> InputError:
     return InputError(
         f"{what} {text[:40]!r} cannot be written by this tokenizer so that it reads the same and holds no control token; "
-        "remove its unusual characters, or take another model"
+        "remove its unusual characters, or use another model"
     )

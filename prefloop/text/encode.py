@@ -183,7 +183,7 @@ def _pieces(record: Steps) -> list[str]:
     for step in record.steps:
         if record.separator in step:
             raise InputError(
-                f"step {step[:40]!r} holds the separator {record.separator!r}; set step_separator to what no step holds"
+                f"step {step[:40]!r} contains the separator {record.separator!r}; set step_separator to text that no step contains"
             )
     return [*(step + record.separator for step in record.steps[:-1]), record.steps[-1]]
 
@@ -380,12 +380,12 @@ def _sort(
             continue
         cut = draft.cut(*budgets) if excess else draft
         if cut.alike and not draft.alike:
-            dropped.append(f"{origin}: {excess}, and once cut its completions are the same")
+            dropped.append(f"{origin}: {excess}, and its completions are the same once truncated")
             continue
         if excess:
             truncated.append(f"{origin}: {excess}")
         if any(completion.altered for completion in cut.completions):
-            altered.append(f"{origin}: the tokenizer cannot write its characters exactly")
+            altered.append(f"{origin}: the tokenizer cannot encode its characters exactly")
         kept.append(place)
         rows.append(cut)
     if bad and not skip_bad:

@@ -153,7 +153,7 @@ def write_steps(
     before, found, after = whole.text.partition("".join(texts))
     if not found:
         raise InputError(
-            f"the chat template writes the completion {''.join(pieces)[:40]!r} otherwise, so where its steps end is not known; take white space from its ends"
+            f"the chat template writes the completion {''.join(pieces)[:40]!r} otherwise, so the ends of its steps are not known; strip white space from its ends"
         )
     texts[0] = before + texts[0]
     texts[-1] += after
@@ -237,7 +237,7 @@ def _turn_text(
         at = parting(prompt, whole)
         raise InputError(
             f"the chat template prompts the assistant with text ending in {prompt[-30:]!r} but writes this turn differently "
-            f"({whole[max(0, at - 10) : at + 20]!r} stands there), so what would be trained is not what is asked for later; set a chat template whose "
+            f"({whole[max(0, at - 10) : at + 20]!r} stands there), so training would not match inference; set a chat template whose "
             "generation prompt is how an assistant's turn begins"
         )
     rest = whole[len(prompt) :]
@@ -249,6 +249,6 @@ def _turn_text(
         if found and after.strip() in ("", turn.after.strip()):
             return text, (stop_text, stop)
     raise InputError(
-        f"the chat template ends this turn with {rest[-30:]!r}, which is no stop token ({', '.join(text for text, _ in known.stop_texts)}); "
+        f"the chat template ends this turn with {rest[-30:]!r}, which is not a stop token ({', '.join(text for text, _ in known.stop_texts)}); "
         "name the token in eos_token_id of generation_config.json, or set another chat template"
     )

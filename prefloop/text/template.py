@@ -157,7 +157,7 @@ def _find_turn(tokenizer: "PreTrainedTokenizerBase", added: Sequence[str], end: 
     if prefix.strip() and prompt == bare and not always_prompts:
         return (
             f"the chat template writes {prefix!r} before the assistant's text but not when asked for a generation prompt; "
-            "set a chat template that heeds add_generation_prompt"
+            "set a chat template that respects add_generation_prompt"
         )
     if stop is None:
         tail = _after_turn(tokenizer, user, assistant)

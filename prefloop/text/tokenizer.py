@@ -78,7 +78,7 @@ def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False)
         ) from error
     if not tokenizer.is_fast:
         raise InputError(
-            f"the tokenizer of {name!r} has no fast version (tokenizer.json); convert it with the tokenizers library, or take another model"
+            f"the tokenizer of {name!r} has no fast version (tokenizer.json); convert it with the tokenizers library, or use another model"
         )
     declare_stops(tokenizer, _declared_stops(tokenizer, place, folder))
     conventions(tokenizer)
@@ -105,7 +105,7 @@ def _declared_stops(tokenizer: "PreTrainedTokenizerBase", place: ModelName, fold
                 stops.append(token)
             else:
                 log.warning(
-                    "%s: eos_token_id %d in %s is no control token of the tokenizer, so nothing stops there.",
+                    "%s: eos_token_id %d in %s is not a control token of the tokenizer, so it is ignored.",
                     name,
                     token,
                     file,
@@ -121,7 +121,7 @@ def _read_settings(place: ModelName, folder: Path, file: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is no JSON ({error}); write it again, or remove it") from error
+        raise InputError(f"{path} is not JSON ({error}); write it again, or remove it") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} holds {type(values).__name__}, not an object with settings; write it again")
     return values
@@ -240,7 +240,7 @@ def check_same_tokens(
     """
     if tokenizer.get_vocab() != other.get_vocab():
         raise InputError(
-            f"{what} has another tokenizer than {tokenizer.name_or_path!r}, so their log-probabilities cannot be compared; "
+            f"{what} has a different tokenizer from {tokenizer.name_or_path!r}, so their log-probabilities cannot be compared; "
             "name a model with the same tokenizer"
         )
 

@@ -189,7 +189,7 @@ def _backend(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
     if backend is None:
         raise InputError(
             f"the tokenizer {tokenizer.name_or_path!r} has no fast version (tokenizer.json); "
-            "convert it with the tokenizers library, or take another model"
+            "convert it with the tokenizers library, or use another model"
         )
     backend.no_truncation()
     backend.no_padding()

@@ -79,7 +79,7 @@ def test_bad_steps_are_named(project: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said):
             load_steps(file)
     write(file, [{"prompt": "a", "completions": ["b\nc"], "labels": [True]}])
-    with pytest.raises(InputError, match="holds the separator"):
+    with pytest.raises(InputError, match="contains the separator"):
         examples("steps", Data(source=str(file)), Reader(tokenizer=tokenizer, store="", world=world))
 
 

@@ -103,7 +103,7 @@ def test_anchor_bootstrap_balance_and_style(store: str, capsys: pytest.CaptureFi
     )
     assert " 1000  1000 to 1000 " in out
     out = run(capsys, f"arena --store {store} --style --clusters vote")
-    assert "style, log-odds of winning for one standard deviation more of it:" in out
+    assert "style, change in the log-odds of winning per standard deviation:" in out
     assert "  length " in out
 
 

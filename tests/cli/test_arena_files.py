@@ -114,7 +114,7 @@ def test_without_answers_there_is_no_length(battles: str, capsys: pytest.Capture
     out = run(capsys, f"arena {battles} --baseline q")
     (line,) = [line for line in out.splitlines() if line.startswith("  p      75 %")]
     assert line.count("%") == 3  # the rate and its interval
-    assert "too little for equal length: the votes come without the answers" in line
+    assert "no rate at equal length: the votes come without the answers" in line
     error = run(capsys, f"arena {battles} --style", code=2)
     assert "the files do not hold the answers; name a file of them with --outputs" in error
 

@@ -188,7 +188,7 @@ def test_a_reference_with_other_tokens(refused: Run, here: Path, stage: str) -> 
     make_model(here / "second", seed=3)
     train_tokenizer((f"zebra {n} quay" for n in range(99)), vocab_size=290).save_pretrained("second")
     error = refused(f"{stage} --model model --reference second --out out {CPU}")
-    assert error.startswith("reference 'second' has another tokenizer than 'model'")
+    assert error.startswith("reference 'second' has a different tokenizer from 'model'")
 
 
 def test_a_completion_longer_than_the_budget(refused: Run) -> None:

@@ -88,7 +88,7 @@ def test_repeats_are_counted_and_contradictions_refused(capsys: pytest.CaptureFi
     rows = [*PAIRS, PAIRS[0], {"prompt": "p1", "chosen": "bad", "rejected": "good", "annotator": "ann"}]
     write("pairs.jsonl", rows)
     error = run(capsys, "data import pairs.jsonl --store s.db", code=2)
-    assert error.startswith("prefloop: error: pairs.jsonl:5: ann judges what pairs.jsonl:1 holds otherwise")
+    assert error.startswith("prefloop: error: pairs.jsonl:5: ann judges this differently in pairs.jsonl:1")
     with Store.open("s.db") as store:
         assert not any(store.counts().values())  # nothing is written
     out = run(capsys, "data import pairs.jsonl --store s.db --skip_bad")

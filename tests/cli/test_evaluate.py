@@ -148,7 +148,10 @@ def test_a_file_that_no_run_behind_the_model_read_is_measured_whole(
         assert f"(part heldout: run 1: reward, behind {model}, read it); left out: " in out
     shutil.copy(reward_model.parent / "config.yaml", copy.parent)
     out = run(capsys, f"eval --reward_model {copy} --comparisons {file} {common}")
-    assert f"(part heldout: no store says what {copy} was trained on; --part all if not on this)" in out
+    assert (
+        f"(part heldout: no store says what {copy} was trained on; use --part all if it was not on this)"
+        in out
+    )
     policies = f"eval --policies sft={project}/sft --data {project}/prompts.jsonl --sampling.max_new_tokens 4 {common}"
     assert "12 prompts of 12 rows" in run(capsys, policies)
     assert "(part train); left out" in run(capsys, f"{policies} --part train")
@@ -198,7 +201,7 @@ def test_a_reward_model_trained_on_cut_texts_is_measured_on_cut_texts(
     quality = json.loads((tmp_path / "reward/heldout.json").read_text())
     assert quality["data"]["truncated"] > 0
     assert quality["data"]["measured"] == quality["accuracy"]["n"] > 0
-    assert "of the rows are cut to the token budgets" in out
+    assert "of the rows are truncated to the token budgets" in out
     rows = [json.loads(row) for row in (tmp_path / "reward/metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["heldout_loss"] == pytest.approx(quality["calibration"]["log_loss"]["value"], abs=1e-4)
     measured = f"eval --reward_model {tmp_path}/reward/final --comparisons {project}/pairs.jsonl --out {tmp_path} {options}"

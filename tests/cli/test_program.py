@@ -131,9 +131,9 @@ def test_no_memory_has_a_way_out(work: Work, capsys: pytest.CaptureFixture[str])
 
 
 def test_an_interrupted_run_says_how_to_go_on(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
-    work.result = Interrupted("stopped after step 3; go on with: prefloop sft")
+    work.result = Interrupted("stopped after step 3; resume with: prefloop sft")
     assert main(["report", "x"]) == 130
-    assert capsys.readouterr().err == "prefloop: stopped after step 3; go on with: prefloop sft\n"
+    assert capsys.readouterr().err == "prefloop: stopped after step 3; resume with: prefloop sft\n"
     work.result = KeyboardInterrupt()
     assert main(["report", "x"]) == 130
     assert capsys.readouterr().err == "prefloop: stopped\n"

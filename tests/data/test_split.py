@@ -65,5 +65,5 @@ def test_a_chat_and_a_comparison_within_it_are_on_one_side(prompt: Prompt) -> No
 
 @pytest.mark.parametrize("heldout", [-0.1, 1.0, 7.0, float("nan")])
 def test_share_out_of_range(heldout: float) -> None:
-    with pytest.raises(InputError, match=f"heldout is {heldout}; it is a share"):
+    with pytest.raises(InputError, match=f"heldout is {heldout}; it must be a share"):
         part_of(Prompt(content="x"), heldout=heldout)

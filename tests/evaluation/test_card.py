@@ -56,7 +56,7 @@ def test_a_card_tells_base_data_and_judges() -> None:
     )
     assert "- 2 people: 42 judgements\n- an AI judge, `strict`, model `judge-7b`: 300 judgements" in card
     assert "beta: 0.3" in card
-    assert "Not measured: no evaluation of prefloop names this model." in card
+    assert "Not measured: no prefloop evaluation includes this model." in card
 
 
 def test_a_card_names_no_person_and_no_folder_of_this_machine() -> None:

@@ -230,7 +230,7 @@ def test_policies_of_other_tokens_are_refused(
     """The KL between them would be that of two different texts."""
     with_other_tokens(make_model(tmp_path / "other", seed=2))
     folders = {"sft": models["sft"], "other": str(tmp_path / "other")}
-    with pytest.raises(InputError, match=r"policy other \(.*other\) has another tokenizer than "):
+    with pytest.raises(InputError, match=r"policy other \(.*other\) has a different tokenizer from "):
         evaluate_policies(folders, prompts, setting(), gold=gold)
 
 

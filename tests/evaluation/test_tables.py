@@ -44,7 +44,7 @@ def test_numbers_without_spread_say_so() -> None:  # V1
     ("low", "value", "high", "said"),
     [
         (0.55, 0.6, 0.65, "better than chance; the interval is plus or minus 5.0%: to tell differences of 2.5%, hold out about 400"),
-        (0.45, 0.5, 0.55, "the interval holds 50 %, so this does not show that it has learnt anything"),
+        (0.45, 0.5, 0.55, "the interval contains 50 %, so this does not show that it has learned anything"),
         (0.30, 0.35, 0.40, "worse than chance"),
         (math.nan, 1.0, math.nan, "one comparison has no interval"),
     ],

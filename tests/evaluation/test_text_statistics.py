@@ -141,7 +141,7 @@ def _gain(low: float, high: float) -> Estimate:
     ("proxy", "gold", "said"),
     [
         (_gain(0.5, 1.5), _gain(-1.0, -0.2), "fell"),
-        (_gain(0.5, 1.5), _gain(-0.2, 0.2), "did not rise for certain"),
+        (_gain(0.5, 1.5), _gain(-0.2, 0.2), "did not clearly rise"),
         (_gain(0.5, 1.5), _gain(0.1, 0.2), ""),
         (_gain(-0.5, 1.5), _gain(-1.0, -0.2), ""),
         (Estimate(value=1, low=math.nan, high=math.nan, n=1), _gain(-1.0, -0.2), ""),

@@ -251,7 +251,7 @@ def test_a_utility_that_is_no_number_is_refused_and_nothing_is_written(store: St
         ({"name": ""}, "name is empty"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": math.inf}, "temperature is inf"),
-        ({"flip": 1.5}, "flip is 1.5; it is a probability"),
+        ({"flip": 1.5}, "flip is 1.5; it must be a probability"),
         ({"tie_width": -0.1}, "tie_width is -0.1"),
     ],
 )

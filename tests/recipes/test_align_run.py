@@ -63,7 +63,7 @@ def test_stopped_and_gone_on_with_it_ends_in_a_report_with_a_verdict(
 
     real = dpo.train
     monkeypatch.setattr(dpo, "train", stopped)
-    with pytest.raises(Interrupted, match=r"go on with: .*align --config .*config.yaml --resume true"):
+    with pytest.raises(Interrupted, match=r"resume with: .*align --config .*config.yaml --resume true"):
         align(config)
     monkeypatch.setattr(dpo, "train", real)
     judge_made = (out / "judge/final/model.safetensors").stat().st_mtime_ns

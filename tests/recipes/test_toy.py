@@ -116,7 +116,7 @@ def test_a_finished_project_is_not_trained_again(project: Path, monkeypatch: pyt
 def test_going_on_with_other_settings_is_refused_by_name(project: Path) -> None:
     """Finished stages are kept, so they would be reported under settings they were not made with."""
     before = made(project)
-    with pytest.raises(InputError, match=r"begun with other settings \(pairs: 24 -> 30; seed: 0 -> 1\)"):
+    with pytest.raises(InputError, match=r"started with other settings \(pairs: 24 -> 30; seed: 0 -> 1\)"):
         run_recipe(replace(small_toy(project), seed=1, pairs=30, resume=True))
     assert made(project) == before
 
@@ -128,7 +128,7 @@ def test_its_settings_can_be_read_back(project: Path) -> None:
 
 @pytest.mark.parametrize(
     "said",
-    ["stopped after step 2 of 6; the checkpoint is in X; go on with: prefloop pretrain --config Y", ""],
+    ["stopped after step 2 of 6; the checkpoint is in X; resume with: prefloop pretrain --config Y", ""],
 )
 def test_an_interrupted_recipe_says_how_to_go_on_with_the_recipe(
     said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -140,7 +140,7 @@ def test_an_interrupted_recipe_says_how_to_go_on_with_the_recipe(
     with pytest.raises(Interrupted) as stop:
         run_recipe(small_toy(tmp_path / "toy"))
     assert str(stop.value) == (
-        f"{said.partition('; go on')[0] or 'stopped'}; go on with: prefloop run toy --config {tmp_path}/toy/config.yaml --resume"
+        f"{said.partition('; resume')[0] or 'stopped'}; resume with: prefloop run toy --config {tmp_path}/toy/config.yaml --resume"
     )
     spent = json.loads((tmp_path / "toy/stages.json").read_text())["stages"]
     assert {name: each["done"] for name, each in spent.items()} == {"prepare": True, "pretrain": False}

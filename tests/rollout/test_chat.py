@@ -113,7 +113,7 @@ def test_a_full_chat_forgets_its_oldest_turn_and_says_so(
     for number in range(8):
         asked.talk.hear(f"{number} " + "word " * 6)
     said = asked.out.getvalue()
-    assert "[the chat is full: its oldest turn is forgotten]" in said
+    assert "[the context is full: the oldest turn is dropped]" in said
     assert all(len(prompt) + TOKENS <= 256 for prompt in asked.prompts)
     with pytest.raises(InputError, match="the model reads at most 256"):
         asked.talk.hear("word " * 200)

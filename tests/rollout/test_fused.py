@@ -178,7 +178,7 @@ def test_other_architectures_are_decoded_by_their_modules(name: str):
 
 @pytest.mark.parametrize("name", RECOMPUTED)
 def test_architectures_without_a_plain_cache_are_recomputed(name: str):
-    with pytest.warns(UserWarning, match="computing all their tokens again"):
+    with pytest.warns(UserWarning, match="recomputes all tokens"):
         assert isinstance(make_decoder(make(RECOMPUTED[name]), slots=2, columns=8), RecomputingDecoder)
 
 

@@ -292,7 +292,7 @@ def test_a_policy_that_has_diverged_is_an_error():
     model = llama()
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
-    with pytest.raises(InputError, match="its weights are unusable: take an earlier checkpoint"):
+    with pytest.raises(InputError, match="its weights are unusable: use an earlier checkpoint"):
         draw_all(model, [[3, 4], [5]])
 
 

@@ -217,8 +217,8 @@ def test_what_is_read_must_be_the_same() -> None:
     with pytest.raises(InputError) as error:
         compare_fingerprints(saved, {"model": "m"}, may_differ=["weights.model"], reads=other)
     assert str(error.value) == (
-        "the weights of model m (sha256 222222222222 -> 333333333333) changed since the run was begun; "
-        "put back what was there, or start a new run in another folder"
+        "the weights of model m (sha256 222222222222 -> 333333333333) changed since the run was started; "
+        "restore it, or start a new run in another folder"
     )
     with pytest.raises(
         InputError, match=r"model: 'm' -> 'n'\)"

@@ -63,7 +63,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert "stopping: finishing this step" in outcome["output"]
     config = folder / name / "config.yaml"
     assert f"stopped after step {step} of {STEPS}" in outcome["output"]
-    assert f"go on with: prefloop example --config {config} --run.resume true" in outcome["output"]
+    assert f"resume with: prefloop example --config {config} --run.resume true" in outcome["output"]
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(folder: Path, outcomes: dict[str, Any]) -> None:  # R1

@@ -148,7 +148,7 @@ def test_killed_run_says_how_many_steps_are_lost(tmp_path: Path, monkeypatch: py
     assert [row["step"] for row in metrics_of(folder)] == [1, 2, 3, 4, 5]
     run(folder, resume=True, save_every=3)
     assert (
-        "step 3 of 6; the 2 steps after it were not saved and are done again"
+        "step 3 of 6; the 2 steps after it were not saved and are repeated"
         in (folder / "log.txt").read_text()
     )
     assert [row["step"] for row in metrics_of(folder)] == [1, 2, 3, 4, 5, 6]
@@ -164,7 +164,7 @@ def test_run_killed_before_its_first_checkpoint_starts_over(
         load_file(folder / "final/model.safetensors"), load_file(unbroken / "final/model.safetensors")
     )
     assert (
-        "starting from the beginning; 2 steps were not saved and are done again"
+        "starting from the beginning; 2 steps were not saved and are repeated"
         in (folder / "log.txt").read_text()
     )
 

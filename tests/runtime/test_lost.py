@@ -49,7 +49,7 @@ def test_a_dead_process_is_named_with_the_way_to_go_on(tmp_path: Path) -> None:
     assert said.startswith("True: process 1 of 2 ended while the others waited")
     out = tmp_path / "run"
     assert said.endswith(
-        f"go on with: torchrun --nproc-per-node 2 -m prefloop example --config {out}/config.yaml --run.resume true"
+        f"resume with: torchrun --nproc-per-node 2 -m prefloop example --config {out}/config.yaml --run.resume true"
     )
     assert "\n" not in said
     assert "process 1 of 2 ended" in (out / "log.txt").read_text()

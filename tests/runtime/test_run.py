@@ -120,7 +120,7 @@ def test_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     go(open_run(tmp_path / "run"))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(
-        InputError, match=r"already holds a run .* go on with it by --run.resume true, or name another"
+        InputError, match=r"already holds a run .* resume it with --run.resume true, or name another"
     ):
         open_run(tmp_path / "run")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
@@ -173,7 +173,7 @@ def test_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     run = RunSettings(out=str(tmp_path / "run"), resume=True)
     with pytest.raises(
         InputError,
-        match=r"the data of a.jsonl \(sha256 abcabcabcabc -> defdefdefdef\) changed since the run was begun; put back",
+        match=r"the data of a.jsonl \(sha256 abcabcabcabc -> defdefdefdef\) changed since the run was started; restore it",
     ):
         Run.open(
             run,
@@ -201,7 +201,7 @@ def test_resume_goes_on_after_the_checkpoint(tmp_path: Path) -> None:
     log = (tmp_path / "run/log.txt").read_text()
     assert "changed since the checkpoint: run.save_every: 2 -> 1" in log
     assert "run.resume" not in log
-    assert "the 2 steps after it were not saved and are done again" in log
+    assert "the 2 steps after it were not saved and are repeated" in log
 
 
 def test_new_run_has_nothing_to_resume(tmp_path: Path) -> None:

@@ -155,6 +155,6 @@ def test_a_tracker_that_fails_does_not_stop_a_run(
         journal.metrics(step, {"loss": 1.0})
     journal.close()
     assert [record.getMessage() for record in caplog.records] == [
-        "wandb could not be reached: no route to host. The run goes on; metrics.jsonl has all."
+        "wandb could not be reached: no route to host. The run continues; metrics.jsonl has all metrics."
     ]
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2

@@ -67,7 +67,7 @@ def test_omp_num_threads_wins_and_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     chosen = tune(settings(tuned=True))
     assert chosen.threads == before
     assert str(chosen).startswith(
-        f"{before} threads (OMP_NUM_THREADS={before}; 64 cores to use); allocator: "
+        f"{before} threads (OMP_NUM_THREADS={before}; 64 cores available); allocator: "
     )
 
 

@@ -295,7 +295,7 @@ def test_a_chat_whose_session_ends_keeps_the_message_and_the_choice(
         end_session(at)
         page.keyboard.press("Enter")
         page.wait_for_selector("#ended[open]")
-        assert "What you had begun is kept" in page.text_content("#ended")
+        assert "Your unfinished work is kept" in page.text_content("#ended")
         sign_in_again(at, "#composer:not([hidden])")
         assert page.input_value("#message") == "Hello"
         page.keyboard.press("Enter")
@@ -345,7 +345,7 @@ def test_an_upload_that_fails_says_why_whoever_answers(at: At, tmp_path: Path) -
     page, watch = new_page(at.page.context.browser, at.base)
     sign_in(page, at.studio, at.base, "boss", "admin")
     page.goto(f"{at.base}/admin/projects/{at.project}")
-    for status, told in ((413, "larger than a server on the way allows"), (418, "answered with status 418"), (200, "something else answered")):  # fmt: skip
+    for status, told in ((413, "larger than a proxy allows"), (418, "answered with status 418"), (200, "something other than the studio answered")):  # fmt: skip
         page.route("**/import?*", by_a_proxy(status))
         page.set_input_files("#import input[type=file]", file)
         page.click("#import button")

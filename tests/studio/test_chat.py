@@ -173,7 +173,7 @@ def test_undo_is_for_the_last_turn_only(studio: Studio, project: int, ann: int) 
         assert talk.assignment is not None
         tokens.append(talk.assignment.token)
         studio.submit(tokens[-1], ann, Answer(choice="first"), key="12345678")
-    with pytest.raises(Conflict, match="gone on"):
+    with pytest.raises(Conflict, match="has continued"):
         studio.undo(tokens[0], ann)
     studio.undo(tokens[1], ann)
     talk = work.look(token, ann)
@@ -192,7 +192,7 @@ def test_one_thing_at_a_time_and_sent_again_it_is_said_once(studio: Studio, proj
     assert len(again.messages) == 1
     with pytest.raises(Conflict, match="another message"):
         work.say(token, ann, "other", key="key of hello")
-    with pytest.raises(Conflict, match="wait for your judgement"):
+    with pytest.raises(Conflict, match="or for your judgement"):
         work.say(token, ann, "other", key="another key")
     new = work.open(project, ann, new=True)
     assert new.token != token
@@ -225,7 +225,7 @@ def test_an_unanswered_pair_is_nobody_elses_and_waits(
 
 
 def test_a_model_that_says_the_same_or_nothing_gives_no_pair(studio: Studio, project: int, ann: int) -> None:
-    for say, problem in ((lambda *_: "same", "said the same"), (lambda *_: " ", "nothing to say")):
+    for say, problem in ((lambda *_: "same", "said the same"), (lambda *_: " ", "an empty answer")):
         model = Model(say=say)
         work = ChatWork(studio, [model])
         talk = turn(work, work.open(project, ann, new=False).token, ann, f"hello {problem}")

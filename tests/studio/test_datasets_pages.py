@@ -39,7 +39,7 @@ def test_a_version_is_saved_listed_and_compared_on_pages(studio: Studio, project
     address = f"/admin/datasets?project={project}"
     page = boss.client.get(address).text
     assert 'value="how-helpful"' in page
-    assert "No version is saved yet" in page
+    assert "No version saved yet" in page
     assert re.findall(r"<option >(\w+)</option>", page) == ["comparisons", "demonstrations"]
     form = {
         "csrf": boss.csrf,
@@ -68,7 +68,7 @@ def test_a_version_is_saved_listed_and_compared_on_pages(studio: Studio, project
     answer(studio, project, "bea", 2)
     boss.client.post(address, data={**form, "min_agreement": "0.5"})
     page = boss.client.get(address).text
-    assert "Since helpful@1: 2 added, 0 removed, 0 with another label" in page
+    assert "Since helpful@1: 2 added, 0 removed, 0 relabelled" in page
     assert "min agreement 0.5" in page
     differs = boss.client.get("/admin/datasets/difference?before=helpful@1&after=helpful@2").text
     assert "<h2>Added</h2>" in differs

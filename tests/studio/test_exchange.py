@@ -145,7 +145,7 @@ def test_a_backup_of_a_store_in_use_comes_back_whole(
         counts = store.counts()
         back_up(url, backup)
         assert store.add_annotator("later")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         back_up(url, backup)
     restore(backup, other)
     with Store.open(other, create=False) as store:
@@ -159,7 +159,7 @@ def test_a_backup_of_a_store_in_use_comes_back_whole(
             store.judge(
                 Judgement(item=first, annotator=store.add_annotator("ann"), choice="b", order_shown=(0, 1))
             )
-    with pytest.raises(InputError, match="is there already" if kind == "sqlite" else "holds a store already"):
+    with pytest.raises(InputError, match="exists already" if kind == "sqlite" else "holds a store already"):
         restore(backup, other)
     with pytest.raises(InputError, match="no such backup"):
         restore(tmp_path / "none", other)

@@ -143,7 +143,7 @@ def test_a_request_from_the_public_address_is_not_from_another_site(studio: Stud
     browser = client_of(studio, public_url="https://host.example/label")
     headers = {"origin": "https://host.example", "host": "127.0.0.1:8100"}
     assert browser.post("/login", headers=headers).status_code == 403  # the form's own token is missing
-    assert browser.post("/login", headers=headers).json()["detail"].startswith("the page is too old")
+    assert browser.post("/login", headers=headers).json()["detail"].startswith("the page has expired")
     other = browser.post("/login", headers=headers | {"origin": "https://elsewhere.example"})
     assert "another site" in other.json()["detail"]
 
@@ -151,8 +151,8 @@ def test_a_request_from_the_public_address_is_not_from_another_site(studio: Stud
 @pytest.mark.parametrize(
     ("public_url", "told"),
     [
-        ("label.example.org", "write it whole"),
-        ("ftp://label.example.org", "write it whole"),
+        ("label.example.org", "write the full address"),
+        ("ftp://label.example.org", "write the full address"),
         ("https://label.example.org/?a=1", "and no more"),
         ("https://u:p@label.example.org", "and no more"),
         ("https://label.example.org/a b", "its path may hold"),

@@ -38,7 +38,11 @@ def test_a_day_ends_at_its_quota_and_goes_on_at_midnight(studio: Studio, clock: 
     assert (bool(third), left) == (True, 1)
     ann.submit(third, {"choice": "first"})
     token, left, why = asked(ann, asks)
-    assert (token, left, why) == ("", 0, "You have given today's 2 answers here. It goes on at midnight UTC.")
+    assert (token, left, why) == (
+        "",
+        0,
+        "You have given today's 2 answers here. You can continue at midnight UTC.",
+    )
     assert why.replace("'", "&#39;") in ann.client.get("/").text
     assert asked(bea, asks)[1] == 2
     clock.forward(86399)
@@ -56,7 +60,11 @@ def test_a_quota_in_all_holds_over_days_and_undo_gives_a_place_back(studio: Stud
     clock.forward(86400)
     tokens.append(asked(ann, asks)[0])
     ann.submit(tokens[-1], {"choice": "first"})
-    assert asked(ann, asks) == ("", 0, "You have given the 3 answers asked of you here. Thank you.")
+    assert asked(ann, asks) == (
+        "",
+        0,
+        "You have given all 3 answers that this project asks of you. Thank you.",
+    )
     ann.send("POST", f"/assignments/{tokens[-1]}/undo")
     again, left, why = asked(ann, asks)
     assert (again, left, why) == (tokens[-1], 1, "")

@@ -154,7 +154,7 @@ def test_guessing_codes_is_stopped_across_sign_ins(studio: Studio, clock: Clock)
         if number % 4 == 0:
             ann.client.cookies.clear()
             ann.sign_in("ann", PASSWORD)
-        assert "does not fit" in give(ann, "000000").text
+        assert "is wrong" in give(ann, "000000").text
     for code in (code_at(studio, secret), codes[0]):
         assert "try again in 15 minutes" in give(ann, code).text
     clock.forward(15 * 60)

@@ -411,7 +411,7 @@ def test_what_is_left_is_what_this_person_can_still_be_asked(studio: Studio, ann
         ann.submit(ann.next(project)["token"], {"choice": "first"})
         assert left() == wanted
     assert studio.progress([project])[project].submitted < 15  # places are free, for others
-    assert "Nothing here for you at present" in ann.client.get("/").text
+    assert "Nothing for you right now" in ann.client.get("/").text
 
 
 def test_drafts_are_kept(ann: Person, project: int) -> None:
@@ -446,7 +446,7 @@ def test_an_edit_of_the_other_reply_or_of_none_is_refused_and_stores_nothing(  #
             for body in ({"choice": "second"}, {"choice": "first", "edited_from": "first"}):
                 answer = ann.submit(item["token"], body | {"edited": edited})
                 assert answer.status_code == 422
-                assert "a reply as it was shown" in answer.json()["detail"]
+                assert "equals a reply that was shown" in answer.json()["detail"]
     answer = ann.submit(item["token"], {"choice": "second", "edited": "mine", "edited_from": "first"})
     assert "choose first, or leave edited out" in answer.json()["detail"]
     assert studio.store.counts()["judgement"] == 0

@@ -537,7 +537,7 @@ def test_a_comparison_that_differs_only_in_what_is_cut_is_dropped():  # D4
         tokenizer, [record, other], max_prompt_tokens=5, max_completion_tokens=3, overlong="truncate"
     )
     assert encoded.kept == [1]
-    assert encoded.dropped[0].endswith("once cut its completions are the same")
+    assert encoded.dropped[0].endswith("its completions are the same once truncated")
 
 
 def test_chosen_and_rejected_that_a_template_makes_equal_are_refused():

@@ -63,7 +63,7 @@ def test_what_a_tokenizer_writes_before_a_text(kind, start, empty):
     ("template", "message"),
     [
         (None, "has no chat template.*give prompts as plain text, or set chat_template"),
-        (NO_GENERATION_PROMPT, "not when asked for a generation prompt.*heeds add_generation_prompt"),
+        (NO_GENERATION_PROMPT, "not when asked for a generation prompt.*respects add_generation_prompt"),
         (CHATML.replace("{{ message.content }}", "..."), "leaves out the user message 'Hi'"),
         ("{{ raise_exception('not today') }}", "the chat template refuses a chat of user: not today"),
         ("{{ messages[0].content.nothing() }}", "the chat template refuses a chat"),

@@ -207,7 +207,7 @@ def test_a_thought_in_a_field_of_its_own_is_written_by_the_template(shape, expec
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [
-        ("kept as it is", "has a thought of its own"),
+        ("kept as it is", "has reasoning_content"),
         ("closed thought in prompt", DIFFERENT),
     ],
 )

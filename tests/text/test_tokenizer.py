@@ -230,7 +230,7 @@ def test_an_ordinary_word_named_as_end_token_stops_nothing(tmp_path, caplog):
     word = token_id(build("llama3"), "a")
     folder = _with_files(tmp_path, "llama3", config={"eos_token_id": word})
     assert word not in stop_token_ids(load_tokenizer(folder))
-    assert f"eos_token_id {word} in config.json is no control token" in caplog.text
+    assert f"eos_token_id {word} in config.json is not a control token" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -252,5 +252,5 @@ def test_end_tokens_of_the_wrong_type_are_an_error(tmp_path, values, message):
 def test_broken_settings_are_an_error(tmp_path):
     folder = _with_files(tmp_path, "llama3")
     (folder / "generation_config.json").write_text('{"eos_token_id": [1')
-    with pytest.raises(InputError, match=r"generation_config.json is no JSON"):
+    with pytest.raises(InputError, match=r"generation_config.json is not JSON"):
         load_tokenizer(folder)

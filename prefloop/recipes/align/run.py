@@ -84,9 +84,9 @@ def align(config: AlignConfig) -> Path:
         start = _start(config, project)
         results = clock.stage("evaluate", lambda: measure(decided, start, project, world))
     except KeyboardInterrupt as stop:
-        what = str(stop).partition("; go on with: ")[0] or "stopped"
+        what = str(stop).partition("; resume with: ")[0] or "stopped"
         again = f"{program(world)} align --config {shlex.quote(str(project / SETTINGS))} --resume true"
-        raise Interrupted(f"{what}; go on with: {again}") from stop
+        raise Interrupted(f"{what}; resume with: {again}") from stop
     return world.on_main(lambda: _write(config, decided, results, clock, project))
 
 
@@ -109,7 +109,7 @@ def _ready(config: AlignConfig, project: Path) -> Decided:
     if not config.yes:
         _ask()
     enter(project, config, may_differ=_MAY_DIFFER)
-    with writing(project, way_out="make room, then go on with --resume true"):
+    with writing(project, way_out="make room, then resume with --resume true"):
         write_data(config, decided, project / "data")
         write_whole(agreed, json.dumps(_to_keep(decided), indent=1) + "\n")
     return decided

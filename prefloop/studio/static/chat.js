@@ -74,7 +74,7 @@ export class Talk {
       return;
     }
     this.wait = 0;
-    this.state(said.problem ? `No answers: ${said.problem}.` : said.again ? "That led nowhere. Say it again, or in other words." : said.messages.length ? "" : "Say something. Two answers will come; choose the better one.");
+    this.state(said.problem ? `No answers: ${said.problem}.` : said.again ? "No answers came. Send it again, or say it differently." : said.messages.length ? "" : "Write a message. Two answers will come; choose the better one.");
     if (fresh || !this.field.value) this.field.value = this.keptHere() || said.draft || said.again;
     this.field.focus();
     this.find("composer").scrollIntoView({ block: "nearest" });

@@ -38,7 +38,7 @@ const outbox = new Outbox(about.account, about.csrf, {
   },
   refused(letter, error) {
     const { token, what } = letter;
-    say(`${what === "undo" ? "Not taken back" : "Not stored"}: ${error.message}`);
+    say(`${what === "undo" ? "Not undone" : "Not stored"}: ${error.message}`);
     past = past.filter(({ assignment }) => assignment.token !== token);
     gone.delete(token);
     if (what === "undo" && current && current.assignment.token === token) next();
@@ -72,7 +72,7 @@ async function ask() {
   const back = outbox.letters.filter((letter) => letter.what === "undo" && !said.unanswered.includes(letter.token)).length;
   counts = { done: said.done + sent.filter((token) => gone.get(token) === "submit").length - back, left: said.left - sent.length + back };
   count();
-  find("nothing-why").textContent = said.state === "open" ? said.why || "Every item here has its answers, or is with somebody else. Thank you." : `This project is ${said.state}.`;
+  find("nothing-why").textContent = said.state === "open" ? said.why || "Every item here is answered, or somebody else has it. Thank you." : `This project is ${said.state}.`;
   return said.assignment;
 }
 
@@ -124,7 +124,7 @@ function away(error) {
   find("nothing").hidden = true;
   find("away").hidden = false;
   find("away-why").textContent = passing(error.status)
-    ? `${error.message[0].toUpperCase()}${error.message.slice(1)}. ${outbox.letters.length ? "Your answers are kept in this browser and will be sent. " : ""}The next item comes by itself.`
+    ? `${error.message[0].toUpperCase()}${error.message.slice(1)}. ${outbox.letters.length ? "Your answers are kept in this browser and will be sent. " : ""}The next item will load by itself.`
     : error.message;
 }
 
@@ -137,7 +137,7 @@ function ended(status) {
   stopDraft();
   const kept = outbox.letters.length;
   find("ended-title").textContent = status === 401 ? "Your session has ended" : "This page is from another session";
-  find("ended-kept").textContent = kept ? `${kept === 1 ? "An answer is" : `${kept} answers are`} kept in this browser and will be sent.` : "What you had begun is kept.";
+  find("ended-kept").textContent = kept ? `${kept === 1 ? "An answer is" : `${kept} answers are`} kept in this browser and will be sent.` : "Your unfinished work is kept.";
   find("sign-in").hidden = status !== 401;
   find("load-again").hidden = status === 401;
   if (!find("ended").open) find("ended").showModal();
@@ -365,7 +365,7 @@ function editBox() {
   const text = of ? current.answer.edits[of] ?? sourceOf(of) : "";
   if (!sameText(field.value, text)) field.value = text;
   find("edit-aside").hidden = !other;
-  if (other) find("edit-aside").textContent = `Your rewrite of response ${SIDES.indexOf(other) + 1} is kept aside: it counts only where that response is better.`;
+  if (other) find("edit-aside").textContent = `Your rewrite of response ${SIDES.indexOf(other) + 1} is kept aside: it counts only if you choose that response.`;
 }
 
 // Ranking: a digit gives the reply that has the focus a rank, the same rank twice is a tie, dragging ranks all in their new order.
@@ -446,7 +446,7 @@ function body() {
 
 function submit() {
   if (!current || undoing) return;
-  if (!complete()) { say(about.kind === "rank" ? "Rank at least two of them." : about.kind === "rate" ? "Every question needs a level." : about.kind === "edit" ? "Change the reply, or say that it is good." : "Choose first."); return; }
+  if (!complete()) { say(about.kind === "rank" ? "Rank at least two of them." : about.kind === "rate" ? "Rate every scale." : about.kind === "edit" ? "Change the reply, or say that it is good." : "Choose an answer first."); return; }
   leave("submit", body(), "Submitted");
 }
 
@@ -480,20 +480,20 @@ function undo() {
   count(last.what === "submit" ? -1 : 0, 1);
   if (current) waiting.unshift({ assignment: { ...current.assignment, draft: draftOf() } });
   show({ ...last.assignment, draft: last.draft });
-  say("Taken back");
+  say("Undone");
 }
 
 // A conversation may have gone on from the answer: the server says whether it can be taken back.
 async function undoTurn({ assignment: { token } }) {
-  if (outbox.has(token)) { say("Not taken back: the server has not got this answer yet. Try again when it is saved."); return; }
+  if (outbox.has(token)) { say("Not undone: the server does not have this answer yet. Try again when it is saved."); return; }
   undoing = true;
   try {
     const assignment = await send("POST", `/api/v1/assignments/${token}/undo`, undefined, about.csrf);
     past.pop();
     show(assignment);
-    say("Taken back");
+    say("Undone");
   } catch (error) {
-    if (noSession(error)) ended(error.status); else say(`Not taken back: ${error.message}`);
+    if (noSession(error)) ended(error.status); else say(`Not undone: ${error.message}`);
   } finally {
     undoing = false;
   }
@@ -684,8 +684,8 @@ for (const button of document.querySelectorAll("[data-do]")) button.addEventList
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 for (const node of document.querySelectorAll("kbd[data-key]")) node.textContent = shown(about.keys[node.dataset.key]);
 find("keys").replaceChildren(...Object.entries(about.keyNames).flatMap(([name, says]) => [make("dt", {}, kbd(name)), make("dd", {}, says)]),
-  ...(about.kind === "rank" ? [make("dt", {}, make("kbd", {}, "↑"), " ", make("kbd", {}, "↓")), make("dd", {}, "go from reply to reply"), make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "its rank; the same rank twice is a tie")] : []),
-  ...(about.kind === "rate" ? [make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "the level, then the next question")] : []));
+  ...(about.kind === "rank" ? [make("dt", {}, make("kbd", {}, "↑"), " ", make("kbd", {}, "↓")), make("dd", {}, "move between replies"), make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "its rank; the same rank twice is a tie")] : []),
+  ...(about.kind === "rate" ? [make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "the level, then the next scale")] : []));
 find("rationale").addEventListener("input", (event) => { current.answer.rationale = event.target.value; draft(); });
 find("edited").addEventListener("input", (event) => {
   current.answer.edits[side()] = event.target.value;

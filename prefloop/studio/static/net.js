@@ -4,7 +4,7 @@
 export const root = document.documentElement.dataset.root;
 
 const STATUS = {
-  413: "what was sent is larger than a server on the way allows (status 413)",
+  413: "the request is larger than a proxy allows (status 413)",
   502: "the server is not running behind its proxy (status 502)",
   503: "the server is busy or not ready (status 503)",
   504: "the server took longer than its proxy waits (status 504)",
@@ -31,10 +31,10 @@ export async function send(method, path, body, csrf, { headers = {}, keepalive =
   let said = null;
   let read = true;
   try { said = await answer.json(); } catch { read = false; /* a proxy's page, not the studio's answer */ }
-  if (answer.status === 401) throw new Refused(401, "your session has ended; load the page again to sign in");
+  if (answer.status === 401) throw new Refused(401, "your session has ended; reload the page to sign in");
   if (!answer.ok) throw new Refused(answer.status, (said && said.detail) || STATUS[answer.status] || `the server answered with status ${answer.status}`);
   // A login page of a network, for example: nothing is stored.
-  if (!read) throw new Refused(0, "something else answered in the server's place");
+  if (!read) throw new Refused(0, "something other than the studio answered");
   return said;
 }
 

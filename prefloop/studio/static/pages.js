@@ -72,7 +72,7 @@ for (const button of document.querySelectorAll("[data-sign-out]")) {
 }
 for (const button of document.querySelectorAll("[data-factor-off]")) {
   button.addEventListener("click", told(null, async () => {
-    if (!confirm(`Let ${button.dataset.login} sign in by password alone? Be sure that it is they who ask.`)) return;
+    if (!confirm(`Let ${button.dataset.login} sign in with the password alone? Make sure that the request comes from them.`)) return;
     await send("DELETE", `/api/v1/people/${button.dataset.factorOff}/second_factor`, undefined, csrf);
     location.reload();
   }));
@@ -152,7 +152,7 @@ if (inviteForm) {
     place.hidden = false;
     place.querySelector("code").textContent = "";
     const made = await send("POST", "/api/v1/invitations", { role: role.value, uses: Number(uses.value), days: Number(days.value), note: note.value, projects }, csrf);
-    place.querySelector("span").textContent = "Send this link; it is shown this once:";
+    place.querySelector("span").textContent = "Send this link. It is shown only once:";
     place.querySelector("code").textContent = new URL(made.path, location.href).href;
   }));
 }
