@@ -201,7 +201,7 @@ def page(results: dict[str, Outcome]) -> str:
         "Made by `python -m tests.plant`, not by hand. It copies the package, plants one single-line bug of",
         "`tests/planted_bugs.py`, runs the tests named there until the first fails, and takes the bug out",
         "again. Formulas have tests of their own; these bugs lie between formulas: an argument that is not",
-        "handed on, a state that is not restored, a seed that stays the same.",
+        "passed on, a state that is not restored, a seed that stays the same.",
         "",
         f"**{found} of {len(known)} are found** ({found / max(1, len(known)):.0%}).",
         "",

@@ -113,11 +113,15 @@ _HEAD = """# A tiny task for every objective
 This page is written by `python -m tests.tiny_tasks --write`; the first seed is a test ([`tests/losses/test_audit.py`](../tests/losses/test_audit.py)).
 
 A policy over 15 sequences, held as a table, is trained from a random reference for 200 steps of Adam. The data is everything that can be
-said about random rewards without noise: every pair, orders of three, good above the median, or the reward itself. **gain** is the share of
-the way from the reference's expected reward to that of the best sequence. **agreement** is the share of pairs of sequences that the log-ratio
-to the reference orders as the rewards do. Some objectives gain less by design, and their levels say so: those bounded by their margins
-(`ipo_sum`, `nca_pair`, `cdpo`), those that only know good and bad, and those that imitate (`sft`) and learn what is chosen, not what is
-better. Where theory gives the optimum, [`tests/losses/test_tabular_offline.py`](../tests/losses/test_tabular_offline.py) demands it, in total
+said about random rewards without noise: every pair, orders of three, good above the median, or the reward itself.
+
+The **gain** is the share of
+the way from the reference's expected reward to that of the best sequence. The **agreement** is the share of pairs of sequences that the log-ratio
+to the reference orders as the rewards do.
+
+Some objectives gain less by design, and their levels say so: those bounded by their margins
+(`ipo_sum`, `nca_pair`, `cdpo`), those that only read good and bad, and those that imitate (`sft`) and learn what is chosen, not what is
+better. Where theory gives the optimum, [`tests/losses/test_tabular_offline.py`](../tests/losses/test_tabular_offline.py) requires it, in total
 variation, over the same seeds.
 """
 

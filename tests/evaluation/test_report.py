@@ -196,7 +196,7 @@ def test_a_summary_alone_makes_a_page(project: Path):
         shutil.rmtree(project / name)
     (project / "evaluation.json").unlink()
     page = Page(write_report(project).read_text(encoding="utf-8"))
-    assert "What the texts have become" in page.text
+    assert "How the texts changed" in page.text
     assert "Win rate against SFT" in page.text
 
 

@@ -207,7 +207,7 @@ def _alarms(
 
 
 def judge_alarms(quality: RewardModelQuality, called: str) -> list[str]:
-    """Where the judge's word is worth little."""
+    """Warns if the judge's verdict is worth little."""
     accuracy, longer = quality.accuracy, quality.length.longer_is_chosen
     if not accuracy.low > 0.5:
         return [
@@ -233,17 +233,17 @@ def verdict(outcomes: Sequence[Outcome], judge: RewardModelQuality, called: str,
         begin = f"{best.name} made the model worse"
     else:
         begin = f"No difference is shown between {best.name} and the model it started from"
-    length = "its answers are as long"
+    length = "Its answers are as long"
     if abs(best.longer) >= 0.005:
-        length = f"its answers are {percent(abs(best.longer))} {'longer' if best.longer > 0 else 'shorter'}"
+        length = f"Its answers are {percent(abs(best.longer))} {'longer' if best.longer > 0 else 'shorter'}"
     equal = (
         f"; at equal length {said(best.at_equal_length, share=True)}"
         if best.at_equal_length is not None
         else ""
     )
     return (
-        f"{begin}: it is preferred on {said(wins, share=True)} of {wins.n} held-out prompts by {called}, which agrees with "
-        f"{author or 'the labels'} on {said(accuracy, share=True)} of {accuracy.n} comparisons that it has not seen; {length}{equal}."
+        f"{begin}: it is preferred on {said(wins, share=True)} of {wins.n} held-out prompts by {called}. {length}{equal}. The judge agrees with "
+        f"{author or 'the labels'} on {said(accuracy, share=True)} of {accuracy.n} comparisons that it has not seen."
     )
 
 
