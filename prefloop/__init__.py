@@ -8,7 +8,7 @@
 
 Every training command is a function here, and its settings are keyword arguments: groups as dicts (`optim=dict(lr=1e-5)`), `lora=16` for the rank,
 `data` as rows, a frame, a data set or a name, `model` as a name or a finished run, losses and reward functions by value. Nothing is imported before
-it is used. `docs/python.md` has the whole of it; what is listed in `__all__` is public.
+it is used. See `docs/python.md`. The names in `__all__` are public.
 """
 
 from typing import Any

@@ -91,7 +91,7 @@ class Masking:
         return {name: p.detach() for name, p in self.masking.named_parameters()}
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         with torch.no_grad():
             for name, parameter in self.masking.named_parameters():
                 parameter.copy_(state[name])

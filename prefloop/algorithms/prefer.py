@@ -156,7 +156,7 @@ class Running:
         return self.values
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self.values = dict(state)
 
 

@@ -15,7 +15,7 @@ from prefloop.recipes.align.screen import screen
 
 
 class AlignPlan:
-    """What `align` would do and take; printed, it is the command's screen."""
+    """What `align` would do, and the time and memory it would take. Printing it shows the command's screen."""
 
     def __init__(self, decided: Decided) -> None:
         self._decided = decided
@@ -36,10 +36,10 @@ class AlignPlan:
 
 
 def plan(**given: Any) -> AlignPlan:
-    """What `align` would do with these settings, and what it would cost, without doing it: `prefloop plan`.
+    """Say what `align` would do with these settings and what it would cost, without doing it: `prefloop plan`.
 
     Raises:
-        InputError: A setting is wrong, or what it names could not be trained on.
+        InputError: A setting is wrong, or names something that cannot be trained on.
     """
     return AlignPlan(_plan(settings_from(PlanConfig, _listed(given), stage="plan")))
 
@@ -54,7 +54,7 @@ class Aligned:
 
     @property
     def verdict(self) -> str:
-        """What came of it, in a sentence."""
+        """The result in a sentence or two."""
         return self.numbers["verdict"]
 
     @property
@@ -73,10 +73,10 @@ class Aligned:
 
 
 def align(**given: Any) -> Aligned:
-    """Make a model better by comparisons, and say whether it is: `prefloop align`, which asks nothing when it is called from Python.
+    """Make a model better with comparisons, and report whether it is: `prefloop align`. Called from Python it asks no questions.
 
     Raises:
-        InputError: A setting is wrong, or what it names could not be trained on.
+        InputError: A setting is wrong, or names something that cannot be trained on.
     """
     asked = {"yes": True, **_listed(given)}
     if "out" not in asked:

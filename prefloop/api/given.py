@@ -28,7 +28,7 @@ WHOLE = {"lora": "rank", "data": "source"}
 def settings_from(cls: type[T], given: Mapping[str, Any], *, stage: str) -> T:
     """The settings of a stage from keyword arguments.
 
-    A group is a dict or its dataclass (`optim=dict(lr=1e-5)`), one setting of it may be named with a dot (`**{"optim.lr": 1e-5}`), `lora=16` is
+    A group is a dict or its dataclass (`optim=dict(lr=1e-5)`). A single setting of a group may be named with a dot (`**{"optim.lr": 1e-5}`). `lora=16` is
     `lora.rank`, `reward=function` is `reward_model`, and the command line's short names (`out`, `seed`, `resume`, `store`) are known. Data may be
     rows or frames (see `rows_file`) or an open `Store`, models may be finished runs, functions may be given by value. Without `out` the run
     goes into the next free folder of `runs`, and where `out` holds a run already, into a new folder beside it.
@@ -145,11 +145,11 @@ def _verifier_name(config: VerifierConfig) -> str:
 
 
 def rows_file(data: Any) -> Any:
-    """A source that the stages read, of rows given by value.
+    """A data source for the stages, made of rows given by value.
 
     Rows are dicts with the columns of any format that files may have: a list or other iterable of them, a pandas or polars frame, a
-    `datasets.Dataset`. They are kept in a file named by their content, so the same rows are the same data of two runs, and lineage finds them.
-    Names and paths stand for themselves; an open store is `store`.
+    `datasets.Dataset`. They are written to a file named by their content, so two runs on the same rows read the same data, and lineage finds it.
+    Names and paths are returned unchanged; an open store becomes `store`.
     """
     if _is_store(data):
         return "store"

@@ -18,7 +18,7 @@ CHART_SECONDS = 3.0
 
 
 def charts(stage: str, metrics: Path, *, every: bool = True) -> str:
-    """The charts of training of a run's metrics, as HTML; nothing where there are none yet. Without `every` only those that matter."""
+    """A run's training charts as HTML; empty if there are none yet. Without `every`, only the main ones."""
     from prefloop.evaluation.metrics_log import read_metrics
     from prefloop.evaluation.training_curves import training
 
@@ -31,7 +31,7 @@ def charts(stage: str, metrics: Path, *, every: bool = True) -> str:
 
 @contextmanager
 def shown_live(stage: str, folder: Path) -> Iterator[None]:
-    """In a notebook, show a bar and charts while the stage runs; elsewhere nothing is changed."""
+    """In a notebook, show a bar and charts while the stage runs; elsewhere this does nothing."""
     with watched(_Display(stage, folder)) if _in_notebook() else nullcontext():
         yield
 

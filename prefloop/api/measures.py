@@ -21,15 +21,15 @@ __all__ = ["agreement", "ratings", "verifier", "win_rate"]
 
 
 def ratings(votes: Any, *, columns: Mapping[str, str] | Sequence[str] = (), **settings: Any) -> Leaderboard:
-    """Rate the models of votes, with intervals and rank ranges: `prefloop arena`.
+    """Rate models from votes, with intervals and rank ranges: `prefloop arena`.
 
     Args:
-        votes: Rows with two models and a winner (dicts, a frame, or the name of a file of any form that `arena` reads), or an open `Store`.
-        columns: Which column says what, for names that are not known: `dict(model_a="left_model")`.
+        votes: Rows with two models and a winner (dicts, a frame, or the name of a file that `arena` reads), or an open `Store`.
+        columns: Names of the columns, if they are not recognised: `dict(model_a="left_model")`.
         settings: Those of `leaderboard`: method, intervals, clusters, anchor, prior, resamples, seed.
 
     Raises:
-        InputError: A row that is no vote, or nothing to rate.
+        InputError: A row that is not a vote, or nothing to rate.
     """
     judged = read_judged(votes) if isinstance(votes, Store) else judged_votes(_read(votes, columns))
     return leaderboard(votes_of(judged).votes, **settings)
@@ -43,12 +43,12 @@ def agreement(
     Args:
         votes: Rows with two models, a winner, the prompt and the judge (see `ratings`), or an open `Store`. Votes on the same two answers, in
             either order, are labels of one pair.
-        columns: Which column says what, for names that are not known: `dict(judge="worker")`.
+        columns: Names of the columns, if they are not recognised: `dict(judge="worker")`.
         resamples: Of the bootstrap over pairs.
         seed: Everything random derives from it.
 
     Raises:
-        InputError: A row that is no vote, or names no judge; or nothing was judged.
+        InputError: A row that is not a vote or names no judge, or nothing was judged.
     """
     if isinstance(votes, Store):
         judged, gold = read_judged(votes), gold_choices(votes)

@@ -19,14 +19,14 @@ class Table(list[dict[str, Any]]):
     """Rows with named columns, such as a run's metrics."""
 
     def column(self, name: str) -> list[Any]:
-        """A column's values, None where a row has none. Raises `InputError` where no row has it."""
+        """A column's values, with None for rows that lack it. Raises `InputError` if no row has it."""
         known = dict.fromkeys(key for row in self for key in row)
         if name not in known:
             raise InputError(f"there is no column {name!r}; there are {', '.join(known)}")
         return [row.get(name) for row in self]
 
     def frame(self) -> "pandas.DataFrame":
-        """As a pandas frame. Raises `InputError` where pandas is not installed."""
+        """The table as a pandas frame. Raises `InputError` if pandas is not installed."""
         try:
             import pandas
         except ImportError:
@@ -36,7 +36,7 @@ class Table(list[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A stage's run that has ended."""
+    """A finished run of a stage."""
 
     stage: str
     folder: Path
@@ -49,14 +49,14 @@ class FinishedRun:
 
     @property
     def metrics(self) -> Table:
-        """What was logged, a row a step."""
+        """The logged metrics, one row per step."""
         from prefloop.runtime.journal import read_metrics
 
         return Table(read_metrics(self.folder / "metrics.jsonl"))
 
     @property
     def samples(self) -> Table:
-        """The last file of samples that the run has written; none where it writes none."""
+        """The last samples that the run wrote; empty if it writes none."""
         files = sorted(
             (self.folder / "samples").glob("*.jsonl"), key=lambda file: (len(file.name), file.name)
         )
@@ -73,13 +73,13 @@ class FinishedRun:
 
     @property
     def report(self) -> Path:
-        """The report of the project that the run is in, made now; a page to open in a browser."""
+        """Build the report of the run's project now and return its path; open it in a browser."""
         from prefloop.evaluation.report import write_report
 
         return write_report(self.folder.parent)
 
     def lineage(self) -> "Node":
-        """What made the model: its runs, data, annotators and models. `render()` and `print` show it as a tree."""
+        """What the model was made from: runs, data, annotators and models. `render()` and `print` show it as a tree."""
         from prefloop.cli.project import nearest_store
         from prefloop.data.store import Store, lineage
 
@@ -94,7 +94,7 @@ class FinishedRun:
 
 
 class PolicyRun(FinishedRun):
-    """A run that has trained a policy."""
+    """A finished run that trained a policy."""
 
     @cached_property
     def policy(self) -> "TextPolicy":
@@ -105,7 +105,7 @@ class PolicyRun(FinishedRun):
 
 
 class RewardRun(FinishedRun):
-    """A run that has trained a reward model."""
+    """A finished run that trained a reward model."""
 
     @cached_property
     def reward_model(self) -> "TextScorer":
@@ -120,7 +120,7 @@ class RewardRun(FinishedRun):
 
 
 def open_run(folder: str | Path) -> FinishedRun:
-    """A run that has ended, from its folder. Raises `InputError` where there is none."""
+    """Open a finished run from its folder. Raises `InputError` if there is none."""
     path = Path(folder)
     summary = path / "summary.json"
     for file in (path / "config.yaml", path / "final"):

@@ -20,7 +20,7 @@ PromptLike = str | Prompt | Sequence[Mapping[str, Any]]
 
 
 class TextPolicy:
-    """A policy: draws completions, and says how likely texts are."""
+    """A policy that samples completions and computes log-probabilities of texts."""
 
     def __init__(self, name: str | Path, *, compute: Compute | None = None) -> None:
         """Load a causal language model by hub name or folder. Raises `InputError` where there is none."""
@@ -52,12 +52,12 @@ class TextPolicy:
     def generate(
         self, prompts: Any, *, k: int | None = None, seed: int | None = None, **sampling: Any
     ) -> Any:
-        """Completions of one prompt or of a list of prompts, k of each where `k` is given.
+        """Sample completions of one prompt or of a list of prompts; with `k`, k of each.
 
         Args:
-            prompts: Texts, or chats. With a chat template a text is what the user says; without one it is continued.
-            k: Completions of each prompt; the result then has a list for each.
-            seed: The same seed draws the same; without one every call draws anew.
+            prompts: Texts or chats. With a chat template, a text is the user's message; without one, the model continues it.
+            k: Completions per prompt; the result then has a list for each prompt.
+            seed: The same seed gives the same samples; without one every call gives new ones.
             sampling: Settings of `Sampling`: max_new_tokens, temperature, top_p, top_k, batch_size.
 
         Raises:
@@ -86,7 +86,7 @@ class TextPolicy:
         return answers[0] if single else answers
 
     def logprobs(self, prompts: Sequence[PromptLike], completions: Sequence[str]) -> list[list[float]]:
-        """Log-probability of every token of each completion, its stop token included; item i of both belongs together."""
+        """Log-probability of every token of each completion, stop token included. Item i of `completions` answers item i of `prompts`."""
         _same_length(prompts, completions)
         groups = [
             completions_group(self.tokenizer, self._prompt(prompt), [completion])
@@ -104,7 +104,7 @@ class TextPolicy:
 
 
 class TextScorer:
-    """A reward model, an ensemble of them, or whatever a `reward_model` setting can name: gives completions scores."""
+    """Scores completions: a reward model, an ensemble, or anything else that a `reward_model` setting can name."""
 
     def __init__(self, name: str | Path, *, compute: Compute | None = None) -> None:
         """Load by what `reward_model` takes: folder, hub name, `module:function`, POLICY@REFERENCE, several with commas."""
@@ -115,7 +115,7 @@ class TextScorer:
         self._scorer = EnsembleScorer.load(str(name), compute, self._world)
 
     def score(self, prompts: Sequence[PromptLike], completions: Sequence[str]) -> list[float]:
-        """A score for each completion, higher is better; item i of both belongs together. The model's own scale, as it is saved."""
+        """A score for each completion; higher is better. Item i of `completions` answers item i of `prompts`. Scores are on the model's own scale."""
         _same_length(prompts, completions)
         chat = bool(self._scorer.tokenizer.chat_template)
         asked = [prompt_of(prompt, chat=chat) for prompt in prompts]
@@ -130,7 +130,7 @@ class TextScorer:
 
 
 def prompt_of(given: PromptLike, *, chat: bool) -> Prompt:
-    """A record of a prompt. With `chat` a text is a user's message."""
+    """A prompt as a record. With `chat`, a text becomes a user's message."""
     if isinstance(given, Prompt):
         return given
     if isinstance(given, str):
@@ -162,10 +162,10 @@ def _same_length(prompts: Sequence[Any], completions: Sequence[Any]) -> None:
 
 
 def load_policy(name: str | Path, *, compute: Compute | None = None) -> TextPolicy:
-    """A policy that reads and writes text, by hub name or folder."""
+    """Load a policy by hub name or folder, to read and write text."""
     return TextPolicy(name, compute=compute)
 
 
 def load_reward_model(name: str | Path, *, compute: Compute | None = None) -> TextScorer:
-    """A scorer of texts, by what a `reward_model` setting takes."""
+    """Load a scorer of texts; `name` is anything that a `reward_model` setting takes."""
     return TextScorer(name, compute=compute)

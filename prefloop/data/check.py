@@ -122,7 +122,7 @@ def check(
 
     `against` is a second source that should share nothing with the first, such as its test split, and is read alike; `tokenizer` counts the
     tokens of a text.
-    Raises `InputError` where the source cannot be read or its format not told.
+    Raises `InputError` if the source cannot be read or its format not told.
     """
     first: HowLoaded = {**reading, "skip_bad": True}
     loaded = load_records(source, allow_none=True, **first)

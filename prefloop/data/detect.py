@@ -317,7 +317,7 @@ def describe_formats(formats: Iterable[FormatName] = get_args(FormatName)) -> st
 
 
 def suggestion(there: Sequence[str], rows: Sequence[Row], wanted: Collection[str]) -> str:
-    """The flag that would read a source with these columns, as the end of a sentence; nothing where none is known."""
+    """The flag that would read a source with these columns, as the end of a sentence; nothing if none is known."""
     named = [
         name
         for name, layout in LAYOUTS.items()
@@ -338,7 +338,7 @@ def suggestion(there: Sequence[str], rows: Sequence[Row], wanted: Collection[str
 
 
 def _matched(needed: Sequence[str], there: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
-    """Column of a format -> column of the source that it probably is; empty where one finds none."""
+    """Column of a format -> column of the source that it probably is; empty if one finds none."""
     plain = {re.sub(r"[\s\-]+", "_", column.strip().lower()): column for column in there}
     pairs: dict[str, str] = {}
     for column in needed:

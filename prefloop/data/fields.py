@@ -45,7 +45,7 @@ def filled(value: object, field: str, what: str) -> str:
 
 
 def annotator(row: Row) -> str:
-    """Who judged; empty where the row does not say."""
+    """Who judged; empty if the row does not say."""
     value = row.values.get("annotator")
     return "" if value is None else as_text(value, "annotator")
 
@@ -81,7 +81,7 @@ def optional_share(row: Row, field: str, default: float) -> float:
 
 
 def optional_text(row: Row, field: str) -> str:
-    """Text, or nothing where the row does not say."""
+    """Text, or nothing if the row does not say."""
     value = row.values.get(field)
     return "" if value is None else as_text(value, field)
 

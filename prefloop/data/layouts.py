@@ -34,7 +34,7 @@ class RowLayout:
     """Name of a format -> rows of it. The first that a stage can use is taken."""
     about: str
     told: bool = True
-    """False where the columns are another layout's, and only its name chooses it."""
+    """False if the columns are another layout's, and only its name chooses it."""
 
 
 def _alpaca(row: Row) -> Sequence[Values]:

@@ -101,7 +101,7 @@ class LoadSummary:
     notes: tuple[str, ...]
     """Anything else a reader should know, a sentence each."""
     layout: str = ""
-    """Layout that the format's rows were made from; empty where the rows were of the format."""
+    """Layout that the format's rows were made from; empty if the rows were of the format."""
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {self.read} rows of format {self.name}, {self.kept} records kept"]

@@ -85,7 +85,7 @@ def make_graph(
 
 
 def _distances(edges: np.ndarray) -> list[int]:
-    """Nodes on the shortest path from each node to the goal, 0 where there is none; breadth first, backwards."""
+    """Nodes on the shortest path from each node to the goal, 0 if there is none; breadth first, backwards."""
     found = [0] * len(edges)
     found[GOAL] = 1
     front = [GOAL]

@@ -47,7 +47,7 @@ def read_rows(source: str | Path, *, split: str = "train", max_gb: float = MAX_G
 
     No file may hold more than `max_gb` gigabytes once it is decompressed.
 
-    Raises `InputError` where there is nothing to read; rows that are malformed are `BadRow`s in their place.
+    Raises `InputError` if there is nothing to read; rows that are malformed are `BadRow`s in their place.
     """
     return rows_of(find_source(source, split=split), max_gb)
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 from prefloop.errors import InputError
 
 LONGEST = 2**27
-"""Bytes of a line, and characters of a CSV cell, at most: what is longer is no row of text."""
+"""Bytes of a line, and characters of a CSV cell, at most: what is longer is not a row of text."""
 PACKED = (".gz", ".zst")
 """Suffixes of files that are decompressed as they are read."""
 INSTALL = "install it with `pip install 'prefloop[data]'`"
@@ -20,7 +20,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def check_size(path: Path, size: int, max_gb: float) -> None:
-    """Raise `InputError` where a compressed file holds more than `max_gb` gigabytes."""
+    """Raise `InputError` if a compressed file holds more than `max_gb` gigabytes."""
     if size > max_gb * 1e9:
         raise InputError(
             f"{path}: it is {path.stat().st_size / 1e9:.2g} GB and more than {max_gb:g} GB once decompressed; "

@@ -49,7 +49,7 @@ def parse_transcript(text: str, field: str) -> tuple[Message, ...]:
 
 
 def write_transcript(turns: Sequence[Message]) -> str:
-    """The transcript that `parse_transcript` reads as these turns. Raises `ValueError` where there is none."""
+    """The transcript that `parse_transcript` reads as these turns. Raises `ValueError` if there is none."""
     text = "".join(f"\n\n{_label(turn)}: {turn.content}" for turn in turns)
     if tuple(turn.content for turn in turns) != _contents(text):
         raise ValueError("a message holds a paragraph that begins with `Human:` or `Assistant:`")

@@ -14,7 +14,7 @@ from prefloop.records import Prompt
 def with_answers(file: VoteFile, outputs: str | Path, *, split: str = "train") -> VoteFile:
     """The votes with the texts of a file of answers: rows of a prompt (`prompt_id`, or its text), a model and its completion.
 
-    Raises `InputError` where an answer that was voted on is not in it, or is in it twice with different texts.
+    Raises `InputError` if an answer that was voted on is not in it, or is in it twice with different texts.
     """
     answers: dict[tuple[str, str], str] = {}
     prompts: dict[str, Prompt] = {}

@@ -34,7 +34,7 @@ class SettledVotes:
     votes: tuple[Vote, ...]
     """Each with its judge named."""
     default: str
-    """Who judged where the file does not say; empty where the user named them."""
+    """Who judged where the file does not say; empty if the user named them."""
     source: str
     repeated: int
     """Votes that say again what the same annotator said of the same answers."""

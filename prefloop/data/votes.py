@@ -98,14 +98,14 @@ class Vote:
     p_first: float
     """How likely the first one's answer is the better one: 1, 0 or ½, or between them where a judge gave a soft preference."""
     prompt_id: str
-    """What tells prompts apart; empty where the file does not say, and the vote then has a prompt of its own."""
+    """What tells prompts apart; empty if the file does not say, and the vote then has a prompt of its own."""
     judge: str
     turn: str
     language: str
     prompt: Prompt
     """Its content; an empty text where the file does not hold it."""
     texts: tuple[str, str]
-    """The answers; empty where the file does not hold them."""
+    """The answers; empty if the file does not hold them."""
     origin: str
 
 
@@ -377,7 +377,7 @@ def model_name(row: Row, column: str) -> str:
 
 
 def word_of(row: Row, column: str | None) -> str:
-    """A short value as text; lists (FastChat's judge and its prompt) joined, nothing where there is nothing."""
+    """A short value as text; lists (FastChat's judge and its prompt) joined, nothing if there is nothing."""
     value = row.values.get(column) if column else None
     if value is None:
         return ""

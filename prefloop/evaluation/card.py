@@ -55,7 +55,7 @@ class Card:
     version: str
     """Of prefloop."""
     tree: Node | None
-    """The lineage; None where no store knows the model."""
+    """The lineage; None if no store knows the model."""
     settings: Mapping[str, Any]
     """Of the run that made it, those that are not the defaults."""
     measured: Measured | None
@@ -235,7 +235,7 @@ def _stages(tree: Node | None) -> Iterator[str]:
 
 
 def _bases(tree: Node | None) -> Iterator[str]:
-    """What the line of models began with; nothing where the model itself is the beginning."""
+    """What the line of models began with; nothing if the model itself is the beginning."""
     node, last = tree, ""
     while node is not None:
         run = next((child for child in node.children if child.kind == "training_run"), None)

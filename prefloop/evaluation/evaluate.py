@@ -75,9 +75,9 @@ class Measured:
 
     rollout: Rollout
     gold: np.ndarray
-    """Empty where there is no gold judge."""
+    """Empty if there is no gold judge."""
     proxy: np.ndarray
-    """Empty where there is no reward model."""
+    """Empty if there is no reward model."""
     kl: np.ndarray
     """Exact KL to the first policy, summed over the completion, nats."""
     nll: np.ndarray

@@ -23,9 +23,9 @@ FEWEST_RESAMPLED = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A number, the interval that covers the truth in 95 % of samples (unless said otherwise), and the observations behind it.
+    """A number, the interval that covers the truth in 95 % of samples (unless stated otherwise), and the observations behind it.
 
-    `low` and `high` are NaN where the sample cannot say (one observation, one prompt, `no_spread`).
+    `low` and `high` are NaN if the sample cannot say (one observation, one prompt, `no_spread`).
     """
 
     value: float
@@ -232,7 +232,7 @@ def _members(clusters: Clusters | None, n: int) -> tuple[NDArray[np.intp], int]:
 
 
 def _finite(values: Numbers, name: str) -> NDArray[np.float64]:
-    """The numbers as float64 `[n]`; raises where there are none, or some are not finite."""
+    """The numbers as float64 `[n]`; raises if there are none, or some are not finite."""
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or len(x) == 0:
         raise ValueError(f"{name} has shape {x.shape}; give one row of at least one number")

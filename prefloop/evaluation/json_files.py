@@ -38,7 +38,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(kind: type[T], value: Any, where: str) -> T:
-    """A value of type `kind` (dataclass, tuple, mapping, optional or scalar) from JSON types; null is NaN where a float belongs.
+    """A value of type `kind` (dataclass, tuple, mapping, optional or scalar) from JSON types; null is NaN if a float belongs.
 
     Keys that the dataclass does not have are passed over: a later version may have written them. `where` begins the error's message: `file: `, or a
     field's place in it.
@@ -73,7 +73,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The file's JSON; `InputError` with the place where it is not."""
+    """The file's JSON; `InputError` if it is not."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -11,7 +11,7 @@ from prefloop.records import Comparison
 
 
 def ceiling_of_soft_labels(comparisons: Sequence[Comparison]) -> float | None:
-    """Mean of max(p, 1 - p) over soft labels p, the accuracy of whoever knows every truth; None where all labels are plain ones.
+    """Mean of max(p, 1 - p) over soft labels p, the accuracy of whoever knows every truth; None if all labels are plain ones.
 
     It takes `p_soft` at its word: as the probability that `chosen` is the better one.
     """

@@ -12,7 +12,7 @@ from prefloop.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricsLog:
-    """Columns of equal length; NaN where a step did not log a metric, or logged null."""
+    """Columns of equal length; NaN if a step did not log a metric, or logged null."""
 
     steps: tuple[float, ...]
     values: Mapping[str, tuple[float, ...]]

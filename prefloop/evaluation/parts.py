@@ -26,7 +26,7 @@ class MeasuredPart:
     why: str = ""
     """Where it was not asked for."""
     alarm: str = ""
-    """Why its numbers may flatter; empty where nothing says so."""
+    """Why its numbers may flatter; empty if nothing says so."""
 
 
 def models_named(policies: Sequence[str], reward_model: str) -> tuple[str, ...]:

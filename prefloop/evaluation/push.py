@@ -122,7 +122,7 @@ def _folder(given: str) -> Path:
 
 
 def _files(folder: Path, adapter: Adapter | None) -> list[str]:
-    """What is pushed: the files of the folder itself. Raises `InputError` where one is not as it was written."""
+    """What is pushed: the files of the folder itself. Raises `InputError` if one is not as it was written."""
     if (folder / MANIFEST).is_file():
         wrong = faults(folder, lambda name: name != CARD)
         inside = list(listed(folder))
@@ -290,7 +290,7 @@ def upload(
 ) -> str:
     """Push everything as one commit, which removes weights that the repository has and this model has not. The commit's address.
 
-    Raises `InputError` where the hub refuses.
+    Raises `InputError` if the hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 

@@ -80,7 +80,7 @@ class LengthQuality:
     correlation: Estimate | None = None
     """Pearson correlation of score and length over all completions; None in older files, or where one of them does not vary."""
     chosen_longer: Estimate | None = None
-    """Accuracy where the chosen one is longer; None where it never is, and in older files."""
+    """Accuracy where the chosen one is longer; None if it never is, and in older files."""
     chosen_shorter: Estimate | None = None
     """Accuracy where the chosen one is shorter."""
 
@@ -92,9 +92,9 @@ class RewardModelQuality:
     accuracy: Estimate
     """Share of held-out comparisons in which the chosen completion scores higher, ties as a half."""
     ceiling: float | None
-    """Accuracy of a perfect model on labels as noisy as these; None where the noise is not known."""
+    """Accuracy of a perfect model on labels as noisy as these; None if the noise is not known."""
     gold_accuracy: Estimate | None
-    """The same against noise-free gold utilities; None where there is no gold judge."""
+    """The same against noise-free gold utilities; None if there is no gold judge."""
     calibration: Calibration
     length: LengthQuality
     label_ceiling: NoiseCeiling | None = None
@@ -111,7 +111,7 @@ class BestOf:
     proxy: Estimate
     """Expected reward-model score of the one it takes."""
     gold: Estimate | None
-    """Expected gold utility of the one it takes; None where there is no gold judge."""
+    """Expected gold utility of the one it takes; None if there is no gold judge."""
 
 
 def reward_model_quality(
@@ -326,7 +326,7 @@ def _accuracy_among(
 def _correlation(
     a: NDArray[np.float64], b: NDArray[np.float64], *, clusters: NDArray[np.int64]
 ) -> Estimate | None:
-    """Pearson's correlation, with a bootstrap interval (expanded percentiles) that resamples clusters; None where one side does not vary.
+    """Pearson's correlation, with a bootstrap interval (expanded percentiles) that resamples clusters; None if one side does not vary.
 
     With fewer than 8 clusters there is no interval, nor where all lie on one line (`no_spread`).
     """

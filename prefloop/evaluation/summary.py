@@ -74,7 +74,7 @@ class RewardModelSummary:
     accuracy: Estimate
     """On held-out comparisons, ties as a half."""
     ceiling: float | None
-    """What a perfect model would reach on labels as noisy as these; None where the noise is not known."""
+    """What a perfect model would reach on labels as noisy as these; None if the noise is not known."""
     gold_accuracy: Estimate | None = None
     """Against noise-free gold utilities."""
     checkpoint: str = ""

@@ -118,7 +118,7 @@ def _own(
 def references_of(
     known: Mapping[str, Sequence[str]], prompts: Sequence[Prompt], names: Sequence[str], source: str
 ) -> list[list[str]]:
-    """The references of each prompt, from those by the prompts' hashes. Raises `InputError` where a metric needs one that is not there."""
+    """The references of each prompt, from those by the prompts' hashes. Raises `InputError` if a metric needs one that is not there."""
     found = [list(known.get(prompt.sha256, ())) for prompt in prompts]
     lacking = sum(not each for each in found)
     if lacking and needs_references(names):

@@ -52,7 +52,7 @@ class WinMatrix:
 
 
 def win_scores(utilities_a: Numbers, utilities_b: Numbers, *, tie_within: float = 0.0) -> NDArray[np.float64]:
-    """1 where a is better, 0 where b is, a half where they differ by at most `tie_within`. `[n]`."""
+    """1 if a is better, 0 if b is, a half if they differ by at most `tie_within`. `[n]`."""
     a, b = np.asarray(utilities_a, dtype=np.float64), np.asarray(utilities_b, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"utilities have shapes {a.shape} and {b.shape}; pairs need as many of each")

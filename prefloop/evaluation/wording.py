@@ -39,7 +39,7 @@ def value_of(estimate: Estimate, *, share: bool = False) -> str:
 
 
 def interval_of(estimate: Estimate, *, share: bool = False, joint: str = " to ") -> str:
-    """The interval alone; nothing where there is none, or the value is so by definition; words where all observations agree."""
+    """The interval alone; nothing if there is none, or the value is so by definition; words where all observations agree."""
     if estimate.no_spread:
         return NO_SPREAD
     half = _half_width(estimate)
@@ -66,7 +66,7 @@ def minus(text: str) -> str:
 
 
 def _half_width(estimate: Estimate) -> float:
-    """Half the interval's width; 0 where it has none."""
+    """Half the interval's width; 0 if it has none."""
     half = (estimate.high - estimate.low) / 2
     return half if math.isfinite(half) else 0.0
 

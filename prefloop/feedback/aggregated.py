@@ -86,7 +86,7 @@ def write_aggregated(
 ) -> tuple[int, dict[str, int]]:
     """Write the rows of `aggregated_pairs` as JSON lines, whole or not at all; how many, and what was left out.
 
-    Raises `InputError` where there is nothing to write, the name does not end in .jsonl or .jsonl.gz, or the file cannot be written.
+    Raises `InputError` if there is nothing to write, the name does not end in .jsonl or .jsonl.gz, or the file cannot be written.
     """
     target = Path(path).expanduser()
     if not target.name.lower().endswith((".jsonl", ".jsonl.gz")):

@@ -90,7 +90,7 @@ def measure_agreement(
 ) -> AgreementReport:
     """Measure the labels of pairs. `gold` maps items to the choice that is right.
 
-    Intervals are of other prompts; `resamples` and `seed` are of the bootstrap of Krippendorff's alpha. Raises `InputError` where no pair is
+    Intervals are of other prompts; `resamples` and `seed` are of the bootstrap of Krippendorff's alpha. Raises `InputError` if no pair is
     judged.
     """
     table = pair_labels(judged)

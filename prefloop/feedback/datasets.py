@@ -50,7 +50,7 @@ def take(
     An annotator model is fitted on all labels that pass the other settings; `min_agreement` then leaves out pairs on which fewer annotators gave the
     label that the model finds likeliest.
 
-    Raises `InputError` where a kind has no use for a setting, a name is not in the store, or nothing passes.
+    Raises `InputError` if a kind has no use for a setting, a name is not in the store, or nothing passes.
     """
     require_selects(chosen, kind)
     filters = Filters.of(chosen, part=part, heldout=heldout)

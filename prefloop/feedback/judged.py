@@ -162,7 +162,7 @@ def checkpoint_names(session: Session) -> dict[int, str]:
 def votes_of(judged: Sequence[JudgedItem], *, style: bool = False) -> ReadVotes:
     """Votes of pairs and rankings of lists between different models. `style` adds the features of `ratings.style` to the votes.
 
-    A ranking is left out where two of its answers are one model's: it would be ranked against itself. Raises `InputError` where nothing is
+    A ranking is left out where two of its answers are one model's: it would be ranked against itself. Raises `InputError` if nothing is
     left.
     """
     left_out: Counter[str] = Counter()
@@ -214,7 +214,7 @@ def votes_of(judged: Sequence[JudgedItem], *, style: bool = False) -> ReadVotes:
 
 
 def _why_no_vote(judgement: JudgedItem) -> str:
-    """Why a judgement compares no two models; empty where it does."""
+    """Why a judgement compares no two models; empty if it does."""
     if judgement.kind == "pair":
         compared = judgement.models if judgement.choice in OUTCOMES else ()
     elif judgement.kind == "rank":

@@ -17,7 +17,7 @@ TOY = "toy"
 def find_utility(name: str) -> Utility:
     """`toy`, the folder of a fitted judge, a verifier (`exact:COLUMN`), or `module:function` for a function of (prompt, completion) that gives a number.
 
-    Raises `InputError` where there is no such judge or function; the utility does where the function raises, or gives anything but a number.
+    Raises `InputError` if there is no such judge or function; the utility does where the function raises, or gives anything but a number.
     """
     if name == TOY:
         return ToyJudge().utility

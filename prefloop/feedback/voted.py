@@ -47,7 +47,7 @@ def votes_by(votes: Sequence[Vote], field: str) -> dict[str, list[JudgedItem]]:
 
 
 def possible_clusters(judged: Sequence[JudgedItem], wanted: Clustering) -> Clustering:
-    """What of `wanted` the votes of files can be kept together by. Raises `InputError` where no vote names its judge."""
+    """What of `wanted` the votes of files can be kept together by. Raises `InputError` if no vote names its judge."""
     if wanted in ("annotator", "both") and not any(one.annotator for one in judged):
         raise InputError(
             f"clusters is {wanted}, and no column says who judged; name it with --columns judge=COLUMN, or take prompt"
@@ -81,7 +81,7 @@ def votes_on_pairs(votes: Sequence[Vote]) -> list[JudgedItem]:
 
     The same two answers are those of the same models to the same prompt, in the same turn, with the same texts. Where one judge votes on them
     several times, the judges' first votes are of one item, their second ones of another. Of a soft preference the likelier side is taken.
-    Raises `InputError` where a vote names no judge.
+    Raises `InputError` if a vote names no judge.
     """
     judged: list[JudgedItem] = []
     items: dict[tuple[object, ...], int] = {}

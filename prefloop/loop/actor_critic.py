@@ -130,7 +130,7 @@ class Roles(ActorCritic):
         return state
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave; the models were opened from the same checkpoint."""
+        """Restore what `state` returned; the models were opened from the same checkpoint."""
         with torch.no_grad():
             for name, parameter in self.critic.value_head.named_parameters():
                 parameter.copy_(state["value_head"][name])
@@ -142,7 +142,7 @@ class Roles(ActorCritic):
 
 
 def open_roles(config: PPOConfig, session: Session) -> Roles:
-    """All roles, separate models or one LoRA trunk, from the start or from the checkpoint the run goes on from."""
+    """All roles, separate models or one LoRA trunk, from the start or from the checkpoint that the run resumes from."""
     tokenizer, critic_settings = session.tokenizer, config.critic
     on_trunk = critic_settings.start == "shared"
     opened = (_on_one_trunk if config.lora.on else _separate)(config, session)
@@ -227,7 +227,7 @@ Config = PPOConfig | TRPOConfig
 def critic_from_reward(
     config: Config, session: Session, policy: Policy, reward_models: Sequence[RewardModel]
 ) -> Critic:
-    """A critic that begins as the first reward model, or goes on from the checkpoint."""
+    """A critic that begins as the first reward model, or resumes from the checkpoint."""
     if session.run.start:
         return _critic_of_checkpoint(session)
     reward_model = reward_models[0]  # the settings see to it that the first scorer is one
@@ -244,7 +244,7 @@ def critic_from_reward(
 def critic_from_start(
     config: Config, session: Session, policy: Policy, reward_models: Sequence[RewardModel]
 ) -> Critic:
-    """A critic that begins as the policy, or goes on from the checkpoint."""
+    """A critic that begins as the policy, or resumes from the checkpoint."""
     if session.run.start:
         return _critic_of_checkpoint(session)
     return critic_from_policy(config.model, session.tokenizer, session.compute)
@@ -258,7 +258,7 @@ def critic_on_policy(
 
 
 OPEN_CRITIC = {"reward": critic_from_reward, "policy": critic_from_start, "shared": critic_on_policy}
-"""`critic.start` -> a critic, from the start or from the checkpoint the run goes on from."""
+"""`critic.start` -> a critic, from the start or from the checkpoint that the run resumes from."""
 
 
 def _critic_of_checkpoint(session: Session) -> Critic:

@@ -26,7 +26,7 @@ class KLCoefficient:
     """The weight of the KL penalty: fixed, or steered to a target by the controller of arXiv:1909.08593."""
 
     def __init__(self, settings: KL, *, completions: int) -> None:
-        """Raises `InputError` where a step of so many completions is too large for the controller's horizon."""
+        """Raises `InputError` if a step of so many completions is too large for the controller's horizon."""
         self._target, self._horizon = settings.target, settings.horizon
         self._in_reward = settings.placement == "reward"
         self.value = settings.coef
@@ -34,12 +34,12 @@ class KLCoefficient:
 
     @property
     def in_reward(self) -> float:
-        """The weight of what is taken off the rewards; 0 where the KL is in the loss."""
+        """The weight of what is taken off the rewards; 0 if the KL is in the loss."""
         return self.value if self._in_reward else 0.0
 
     @property
     def in_loss(self) -> float:
-        """The weight of what is added to the loss; 0 where the KL is in the rewards."""
+        """The weight of what is added to the loss; 0 if the KL is in the rewards."""
         return 0.0 if self._in_reward else self.value
 
     def follow(self, kl: float, *, completions: int) -> None:
@@ -56,7 +56,7 @@ class KLCoefficient:
         return {"value": self.value}
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self.value = state["value"]
 
 
@@ -68,7 +68,7 @@ class RunningStatistics:
         self.moments = RunningMoments()
 
     def add(self, values: Float[Tensor, " B"]) -> None:
-        """This process's values of a step. All processes together."""
+        """This process's values of a step. Collective: all processes call it."""
         everyone = torch.ones_like(values, dtype=torch.bool)
         self.moments = self.moments.update(Moments.of(values, everyone).summed(self._world.sum))
 
@@ -78,7 +78,7 @@ class RunningStatistics:
         return {"count": moments.count, "sum": moments.sum, "sum_of_squares": moments.sum_of_squares}
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self.moments = RunningMoments(**state)
 
 
@@ -93,7 +93,7 @@ class ScoreShaper:
         self._running = RunningStatistics(world)
 
     def __call__(self, rollout: Rollout, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The shaped scores of this process's completions. All processes together."""
+        """The shaped scores of this process's completions. Collective: all processes call it."""
         shaping = self._settings
         lengths = mask_of(rollout.groups, self._world.device).sum(dim=1).float()
         ended = ended_of(rollout, self._world.device)
@@ -119,5 +119,5 @@ class ScoreShaper:
         return self._running.state()
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self._running.load_state(state)

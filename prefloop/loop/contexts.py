@@ -19,7 +19,7 @@ class BothSides:
 
 
 def context_in(file: str) -> str:
-    """The context. Raises `InputError` where there is none in the file."""
+    """The context. Raises `InputError` if there is none in the file."""
     try:
         text = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

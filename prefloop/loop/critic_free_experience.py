@@ -190,7 +190,7 @@ def estimate_advantages(
 def _shaped(
     roles: ScoredPolicy, batch: ScoredBatch, greedy: tuple[Rollout, Tensor] | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Shaped scores, and those of the greedy completions as a baseline for each (zeros where there are none); both shaped together."""
+    """Shaped scores, and those of the greedy completions as a baseline for each (zeros if there are none); both shaped together."""
     if greedy is None:
         shaped = roles.shape(batch.rollout, batch.scores)
         return shaped, torch.zeros_like(shaped)

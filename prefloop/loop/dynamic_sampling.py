@@ -39,7 +39,7 @@ class Rounds:
         return self.done
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self.done = state
 
 

@@ -58,7 +58,7 @@ class Experience:
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
     supports: Supports | None
-    """By group: the tokens that each token was chosen among; None where all could be."""
+    """By group: the tokens that each token was chosen among; None if all could be."""
 
     def piece(self, part: MicroBatch, rows: Tensor, tokens: float, *, k: int) -> Piece:
         """A micro-batch of completions that stand at these rows, in groups of k."""

@@ -105,7 +105,7 @@ def _both(
     """What the policy and its reference, if there is one, say of a batch, with one pass through each trunk.
 
     Returns the policy's log-probabilities and entropy (`exact`: the exact KL to the reference too), the reference's log-probabilities, and the
-    policy's hidden states, None where its head is more than a linear layer.
+    policy's hidden states, None if its head is more than a linear layer.
     """
     roles = [policy] if reference is None else [policy, reference]
     if not all(role.linear_head for role in roles):

@@ -389,7 +389,7 @@ def _rankings(data: Data, store: str, usable: Callable[[Ranking], bool]) -> tupl
 
 
 def demonstrations_in(data: Data) -> tuple[Demonstration | Conversation, ...]:
-    """What a file's records answer themselves: demonstrations, chats, chosen completions and best of rankings; none where it holds prompts only."""
+    """What a file's records answer themselves: demonstrations, chats, chosen completions and best of rankings; none if it holds prompts only."""
     try:
         loaded, _ = _from_files(data, load_demonstrations, from_chosen=True)
     except InputError:  # whoever reads the prompts of it says what is wrong
@@ -492,7 +492,7 @@ def texts(data: Data) -> tuple[tuple[Text, ...], tuple[Text, ...], Read]:
 
 
 def refuse_one_kind(inputs: Inputs[Any], what: str) -> None:
-    """Raise `InputError` where all labels, or all scores, are the same: then there is no difference to learn from."""
+    """Raise `InputError` if all labels, or all scores, are the same: then there is no difference to learn from."""
     records = inputs.train.records
     goods = {record.good for record in records if isinstance(record, Label)}
     values = {record.value for record in records if isinstance(record, Score)}

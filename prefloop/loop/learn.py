@@ -71,7 +71,7 @@ def learn(
     world: World,
     check: Callable[[StepResult], None] = lambda result: None,
 ) -> list[dict[str, float]]:
-    """One update of each learner, in turn, on every minibatch. All processes call it together.
+    """One update of each learner, in turn, on every minibatch. Collective: all processes call it.
 
     Args:
         learners: Whose updates take turns.
@@ -82,7 +82,7 @@ def learn(
         check: Is given the last learner's first result, before the second minibatch.
 
     Returns:
-        For each learner the means of its updates' metrics; empty where there was no update.
+        For each learner the means of its updates' metrics; empty if there was no update.
     """
     updates, checked = [Metrics() for _ in learners], False
     for places in minibatches:

@@ -41,7 +41,7 @@ def trained_tokens(groups: Sequence[Group]) -> int:
 def likelihood_metrics(
     policy: Policy, groups: Sequence[Group], *, tokens: int, world: World
 ) -> dict[str, float]:
-    """Mean negative log-likelihood per trained token of held-out groups, and its exponential; nothing where nothing is held out."""
+    """Mean negative log-likelihood per trained token of held-out groups, and its exponential; nothing if nothing is held out."""
     if not groups:
         return {}
     metrics = Metrics()

@@ -48,7 +48,7 @@ class LocalChat:
         return self._identity
 
     def complete(self, messages: Sequence[Message], *, max_tokens: int) -> Reply:
-        """Answer, with the log-probabilities of the first token. Raises `InputError` where the messages do not fit the model.
+        """Answer, with the log-probabilities of the first token. Raises `InputError` if the messages do not fit the model.
 
         At temperature 0 the likeliest token each time; else what is drawn depends on the seed and the messages. A model without a chat
         template reads the messages as one text that ends in `Answer:`.

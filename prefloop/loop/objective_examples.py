@@ -19,7 +19,7 @@ from prefloop.text.groups import Group
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """A record as tokens, with what an objective needs of it; None where it does not."""
+    """A record as tokens, with what an objective needs of it; None if it does not."""
 
     group: Group
     labels: tuple[float, ...]
@@ -91,7 +91,7 @@ def labels_of(record: Any, group: Group) -> tuple[float, ...]:
 def mismatched(groups: Sequence[Group], loss: str) -> list[Group]:
     """Each prompt with the completion of the next example that has another prompt, round and round: the same whatever the batches are.
 
-    Raises `InputError` where all have one prompt.
+    Raises `InputError` if all have one prompt.
     """
     prompts = [tuple(group.prompt) for group in groups]
     result: list[Group] = []

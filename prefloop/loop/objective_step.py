@@ -77,7 +77,7 @@ class Task:
         return groups
 
     def at_reference(self, numbers: TokenNumbers) -> Tensor | None:
-        """The loss that the formula gives at policy = reference, one number or one an example; None where it gives none."""
+        """The loss that the formula gives at policy = reference, one number or one an example; None if it gives none."""
         start = self.objective.start
         if start is None:
             return None
@@ -105,7 +105,7 @@ class Task:
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         with torch.no_grad():
             if self.moves and self.reference:
                 for name, parameter in self.reference.model.named_parameters():
@@ -115,7 +115,7 @@ class Task:
 
 
 def value_head_on(policy: Policy, model: str, session: Session) -> nn.Linear:
-    """A head of zeros. Raises `InputError` where the policy gives no hidden states."""
+    """A head of zeros. Raises `InputError` if the policy gives no hidden states."""
     if not policy.linear_head:
         raise InputError(
             f"the loss predicts scores from the policy's last hidden state, which {model} does not give; choose another model"

@@ -57,6 +57,6 @@ class Thresholds(nn.Module):
         return self.raw.detach()
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         with torch.no_grad():
             self.raw.copy_(state)

@@ -46,7 +46,7 @@ class Payoff(Kept, Protocol):
         ...
 
     def metrics(self) -> dict[str, float]:
-        """`disagreement` of several scorers since it was last asked; nothing of one, or of a preference. All processes ask together."""
+        """`disagreement` of several scorers since it was last asked; nothing of one, or of a preference. Collective: all processes call it."""
         ...
 
 
@@ -71,7 +71,7 @@ class ByScores:
         return self._shape.state()
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self._shape.load_state(state)
 
 
@@ -94,7 +94,7 @@ class ByPreference:
         return {}
 
     def load_state(self, state: StateTree) -> None:
-        """Nothing to go on from."""
+        """Nothing to restore."""
 
 
 def open_payoff(session: Session, config: GameConfig) -> Payoff:

@@ -1,4 +1,4 @@
-"""The pretraining mix: text or demonstrations that a policy goes on learning beside its own samples (arXiv:2203.02155)."""
+"""The pretraining mix: text or demonstrations that a policy keeps learning beside its own samples (arXiv:2203.02155)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,11 +37,11 @@ class Ptx:
     world: World
 
     def check_room(self, policy: Policy) -> None:
-        """Raise `InputError` where the policy has too few positions for a sequence."""
+        """Raise `InputError` if the policy has too few positions for a sequence."""
         check_length(policy.model, max(map(longest_of, self.groups)), what=f"{self.name}: a record")
 
     def jobs(self, policy: Policy, update: int) -> list[Job]:
-        """The mix's part of the loss of this update; the first is 1, and each has the next sequences. All processes together."""
+        """The mix's part of the loss of this update; the first is 1, and each has the next sequences. Collective: all processes call it."""
         groups = self.world.share(self.batches.pick(self.groups, update))
         count = self.world.sum_float(trained_tokens(groups))
 
@@ -53,7 +53,7 @@ class Ptx:
 
 
 def read_ptx(config: PPOConfig, source: PromptSource) -> tuple[Ptx | None, Mapping[str, Read]]:
-    """The mix, and what was read for it; None and nothing where it is off."""
+    """The mix, and what was read for it; None and nothing if it is off."""
     if not config.ptx:
         return None, {}
     data, tokenizer, world = (

@@ -46,7 +46,7 @@ class Scored:
     """One a group."""
     scores: Float[Tensor, " B"]
     token_scores: Float[Tensor, "B T"] | None
-    """At every token; None where the loss does not need that."""
+    """At every token; None if the loss does not need that."""
     scale: Thresholds | None
 
     @property

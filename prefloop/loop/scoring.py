@@ -61,7 +61,7 @@ def verifier_content(name: str) -> Content:
 def open_scorer(
     session: Session, reward_model: str, rules: Combining, *, loaded: Sequence[RewardModel] = ()
 ) -> tuple[OnlineScorer, tuple[float, float]]:
-    """What scores this process's samples, and the mean and standard deviation that are stored with it (0 and 1 where there are none).
+    """What scores this process's samples, and the mean and standard deviation that are stored with it (0 and 1 if there are none).
 
     `loaded` are reward models that are in memory already, in the order in which `reward_model` names them.
     """

@@ -23,7 +23,7 @@ class Kept(Protocol):
         ...
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         ...
 
 
@@ -60,7 +60,7 @@ class Session:
         )
 
     def steps(self, *, save: Callable[[Path], None], **kept: Kept) -> Iterator[int]:
-        """The numbers of the steps still to do. What is `kept` goes on from the checkpoint, and is in the next one."""
+        """The numbers of the steps still to do. What is `kept` resumes from the checkpoint, and is in the next one."""
         if self.run.resumed:
             for name, part in kept.items():
                 part.load_state(self.run.resumed[name])
@@ -88,7 +88,7 @@ def open_run(
     steps: int,
     headline: tuple[str, ...],
 ) -> Iterator[Session]:
-    """Open the run of a stage with these settings (`run` and `compute` among them), from what it reads, by name. All processes together."""
+    """Open the run of a stage with these settings (`run` and `compute` among them), from what it reads, by name. Collective: all processes call it."""
     config, world = _with_version(config, reads), reader.world
     with (
         Run.open(
@@ -130,7 +130,7 @@ def open_training(
 ) -> Iterator[tuple[Session, Batches]]:
     """Open the run of a stage that goes over a data set, and its batches.
 
-    Settings are those of `open_run`, and `batch_size`, `epochs` and `max_steps`. All processes together.
+    Settings are those of `open_run`, and `batch_size`, `epochs` and `max_steps`. Collective: all processes call it.
     """
     batches = Batches(count=len(inputs.train), size=config.batch_size, seed=config.run.seed)
     with open_run(

@@ -55,7 +55,7 @@ class RolloutSource(Protocol):
         first_key: int = 0,
         sampling: Sampling | None = None,
     ) -> Rollout:
-        """k completions of this process's share of a batch. All processes together.
+        """k completions of this process's share of a batch. Collective: all processes call it.
 
         Args:
             policy: What draws; a source that keeps weights of its own takes these when it next renews them.
@@ -72,7 +72,7 @@ class RolloutSource(Protocol):
 def staleness(rollout: Rollout, version: int, world: World) -> dict[str, float]:
     """The metric `staleness`: steps of learning between the weights that drew and those that learn (`version`), mean over completions.
 
-    Nothing where all are the same. All processes together.
+    Nothing where all are the same. Collective: all processes call it.
     """
     behind = [version - drawn for of_prompt in rollout.versions for drawn in of_prompt]
     total = world.sum_float(sum(behind))
@@ -81,7 +81,7 @@ def staleness(rollout: Rollout, version: int, world: World) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StartCheck:
-    """What must hold before a step's first update; float noise between two forward passes of other micro-batches is let pass."""
+    """What must hold before a step's first update; float noise between two forward passes of other micro-batches is tolerated."""
 
     temperature: float
     noise: float
@@ -124,7 +124,7 @@ class PromptSource:
         return self.reader.world
 
     def check_room(self, *roles: Policy | Critic) -> None:
-        """Raise `InputError` where a role has too few positions for a prompt with its completion."""
+        """Raise `InputError` if a role has too few positions for a prompt with its completion."""
         for role in roles:
             check_prompt_room(role, self.prompts, new_tokens=self.sampling.max_new_tokens)
         if self.world.is_main:
@@ -191,7 +191,7 @@ class PromptSource:
 
 
 def read_prompts(config: OnlineConfig | DistillContextConfig) -> PromptSource:
-    """The prompts that a stage learns from. All processes together. Raises `InputError` where there is none."""
+    """The prompts that a stage learns from. Collective: all processes call it. Raises `InputError` if there is none."""
     reader = open_reader(config.run, config.compute, config.model)
     scorers = [config.reward_model] if isinstance(config, OnlineConfig) else []
     train, heldout, read = reader.world.on_main(
@@ -221,7 +221,7 @@ def open_session(
     headline: tuple[str, ...],
     more: Mapping[str, Read] = NOTHING,
 ) -> Iterator[Session]:
-    """Open the run of a stage that learns from its own scored samples. All processes together.
+    """Open the run of a stage that learns from its own scored samples. Collective: all processes call it.
 
     `reference` is the name of another model that is read, `more` what has been read beside the prompts.
     """

@@ -140,7 +140,7 @@ ADVANTAGES: Mapping[str, Advantages] = {
 """By their name in the configuration."""
 
 
-# Over what the ratio is taken: what a surrogate reads in place of a token's log-probability.
+# Over what the ratio is taken: what a surrogate reads instead of a token's log-probability.
 
 
 def token_logprobs(logprobs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
@@ -225,7 +225,7 @@ CLIPPED: Mapping[str, Surrogate] = {
     "clipped": is_clipped,
     "weighted": weight_is_clipped,
 }
-"""1 where the surrogate of that name has clipped, else 0; those that are not here clip nothing."""
+"""1 if the surrogate of that name has clipped, else 0; those that are not here clip nothing."""
 
 SURROGATES: Mapping[str, Surrogate] = {
     "score": score_surrogate,

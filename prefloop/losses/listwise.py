@@ -1,4 +1,4 @@
-"""Losses on rankings: G prompts with up to K completions each, best first, `present` False where a prompt has fewer.
+"""Losses on rankings: G prompts with up to K completions each, best first, `present` False if a prompt has fewer.
 
 Log-probabilities are summed over tokens; ρ, p̄, parameters and settings as in `pairwise`. Each gives one number a ranking. What stands where
 `present` is False never counts, in value or gradient.

@@ -39,7 +39,7 @@ class Objective:
     """Paper."""
     start: Start | None = None
     """The loss at policy = reference from settings and quantities by name, computed another way than the loss: checked on the first step.
-    None where that depends on more than can be said beforehand."""
+    None if that depends on more than can be said beforehand."""
     prepare: Callable[..., Prepared] | None = None
     """What it needs of the whole step, from `whole_step`."""
     running: Mapping[str, float] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Objective:
     reward: Literal["sum", "mean"] = "sum"
     """Whether logged implicit rewards are of summed log-probabilities or per token, as in the loss."""
     scale: str = "beta"
-    """The setting that logged implicit rewards are multiplied by; 1 where the loss has none of this name."""
+    """The setting that logged implicit rewards are multiplied by; 1 if the loss has none of this name."""
 
     @property
     def names(self) -> tuple[str, ...]:

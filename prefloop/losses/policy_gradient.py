@@ -39,7 +39,7 @@ def is_clipped(
     *,
     clip: float | tuple[float, float],
 ) -> Float[Tensor, "B T"]:
-    """1 where the clip has cut the token's gradient, else 0; its mean is the clip fraction.
+    """1 if the clip has cut the token's gradient, else 0; its mean is the clip fraction.
 
     Counts A > 0 above the range and A < 0 below it, not every ratio outside the range: those still learn.
     """

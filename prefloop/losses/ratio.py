@@ -19,7 +19,7 @@ def bounded_exp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def probability_ratio(
     logprobs: Float[Tensor, "*shape"], old_logprobs: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
-    """π(a) / π_old(a) from log-probabilities; exactly 1 where they are equal."""
+    """π(a) / π_old(a) from log-probabilities; exactly 1 if they are equal."""
     return bounded_exp(logprobs - old_logprobs)
 
 

@@ -165,7 +165,7 @@ def whiten(
 def explained_variance(returns: Moments, errors: Moments) -> Float[Tensor, ""]:
     """Share of the returns' variance that the critic's values explain: 1 - var(returns - values) / var(returns).
 
-    1 is perfect, 0 no better than a constant, below 0 worse. 0 where the returns do not vary.
+    1 is perfect, 0 no better than a constant, below 0 worse. 0 if the returns do not vary.
     """
     variance = returns.variance()
     share = 1 - errors.variance() / torch.where(variance > 0, variance, 1.0)

@@ -46,7 +46,7 @@ def centring(chosen_scores: Float[Tensor, " B"], rejected_scores: Float[Tensor, 
 
 
 def pairwise_accuracy(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """1 where the chosen completion scores higher, 0 where lower, 1/2 for a tie, so that a constant scorer is at chance.
+    """1 if the chosen completion scores higher, 0 where lower, 1/2 for a tie, so that a constant scorer is at chance.
 
     For scores and for implicit rewards alike; the DPO authors' code counts a tie as wrong. NaN stays NaN.
     """
@@ -54,7 +54,7 @@ def pairwise_accuracy(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"]
     return torch.where(difference.isnan(), difference, (1 + difference.sign()) / 2)
 
 
-# Of rankings: G prompts with up to K completions, best first, `present` False where there are fewer. Plackett-Luce is in `listwise`.
+# Of rankings: G prompts with up to K completions, best first, `present` False if there are fewer. Plackett-Luce is in `listwise`.
 
 
 def all_pairs(scores: Float[Tensor, "G K"], present: Bool[Tensor, "G K"]) -> Float[Tensor, " G"]:
@@ -197,7 +197,7 @@ def token_level(
 
 
 def _held(scores: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """The last score under the mask in place of those behind it."""
+    """The last score under the mask instead of those behind it."""
     places = torch.arange(scores.shape[1], device=scores.device)
     last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
     return keep(scores, mask).gather(1, torch.minimum(places.expand_as(last.expand_as(scores)), last))
@@ -207,7 +207,7 @@ def _held(scores: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tens
 
 
 def steps_minimum(token_scores: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
-    """The lowest step's score: a solution is as good as its worst step (arXiv:2305.20050). 0 where there is no step."""
+    """The lowest step's score: a solution is as good as its worst step (arXiv:2305.20050). 0 if there is no step."""
     lowest = torch.where(mask, token_scores, -_ABSENT).min(dim=1).values
     return torch.where(mask.any(dim=1), lowest, 0.0)
 
@@ -218,7 +218,7 @@ def steps_product(token_scores: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"])
 
 
 def steps_last(token_scores: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
-    """The last step's score (arXiv:2211.14275). 0 where there is no step."""
+    """The last step's score (arXiv:2211.14275). 0 if there is no step."""
     places = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, places, 0).max(dim=1, keepdim=True).values
     return keep(token_scores, mask).gather(1, last).squeeze(1)

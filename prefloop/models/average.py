@@ -26,7 +26,7 @@ class MovingAverage:
             self.values[name].copy_(value)
 
     def of(self, policy: Policy) -> dict[str, Tensor]:
-        """The policy's weights by name, with the average in place of those that are averaged."""
+        """The policy's weights by name, with the average instead of those that are averaged."""
         averaged = {id(parameter): self.values[name] for name, parameter in self._parameters.items()}
         weights: dict[str, Tensor] = {}
         for name, tensor in policy.model.state_dict(keep_vars=True).items():

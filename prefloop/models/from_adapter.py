@@ -1,4 +1,4 @@
-"""Adapters that PEFT has saved, put into a model: merged into its weights, or as layers that go on being trained."""
+"""Adapters that PEFT has saved, put into a model: merged into its weights, or as layers that continue to be trained."""
 
 import logging
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ SCORED_BY = "SEQ_CLS, but its score is not read as transformers reads it"
 
 
 def adapter_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    """What the adapter's file holds. Raises `InputError` where it is not there, damaged or pickled."""
+    """What the adapter's file holds. Raises `InputError` if it is not there, damaged or pickled."""
     file = adapter.folder / WEIGHTS
     if not file.is_file():
         pickled = (adapter.folder / "adapter_model.bin").exists()
@@ -113,7 +113,7 @@ def as_it_says(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
 
 
 def trainable(adapter: Adapter, tensors: dict[str, Tensor], *, head: bool) -> None:
-    """Raise `InputError` where an adapter cannot be trained further: where it is more than low-rank updates of linear layers."""
+    """Raise `InputError` if an adapter cannot be trained further: where it is more than low-rank updates of linear layers."""
     settings = adapter.settings
     extra = [
         f"{key} is {settings[key]!r}"
@@ -189,7 +189,7 @@ def _without_output(config: Any) -> None:
 
 
 def _embedding_rows(tensors: dict[str, Tensor], module: str) -> int:
-    """Rows of an embedding that an adapter brings whole; 0 where it brings none."""
+    """Rows of an embedding that an adapter brings whole; 0 if it brings none."""
     found = [
         tensor.shape[0]
         for key, tensor in tensors.items()

@@ -50,7 +50,7 @@ def save_model(
     folder: Path,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Model and tokenizer in Hugging Face's format, with the stop tokens that were trained; `weights` are saved in place of its own."""
+    """Model and tokenizer in Hugging Face's format, with the stop tokens that were trained; `weights` are saved instead of its own."""
     stops = stop_token_ids(tokenizer)
     named = stops[0] if len(stops) == 1 else list(stops)
     generation = getattr(model, "generation_config", None)

@@ -50,7 +50,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def device_of(compute: Compute) -> torch.device:
-    """The device a configuration asks for; `InputError` where it asks for a GPU that is not there."""
+    """The device a configuration asks for; `InputError` if it asks for a GPU that is not there."""
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise InputError("compute.device is `cuda` but PyTorch sees no GPU here; use cpu or auto")
     use_cuda = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
@@ -105,7 +105,7 @@ def _dequantised() -> dict[str, Any]:
 
 
 def load_config(name: str, compute: Compute) -> PretrainedConfig | None:
-    """A model's configuration without its weights; None where it cannot be had by itself, which loading the model will explain."""
+    """A model's configuration without its weights; None if it cannot be had by itself, which loading the model will explain."""
     adapter = adapter_of(name)
     if adapter is not None:
         return load_config(adapter.base, compute)
@@ -238,7 +238,7 @@ def as_policy(model: PreTrainedModel, compute: Compute) -> Policy:
 
 
 def load_policy(name: str, compute: Compute) -> Policy:
-    """A causal language model by name. Raises `InputError` where it cannot be loaded."""
+    """A causal language model by name. Raises `InputError` if it cannot be loaded."""
     model, info = _from_pretrained(AutoModelForCausalLM, name, compute)
     missing = sorted(
         key for key in info["missing_keys"] if "lm_head" not in key or not model.config.tie_word_embeddings
@@ -325,7 +325,7 @@ def score_head(model: PreTrainedModel) -> nn.Linear:
 
 
 def load_reward_model(name: str, compute: Compute) -> RewardModel:
-    """A trained reward model. Raises `InputError` where its head is missing or has several labels, instead of making one up."""
+    """A trained reward model. Raises `InputError` if its head is missing or has several labels, instead of making one up."""
     model, info = _from_pretrained(AutoModelForSequenceClassification, name, compute)
     if info["missing_keys"]:
         raise InputError(
@@ -385,7 +385,7 @@ def set_reward_moments(reward_model: RewardModel, mean: float, std: float) -> No
 
 
 def reward_moments(reward_model: RewardModel) -> tuple[float, float]:
-    """The stored mean and standard deviation; 0 and 1 where none were stored."""
+    """The stored mean and standard deviation; 0 and 1 if none were stored."""
     return _moments(reward_model.model.config)
 
 

@@ -93,7 +93,7 @@ def _adapted(reward_model: RewardModel, head: nn.Module) -> RewardModel:
 
 
 def policy_of_adapter(policy: Policy, adapter: Adapter) -> tuple[Policy, "PeftModel"]:
-    """The adapter's base with the adapter as `policy`, to go on training it, and as `start`, frozen, for the reference."""
+    """The adapter's base with the adapter as `policy`, to continue training it, and as `start`, frozen, for the reference."""
     tensors = adapter_tensors(adapter)
     trainable(adapter, tensors, head=False)
     peft = put_in(policy.model, adapter, tensors, name="policy")
@@ -110,7 +110,7 @@ def policy_of_adapter(policy: Policy, adapter: Adapter) -> tuple[Policy, "PeftMo
 def reward_model_of_adapter(
     reward_model: RewardModel, adapter: Adapter, *, keep_head: bool
 ) -> tuple[RewardModel, "PeftModel"]:
-    """The adapter's base with the adapter as `reward`, to go on training it, with the head it was given or the adapter's own."""
+    """The adapter's base with the adapter as `reward`, to continue training it, with the head it was given or the adapter's own."""
     tensors = adapter_tensors(adapter)
     trainable(adapter, tensors, head=True)
     head = score_head(tensors)
@@ -183,7 +183,7 @@ def load_adapter_weights(peft: "PeftModel", name: str, folder: Path) -> dict[str
 
     A head goes in too where the adapter has one of its own, as a reward model's does.
 
-    Raises `InputError` where the file does not fit the trunk.
+    Raises `InputError` if the file does not fit the trunk.
     """
     from peft.utils import ModulesToSaveWrapper, set_peft_model_state_dict
 

@@ -123,7 +123,7 @@ def _chosen(head: QHead, hidden: Tensor, actions: Tensor) -> Float[Tensor, "2 m"
 
 
 def load_q_heads(checkpoint_folder: Path, device: torch.device) -> QHeads:
-    """The heads that `prefloop ilql` left beside a policy. Raises `InputError` where there are none."""
+    """The heads that `prefloop ilql` left beside a policy. Raises `InputError` if there are none."""
     folder = checkpoint_folder / FOLDER
     if not (folder / _WEIGHTS).exists():
         raise InputError(

@@ -86,7 +86,7 @@ class Policy(nn.Module):
         self.linear_head = linear_head
         self.adapter_name = adapter_name
         self.start = start
-        """With an adapter: the adapter of its reference, none where the policy began as the trunk."""
+        """With an adapter: the adapter of its reference, none if the policy began as the trunk."""
 
     @property
     def device(self) -> torch.device:

@@ -59,7 +59,7 @@ class Bucket:
     rows: Int[Tensor, " n"]
     """The rows of those."""
     bias: Float[Tensor, "b q k"]
-    """0 where a query sees a key, else minus infinity; 0 throughout for queries that are padding."""
+    """0 if a query sees a key, else minus infinity; 0 throughout for queries that are padding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

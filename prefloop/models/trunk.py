@@ -38,7 +38,7 @@ def check_length(
     what: str = "a prompt with its completion",
     way_out: str = "lower data.max_prompt_tokens, data.max_completion_tokens or sampling.max_new_tokens",
 ) -> None:
-    """Raise `InputError` where a sequence of `longest` tokens is longer than the model has positions for.
+    """Raise `InputError` if a sequence of `longest` tokens is longer than the model has positions for.
 
     `what` says what has so many tokens and where it stands, `way_out` what to change.
     """
@@ -59,7 +59,7 @@ def hidden_rows(
 ) -> Float[Tensor, "M d"]:
     """Final hidden states of the rows asked for, without `rows` of every token of the packed row in its order.
 
-    Raises `InputError` where a sequence is longer than the model has positions for.
+    Raises `InputError` if a sequence is longer than the model has positions for.
     """
     check_length(model, batch.longest)
     if way == "padded":
@@ -179,7 +179,7 @@ def pad(batch: Batch) -> Padded:
 
 
 def _static_reason(model: PreTrainedModel) -> str:
-    """Why the configuration alone says that the model cannot be packed; empty where it does not."""
+    """Why the configuration alone says that the model cannot be packed; empty if it does not."""
     if not model._supports_attention_backend:
         return "its attention cannot be replaced through the attention interface"
     config = model.config.get_text_config()

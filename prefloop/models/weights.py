@@ -1,4 +1,4 @@
-"""Which weights a name stands for: the files, and a hash of what is in them, for caches, provenance and going on with a run."""
+"""Which weights a name stands for: the files, and a hash of what is in them, for caches, provenance and resuming a run."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def check_name(name: str) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Raise `InputError` that names the file where a saved model's configuration or weights are cut off or damaged; reads headers only."""
+    """Raise `InputError` that names the file if a saved model's configuration or weights are cut off or damaged; reads headers only."""
     for name in (_CONFIG, "generation_config.json"):
         if (folder / name).is_file():
             read_object(folder / name)
@@ -59,7 +59,7 @@ def check_files(folder: Path) -> None:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file. Raises `InputError` that names the file where it is not there, cut off or damaged."""
+    """Tensors of a safetensors file. Raises `InputError` that names the file if it is not there, cut off or damaged."""
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""A recipe's project folder: made new, or gone on with under the settings it was made with."""
+"""A recipe's project folder: made new, or resumed under the settings it was made with."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

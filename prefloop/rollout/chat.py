@@ -1,4 +1,4 @@
-"""Talking to a policy in the terminal. With a chat template it remembers what was said; without one it goes on from each line alone."""
+"""Talking to a policy in the terminal. With a chat template it remembers what was said; without one it continues each line by itself."""
 
 import sys
 from collections.abc import Iterator

@@ -31,7 +31,7 @@ class DrawnTokens:
     tokens: Int64[Tensor, " B"]
     """Token ids."""
     logprobs: Float[Tensor, " B"]
-    """Float32 log-probability of the token among *all* tokens, at the temperature (at 1 where the temperature is 0). Top-k and top-p
+    """Float32 log-probability of the token among *all* tokens, at the temperature (at 1 if the temperature is 0). Top-k and top-p
     choose what can be drawn but do not enter here, so a later full forward pass gives the same number."""
 
 
@@ -60,7 +60,7 @@ def draw(
 
     `uniforms` are float64 in [0, 1). A temperature of 0 takes the most probable token. Top-k keeps exactly k tokens; top-p keeps the smallest
     set of what top-k left that has at least this share of its probability. Of equally probable tokens at the border those with lower ids stay.
-    A token of probability 0 is never drawn. Raises `InputError` where a row's logits are NaN or infinite.
+    A token of probability 0 is never drawn. Raises `InputError` if a row's logits are NaN or infinite.
     """
     logits = logits.float()
     if temperature not in (0.0, 1.0):
@@ -112,7 +112,7 @@ def inverse_cdf(weights: Float[Tensor, "B V"], uniforms: Float[Tensor, " B"]) ->
 
 
 def support(logits: Float[Tensor, "B V"], *, top_k: int, top_p: float) -> Bool[Tensor, "B V"] | None:
-    """Which tokens can be drawn under top-k and then top-p; None where that is all of them."""
+    """Which tokens can be drawn under top-k and then top-p; None if that is all of them."""
     vocabulary = logits.shape[-1]
     top_k = min(top_k, vocabulary) if top_k else vocabulary
     if top_k == vocabulary and top_p == 1:

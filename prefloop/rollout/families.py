@@ -32,7 +32,7 @@ def text_config(model: nn.Module) -> PreTrainedConfig:
 
 
 def layer_types(config: PreTrainedConfig) -> set[str]:
-    """The kinds of attention that a model's layers name; empty where they name none."""
+    """The kinds of attention that a model's layers name; empty if they name none."""
     return set(getattr(config, "layer_types", None) or ())
 
 
@@ -107,7 +107,7 @@ class Layer:
     attention_norm: Float[Tensor, " d"]
     mlp_norm: Float[Tensor, " d"]
     head_norm: Float[Tensor, "heads size"]
-    """Weights of the norm of each query and key; no elements where there is none."""
+    """Weights of the norm of each query and key; no elements if there is none."""
     window: int
     """Tokens a query sees, itself among them; 0 is all."""
 

@@ -88,7 +88,7 @@ class EnsembleMember(Protocol):
 
     @property
     def moments(self) -> tuple[float, float]:
-        """Mean and standard deviation stored with it; 0 and 1 where there are none."""
+        """Mean and standard deviation stored with it; 0 and 1 if there are none."""
         ...
 
     def score(self, asked: Asked, *, tokens: int, world: World) -> Float[Tensor, " B"]:
@@ -154,7 +154,7 @@ def user_function(name: str) -> Scorer:
 class ImplicitPart:
     """β(log π - log π_ref), summed over a completion's tokens: the reward that a DPO policy is optimal for (arXiv:2305.18290).
 
-    With a strong and a weak model in place of policy and reference it is a density ratio that annotates without labels (arXiv:2411.02481).
+    With a strong and a weak model instead of policy and reference it is a density ratio that annotates without labels (arXiv:2411.02481).
     """
 
     policy: Policy
@@ -240,7 +240,7 @@ class EnsembleScorer:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Of the first member that has one. Raises `InputError` where all are Python functions."""
+        """Of the first member that has one. Raises `InputError` if all are Python functions."""
         for part in self.parts:
             if isinstance(part, ModelPart | ImplicitPart):
                 return part.tokenizer

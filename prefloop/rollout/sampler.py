@@ -33,7 +33,7 @@ class Sampled:
     tokens: list[int]
     """Token ids, the stop token included where there is one."""
     logprobs: list[float]
-    """Log-probability of each token among all tokens at the sampling temperature (at 1 where that is 0); see `draw.DrawnTokens`."""
+    """Log-probability of each token among all tokens at the sampling temperature (at 1 if that is 0); see `draw.DrawnTokens`."""
     ended: bool
     """Whether the last token is a stop token; otherwise the limit cut the completion."""
 

@@ -1,4 +1,4 @@
-"""Drawing from logits that more than one model, or more than its head, has a say in. To the sampler each of these looks like one causal model.
+"""Drawing from logits that more than one model, or more than its head, has a say in. To the sampler each of these is one causal model.
 
 `joined` runs two models side by side and combines their next-token logits: a geometric mixture, or one model's choice masked by the other's.
 `perturbed` adds what Q and value heads think of each token to a model's own logits.

@@ -59,7 +59,7 @@ class FolderLock:
 
 
 def marks_of_a_run(folder: Path) -> list[str]:
-    """What in a folder says that it holds a run; nothing where it holds none."""
+    """What in a folder says that it holds a run; nothing if it holds none."""
     return [name for name in _OWN if (folder / name).exists()]
 
 

@@ -87,7 +87,7 @@ class Journal:
         )
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a line `{"step", "time", ...}`; NaN and infinities, which JSON has not, are null."""
+        """Append a line `{"step", "time", ...}`; NaN and infinities, which JSON does not have, are null."""
         if not {"step", "time"}.isdisjoint(values):
             raise ValueError(
                 "a metric cannot be called step or time; these begin every line of metrics.jsonl"

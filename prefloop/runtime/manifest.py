@@ -1,4 +1,4 @@
-"""What is in a checkpoint or a finished model, file by file, so that a changed byte is found before anybody goes on from it.
+"""What is in a checkpoint or a finished model, file by file, so that a changed byte is found before a run resumes from it.
 
 `manifest.json` stands in the folder with every file's length and SHA-256, and the SHA-256 of this list itself. It tells damage and edits,
 not forgery: whoever can write the files can write the list.
@@ -77,7 +77,7 @@ def others(folder: Path) -> list[str]:
 
 
 def check_folder(folder: Path, *, way_out: str) -> bool:
-    """Whether the folder has a manifest; raises `InputError` with the first fault where it is not as it was written."""
+    """Whether the folder has a manifest; raises `InputError` with the first fault if it is not as it was written."""
     if not (folder / MANIFEST).exists():
         return False
     found = faults(folder)

@@ -31,7 +31,7 @@ class Metrics:
             self.add(name, total, count)
 
     def reduce(self, world: World) -> dict[str, float]:
-        """Each metric's mean over everything added on all processes, by name in alphabetical order; NaN where the count is 0.
+        """Each metric's mean over everything added on all processes, by name in alphabetical order; NaN if the count is 0.
 
         Processes may have different metrics: one that is missing somewhere counts as nothing there.
         """

@@ -120,7 +120,7 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar on the screen."""
         if self._bar is not None:
             self._bar.close()
         self._tell()

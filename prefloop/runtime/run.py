@@ -1,4 +1,4 @@
-"""A run: its folder, its loop over steps, its checkpoints, and how it stops and goes on.
+"""A run: its folder, its loop over steps, its checkpoints, and how it stops and resumes.
 
     run.out/
       config.yaml        the resolved settings; `prefloop STAGE --config` reads it back
@@ -182,11 +182,11 @@ class Run:
 
     @property
     def resumed(self) -> StateTree:
-        """What the algorithm's `state` gave at the checkpoint this run goes on from; an empty dict for a new run."""
+        """What the algorithm's `state` gave at the checkpoint that this run resumes from; an empty dict for a new run."""
         return self._source[1]["algorithm"] if self._source else {}
 
     def source(self, fallback: str, part: str = "") -> str:
-        """Where to load a model from: what `save` put under `part` of the checkpoint this run goes on from, or `fallback` for a new run."""
+        """Where to load a model from: what `save` put under `part` of the checkpoint that this run resumes from, or `fallback` for a new run."""
         return str(self._source[0] / part) if self._source else fallback
 
     @property
@@ -332,7 +332,7 @@ class Run:
         )
 
     def resume_command(self) -> str:
-        """The command that goes on with this run."""
+        """The command that resumes this run."""
         settings = shlex.quote(str(self.folder / "config.yaml"))
         return f"{program(self.world)} {self.stage} --config {settings} --run.resume true"
 
@@ -385,7 +385,7 @@ def program(world: World) -> str:
 
 
 def null_for_nan(value: Any) -> Any:
-    """JSON types with NaN and infinities, which JSON has not, as None."""
+    """JSON types with NaN and infinities, which JSON does not have, as None."""
     if isinstance(value, Mapping):
         return {key: null_for_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -428,7 +428,7 @@ def _find_checkpoint(
 
 
 def _begin(settings: RunSettings, config: Any, start: int) -> Journal:
-    """The files of a run that begins, or goes on after `start` steps."""
+    """The files of a run that begins, or resumes after `start` steps."""
     folder = Path(settings.out)
     Checkpoints(folder / "checkpoints", keep=settings.keep).clean()
     describe(folder, config)

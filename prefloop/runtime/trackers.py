@@ -19,7 +19,7 @@ from prefloop.runtime.files import write_whole
 log = logging.getLogger(__name__)
 
 TRACKER = "tracker.json"
-"""In a run's folder: the tracker, and the run's name there, so that a resumed run goes on in it."""
+"""In a run's folder: the tracker, and the run's name there, so that a resumed run continues in it."""
 
 _PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 
@@ -38,7 +38,7 @@ class Board(Protocol):
 
 
 def check_tracker(track: str) -> None:
-    """Raise `InputError` where the package of a tracker is not installed."""
+    """Raise `InputError` if the package of a tracker is not installed."""
     package = _PACKAGES.get(track)
     if package is not None and find_spec(package) is None:
         raise InputError(

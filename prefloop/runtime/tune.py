@@ -74,7 +74,7 @@ def tune(settings: RunSettings) -> Tuning:
 
 
 def _chosen_by_openmp() -> str:
-    """The variable that has already decided the number of threads, as `NAME=value`; empty where none has."""
+    """The variable that has already decided the number of threads, as `NAME=value`; empty if none has."""
     for name, off in (("OMP_NUM_THREADS", ""), ("OMP_PROC_BIND", "false")):
         value = os.environ.get(name, "")
         if value.lower() not in ("", off):

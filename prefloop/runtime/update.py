@@ -250,7 +250,7 @@ class Updater:
         }
 
     def load_state(self, state: StateTree) -> None:
-        """Go on from what `state` gave. The weights themselves must be loaded already.
+        """Restore what `state` returned. The weights themselves must be loaded already.
 
         Raises:
             InputError: The state is of other parameters.

@@ -347,7 +347,7 @@ def tokens_of(studio: Studio, who: Who) -> list[TokenInfo]:
 
 
 def revoke_token(studio: Studio, who: Who, id: int) -> None:
-    """Take a token of one's own back; it works no more."""
+    """Take a token of one's own back; it no longer works."""
     with studio.write() as session:
         row = session.get(_Token, id) if id < 2**31 else None
         if row is None or row.account_id != who.account:

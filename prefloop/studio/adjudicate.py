@@ -1,7 +1,7 @@
 """Deciding where people disagree. Who decides sees what was said and why, not by whom, and the texts in an order of their own.
 
 A decision is a judgement like any other, only ever added, but it is no vote: it is made in sight of the votes. So it stands under a name of its own
-(an annotator `adjudicator-...` for each person who decides), agreement and ratings leave it out, and exports take it in place of the answers
+(an annotator `adjudicator-...` for each person who decides), agreement and ratings leave it out, and exports take it instead of the answers
 it decides between where that is asked for (`Filters.adjudicated`). Decided again, by whomever, the last decision holds.
 """
 
@@ -139,7 +139,7 @@ def decided(studio: Studio, project: int) -> int:
 
 
 def case(studio: Studio, project: int, item: int, person: int) -> Case:
-    """An item to decide. Raises `NotFound` where people do not disagree on it, or this person is one of them."""
+    """An item to decide. Raises `NotFound` if people do not disagree on it, or this person is one of them."""
     with studio.read() as session:
         return _case(session, project_of(session, project), item, person)
 
@@ -189,7 +189,7 @@ def decide(
 ) -> int:
     """Write down a decision; id of the judgement. Sent again with the same key it changes nothing.
 
-    `last`: number of the decision that the page showed. Raises `Conflict` where there is another one by now.
+    `last`: number of the decision that the page showed. Raises `Conflict` if there is another one by now.
     """
     if len(reason) > LONGEST_TEXT:
         raise InputError(f"reason is longer than {LONGEST_TEXT} characters")

@@ -174,7 +174,7 @@ def _report(store: Path, folder: str) -> str:
 
 
 def report_of(studio: Studio, run: int) -> Path:
-    """The report of a training run's project. Raises `NotFound` where there is none."""
+    """The report of a training run's project. Raises `NotFound` if there is none."""
     with studio.read() as session:
         row = session.get(models.TrainingRun, run)
         report = "" if row is None else _report(studio.store.folder, row.folder)
@@ -239,7 +239,7 @@ def annotators(studio: Studio, project: int) -> list[AnnotatorRow]:
 
 
 def _agrees(choice: str, votes: Counter[str]) -> float | None:
-    """Whether a choice is what most of the others said; half where they are split; None where there is nobody else."""
+    """Whether a choice is what most of the others said; half where they are split; None if there is nobody else."""
     others = votes.copy()
     others[choice] -= 1
     if sum(others.values()) == 0:

@@ -38,7 +38,7 @@ _OTHERS: Mapping[str, Choice] = {
 def judgement(
     project: Project, row: studio_models.Assignment, answer: Answer, *, key: str, item: int
 ) -> Judgement:
-    """An answer in places as a judgement in slots; `InputError` where the project does not ask for such an answer."""
+    """An answer in places as a judgement in slots; `InputError` if the project does not ask for such an answer."""
     settings, order = project.settings, row.order_shown
     allowed = [
         choice

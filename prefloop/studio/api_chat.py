@@ -85,7 +85,7 @@ def open_chat(request: Request, body: ChatIn, who: Worker, work: Work) -> ChatOu
 
 @router.get("/chats/{token}")
 def get_chat(request: Request, token: Token, who: Worker, work: Work) -> ChatOut:
-    """A conversation of yours as it stands."""
+    """A conversation of yours as it is now."""
     return _out(request, work.look(token, who.annotator))
 
 

@@ -125,7 +125,7 @@ def dataset_difference(
     after: Named,
     who: Who = Depends(admin),  # noqa: B008
 ) -> DifferenceOut:
-    """How many records were added, removed and labelled anew between two versions."""
+    """How many records were added, removed and relabelled between two versions."""
     studio = studio_of(request)
     store = studio.store
     old, new = store.dataset(before), store.dataset(after)

@@ -86,6 +86,6 @@ def invite(request: Request, body: InviteIn, who: Inviter) -> dict[str, str]:
 
 @router.delete("/invitations/{id}", status_code=204)
 def revoke_invitation(request: Request, id: Number, who: Inviter) -> Response:
-    """Let a link work no more. Who came by it stays."""
+    """Revoke a link. People who joined with it stay."""
     invitations.revoke(studio_of(request), id, by=who.annotator)
     return Response(status_code=204)

@@ -358,7 +358,7 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
 
 
 def _check_last_turn(session: Session, row: studio_models.Assignment) -> None:
-    """Raise `Conflict` where a conversation has gone on from an answer: what was said later rests on it."""
+    """Raise `Conflict` if a conversation has gone on from an answer: what was said later rests on it."""
     turn = studio_models.ChatTurn
     mine = select(turn.chat_id, turn.position).where(turn.assignment_id == row.id)
     chat, position = session.execute(mine).one()

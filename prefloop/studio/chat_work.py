@@ -54,7 +54,7 @@ class ChatWork:
         return self.look(token, annotator)
 
     def look(self, token: str, annotator: int) -> Talk:
-        """The conversation as it stands. A turn whose process died is taken up again."""
+        """The conversation as it is now. A turn whose process died is taken up again."""
         studio = self._studio
         with studio.read() as session:
             talk = chats.shown(session, token, annotator)

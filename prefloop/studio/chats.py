@@ -265,7 +265,7 @@ def _history(session: Session, turns: Sequence[studio_models.ChatTurn]) -> tuple
 
 
 def _went_on(session: Session, turn: studio_models.ChatTurn) -> str | None:
-    """The answer that goes on the conversation; None where neither does."""
+    """The answer that goes on the conversation; None if neither does."""
     if turn.assignment_id is None:
         return None
     row = session.get_one(_Assignment, turn.assignment_id)

@@ -57,7 +57,7 @@ def fill(store: Store, prompts: int = 200) -> int:
 
 
 def chat_project(studio: Studio, name: str = "Chat") -> Project:
-    """The first project of live chats, made where there is none yet."""
+    """The first project of live chats, made if there is none yet."""
     for known in studio.projects():
         if known.settings.kind == "chat":
             return known
@@ -67,7 +67,7 @@ def chat_project(studio: Studio, name: str = "Chat") -> Project:
 def first_project(
     studio: Studio, name: str = "Comparisons", *, most: int = 1000, round: int = 0
 ) -> Project | None:
-    """A project that compares what the store holds, where there is none yet; None if there is nothing to compare.
+    """A project that compares what the store holds, if there is none yet; None if there is nothing to compare.
 
     One pair of each prompt, `most` of them.
     """

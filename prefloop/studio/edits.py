@@ -37,7 +37,7 @@ def write_edit(
 ) -> int | None:
     """The better reply as a completion by people, and a judgement that prefers it to what it was made from.
 
-    Id of that judgement, or None if it was said before. Raises `InputError` where the text is that of a reply that was shown.
+    Id of that judgement, or None if it was said before. Raises `InputError` if the text is that of a reply that was shown.
     """
     (item,) = judging.items(session, [said.item])
     place = PLACES.get(answer.choice, 0)

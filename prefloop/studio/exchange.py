@@ -184,7 +184,7 @@ def import_bytes(
         try:
             return import_file(studio, project, path, skip_bad=True, by=by, **reading)
         except InputError as error:
-            # Where the server keeps uploads is nobody's business, and the page has fields in place of flags.
+            # Where the server keeps uploads is nobody's business, and the page has fields instead of flags.
             message = str(error).replace(f"{folder}/", "")
             raise type(error)(re.sub(r"--data\.(columns|format)\b", r"\1", message)) from None
 

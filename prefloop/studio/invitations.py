@@ -203,7 +203,7 @@ def links(studio: Studio, *, by: int, project: int | None = None) -> list[Link]:
 
 
 def revoke(studio: Studio, id: int, *, by: int | None) -> None:
-    """Let a link work no more. Who came by it stays."""
+    """Revoke a link. People who joined with it stay."""
     now = studio.clock()
     with studio.write() as session:
         row = session.get(_Invitation, id, with_for_update=True)

@@ -20,7 +20,7 @@ class WithOther:
     name: str
     agreement: Share
     kappa: float
-    """Cohen's; NaN where it has no meaning."""
+    """Cohen's; NaN if it has no meaning."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class OneAnnotator:
     kind: str
     since: datetime
     figures: AnnotatorFigures | None
-    """Over all pairs; None where they judged none."""
+    """Over all pairs; None if they judged none."""
     others: tuple[WithOther, ...]
     """Most common pairs first."""
     last: tuple[JudgedItem, ...]

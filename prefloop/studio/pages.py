@@ -148,7 +148,7 @@ def door(request: Request, name: str, **values: Any) -> HTMLResponse:
 
 
 def let_in(request: Request, account: int, to: str) -> Response:
-    """A session for this browser, and a page to go on to."""
+    """A session for this browser, and a page to continue to."""
     browser = sessions.browser_name(request.headers.get("user-agent", ""))
     cookie = accounts.open_session(studio_of(request), account, browser)
     answer = RedirectResponse(f"{root_of(request)}{to}", 303)

@@ -107,7 +107,7 @@ def _datasets(
 
 @router.get("/admin/datasets/difference")
 def difference_page(request: Request, who: Admin, before: Label, after: Label) -> Response:
-    """What was added, removed and labelled anew between two versions."""
+    """What was added, removed and relabelled between two versions."""
     store = studio_of(request).store
     old, new = store.dataset(before), store.dataset(after)
     found = difference(store.exported(old.export.id), store.exported(new.export.id))

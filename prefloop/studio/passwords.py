@@ -18,7 +18,7 @@ _Account, _Reset = studio_models.Account, studio_models.PasswordReset
 
 
 def change_password(studio: Studio, who: Who, current: str, new: str) -> None:
-    """A new password for who knows the present one; tokens for programs stay. Raises `InputError` where it does not fit or is too weak."""
+    """A new password for who knows the present one; tokens for programs stay. Raises `InputError` if it does not fit or is too weak."""
     with studio.read() as session:
         stored = session.get_one(_Account, who.account).password_hash
     if not verify(stored, current):
@@ -40,7 +40,7 @@ def change_password(studio: Studio, who: Who, current: str, new: str) -> None:
 
 
 def new_reset(studio: Studio, account: int, *, by: int | None) -> str:
-    """A secret that sets a new password for an account, once, within a day; it goes into a link. Earlier ones work no more.
+    """A secret that sets a new password for an account, once, within a day; it goes into a link. Earlier ones no longer work.
 
     Whoever is signed in as them is signed out now; the present password works until the link is used.
     """

@@ -126,7 +126,7 @@ def add_tasks(
 ) -> int:
     """Put items into a project; how many are new. What is there already stays as it is.
 
-    `priorities`: item -> number, higher is asked first (0 where none is given). `gold`: item -> the choice known to be right, in slots
+    `priorities`: item -> number, higher is asked first (0 if none is given). `gold`: item -> the choice known to be right, in slots
     (`a`, `b`, `good`, `bad`, `tie`); such items are asked of everybody, now and then.
 
     Raises `InputError` for an item that is not there, of another kind than the project asks about, or a gold choice it does not know.

@@ -28,7 +28,7 @@ class TwoAnnotators:
     """Two annotators in the heat map."""
 
     share: float | None
-    """Of their common items, how many they gave the same label; None where they have none."""
+    """Of their common items, how many they gave the same label; None if they have none."""
     common: int
     shade: int
 

@@ -1,4 +1,4 @@
-"""How many answers a person may give in a project, in a day and in all.
+"""How many answers a person may give in a project, per day and in total.
 
 Skips count in neither. Whoever reaches a quota keeps what is in front of them: leases are counted before one more is given.
 """

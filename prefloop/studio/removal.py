@@ -99,7 +99,7 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
 
 
 def _end_links(session: Session, project: int, now: datetime) -> None:
-    """Take the project off invitation links; those that led to nothing else work no more."""
+    """Take the project off invitation links; those that led to nothing else no longer work."""
     link, invitation, other = (
         studio_models.InvitationProject,
         studio_models.Invitation,

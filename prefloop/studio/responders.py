@@ -47,7 +47,7 @@ class Responder(Protocol):
     """Something that answers messages. Called from several threads at once."""
 
     def reply(self, messages: Sequence[Message], *, seed: int) -> Candidate:
-        """Answer the last message. Raises `NoAnswer` where there is none."""
+        """Answer the last message. Raises `NoAnswer` if there is none."""
         ...
 
 

@@ -127,7 +127,7 @@ class Studio:
     def ask(self, items: Sequence[int], *, project: str, overlap: int = 1) -> int:
         """Put items into the project of this name or number, or into a new one with this overlap; how many are new in it.
 
-        Raises `InputError` where the project is there with another overlap than the one asked for; 1 asks for none.
+        Raises `InputError` if the project is there with another overlap than the one asked for; 1 asks for none.
         """
         try:
             found = self.find_project(project)

@@ -170,7 +170,7 @@ class Answer:
         "edited",
     ]
     strength: int = 0
-    """1 (least) to the project's number of levels; 0 = not said."""
+    """1 (least) to the project's number of levels; 0 = not given."""
     ranking: tuple[tuple[int, ...], ...] = ()
     """Groups of places, best first, ties together; may leave places out. Of `best` the one best place."""
     ratings: Mapping[str, int] = field(default_factory=dict)
@@ -220,7 +220,7 @@ class Talk:
     waiting: bool
     """Whether two answers to the last message are being written."""
     problem: str
-    """Why the last message got no answers; empty where it did."""
+    """Why the last message got no answers; empty if it did."""
     again: str
     """A message that led nowhere, to be sent again or said in other words; empty for none."""
     assignment: Assignment | None

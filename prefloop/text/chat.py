@@ -111,7 +111,7 @@ def render(
 ) -> str:
     """The chat as its template writes it, with the opening of the assistant's next turn if `generation`.
 
-    Raises `InputError` where there is no template, or it refuses the chat (for its system turn, say).
+    Raises `InputError` if there is no template, or it refuses the chat (for its system turn, say).
     """
     if not tokenizer.chat_template:
         raise InputError(
@@ -140,7 +140,7 @@ def render(
 
 
 def check_written(text: str, messages: Sequence[Mapping[str, Any]]) -> None:
-    """Raise `InputError` where the template wrote a chat as `text` and left out what was said or may be called: templates
+    """Raise `InputError` if the template wrote a chat as `text` and left out what was said or may be called: templates
     skip roles that they do not know, and those of image models skip contents that are plain text.
 
     Earlier thoughts may be gone. A template may lay them out anew, so white space does not count, and a tool's answer may stand there as JSON.
@@ -170,7 +170,7 @@ def _name_of(tool: Mapping[str, Any]) -> str:
 
 
 def check_answered(text: str, message: Mapping[str, Any]) -> None:
-    """Raise `InputError` where a template's turn `text` lacks part of what the assistant's message says."""
+    """Raise `InputError` if a template's turn `text` lacks part of what the assistant's message says."""
     for name, part in message.items():
         if isinstance(part, str) and name not in _BESIDE and not holds(text, part):
             raise InputError(

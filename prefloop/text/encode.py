@@ -125,7 +125,7 @@ def with_trained_stops(
 ) -> Group:
     """The group with the stop token that is trained after such a prompt, where a completion ended with another one.
 
-    A policy may stop by any of several tokens; a model that scores texts has learnt to read one.
+    A policy may stop by any of several tokens; a model that scores texts has learned to read one.
     """
     known = conventions(tokenizer)
     if len(known.stops) == 1:
@@ -409,7 +409,7 @@ def _and_more(entries: Sequence[str]) -> str:
 
 
 def _excess(draft: Draft, max_prompt_tokens: int, max_completion_tokens: int) -> str:
-    """What is too long; empty where nothing is."""
+    """What is too long; empty if nothing is."""
     reasons = []
     if len(draft.prompt) > max_prompt_tokens:
         reasons.append(

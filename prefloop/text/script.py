@@ -31,7 +31,7 @@ class TextSpan:
     text: str
     """Escaped text."""
     stop: tuple[int, ...]
-    """The stop token after it, or nothing where the completion goes on or was cut."""
+    """The stop token after it, or nothing if the completion goes on or was cut."""
     trained: bool
     """Whether the assistant said it, or the template and others did."""
     at_end: bool = False
@@ -144,7 +144,7 @@ def write_steps(
 ) -> Script:
     """A prompt and one completion in pieces, a step each with what separates it from the next; the last has the stop token if it `ended`.
 
-    Raises `InputError` where the chat template does not write the completion as it is.
+    Raises `InputError` if the chat template does not write the completion as it is.
     """
     known = conventions(tokenizer)
     script = write_completions(tokenizer, prompt, ["".join(pieces)], [ended], origin)
@@ -165,7 +165,7 @@ def write_steps(
 def write_conversation(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> Script:
     """A chat as one completion, from the first assistant turn's content to the last one's stop token.
 
-    Raises `InputError` where no turn is the assistant's, or the template writes a turn otherwise once the
+    Raises `InputError` if no turn is the assistant's, or the template writes a turn otherwise once the
     chat has gone on (dropping its thinking, say): one row cannot hold what the model sees at each turn then.
     """
     known = conventions(tokenizer)
@@ -231,7 +231,7 @@ def _turn_text(
 ) -> tuple[str, tuple[str, int]]:
     """What the template wrote of an assistant's message after the generation prompt, up to its stop token; and that token.
 
-    Raises `InputError` where that is not the message: then no text would be both trained and asked for.
+    Raises `InputError` if that is not the message: then no text would be both trained and asked for.
     """
     if not whole.startswith(prompt):
         at = parting(prompt, whole)

@@ -27,19 +27,19 @@ class AssistantTurn:
     generation: str
     """What the generation prompt adds to the chat so far."""
     prefix: str
-    """What stands before an answer without a thought; empty where the template writes such a turn otherwise than it
+    """What stands before an answer without a thought; empty if the template writes such a turn otherwise than it
     prompts for it."""
     suffix: str
     stop: int
     """Token that ends the turn; the last one trained, and where sampling stops."""
     stop_text: str
-    """How the template writes it; empty where it writes none, and `stop` is then the tokenizer's end token."""
+    """How the template writes it; empty if it writes none, and `stop` is then the tokenizer's end token."""
     written: bool
     """Whether the template also writes it after the last turn of a chat, or only between turns."""
     after: str
     """What it writes after the last turn's stop token: nothing, or a line break."""
     opening: str
-    """The added token that opens the assistant's turn, such as `<|im_start|>`; empty where there is none."""
+    """The added token that opens the assistant's turn, such as `<|im_start|>`; empty if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +79,7 @@ def conventions(tokenizer: "PreTrainedTokenizerBase") -> Conventions:
 
     Asked again when its template, start, end or declared stop tokens or size have changed.
 
-    Raises `InputError` where it has no end token.
+    Raises `InputError` if it has no end token.
     """
     declared = _declared.get(tokenizer, ())
     state = (tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token, len(tokenizer), declared)

@@ -53,7 +53,7 @@ _SMALLEST = 256 + len(SPECIAL_TOKENS)
 def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model by its name; of an adapter its own, or its base's where none was saved with it.
 
-    Raises `InputError` where there is none, where it has no end token, or where it is not a fast one (we need
+    Raises `InputError` if there is none, where it has no end token, or where it is not a fast one (we need
     to know which characters a token covers).
     """
     name = str(name_or_path)
@@ -114,7 +114,7 @@ def _declared_stops(tokenizer: "PreTrainedTokenizerBase", place: ModelName, fold
 
 
 def _read_settings(place: ModelName, folder: Path, file: str) -> dict[str, Any]:
-    """A file of settings beside the tokenizer's, in the folder or on the hub; empty where there is none."""
+    """A file of settings beside the tokenizer's, in the folder or on the hub; empty if there is none."""
     path = folder / file if folder.exists() else _from_hub(place, file)
     if path is None or not path.is_file():
         return {}

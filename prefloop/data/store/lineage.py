@@ -26,7 +26,7 @@ class Node:
     """What it was to the node above: `start`, `reference`, `train`, ...; empty for the topmost."""
     name: str
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What is known of it, as JSON types. A checkpoint that stands in the tree already has `repeated` and no children here."""
+    """What is known of it, as JSON types. A checkpoint that is already in the tree has `repeated` and no children here."""
     children: tuple["Node", ...] = ()
 
     def render(self) -> str:

@@ -134,7 +134,7 @@ class Checkpoint(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
     weights_sha256: Mapped[str] = mapped_column(String(64))
-    """Empty where it is not known."""
+    """Empty if it is not known."""
     kind: Mapped[str] = mapped_column(String(32))
     stage: Mapped[str]
     step: Mapped[int]
@@ -253,9 +253,9 @@ class Judgement(Base):
     """Slots as the annotator saw them, first to last."""
     choice: Mapped[str] = mapped_column(String(16))
     strength: Mapped[int]
-    """How strongly, in the levels of the guideline; 0 = not said."""
+    """How strongly, in the levels of the guideline; 0 = not given."""
     margin: Mapped[float]
-    """How much better, in units of the reward; 0 = not said."""
+    """How much better, in units of the reward; 0 = not given."""
     ranking: Mapped[Any]
     """Groups of slots, best group first; slots of one group are tied. Of `best` the one best slot. Empty with another `choice`."""
     duration_ms: Mapped[int] = mapped_column(BigInteger)
@@ -266,7 +266,7 @@ class Judgement(Base):
 
 
 class Export(Base):
-    """A data set taken from the store, fixed for good by its content hash."""
+    """A data set taken from the store, fixed by its content hash."""
 
     __tablename__ = "export"
 

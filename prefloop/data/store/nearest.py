@@ -8,7 +8,7 @@ STORE = "prefloop.db"
 
 
 def nearest_store(checkpoint: str) -> Path:
-    """The first `prefloop.db` in the folders above a checkpoint's, then in the current folder. Raises `InputError` where there is none."""
+    """The first `prefloop.db` in the folders above a checkpoint's, then in the current folder. Raises `InputError` if there is none."""
     places = [*Path(checkpoint).resolve().parents, Path.cwd()] if Path(checkpoint).exists() else [Path.cwd()]
     for folder in places:
         if (folder / STORE).is_file():

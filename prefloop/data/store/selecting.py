@@ -387,7 +387,7 @@ def judged_of(session: Session, ids: Select[Any]) -> list[JudgedRow]:
 
 
 def _stands_not(row: JudgedRow) -> str:
-    """Why another judgement stands in place of this one; empty if none does."""
+    """Why another judgement stands instead of this one; empty if none does."""
     return "superseded" if row.superseded else row.set_aside
 
 

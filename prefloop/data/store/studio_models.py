@@ -178,7 +178,7 @@ class Adjudication(Base):
         ForeignKey("judgement.id"), primary_key=True, autoincrement=False
     )
     annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
-    """Who decided, as an annotator. The judgement itself stands under a name of its own, so that it is no vote of theirs."""
+    """Who decided, as an annotator. The judgement itself stands under a name of its own, so that it is not a vote of theirs."""
 
 
 class Account(Base):

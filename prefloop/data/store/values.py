@@ -70,9 +70,9 @@ class Judgement:
     """Groups of slots, best first, ties together; may leave slots out. With the choice `best` it is the one best slot, the others unordered below it; with no
     other choice."""
     strength: int = 0
-    """How strongly, in the levels of the guideline; 0 = not said."""
+    """How strongly, in the levels of the guideline; 0 = not given."""
     margin: float = 0.0
-    """How much better, in units of the reward; 0 = not said."""
+    """How much better, in units of the reward; 0 = not given."""
     duration_ms: int = 0
     guideline_version: str = ""
     supersedes: int | None = None

@@ -4,7 +4,7 @@
     one coin: π_jkk = p_j, and (1 - p_j) / (K - 1) for each wrong category                          Raykar et al. 2010, Zhang et al. 2014
 
 Every row of π is drawn from a Dirichlet distribution of strength s, whose right answer has the share m and whose wrong ones share the rest;
-m and s are the crowd's, have a flat prior on a grid, and are learnt with everything else (Kim and Ghahramani 2012). All of it is drawn from
+m and s are the crowd's, have a flat prior on a grid, and are learned with everything else (Kim and Ghahramani 2012). All of it is drawn from
 the posterior by Gibbs sampling. A single best fit (EM) takes annotators it knows little of for as good as the fit, and is too sure of the truth.
 """
 

@@ -19,7 +19,7 @@ Metric = Literal["nominal", "ordinal", "interval"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """A coefficient of agreement with its 95 % interval (NaN where there is none) and the items with two labels or more behind it.
+    """A coefficient of agreement with its 95 % interval (NaN if there is none) and the items with two labels or more behind it.
 
     The interval is of other items that the same annotators might judge.
     """
@@ -72,7 +72,7 @@ def half_credit_agreement(
 def cohen_kappa(first: Ints, second: Ints, categories: int) -> float:
     """(p_o - p_e) / (1 - p_e) of two annotators, p_e the agreement of guesses with each one's own frequencies (Cohen 1960).
 
-    Items that either left out are not counted. NaN where there is none, or both always said one and the same thing.
+    Items that either left out are not counted. NaN if there is none, or both always said one and the same thing.
     """
     both = (first != MISSING) & (second != MISSING)
     if not both.any():
@@ -86,7 +86,7 @@ def cohen_kappa(first: Ints, second: Ints, categories: int) -> float:
 def fleiss_kappa(labels: Labels) -> float:
     """(P̄ - P̄_e) / (1 - P̄_e) for any annotators, as many for each item; P̄_e from the frequencies of all labels (Fleiss 1971).
 
-    Raises `ValueError` where items have different numbers of labels, or one: Krippendorff's alpha is for those. NaN if all labels are one
+    Raises `ValueError` if items have different numbers of labels, or one: Krippendorff's alpha is for those. NaN if all labels are one
     category.
     """
     counts = labels.counts
@@ -117,7 +117,7 @@ def krippendorff_alpha(
         D_o = Σ_ck o_ck δ²_ck / n,          D_e = Σ_ck n_c (n_k - [c = k]) δ²_ck / (n (n - 1))
 
     `nominal`: δ² = [c ≠ k]; `ordinal`: (Σ_{g=c..k} n_g - (n_c + n_k)/2)²; `interval`: the squared difference of the numbers that the
-    categories are. NaN where all labels are one category: nothing could disagree.
+    categories are. NaN if all labels are one category: nothing could disagree.
 
     The interval joins the expanded percentiles of a bootstrap over items with what α would be at the ends of Wilson's interval of the share of pairs that
     differ: D_o in proportion to that share, or D_e to that of labels drawn at random where no pair differs. The bootstrap alone has no width there.

@@ -53,7 +53,7 @@ class PairChoice:
     left: str
     """Which slot was shown first: `a` or `b`."""
     seconds: float
-    """0 where it was not timed."""
+    """0 if it was not timed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,13 +67,13 @@ class AnnotatorFigures:
     first_shown: Share
     """How often, where a side was named, the one shown first was chosen: half for who reads both."""
     seconds: float
-    """Median; NaN where nothing was timed."""
+    """Median; NaN if nothing was timed."""
     with_others: Share
     """Agreement with the majority of the others on items where they have one."""
     gold: Share
     """Right answers to items whose answer is known."""
     accuracy: Share
-    """Right answers by the `one_coin` model with its interval, no gold needed; none where no item has two labels."""
+    """Right answers by the `one_coin` model with its interval, no gold needed; none if no item has two labels."""
 
     @property
     def position_bias(self) -> bool:

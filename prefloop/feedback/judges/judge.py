@@ -41,7 +41,7 @@ class JudgeSettings:
     disagreeing: Disagreeing = "average"
     """When the two orders name different sides: the average decides, or it is a tie."""
     principles: tuple[str, ...] = ()
-    """Of a constitution. If given, each is asked about by itself, in both orders, in place of the rubric, and the answers are averaged."""
+    """Of a constitution. If given, each is asked about by itself, in both orders, instead of the rubric, and the answers are averaged."""
     drawn: bool = False
     """One principle is drawn for each pair instead, by its texts and the seed."""
     tie_within: float = 0.0

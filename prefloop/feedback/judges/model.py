@@ -22,7 +22,7 @@ class Reply:
 
     text: str
     first_token: Mapping[str, float]
-    """Token -> log-probability, the likeliest alternatives for the first token of the answer; empty where the model gives none."""
+    """Token -> log-probability, the likeliest alternatives for the first token of the answer; empty if the model gives none."""
     prompt_tokens: int
     completion_tokens: int
     ended: bool = True

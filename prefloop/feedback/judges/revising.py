@@ -49,7 +49,7 @@ class StoredRevisions:
     ) -> None:
         """Find the completions, and note the reviser in the store.
 
-        Raises `InputError` where there is no completion, or where the store knows the annotator with other settings.
+        Raises `InputError` if there is no completion, or where the store knows the annotator with other settings.
         """
         self._store, self._config, self._model = store, config, model
         self._principles = principles
@@ -164,7 +164,7 @@ def _annotator(
 def _write_comparison(
     store: Store, annotator: _Annotator, original: Completion, steps: Sequence[Revision], round: int
 ) -> None:
-    """The last revision, preferred to the original, into the store; nothing where nothing was changed. Done again it changes nothing."""
+    """The last revision, preferred to the original, into the store; nothing if nothing was changed. Done again it changes nothing."""
     after = steps[-1].after
     if after == original.text.strip():
         return

@@ -79,7 +79,7 @@ def revise(
 
 
 def revision_over_original(prompt: Prompt, steps: Sequence[Revision], *, annotator: str) -> Comparison | None:
-    """The last revision preferred to the original; None where nothing was changed."""
+    """The last revision preferred to the original; None if nothing was changed."""
     if not steps or steps[-1].after == steps[0].before.strip():
         return None
     return Comparison(prompt=prompt, chosen=steps[-1].after, rejected=steps[0].before, annotator=annotator)

@@ -31,7 +31,7 @@ class JudgedPairs:
     def __init__(self, config: JudgeConfig, store: Store, model: ChatModel) -> None:
         """Note the judge in the store, and find the pairs that it has not judged.
 
-        Raises `InputError` where the store has no pair, or knows the annotator with other settings.
+        Raises `InputError` if the store has no pair, or knows the annotator with other settings.
         """
         self.name = config.annotator or f"judge:{config.called}"
         self._store, self._seed, self._workers = store, config.seed, config.limits.workers
@@ -138,7 +138,7 @@ class StoredScores:
 def score_stored(
     config: LabelScoreConfig, store: Store, model: ChatModel | AnswersByProbability
 ) -> StoredScores:
-    """Score the completions that the settings name. Raises `InputError` where there is none, or none got a score."""
+    """Score the completions that the settings name. Raises `InputError` if there is none, or none got a score."""
     found = store.completions([store.find_checkpoint(name) for name in config.checkpoints])
     found = [one for one in found if one.text][: config.limit or None]
     if not found:

@@ -25,7 +25,7 @@ class Unreadable(Exception):
 def soft_verdict(reply: Reply) -> float:
     """P(first is better) = p(1) / (p(1) + p(2)) from the first token's log-probabilities, `1` and ` 1` counted together.
 
-    (Lee et al. 2023.) Raises `Unreadable` where neither is among the alternatives, or both together are unlikely.
+    (Lee et al. 2023.) Raises `Unreadable` if neither is among the alternatives, or both together are unlikely.
     """
     one, two = _mass(reply.first_token, "1"), _mass(reply.first_token, "2")
     if one + two < LEAST_MASS:
@@ -38,7 +38,7 @@ def soft_verdict(reply: Reply) -> float:
 def tag_verdict(text: str) -> float:
     """1, 0 or ½ from the last verdict in tags: `[[1]]`, `[[2]]`, `[[tie]]`, `[[1>>2]]` and its kin, or A, B, C for them.
 
-    Raises `Unreadable` where there is none.
+    Raises `Unreadable` if there is none.
     """
     found = _TAG.findall(text)
     if not found:
@@ -50,7 +50,7 @@ def soft_score(reply: Reply, *, best: int = 10) -> float:
     """`expected_score` over the first token's probabilities.
 
     Where the first token is `1` and a number of two digits could follow, `10` must be a token of its own; models whose tokenizer splits it never
-    give it, so take `best` 9 for them. Raises `Unreadable` where no number is likely.
+    give it, so take `best` 9 for them. Raises `Unreadable` if no number is likely.
     """
     masses = [_mass(reply.first_token, str(score)) for score in range(1, best + 1)]
     return expected_score(masses, said=reply.text)

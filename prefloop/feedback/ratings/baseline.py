@@ -7,7 +7,7 @@ model of the preference
 
 with Δ the baseline's length minus the model's, and d_i how hard the prompt is (optional); the controlled rate is its mean with Δ = 0.
 AlpacaEval also fits "gamed" rows, the baseline asked to be brief or long against itself, with weight 0.2 / 2 and without β_0, so that β_len
-is learnt from answers of equal worth too; give them where you have them. It picks an L1 penalty by cross-validation; three coefficients
+is learned from answers of equal worth too; give them where you have them. It picks an L1 penalty by cross-validation; three coefficients
 on hundreds of rows need none, so here there is only the prior that keeps separable data finite.
 """
 
@@ -30,7 +30,7 @@ class WinRate:
 
     value: float
     standard_error: float
-    """NaN where the votes leave nothing to measure it by: one vote, or votes that all agree."""
+    """NaN if the votes leave nothing to measure it by: one vote, or votes that all agree."""
     n: int
 
     @property
@@ -54,7 +54,7 @@ class LengthControlled:
 
     raw: WinRate
     controlled: WinRate
-    """NaN where there is too little to tell length and quality apart."""
+    """NaN if there is too little to tell length and quality apart."""
     length: float = math.nan
     """β_len: below 0 where longer answers of the model were preferred."""
     level: float = math.nan

@@ -123,7 +123,7 @@ class Connection:
 def fit(likelihood: Likelihood, *, prior: float = PRIOR) -> Fit:
     """The maximum of the log-likelihood minus prior/2 times the sum of squared parameters.
 
-    Raises `ValueError` for a negative prior, and for a prior of 0 where the maximum is not finite or not unique.
+    Raises `ValueError` for a negative prior, and for a prior of 0 if the maximum is not finite or not unique.
     """
     if not (math.isfinite(prior) and prior >= 0):
         raise ValueError(f"prior is {prior}; it must be a precision, 0 or more")

@@ -31,7 +31,7 @@ BASE = 1000.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """A number with its 95 % interval; NaN where the votes cannot say."""
+    """A number with its 95 % interval; NaN if the votes cannot say."""
 
     value: float
     low: float
@@ -91,7 +91,7 @@ class Leaderboard:
     intervals: str
     clusters: str
     anchor: str
-    """Model whose rating is `BASE` by definition; empty where the average is."""
+    """Model whose rating is `BASE` by definition; empty if the average is."""
     ratings: tuple[Rating, ...]
     """By group, best first."""
     probabilities: tuple[WinProbability, ...]
@@ -106,7 +106,7 @@ class Leaderboard:
     warnings: tuple[str, ...]
 
     def probability(self, first: str, second: str) -> Interval | None:
-        """How likely `first` beats `second`; None where that is not known."""
+        """How likely `first` beats `second`; None if that is not known."""
         return next(
             (p.probability for p in self.probabilities if (p.first, p.second) == (first, second)), None
         )
@@ -126,7 +126,7 @@ def leaderboard(
 ) -> Leaderboard:
     """Rate the models of votes, and with `plackett_luce` of rankings of the same models too.
 
-    Raises `InputError` where there is nothing to rate, the anchor is not among the models, or the method cannot use what is given.
+    Raises `InputError` if there is nothing to rate, the anchor is not among the models, or the method cannot use what is given.
     """
     if method not in get_args(Method):
         raise InputError(f"method is {method!r}; it must be one of {', '.join(get_args(Method))}")

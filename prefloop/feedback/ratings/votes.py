@@ -121,7 +121,7 @@ def make_votes(
     """Votes from sequences. Without `prompt` every vote has its own, without `annotator` all are one person's, without `weight` all weigh 1,
     without `counted` all are counted.
 
-    Raises `ValueError` where lengths differ or a number is out of its range.
+    Raises `ValueError` if lengths differ or a number is out of its range.
     """
     n = len(first)
     return Votes(

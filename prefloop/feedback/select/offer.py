@@ -22,7 +22,7 @@ def offer(
     scores: str = "",
     prior: float = 0.01,
 ) -> Offer:
-    """The pairs that could be asked, and places among them, the strategy's best first. Raises `InputError` where there is none.
+    """The pairs that could be asked, and places among them, the strategy's best first. Raises `InputError` if there is none.
 
     Args:
         store: Where completions and judgements are.

@@ -12,7 +12,7 @@ Key = tuple[str, str]
 
 
 def write_scores(path: str | Path, rows: Iterable[tuple[Key, Sequence[float]]]) -> int:
-    """Write scores of completions, one number a scorer; how many. Raises `InputError` where the file cannot be written."""
+    """Write scores of completions, one number a scorer; how many. Raises `InputError` if the file cannot be written."""
     lines = [
         json.dumps({"prompt": prompt, "completion": completion, "scores": list(scores)}, allow_nan=False)
         for (prompt, completion), scores in rows

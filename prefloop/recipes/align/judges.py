@@ -44,7 +44,7 @@ class Judge(Protocol):
     """In sentences: `a judge`, with what it is."""
 
     def compare(self, prompts: Sequence[Prompt], a: Answers, b: Answers) -> np.ndarray:
-        """Log-odds that each answer of a is the better one, NaN where it gave no answer. All processes together."""
+        """Log-odds that each answer of a is the better one, NaN where it gave no answer. Collective: all processes call it."""
         ...
 
     def scores(self, prompts: Sequence[Prompt], answers: Answers) -> np.ndarray | None:

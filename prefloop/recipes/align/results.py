@@ -67,7 +67,7 @@ class Results:
 
 
 def measure(decided: Decided, start: str, project: Path, world: World) -> Results:
-    """Every policy's answers, the judge's word on them, and how far the judge can be trusted. All processes together."""
+    """Every policy's answers, the judge's word on them, and how far the judge can be trusted. Collective: all processes call it."""
     config, compute = decided.config, decided.choice.compute
     comparisons = load_comparisons(data_files(project)["measure"]).records
     prompts = _asked(comparisons, decided)
