@@ -122,7 +122,7 @@ class SamplingSettings(TypedDict, total=False):
     batch_size: int
 
 class KLSettings(TypedDict, total=False):
-    """How the policy is held near the reference."""
+    """The KL penalty that keeps the policy near the reference."""
 
     coef: float
     placement: Literal['reward', 'loss']
@@ -195,7 +195,7 @@ def align(
     format: str = ...,
     columns: Sequence[str] = ...,
 ) -> Aligned:
-    """Make a model better by a file of comparisons, and report whether it is: plan, train, judge by a model that no policy learned from."""
+    """Make a model better with a file of comparisons, and report whether it is: plan, train, judge by a model that no policy learned from."""
 
 def plan(
     *,

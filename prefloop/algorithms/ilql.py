@@ -131,7 +131,7 @@ def _open_heads(policy: Policy, session: Session, model: str) -> QHeads:
     """Fresh heads, or those of the checkpoint the run goes on from."""
     if not policy.linear_head:
         raise InputError(
-            f"{model} has a head that is more than a linear layer, which decoding with Q heads does not know; take another model"
+            f"{model} has a head that is more than a linear layer, which decoding with Q heads does not support; use another model"
         )
     if session.run.start:
         return load_q_heads(Path(session.run.source("")), policy.device)

@@ -37,7 +37,7 @@ from prefloop.runtime import Metrics, StateTree, Updater
 
 WAY_OUT = (
     "remove the stored reference log-probabilities in {cache}, or set compute.dtype float32 and compute.attention padded; "
-    "if it stays, the model's own code is not deterministic (dropout, state kept between calls), or this is a fault of prefloop: "
+    "if it stays, the model's own code is not deterministic (dropout, state kept between calls), or this is a bug in prefloop: "
     "please report it"
 )
 """Of a first step whose loss is not the formula's."""
@@ -163,7 +163,7 @@ class Running:
 def _check(config: PreferConfig, objective: Objective) -> None:
     """Raise `InputError` for a setting that the objective has no use for."""
     loss, kind, follow = config.loss, objective.data, config.follow.every
-    one_reference = f"{loss}{' with follow.every' if follow else ''} has one reference; leave it out, or take loss d2o without follow.every"
+    one_reference = f"{loss}{' with follow.every' if follow else ''} has one reference; leave it out, or use loss d2o without follow.every"
     no_reference = f"{loss} has no reference; leave it out, or choose another loss"
     useful = objective.needs.reference
     checks = (
@@ -190,7 +190,7 @@ def _check_labels(loss: str, objective: Objective, inputs: Inputs[Any]) -> None:
         refuse_one_kind(inputs, f"loss {loss}")
     if not objective.takes_soft_labels:
         losses = [name for name, other in OBJECTIVES.items() if other.takes_soft_labels]
-        refuse_soft_labels(inputs, f"loss {loss}", f"take one of {', '.join(losses)}")
+        refuse_soft_labels(inputs, f"loss {loss}", f"use one of {', '.join(losses)}")
 
 
 def _usable(heldout: Examples[Any], objective: Objective) -> Examples[Any]:

@@ -58,7 +58,7 @@ def train(config: RewardConfig) -> Path:
     )
     refuse_one_kind(inputs, f"loss {name}")
     if name != "bradley_terry":
-        refuse_soft_labels(inputs, f"loss {name}", "take bradley_terry")
+        refuse_soft_labels(inputs, f"loss {name}", "use bradley_terry")
     models = models_read(reader.world, model=config.model)
     headline = ("loss", "error" if spec.data == "scores" else "accuracy")
     with open_training(config, reader, inputs, stage="reward", models=models, headline=headline) as (

@@ -79,7 +79,7 @@ def sample_completions(config: SampleConfig) -> str:
     except KeyboardInterrupt:
         done = (len(chosen) - len(missing)) * k + len(written)
         raise Interrupted(
-            f"{done} of {len(chosen) * k} completions are in {without_passwords(config.store)}; the same command goes on"
+            f"{done} of {len(chosen) * k} completions are in {without_passwords(config.store)}; run the same command to continue"
         ) from None
     finally:
         progress.close()
@@ -186,7 +186,7 @@ def _summary(
     sampling, k = config.sampling, config.completions_per_prompt
     lines = [
         f"{without_passwords(config.store)}: {k} completions of each of {prompts} prompts by {name}; "
-        f"{len(written)} drawn now, {(prompts - missing) * k} were there"
+        f"{len(written)} drawn now, {(prompts - missing) * k} were there before"
     ]
     if written:
         means = _means(written)

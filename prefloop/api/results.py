@@ -22,7 +22,7 @@ class Table(list[dict[str, Any]]):
         """A column's values, with None for rows that lack it. Raises `InputError` if no row has it."""
         known = dict.fromkeys(key for row in self for key in row)
         if name not in known:
-            raise InputError(f"there is no column {name!r}; there are {', '.join(known)}")
+            raise InputError(f"there is no column {name!r}; the columns are {', '.join(known)}")
         return [row.get(name) for row in self]
 
     def frame(self) -> "pandas.DataFrame":

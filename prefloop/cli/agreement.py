@@ -45,15 +45,18 @@ def agreement(config: AgreementConfig) -> None:
 def agreement_lines(found: AgreementReport) -> list[str]:
     """Each coefficient with its interval, and what it means for a reward model."""
     lines = [
-        f"  two annotators say the same: {_share(found.raw)}",
-        f"  among those who both name a side: {_share(found.raw_without_ties)}",
-        f"  with a tie against a side as a half: {_share(found.raw_ties_half)}",
+        f"  two annotators agree: {_share(found.raw)}",
+        f"  if both choose a side: {_share(found.raw_without_ties)}",
+        f"  counting a tie against a side as half: {_share(found.raw_ties_half)}",
         f"  Krippendorff's alpha, a / b / tie / both bad: {_coefficient(found.alpha_nominal)}",
         f"  Krippendorff's alpha, strength as an order: {_coefficient(found.alpha_ordinal)}",
     ]
     ceiling = found.noise_ceiling
     if math.isnan(ceiling.at_least):
-        return [*lines, "  noise ceiling: not known; it needs pairs on which two annotators both name a side"]
+        return [
+            *lines,
+            "  noise ceiling: not known; it needs pairs on which two annotators both choose a side",
+        ]
     span = f"between {ceiling.at_least:.1%} and {ceiling.at_most:.1%}"
     if math.isfinite(ceiling.low):
         span += f" (with the agreement's own interval, {ceiling.low:.1%} to {ceiling.high:.1%})"

@@ -42,7 +42,7 @@ CRITIC_FREE = (
 
 STAGES: Mapping[str, Command] = {
     "align": Command(
-        summary="make a model better by a file of comparisons, and report whether it is",
+        summary="make a model better with a file of comparisons, and report whether it is",
         settings="prefloop.configs.align:AlignConfig",
         work="prefloop.recipes.align.run:align",
         examples=(
@@ -136,7 +136,7 @@ STAGES: Mapping[str, Command] = {
         single=True,
     ),
     "label project members": Command(
-        summary="say who belongs to a project of the studio, and as what",
+        summary="add, change and remove the members of a studio project",
         settings="prefloop.configs.label:ProjectMembersConfig",
         work="prefloop.cli.people:set_members",
         positional=("project",),
@@ -596,14 +596,14 @@ def find(arguments: Sequence[str]) -> tuple[str, Command, list[str]]:
     if first in GROUPS:
         members = members_of(first)
         if not rest or rest[0].startswith("-"):
-            raise InputError(f"prefloop {first} needs one more word: {', '.join(members)}")
+            raise InputError(f"prefloop {first} needs a subcommand: {', '.join(members)}")
         for words in (2, 1):  # label user reset, label serve
             word = " ".join(rest[:words])
             if word in members:
                 return f"{first} {word}", known[f"{first} {word}"], rest[words:]
         longer = [each.partition(" ")[2] for each in members if each.startswith(f"{rest[0]} ")]
         if longer:
-            raise InputError(f"prefloop {first} {rest[0]} needs one more word: {', '.join(longer)}")
+            raise InputError(f"prefloop {first} {rest[0]} needs a subcommand: {', '.join(longer)}")
         raise InputError(f"prefloop {first} {rest[0]} is not a command; {_nearest(rest[0], members)}")
     words = list(dict.fromkeys(name.partition(" ")[0] for name in known))
     raise InputError(f"prefloop {first} is not a command; {_nearest(first, words)}")
@@ -616,7 +616,7 @@ def members_of(group: str) -> list[str]:
 
 def _nearest(given: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(given, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return f"did you mean {near[0]}?" if near else f"the commands are {', '.join(known)}"
 
 
 def load(name: str) -> Any:

@@ -101,7 +101,7 @@ def _import_records(config: ImportConfig) -> None:
         where=store.label,
     )
     if made.repeated:
-        print(f"  {made.repeated} rows repeat a judgement by the same annotator, which is taken once")
+        print(f"  {made.repeated} rows repeat a judgement by the same annotator, which is counted once")
     for line in made.bad:
         print(f"  left out: {line}")
 
@@ -144,7 +144,7 @@ def _import_votes(config: ImportConfig) -> None:
         where=store.label,
     )
     if settled.repeated:
-        print(f"  {settled.repeated} rows repeat a vote by the same annotator, which is taken once")
+        print(f"  {settled.repeated} rows repeat a vote by the same annotator, which is counted once")
     if settled.identical:
         print(f"  left out: {settled.identical} votes between equal answers or of one model with itself")
     for line in settled.bad:

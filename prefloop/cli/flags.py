@@ -85,7 +85,7 @@ def _unexpected(argument: str, short: Mapping[str, str]) -> str:
     looks_like_file = Path(argument).exists() or any(mark in argument for mark in "./")
     if looks_like_file and "data" in short:
         return f"unexpected argument {argument!r}; did you mean `--data {argument}`?"
-    return f"unexpected argument {argument!r}; write it behind its flag, --NAME {argument} (see --help for the names)"
+    return f"unexpected argument {argument!r}; write it after its flag, --NAME {argument} (see --help for the names)"
 
 
 def _unknown(flag: str, name: str, cls: Any) -> str:
@@ -94,9 +94,7 @@ def _unknown(flag: str, name: str, cls: Any) -> str:
     if not near or "." in near:
         # A misspelt short name is nearer to the short one than to its long form.
         near = next(iter(difflib.get_close_matches(name, list(short), n=1, cutoff=0.7)), near)
-    return f"{flag} is not a flag" + (
-        f"; did you mean --{near}?" if near else "; see --help for those there are"
-    )
+    return f"{flag} is not a flag" + (f"; did you mean --{near}?" if near else "; --help lists them")
 
 
 def _take(rest: list[str], kind: Any, *, may_be_next: bool) -> list[str]:

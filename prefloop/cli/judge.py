@@ -37,7 +37,7 @@ def judge(config: JudgeConfig) -> str:
         if config.injection and report.verdicts:
             result = pairs.try_injection(report, config.injection)
             print(
-                f"  an instruction planted in the worse completion turned {result.turned} of {result.tried} verdicts"
+                f"  an instruction injected into the worse completion flipped {result.turned} of {result.tried} verdicts"
                 f" (its probability rose by {result.mean_gain:.2f} on average; {result.unreadable} gave none)"
             )
         if pairs.items and not report.verdicts:
@@ -58,7 +58,7 @@ def score(config: LabelScoreConfig) -> None:
         if config.injection:
             result = found.try_injection(config.injection)
             print(
-                f"  an instruction planted in a completion raised {result.raised} of {result.tried} scores by a tenth of the scale or more"
+                f"  an instruction injected into a completion raised {result.raised} of {result.tried} scores by a tenth of the scale or more"
                 f" (by {result.mean_gain:.2f} on average)"
             )
         if cached:

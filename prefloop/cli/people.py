@@ -50,7 +50,7 @@ def invite(config: InviteConfig) -> None:
             note=config.note,
         )
     people = "one person" if config.uses == 1 else f"{config.uses} people"
-    print(f"This link lets {people} in as {config.role}, within {config.days} days; it is shown this once:\n")
+    print(f"This link lets {people} in as {config.role}, within {config.days} days; it is shown only once:\n")
     print(f"    {config.public_url.rstrip('/')}/join/{secret}\n")
 
 

@@ -1,6 +1,6 @@
 """From a command line to a command, and from its errors to what a user and a shell can use.
 
-Exit codes: 0 done; 1 a fault of prefloop, or what `data check` found; 2 something the user gave is wrong; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 a bug in prefloop, or what `data check` found; 2 something the user gave is wrong; 130 stopped by Ctrl-C.
 """
 
 import os
@@ -21,10 +21,10 @@ from prefloop.errors import InputError, PeerLost
 
 ABOUT = (
     "prefloop runs the whole human-preference loop: base model, SFT, samples, comparisons by people or simulated annotators, "
-    "reward model, PPO and DPO, evaluation, report, and round again."
+    "reward model, PPO and DPO, evaluation, report, and the next round."
 )
 NOTES = (
-    "`prefloop run toy --out demo` is the place to start: it needs no data and no download. `prefloop COMMAND --help` lists what a command takes.",
+    "Start with `prefloop run toy --out demo`: it needs no data and no download. `prefloop COMMAND --help` lists the settings of a command.",
     "Short flags, in every command that has the long one: --data FILE is --data.source, --out DIR is --run.out, and so are --seed, --resume "
     "and --store; --skip-bad is --data.skip_bad, --no-tune is --run.tune false. Several processes: torchrun --nproc-per-node 2 -m prefloop COMMAND ...",
 )
@@ -192,4 +192,4 @@ def _unexpected(error: Exception) -> str:
         reason = (str(error).splitlines() or ["no more memory"])[0]
         return f"prefloop: error: out of memory ({reason}); lower compute.micro_batch_tokens, sampling.batch_size or the batch size"
     told = "".join(traceback.format_exception(error)).rstrip()
-    return f"prefloop: this is a fault in prefloop {__version__}, not in what you gave; please report it with the lines below\n{told}"
+    return f"prefloop: this is a bug in prefloop {__version__}, not in your input; please report it with the lines below\n{told}"

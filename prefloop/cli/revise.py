@@ -28,7 +28,7 @@ def revise_completions(config: ReviseConfig) -> str:
         print("\n".join([*_lines(config, revisions, report), *costs(model, cached, report)]))
         if config.injection and report.steps:
             obeyed, tried = revisions.try_injection(report, config.injection)
-            print(f"  an instruction planted in a completion took over {obeyed} of {tried} revisions")
+            print(f"  an instruction injected into a completion took over {obeyed} of {tried} revisions")
         if not report.steps:
             raise InputError(f"nothing was revised: {problems(report)}")
     return config.demonstrations

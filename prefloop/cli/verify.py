@@ -17,7 +17,7 @@ def verify(config: VerifyConfig) -> int:
     folder = Path(config.folder)
     if not folder.is_dir():
         raise InputError(
-            f"{config.folder!r} is no folder; name a run's folder, a checkpoint or a finished model"
+            f"{config.folder!r} is not a folder; name a run's folder, a checkpoint or a finished model"
         )
     found: list[str] = []
     for place, wanted in _places(folder):

@@ -69,7 +69,7 @@ def adapter_of(name: str) -> Adapter | None:
     whole = sorted(file.name for file in folder.glob("model*.safetensors"))
     if whole:
         raise InputError(
-            f"model {given!r} holds a whole model ({whole[0]}) and an adapter ({CONFIG}), and only one of them can be meant; "
+            f"model {given!r} holds a whole model ({whole[0]}) and an adapter ({CONFIG}), which is ambiguous; "
             "move the adapter's files to a folder of their own"
         )
     settings = read_object(folder / CONFIG)
@@ -102,7 +102,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 def _refuse_base(name: str, given: str) -> None:
     raise InputError(
-        f"model {name!r} names a base for {given!r}, which is no adapter (it has no {CONFIG}); leave the base out"
+        f"model {name!r} names a base for {given!r}, which is not an adapter (it has no {CONFIG}); leave the base out"
     )
 
 
@@ -120,7 +120,7 @@ def _base(named: str, folder: Path, given: str) -> str:
             return named if place is path else str(place)
     if model_name(named).is_path:
         raise InputError(
-            f"adapter {given!r} belongs to the base {named!r} (base_model_name_or_path in {CONFIG}), which is not there; {way_out}"
+            f"adapter {given!r} belongs to the base {named!r} (base_model_name_or_path in {CONFIG}), which does not exist; {way_out}"
         )
     return named
 

@@ -48,7 +48,7 @@ class PlanConfig:
     demonstrations: str = ""
     """File of good answers that the model is fine-tuned on first; empty starts from the model as it is."""
     prompts: str = ""
-    """File of prompts for the methods that sample; empty takes the prompts of the comparisons that the policy learns from."""
+    """File of prompts for the methods that sample; empty uses the prompts of the comparisons that the policy learns from."""
     method: tuple[Method, ...] = ("dpo",)
     """One or several: dpo, ipo, simpo and orpo learn from the comparisons; ppo, grpo, rloo and online_dpo sample and learn from a reward model."""
     judge: str = "reward"
@@ -59,13 +59,13 @@ class PlanConfig:
     rank: int = 16
     """Rank of the adapters."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the trunk; auto takes bfloat16 where this machine is measured to multiply it faster. Adapters and losses are float32."""
+    """Precision of the trunk; auto uses bfloat16 if this machine multiplies it faster (measured). Adapters and losses are float32."""
     lr: float = 0.0
-    """Peak learning rate of the policies; 0 takes the method's default."""
+    """Peak learning rate of the policies; 0 uses the method's default."""
     beta: float = 0.1
-    """Pull to the starting model, of dpo, ipo and online_dpo."""
+    """Beta of dpo, ipo and online_dpo: larger stays closer to the starting model."""
     kl: float = 0.05
-    """Weight of the KL to the starting model, of ppo, grpo and rloo."""
+    """Coefficient of the KL to the starting model, for ppo, grpo and rloo."""
     minutes: float = 0.0
     """Time that all of it may take by the estimate: fewer comparisons, steps and prompts are used so that it fits; 0 uses all comparisons."""
     eval_prompts: int = 200
@@ -80,14 +80,14 @@ class PlanConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignConfig(PlanConfig):
-    """Make a model better by a file of comparisons, and report whether it is: plan, train, judge by a model that no policy learned from."""
+    """Make a model better with a file of comparisons, and report whether it is: plan, train, judge by a model that no policy learned from."""
 
     out: str
     """Project folder: data, a folder for each stage, summary.json and report.html."""
     yes: bool = False
     """Start without asking."""
     resume: bool = False
-    """Go on with the project: finished stages are kept, an unfinished one goes on from its last checkpoint."""
+    """Continue the project: finished stages are kept, an unfinished one resumes from its last checkpoint."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "out is empty; name the project folder, for example --out runs/aligned")
@@ -118,7 +118,8 @@ def _require(config: PlanConfig) -> None:
     require(config.minutes >= 0, f"minutes is {config.minutes}; it must be 0 (no limit) or more")
     require(config.eval_prompts >= 2, f"eval_prompts is {config.eval_prompts}; an interval needs 2 or more")
     require(
-        bool(config.judge), "judge is empty; say `reward`, or name a .yaml file or a function `module:name`"
+        bool(config.judge),
+        "judge is empty; set it to `reward`, or name a .yaml file or a function `module:name`",
     )
     require(
         not config.prompts or not set(config.method) <= set(OFFLINE),

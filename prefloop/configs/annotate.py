@@ -16,11 +16,11 @@ class ScorePairsConfig:
     reward_model: str
     """The scorer: STRONG@WEAK for a density ratio (arXiv:2411.02481), a reward model's folder, or `module:function`; several with commas."""
     annotator: str = "scorer"
-    """Name of the annotator. Other settings need another name."""
+    """Name of the annotator. Use another name for other settings."""
     tie_width: float = 0.0
     """The verdict is a tie if the scores differ by less than this; such a pair gives no comparison."""
     pairs: Literal["all", "random"] = "all"
-    """Pairs of each prompt's completions: every one of different texts, or one at random."""
+    """Pairs of each prompt's completions: all with different texts, or one at random."""
     checkpoints: tuple[str, ...] = ()
     """Pair the completions of these policies only; none means all in the store."""
     round: int = 0

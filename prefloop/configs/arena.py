@@ -51,8 +51,8 @@ class ArenaConfig:
     kinds: tuple[Literal["human", "ai", "simulated"], ...] = ()
     """Votes of these kinds of annotators only; none means all."""
     prior: float | None = None
-    """Precision of the Gaussian prior on the strengths, in log-odds; none lets the votes choose it, 0 is maximum likelihood, which has no
-    finite answer where a model is undefeated."""
+    """Precision of the Gaussian prior on the strengths, in log-odds; by default the votes choose it, 0 is maximum likelihood, which is not
+    finite if a model is undefeated."""
     resamples: int = 200
     """Resamples of the bootstrap."""
     seed: int = 0
@@ -84,12 +84,12 @@ class ArenaConfig:
         for name, usual in (("intervals", "posterior"), ("clusters", "prompt"), ("prior", None)):
             require(
                 not elo or getattr(self, name) == usual,
-                f"{name} is {getattr(self, name)}, but method is elo, which has no interval and no prior; leave it out, or take another method",
+                f"{name} is {getattr(self, name)}, but method is elo, which has no interval and no prior; leave it out, or use another method",
             )
         for name, usual in (("resamples", 200), ("seed", 0)):
             require(
                 self.intervals == "bootstrap" or getattr(self, name) == usual,
-                f"{name} is {getattr(self, name)}, but intervals is {self.intervals}, which draws nothing; leave it out, or take bootstrap",
+                f"{name} is {getattr(self, name)}, but intervals is {self.intervals}, which draws nothing; leave it out, or use bootstrap",
             )
         require(
             self.prior is None or 0 <= self.prior < float("inf"),

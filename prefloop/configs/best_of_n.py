@@ -36,9 +36,9 @@ class BestOfNConfig:
         require(bool(self.out), "out is empty; name a folder, for example --out runs/first/best")
         require(
             self.completions_per_prompt >= 2,
-            f"completions_per_prompt is {self.completions_per_prompt}; the best of one is no choice: set it to 2 or more",
+            f"completions_per_prompt is {self.completions_per_prompt}; the best of one is no choice, so set it to 2 or more",
         )
         require(
             self.sampling.temperature > 0,
-            "sampling.temperature is 0 (greedy), so all completions of a prompt are one; set it above 0",
+            "sampling.temperature is 0 (greedy), so all completions of a prompt are the same; set it above 0",
         )

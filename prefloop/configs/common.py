@@ -37,7 +37,8 @@ class Optim:
     def __post_init__(self) -> None:
         require(self.lr >= 0, f"lr is {self.lr}; it must be 0 or more")
         require(
-            0 <= self.warmup <= 1, f"warmup is {self.warmup}; it is a share of all steps, between 0 and 1"
+            0 <= self.warmup <= 1,
+            f"warmup is {self.warmup}; it must be a share of all steps, between 0 and 1",
         )
         require(self.max_grad_norm >= 0, f"max_grad_norm is {self.max_grad_norm}; it must be 0 (off) or more")
         require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; it must be 0 (off) or more")
@@ -109,7 +110,7 @@ class Rows:
     format: str = ""
     """Format of the rows: a format or layout of docs/data.md, such as comparison, alpaca or shp; empty recognises it by the columns."""
     columns: tuple[str, ...] = ()
-    """Names of the file's columns, as our name=its name: prompt=instruction,completion=output. Columns not listed keep their names."""
+    """Names of the file's columns, as NAME=COLUMN: prompt=instruction,completion=output. Columns not listed keep their names."""
     chat: bool = False
     """Turn a plain-text prompt into a user's message, so that the model's chat template is applied to it."""
     max_gb: float = 16.0
@@ -124,7 +125,7 @@ def require_rows(rows: Rows) -> None:
     require(rows.max_gb > 0, f"max_gb is {rows.max_gb}; it must be above 0")
     require(
         not (rows.format or rows.columns or rows.chat) or not in_store(rows.source),
-        "format, columns and chat say what rows of a file are, but source is the store; leave them out",
+        "format, columns and chat describe the rows of a file, but source is the store; leave them out",
     )
 
 
@@ -147,7 +148,7 @@ GOLD_ANSWERED = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selecting:
-    """Which judgements of a store to take; all of them, if nothing is said."""
+    """Which judgements of a store to use; all by default."""
 
     projects: tuple[str, ...] = ()
     """Judgements made in these projects of the studio only."""
@@ -158,19 +159,19 @@ class Selecting:
     rounds: tuple[int, ...] = ()
     """Judgements of these rounds only."""
     strategies: tuple[str, ...] = ()
-    """Judgements of items that were picked in these ways only: `uniform` for what `label select` drew uniformly, to measure on."""
+    """Judgements of items picked by these strategies only: `uniform` for what `label select` drew uniformly, to measure on."""
     since: str = ""
-    """Judgements made at this time or later, for example 2026-11-29 or 2026-11-29T18:30+01:00; UTC where it names no zone."""
+    """Judgements made at this time or later, for example 2026-11-29 or 2026-11-29T18:30+01:00; UTC if it has no time zone."""
     adjudicated: bool = False
     """Where people disagreed and an adjudicator decided, take the decision in place of their answers; otherwise decisions are left out. Of comparisons
     and labels."""
     aggregate: Aggregate = "each"
-    """Of comparisons: every judgement by itself; or one comparison a pair, with how likely it is right (`p_soft`): the majority's share, or
+    """Of comparisons: every judgement by itself; or one comparison per pair, with the probability that it is right (`p_soft`): the majority's share, or
     the probability under an annotator model."""
     min_agreement: float = 0.0
-    """Items on which at least this share of annotators give the commonest answer; 0 takes all. Of comparisons and labels."""
+    """Items on which at least this share of annotators give the commonest answer; 0 uses all. Of comparisons and labels."""
     gold_passed: float = 0.0
-    """Judgements of annotators who got at least this share of their project's known answers right; 0 takes everybody's."""
+    """Judgements of annotators who got at least this share of their project's known answers right; 0 uses everybody's."""
     gold_answered: int = GOLD_ANSWERED
     """How many known answers an annotator must have been asked for `gold_passed`; whoever was asked fewer has not passed."""
 
@@ -193,7 +194,7 @@ class Selecting:
 
 
 def moment_of(since: str) -> datetime | None:
-    """A time as ISO 8601 writes it, in UTC where it names no zone; None for an empty text. Raises `InputError` for another one."""
+    """A time as ISO 8601 writes it, in UTC if it has no time zone; None for an empty text. Raises `InputError` for another one."""
     if not since:
         return None
     try:
@@ -211,7 +212,7 @@ def require_selecting(chosen: Selecting) -> None:
         require(value in known, f"{name} is {value!r}; it must be one of {', '.join(known)}")
     for name in ("min_agreement", "gold_passed"):
         share = getattr(chosen, name)
-        require(0 <= share <= 1, f"{name} is {share}; it is a share, 0 (off) to 1")
+        require(0 <= share <= 1, f"{name} is {share}; it must be a share, 0 (off) to 1")
     require(chosen.gold_answered >= 1, f"gold_answered is {chosen.gold_answered}; it must be 1 or more")
     require(
         chosen.gold_passed > 0 or chosen.gold_answered == GOLD_ANSWERED,
@@ -248,10 +249,10 @@ HELDOUT = 0.1
 
 def require_part(part: str, heldout: float) -> None:
     """The checks of settings that read a part of the prompts."""
-    require(0 <= heldout < 1, f"heldout is {heldout}; it is a share, at least 0 and below 1")
+    require(0 <= heldout < 1, f"heldout is {heldout}; it must be a share, at least 0 and below 1")
     require(
         part != "all" or heldout == HELDOUT,
-        f"heldout is {heldout}, but part is all, which it does not change; set part to train or heldout, or leave heldout out",
+        f"heldout is {heldout}, but part is all, which ignores it; set part to train or heldout, or leave heldout out",
     )
 
 
@@ -262,7 +263,7 @@ class Data(Rows):
     source: str = ""
     """A file (.jsonl .json .csv .tsv .parquet, also .gz and .zst), a folder, a Hugging Face data set's name, `store` for the project's store, or `store:NAME@3` for version 3 of a dataset saved in it (`store:NAME` for the newest)."""
     select: Selecting = field(default_factory=Selecting)
-    """Which judgements to read, where the source is `store`."""
+    """Which judgements to read, if the source is `store`."""
     heldout: float = 0.1
     """Share of prompts, chosen by hash, that is never trained on and is used for evaluation."""
     limit: int = 0
@@ -278,7 +279,9 @@ class Data(Rows):
 
     def __post_init__(self) -> None:
         require_rows(self)
-        require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
+        require(
+            0 <= self.heldout < 1, f"heldout is {self.heldout}; it must be a share, at least 0 and below 1"
+        )
         require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")
         require(
             self.max_prompt_tokens >= 1,
@@ -327,7 +330,7 @@ class RunSettings:
     out: str = ""
     """Run folder. Its parent is the project folder, which holds the store."""
     store: str = ""
-    """Store to record the run in: a file or a database URL; empty takes prefloop.db in the project folder."""
+    """Store to record the run in: a file or a database URL; empty uses prefloop.db in the project folder."""
     seed: int = 0
     """Everything random derives from it."""
     resume: bool = False
@@ -339,7 +342,7 @@ class RunSettings:
     log_every: int = 1
     """Steps between lines in metrics.jsonl."""
     track: Literal["tensorboard", "wandb", "mlflow", "trackio"] = "tensorboard"
-    """Where metrics are shown, besides metrics.jsonl. A resumed run goes on in the same run there. Each but TensorBoard is an extra of its name."""
+    """Where metrics are shown, besides metrics.jsonl. A resumed run continues the same run there. Each but TensorBoard is an extra of its name."""
     max_nonfinite: int = 5
     """Stop after this many steps in a row with a loss or gradient that is not finite."""
     tune: bool = True

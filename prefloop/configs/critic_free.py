@@ -28,7 +28,7 @@ class CriticFreeConfig:
     """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), a verifier such as `exact:answer`, or
     POLICY@REFERENCE; several with commas."""
     reference: str = ""
-    """Model the policy is held to; empty takes the starting policy. With kl.coef 0 it is loaded, and the KL logged, only if you name it."""
+    """Reference model; empty uses the starting policy. With kl.coef 0 it is loaded, and the KL logged, only if you name it."""
     sampling: Sampling = field(default_factory=Sampling)
     steps: int = 100
     """Rounds of sampling and learning."""

@@ -39,7 +39,9 @@ class CheckConfig(Rows):
             bool(self.against) or self.against_split == "test",
             f"against_split is {self.against_split!r}, but against names no second source; name one, or leave it out",
         )
-        require(0 <= self.heldout < 1, f"heldout is {self.heldout}; it is a share, at least 0 and below 1")
+        require(
+            0 <= self.heldout < 1, f"heldout is {self.heldout}; it must be a share, at least 0 and below 1"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,18 +114,18 @@ class ExportConfig(Selecting):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SaveConfig(Selecting):
-    """Save what was judged as the next version of a dataset, to train on by name. With nothing new judged it is the version before."""
+    """Save the judgements as the next version of a dataset, to train on by name. If nothing new was judged, no version is added."""
 
     name: str
     """Name of the dataset. Its versions are NAME@1, NAME@2 and so on."""
     store: str
     """Store that holds it: a file or a database URL."""
     kind: Literal["comparisons", "rankings", "labels", "scores", "demonstrations", "prompts"] = "comparisons"
-    """What its records are."""
+    """Kind of its records."""
     skip_bad: bool = False
     """Leave out, and count, what cannot be trained on: empty completions."""
     note: str = ""
-    """What is to be known of this version."""
+    """A note about this version."""
 
     def __post_init__(self) -> None:
         require(bool(self.store), "store is empty; name the store to read")
@@ -145,7 +147,7 @@ class VersionsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiffConfig:
-    """Say how two dataset versions differ: records that were added, removed, or have another label."""
+    """Say how two dataset versions differ: records that were added, removed or relabelled."""
 
     before: str
     """The older one, as NAME@2."""

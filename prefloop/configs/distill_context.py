@@ -22,7 +22,7 @@ class DistillContextConfig:
     context_file: str = ""
     """File with the context instead."""
     teacher: str = ""
-    """Model that reads the context; it needs the policy's tokenizer. Empty takes the starting policy. It is never trained."""
+    """Model that reads the context; it needs the policy's tokenizer. Empty uses the starting policy. It is never trained."""
     sampled_by: Literal["teacher", "policy"] = "teacher"
     """Whose completions are learned on: the teacher's with the context, or the policy's own without it (arXiv:2306.13649)."""
     divergence: Literal["forward", "reverse"] = "forward"

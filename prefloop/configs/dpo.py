@@ -14,9 +14,9 @@ class DPOConfig:
     model: str
     """Policy to start from, usually the SFT model: a hub name or a folder."""
     reference: str = ""
-    """Model the policy is held to; empty takes the starting policy."""
+    """Reference model; empty uses the starting policy."""
     beta: float = 0.1
-    """Strength of the pull to the reference; the implicit reward is beta times the log-ratio."""
+    """Larger stays closer to the reference; the implicit reward is beta times the log-ratio."""
     label_smoothing: float = 0.0
     """Assumed share of flipped labels (conservative DPO)."""
     sft_coef: float = 0.0
@@ -30,7 +30,7 @@ class DPOConfig:
     eval_every: int = 0
     """Steps between held-out losses and accuracies; 0 computes them at the end only."""
     reference_cache: str = ""
-    """Folder where reference log-probabilities are kept between runs; empty takes `cache` in the project folder."""
+    """Folder where reference log-probabilities are kept between runs; empty uses `cache` in the project folder."""
     optim: Optim = field(default_factory=lambda: Optim(lr=5e-7, schedule="linear", warmup=0.1))
     lora: LoRA = field(default_factory=LoRA)
     compute: Compute = field(default_factory=Compute)

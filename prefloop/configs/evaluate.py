@@ -34,7 +34,7 @@ class EvalConfig:
     completions_per_prompt: int = 1
     """Completions of each prompt."""
     store: str = ""
-    """The project's store: a file or a database URL; empty takes prefloop.db in the project folder."""
+    """The project's store: a file or a database URL; empty uses prefloop.db in the project folder."""
     seed: int = 0
     """Everything random derives from it."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -66,7 +66,7 @@ class EvalConfig:
         )
         require(
             bool(self.comparisons) or self.data.max_completion_tokens == Data().max_completion_tokens,
-            f"data.max_completion_tokens is {self.data.max_completion_tokens}, but no comparisons are read; sampling.max_new_tokens bounds what policies write",
+            f"data.max_completion_tokens is {self.data.max_completion_tokens}, but no comparisons are read; sampling.max_new_tokens limits what policies write",
         )
         require(
             self.completions_per_prompt >= 1,

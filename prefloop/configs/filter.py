@@ -41,7 +41,7 @@ class FilterConfig:
         )
         require(
             0 <= self.least_certainty <= 0.5,
-            f"least_certainty is {self.least_certainty}; it is a distance from a half, 0 to 0.5",
+            f"least_certainty is {self.least_certainty}; it must be a distance from a half, 0 to 0.5",
         )
         require(
             self.least_said_margin >= 0,
@@ -49,12 +49,12 @@ class FilterConfig:
         )
         require(
             bool(self.reward_models) or self.least_certainty > 0 or self.least_said_margin > 0,
-            "nothing decides what is left out; give reward_models, least_certainty or least_said_margin",
+            "no rule says what to leave out; give reward_models, least_certainty or least_said_margin",
         )
         require(
             bool(self.reward_models)
             or (self.least_margin == 0 and self.disagreed == "drop" and self.reward == Combining()),
-            "least_margin, disagreed and reward are about reward_models, of which there is none; name one or more, or leave them out",
+            "least_margin, disagreed and reward need reward_models, but none is named; name one or more, or leave them out",
         )
 
 

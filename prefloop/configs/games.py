@@ -37,15 +37,15 @@ class GameConfig:
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
         require(
             bool(self.reward_model) != bool(self.preference),
-            f"reward_model is {self.reward_model!r} and preference {self.preference!r}; give the one that is to compare completions, not both",
+            f"reward_model is {self.reward_model!r} and preference {self.preference!r}; give only one of them",
         )
         require(
             not self.preference or ":" in self.preference,
-            f"preference is {self.preference!r}; it names a Python function as module:function",
+            f"preference is {self.preference!r}; it must name a Python function as module:function",
         )
         require(
             self.sampling.temperature > 0,
-            "sampling.temperature is 0 (greedy), so all completions of a prompt are one; set it above 0",
+            "sampling.temperature is 0 (greedy), so all completions of a prompt are the same; set it above 0",
         )
         require(
             self.sampling.top_p == 1 and self.sampling.top_k == 0,
@@ -63,15 +63,15 @@ class NashMDConfig(GameConfig):
 
     STAGE: ClassVar[str] = "nash_md"
     reference: str = ""
-    """Model the policy is held to, and mixed with; empty takes the starting policy."""
+    """Reference model, which is also mixed into the opponent; empty uses the starting policy."""
     mixture: float = 0.25
     """Share of the reference in the opponent: 0 is the policy itself (self-play), 1 the reference."""
     beta: float = 0.1
-    """Price of a nat of KL to the reference, in units of preference: the most to gain is 0.5."""
+    """Price of a nat of KL to the reference, in units of preference (0.5 is the largest possible gain)."""
 
     def __post_init__(self) -> None:
         GameConfig.__post_init__(self)
-        require(0 <= self.mixture <= 1, f"mixture is {self.mixture}; it is a share, between 0 and 1")
+        require(0 <= self.mixture <= 1, f"mixture is {self.mixture}; it must be a share, between 0 and 1")
         require(self.beta >= 0, f"beta is {self.beta}; it must be 0 (off) or more")
 
 

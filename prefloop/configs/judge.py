@@ -59,14 +59,14 @@ class RequestFields:
     """Fields sent to a server beside the question; a checkpoint on this machine uses none of them."""
 
     max_tokens: int = 0
-    """Maximum tokens of an answer, reasoning included; 0 takes what the question needs, which leaves no room for reasoning."""
+    """Maximum tokens of an answer, reasoning included; 0 uses what the question needs, which leaves no room for reasoning."""
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """The server's name for that limit; OpenAI's reasoning models need max_completion_tokens."""
     temperature: float = 0.0
     """Sampling temperature; 0 is greedy."""
     extra: tuple[str, ...] = ()
-    """More fields of the request, each NAME=VALUE with the value as JSON or as text: reasoning_effort=low, top_p=0.9. NAME=null sends a
-    field not at all: temperature=null, logprobs=null."""
+    """More fields of the request, each NAME=VALUE with the value as JSON or as text: reasoning_effort=low, top_p=0.9. NAME=null omits a
+    field: temperature=null, logprobs=null."""
 
     def __post_init__(self) -> None:
         require(
@@ -117,7 +117,7 @@ class AskedModel:
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; if it is not set, no key is sent."""
     cache: str = ""
-    """File of cached answers; empty takes judge_cache.db beside a SQLite store, or beside the file of settings."""
+    """File of cached answers; empty uses judge_cache.db beside a SQLite store, or beside the file of settings."""
     seed: int = 0
     """Everything random derives from it."""
     limits: CallLimits = field(default_factory=CallLimits)
@@ -145,7 +145,7 @@ class AskedModel:
         )
         require(
             not here or self.limits == CallLimits(workers=self.limits.workers),
-            "limits are of requests to base_url, but checkpoint runs here (only limits.workers applies); leave the others out",
+            "limits apply to requests to base_url, but checkpoint runs here (only limits.workers applies); leave the others out",
         )
 
     @property
@@ -164,7 +164,7 @@ class JudgeConfig(AskedModel):
     store: str
     """Store that holds the completions: a file or a database URL."""
     annotator: str = ""
-    """Name of the annotator; empty takes `judge:` and the model's or checkpoint's name. Other settings need another name."""
+    """Name of the annotator; empty uses `judge:` and the model's or checkpoint's name. Use another name for other settings."""
     pairs: Literal["stored", "all", "random"] = "stored"
     """What to judge: pairs that are in the store already, or every pair of each prompt's completions, or one at random."""
     round: int = 0
@@ -174,7 +174,7 @@ class JudgeConfig(AskedModel):
     mode: Literal["auto", "logprobs", "tags"] = "auto"
     """Read the probability of the answered digit, or a verdict in tags after reasons; auto uses log-probabilities if the model gives them."""
     rubric: str = ""
-    """What to prefer, in words; empty takes one of helpfulness, correctness and harmlessness."""
+    """What to prefer, in words; empty uses one of helpfulness, correctness and harmlessness."""
     principles: tuple[str, ...] = ()
     """Principles of a constitution, used instead of the rubric."""
     constitution: str = ""
@@ -186,7 +186,7 @@ class JudgeConfig(AskedModel):
     tie_within: float = 0.0
     """The verdict is a tie if the probability is this near to one half."""
     injection: int = 0
-    """Number of judged pairs to judge again with an instruction planted in the worse completion, to measure its effect."""
+    """Number of judged pairs to judge again with an instruction injected into the worse completion, to measure its effect."""
     labels: str = ""
     """File to write the new comparisons to with their probabilities, .jsonl."""
 
@@ -197,7 +197,7 @@ class JudgeConfig(AskedModel):
         require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")
         require(
             0 <= self.tie_within < 0.5,
-            f"tie_within is {self.tie_within}; it is a distance from one half, at least 0 and below 0.5",
+            f"tie_within is {self.tie_within}; it must be a distance from one half, at least 0 and below 0.5",
         )
         require(self.injection >= 0, f"injection is {self.injection}; it must be 0 (none) or more")
         require(
@@ -206,7 +206,7 @@ class JudgeConfig(AskedModel):
         )
         require(
             not (self.rubric and (self.principles or self.constitution)),
-            "rubric is given, but principles are asked about in its place; give one of them",
+            "rubric is given, but principles replace it; give one of them",
         )
         require(
             self.principle == "each" or bool(self.principles or self.constitution),
@@ -219,7 +219,7 @@ class ScorerConfig(AskedModel):
     """A judge whose own score is the reward (direct RLAIF): the file that `--reward_model judge:FILE` names."""
 
     rubric: str = ""
-    """What makes an answer good, in words; empty takes one of helpfulness, correctness and harmlessness."""
+    """What makes an answer good, in words; empty uses one of helpfulness, correctness and harmlessness."""
     constitution: str = ""
     """File of a constitution; all its principles together replace the rubric."""
     best: int = 10
@@ -253,7 +253,7 @@ class LabelScoreConfig(ScorerConfig):
     limit: int = 0
     """Maximum number of completions to score, the first ones; 0 for all."""
     injection: int = 0
-    """Number of completions to score again with an instruction planted in them, to measure its effect."""
+    """Number of completions to score again with an instruction injected into them, to measure its effect."""
 
     def __post_init__(self) -> None:
         ScorerConfig.__post_init__(self)
@@ -282,7 +282,7 @@ class ReviseConfig(AskedModel):
     steps: str = ""
     """File to write every critique and revision to, .jsonl."""
     annotator: str = ""
-    """Name of the annotator that prefers revisions; empty takes `constitution:` and the model's or checkpoint's name. Other settings need another name."""
+    """Name of the annotator that prefers revisions; empty uses `constitution:` and the model's or checkpoint's name. Use another name for other settings."""
     revisions: int = 4
     """Critiques and revisions of each completion, each by another principle if there are enough."""
     per_prompt: int = 1
@@ -296,7 +296,7 @@ class ReviseConfig(AskedModel):
     temperature: float = 0.0
     """Sampling temperature of critiques and revisions; 0 is greedy."""
     injection: int = 0
-    """Number of completions to revise again with an instruction planted in them, to measure its effect."""
+    """Number of completions to revise again with an instruction injected into them, to measure its effect."""
 
     def __post_init__(self) -> None:
         AskedModel.__post_init__(self)

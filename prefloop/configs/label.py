@@ -24,7 +24,7 @@ class SimulateConfig:
     utility: str = "toy"
     """How good a completion truly is: `toy`, the folder of a fitted judge, or `module:function` for a Python function of (prompt, completion) that gives a number."""
     annotator: str = "simulated"
-    """Name of the annotator. Other settings need another name."""
+    """Name of the annotator. Use another name for other settings."""
     temperature: float = 1.0
     """Bradley-Terry noise, in units of the utility: a is preferred to b with probability sigmoid((u_a - u_b) / temperature); at 0 there is no such noise."""
     flip: float = 0.0
@@ -32,7 +32,7 @@ class SimulateConfig:
     tie_width: float = 0.0
     """The verdict is a tie if the utilities differ by less than this."""
     pairs: Literal["all", "random", "none"] = "all"
-    """Pairs of each prompt's completions: every one of different texts, or one at random; none judges the pairs of the round that are there already,
+    """Pairs of each prompt's completions: all with different texts, or one at random; none judges the existing pairs of the round,
     such as those of `label select`."""
     checkpoints: tuple[str, ...] = ()
     """Pair the completions of these policies only; none means all in the store."""
@@ -47,7 +47,7 @@ class SimulateConfig:
         require(
             self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 (never errs) or more"
         )
-        require(0 <= self.flip <= 1, f"flip is {self.flip}; it is a share, between 0 and 1")
+        require(0 <= self.flip <= 1, f"flip is {self.flip}; it must be a share, between 0 and 1")
         require(
             self.pairs != "none" or not self.checkpoints,
             "checkpoints are named, but pairs is none, so that no completion is paired; leave checkpoints out",
@@ -155,9 +155,9 @@ class LabelImportConfig(Rows):
     author: str = "human"
     """Who wrote the completions: `human`, or the name of a model."""
     gold: bool = False
-    """The file's answers are known to be right: ask such items now and then, to check the annotators."""
+    """The file's answers are known to be right; such items are asked now and then to check the annotators."""
     gold_share: float | None = None
-    """Share of questions that are such items, for a project that has none yet; 0.1 by default."""
+    """Share of questions that are such items, for a project without any; 0.1 by default."""
     round: int = 0
     """Round of the loop of the items, from 0."""
     limit: int = 0
@@ -213,27 +213,27 @@ class LabelExportConfig(Selecting):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InviteConfig:
-    """Make a link that lets people in, to some projects or to those that are open to everybody."""
+    """Make an invitation link, to some projects or to those that are open to everybody."""
 
     store: str = "prefloop.db"
     """Store that the studio serves: a file or a database URL."""
     projects: tuple[str, ...] = ()
-    """Projects that who comes belongs to, by name or number."""
+    """Projects that people join, by name or number."""
     role: Literal["annotator", "adjudicator", "manager", "admin"] = "annotator"
-    """What they are there; `admin` is of the whole studio, and `manager` of the projects named."""
+    """Their role: `admin` is for the whole studio, `manager` for the named projects."""
     uses: int = 1
-    """How many people it serves."""
+    """How many people can use it."""
     days: int = 7
     """How long it works."""
     note: str = ""
-    """What the list of links calls it."""
+    """Name of the link in the list."""
     public_url: str = "http://127.0.0.1:8100"
     """Address at which people reach the studio."""
 
     def __post_init__(self) -> None:
         require(1 <= self.uses <= 1000, f"uses is {self.uses}; it must be 1 to 1000")
         require(1 <= self.days <= 365, f"days is {self.days}; it must be 1 to 365")
-        require(len(self.note) <= 100, f"note has {len(self.note)} characters; it may have 100")
+        require(len(self.note) <= 100, f"note has {len(self.note)} characters; at most 100 are allowed")
         require(
             self.role != "admin" or not self.projects,
             "role is admin, but projects are named; an admin runs all of them, so leave projects out",
@@ -255,10 +255,10 @@ class UserResetConfig:
     public_url: str = "http://127.0.0.1:8100"
     """Address at which people reach the studio."""
     second_factor_off: bool = False
-    """Let them sign in by password alone again, where their app and their recovery codes are lost too."""
+    """Turn two-factor sign-in off, if they have lost their app and their recovery codes too."""
 
     def __post_init__(self) -> None:
-        require(bool(self.login.strip()), "login is empty; give the one that is signed in with")
+        require(bool(self.login.strip()), "login is empty; name the account")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,25 +275,25 @@ class ProjectStateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectMembersConfig:
-    """Say who belongs to a project, and as what; without changes, print it."""
+    """Add, change and remove the members of a project; without changes, list them."""
 
     project: str
     """Project, by name or number."""
     store: str = "prefloop.db"
     """Store that holds it: a file or a database URL."""
     access: Literal["members", "everyone"] | None = None
-    """Who belongs to it: its members only, or everybody with an account. As it is, if nothing is said."""
+    """Who has access: members only, or everybody with an account. Not changed by default."""
     add: tuple[str, ...] = ()
     """Logins to make members, or to give another role."""
     role: Literal["annotator", "adjudicator", "manager"] = "annotator"
     """Role of those who are added."""
     remove: tuple[str, ...] = ()
-    """Logins to take out. What they said stays."""
+    """Logins to remove. Their judgements stay."""
 
     def __post_init__(self) -> None:
         require(
             bool(self.add) or self.role == "annotator",
-            f"role is {self.role}, but add names nobody who would have it; name their logins, or leave role out",
+            f"role is {self.role}, but add is empty; name the logins that get it, or leave role out",
         )
         twice = sorted(set(self.add) & set(self.remove))
         require(not twice, f"add and remove both name {', '.join(twice)}; name them in one only")
@@ -334,4 +334,4 @@ class RestoreConfig:
     """Where to: a new file, or an empty PostgreSQL database."""
 
     def __post_init__(self) -> None:
-        require(bool(self.backup) and bool(self.store), "name the backup and the store to make of it")
+        require(bool(self.backup) and bool(self.store), "name the backup and the store to restore it to")

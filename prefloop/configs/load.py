@@ -139,7 +139,7 @@ class _Reader:
         wrong = _wrong_number(node, kind)
         if wrong:
             raise InputError(
-                f"{where}: {name} is {_SHOW.repr(wrong)[1:-1]}; it must be {in_words(kind)}, in plain decimal digits without a zero before them"
+                f"{where}: {name} is {_SHOW.repr(wrong)[1:-1]}; it must be {in_words(kind)}, in plain decimal digits without a leading zero"
             )
         value = self.construct(node, deep=True)
         try:
@@ -173,7 +173,7 @@ def unknown(name: str, cls: Any) -> str:
     groups = [known for known, kind in types_of(cls).items() if is_dataclass(kind)]
     near = nearest(name, [*names_of(cls), *groups])
     return f"{name} is not a setting" + (
-        f"; did you mean {near}?" if near else f"; there are {', '.join(names_of(cls))}"
+        f"; did you mean {near}?" if near else f"; the settings are {', '.join(names_of(cls))}"
     )
 
 

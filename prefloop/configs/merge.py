@@ -26,7 +26,7 @@ class MergeConfig:
     scale: float = 1.0
     """The merged change is multiplied by this."""
     store: str = ""
-    """Store to write the lineage to; empty takes `prefloop.db` beside `out`."""
+    """Store to write the lineage to; empty uses `prefloop.db` beside `out`."""
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class MergeConfig:
                 f"{name} has {len(given)} numbers for {count} models; give one for each, or none",
             )
         for density in self.densities:
-            require(0 < density <= 1, f"densities has {density}; it is a share, above 0 and at most 1")
+            require(0 < density <= 1, f"densities has {density}; it must be a share, above 0 and at most 1")
         for weight in self.weights:
             require(math.isfinite(weight) and weight > 0, f"weights has {weight}; it must be above 0")
         require(math.isfinite(self.scale) and self.scale > 0, f"scale is {self.scale}; it must be above 0")

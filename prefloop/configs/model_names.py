@@ -16,7 +16,7 @@ class ModelName:
     source: str
     """Folder, or hub repository."""
     revision: str = ""
-    """Branch, tag or commit of a hub repository; empty takes its main branch."""
+    """Branch, tag or commit of a hub repository; empty uses its main branch."""
     gguf: str = ""
     """File in it that holds the model; empty where it holds config.json and safetensors."""
 

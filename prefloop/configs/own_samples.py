@@ -46,13 +46,15 @@ class ExpertConfig:
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
         require(
             self.completions_per_prompt >= 2,
-            f"completions_per_prompt is {self.completions_per_prompt}; the best of one is no choice: set it to 2 or more",
+            f"completions_per_prompt is {self.completions_per_prompt}; the best of one is no choice, so set it to 2 or more",
         )
         require(
             self.sampling.temperature > 0,
-            "sampling.temperature is 0 (greedy), so all completions of a prompt are one; set it above 0",
+            "sampling.temperature is 0 (greedy), so all completions of a prompt are the same; set it above 0",
         )
-        require(0 < self.quantile < 1, f"quantile is {self.quantile}; it is a share, above 0 and below 1")
+        require(
+            0 < self.quantile < 1, f"quantile is {self.quantile}; it must be a share, above 0 and below 1"
+        )
         require(
             self.reward.overlong <= self.sampling.max_new_tokens,
             f"reward.overlong is {self.reward.overlong}, above sampling.max_new_tokens = {self.sampling.max_new_tokens}; it counts the last ones of them",
@@ -74,7 +76,7 @@ class OnlineDPOConfig:
     """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), a verifier such as `exact:answer`, or
     POLICY@REFERENCE; several with commas."""
     reference: str = ""
-    """Model the policy is held to; empty takes the starting policy."""
+    """Reference model; empty uses the starting policy."""
     sampling: Sampling = field(default_factory=Sampling)
     steps: int = 100
     """Rounds of sampling and learning."""
@@ -85,7 +87,7 @@ class OnlineDPOConfig:
     minibatches: int = 1
     """Optimiser steps per epoch."""
     beta: float = 0.1
-    """Strength of the pull to the reference."""
+    """Larger stays closer to the reference."""
     label_smoothing: float = 0.0
     """Assumed share of flipped judgements (conservative DPO)."""
     xpo_alpha: float = 0.0
@@ -106,7 +108,7 @@ class OnlineDPOConfig:
         require(self.xpo_alpha >= 0, f"xpo_alpha is {self.xpo_alpha}; it must be 0 (off) or more")
         require(
             self.sampling.temperature > 0,
-            "sampling.temperature is 0 (greedy), so both completions of a prompt are one; set it above 0",
+            "sampling.temperature is 0 (greedy), so both completions of a prompt are the same; set it above 0",
         )
         require(
             self.reward.overlong <= self.sampling.max_new_tokens,

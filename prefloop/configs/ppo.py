@@ -11,7 +11,7 @@ OldLogprobs = Literal["auto", "policy", "sampler"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KL:
-    """How the policy is held near the reference."""
+    """The KL penalty that keeps the policy near the reference."""
 
     coef: float = 0.05
     """Weight of the KL penalty."""
@@ -71,7 +71,7 @@ class ScoreShaping(Combining):
     overlong: int = 0
     """Last tokens of sampling.max_new_tokens over which up to 1 is subtracted, evenly (arXiv:2503.14476); 0 is off."""
     missing_eos: float = 0.0
-    """Subtracted from the score of a completion that did not stop by itself."""
+    """Subtracted from the score of a completion that does not end with a stop token."""
 
     def __post_init__(self) -> None:
         Combining.__post_init__(self)
@@ -121,7 +121,7 @@ class ActorCriticConfig:
     """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), a verifier such as `exact:answer`, or
     POLICY@REFERENCE; several with commas."""
     reference: str = ""
-    """Model the policy is held to; empty takes the starting policy."""
+    """Reference model; empty uses the starting policy."""
     sampling: Sampling = field(default_factory=Sampling)
     steps: int = 100
     """Rounds of sampling and learning."""

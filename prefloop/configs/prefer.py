@@ -16,7 +16,7 @@ class FollowPolicy:
 
     def __post_init__(self) -> None:
         require(self.every >= 0, f"follow.every is {self.every}; it must be 0 (off) or more")
-        require(0 < self.rate <= 1, f"follow.rate is {self.rate}; it is a share, above 0 and at most 1")
+        require(0 < self.rate <= 1, f"follow.rate is {self.rate}; it must be a share, above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,9 +34,9 @@ class PreferConfig:
     from_comparisons: bool = False
     """For objectives on labels: read comparisons, and take chosen completions as good and rejected ones as bad."""
     reference: str = ""
-    """Model the policy is held to; empty takes the starting policy. Not read by objectives without a reference."""
+    """Reference model; empty uses the starting policy. Not read by objectives without a reference."""
     reference_last: str = ""
-    """Model that a ranking's last completion is held to, for `d2o`: the paper's π_ref+, a more harmless one than its π_ref-; empty takes the reference."""
+    """Reference model of a ranking's last completion, for `d2o`: the paper's π_ref+, a more harmless one than its π_ref-; empty uses the reference."""
     follow: FollowPolicy = field(default_factory=FollowPolicy)
     sft_coef: float = 0.0
     """Weight of the mean negative log-likelihood per token of chosen (or best) completions, added to the loss."""
@@ -49,7 +49,7 @@ class PreferConfig:
     eval_every: int = 0
     """Steps between held-out metrics; 0 computes them at the end only."""
     reference_cache: str = ""
-    """Folder where reference log-probabilities are kept between runs; empty takes `cache` in the project folder."""
+    """Folder where reference log-probabilities are kept between runs; empty uses `cache` in the project folder."""
     optim: Optim = field(default_factory=lambda: Optim(lr=5e-7, schedule="linear", warmup=0.1))
     lora: LoRA = field(default_factory=LoRA)
     compute: Compute = field(default_factory=Compute)

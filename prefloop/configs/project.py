@@ -23,7 +23,7 @@ class LineageConfig:
     checkpoint: str
     """Folder, name or number of the checkpoint, or the first 8 or more digits of its weights' hash."""
     store: str = ""
-    """Store that knows it: a file or a database URL; empty takes the nearest prefloop.db above the folder, or here."""
+    """Store that knows it: a file or a database URL; empty uses the nearest prefloop.db above the folder, or here."""
     json: bool = False
     """Print the tree as JSON."""
 

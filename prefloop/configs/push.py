@@ -10,26 +10,26 @@ _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PushConfig:
-    """Put a finished model, or an adapter by itself, on the Hugging Face hub, with a card that says what made it and how it was measured."""
+    """Push a finished model, or an adapter by itself, to the Hugging Face hub, with a card that lists its data, runs and results."""
 
     folder: str
     """Folder of the model (`RUN/final`), of an adapter (`RUN/final/adapter`), or of the run that made it."""
     name: str
-    """Repository as OWNER/NAME. It is made if it is not there."""
+    """Repository as OWNER/NAME. It is created if it does not exist."""
     private: bool = False
-    """Make the repository private. One that is there stays as it is."""
+    """Make the repository private. An existing one is not changed."""
     revision: str = ""
-    """Branch to push to, made if it is not there; empty is the main one."""
+    """Branch to push to, created if it does not exist; empty is the main one."""
     base: str = ""
-    """Of an adapter, the hub name of its base: needed where it was trained on a folder, which nobody else has."""
+    """Hub name of an adapter's base; needed if it was trained on a local folder."""
     store: str = ""
-    """Store that knows the model: a file or a database URL; empty takes the nearest prefloop.db above the folder, or here."""
+    """Store that knows the model: a file or a database URL; empty uses the nearest prefloop.db above the folder, or here."""
     summary: str = ""
-    """`summary.json` of an evaluation to quote; empty takes the one in the project folder, if it measured this model."""
+    """`summary.json` of an evaluation to quote; empty uses the one in the project folder, if it measured this model."""
     message: str = ""
     """Commit message; empty says what the model is."""
     dry_run: bool = False
-    """Write the card into the folder as README.md, and say what would be pushed. A README.md that is there is pushed as it is."""
+    """Write the card into the folder as README.md, and say what would be pushed. An existing README.md is pushed unchanged."""
 
     def __post_init__(self) -> None:
         require(bool(self.folder), "folder is empty; name the folder of a finished model")

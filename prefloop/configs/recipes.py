@@ -93,7 +93,7 @@ class RoundsConfig(ToyConfig):
     completion_tokens: int = 48
     """Tokens the policies write."""
     lr: float = 0.0
-    """Peak learning rate of the policies; 0 takes 2e-4 for DPO and 3e-4 for PPO on the toy world, and 5e-7 if a model is given."""
+    """Peak learning rate of the policies; 0 uses 2e-4 for DPO and 3e-4 for PPO on the toy world, and 5e-7 if a model is given."""
 
     def __post_init__(self) -> None:
         LoopSettings.__post_init__(self)

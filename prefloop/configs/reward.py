@@ -93,9 +93,9 @@ class RewardConfig:
         )
         require(
             0 <= self.random_share < 1,
-            f"random_share is {self.random_share}; it is a share, at least 0 and below 1",
+            f"random_share is {self.random_share}; it must be a share, at least 0 and below 1",
         )
-        require(bool(self.step_separator), "step_separator is empty; give what stands between two steps")
+        require(bool(self.step_separator), "step_separator is empty; give the text between two steps")
         require(
             not (self.keep_head and self.lora.rank),
             "keep_head is on, but with lora.rank above 0 the head is part of what the adapter saves; set one of the two, or lora.adapter to train",

@@ -15,7 +15,7 @@ from prefloop.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Combining:
-    """How several scorers become one number, and what they read."""
+    """How several scorers are combined into one number, and what they read."""
 
     combine: Literal["mean", "worst", "penalised"] = "mean"
     """How to combine several scorers, each normalised first: the mean, the lowest, or the mean minus `variance_penalty` times the variance (arXiv:2310.02743)."""

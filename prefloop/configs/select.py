@@ -40,7 +40,7 @@ class SelectConfig:
         require(self.count >= 1, f"count is {self.count}; it must be 1 or more")
         require(
             0 < self.uniform <= 1,
-            f"uniform is {self.uniform}; it is a share above 0: without any, no accuracy measured on the labels is that of all pairs",
+            f"uniform is {self.uniform}; it must be a share above 0: without uniform pairs, accuracies measured on the labels are biased",
         )
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
         require(self.overlap >= 1, f"overlap is {self.overlap}; it must be 1 or more")
@@ -51,11 +51,11 @@ class SelectConfig:
         )
         require(
             self.strategy != "uniform" or self.uniform == 0.2,
-            f"uniform is {self.uniform}, but strategy is uniform, which draws all of them so; leave uniform out, or choose another strategy",
+            f"uniform is {self.uniform}, but strategy is uniform, which draws all pairs uniformly; leave uniform out, or choose another strategy",
         )
         require(
             self.strategy == "information" or self.prior == 0.01,
-            f"prior is {self.prior}, but strategy is {self.strategy}, which fits no ratings; leave prior out, or take information",
+            f"prior is {self.prior}, but strategy is {self.strategy}, which fits no ratings; leave prior out, or use information",
         )
         needs = self.strategy in ("disagreement", "margin")
         require(

@@ -36,5 +36,5 @@ class SFTConfig:
         require(self.l1 >= 0, f"l1 is {self.l1}; it must be 0 (off) or more")
         require(
             not (self.l1 and self.lora.on),
-            f"l1 is {self.l1}, which is on weights, but with lora.rank {self.lora.rank} and lora.adapter {self.lora.adapter} none of the model's is trained; set one of them to 0",
+            f"l1 is {self.l1}, which penalises changes of the model's weights, but with lora.rank {self.lora.rank} and lora.adapter {self.lora.adapter} none of them is trained; set one of them to 0",
         )

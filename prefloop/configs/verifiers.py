@@ -33,7 +33,7 @@ class VerifierConfig:
     column: str
     """Column of the prompt's row that holds the answer, the pattern or the tests."""
     extract: str = ""
-    """Regular expression that finds the answer in the completion: its last match, or that match's first group. Empty takes the whole completion; of code the last fenced block."""
+    """Regular expression that finds the answer in the completion: its last match, or that match's first group. Empty uses the whole completion; of code the last fenced block."""
     ignore_case: bool = False
     """Whether upper and lower case are the same, for exact and regex."""
     right: float = 1.0

@@ -76,8 +76,8 @@ def pack(
         given: Folder of the model, of an adapter, or of the run that made it.
         name: Repository, OWNER/NAME.
         base: Hub name of an adapter's base, where the adapter names a folder.
-        store: Store that knows the model; empty takes the nearest.
-        summary: `summary.json` of an evaluation to quote; empty takes the project's, if it measured this model.
+        store: Store that knows the model; empty uses the nearest.
+        summary: `summary.json` of an evaluation to quote; empty uses the project's, if it measured this model.
         settings_of: Stage -> the dataclass of its settings, or None. The card then names only those that are not the defaults.
 
     Raises:

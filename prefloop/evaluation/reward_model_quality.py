@@ -168,7 +168,7 @@ def accuracy_against_gold(
 def ceiling_under_flips(flip_rate: float) -> float:
     """Accuracy of a perfect model on labels of which this share was flipped at random."""
     if not 0 <= flip_rate <= 1:
-        raise ValueError(f"flip_rate is {flip_rate}; it is a share, between 0 and 1")
+        raise ValueError(f"flip_rate is {flip_rate}; it must be a share, between 0 and 1")
     return max(flip_rate, 1 - flip_rate)
 
 

@@ -310,7 +310,7 @@ def _start_from_reward_adapter(config: PPOConfig, peft: "PeftModel", critic: Cri
     adapter = Path(name) / ADAPTER
     if not _is_of_trunk(adapter, config.model):
         raise InputError(
-            f"critic.start is `reward` with lora.rank {config.lora.rank}, but {name} is no adapter of {config.model}; train it "
+            f"critic.start is `reward` with lora.rank {config.lora.rank}, but {name} is not an adapter of {config.model}; train it "
             "with `prefloop reward` from that model with the same lora settings, or set critic.start to policy or shared"
         )
     _check_read_at_last(stored_reading(name), name)

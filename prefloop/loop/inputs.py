@@ -138,7 +138,7 @@ def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> t
         raise InputError("data.source is empty; name a file, a folder or a data set")
     if in_store(data.source):
         raise InputError(
-            f"data.source is `{data.source}`, and a store holds nothing of what is needed here; name a file, a folder or a data set"
+            f"data.source is `{data.source}`, but a store holds no such records; name a file, a folder or a data set"
         )
     for name, value in data.select.said.items():
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
@@ -383,7 +383,7 @@ def _rankings(data: Data, store: str, usable: Callable[[Ranking], bool]) -> tupl
     return records, replace(
         read,
         sha256=content_hash(records),
-        summary=f"{read.summary} Left out, for the loss cannot use ties or an unordered rest: {count}.",
+        summary=f"{read.summary} Left out, because the loss cannot use ties or an unordered rest: {count}.",
         left_out={**read.left_out, "ties or an unordered rest": count},
     )
 
@@ -518,7 +518,7 @@ def refuse_soft_labels(inputs: Inputs[Any], what: str, way_out: str) -> None:
     if soft:
         where = f"{soft[0].origin}: " if soft[0].origin else ""
         raise InputError(
-            f"{where}p_soft is {soft[0].p_soft:g} ({len(soft)} comparisons have a soft label), and {what} has no meaning for one; {way_out}, "
+            f"{where}p_soft is {soft[0].p_soft:g} ({len(soft)} comparisons have a soft label), and {what} cannot use one; {way_out}, "
             "or leave the column p_soft out to take every label as certain"
         )
 

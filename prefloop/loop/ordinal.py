@@ -26,7 +26,7 @@ class Thresholds(nn.Module):
         if not 2 <= len(self.levels) <= MOST_LEVELS:
             raise InputError(
                 f"loss ordinal needs ratings on a scale of 2 to {MOST_LEVELS} levels, but the training data have {len(self.levels)} different ones; "
-                "take regression for measurements"
+                "use regression for measurements"
             )
         below = [sum(value <= level for value in values) / len(values) for level in self.levels[:-1]]
         start = torch.tensor([math.log(share / (1 - share)) for share in below], dtype=torch.float64)

@@ -83,7 +83,7 @@ def _adapter_to_train(model: str) -> Adapter:
     adapter = adapter_of(model)
     if adapter is None:
         raise InputError(
-            f"lora.adapter is train, but {model!r} is no adapter (it has no adapter_config.json); set lora.rank to train a new one"
+            f"lora.adapter is train, but {model!r} is not an adapter (it has no adapter_config.json); set lora.rank to train a new one"
         )
     return adapter
 

@@ -100,7 +100,7 @@ class StartCheck:
             self.noise * scale,
             way_out=f"raise sampling.temperature (it is {self.temperature}, and logits are divided by it), or set "
             "compute.dtype float32 and compute.attention padded; if it stays, the model's own code is not deterministic (dropout, "
-            "state kept between calls), or this is a fault of prefloop: please report it",
+            "state kept between calls), or this is a bug in prefloop: please report it",
         )
 
 

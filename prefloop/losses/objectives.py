@@ -458,8 +458,10 @@ def _parsed(name: str, text: str, default: Setting) -> Setting:
 def unknown_objective(name: str) -> str:
     """What to say of a name that no objective has."""
     near = difflib.get_close_matches(name, list(OBJECTIVES), n=1)
-    return f"loss is {name!r}, which is no objective; " + (
-        f"did you mean {near[0]}?" if near else f"there are {', '.join(OBJECTIVES)}, or module:function"
+    return f"loss is {name!r}, which is not an objective; " + (
+        f"did you mean {near[0]}?"
+        if near
+        else f"the objectives are {', '.join(OBJECTIVES)}, or module:function"
     )
 
 

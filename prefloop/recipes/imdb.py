@@ -46,10 +46,10 @@ def plan(config: IMDBConfig, project: Path) -> Plan:
     whole, short = judge.accuracy, judge.accuracy_short
     measured = judge.settings.measured
     note = (
-        f"The gold judge is a classifier of words and word pairs, fitted on star ratings of reviews that no policy saw: on reviews of films that it was not fitted on it is right on "
-        f"{whole.value:.1%} [{whole.low:.1%}, {whole.high:.1%}] (n = {whole.n}, intervals by block of neighbouring reviews), on {measured} words of them, "
-        f"as much as a completion has, on {short.value:.1%} [{short.low:.1%}, {short.high:.1%}]. "
-        "It counts words, so what pleases it is positive wording, not a good review."
+        f"The gold judge is a classifier of words and word pairs, fitted on star ratings of reviews that no policy saw. On reviews of other films it is right on "
+        f"{whole.value:.1%} [{whole.low:.1%}, {whole.high:.1%}] (n = {whole.n}, intervals by block of neighbouring reviews), and on {measured} of their words, "
+        f"the length of a completion, on {short.value:.1%} [{short.low:.1%}, {short.high:.1%}]. "
+        "It counts words, so it rewards positive wording, not a good review."
     )
     print(note)
     return replace(_stages(config, project, files, judge), notes=(note,))

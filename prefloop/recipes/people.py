@@ -99,7 +99,7 @@ def wait_for_people(
                 print(f"compare: waiting for {labels} comparisons by people. In another terminal:\n")
                 print(f"    prefloop label serve --store {where}\n")
                 print(
-                    "The recipe continues when they are there. If you stop it, continue with --resume true.",
+                    "The recipe continues when there are enough. If you stop it, continue with --resume true.",
                     flush=True,
                 )
             if count != told:

@@ -210,7 +210,7 @@ def judge_itself(store: Store, policy: str, *, number: int, pairs: int, seed: in
     if asked and all(score is None for score in scores):
         raise InputError(
             f"{policy} gives no readable score to any of its {len(asked)} samples ({'; '.join(failures.problems[:1])}), so it cannot judge "
-            "itself; start from a model that follows instructions, or give judge another one"
+            "itself; start from a model that follows instructions, or set judge to another one"
         )
     scored: dict[Prompt, list[tuple[float, Completion]]] = {}
     for (prompt, one), score in zip(asked, scores, strict=True):

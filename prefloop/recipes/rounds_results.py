@@ -392,7 +392,7 @@ def _sentence(row: RoundRow) -> str:
     if row.wins_previous is not None:
         parts.append(f"wins {said(row.wins_previous, share=True)} against round {row.number - 1}")
     if row.gap is not None:
-        parts.append(f"its reward model puts the gain {said(row.gap)} standard deviations above the gold one")
+        parts.append(f"its reward model overstates the gain by {said(row.gap)} standard deviations")
     if row.rating is not None:
         parts.append(f"rating {said(row.rating)}")
     return "; ".join(parts) + "."

@@ -97,9 +97,9 @@ def test_labels_near_a_half_are_left_out_and_counted(
     filter_comparisons(FilterConfig(data=data, out=str(out), least_certainty=0.1, least_said_margin=1.0))
     assert load_comparisons(out).records == tuple(records[i] for i in (0, 3, 4))
     assert "3 of 5 comparisons; ambiguous by their own label 2 (left out)" in capsys.readouterr().out
-    with pytest.raises(InputError, match="nothing decides"):
+    with pytest.raises(InputError, match="no rule says what to leave out"):
         FilterConfig(data=data, out=str(out))
-    with pytest.raises(InputError, match="of which there is none"):
+    with pytest.raises(InputError, match="but none is named"):
         FilterConfig(data=data, out=str(out), least_certainty=0.1, least_margin=0.5)
     write_jsonl(records[1:], source)
     with pytest.raises(InputError, match="nothing is left: 0 of 4"):

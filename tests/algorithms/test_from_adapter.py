@@ -225,7 +225,7 @@ def test_merge_takes_adapters(adapters: dict[str, str], project: Path) -> None:
 
 def test_going_on_needs_an_adapter_and_no_rank(adapters: dict[str, str], project: Path) -> None:
     config = settings("sft", project, out="not-an-adapter")
-    with pytest.raises(InputError, match="is no adapter"):
+    with pytest.raises(InputError, match="is not an adapter"):
         train(replace(config, lora=TRAIN))
     assert not (project / "not-an-adapter").exists()
     with pytest.raises(InputError, match=r"lora\.rank 4"):

@@ -240,9 +240,9 @@ def test_a_preference_function_that_is_none_is_refused(name: str, said: str):
     [
         (NashMDConfig, {"mixture": 1.5}, "mixture is 1.5"),
         (NashMDConfig, {"beta": -1.0}, "beta is -1.0"),
-        (NashMDConfig, {"reward_model": ""}, "give the one that is to compare"),
-        (NashMDConfig, {"preference": "a:b"}, "give the one that is to compare"),
-        (NashMDConfig, {"reward_model": "", "preference": "folder"}, "names a Python function"),
+        (NashMDConfig, {"reward_model": ""}, "give only one of them"),
+        (NashMDConfig, {"preference": "a:b"}, "give only one of them"),
+        (NashMDConfig, {"reward_model": "", "preference": "folder"}, "must name a Python function"),
         (NashMDConfig, {"sampling": Sampling(temperature=0.0)}, "temperature is 0"),
         (NashMDConfig, {"sampling": Sampling(top_p=0.5)}, "must be off"),
         (SPPOConfig, {"completions_per_prompt": 1}, "completions_per_prompt is 1"),

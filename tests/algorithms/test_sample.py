@@ -155,7 +155,9 @@ def test_interrupted_it_keeps_what_it_has_and_goes_on(
     monkeypatch.setattr(module, "ROUNDS", 1)
     with monkeypatch.context() as patch:
         patch.setattr(module, "sample", interrupted)
-        with pytest.raises(Interrupted, match=r"3 of 18 completions are in .*; the same command goes on"):
+        with pytest.raises(
+            Interrupted, match=r"3 of 18 completions are in .*; run the same command to continue"
+        ):
             sample_completions(config)
     assert len(stored(config.store)) == 3
     sample_completions(config)

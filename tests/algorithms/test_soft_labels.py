@@ -69,7 +69,7 @@ def test_certain_labels_train_as_plain_ones(project: Path, tmp_path: Path) -> No
 def test_objectives_without_a_meaning_for_it_refuse(loss: str, project: Path, tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     rows[3]["p_soft"] = 0.8
-    with pytest.raises(InputError, match=rf"p_soft is 0.8 \(1 comparisons.*loss {loss}.*take one of dpo"):
+    with pytest.raises(InputError, match=rf"p_soft is 0.8 \(1 comparisons.*loss {loss}.*use one of dpo"):
         run(project, tmp_path / "out", source(tmp_path, "soft", rows), loss)
 
 
@@ -80,7 +80,7 @@ def test_other_reward_losses_and_labels_refuse(project: Path, tmp_path: Path) ->
         run=RunSettings(out=str(tmp_path / "out")), data=data, model=str(project / "start"),
         loss="token_level", max_steps=1, compute=CPU,
     )  # fmt: skip
-    with pytest.raises(InputError, match="loss token_level has no meaning for one; take bradley_terry"):
+    with pytest.raises(InputError, match="loss token_level cannot use one; use bradley_terry"):
         reward.train(settings)
     with pytest.raises(InputError, match="from_comparisons makes good and bad"):
         prefer.train(prefer_settings(project, tmp_path / "kto", "kto", data=data, from_comparisons=True))

@@ -130,7 +130,7 @@ def test_without_answers_there_is_no_length(battles: str, capsys: pytest.Capture
         ("dpo battles.csv", "unexpected argument 'battles.csv'; did you mean `--data battles.csv`?"),
         (
             "merge x y",
-            "unexpected argument 'x'; write it behind its flag, --NAME x (see --help for the names)",
+            "unexpected argument 'x'; write it after its flag, --NAME x (see --help for the names)",
         ),
         ("data import battles.csv --store s.db", "holds votes without the answers, and a store holds texts"),
     ],

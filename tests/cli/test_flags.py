@@ -93,7 +93,7 @@ def test_positional_settings() -> None:
     [
         ("--nmae a", "--nmae is not a flag; did you mean --name?"),
         ("--rate 1", "--rate is not a flag; did you mean --inner.rate?"),
-        ("--xyzzy 1", "--xyzzy is not a flag; see --help for those there are"),
+        ("--xyzzy 1", "--xyzzy is not a flag; --help lists them"),
         ("--cofnig f", "--cofnig is not a flag; did you mean --config?"),
         ("--name", "--name has no value; it must be text"),
         ("--name --count 3", "--name has no value; it must be text"),
@@ -104,7 +104,7 @@ def test_positional_settings() -> None:
         ("--name a --numbers 1 x", "--numbers is 'x'; it must be a whole number"),
         ("--name a --inner.kind fsat", "--inner.kind is 'fsat'; it must be one of slow, fast (did you mean fast?)"),
         ("--name a --name b", "name is given twice, by --name; give it once"),
-        ("b --name a", "unexpected argument 'b'; write it behind its flag, --NAME b (see --help for the names)"),
+        ("b --name a", "unexpected argument 'b'; write it after its flag, --NAME b (see --help for the names)"),
         ("--config a --config b", "--config is given twice, a and b; put both into one file"),
     ],
 )  # fmt: skip

@@ -50,8 +50,8 @@ def test_pairs_are_made_and_judged_once(store: str, capsys: pytest.CaptureFixtur
     out = run(capsys, f"label simulate --store {store} --temperature 0")
     assert "20 pairs, 20 of them new" in out
     assert "new judgements by simulated: 20 (a " in out
-    assert "the truly better one was chosen: 100.0%" in out
-    assert "can be expected to have on such labels: 100.0%" in out
+    assert "the better completion was chosen: 100.0%" in out
+    assert "can reach on such labels: 100.0%" in out
     assert out.endswith(
         f"next: prefloop reward --model MODEL --data store --store {store} --out RUNS/reward\n"
     )
@@ -62,9 +62,9 @@ def test_pairs_are_made_and_judged_once(store: str, capsys: pytest.CaptureFixtur
 
 def test_flips_are_made_and_told(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, f"label simulate --store {store} --temperature 0 --flip 1 --annotator liar")
-    assert "the truly better one was chosen: 0.0%" in out
+    assert "the better completion was chosen: 0.0%" in out
     out = run(capsys, f"label simulate --store {store} --temperature 0 --flip 0.25 --annotator noisy")
-    assert "can be expected to have on such labels: 75.0%" in out
+    assert "can reach on such labels: 75.0%" in out
 
 
 def test_a_python_function_judges(store: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +112,7 @@ def test_a_function_that_gives_no_number_writes_nothing(
         ("--utility math:sqr", "has no 'sqr'; did you mean 'sqrt'?"),
         ("--utility math:pi", "utility 'math:pi' is a float, not a function"),
         ("--checkpoints spt", "checkpoint 'spt' is not in the store; the nearest are sft"),
-        ("--flip 2", "flip is 2.0; it is a share"),
+        ("--flip 2", "flip is 2.0; it must be a share"),
     ],
 )
 def test_mistakes(store: str, capsys: pytest.CaptureFixture[str], flags: str, message: str) -> None:

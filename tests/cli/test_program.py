@@ -29,10 +29,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "pppo") == "prefloop pppo is not a command; did you mean ppo?"
     assert refused(capsys, "xyzzy").startswith(
-        "prefloop xyzzy is not a command; there are run, align, plan, pretrain, sft"
+        "prefloop xyzzy is not a command; the commands are run, align, plan, pretrain, sft"
     )
     assert refused(capsys, "data", "chekc") == "prefloop data chekc is not a command; did you mean check?"
-    assert refused(capsys, "run", "--out", "x") == "prefloop run needs one more word: toy, imdb, rounds"
+    assert refused(capsys, "run", "--out", "x") == "prefloop run needs a subcommand: toy, imdb, rounds"
     assert refused(capsys, "run", "tyo") == "prefloop run tyo is not a command; did you mean toy?"
 
 
@@ -119,7 +119,7 @@ def test_a_fault_of_ours_says_so_before_its_traceback(work: Work, capsys: pytest
     work.result = ValueError("oh")
     assert main(["report", "x"]) == 1
     first, second, *_, last = capsys.readouterr().err.splitlines()
-    assert "this is a fault in prefloop" in first
+    assert "this is a bug in prefloop" in first
     assert second == "Traceback (most recent call last):"
     assert last == "ValueError: oh"
 

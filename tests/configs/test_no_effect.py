@@ -75,7 +75,7 @@ TABLE: list[Row] = [
         {"data": Data(source="f"), "out": "o.jsonl", "least_certainty": 0.1},
         {"least_margin": 1.0},
         {"reward_models": ("r",)},
-        "reward_models, of which there is none",
+        "reward_models, but none is named",
     ),
     (
         AgreementConfig,
@@ -160,7 +160,7 @@ TABLE: list[Row] = [
         {"store": "s", "principles": ("be kind",), **HERE},
         {"rubric": "what is short"},
         {"principles": ()},
-        "asked about in its place",
+        "principles replace it",
     ),
     (JudgeConfig, {"store": "s", **HERE}, {"principle": "drawn"}, {"constitution": "c"}, "none to draw"),
     (

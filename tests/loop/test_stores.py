@@ -137,7 +137,7 @@ def test_aggregated_comparisons_are_read_with_their_certainty(
             {"select": Selecting(rounds=(0,))},
             "data.select.rounds is 0, but prompts are not judged",
         ),
-        ("steps", {}, "data.source is `store`, and a store holds nothing of what is needed here"),
+        ("steps", {}, "data.source is `store`, but a store holds no such records"),
         ("comparisons", {"source": "store:nothing"}, "dataset 'nothing' is not in the store"),
     ],
 )

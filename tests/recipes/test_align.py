@@ -163,7 +163,7 @@ def test_less_time_takes_less_of_everything(project: Path) -> None:
             judge=True,
         )
     )
-    with pytest.raises(InputError, match="the least that says anything takes"):
+    with pytest.raises(InputError, match="the smallest useful run takes"):
         plan(planned(project, minutes=least / 60 * 0.5))
     half = plan(planned(project, minutes=(least + everything.total.seconds) / 120))
     assert half.total.seconds <= (least + everything.total.seconds) / 2 * 1.001

@@ -147,7 +147,7 @@ def test_prompts_and_demonstrations_that_measure_are_left_out(project: Path) -> 
     seen = running.look(config)
     measuring = {one.prompt for one in seen.parts["measure"]}
     assert not measuring & set(seen.prompts)
-    assert seen.left_out["given prompts that measure"] >= len(measuring)
+    assert seen.left_out["given prompts in the measuring part"] >= len(measuring)
 
 
 class _Biased:

@@ -194,8 +194,8 @@ def test_settings_that_a_kind_has_no_use_for_are_refused(
     ("given", "said"),
     [
         ({"since": "yesterday"}, "since is 'yesterday'; write it as 2026-11-29"),
-        ({"min_agreement": 1.1}, "min_agreement is 1.1; it is a share"),
-        ({"gold_passed": -0.1}, "gold_passed is -0.1; it is a share"),
+        ({"min_agreement": 1.1}, "min_agreement is 1.1; it must be a share"),
+        ({"gold_passed": -0.1}, "gold_passed is -0.1; it must be a share"),
         ({"gold_answered": 3}, "gold_answered is 3, but gold_passed is 0"),
     ],
 )
@@ -333,7 +333,7 @@ def test_the_commands(
     assert main(line) == 0
     out = capsys.readouterr().out
     assert "helpful@2: 18 comparisons" in out
-    assert "since helpful@1: 1 added, 0 removed, 1 with another label" in out
+    assert "since helpful@1: 1 added, 0 removed, 1 relabelled" in out
     assert main(["data", "versions", "--store", store_url]) == 0
     out = capsys.readouterr().out
     assert "judged_by human, min_agreement 0.6" in out
@@ -344,7 +344,7 @@ def test_the_commands(
     assert told[1]["changes"] == {"added": 1, "removed": 0, "changed": 1, "same": 16}
     assert main(["data", "diff", "helpful@1", "helpful@2", "--store", store_url]) == 0
     out = capsys.readouterr().out
-    assert "helpful@1 to helpful@2: 1 added, 0 removed, 1 with another label, 16 the same" in out
+    assert "helpful@1 to helpful@2: 1 added, 0 removed, 1 relabelled, 16 the same" in out
     assert "added: 'question 1': 'answer 1 0' over 'answer 1 1' (dan)" in out
     assert f"changed: 'question 0': {turned.chosen!r} over {turned.rejected!r} (bea)" in out
     assert f"now:     'question 0': {turned.rejected!r} over {turned.chosen!r} (bea)" in out

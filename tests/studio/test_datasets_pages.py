@@ -88,7 +88,7 @@ def boss_pseudonym(studio: Studio, boss: Person) -> str:
     ("given", "said"),
     [
         ({"min_agreement": "much"}, "min_agreement is &#39;much&#39;; it must be a number"),
-        ({"min_agreement": "2"}, "min_agreement is 2.0; it is a share"),
+        ({"min_agreement": "2"}, "min_agreement is 2.0; it must be a share"),
         ({"since": "yesterday"}, "since is &#39;yesterday&#39;"),
         ({"name": "a b"}, "dataset&#39;s name is &#39;a b&#39;"),
         ({"kind": "demonstrations"}, "no demonstrations to export"),

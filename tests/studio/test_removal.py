@@ -168,6 +168,6 @@ def test_the_commands_archive_and_delete(
     assert main([*base, "delete", "P", "--yes", "true", *place]) == 2
     assert "project 'P' is not in the store; it has none yet" in capsys.readouterr().err
     assert main(base) == 2
-    assert "needs one more word: archive, members, delete" in capsys.readouterr().err
+    assert "needs a subcommand: archive, members, delete" in capsys.readouterr().err
     with Store.open(store_url) as store:
         assert store.comparisons().records == ()

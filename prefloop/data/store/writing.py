@@ -220,7 +220,7 @@ def _check_completion(completion: Completion, name: str) -> None:
         )
     if math.isnan(completion.logprob):
         raise InputError(
-            f"completion {completion.text[:40]!r} of {name} has logprob nan; this is a fault of the sampler"
+            f"completion {completion.text[:40]!r} of {name} has logprob nan; this is a bug in the sampler"
         )
     if not -INT64 <= completion.seed < INT64:
         raise InputError(f"seed is {completion.seed}; the store keeps signed 64-bit integers")

@@ -239,7 +239,7 @@ def keep_in(store: Store, annotator: int, seed: int = 0) -> Callable[[Item, Verd
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InjectionResult:
-    """What an instruction planted in the worse completion did."""
+    """What an instruction injected into the worse completion did."""
 
     tried: int
     turned: int

@@ -168,7 +168,7 @@ class DirectScorer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreInjection:
-    """What an instruction planted in completions did to their scores."""
+    """What an instruction injected into completions did to their scores."""
 
     tried: int
     raised: int

@@ -76,7 +76,7 @@ def shape_of(name: str, compute: Compute) -> Shape:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=compute.trust_remote_code)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
-            f"model {name!r} is no causal language model: {str(error).splitlines()[0]}"
+            f"model {name!r} is not a causal language model: {str(error).splitlines()[0]}"
         ) from error
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     matrices = [p for p in model.base_model.parameters() if p.ndim > 1 and id(p) not in embeddings]

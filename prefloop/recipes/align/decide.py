@@ -148,7 +148,7 @@ def _in_time(config: PlanConfig, sizes: Sizes, seconds_of: Callable[[Sizes], flo
         return sizes
     if seconds(0.0) > limit:
         raise InputError(
-            f"minutes is {config.minutes:g}, but the least that says anything takes {seconds(0.0) / 60:.0f} by the estimate; raise it, give fewer "
+            f"minutes is {config.minutes:g}, but the smallest useful run takes {seconds(0.0) / 60:.0f} by the estimate; raise it, give fewer "
             "methods, or lower data.max_completion_tokens"
         )
     low, high = 0.0, 1.0

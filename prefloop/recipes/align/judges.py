@@ -167,5 +167,5 @@ def check_judge(judge: str) -> None:
         load_function(judge)
     elif judge != "reward":
         raise InputError(
-            f"judge is {judge!r}; say `reward`, or name a .yaml file of an AI judge's settings or a function `module:name`"
+            f"judge is {judge!r}; set it to `reward`, or name a .yaml file of an AI judge's settings or a function `module:name`"
         )

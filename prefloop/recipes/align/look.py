@@ -77,18 +77,18 @@ def look(config: PlanConfig) -> Seen:
     if config.demonstrations:
         given = load_demonstrations(config.demonstrations, chat=chat, max_gb=config.data.max_gb).records
         demonstrations = tuple(layout.not_measuring(given))
-        left_out["demonstrations of prompts that measure"] = len(given) - len(demonstrations)
+        left_out["demonstrations of prompts in the measuring part"] = len(given) - len(demonstrations)
     if config.prompts:
         asked = load_prompts(config.prompts, chat=chat, max_gb=config.data.max_gb).records
         prompts = tuple(layout.not_measuring(asked))
-        left_out["given prompts that measure"] = len(asked) - len(prompts)
+        left_out["given prompts in the measuring part"] = len(asked) - len(prompts)
     for name, asked_for, found in (
         ("demonstrations", config.demonstrations, demonstrations),
         ("prompts", config.prompts, prompts),
     ):
         if asked_for and not found:
             raise InputError(
-                f"{name} is {asked_for!r}, but all of its prompts are among those that measure; give others"
+                f"{name} is {asked_for!r}, but all of its prompts are in the measuring part; give others"
             )
     return Seen(
         shape=shape,
@@ -194,7 +194,7 @@ def template_line(seen: Seen) -> str:
     """Which template writes the rows, in a line."""
     tokenizer = seen.tokenizer
     if not tokenizer.chat_template:
-        return "no chat template: a completion goes on from the prompt's text"
+        return "no chat template: a completion continues the prompt's text"
     turn = conventions(tokenizer).turn
     if not isinstance(turn, AssistantTurn):
         return f"the chat template cannot be used: {turn}"

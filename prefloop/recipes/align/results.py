@@ -217,7 +217,7 @@ def judge_alarms(quality: RewardModelQuality, called: str) -> list[str]:
     if accuracy.value <= longer.value:
         return [
             f"The verdict is by {called}, which is right on {said(accuracy, share=True)} of comparisons that it has not seen; choosing the longer "
-            f"answer is right on {said(longer, share=True)}. It may know little but length: go by the rate at equal length, give more "
+            f"answer is right on {said(longer, share=True)}. It may know little but length: use the rate at equal length, more "
             "comparisons, or an AI judge (`--judge judge.yaml`)."
         ]
     return []

@@ -161,7 +161,7 @@ def _agreed(config: AlignConfig, kept: dict[str, Any], seen: Seen, project: Path
     """The plan that a project was begun with. Raises `InputError` where the comparisons have changed since."""
     if kept["data_sha256"] != _data_sha256(seen):
         raise InputError(
-            f"{config.data.source} no longer holds the comparisons that {project} was begun with; restore the file, or begin anew with another --out"
+            f"{config.data.source} no longer holds the comparisons that {project} was started with; restore the file, or start again with another --out"
         )
     compute = replace(
         config.compute,
@@ -248,7 +248,7 @@ def _notes(decided: Decided, results: Results, took: dict[str, float]) -> tuple[
     """What a reader of the report must know."""
     author = results.author or "people or models that the file does not name"
     notes = [
-        f"The comparisons are by {author}. Policies, judge and measurement have prompts of their own: nothing that measures was trained on.",
+        f"The comparisons are by {author}. Policies, judge and measurement use different prompts, so no evaluation data was trained on.",
         *(
             f"{each.name}: preferred on {said(each.wins, share=True)}"
             + (f", at equal length {said(each.at_equal_length, share=True)}" if each.at_equal_length else "")
@@ -260,7 +260,7 @@ def _notes(decided: Decided, results: Results, took: dict[str, float]) -> tuple[
     ]
     if results.reward_model is not None:
         notes.append(
-            f"The policies' own reward model is right on {said(results.reward_model.accuracy, share=True)} of the comparisons that measure."
+            f"The policies' own reward model is right on {said(results.reward_model.accuracy, share=True)} of the held-out comparisons."
         )
     left_out = [f"{count:,} {why}" for why, count in decided.seen.left_out.items()]
     if left_out:

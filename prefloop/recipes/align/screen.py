@@ -48,7 +48,7 @@ def _parts(decided: Decided) -> str:
         )
         if getattr(all_of_it, name)
     ]
-    return f"{', '.join(said)}; parted by prompt, so nothing that measures is trained on"
+    return f"{', '.join(said)}; split by prompt, so no evaluation data is trained on"
 
 
 def _trained(decided: Decided) -> str:
@@ -61,7 +61,7 @@ def _trained(decided: Decided) -> str:
 def _judge(decided: Decided) -> str:
     judge = decided.config.judge
     if judge == "reward":
-        return "a reward model of its own part, which no policy learns from; measured on comparisons that neither has seen"
+        return "a reward model trained on its own part, which no policy learns from; measured on comparisons that neither has seen"
     return f"{judge}, measured on comparisons that no policy learns from"
 
 
@@ -110,4 +110,4 @@ def _short_of(decided: Decided) -> str:
     total, free = decided.total.mib, decided.free_mib
     if total <= free:
         return ""
-    return f"\n! It will not fit: {total / GIB:.1f} GiB are estimated and {free / GIB:.1f} are free. Take a smaller model, or lower data.max_completion_tokens."
+    return f"\n! It will not fit: {total / GIB:.1f} GiB are estimated and {free / GIB:.1f} are free. Use a smaller model, or lower data.max_completion_tokens."

@@ -128,7 +128,7 @@ def test_scores_are_read_as_they_were_written(tmp_path) -> None:
     assert write_scores(path, rows.items()) == 2
     assert read_scores(path) == rows
     for line, message in (
-        ("{}", "scores.jsonl:1: is no row"),
+        ("{}", "scores.jsonl:1: is not a row"),
         ('{"prompt": "p", "completion": "c", "scores": []}', "they must be finite numbers"),
         ('{"prompt": "p", "completion": "c", "scores": [Infinity]}', "they must be finite numbers"),
     ):

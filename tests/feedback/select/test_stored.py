@@ -168,7 +168,7 @@ def test_the_command_makes_items_for_people_and_simulations(
     [
         ("--strategy margin", "strategy is margin, which reads scores; name a file"),
         ("--strategy uniform --scores x", "strategy is uniform, which reads no scores"),
-        ("--uniform 0", "it is a share above 0"),
+        ("--uniform 0", "it must be a share above 0"),
         ("--strategy conflict", "no pair was judged by people and by an AI judge"),
         ("--strategy conflict --checkpoints x", "leave checkpoints out"),
         ("--checkpoints nobody", "nobody"),
