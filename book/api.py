@@ -13,8 +13,8 @@ from prefloop.cli.commands import commands
 
 PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "python": (
-        "The front door",
-        "What `import prefloop as pl` offers beside the stages.",
+        "The Python API",
+        "What `import prefloop as pl` offers in addition to the stages.",
         (
             "prefloop.api.texts",
             "prefloop.api.results",
@@ -31,7 +31,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "loop": (
         "Parts of a training loop",
-        "What an algorithm of your own is made of: [a tutorial](../tutorials/own_algorithm.md) puts them together.",
+        "The building blocks of your own algorithm: [a tutorial](../tutorials/own_algorithm.md) combines them.",
         (
             "prefloop.loop.session",
             "prefloop.loop.learn",

@@ -94,7 +94,7 @@ def picture_of_the_loop() -> str:
         880,
         390,
         parts,
-        "The loop: from text and demonstrations to a policy, by samples, labels and a reward model, and round again",
+        "The loop: from text and demonstrations to a policy, through samples, labels and a reward model, and then again",
     )
 
 

@@ -74,7 +74,7 @@ def test_a_trained_head_that_is_not_kept_is_said(
         logged(config(project, tmp_path / "fresh", max_steps=1))
         assert "not kept" not in caplog.text
         logged(config(project, tmp_path / "again", model=trained, max_steps=1))
-    assert f"{trained} has a trained head, which is not kept" in caplog.text
+    assert f"{trained} has a trained head, which is replaced" in caplog.text
 
 
 def test_stored_moments_are_those_of_heldout_scores(project: Path, tmp_path: Path) -> None:

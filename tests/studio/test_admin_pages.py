@@ -89,7 +89,7 @@ def test_an_annotators_page_has_figures_with_intervals(studio: Studio, boss: Per
     for told in (
         "100\u00a0%",
         "right where the answer is known",
-        "chose what stood first",
+        "chose the reply shown first",
         "5 s",
         "median time",
     ):

@@ -61,7 +61,7 @@ def test_a_password_is_changed_by_who_knows_it_and_other_browsers_are_signed_out
     before = ann.client.cookies["prefloop_session"]
     answer = change(ann, PASSWORD, NEW)
     assert (answer.status_code, answer.headers["location"]) == (303, "/settings?changed=1#password")
-    assert "is changed" in ann.client.get("/settings?changed=1").text
+    assert "has been changed" in ann.client.get("/settings?changed=1").text
     assert ann.client.cookies["prefloop_session"] != before
     assert accounts.of_session(studio, before) is None
     assert is_in(ann)

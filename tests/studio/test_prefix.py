@@ -153,8 +153,8 @@ def test_a_request_from_the_public_address_is_not_from_another_site(studio: Stud
     [
         ("label.example.org", "write the full address"),
         ("ftp://label.example.org", "write the full address"),
-        ("https://label.example.org/?a=1", "and no more"),
-        ("https://u:p@label.example.org", "and no more"),
+        ("https://label.example.org/?a=1", "and nothing else"),
+        ("https://u:p@label.example.org", "and nothing else"),
         ("https://label.example.org/a b", "its path may hold"),
         ("https://label.example.org/admin", "a path of the studio's own"),
     ],
