@@ -38,7 +38,7 @@ def versions(config: VersionsConfig) -> None:
     with Store.open(config.store, create=False) as store:
         found = store.datasets(config.name)
         label = store.label
-    none = f"{label}: no dataset was saved yet; save one with `prefloop data save`"
+    none = f"{label}: it has no saved dataset yet; save one with `prefloop data save`"
     show(
         [version.to_json() for version in found],
         lambda: "\n".join(map(_history, found)) or none,
@@ -94,7 +94,7 @@ def _differing(before: DatasetVersion, after: DatasetVersion, found: Difference,
     """Counts, settings that differ, and some records of each sort."""
     counts = found.changes
     lines = [
-        f"{before.label} to {after.label}: {counts.added} added, {counts.removed} removed, {counts.changed} with another label, {counts.same} the same"
+        f"{before.label} to {after.label}: {counts.added} added, {counts.removed} removed, {counts.changed} relabelled, {counts.same} the same"
     ]
     for name in dict.fromkeys((*before.chosen, *after.chosen)):
         was, now = before.chosen.get(name), after.chosen.get(name)
@@ -114,7 +114,7 @@ def _about(version: DatasetVersion) -> str:
 
 def _changes(version: DatasetVersion) -> str:
     changes = version.changes
-    return f"{changes.added} added, {changes.removed} removed, {changes.changed} with another label"
+    return f"{changes.added} added, {changes.removed} removed, {changes.changed} relabelled"
 
 
 def _shown(value: Any) -> str:

@@ -53,8 +53,8 @@ def _quality_line(name: str, quality: LabelQuality | None) -> str:
         return "  all of them are ties; lower tie_width"
     return (
         f"  all comparisons by {name}: {quality.comparisons}\n"
-        f"  the truly better one was chosen: {quality.right:.1%} (equally good counts half)\n"
-        f"  best accuracy a reward model can be expected to have on such labels: {quality.ceiling:.1%}"
+        f"  the better completion was chosen: {quality.right:.1%} (equally good counts half)\n"
+        f"  highest accuracy that a reward model can reach on such labels: {quality.ceiling:.1%}"
     )
 
 

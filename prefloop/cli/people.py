@@ -83,7 +83,7 @@ def set_members(config: ProjectMembersConfig) -> None:
         print(f"  {each.login}  {each.role}  {each.answers} answers")
 
 
-_OPEN_TO = {"everyone": "everybody with an account", "members": "its members only"}
+_OPEN_TO = {"everyone": "everybody with an account", "members": "members only"}
 
 
 def delete_project(config: ProjectDeleteConfig) -> None:

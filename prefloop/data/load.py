@@ -457,7 +457,7 @@ def _notes(made: _Made[Any], reading: RowReading, other_files: list[str]) -> Ite
         yield f"rows in which all completions are tied, which give no record: {made.equal}"
     repeated = made.used - made.equal - len(records)
     if records and isinstance(records[0], Prompt) and repeated:
-        yield f"rows that repeat an earlier prompt, which is taken once: {repeated}"
+        yield f"rows that repeat an earlier prompt, which is counted once: {repeated}"
     if records and isinstance(records[0], Demonstration) and name in _COMPARISONS:
         yield "the demonstrations are the chosen completions of comparisons"
     if name == "implicit" and records and isinstance(records[0], Comparison):

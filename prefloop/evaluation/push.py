@@ -238,7 +238,9 @@ def _measured(folder: Path, given: str) -> Measured | None:
     project = whole.parent.parent
     file = Path(given) if given else project / "summary.json"
     if given and not file.is_file():
-        raise InputError(f"summary is {given!r}, which is not there; name the summary.json of an evaluation")
+        raise InputError(
+            f"summary is {given!r}, which does not exist; name the summary.json of an evaluation"
+        )
     summary = read_summary(file) if file.is_file() else None
     found = dict(_numbers(summary, file.parent, whole)) if summary else {}
     if summary and found:

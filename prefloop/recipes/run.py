@@ -69,10 +69,10 @@ def run_recipe(config: LoopSettings) -> Path:
     try:
         return loop(plan, clock, world)
     except KeyboardInterrupt as stop:
-        # A stage would say how to go on with itself; here the recipe goes on with it.
-        what = str(stop).partition("; go on with: ")[0] or "stopped"
+        # A stage would say how to resume itself; here the recipe resumes it.
+        what = str(stop).partition("; resume with: ")[0] or "stopped"
         again = f"{program(world)} run {plan.recipe} --config {shlex.quote(str(project / SETTINGS))} --resume"
-        raise Interrupted(f"{what}; go on with: {again}") from stop
+        raise Interrupted(f"{what}; resume with: {again}") from stop
 
 
 def _for_people(plan: Plan) -> Plan:
@@ -114,7 +114,7 @@ def _recipe(config: LoopSettings) -> tuple[Make, Loop]:
 
 def _planned(make: Make, project: Path) -> Plan:
     """What the recipe does; its data is written into the project."""
-    with writing(project, way_out="make room, then go on with --resume true"):
+    with writing(project, way_out="make room, then resume with --resume true"):
         return make(project)
 
 

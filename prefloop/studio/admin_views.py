@@ -61,7 +61,7 @@ class AnnotatorRow:
     answers: int
     skipped: int
     first_share: float | None
-    """Of the answers with a better one, how many chose what stood first; one half is right."""
+    """Of the answers with a better one, how many chose the reply shown first; one half is right."""
     tie_share: float
     median_seconds: float | None
     gold: tuple[int, int]

@@ -185,8 +185,8 @@ class Address:
             return ""
         where = f"public_url is {self.public}" if self.public else f"host is {self.host}"
         return (
-            f"warning: {where}, so others reach this server without TLS: passwords and answers cross the network in clear text.\n"
-            "  Put a proxy with TLS before it and name its address, for example --public_url https://label.example.org"
+            f"warning: {where}, so other machines reach this server without TLS: passwords and answers are sent unencrypted.\n"
+            "  Put a TLS proxy in front of it and name its address, for example --public_url https://label.example.org"
         )
 
 

@@ -153,7 +153,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message:
 
 def test_a_name_like_no_other_gets_the_list(tmp_path: Path) -> None:
     assert refused(tmp_path, "zzz: 1\n").endswith(
-        "there are name, count, on, words, numbers, maybe, inner.rate, inner.kind"
+        "the settings are name, count, on, words, numbers, maybe, inner.rate, inner.kind"
     )
 
 

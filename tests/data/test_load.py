@@ -560,7 +560,7 @@ def test_prompts_come_from_any_record_once(tmp_path: Path, row: dict[str, Any]) 
     loaded = load_prompts(jsonl(tmp_path / "a.jsonl", [row, row, row | {"prompt": "q"}]))
     assert loaded.records == (Prompt(content="p"), Prompt(content="q"))
     assert [origin[-2:] for origin in loaded.origins] == [":1", ":3"]
-    assert loaded.summary.notes == ("rows that repeat an earlier prompt, which is taken once: 1",)
+    assert loaded.summary.notes == ("rows that repeat an earlier prompt, which is counted once: 1",)
     assert (loaded.summary.read, loaded.summary.used, loaded.summary.kept) == (3, 3, 2)
 
 

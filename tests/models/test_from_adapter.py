@@ -224,10 +224,10 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     refused(
         lambda: load_policy(f"{tmp_path}/adapter+{tmp_path}/nowhere", Compute()),
         "nowhere",
-        "not there",
+        "does not exist",
         "+BASE",
     )
-    refused(lambda: load_policy(f"{tmp_path}/base+{tmp_path}/base", Compute()), "no adapter")
+    refused(lambda: load_policy(f"{tmp_path}/base+{tmp_path}/base", Compute()), "not an adapter")
 
 
 def test_the_base_is_found_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,5 +65,5 @@ def test_a_name_that_is_nowhere_is_one_line(name: str, cached: Path) -> None:
 def test_a_folder_without_weights_and_one_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no safetensors weights; give the folder"):
         weights_sha256(str(tmp_path))
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         weights_sha256(str(tmp_path / "none"))

@@ -108,7 +108,7 @@ def test_verify(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "model.safetensors was changed" in said
     assert "state.json was changed" in said
     assert "no manifest.json" in verify(copy / "tensorboard", 2)
-    assert "is no folder" in verify(copy / "absent", 2)
+    assert "is not a folder" in verify(copy / "absent", 2)
 
 
 def test_what_changes_between_checkpoint_and_final_is_found(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_groups_and_notes():
     assert board.ratings[0].note == "undefeated"
     assert math.isnan(board.ratings[-1].rating.low)
     assert "fall into 3 groups" in board.warnings[0]
-    assert "held by the prior" in board.warnings[1]
+    assert "depends on the prior alone" in board.warnings[1]
     assert board.probability("a", "x") is None
     for row in board.ratings:
         assert math.isfinite(row.rating.value)

@@ -104,7 +104,7 @@ def test_a_stated_share_is_uniform_and_the_rest_is_the_strategys() -> None:
     assert {KEYS[::-1][each.place] for each in other[:4]} == {KEYS[at] for at in drawn}
     assert choose(KEYS, [], strategy="conflict", count=10, uniform=0.25, seed=0)[3:] == []
     assert len(choose(KEYS, [], strategy="uniform", count=80, uniform=0.1, seed=0)) == 50
-    with pytest.raises(ValueError, match="one key"):
+    with pytest.raises(ValueError, match="the same key"):
         choose(["a", "a"], [0], strategy="margin", count=1, uniform=0.5, seed=0)
     with pytest.raises(ValueError, match="uniform is"):
         choose(KEYS, [0], strategy="margin", count=1, uniform=1.5, seed=0)
