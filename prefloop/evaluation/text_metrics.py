@@ -27,7 +27,7 @@ def check_metrics(names: Sequence[str]) -> None:
             find_function(name, what="metric")
         elif name not in _PACKAGES:
             raise InputError(
-                f"metrics has {name!r}; it must be one of {', '.join(_PACKAGES)}, and functions as file.py:function or module:function"
+                f"metrics has {name!r}; it must be one of {', '.join(_PACKAGES)}, or a function as file.py:function or module:function"
             )
         elif find_spec(_PACKAGES[name]) is None:
             raise InputError(

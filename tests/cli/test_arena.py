@@ -155,7 +155,7 @@ def test_win_rates_against_a_baseline(store: str, capsys: pytest.CaptureFixture[
     assert middle == pytest.approx(sum(means) / 12)
     assert "Win rate against weak" in Path("board/arena.html").read_text()
     error = run(capsys, f"arena --store {store} --baseline weaker", code=2)
-    assert "there are middle, strong, weak" in error
+    assert "the models are middle, strong, weak" in error
 
 
 def test_names_are_escaped_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

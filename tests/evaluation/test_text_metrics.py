@@ -93,7 +93,7 @@ def test_a_metric_of_ones_own_by_value_and_by_name(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_said() -> None:
-    with pytest.raises(InputError, match=r"metrics has 'rouge'; there are bleu, rouge1"):
+    with pytest.raises(InputError, match=r"metrics has 'rouge'; it must be one of bleu, rouge1"):
         check_metrics(["rouge"])
     asked = [Prompt(content="a"), Prompt(content="b")]
     known = {asked[0].sha256: ["x"]}
