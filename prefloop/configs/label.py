@@ -107,6 +107,12 @@ class ServeConfig:
     chat: tuple[str, ...] = ()
     """Models to talk to, one or two: a checkpoint (folder or hub name), or the address of an OpenAI-compatible server and a model, written http://127.0.0.1:8000/v1#MODEL. One model answers twice, with different seeds; two models answer once each."""
     answers: ChatAnswers = field(default_factory=ChatAnswers)
+    metrics: str = ""
+    """Serve numbers for Prometheus at http://HOST:PORT/metrics, for example 127.0.0.1:9464. Anyone who reaches that address can read them."""
+    log_format: Literal["text", "json"] = "text"
+    """Log lines as text or as JSON objects."""
+    log_requests: bool = False
+    """Log a line for each request: method, route, status and milliseconds, without texts or names."""
 
     def __post_init__(self) -> None:
         require(bool(self.store), "store is empty; name a file, for example prefloop.db, or a database URL")

@@ -1,7 +1,7 @@
 """The studio as a web application: the API, the pages, what they stand on, and how errors are told."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
@@ -32,6 +32,7 @@ from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.prefix import Prefix, check_prefix, parsed
 from prefloop.studio.security import Guard, RateLimit, root_of
 from prefloop.studio.service import Studio
+from prefloop.studio.telemetry import Watch
 from prefloop.studio.values import NotAllowed, NotFound
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,11 @@ def make_app(
     media: Path | None = None,
     chat: ChatWork | None = None,
     limits: dict[str, tuple[int, float]] | None = None,
+    watches: Sequence[Watch] = (),
 ) -> FastAPI:
     """The application. `hosts`: names it answers to (none: any), and with `numbers` to numeric addresses too. `public_url`: the address that people
     type, where it is another: its scheme says whether cookies need TLS, its path is that of every page. `media`: folder of clips. `chat`: the models of
-    live chats. Raises `InputError` for a public_url that cannot be."""
+    live chats. `watches`: told of every request. Raises `InputError` for a public_url that cannot be."""
     public = parsed(public_url)
     app = FastAPI(
         title="prefloop studio",
@@ -88,7 +90,7 @@ def make_app(
     app.add_exception_handler(RequestValidationError, _not_valid)
     check_prefix(app.router.routes, prefix)
     names = frozenset(name.lower() for name in hosts)
-    app.add_middleware(Guard, hosts=names, numbers=numbers, origin=public.netloc)
+    app.add_middleware(Guard, hosts=names, numbers=numbers, origin=public.netloc, watches=watches)
     if prefix:
         app.add_middleware(Prefix, prefix=prefix, routes=app.router.routes)
     return app

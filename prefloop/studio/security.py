@@ -5,11 +5,10 @@ send that) and carry the session's CSRF token, in the form or in the header `X-C
 """
 
 import hmac
-import logging
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from threading import Lock
 from typing import Annotated
@@ -22,8 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prefloop.studio import accounts, members
 from prefloop.studio.accounts import Who
 from prefloop.studio.service import Studio
+from prefloop.studio.telemetry import Watch, handled, request_id
 
-log = logging.getLogger(__name__)
 COOKIE = "prefloop_session"
 FORM_COOKIE = "prefloop_form"
 """Ties a form that is filled in before signing in to the browser that asked for it."""
@@ -52,7 +51,9 @@ _FILES = "/import"
 class Guard:
     """Outermost layer: refuses strange hosts, forged and oversized requests, and puts the headers on every answer."""
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], numbers: bool, origin: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: frozenset[str], numbers: bool, origin: str, watches: Sequence[Watch]
+    ) -> None:
         self.app = app
         self.hosts = hosts
         """Names the server answers to; empty for any. A page elsewhere whose name points here (DNS rebinding) is refused by it."""
@@ -60,6 +61,8 @@ class Guard:
         """Whether it answers to numeric addresses besides. No page elsewhere has one of this machine's."""
         self.origin = origin
         """Host and port that people type, where a proxy asks under another name."""
+        self.watches = watches
+        """Are told of every request when its answer begins."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,6 +71,7 @@ class Guard:
             return
         began = time.perf_counter()
         headers = Headers(scope=scope)
+        id = request_id(headers.get("x-request-id"))
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         reason, status = self._refused(scope["method"], path, headers)
         limit = MOST_BYTES_OF_FILES if path.endswith(_FILES) else MOST_BYTES
@@ -89,7 +93,10 @@ class Guard:
                     answer.setdefault(name, value)  # only a report has a policy of its own
                 if not path.startswith("/static/"):
                     answer.setdefault("cache-control", "no-store")
-                _log(scope, message["status"], began)
+                answer["x-request-id"] = id
+                request = handled(scope, path, message["status"], time.perf_counter() - began, id)
+                for watch in self.watches:
+                    watch(request)
             await send(message)
 
         if reason:
@@ -117,12 +124,6 @@ class Guard:
         if site is None and origin is not None and urlsplit(origin).netloc not in {host, self.origin} - {""}:
             return "this request comes from another site", 403
         return "", 0
-
-
-def _log(scope: Scope, status: int, began: float) -> None:
-    """One line for each request: what, how it ended, how long. Never a text, a query, a link's secret or a name."""
-    path = getattr(scope.get("route"), "path", "(static)")
-    log.debug("%s %s %d %.1f ms", scope["method"], path, status, 1000 * (time.perf_counter() - began))
 
 
 async def _say(send: Callable[[Message], object], status: int, text: str) -> None:

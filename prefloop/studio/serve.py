@@ -1,11 +1,10 @@
 """`prefloop label serve`: from an empty folder to the first comparison on the screen."""
 
 import json
-import logging
 import os
 import socket
-import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.prefix import parsed
 from prefloop.studio.responders import EndpointResponder, Served, serving
 from prefloop.studio.service import Studio
+from prefloop.studio.telemetry import counting, log_request, parse_address, serving_metrics, set_up_logs
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ENVIRONMENT = "PREFLOOP_STUDIO_"
 """What worker processes are told, by environment: they import the application themselves."""
 SHUTDOWN_SECONDS = 10
-log = logging.getLogger(__name__)
 
 
 def serve(config: ServeConfig) -> None:
@@ -36,6 +35,8 @@ def serve(config: ServeConfig) -> None:
         InputError: The address is taken, or is none of this machine's; nothing is made then.
     """
     _check_address(config.host, config.port)
+    if config.metrics:
+        parse_address(config.metrics)
     address = Address(host=config.host, port=config.port, public=config.public_url)
     with serving(config.chat, config.answers) as served, Store.open(config.store) as store:
         studio = Studio(store)
@@ -60,8 +61,12 @@ def serve(config: ServeConfig) -> None:
             "NUMBERS": "1" if address.by_number else "",
             "PUBLIC": config.public_url,
             "MEDIA": config.media,
+            "METRICS": config.metrics,
+            "LOG_FORMAT": config.log_format,
+            "LOG_REQUESTS": "1" if config.log_requests else "",
         }
-        _run(address, told, workers=config.workers)
+        with serving_metrics(config.metrics, store) if config.metrics else nullcontext():
+            _run(address, told, workers=config.workers)
 
 
 def _fill(store: Store) -> str:
@@ -77,6 +82,7 @@ def _run(address: "Address", told: Mapping[str, str], *, workers: int) -> None:
     import uvicorn
 
     os.environ.update({f"{_ENVIRONMENT}{name}": value for name, value in told.items()})
+    set_up_logs(json=told["LOG_FORMAT"] == "json")
     uvicorn.run(
         f"{__name__}:from_environment",
         factory=True,
@@ -84,6 +90,7 @@ def _run(address: "Address", told: Mapping[str, str], *, workers: int) -> None:
         port=address.port,
         workers=workers,
         log_level="warning",
+        log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
@@ -93,11 +100,15 @@ def _run(address: "Address", told: Mapping[str, str], *, workers: int) -> None:
 
 def from_environment() -> FastAPI:
     """The application of one worker process."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     given = {
-        name: os.environ.get(_ENVIRONMENT + name, "")
-        for name in ("STORE", "HOSTS", "NUMBERS", "PUBLIC", "MEDIA", "CHAT")
+        name.removeprefix(_ENVIRONMENT): value
+        for name, value in os.environ.items()
+        if name.startswith(_ENVIRONMENT)
     }
+    set_up_logs(json=given["LOG_FORMAT"] == "json")
+    watches = [log_request] if given["LOG_REQUESTS"] else []
+    if given["METRICS"]:
+        watches.append(counting())
     store = Store.open(given["STORE"])
     studio = Studio(store)
     return make_app(
@@ -107,6 +118,7 @@ def from_environment() -> FastAPI:
         public_url=given["PUBLIC"],
         media=Path(given["MEDIA"]) if given["MEDIA"] else None,
         chat=_chat_work(studio, given["CHAT"]),
+        watches=watches,
     )
 
 
