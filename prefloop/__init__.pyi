@@ -34,10 +34,11 @@ class PreferencesSettings(TypedDict, total=False):
     max_completion_tokens: int
 
 class ComputeSettings(TypedDict, total=False):
-    """Device, precision and memory. Affects speed and memory, and results only by float noise."""
+    """Device, precision and memory. Affects speed and memory, and results only by float noise (`quantize`: by rounding)."""
 
     device: Literal['auto', 'cpu', 'cuda']
     dtype: Literal['float32', 'bfloat16']
+    quantize: Literal['none', 'nf4']
     attention: Literal['auto', 'packed', 'padded']
     micro_batch_tokens: int
     gradient_checkpointing: bool

@@ -295,12 +295,14 @@ class Data(Rows):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compute:
-    """Device, precision and memory. Affects speed and memory, and results only by float noise."""
+    """Device, precision and memory. Affects speed and memory, and results only by float noise (`quantize`: by rounding)."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto uses a GPU if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and activations; log-probabilities, losses, heads and optimiser sums stay float32."""
+    quantize: Literal["none", "nf4"] = "none"
+    """nf4 keeps the frozen weights under an adapter in 4 bits (QLoRA): a quarter of bfloat16's memory, and results that differ by the rounding."""
     attention: Literal["auto", "packed", "padded"] = "auto"
     """packed computes no padding and each prompt once; auto falls back to padded, with a warning, if a model cannot be packed."""
     micro_batch_tokens: int = 8192
@@ -321,6 +323,14 @@ class Compute:
             0 < self.wait_minutes <= 60 * 24 * 7,
             f"compute.wait_minutes is {self.wait_minutes}; it must be above 0, and at most a week",
         )
+
+
+def require_whole(compute: Compute, why: str) -> None:
+    """Raise `InputError` for weights in 4 bits where there is a use for whole ones only."""
+    require(
+        compute.quantize == "none",
+        f"compute.quantize is {compute.quantize}, but {why}, which weights in 4 bits do not allow; leave it out",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefloop.configs.common import Compute, require
+from prefloop.configs.common import Compute, require, require_whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +30,7 @@ class MergeConfig:
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
+        require_whole(self.compute, "merging adds weights up")
         count = len(self.models)
         require(bool(self.base), "base is empty; name the model that the others were trained from")
         require(bool(self.out), "out is empty; name a folder for the merged model")

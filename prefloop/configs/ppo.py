@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require
+from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require, require_whole
 from prefloop.configs.scorers import Combining, first_is_model
 
 OldLogprobs = Literal["auto", "policy", "sampler"]
@@ -301,6 +301,7 @@ class TRPOConfig(ActorCriticConfig):
             self.compute.dtype == "float32",
             f"compute.dtype is {self.compute.dtype}; TRPO differentiates twice and needs float32",
         )
+        require_whole(self.compute, "TRPO moves all weights")
         require(
             self.critic.start != "shared",
             "critic.start is shared, but TRPO's step moves the policy alone; set it to reward or policy",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from prefloop.configs.common import Compute, Data, Optim, RunSettings, require
+from prefloop.configs.common import Compute, Data, Optim, RunSettings, require, require_whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +61,7 @@ class PretrainConfig:
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
+        require_whole(self.compute, "pretraining moves all weights")
         require(self.block_tokens >= 2, f"block_tokens is {self.block_tokens}; it must be 2 or more")
         require(self.batch_blocks >= 1, f"batch_blocks is {self.batch_blocks}; it must be 1 or more")
         require(

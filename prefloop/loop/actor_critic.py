@@ -15,7 +15,7 @@ from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
 from prefloop.loop.adaptive import ScoreShaper
-from prefloop.loop.roles import adapted_policy, parameters_of, reference_of
+from prefloop.loop.roles import adapted_policy, check_trains_whole, parameters_of, reference_of
 from prefloop.loop.scoring import open_shaped_scorer
 from prefloop.loop.session import Session
 from prefloop.loop.supports import Supports, statistics_among
@@ -200,6 +200,7 @@ class PolicyAndCritic:
 def _separate(config: PPOConfig, session: Session) -> PolicyAndCritic:
     """A model for each role."""
     tokenizer = session.tokenizer
+    check_trains_whole(session.compute)
     policy = load_policy(session.run.source(config.model), session.compute)
     reward_models = frozen_reward_models(session, config.reward_model)
     critic = OPEN_CRITIC[config.critic.start](config, session, policy, reward_models)

@@ -17,6 +17,7 @@ from prefloop.configs.prefer import PreferConfig
 from prefloop.loop.provenance import START
 from prefloop.loop.roles import open_reference
 from prefloop.loop.session import Session
+from prefloop.models.quantize import is_quantised
 from prefloop.models.roles import BASE, Policy
 from prefloop.rollout.scoring import token_logprobs
 from prefloop.runtime import World
@@ -114,7 +115,8 @@ def reference_tokens(
     `weights` is the hash of the policy's weights. The file is memory-mapped; it is written beside and renamed, so a killed run leaves no
     half of one.
     """
-    key = json.dumps([weights, tokens_sha256(groups), str(policy.model.dtype), policy.way, "tokens"])
+    kind = [str(policy.model.dtype), policy.way, "tokens", *(["nf4"] if is_quantised(policy.model) else [])]
+    key = json.dumps([weights, tokens_sha256(groups), *kind])
     file = cache / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     if world.on_main(lambda: _usable(file)):
         log.info("reference log-probabilities: read from %s", file)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.adapters import Adapter, adapter_of
-from prefloop.configs.common import LoRA, Optim
+from prefloop.configs.common import Compute, LoRA, Optim
 from prefloop.configs.model_names import model_name
 from prefloop.errors import InputError
 from prefloop.loop.inputs import Examples, Prompts
@@ -30,6 +30,7 @@ from prefloop.models.lora import (
     reward_model_of_adapter,
     save_merged,
 )
+from prefloop.models.quantize import is_quantised
 from prefloop.models.roles import BASE, Critic, Policy, RewardModel, vocabulary_size
 from prefloop.models.trunk import check_length
 from prefloop.runtime import ParameterGroup, Run
@@ -55,10 +56,22 @@ class Opened(Generic[Role]):
     save: Callable[[Path], None]
 
 
+_ON_THEM = "train an adapter on them: set lora.rank above 0"
+
+
+def check_trains_whole(compute: Compute) -> None:
+    """Raise `InputError` where every weight is to be trained, and all are to be rounded."""
+    if compute.quantize != "none":
+        raise InputError(
+            f"compute.quantize is {compute.quantize}, but weights in 4 bits cannot be trained; {_ON_THEM}"
+        )
+
+
 def open_policy(session: Session, model: str, lora: LoRA) -> Opened[Policy]:
     """The policy a stage trains. Raises `InputError` if the model cannot be loaded or has too few embeddings for the tokenizer."""
     run, tokenizer = session.run, session.tokenizer
     if not lora.on:
+        check_trains_whole(session.compute)
         policy = load_policy(run.source(model), session.compute)
         check_vocabulary(tokenizer, vocabulary_size(policy))
         return Opened(role=policy, save=lambda folder: save_policy(policy, tokenizer, folder))
@@ -74,6 +87,11 @@ def adapted_policy(session: Session, model: str, lora: LoRA) -> tuple[Policy, "P
     if lora.adapter == "train":
         adapter = _adapter_to_train(model)
         return policy_of_adapter(load_policy(adapter.base, session.compute), adapter)
+    if adapter_of(model) is not None and session.compute.quantize != "none":
+        raise InputError(
+            f"compute.quantize is {session.compute.quantize}, but {model!r} is an adapter, which would have to be merged and rounded again before a new one "
+            "stands on it; set lora.adapter to train to go on with it, or name the merged model in the folder above it"
+        )
     policy = load_policy(model, session.compute)
     _stand_on(policy, model, session.tokenizer, session.run)
     return lora_policy(policy, lora, seed=session.settings.seed)
@@ -112,6 +130,7 @@ def open_reward_model(session: Session, model: str, lora: LoRA, *, keep_head: bo
     """The reward model a stage trains: a fresh head, drawn from the run's seed, on the model's trunk; or with `keep_head` the head it has."""
     run, tokenizer, compute, seed = session.run, session.tokenizer, session.compute, session.settings.seed
     if not lora.on:
+        check_trains_whole(compute)
         fresh = run.start == 0 and not keep_head
         role = (
             new_reward_model(model, tokenizer, compute, seed=seed)
@@ -183,6 +202,10 @@ def check_prompt_room(role: Policy | Critic, prompts: Prompts, *, new_tokens: in
 def parameters_of(role: Policy | RewardModel | Critic, optim: Optim, *, name: str) -> ParameterGroup:
     """What a role trains: its adapter and head where it has one, otherwise every weight that is not frozen."""
     if role.adapter_name == BASE:
+        if is_quantised(role.model):
+            raise InputError(
+                f"the weights of {role.model.name_or_path} are in 4 bits, which cannot be trained; {_ON_THEM}"
+            )
         return ParameterGroup.of(role, optim, name=name)
     own = tuple(
         (key, parameter)

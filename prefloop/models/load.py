@@ -28,10 +28,12 @@ from prefloop.configs.model_names import model_name
 from prefloop.configs.pretrain import Architecture
 from prefloop.errors import InputError
 from prefloop.models import attention
-from prefloop.models.from_adapter import adapter_tensors, merged_in
+from prefloop.models.adapters import adapter_layers
+from prefloop.models.from_adapter import adapter_tensors, as_it_says, merged_in, put_in
 from prefloop.models.from_adapter import score_head as head_among
 from prefloop.models.generation import save_model, settle
 from prefloop.models.packing import pack
+from prefloop.models.quantize import is_quantised, nf4, settle_quantised
 from prefloop.models.quiet import hush, quiet
 from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head
 from prefloop.models.trunk import Way, hidden_rows, packed_way
@@ -45,6 +47,9 @@ _LAYER = re.compile(r"(model|transformer|gpt_neox)\.(decoder\.)?(layers|h)\.\d+\
 
 _CACHE_LINE = 64
 """Bytes; PyTorch allocates in multiples of it."""
+
+KEPT = "kept"
+"""Name of an adapter that stays beside a base in 4 bits, frozen, instead of being merged into it."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -66,7 +71,13 @@ def _from_pretrained(
     check_name(name)
     place = model_name(name)
     if place.gguf:
+        if compute.quantize != "none":
+            raise InputError(
+                f"compute.quantize is {compute.quantize}, but {name!r} is a .gguf file, which is unpacked as it is read; name a folder of safetensors, or leave it out"
+            )
         kwargs |= _dequantised()
+    elif compute.quantize != "none":
+        kwargs |= nf4(compute, DTYPES[compute.dtype], device_of(compute))
     try:
         with quiet():
             model, info = auto.from_pretrained(
@@ -94,6 +105,12 @@ def _from_pretrained(
     if place.gguf:  # a plain model from here on, which is saved as one
         model.hf_quantizer = None
         vars(model.config).pop("quantization_config", None)
+    if is_quantised(model):
+        settle_quantised(model)
+    elif compute.quantize != "none":
+        raise InputError(
+            f"compute.quantize is {compute.quantize}, but no layer of model {name!r} can be quantised; leave it out"
+        )
     model.name_or_path = name
     return model, info
 
@@ -144,7 +161,14 @@ def _with_adapter(
         ) from error
     if head is not None:
         info["missing_keys"] = {key for key in info["missing_keys"] if not key.endswith("score.weight")}
-    return merged_in(model, adapter, tensors), info
+    if compute.quantize == "none":
+        return merged_in(model, adapter, tensors), info
+    if auto is not AutoModelForCausalLM:
+        raise InputError(
+            f"compute.quantize is {compute.quantize}, but {adapter.name!r} is an adapter with a score head; name the merged model in the folder above it, or leave compute.quantize out"
+        )
+    put_in(model, adapter, tensors, name=KEPT)  # not merged: the sum would have to be rounded again
+    return as_it_says(model, adapter).requires_grad_(False), info
 
 
 def prepare(model: PreTrainedModel, compute: Compute) -> Way:
@@ -253,7 +277,10 @@ def load_policy(name: str, compute: Compute) -> Policy:
             f"model {name!r} has a head {heads[0]}, which scores texts; name a causal language model (a reward model is not a policy)"
         )
     settle(model.generation_config, name)
-    return as_policy(model, compute)
+    policy = as_policy(model, compute)
+    if adapter_layers(model):
+        policy.adapter_name = policy.start = KEPT
+    return policy
 
 
 def new_language_model(

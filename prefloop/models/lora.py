@@ -20,6 +20,7 @@ from prefloop.configs.model_names import model_name
 from prefloop.errors import InputError
 from prefloop.models.from_adapter import SCORED_BY, adapter_tensors, as_it_says, put_in, score_head, trainable
 from prefloop.models.generation import save_model
+from prefloop.models.quantize import lies_across, plain_weights
 from prefloop.models.quiet import quiet
 from prefloop.models.roles import Critic, Policy, RewardModel, scalar_head
 from prefloop.models.weights import read_tensors
@@ -233,11 +234,14 @@ def reward_model_on_trunk(peft: "PeftModel", policy: Policy, lora: LoRA, folder:
 
 
 def merged_weights(model: PreTrainedModel, name: str) -> dict[str, torch.Tensor]:
-    """The model's weights with adapter `name` added in, under the names of the model without adapters. The model is left as it is."""
+    """The model's weights with adapter `name` added in, under the names of the model without adapters. The model is left as it is.
+
+    Weights in 4 bits are unpacked first, so what is saved is what was trained: the rounded base with the update, not the model it was rounded from.
+    """
     from peft.tuners.lora import LoraLayer
 
     weights: dict[str, torch.Tensor] = {}
-    for key, value in model.state_dict().items():
+    for key, value in plain_weights(model, model.dtype).items():
         if ".lora_" in key or ".original_module." in key:
             continue
         weights[key.replace(".base_layer.", ".").replace(f".modules_to_save.{name}.", ".")] = value
@@ -245,6 +249,7 @@ def merged_weights(model: PreTrainedModel, name: str) -> dict[str, torch.Tensor]
         if isinstance(module, LoraLayer) and name in module.lora_A:
             key = f"{module_name}.weight"
             update = module.get_delta_weight(name)  # pyright: ignore[reportAttributeAccessIssue]  every kind has its own
+            update = update.T if lies_across(module.get_base_layer()) else update
             weights[key] = weights[key] + update.to(weights[key].dtype)
     return weights
 

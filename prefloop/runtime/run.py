@@ -53,7 +53,19 @@ from prefloop.runtime.world import World
 
 _MAY_DIFFER = (
     # How long a run is and how often it reports may change on the way; so may where and how fast it computes.
-    *("total_steps", "epochs", "max_steps", "steps", "eval_every", "compute.", "sampling.batch_size"),
+    *("total_steps", "epochs", "max_steps", "steps", "eval_every", "sampling.batch_size"),
+    *(
+        f"compute.{key}"
+        for key in (
+            "device",
+            "dtype",
+            "attention",
+            "micro_batch_tokens",
+            "gradient_checkpointing",
+            "trust_remote_code",
+            "wait_minutes",
+        )
+    ),
     *(
         f"run.{key}"
         for key in (

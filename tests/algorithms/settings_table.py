@@ -31,6 +31,7 @@ UNSEEN = {
     "compute.attention": SPEED,
     "compute.micro_batch_tokens": SPEED,
     "compute.gradient_checkpointing": SPEED,
+    "compute.quantize": "the models here are narrower than a block of 64; tests/models/test_quantize.py trains wider ones",
     "compute.trust_remote_code": "no model here brings code; tests/models/test_save_load.py has one that does",
     "data.split": OF_DATA_SETS,
     "data.max_gb": "nothing here is as large; tests/data/test_read.py bounds what a file grows to",
