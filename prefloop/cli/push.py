@@ -18,7 +18,7 @@ def push(config: PushConfig) -> None:
         settings_of=_settings_of,
     )
     if package.card_is_there:
-        print(f"{package.card} is there already and is pushed as it is; remove it to have it written anew")
+        print(f"{package.card} exists already and is pushed unchanged; remove it to have it rewritten")
     content = package.content
     if config.dry_run:
         package.write_card()

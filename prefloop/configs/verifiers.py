@@ -71,7 +71,7 @@ class VerifierConfig:
         try:
             regex.compile(self.extract)
         except regex.error as error:
-            require(False, f"extract is {self.extract!r}, which is no regular expression: {error}")
+            require(False, f"extract is {self.extract!r}, which is not a regular expression: {error}")
 
     @property
     def said(self) -> dict[str, Any]:

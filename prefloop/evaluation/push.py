@@ -322,7 +322,7 @@ def _reason(error: Exception) -> str:
     """The hub's refusal in a line with a way out. Libraries quote the header with the token where it cannot be sent; it is masked."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
-        return f"the hub does not accept the login ({status}); log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+        return f"the hub does not accept the login ({status}); log in with `hf auth login`, or set HF_TOKEN to a token with write access"
     causes = [each for each in (error, error.__cause__) if each is not None]
     reason = ": ".join(" ".join(str(each).split()) or type(each).__name__ for each in causes)
     return str(without_passwords(reason[:400]))

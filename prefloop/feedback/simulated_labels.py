@@ -69,7 +69,7 @@ def _there(store: Store, round: int) -> AddedItems:
     there = [item.id for item in store.items() if item.kind == "pair" and item.round == round]
     if not there:
         raise InputError(
-            f"{store.label}: round {round} has no pair yet; make some with `prefloop label select`, or set pairs to all"
+            f"{store.label}: round {round} has no pairs yet; make some with `prefloop label select`, or set pairs to all"
         )
     return AddedItems(ids=tuple(there), new=0, identical=0, single=0)
 

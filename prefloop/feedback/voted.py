@@ -31,7 +31,7 @@ def votes_where(votes: Sequence[Vote], field: str, wanted: Sequence[str], *, set
     for value in wanted:
         if value not in known:
             near = difflib.get_close_matches(value, known, n=3, cutoff=0) or ["none"]
-            raise InputError(f"{setting} has {value!r}, which no vote is of; there is {', '.join(near)}")
+            raise InputError(f"{setting} has {value!r}, which no vote has; the nearest are {', '.join(near)}")
     return [vote for vote in votes if not wanted or getattr(vote, field) in wanted]
 
 

@@ -61,7 +61,7 @@ def _unchanged(has: ProjectSettings, given: Mapping[str, Any]) -> ProjectSetting
         if (there := getattr(has, name)) != value:
             told = "other guidelines" if name == "guidelines" else f"{name} {there}"
             raise InputError(
-                f"{name} is given, but project {has.name!r} is there already, with {told}; leave --{name} out, "
+                f"{name} is given, but project {has.name!r} exists already, with {told}; leave --{name} out, "
                 "name a new project, or change this one under Admin, Settings"
             )
     return has

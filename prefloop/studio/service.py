@@ -135,7 +135,7 @@ class Studio:
             found = self.create_project(ProjectSettings(name=project, overlap=overlap))
         if overlap not in (1, found.settings.overlap):
             raise InputError(
-                f"overlap is {overlap}, but project {found.settings.name!r} is there already, with overlap {found.settings.overlap}; "
+                f"overlap is {overlap}, but project {found.settings.name!r} exists already, with overlap {found.settings.overlap}; "
                 "leave overlap out, or change the project under Admin, Settings"
             )
         return self.add_tasks(found.id, items)

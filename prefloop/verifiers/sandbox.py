@@ -101,7 +101,7 @@ def check_sandbox(limits: VerifierConfig) -> None:
     """Raise `InputError` unless programs run here, and tests that fail are seen, before anything is trained."""
     good = run_program("x = 1", "assert x == 1", limits)
     if not good.passed:
-        last = good.errors.strip().splitlines()[-1:] or ["it ended without a word"]
+        last = good.errors.strip().splitlines()[-1:] or ["it ended without any output"]
         raise InputError(
             f"a program of one line does not run within memory_mb {limits.memory_mb} and seconds {limits.seconds}: {last[0]}; raise them"
         )

@@ -137,7 +137,7 @@ def problem_with(config: VerifierConfig, value: Any) -> str:
             try:
                 _compiled(value, 0)
             except regex.error as error:
-                return f"{what}, which is no regular expression ({error})"
+                return f"{what}, which is not a regular expression ({error})"
             return ""
         case "code":
             listed = isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)

@@ -65,7 +65,7 @@ def test_judges_prompts_and_languages(battles: str, capsys: pytest.CaptureFixtur
     assert "language English\n" in out
     assert "30 votes on 15 prompts" in out
     error = run(capsys, f"arena {battles} --languages Dutch", code=2)
-    assert "languages has 'Dutch', which no vote is of; there is" in error
+    assert "languages has 'Dutch', which no vote has; the nearest are" in error
 
 
 def test_votes_of_one_prompt_widen_the_interval(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,7 +135,7 @@ def test_export_takes_one_annotator_and_one_part(capsys: pytest.CaptureFixture[s
     run(capsys, "data export --store s.db --out ann.jsonl --annotators ann")
     assert [c.annotator for c in load_comparisons("ann.jsonl").records] == ["ann"]
     error = run(capsys, "data export --store s.db --out x.jsonl --annotators anm", code=2)
-    assert "annotator 'anm' is not in the store; there is ann" in error
+    assert "annotator 'anm' is not in the store; the nearest are ann" in error
     assert "no such store" in run(capsys, "data export --store none.db --out x.jsonl", code=2)
     run(capsys, "data export --store s.db --out all.jsonl --kind prompts --part all")
     assert len(load_prompts("all.jsonl").records) == 2

@@ -335,7 +335,7 @@ def test_filters(store: Store) -> None:
     held = sum(part_of(Prompt(content=name), heldout=0.5) == "heldout" for name in names)
     assert count(part="heldout", heldout=0.5)["ann"] == held
     assert count(part="train", heldout=0.5)["ann"] == 30 - held
-    with pytest.raises(InputError, match="annotator 'anne' is not in the store; there is ann"):
+    with pytest.raises(InputError, match="annotator 'anne' is not in the store; the nearest are ann"):
         count(annotators=("anne",))
     with pytest.raises(InputError, match=r"since is .*; give it a time zone"):
         Filters(since=datetime(2026, 1, 1))

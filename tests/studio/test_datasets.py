@@ -180,7 +180,7 @@ def test_labels_agree_too(studio: Studio) -> None:
         ),
         ("demonstrations", Selecting(adjudicated=True), "adjudicated is True, but kind is demonstrations"),
         ("prompts", Selecting(judged_by="human"), "judged_by is human, but prompts are not judged"),
-        ("comparisons", Selecting(projects=("q",)), "project 'q' is not in the store; there is p"),
+        ("comparisons", Selecting(projects=("q",)), "project 'q' is not in the store; the nearest are p"),
     ],
 )
 def test_settings_that_a_kind_has_no_use_for_are_refused(
@@ -247,7 +247,7 @@ def test_versions_that_are_not_there_and_names_that_cannot_be(judged: Studio) ->
     store = judged.store
     save(store, "helpful", "comparisons", Selecting())
     for given, said in {
-        "helpfull": "dataset 'helpfull' is not in the store; there is helpful",
+        "helpfull": "dataset 'helpfull' is not in the store; the nearest are helpful",
         "helpful@2": "dataset helpful has no version '2'; the newest is helpful@1",
         "helpful@": "has no version ''",
         "@1": "write it as NAME, or NAME@3",

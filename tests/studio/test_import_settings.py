@@ -79,12 +79,12 @@ def test_known_answers_are_asked_without_another_setting(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ("--overlap 3", "overlap is given, but project 'P' is there already, with overlap 2"),
-        ("--kind rank", "kind is given, but project 'P' is there already, with kind pair"),
-        ("--render plain", "render is given, but project 'P' is there already, with render markdown"),
+        ("--overlap 3", "overlap is given, but project 'P' exists already, with overlap 2"),
+        ("--kind rank", "kind is given, but project 'P' exists already, with kind pair"),
+        ("--render plain", "render is given, but project 'P' exists already, with render markdown"),
         (
             "--guidelines GUIDE",
-            "guidelines is given, but project 'P' is there already, with other guidelines",
+            "guidelines is given, but project 'P' exists already, with other guidelines",
         ),
         ("--gold_share 0.2", "gold_share is 0.2, but gold is off"),
     ],

@@ -73,7 +73,7 @@ def test_a_pattern_that_explodes_is_given_up(
         ({"kind": "code", "column": "a", "ignore_case": True}, "ignore_case is True, but kind is code"),
         (
             {"kind": "number", "column": "a", "extract": "("},
-            "extract is '\\(', which is no regular expression",
+            "extract is '\\(', which is not a regular expression",
         ),
         ({"kind": "number", "column": "a", "right": -1.0}, "right must be the higher score"),
         ({"kind": "code", "column": "a", "memory_mb": 0}, "memory_mb is 0"),
@@ -106,7 +106,7 @@ def test_a_verifier_is_named_short_or_by_its_file(tmp_path: Path) -> None:
         ([{"prompt": "a", "answer": 1}, {"prompt": "b"}], "exact:answer", r":2: `answer` is missing"),
         ([{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": None}], "exact:answer", r":2: `answer` is null"),
         ([{"prompt": "a", "answer": "one"}], "number:answer", r":1: `answer` is 'one': .*holds no number"),
-        ([{"prompt": "a", "answer": "("}], "regex:answer", r":1: `answer` is '\(': .*no regular expression"),
+        ([{"prompt": "a", "answer": "("}], "regex:answer", r":1: `answer` is '\(': .*not a regular expression"),
         ([{"prompt": "a", "answer": 1}], "code:answer", r":1: `answer` is 1: .*write Python tests"),
         (
             [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": 1}, {"prompt": "a", "answer": 2}],

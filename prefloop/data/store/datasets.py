@@ -183,7 +183,7 @@ def names_of_export(session: Session, export: int) -> list[str]:
 def _no_such(session: Session, name: str) -> str:
     known = sorted(set(session.scalars(select(models.DatasetVersion.name))))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0)
-    there = f"there is {', '.join(near)}" if near else "save one with `prefloop data save`"
+    there = f"the nearest are {', '.join(near)}" if near else "save one with `prefloop data save`"
     return f"dataset {name!r} is not in the store; {there}"
 
 

@@ -464,7 +464,7 @@ def _in_projects(session: Session, names: Sequence[str]) -> ColumnElement[bool]:
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0) or ["none yet"]
-            raise InputError(f"project {name!r} is not in the store; there is {', '.join(near)}")
+            raise InputError(f"project {name!r} is not in the store; the nearest are {', '.join(near)}")
     return _made_in(session.scalars(select(project.id).where(project.name.in_(names))).all())
 
 
@@ -486,4 +486,4 @@ def _known_names(session: Session, names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0) or ["none yet"]
-            raise InputError(f"annotator {name!r} is not in the store; there is {', '.join(near)}")
+            raise InputError(f"annotator {name!r} is not in the store; the nearest are {', '.join(near)}")

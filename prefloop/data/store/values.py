@@ -209,7 +209,7 @@ class Changes:
     added: int
     removed: int
     changed: int
-    """The same question to the same annotator with another label."""
+    """The same question to the same annotator relabelled."""
     same: int
 
 

@@ -54,7 +54,7 @@ def _conflicts(store: Store, round: int) -> Offer:
     offered, order = stored.conflicts(store, round=round)
     if not offered:
         raise InputError(
-            f"{store.label}: no pair was judged by people and by an AI judge and is not in round {round} already; "
-            "let `prefloop label judge` judge the pairs that people did, and name a new round"
+            f"{store.label}: every pair that both people and an AI judge have judged is in round {round} already, or there is none; "
+            "let `prefloop label judge` judge the pairs that people judged, and name a new round"
         )
     return offered, order

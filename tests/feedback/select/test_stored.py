@@ -160,7 +160,7 @@ def test_the_command_makes_items_for_people_and_simulations(
         assert len(opened.comparisons(Filters(strategies=("uniform",))).records) == 2
         assert len(opened.comparisons().records) == 10
     assert main(simulate.replace("--round 1", "--round 9").split()) == 2
-    assert "round 9 has no pair yet" in capsys.readouterr().err
+    assert "round 9 has no pairs yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_command_makes_items_for_people_and_simulations(
         ("--strategy margin", "strategy is margin, which reads scores; name a file"),
         ("--strategy uniform --scores x", "strategy is uniform, which reads no scores"),
         ("--uniform 0", "it must be a share above 0"),
-        ("--strategy conflict", "no pair was judged by people and by an AI judge"),
+        ("--strategy conflict", "every pair that both people and an AI judge"),
         ("--strategy conflict --checkpoints x", "leave checkpoints out"),
         ("--checkpoints nobody", "nobody"),
     ],
