@@ -309,7 +309,7 @@ PLANTS: tuple[Plant, ...] = (
     _of("data/test_lineage.py::test_the_whole_chain")("data/store/runs.py", 'roles = dict(models_read) if start is None else {START: start, **models_read}', "roles = dict(models_read)",
          "A run's record forgets which model it started from"),
     # runtime
-    _may_change("runtime/run.py", '"eval_every", "compute.", "sampling.batch_size")', '"eval_every", "compute.", "sampling.")',
+    _may_change("runtime/run.py", '"eval_every", "sampling.batch_size"),', '"eval_every", "sampling."),',
             "A run may be resumed with another temperature"),
     _may_change("runtime/run.py", '*("total_steps", "epochs",', '*("total_steps", "optim.", "epochs",', "A run may be resumed with another learning rate"),
     _resume("runtime/run.py", "step % every == 0):", "step % every == 1):", "Checkpoints are written at the wrong steps"),

@@ -1,4 +1,4 @@
-"""What a step learns from its scores and leaves to the next: running moments of scores, the weight of the KL penalty."""
+"""State that one step passes to the next: running moments of scores, and the weight of the KL penalty."""
 
 import torch
 from jaxtyping import Float
@@ -34,12 +34,12 @@ class KLCoefficient:
 
     @property
     def in_reward(self) -> float:
-        """The weight of what is taken off the rewards; 0 if the KL is in the loss."""
+        """Weight of the KL in the rewards; 0 if the KL is in the loss."""
         return self.value if self._in_reward else 0.0
 
     @property
     def in_loss(self) -> float:
-        """The weight of what is added to the loss; 0 if the KL is in the rewards."""
+        """Weight of the KL in the loss; 0 if the KL is in the rewards."""
         return 0.0 if self._in_reward else self.value
 
     def follow(self, kl: float, *, completions: int) -> None:
@@ -83,7 +83,7 @@ class RunningStatistics:
 
 
 class ScoreShaper:
-    """Turns scores into what the policy is paid for, as the settings want it (`ScoreShaping` has the order)."""
+    """Turns scores into shaped scores by the settings (`ScoreShaping` has the order)."""
 
     def __init__(
         self, settings: ScoreShaping, *, stored: tuple[float, float], longest: int, world: World

@@ -1,4 +1,4 @@
-"""Which examples a step trains on, by the run's settings."""
+"""Which examples each step trains on, by the run's settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batches:
-    """Batches of `size` out of `count` examples, shuffled anew each epoch. The last batch of an epoch holds what is left."""
+    """Batches of `size` out of `count` examples, reshuffled each epoch. The last batch of an epoch may be smaller."""
 
     count: int
     size: int

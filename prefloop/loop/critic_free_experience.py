@@ -1,4 +1,4 @@
-"""What a step of `critic_free` learns from: the roles, a batch of scored completions, and how it becomes advantages."""
+"""The training data of a step of `critic_free`: the roles, a batch of scored completions, and how scores become advantages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

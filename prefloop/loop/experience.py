@@ -1,4 +1,4 @@
-"""What an actor and its critic learn from: a step's completions with rewards, values and advantages, fixed before the first update."""
+"""The training data of an actor and its critic: a step's completions with rewards, values and advantages, fixed before the first update."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What the models say of a step's completions before the first update: log-probabilities, entropy, KL and values; all under no_grad."""
+"""Passes over a step's completions before the first update: log-probabilities, entropy, KL and values; all under no_grad."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

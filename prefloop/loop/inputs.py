@@ -1,4 +1,4 @@
-"""What a stage trains on: records read from a file or the store, split by prompt, as tokens, with a hash that says exactly what they were."""
+"""The training data of a stage: records read from a file or the store, split by prompt, as tokens, with a hash of their content."""
 
 import hashlib
 import json
@@ -126,7 +126,7 @@ def open_reader(run: RunSettings, compute: Compute, model: str) -> Reader:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs(Generic[R]):
-    """A stage's examples, parted by the hash of their prompt."""
+    """A stage's examples, split by the hash of their prompt."""
 
     train: Examples[R]
     heldout: Examples[R]

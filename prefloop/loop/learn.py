@@ -1,6 +1,6 @@
-"""Learning from a step's completions: minibatches dealt over all processes, each cut into micro-batches, one update of an optimiser for each.
+"""Training on a step's completions: minibatches distributed over all processes, each cut into micro-batches, one optimiser update for each.
 
-Losses are given by value, as functions of a minibatch that return a function of a micro-batch; what they mean is the algorithm's story.
+Losses are given by value, as functions of a minibatch that return a function of a micro-batch.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -127,7 +127,7 @@ def replayable(groups: Sequence[Group]) -> StateTree:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Passes:
-    """How often a step's items are learned from: so many epochs, each in so many minibatches."""
+    """How often a step's items are trained on: the number of epochs, and of minibatches in each."""
 
     epochs: int
     minibatches: int
@@ -135,7 +135,7 @@ class Passes:
 
     @property
     def updates(self) -> int:
-        """Of each optimiser in a step, at most."""
+        """Maximum number of updates of each optimiser in a step."""
         return self.epochs * self.minibatches
 
     def learn(
@@ -169,7 +169,7 @@ class Passes:
 
 @dataclass(slots=True)
 class Watch:
-    """What the first minibatch of a step shows, before any update: there the probability ratio is 1."""
+    """Watches the first minibatch of a step, before any update: there the probability ratio must be 1."""
 
     ratio_distance: float = 0.0
     """The largest |ratio - 1| seen."""

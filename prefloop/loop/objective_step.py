@@ -1,4 +1,4 @@
-"""What an objective sees of a step: its models, the examples' per-token numbers, and what it needs of all of them together.
+"""A step as an objective sees it: its models, the examples' per-token numbers, and quantities of the whole step.
 
 `prefer.py` tells the story; here a micro-batch becomes the quantities that a loss names.
 """

@@ -1,4 +1,4 @@
-"""Who wins between completions of one prompt: a preference function, or scores through Bradley-Terry."""
+"""Which completion of a prompt wins: by a preference function, or by scores through Bradley-Terry."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

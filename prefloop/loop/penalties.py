@@ -1,4 +1,4 @@
-"""What a policy's loss has beside its surrogate: an entropy bonus, and the KL to the reference where that is in the loss."""
+"""Terms of a policy's loss besides its surrogate: an entropy bonus, and the KL to the reference if it is in the loss."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

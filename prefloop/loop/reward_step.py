@@ -1,4 +1,4 @@
-"""What a reward model's loss sees of a micro-batch: scores and what the data says; the losses by name, and what is logged.
+"""A reward model's micro-batch: scores and labels, the losses by name, and the logged metrics.
 
 `algorithms/reward.py` tells the story.
 """

@@ -154,7 +154,7 @@ def open_reward_model(session: Session, model: str, lora: LoRA, *, keep_head: bo
 
 
 def open_reference(session: Session, name: str) -> Policy:
-    """A reference of its own, frozen. Raises `InputError` if its tokens are not the policy's: the same ids would mean other text."""
+    """A separate frozen reference. Raises `InputError` if its tokens are not the policy's: the same ids would mean other text."""
     theirs = load_tokenizer(name, trust_remote_code=session.compute.trust_remote_code)
     check_same_tokens(session.tokenizer, theirs, what=f"reference {name!r}")
     reference = load_policy(name, session.compute)

@@ -16,10 +16,10 @@ from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
 
 
 class Kept(Protocol):
-    """What a step leaves to the next one, beside weights."""
+    """State that a step passes to the next one, besides weights."""
 
     def state(self) -> StateTree:
-        """As a tree for a checkpoint."""
+        """The state to save in a checkpoint, as a tree."""
         ...
 
     def load_state(self, state: StateTree) -> None:
@@ -42,15 +42,15 @@ class Session:
 
     @property
     def tokens(self) -> int:
-        """Of a micro-batch."""
+        """Maximum tokens of a micro-batch."""
         return self.compute.micro_batch_tokens
 
     def begin(self) -> None:
-        """Write down that the run begins: everything that could be wrong with its input has been looked at."""
+        """Record in the store that the run begins. Call it after all input has been checked."""
         self.record.begin(models=self.models, reads=self.reads)
 
     def updater(self, *groups: ParameterGroup, updates: int, name: str = "") -> Updater:
-        """An optimiser of these parameters for so many updates; what it dumps goes into the folder `name` where a run has several."""
+        """An optimiser of these parameters for so many updates. Its dumps go into the folder `name`, if a run has several optimisers."""
         return Updater(
             groups,
             total_steps=updates,
@@ -60,18 +60,18 @@ class Session:
         )
 
     def steps(self, *, save: Callable[[Path], None], **kept: Kept) -> Iterator[int]:
-        """The numbers of the steps still to do. What is `kept` resumes from the checkpoint, and is in the next one."""
+        """The numbers of the steps still to do. The `kept` objects are restored from the checkpoint and saved in the next one."""
         if self.run.resumed:
             for name, part in kept.items():
                 part.load_state(self.run.resumed[name])
         return self.run.steps(save=save, state=lambda: {name: part.state() for name, part in kept.items()})
 
     def due(self, step: int, every: int) -> bool:
-        """Whether something is done after this step that is done every so many (0: never) and after the last."""
+        """Whether something that is due every `every` steps (0: never) and after the last is due after this step."""
         return bool(every and step % every == 0) or step == self.run.total_steps
 
     def finish(self, kind: str = "policy") -> Path:
-        """Write down that the run is done; the folder of the finished model."""
+        """Record in the store that the run is done, and return the folder of the finished model."""
         run = self.run
         self.record.finish(run.final, kind=kind, step=run.total_steps, metrics=run.last_metrics)
         return run.final

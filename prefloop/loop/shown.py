@@ -1,6 +1,6 @@
-"""What a stage shows people as it goes: its rollouts, completions of held-out prompts, or scores of held-out completions, in `samples/step-N.jsonl`.
+"""The samples that a stage writes while it runs: its rollouts, completions of held-out prompts, or scores of held-out completions, in `samples/step-N.jsonl`.
 
-Samples have random numbers of their own, so that looking at them changes nothing in a run.
+Samples use their own random numbers, so writing them changes nothing in a run.
 """
 
 from collections.abc import Sequence

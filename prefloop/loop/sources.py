@@ -1,8 +1,8 @@
 """Where a step's rollouts come from.
 
-A story asks a `RolloutSource` for completions of a batch of prompts, and hands it what is to draw them. `PromptSource` draws in this
-process, with the weights as they are. An engine that runs beside the training, or an environment, is another source: it may answer with
-completions of weights that are some steps old, and each rollout says which (`Rollout.versions`).
+An algorithm asks a `RolloutSource` for completions of a batch of prompts, and passes it the policy. `PromptSource` samples in this
+process, with the current weights. An engine that runs beside the training, or an environment, is another source: it may return
+completions of weights that are a few steps old, and each rollout says which (`Rollout.versions`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from prefloop.text import decode_completion, stop_token_ids
 
 NOTHING: Mapping[str, Read] = MappingProxyType({})
 NOISE = {"float32": 2e-3, "bfloat16": 0.1}
-"""`compute.dtype` -> how far two forward passes of the same tokens in other micro-batches may lie apart."""
+"""`compute.dtype` -> how far two forward passes of the same tokens in different micro-batches may differ."""
 
 
 class RolloutSource(Protocol):
@@ -70,9 +70,9 @@ class RolloutSource(Protocol):
 
 
 def staleness(rollout: Rollout, version: int, world: World) -> dict[str, float]:
-    """The metric `staleness`: steps of learning between the weights that drew and those that learn (`version`), mean over completions.
+    """The metric `staleness`: training steps between the weights that sampled and the current ones (`version`), mean over completions.
 
-    Nothing where all are the same. Collective: all processes call it.
+    Empty if all are the same. Collective: all processes call it.
     """
     behind = [version - drawn for of_prompt in rollout.versions for drawn in of_prompt]
     total = world.sum_float(sum(behind))
@@ -81,7 +81,7 @@ def staleness(rollout: Rollout, version: int, world: World) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StartCheck:
-    """What must hold before a step's first update; float noise between two forward passes of other micro-batches is tolerated."""
+    """Checks what must hold before a step's first update; float noise between forward passes of different micro-batches is tolerated."""
 
     temperature: float
     noise: float
@@ -89,9 +89,9 @@ class StartCheck:
     def __call__(
         self, name: str, observed: float, expected: float | None = None, *, scale: float = 1.0
     ) -> None:
-        """`expected` is what the table of starting values has for this name unless given, `scale` the size of what is compared, where noise grows with it.
+        """`expected` defaults to the table of starting values. `scale` is the size of the compared value, if noise grows with it.
 
-        Raises `InputError` with the way out.
+        Raises `InputError` that says what to do.
         """
         check_start(
             name,
@@ -106,7 +106,7 @@ class StartCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptSource:
-    """A run's prompts, and the sampler of this process: it draws with the weights as they are."""
+    """A run's prompts, and the sampler of this process, which uses the current weights."""
 
     prompts: Prompts
     heldout: Prompts

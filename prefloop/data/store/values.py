@@ -209,7 +209,7 @@ class Changes:
     added: int
     removed: int
     changed: int
-    """The same question to the same annotator relabelled."""
+    """The same item and annotator with a different label."""
     same: int
 
 
