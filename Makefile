@@ -59,7 +59,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Pages are wrapped by mdformat. Those that commands write are left as they are.
-WRITTEN := objectives oracles planted_bugs silent_bugs tiny_tasks
+WRITTEN := objectives oracles planted_bugs silent_bugs tiny_tasks studies
 WRAPPED = $(filter-out $(WRITTEN:%=docs/%.md),$(shell git ls-files README.md CONTRIBUTING.md 'docs/*.md'))
 MDFORMAT = $(BIN)/mdformat --wrap 100 --number --compact-tables
 
@@ -78,9 +78,10 @@ format: setup
 docs: setup
 	$(BIN)/python -m book
 
-# Three seeds of the toy recipe, and the film reviews with IMDB=FOLDER: the tables of docs/results.md.
+# The studies of docs/studies.md that fit into an hour; says what is left, and how long it takes. DATA=FOLDER has the data sets (alpaca-eval/ and so on).
+# Finished studies are kept; one that was interrupted goes on.
 evidence: setup
-	$(BIN)/python -m prefloop.recipes.evidence --out evidence $(if $(IMDB),--imdb $(IMDB))
+	$(BIN)/prefloop study all --out evidence --minutes 60 $(if $(DATA),--data $(DATA))
 
 # Losses beside TRL's and rlax's, which are installed into .oracles the first time: writes docs/oracles.md.
 oracles: setup

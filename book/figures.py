@@ -13,6 +13,7 @@ STORE, TRAIN, PEOPLE, MEASURE = "#e8eefc", "#e6f4ea", "#fdf0e1", "#f3e9fb"
 FLOORS = {
     "api": "what `import prefloop` offers",
     "cli": "parses the command line and prints",
+    "studies": "published curves made again",
     "recipes": "the whole loop in one command",
     "algorithms": "one file, one algorithm",
     "evaluation": "win rates, quality, report",

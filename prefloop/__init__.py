@@ -44,6 +44,7 @@ STAGE_NAMES = (  # functions of `prefloop.api.stages`, a command each
 _ATTRIBUTES = {
     "align": "prefloop.api.aligning:align",
     "plan": "prefloop.api.aligning:plan",
+    "study": "prefloop.api.studying:study",
     "load_policy": "prefloop.api.texts:load_policy",
     "load_reward_model": "prefloop.api.texts:load_reward_model",
     "open_run": "prefloop.api.results:open_run",

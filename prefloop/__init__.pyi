@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict
 from prefloop.api.aligning import Aligned, AlignPlan
 from prefloop.api.measures import agreement as agreement, ratings as ratings, verifier as verifier, win_rate as win_rate
 from prefloop.api.results import FinishedRun, PolicyRun, RewardRun, open_run as open_run
+from prefloop.api.studying import FinishedStudy
 from prefloop.api.texts import TextPolicy, TextScorer, load_policy as load_policy, load_reward_model as load_reward_model
 from prefloop.data.store import Store as Store
 from prefloop.errors import InputError as InputError
@@ -221,6 +222,22 @@ def plan(
     columns: Sequence[str] = ...,
 ) -> AlignPlan:
     """Say what `prefloop align` would do with a model and a file of comparisons, and what it would cost, without doing it."""
+
+def study(
+    *,
+    name: str = ...,
+    out: str | Path = ...,
+    list: bool = ...,
+    size: Literal['smallest', 'small', 'large'] = ...,
+    settings: Sequence[str] = ...,
+    seeds: int = ...,
+    jobs: int = ...,
+    data: str = ...,
+    resume: bool = ...,
+    docs: str = ...,
+    minutes: float = ...,
+) -> FinishedStudy:
+    """Make one of the field's published curves again: cells run over seeds in parallel, a table and a figure with intervals, and what differs."""
 
 def pretrain(
     *,

@@ -28,6 +28,7 @@ from typing import Any, Literal, TypedDict
 from prefloop.api.aligning import Aligned, AlignPlan
 from prefloop.api.measures import agreement as agreement, ratings as ratings, verifier as verifier, win_rate as win_rate
 from prefloop.api.results import FinishedRun, PolicyRun, RewardRun, open_run as open_run
+from prefloop.api.studying import FinishedStudy
 from prefloop.api.texts import TextPolicy, TextScorer, load_policy as load_policy, load_reward_model as load_reward_model
 from prefloop.data.store import Store as Store
 from prefloop.errors import InputError as InputError
@@ -40,9 +41,9 @@ Model = str | Path | FinishedRun | TextPolicy
 Scorer = Model | TextScorer | Callable[..., Any]
 Rows = str | Path | Store | Iterable[Mapping[str, Any]] | Any
 '''
-ALIGNING = {"align": "align", "plan": "plan"}
+ALIGNING = {"align": "align", "plan": "plan", "study": "study"}
 """Functions that are no single stage, and their commands."""
-RESULTS = {"reward": "RewardRun", "align": "Aligned", "plan": "AlignPlan"}
+RESULTS = {"reward": "RewardRun", "align": "Aligned", "plan": "AlignPlan", "study": "FinishedStudy"}
 """What functions return that train no policy."""
 MODELS = ("model", "reference", "reference_last", "teacher")
 OF_FOLDERS = {"out": " | Path", "store": " | Path | Store"}
@@ -69,7 +70,7 @@ def parameters(cls: Any, groups: dict[str, Any]) -> Iterator[str]:
     short = {long: name for name, long in short_names(cls).items()}
     for field in fields(cls):
         kind = types_of(cls)[field.name]
-        if field.name == "data":
+        if field.name == "data" and kind is not str:
             groups[kind.__name__] = kind
             yield f"data: Rows | {kind.__name__}Settings{'' if kind.__name__ == 'Preferences' else ' = ...'}"
         elif is_dataclass(kind):

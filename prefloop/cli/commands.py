@@ -421,6 +421,18 @@ STAGES: Mapping[str, Command] = {
         ),
         single=True,
     ),
+    "study": Command(
+        summary="make one of the field's published curves again, with intervals over seeds",
+        settings="prefloop.configs.study:StudyConfig",
+        work="prefloop.studies.run:study",
+        single=True,
+        positional=("name",),
+        examples=(
+            "prefloop study --list",
+            "prefloop study votes --data alpaca-eval --out runs/votes",
+            "prefloop study all --data DATA --minutes 60 --out runs/studies",
+        ),
+    ),
     "report": Command(
         summary="build the report of a project folder",
         settings="prefloop.configs.project:ReportConfig",

@@ -100,17 +100,28 @@ class Reference:
 
 
 def standalone(drawing: str) -> str:
-    """A chart as a file of its own, with the colours that a report's page otherwise gives it."""
-    colours = {
-        **LIGHT,
+    """A chart as a file of its own, with the colours that a report's page otherwise gives it: light, or dark where the reader's screen is."""
+    light = {
         "--ink": "#1b1f24",
         "--muted": "#57606a",
         "--grid": "#e3e7ec",
         "--rule": "#aab2bd",
         "--paper": "#fff",
+        **LIGHT,
     }
-    root = " ".join(f"{name}: {value};" for name, value in colours.items())
-    style = f"<style>svg {{ {root} background: #fff; font-family: sans-serif; }}{STYLE}</style>"
+    dark = {
+        "--ink": "#e7e9ec",
+        "--muted": "#9ba4ae",
+        "--grid": "#2a3037",
+        "--rule": "#414952",
+        "--paper": "#15181c",
+        **DARK,
+    }
+    root, at_night = (" ".join(f"{name}: {value};" for name, value in each.items()) for each in (light, dark))
+    style = (
+        f"<style>svg {{ {root} background: var(--paper); font-family: sans-serif; }}"
+        f"@media (prefers-color-scheme: dark) {{ svg {{ {at_night} }} }}{STYLE}</style>"
+    )
     opening, rest = drawing.split(">", 1)
     namespace = "" if "xmlns=" in opening else ' xmlns="http://www.w3.org/2000/svg"'
     return f"{opening}{namespace}>{style}{rest}\n"

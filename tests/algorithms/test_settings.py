@@ -81,6 +81,7 @@ from prefloop.configs.sample import SampleConfig
 from prefloop.configs.scorers import Combining, Named
 from prefloop.configs.select import ScoreConfig, SelectConfig
 from prefloop.configs.sft import SFTConfig
+from prefloop.configs.study import StudyConfig
 from prefloop.configs.verifiers import VerifierConfig
 from prefloop.configs.verify import VerifyConfig
 from tests.algorithms.prefer_settings import shared_settings
@@ -113,7 +114,7 @@ OTHERS = (
     ),
     *(PushConfig, ModelName, VerifierConfig),
     *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits, ScoreConfig, SelectConfig),
-    *(AlignConfig, PlanConfig, Preferences),
+    *(AlignConfig, PlanConfig, Preferences, StudyConfig),
     *(NLPOConfig, GameConfig, NashMDConfig, SPPOConfig, ILQLConfig),
     *(ActorCriticConfig, A2CConfig, TRPOConfig, ExpertConfig, OnlineDPOConfig, *METHODS),
 )

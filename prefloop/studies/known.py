@@ -1,0 +1,79 @@
+"""The studies by name, with what each costs. None is imported before it is run."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import yaml
+
+from prefloop.configs.load import Given, Mismatch, Tree, accept, load_config, types_of, unknown
+from prefloop.configs.study import Size
+from prefloop.errors import InputError
+from prefloop.studies.study import Study, StudySettings
+
+SETTINGS = Path(__file__).with_name("settings")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """A study's line in the list."""
+
+    summary: str
+    study: str
+    """`module:Study`."""
+    minutes: float
+    """Processor minutes of size `small`, as measured on a CPU."""
+    reads: str = ""
+    """The data set that `--data` must name; empty where it reads none."""
+
+
+STUDIES: Mapping[str, Known] = {
+    "votes": Known(
+        summary="ratings from few votes: active against uniform pairs, and win rates at equal length against the published ones",
+        study="prefloop.studies.votes:STUDY",
+        minutes=3.0,
+        reads="AlpacaEval's votes.csv.gz and outputs.jsonl.gz",
+    ),
+}
+"""In the order in which `all` runs them and the page shows them."""
+
+
+def find_study(name: str) -> Study:
+    """The study of a name. Raises `InputError`, with the nearest one, for a name that there is not."""
+    if name not in STUDIES:
+        near = difflib.get_close_matches(name, STUDIES, n=1)
+        way = f"did you mean {near[0]}?" if near else f"there are {', '.join(STUDIES)}"
+        raise InputError(f"name is {name!r}, which is no study; {way}")
+    module, _, attribute = STUDIES[name].study.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def settings_of(name: str, *, size: Size, given: Sequence[str] = (), seeds: int = 0) -> StudySettings:
+    """A study's settings of a size, with NAME=VALUE over them. Raises `InputError` as `load_config` does."""
+    cls = find_study(name).settings
+    over: Tree = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not equals or key not in types_of(cls):
+            raise InputError(f"settings has {each!r}: {unknown(key, cls) if equals else 'write NAME=VALUE'}")
+        try:
+            over[key] = Given(
+                value=accept(yaml.safe_load(value), types_of(cls)[key]), where=f"settings {key}"
+            )
+        except (Mismatch, yaml.YAMLError) as error:
+            raise InputError(f"settings has {each!r}; {key} must be {error}") from None
+    if seeds:
+        over["seeds"] = Given(value=seeds, where="--seeds")
+    return load_config(cls, SETTINGS / name / f"{size}.yaml", over)
+
+
+def listing() -> str:
+    """What `prefloop study --list` prints."""
+    lines = []
+    for name, known in STUDIES.items():
+        lines.append(f"{name:14} {known.summary}")
+        reads = f"; reads {known.reads} (--data FOLDER)" if known.reads else ""
+        lines.append(f"{'':14} {known.minutes:g} processor minutes at size small{reads}")
+    return "\n".join(lines)
