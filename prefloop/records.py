@@ -19,7 +19,7 @@ class ToolCall:
     arguments: str
     """A JSON object, as text."""
     id: str = ""
-    """What the tool's message answers by; empty where the data names none."""
+    """What the tool's message answers by; empty if the data names none."""
 
     def to_json(self) -> dict[str, Any]:
         """The call as chat APIs write it, its arguments as text."""
@@ -29,7 +29,7 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One turn of a conversation. The optional fields say nothing where they are empty."""
+    """One turn of a conversation. The optional fields say nothing if they are empty."""
 
     role: Role
     content: str
@@ -145,7 +145,7 @@ class Conversation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Somebody preferred `chosen` to `rejected`. `margin` is how much, in units of the reward (0 = not said)."""
+    """Somebody preferred `chosen` to `rejected`. `margin` is how much, in units of the reward (0 = not given)."""
 
     prompt: Prompt
     chosen: str
@@ -157,7 +157,7 @@ class Comparison:
     context: str = ""
     """Criterion or situation in which it is preferred, which a model reads before the prompt; empty is none."""
     opposite_context: str = ""
-    """One in which the preference would be the other way round; empty is not said."""
+    """A context in which the preference would be reversed; empty if not given."""
     origin: str = field(default="", compare=False)
 
     def swap(self) -> "Comparison":
@@ -177,7 +177,7 @@ class Ranking:
     completions: tuple[str, ...]
     annotator: str = ""
     ranks: tuple[int, ...] = ()
-    """The rank of each completion, equal where they are tied; empty where no two are."""
+    """The rank of each completion, equal where they are tied; empty if no two are."""
     top: int = 0
     """How many of the first are in order: of those below, none was compared with another (1 is the best of K). 0 is all."""
     origin: str = field(default="", compare=False)

@@ -67,7 +67,7 @@ class MethodLoss:
     ratio: Callable[..., Tensor]
     surrogate: Callable[..., Tensor]
     cut: Callable[..., Tensor] | None
-    """Which tokens the clip has cut; None where nothing is clipped."""
+    """Which tokens the clip has cut; None if nothing is clipped."""
     reduction: Callable[..., Tensor]
     clip: tuple[float, float]
     penalties: Penalties
@@ -131,7 +131,7 @@ def train(config: CriticFreeConfig) -> Path:
 
 
 def _open(config: CriticFreeConfig, session: Session) -> ScoredPolicy:
-    """The roles, from the start or from the checkpoint the run goes on from."""
+    """The roles, from the start or from the checkpoint that the run resumes from."""
     opened = open_policy(session, config.model, config.lora)
     policy = opened.role
     score, shape = open_shaped_scorer(

@@ -223,7 +223,7 @@ def _learn(
 
 
 def _heldout(roles: TeacherAndPolicy, drawing: Drawing, heldout: BothSides, version: int) -> dict[str, float]:
-    """The divergence per token on held-out prompts; nothing where nothing is held out."""
+    """The divergence per token on held-out prompts; nothing if nothing is held out."""
     count = min(len(heldout.plain), MOST_HELDOUT)
     if not count:
         return {}

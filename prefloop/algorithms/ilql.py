@@ -128,7 +128,7 @@ def train(config: ILQLConfig) -> Path:
 
 
 def _open_heads(policy: Policy, session: Session, model: str) -> QHeads:
-    """Fresh heads, or those of the checkpoint the run goes on from."""
+    """Fresh heads, or those of the checkpoint that the run resumes from."""
     if not policy.linear_head:
         raise InputError(
             f"{model} has a head that is more than a linear layer, which decoding with Q heads does not support; use another model"
@@ -140,7 +140,7 @@ def _open_heads(policy: Policy, session: Session, model: str) -> QHeads:
 
 
 def score_moments(train: Examples[Score], source: str) -> tuple[float, float]:
-    """Mean and standard deviation of the scores. Raises `InputError` where all are equal."""
+    """Mean and standard deviation of the scores. Raises `InputError` if all are equal."""
     scores = torch.tensor([record.value for record in train.records], dtype=torch.float64)
     mean, std = scores.mean().item(), scores.std(unbiased=False).item()
     if std < 1e-8:
@@ -215,7 +215,7 @@ def loss_of(
 
 
 def _heldout(learner: PolicyWithHeads, heldout: Rewarded, session: Session) -> dict[str, float]:
-    """The same metrics of held-out completions; nothing where there are none."""
+    """The same metrics of held-out completions; nothing if there are none."""
     if not heldout.groups:
         return {}
     world, metrics = session.world, Metrics()

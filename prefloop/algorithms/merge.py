@@ -22,7 +22,7 @@ from prefloop.text import check_same_tokens, declare_stops, load_tokenizer, stop
 
 
 def merge(config: MergeConfig) -> Path:
-    """Merge, save and return the folder. Raises `InputError` where models are not of one shape, or read text in other tokens."""
+    """Merge, save and return the folder. Raises `InputError` if models are not of one shape, or read text in other tokens."""
     out = Path(config.out)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty; name another folder with --out")

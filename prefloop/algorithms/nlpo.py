@@ -98,7 +98,7 @@ class Masking:
 
 
 def open_masking(rule: MaskRule, policy: Policy, model: str) -> Masking | None:
-    """A masking policy that begins as the policy, None where all tokens are allowed. Raises `InputError` where the model's tokens cannot be masked."""
+    """A masking policy that begins as the policy, None if all tokens are allowed. Raises `InputError` if the model's tokens cannot be masked."""
     if rule.top_p == 1:
         return None
     if not policy.linear_head:

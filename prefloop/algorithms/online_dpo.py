@@ -57,7 +57,7 @@ class Pairs:
     reference: Float[Tensor, "P 2"]
     """Reference log-probabilities of chosen and rejected, summed over tokens."""
     foreign: Float[Tensor, "P 2"]
-    """1 where the reference has drawn the completion (XPO), else 0."""
+    """1 if the reference has drawn the completion (XPO), else 0."""
 
     def at(
         self, places: Sequence[int], part: MicroBatch

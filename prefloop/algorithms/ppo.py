@@ -92,7 +92,7 @@ def train(config: PPOConfig) -> Path:
 
 
 def train_masked(config: PPOConfig, mask: Callable[[Policy], TokenMask | None]) -> Path:
-    """As `train`; `mask` gives what restricts the tokens that a policy may choose, None where it may choose all (`nlpo.py`)."""
+    """As `train`; `mask` gives what restricts the tokens that a policy may choose, None if it may choose all (`nlpo.py`)."""
     k = config.completions_per_prompt
     kl_coef = KLCoefficient(config.kl, completions=config.batch_prompts * k)
     source = read_prompts(config)

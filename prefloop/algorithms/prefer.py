@@ -194,7 +194,7 @@ def _check_labels(loss: str, objective: Objective, inputs: Inputs[Any]) -> None:
 
 
 def _usable(heldout: Examples[Any], objective: Objective) -> Examples[Any]:
-    """Held-out examples; none where the objective needs two prompts and there is one."""
+    """Held-out examples; none if the objective needs two prompts and there is one."""
     if objective.needs.mismatched and len({tuple(group.prompt) for group in heldout.groups}) < 2:
         return Examples(records=(), groups=[])
     return heldout
@@ -228,7 +228,7 @@ def _step(task: Task, updater: Updater, whole: Whole, *, sft_coef: float, check:
 def _heldout_metrics(
     task: Task, heldout: Sequence[Example], running: Mapping[str, float], *, seed: int
 ) -> dict[str, float]:
-    """The same numbers of held-out examples, all of them as one step; nothing where nothing is held out."""
+    """The same numbers of held-out examples, all of them as one step; nothing if nothing is held out."""
     if not heldout:
         return {}
     own = task.world.share(heldout)

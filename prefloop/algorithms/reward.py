@@ -139,7 +139,7 @@ def _step(
 def _heldout_metrics(
     score: partial[Scored], losses: Loss, heldout: Examples[Any], session: Session, *, kind: str
 ) -> dict[str, float]:
-    """The plain loss and the accuracy (or error) on held-out examples; nothing where nothing is held out."""
+    """The plain loss and the accuracy (or error) on held-out examples; nothing if nothing is held out."""
     if not heldout.groups:
         return {}
     world, metrics = session.world, Metrics()

@@ -8,9 +8,9 @@ actions are tokens, and KL and surrogate are means over them.
 
 Logged as by PPO: score, reward, kl, kl_distance, kl_coef, entropy, length, ended, explained_variance, ratio, value_loss, lr, grad_norm, skipped (of the
 critic); and of the step:
-    step_kl      mean KL per token of the old policy to the new one; never above max_kl, 0 where no step was accepted
+    step_kl      mean KL per token of the old policy to the new one; never above max_kl, 0 if no step was accepted
     gain         rise of the mean of ρ A
-    step_share   share of the longest step that was taken, 0 where none was good enough
+    step_share   share of the longest step that was taken, 0 if none was good enough
     slope        Euclidean norm of g
 """
 
@@ -111,7 +111,7 @@ def train(config: TRPOConfig) -> Path:
 
 
 def _open(config: TRPOConfig, session: Session) -> ActorCritic:
-    """A model for each role, from the start or from the checkpoint the run goes on from."""
+    """A model for each role, from the start or from the checkpoint that the run resumes from."""
     policy = load_policy(session.run.source(config.model), session.compute)
     check_vocabulary(session.tokenizer, vocabulary_size(policy))
     reward_models = frozen_reward_models(session, config.reward_model)

@@ -108,7 +108,7 @@ def _put(tree: Tree, name: str, value: Any, root: Any, cls: Any = None, prefix: 
 
 
 def _value(value: Any, kind: Any, name: str) -> Any:
-    """A value of the setting's type. Raises `InputError` where it is none."""
+    """A value of the setting's type. Raises `InputError` if it is none."""
     if kind is str:
         value = rows_file(value) if name == "data.source" else _named(value)
     try:

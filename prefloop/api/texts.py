@@ -23,7 +23,7 @@ class TextPolicy:
     """A policy that samples completions and computes log-probabilities of texts."""
 
     def __init__(self, name: str | Path, *, compute: Compute | None = None) -> None:
-        """Load a causal language model by hub name or folder. Raises `InputError` where there is none."""
+        """Load a causal language model by hub name or folder. Raises `InputError` if there is none."""
         compute = compute or Compute()
         self.model_folder = Path(name)
         """What stages take this policy by, as `model=`."""

@@ -49,7 +49,7 @@ def _check_votes(config: CheckConfig) -> int:
 
 
 def _counter(name: str) -> Callable[[str], int] | None:
-    """Counts tokens as a model's tokenizer does; None where no model is named."""
+    """Counts tokens as a model's tokenizer does; None if no model is named."""
     if not name:
         return None
     from prefloop.text import load_tokenizer

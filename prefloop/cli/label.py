@@ -101,7 +101,7 @@ def import_items(config: LabelImportConfig) -> str:
 
 
 def _read(path: str) -> str | None:
-    """A file of guidelines; None where none is named."""
+    """A file of guidelines; None if none is named."""
     if not path:
         return None
     try:

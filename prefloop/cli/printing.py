@@ -11,7 +11,7 @@ def show(found: Any, text: Callable[[], str], *, as_json: bool) -> None:
 
 
 def show_left_out(counts: Mapping[str, int]) -> None:
-    """Print what was left out, by reason; nothing where nothing was."""
+    """Print what was left out, by reason; nothing if nothing was."""
     left_out = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
     if left_out:
         print(f"  left out: {left_out}")

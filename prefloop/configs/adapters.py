@@ -32,7 +32,7 @@ class Adapter:
     settings: Mapping[str, Any]
     """What `adapter_config.json` says."""
     about: Mapping[str, Any]
-    """What `prefloop.json` says; empty where there is none."""
+    """What `prefloop.json` says; empty if there is none."""
 
     @property
     def scores(self) -> bool:
@@ -46,7 +46,7 @@ class Adapter:
 
 
 def adapter_of(name: str) -> Adapter | None:
-    """The adapter that a model's name stands for; None where it stands for a whole model, or for nothing.
+    """The adapter that a model's name stands for; None if it stands for a whole model, or for nothing.
 
     Raises:
         InputError: The adapter's files are damaged, or its base is not named or not there.
@@ -88,7 +88,7 @@ def adapter_of(name: str) -> Adapter | None:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises `InputError` that names the file where it holds something else."""
+    """A JSON object from a file. Raises `InputError` that names the file if it holds something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -127,7 +127,7 @@ def _base(named: str, folder: Path, given: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _from_hub(name: str) -> Path | None:
-    """The folder of a hub model that is an adapter; None where it is none, or cannot be asked for."""
+    """The folder of a hub model that is an adapter; None if it is none, or cannot be asked for."""
     place = model_name(name)
     if not name or place.is_path or place.gguf:
         return None

@@ -163,7 +163,7 @@ class Selecting:
     since: str = ""
     """Judgements made at this time or later, for example 2026-11-29 or 2026-11-29T18:30+01:00; UTC if it has no time zone."""
     adjudicated: bool = False
-    """Where people disagreed and an adjudicator decided, take the decision in place of their answers; otherwise decisions are left out. Of comparisons
+    """Where people disagreed and an adjudicator decided, take the decision instead of their answers; otherwise decisions are left out. Of comparisons
     and labels."""
     aggregate: Aggregate = "each"
     """Of comparisons: every judgement by itself; or one comparison per pair, with the probability that it is right (`p_soft`): the majority's share, or
@@ -189,7 +189,7 @@ class Selecting:
 
     @property
     def moment(self) -> datetime | None:
-        """`since` as a moment; None where it is empty."""
+        """`since` as a moment; None if it is empty."""
         return moment_of(self.since)
 
 
@@ -230,7 +230,7 @@ OF_SOME_KINDS = {
 
 
 def require_selects(chosen: Selecting, kind: str, *, prefix: str = "") -> None:
-    """Raise `InputError` where a kind of record has no use for a setting. `prefix` stands before the setting's name in what is said."""
+    """Raise `InputError` if a kind of record has no use for a setting. `prefix` stands before the setting's name in what is said."""
     for name, value in chosen.said.items():
         kinds, what = OF_SOME_KINDS.get(name, ((kind,), ""))
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value

@@ -155,7 +155,7 @@ class _Reader:
 
 
 def _wrong_number(node: Any, kind: Any) -> str:
-    """A number that YAML 1.1 reads as another one (010 is 8, 1:30 is 90), or that is too long to be one; empty where there is none."""
+    """A number that YAML 1.1 reads as another one (010 is 8, 1:30 is 90), or that is too long to be one; empty if there is none."""
     if is_optional(kind):
         return _wrong_number(node, inner_of(kind))
     if get_origin(kind) is tuple and node.id == "sequence":
@@ -260,7 +260,7 @@ def overlay(below: Tree, above: Tree) -> Tree:
 def build(cls: type[T], given: Tree, *, base: T | None = None, prefix: str = "") -> T:
     """The dataclass of given values; `base` has the others, else the fields' defaults.
 
-    Raises `InputError` where a required setting is missing and where the dataclass refuses its values.
+    Raises `InputError` if a required setting is missing and where the dataclass refuses its values.
     """
     changes: dict[str, Any] = {}
     missing: list[str] = []

@@ -18,7 +18,7 @@ class ModelName:
     revision: str = ""
     """Branch, tag or commit of a hub repository; empty uses its main branch."""
     gguf: str = ""
-    """File in it that holds the model; empty where it holds config.json and safetensors."""
+    """File in it that holds the model; empty if it holds config.json and safetensors."""
 
     @property
     def options(self) -> dict[str, str]:

@@ -46,7 +46,7 @@ class Named:
 
 
 def scorers_named(given: str) -> tuple[Named, ...]:
-    """The scorers that `--reward_model` names. Raises `InputError` where a name is missing."""
+    """The scorers that `--reward_model` names. Raises `InputError` if a name is missing."""
     return tuple(_named(part.strip(), given) for part in given.split(","))
 
 
@@ -56,7 +56,7 @@ def first_is_model(given: str) -> bool:
 
 
 def reader(given: str) -> str:
-    """The first model among the scorers, whose tokens texts are measured in. Raises `InputError` where all are Python functions."""
+    """The first model among the scorers, whose tokens texts are measured in. Raises `InputError` if all are Python functions."""
     models = [each.name for each in scorers_named(given) if each.kind != "function"]
     if not models:
         raise InputError(

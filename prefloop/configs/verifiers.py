@@ -89,7 +89,7 @@ def is_verifier(scorer: str) -> bool:
 
 
 def read_verifier(scorer: str) -> VerifierConfig:
-    """The settings that a verifier's name stands for. Raises `InputError` where there is no such file, or it says something wrong."""
+    """The settings that a verifier's name stands for. Raises `InputError` if there is no such file, or it says something wrong."""
     kind, _, rest = scorer.partition(":")
     if scorer.startswith(FILE):
         require(

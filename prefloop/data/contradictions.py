@@ -1,4 +1,4 @@
-"""Judgements that an earlier row gives the other way round, found without writing out the K(K-1)/2 pairs of a long ranking."""
+"""Judgements that an earlier row gives with the sides swapped, found without writing out the K(K-1)/2 pairs of a long ranking."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence

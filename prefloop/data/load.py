@@ -31,7 +31,7 @@ T = TypeVar("T")
 Convert = Callable[[Record, Row], tuple[T, ...]]
 """What a loader makes of a record, and of the row that said it."""
 Check = Callable[[Any], str]
-"""What is wrong with a value, and what would be right; empty where nothing is."""
+"""What is wrong with a value, and what would be right; empty if nothing is."""
 
 NO_ONE_ORDER = (
     "this loss needs an order that the ranking leaves open: some are tied or unordered",

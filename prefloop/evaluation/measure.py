@@ -117,7 +117,7 @@ class Found(Generic[R]):
 
     records: tuple[R, ...]
     data: tuple[MeasuredData, ...]
-    """One, or none where nothing was to be read."""
+    """One, or none if nothing was to be read."""
     alarms: tuple[str, ...]
 
 
@@ -150,7 +150,7 @@ def _prompts(config: EvalConfig, model: str, models: Sequence[str], world: World
 
 
 def _references(metrics: Sequence[str], data: Data, prompts: Sequence[Prompt]) -> list[list[str]]:
-    """What the source itself answers to each prompt; nothing where no metric is asked for."""
+    """What the source itself answers to each prompt; nothing if no metric is asked for."""
     if not metrics:
         return []
     known: dict[str, list[str]] = {}

@@ -75,7 +75,7 @@ def _there(store: Store, round: int) -> AddedItems:
 
 
 def label_quality(store: Store, annotator: SimulatedAnnotator) -> LabelQuality | None:
-    """How good all comparisons of an annotator are; None where it has said nothing but ties."""
+    """How good all comparisons of an annotator are; None if it has said nothing but ties."""
     comparisons = store.comparisons(Filters(annotators=(annotator.name,))).records
     if not comparisons:
         return None

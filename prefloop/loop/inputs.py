@@ -283,7 +283,7 @@ def comparisons(
     """Comparisons from a file, a data set or the store; group completions are (chosen, rejected).
 
     Without `to_train` all of them may be held out.
-    With `swap_contexts` each that names an opposite context is there a second time, in that context and the other way round.
+    With `swap_contexts` each that names an opposite context is there a second time, in that context and with the sides swapped.
     """
 
     def work() -> Inputs[Comparison]:

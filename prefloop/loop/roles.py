@@ -60,7 +60,7 @@ _ON_THEM = "train an adapter on them: set lora.rank above 0"
 
 
 def check_trains_whole(compute: Compute) -> None:
-    """Raise `InputError` where every weight is to be trained, and all are to be rounded."""
+    """Raise `InputError` if every weight is to be trained, and all are to be rounded."""
     if compute.quantize != "none":
         raise InputError(
             f"compute.quantize is {compute.quantize}, but weights in 4 bits cannot be trained; {_ON_THEM}"

@@ -472,7 +472,7 @@ def over_labels(loss: Loss, values: Mapping[str, Any]) -> Tensor:
 
     Of DPO it is conservative DPO with a noise rate for each comparison, -p log σ(βh) - (1 - p) log σ(-βh), lowest at βh = log(p/(1 - p)); of IPO,
     up to a constant, (h - (2p - 1)/(2β))²; of SPPO, up to a constant, its soft form (ρ_w - (p - ½)/β)² + (ρ_l - (½ - p)/β)². The hard loss at p = 1,
-    and the same for a comparison the other way round with 1 - p.
+    and the same for a comparison with the sides swapped with 1 - p.
     """
     swapped = {_other_side(name): value for name, value in values.items()}
     p = values["p_soft"]

@@ -327,7 +327,7 @@ def exo_pair_loss(
     beta: float = 0.1,
     label_smoothing: float = 1e-3,
 ) -> PerPair:
-    """EXO on pairs, arXiv:2402.00856: KL(q ‖ p), q = (σ(βh), σ(-βh)), p = (1 - ε, ε). cDPO is the same KL the other way round, plus
+    """EXO on pairs, arXiv:2402.00856: KL(q ‖ p), q = (σ(βh), σ(-βh)), p = (1 - ε, ε). cDPO is the same KL with the arguments swapped, plus
     the entropy of p. ε must be above 0."""
     z = beta * margin_of(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
     right = z.sigmoid() * (logsigmoid(z) - math.log1p(-label_smoothing))

@@ -21,7 +21,7 @@ HEADS = ("lm_head", "embed_out", "score")
 def nf4(compute: Compute, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """For `from_pretrained`: every linear layer but the head in 4 bits, computed with in `dtype`.
 
-    Raises `InputError` where bitsandbytes is not installed.
+    Raises `InputError` if bitsandbytes is not installed.
     """
     if find_spec("bitsandbytes") is None:
         raise InputError(
@@ -52,10 +52,10 @@ def is_quantised(model: nn.Module) -> bool:
 def settle_quantised(model: PreTrainedModel) -> None:
     """Make a model that was quantised as it was loaded one that is saved as a plain one.
 
-    On processors with bfloat16 products bitsandbytes packs weights anew in passes without a gradient, and then computes other last bits than
+    On processors with bfloat16 products bitsandbytes packs weights again in passes without a gradient, and then computes other last bits than
     with one: that is switched off, so that a rollout's log-probabilities are those of training.
 
-    Raises `InputError` for rows that bitsandbytes unpacks wrongly on a CPU: their length is no multiple of a block (seen in 0.50.2).
+    Raises `InputError` for rows that bitsandbytes unpacks wrongly on a CPU: their length is not a multiple of a block (seen in 0.50.2).
     """
     model.hf_quantizer = None  # pyright: ignore[reportArgumentType]  an attribute, whatever a module may hold
     vars(model.config).pop("quantization_config", None)

@@ -224,7 +224,7 @@ MOST_WORDS, FEWEST_WORDS = 34, 12
 
 
 def _demonstration(text: str, prompt_words: int, origin: str) -> Demonstration | None:
-    """The opening, and what follows up to the last end of a sentence within reach; None where there is none."""
+    """The opening, and what follows up to the last end of a sentence within reach; None if there is none."""
     words = text.split()
     following = words[prompt_words : prompt_words + MOST_WORDS]
     ends = [place + 1 for place, word in enumerate(following) if _SENTENCE_END.search(word)]

@@ -22,7 +22,7 @@ class Plan:
     settings: LoopSettings
     project: Path
     pretrain: tuple[PretrainConfig, ...]
-    """None where the loop starts from a given model."""
+    """None if the loop starts from a given model."""
     sft: SFTConfig
     sample: SampleConfig
     pairs: int

@@ -16,7 +16,7 @@ from prefloop.runtime.folder import contents
 SETTINGS = "config.yaml"
 """The project's settings, which `--config` reads back."""
 NOT_KEPT = ("resume", "yes")
-"""What is said anew each time."""
+"""What is said again each time."""
 
 
 def check_free(project: Path, *, resume: bool) -> frozenset[str] | None:
@@ -45,7 +45,7 @@ def enter(project: Path, config: Any, *, may_differ: Sequence[str]) -> frozenset
 
 
 def _plain(value: Any) -> Any:
-    """Lists in place of tuples, as YAML has them."""
+    """Lists instead of tuples, as YAML has them."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

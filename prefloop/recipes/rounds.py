@@ -1,7 +1,7 @@
 """`prefloop run rounds`: the loop again and again, each turn on samples of the policy that the last one made.
 
 One round: samples of the newest policy; comparisons of them, by the simulated annotator, an AI judge, the policy itself or people; a reward model
-fitted anew, from the model of round 0, on all comparisons so far; a policy trained from the newest one, by DPO on the comparisons or by PPO on the reward
+fitted again, from the model of round 0, on all comparisons so far; a policy trained from the newest one, by DPO on the comparisons or by PPO on the reward
 model. With `judge self` a round is one of self-rewarding (arXiv:2401.10020), except that the scores are read from the answer's
 probabilities and that DPO sees earlier rounds' comparisons as well.
 
@@ -136,7 +136,7 @@ class Ground:
     """What rounds stand on: the toy world, or a given model."""
 
     annotator: SimulatedAnnotator | None
-    """Who knows the truth; None where nobody does."""
+    """Who knows the truth; None if nobody does."""
     first: Mapping[str, Callable[[], object]]
     """Stages that make the policy of round 0, by name; nothing for a given one."""
     settings: Sequence[object]

@@ -226,7 +226,7 @@ def judge_itself(store: Store, policy: str, *, number: int, pairs: int, seed: in
 def _best_over_worst(
     store: Store, checkpoint: int, annotator: int, number: int, scored: Sequence[tuple[float, Completion]]
 ) -> bool:
-    """Write the comparison of a prompt's best and worst sample; False where their scores are equal."""
+    """Write the comparison of a prompt's best and worst sample; False if their scores are equal."""
     best, worst = max(scored, key=lambda each: each[0]), min(scored, key=lambda each: each[0])
     if best[0] == worst[0]:
         return False

@@ -80,7 +80,7 @@ class RoundResults:
     quality: RewardModelQuality | None
     """Of the last reward model."""
     arena: tuple[Leaderboard, ...]
-    """None where nobody compared the rounds' policies."""
+    """None if nobody compared the rounds' policies."""
 
 
 def evaluate(
@@ -159,7 +159,7 @@ def _quality(
     setting: Setting,
     gold: Callable[[Prompt, str], float] | None,
 ) -> RewardModelQuality | None:
-    """A round's reward model on that round's held-out comparisons; None where there are none."""
+    """A round's reward model on that round's held-out comparisons; None if there are none."""
     heldout = plan.reward.data.heldout
     whose = replace(feedback.filters, rounds=(number,), part="heldout", heldout=heldout)
     with Store.open(plan.sample.store) as store:

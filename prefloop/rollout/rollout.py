@@ -44,7 +44,7 @@ class Rollout:
         return prompts, [text for texts in self.texts for text in texts]
 
     def groups_for(self, judge: PreTrainedTokenizerBase, *, policy: PreTrainedTokenizerBase) -> list[Group]:
-        """The completions in the tokens that a judge reads: as they were drawn where those are the policy's (with the stop token that judges are trained with), else their texts encoded anew."""
+        """The completions in the tokens that a judge reads: as they were drawn where those are the policy's (with the stop token that judges are trained with), else their texts encoded again."""
         if judge.get_vocab() == policy.get_vocab() and judge.chat_template == policy.chat_template:
             return [
                 with_trained_stops(judge, prompt, group, ended)

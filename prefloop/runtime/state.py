@@ -145,7 +145,7 @@ def random_state(device: torch.device) -> StateTree:
 
 
 def restore_random_state(state: StateTree, device: torch.device) -> None:
-    """Undo everything drawn since `random_state`. A state taken on a CPU leaves a GPU's generator as it is, and the other way round."""
+    """Undo everything drawn since `random_state`. A state taken on a CPU leaves a GPU's generator as it is, and vice versa."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002  see random_state
     torch.set_rng_state(state["torch"])

@@ -41,7 +41,7 @@ def lease(
     now: datetime,
     random: Random | secrets.SystemRandom,
 ) -> Assignment | None:
-    """The next item for an annotator, or None if there is none for them at present. `have`: tokens that the page holds already.
+    """The next item for an annotator, or None if there is none for them right now. `have`: tokens that the page holds already.
 
     Nor is there one beyond their quota. What the annotator was given before and has not answered comes first, so a page that is loaded again goes on where it was.
     """

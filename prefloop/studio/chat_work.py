@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class ChatWork:
     """The models that answer in chats, and the turns that wait for them.
 
-    A turn is claimed for `patience` seconds. If the process dies meanwhile, whoever looks at the conversation after that time claims it anew.
+    A turn is claimed for `patience` seconds. If the process dies meanwhile, whoever looks at the conversation after that time claims it again.
     """
 
     def __init__(self, studio: Studio, responders: Sequence[Responder], *, patience: float = 300.0) -> None:

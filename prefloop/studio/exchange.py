@@ -99,7 +99,7 @@ def import_file(
 ) -> ImportedItems:
     """Put what a file's completions ask into a project. Done again, it adds nothing.
 
-    Any format of `data import` with completions: of comparisons and rankings the completions are taken, to be judged anew; completions by
+    Any format of `data import` with completions: of comparisons and rankings the completions are taken, to be judged again; completions by
     themselves are grouped by prompt where the project compares. With `gold`, what the file says is the known answer. Judgements are not
     imported here: that is `data import`.
     """

@@ -18,7 +18,7 @@ _Account, _Reset = studio_models.Account, studio_models.PasswordReset
 
 
 def change_password(studio: Studio, who: Who, current: str, new: str) -> None:
-    """A new password for who knows the present one; tokens for programs stay. Raises `InputError` if it does not fit or is too weak."""
+    """A new password for who knows the current one; tokens for programs stay. Raises `InputError` if it does not fit or is too weak."""
     with studio.read() as session:
         stored = session.get_one(_Account, who.account).password_hash
     if not verify(stored, current):

@@ -161,7 +161,7 @@ class Address:
     host: str
     port: int
     public: str
-    """Address before a proxy; empty where there is none."""
+    """Address before a proxy; empty if there is none."""
 
     def __post_init__(self) -> None:
         parsed(self.public)

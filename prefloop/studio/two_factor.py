@@ -23,7 +23,7 @@ from prefloop.studio.values import NotFound
 PERIOD = 30
 """Seconds for which an app shows a code."""
 WINDOW = 1
-"""Codes before and after the present one that are taken too, for clocks that are not quite right."""
+"""Codes before and after the current one that are taken too, for clocks that are not quite right."""
 STEP_MINUTES = 5
 """How long after the password the code may come."""
 MOST_FAILURES, BLOCK_MINUTES = 10, 15

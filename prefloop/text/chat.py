@@ -143,7 +143,7 @@ def check_written(text: str, messages: Sequence[Mapping[str, Any]]) -> None:
     """Raise `InputError` if the template wrote a chat as `text` and left out what was said or may be called: templates
     skip roles that they do not know, and those of image models skip contents that are plain text.
 
-    Earlier thoughts may be gone. A template may lay them out anew, so white space does not count, and a tool's answer may stand there as JSON.
+    Earlier thoughts may be gone. A template may lay them out differently, so white space does not count, and a tool's answer may stand there as JSON.
     """
     for message in messages:
         lost = ""

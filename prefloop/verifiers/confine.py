@@ -17,7 +17,7 @@ import sys
 import traceback
 
 ALLOWED = {
-    # name: (x86_64, aarch64), -1 where a processor has no such call
+    # name: (x86_64, aarch64), -1 if a processor has no such call
     "read": (0, 63),
     "write": (1, 64),
     "close": (3, 57),

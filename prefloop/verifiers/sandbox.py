@@ -45,7 +45,7 @@ def run_program(
 
     Args:
         program: Python source. It runs as `__main__`.
-        tests: Python source that raises where a test fails; empty where the output is what is looked at.
+        tests: Python source that raises where a test fails; empty if the output is what is looked at.
         limits: Time, memory and output.
         given: What the program reads from its input.
         may_exit: Whether `sys.exit()` is an end like any other. Otherwise a program that exits has not come to its tests.

@@ -28,7 +28,7 @@ class Verifier:
     """A scorer without a model: `right` for completions that are right, `wrong` for all others."""
 
     def __init__(self, config: VerifierConfig) -> None:
-        """Raises `InputError` where programs are to run and this machine cannot confine them."""
+        """Raises `InputError` if programs are to run and this machine cannot confine them."""
         self.config = config
         self._slow = 0
         if config.kind == "code":
@@ -91,7 +91,7 @@ class Verifier:
         return matches[-1].group(1) if pattern.groups else matches[-1].group()
 
     def _within_time(self, search: Callable[[], Any]) -> Any:
-        """What a search finds; None where it takes too long."""
+        """What a search finds; None if it takes too long."""
         try:
             return search()
         except TimeoutError:
@@ -121,7 +121,7 @@ class Verifier:
 
 
 def problem_with(config: VerifierConfig, value: Any) -> str:
-    """Why a column's value cannot be verified against, and what would be right; empty where it can."""
+    """Why a column's value cannot be verified against, and what would be right; empty if it can."""
     what = f"{config.column} is {shown(value)}"
     match config.kind:
         case "exact":
@@ -147,7 +147,7 @@ def problem_with(config: VerifierConfig, value: Any) -> str:
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number in a text, `1,234.5` and `$3` among them; None where there is none."""
+    """The last number in a text, `1,234.5` and `$3` among them; None if there is none."""
     found = _NUMBER.findall(text)
     if not found:
         return None

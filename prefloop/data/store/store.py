@@ -131,7 +131,7 @@ class Store:
     ) -> int:
         """Id of a model (`kind`: policy, reward_model, critic, human, ...), added if it is not there.
 
-        A model is its name and its weights: a folder trained anew is another row. Without the hash it is the newest one of that name.
+        A model is its name and its weights: a folder trained again is another row. Without the hash it is the newest one of that name.
         Its kind is that of the first time: a reward model that a run starts from stays one.
         What a training run writes is added by `add_run_checkpoint` and `finish_training_run`.
         """

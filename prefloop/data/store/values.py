@@ -46,7 +46,7 @@ class Conflict(InputError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """Something to judge. It holds no model name and no sampling setting, so whoever is shown it is blind to them."""
+    """Something to judge. It holds no model name and no sampling setting, so annotators are blind to them."""
 
     id: int
     kind: ItemKind

@@ -35,7 +35,7 @@ class Principle:
 
 
 def read_constitution(file: str | Path) -> tuple[Principle, ...]:
-    """The principles in a file, in order; none where no file is named.
+    """The principles in a file, in order; none if no file is named.
 
     YAML (`.yaml`, `.yml`): a list whose entries are sentences, or groups with `preference` and, where the questions are to be worded
     otherwise than by it, `critique` and `revision`. Any other file: a principle a line; empty lines and lines that begin with `#` are passed over.

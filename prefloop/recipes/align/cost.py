@@ -65,7 +65,7 @@ class Shape:
 
 
 def shape_of(name: str, compute: Compute) -> Shape:
-    """Count a model's weights from its configuration; nothing is loaded. Raises `InputError` where it has none that can be read."""
+    """Count a model's weights from its configuration; nothing is loaded. Raises `InputError` if it has none that can be read."""
     config = load_config(name, compute)
     if config is None:
         raise InputError(

@@ -62,7 +62,7 @@ class Decided:
 
 
 def decide(config: PlanConfig, seen: Seen, project: Path, *, resume: bool = False) -> Decided:
-    """Measure the machine and choose. Raises `InputError` where the least there can be takes longer than `minutes`."""
+    """Measure the machine and choose. Raises `InputError` if the least there can be takes longer than `minutes`."""
     tune(RunSettings(out=str(project)))  # as every stage does: the same threads and products are measured
     machine = measure(seen.shape, config.compute, rows=32)
     lora = _lora(config, seen)

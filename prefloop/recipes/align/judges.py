@@ -34,7 +34,7 @@ class Answers:
 
     texts: Sequence[str]
     ended: Sequence[bool]
-    """False where the limit of tokens cut it."""
+    """False if the limit of tokens cut it."""
 
 
 class Judge(Protocol):
@@ -44,7 +44,7 @@ class Judge(Protocol):
     """In sentences: `a judge`, with what it is."""
 
     def compare(self, prompts: Sequence[Prompt], a: Answers, b: Answers) -> np.ndarray:
-        """Log-odds that each answer of a is the better one, NaN where it gave no answer. Collective: all processes call it."""
+        """Log-odds that each answer of a is the better one, NaN if it gave no answer. Collective: all processes call it."""
         ...
 
     def scores(self, prompts: Sequence[Prompt], answers: Answers) -> np.ndarray | None:
@@ -145,7 +145,7 @@ class AskedJudge:
 
 
 def open_judge(judge: str, project: Path, compute: Compute, world: World) -> Judge:
-    """The judge that `--judge` names. Raises `InputError` where there is none."""
+    """The judge that `--judge` names. Raises `InputError` if there is none."""
     check_judge(judge)
     if judge == "reward":
         return ModelJudge(str(project / "judge" / "final"), compute, world)

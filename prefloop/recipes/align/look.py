@@ -57,7 +57,7 @@ class Seen:
     """The first comparison as tokens."""
     demonstrations: tuple[Demonstration | Conversation, ...]
     prompts: tuple[Prompt, ...]
-    """Given ones; none where the comparisons' are taken."""
+    """Given ones; none if the comparisons' are taken."""
 
 
 def look(config: PlanConfig) -> Seen:

@@ -61,7 +61,7 @@ class Results:
     called: str
     """The judge, in sentences."""
     author: str
-    """Whose comparisons they are; empty where the file does not say."""
+    """Whose comparisons they are; empty if the file does not say."""
     verdict: str
     alarms: tuple[str, ...]
 

@@ -158,7 +158,7 @@ def _to_keep(decided: Decided) -> dict[str, Any]:
 
 
 def _agreed(config: AlignConfig, kept: dict[str, Any], seen: Seen, project: Path) -> Decided:
-    """The plan that a project was begun with. Raises `InputError` where the comparisons have changed since."""
+    """The plan that a project was begun with. Raises `InputError` if the comparisons have changed since."""
     if kept["data_sha256"] != _data_sha256(seen):
         raise InputError(
             f"{config.data.source} no longer holds the comparisons that {project} was started with; restore the file, or start again with another --out"

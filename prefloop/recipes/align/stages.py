@@ -67,7 +67,7 @@ class Sizes:
     policy: int
     """Comparisons that the policy (and its reward model) learns from."""
     judge: int
-    """Comparisons that the judge learns from; 0 where none is fitted."""
+    """Comparisons that the judge learns from; 0 if none is fitted."""
     measure: int
     """Comparisons that measure judge and reward model."""
     prompts: int
