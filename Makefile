@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo align test check format docs evidence oracles bench clean
+.PHONY: setup demo align test check format docs evidence oracles bench scale-test clean
 
 setup: $(STAMP)
 
@@ -94,6 +94,10 @@ bench: setup
 	$(BIN)/python -m bench.versus $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(ARGS) || failed=1; \
 	$(if $(ONLY),,$(BIN)/python -m bench.scaling && $(BIN)/python -m bench.scaling --size small && $(BIN)/python -m bench.startup || failed=1;) \
 	exit $$failed
+
+# Every stage with its models dealt over processes, beside one process: the table of docs/scale.md.
+scale-test: setup
+	@folder=$$(mktemp -d); OMP_NUM_THREADS=1 $(BIN)/python -m tests.algorithms.sharded table $$folder; code=$$?; rm -rf $$folder; exit $$code
 
 clean:
 	rm -rf demo aligned evidence

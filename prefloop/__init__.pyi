@@ -41,6 +41,7 @@ class ComputeSettings(TypedDict, total=False):
     dtype: Literal['float32', 'bfloat16']
     quantize: Literal['none', 'nf4']
     attention: Literal['auto', 'packed', 'padded']
+    shard: Literal['none', 'full', 'hybrid']
     micro_batch_tokens: int
     gradient_checkpointing: bool
     trust_remote_code: bool

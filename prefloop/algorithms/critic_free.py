@@ -44,7 +44,7 @@ from prefloop.loop.critic_free_experience import (
 from prefloop.loop.dynamic_sampling import Rounds, collect
 from prefloop.loop.learn import Learner, Loss, Passes, Watch
 from prefloop.loop.penalties import Penalties
-from prefloop.loop.roles import open_policy, parameters_of, reference_of
+from prefloop.loop.roles import open_policy, parameters_of, reference_of, shard_roles
 from prefloop.loop.scoring import open_shaped_scorer
 from prefloop.loop.session import Session
 from prefloop.loop.shown import show_rollout
@@ -138,6 +138,7 @@ def _open(config: CriticFreeConfig, session: Session) -> ScoredPolicy:
         session, config.reward_model, config.reward, longest=config.sampling.max_new_tokens
     )
     watched = config.watched == "kl"
+    shard_roles(session, policy)
     return ScoredPolicy(
         policy=policy,
         reference=reference_of(session, policy, config.model, config.reference) if watched else None,

@@ -36,6 +36,7 @@ from prefloop.models.packing import Batch, MicroBatch, micro_batches, pack
 from prefloop.models.roles import Policy, scatter_tokens
 from prefloop.rollout import Rollout
 from prefloop.runtime import Metrics, Updater, World
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 HELDOUT_KEYS = 1 << 61
@@ -216,7 +217,7 @@ def _learn(
             metrics.add("divergence_completion", of_completions.sum(dim=0), len(of_completions))
         return mean_over(values, batch.completion_mask, count=count)
 
-    result = updater.step(parts, loss, replay=lambda: replayable(rollout.groups))
+    result = updater.step(in_step(parts), loss, replay=lambda: replayable(rollout.groups))
     metrics.add("length", trained_tokens(rollout.groups), len(rollout))
     metrics.add("ended", sum(map(sum, rollout.ended)), len(rollout))
     return {**result.metrics(), **metrics.reduce(world)}
@@ -239,7 +240,7 @@ def _check(roles: TeacherAndPolicy, drawing: Drawing, rollout: Rollout, behind: 
     role, groups = (roles.teacher, behind) if drawing.by_teacher else (roles.policy, rollout.groups)
     metrics = Metrics()
     with torch.no_grad():
-        for part in micro_batches(groups, tokens=roles.tokens, device=role.device):
+        for part in in_step(micro_batches(groups, tokens=roles.tokens, device=role.device)):
             logprobs = role(part.batch, temperature=roles.temperature)
             metrics.add("observed", *sum_and_count(-logprobs, part.batch.completion_mask))
     drawn = [value for rows in rollout.sampler_logprobs for row in rows for value in row]

@@ -34,6 +34,7 @@ from prefloop.models.q_heads import FOLDER, QHeads, load_q_heads
 from prefloop.models.roles import Policy, scatter_tokens, vocabulary_size
 from prefloop.records import Score
 from prefloop.runtime import Metrics, ParameterGroup, Updater
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 
@@ -221,6 +222,6 @@ def _heldout(learner: PolicyWithHeads, heldout: Rewarded, session: Session) -> d
     world, metrics = session.world, Metrics()
     own = heldout.take(world.share(range(len(heldout.groups))))
     with torch.no_grad():
-        for part in micro_batches(own.groups, tokens=session.tokens, device=world.device):
+        for part in in_step(micro_batches(own.groups, tokens=session.tokens, device=world.device)):
             loss_of(learner, part, own.rewards[part.rows], 1.0, metrics)
     return {f"heldout_{name}": value for name, value in metrics.reduce(world).items()}

@@ -24,6 +24,7 @@ from prefloop.models.packing import micro_batches
 from prefloop.models.roles import Policy
 from prefloop.rollout.steered import Drawer, masked_by, nucleus
 from prefloop.runtime import StateTree
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 
@@ -79,7 +80,7 @@ class Masking:
         def choose(logits: Tensor) -> Tensor:
             return nucleus(logits / rule.temperature, top_p=rule.top_p, least=rule.least)
 
-        for part in micro_batches(groups, tokens=rule.tokens, device=self.policy.device):
+        for part in in_step(micro_batches(groups, tokens=rule.tokens, device=self.policy.device)):
             counts = [sum(map(sum, groups[place].masks)) for place in part.groups]
             bits = supports_of(self.masking, part.batch, choose).split(counts)
             for place, own in zip(part.groups, bits, strict=True):

@@ -27,13 +27,14 @@ from prefloop.loop.objective_metrics import add_metrics, best_nll
 from prefloop.loop.objective_step import Task, Whole, find_objective, value_head_on
 from prefloop.loop.provenance import models_read
 from prefloop.loop.reference import references_of
-from prefloop.loop.roles import check_room, open_policy
+from prefloop.loop.roles import check_room, open_policy, shard_roles
 from prefloop.loop.session import open_training
 from prefloop.loop.shown import show_completions
 from prefloop.losses import check_start, example_mean, mean_over
 from prefloop.losses.objectives import OBJECTIVES, Objective, Setting, settings_of
 from prefloop.models.packing import MicroBatch
 from prefloop.runtime import Metrics, StateTree, Updater
+from prefloop.runtime.pace import in_step
 
 WAY_OUT = (
     "remove the stored reference log-probabilities in {cache}, or set compute.dtype float32 and compute.attention padded; "
@@ -91,6 +92,7 @@ def train_objective(
         policy, shown = opened.role, inputs.heldout.groups or inputs.train.groups
         check_room(policy, inputs.train, inputs.heldout)
         session.begin()
+        shard_roles(session, policy)
         reference, last = references_of(config, session, policy)
         task = Task(
             loss=loss,
@@ -220,7 +222,7 @@ def _step(task: Task, updater: Updater, whole: Whole, *, sft_coef: float, check:
             total = total + sft_coef * mean_over(nll, mask, count=best_tokens)
         return total
 
-    result = updater.step(whole.parts, loss, replay=lambda: replayable(groups))
+    result = updater.step(in_step(whole.parts), loss, replay=lambda: replayable(groups))
     shared = {name: value.item() for name, value in whole.result().shared.items()}
     return {**result.metrics(), **metrics.reduce(world), **shared}
 
@@ -235,7 +237,7 @@ def _heldout_metrics(
     whole = Whole(task=task, examples=own, running=running, seed=seed, step=0)
     metrics = Metrics()
     with torch.no_grad():
-        for micro in whole.parts:
+        for micro in in_step(whole.parts):
             numbers, losses = whole.losses(micro)
             metrics.add("loss", losses.sum(), len(losses))
             add_metrics(task.objective, task.beta, numbers, metrics)

@@ -26,7 +26,7 @@ from prefloop.loop.learn import update
 from prefloop.loop.ordinal import Thresholds
 from prefloop.loop.provenance import models_read
 from prefloop.loop.reward_step import LOSSES, USABLE, Loss, Scored, add_metrics, scored, training_loss
-from prefloop.loop.roles import check_room, open_reward_model, parameters_of
+from prefloop.loop.roles import check_room, open_reward_model, parameters_of, shard_roles
 from prefloop.loop.session import Kept, Session, open_training
 from prefloop.loop.shown import show_scores
 from prefloop.losses import example_mean
@@ -38,6 +38,7 @@ from prefloop.models.roles import Reading, RewardModel
 from prefloop.records import Score
 from prefloop.rollout.scoring import score_groups
 from prefloop.runtime import Metrics, ParameterGroup, Updater
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 SMALLEST_STD = 1e-6
@@ -72,6 +73,7 @@ def train(config: RewardConfig) -> Path:
         reward_model = opened.role
         reading = Reading(at=spec.read, rule=config.step_rule, separator=config.step_separator)
         set_reading(reward_model, reading)
+        shard_roles(session, reward_model)
         scale = None
         kept: dict[str, Kept] = {}
         trained = [parameters_of(reward_model, config.optim, name="reward_model")]
@@ -144,7 +146,7 @@ def _heldout_metrics(
         return {}
     world, metrics = session.world, Metrics()
     own = heldout.take(world.share(range(len(heldout))))
-    for part in micro_batches(own.groups, tokens=session.tokens, device=world.device):
+    for part in in_step(micro_batches(own.groups, tokens=session.tokens, device=world.device)):
         of = score(part, own.records)
         values = losses(of)
         metrics.add("loss", values.sum(), len(values))

@@ -14,8 +14,8 @@ from prefloop.configs.sft import SFTConfig
 from prefloop.loop.inputs import demonstrations, open_reader
 from prefloop.loop.likelihood import likelihood_metrics, likelihood_step
 from prefloop.loop.provenance import models_read
-from prefloop.loop.roles import check_room, open_policy, parameters_of
-from prefloop.loop.session import open_training
+from prefloop.loop.roles import check_room, open_policy, parameters_of, shard_roles
+from prefloop.loop.session import Session, open_training
 from prefloop.loop.shown import show_completions
 from prefloop.models.load import load_policy
 from prefloop.runtime import ParameterGroup
@@ -37,9 +37,10 @@ def train(config: SFTConfig) -> Path:
         check_room(opened.role, inputs.train, inputs.heldout)
         session.begin()
         policy = opened.role
+        shard_roles(session, policy)
         trained = parameters_of(policy, config.optim, name="policy")
         l1, every = config.l1, config.eval_every
-        start = _start(config, trained, resumed=bool(run.start)) if l1 else {}
+        start = _start(session, config, trained) if l1 else {}
         updater = session.updater(trained, updates=run.total_steps)
 
         for step in session.steps(save=opened.save, updater=updater):
@@ -55,11 +56,11 @@ def train(config: SFTConfig) -> Path:
         return session.finish()
 
 
-def _start(config: SFTConfig, trained: ParameterGroup, *, resumed: bool) -> dict[str, Tensor]:
+def _start(session: Session, config: SFTConfig, trained: ParameterGroup) -> dict[str, Tensor]:
     """The weights that `l1` pulls back to, by the updater's names."""
     origin = (
-        parameters_of(load_policy(config.model, config.compute), config.optim, name=trained.name)
-        if resumed
+        parameters_of(load_policy(config.model, session.compute), config.optim, name=trained.name)
+        if session.run.start
         else trained
     )
     return {name: parameter.detach().clone() for name, parameter in named([origin])}

@@ -305,6 +305,8 @@ class Compute:
     """nf4 keeps the frozen weights under an adapter in 4 bits (QLoRA): a quarter of bfloat16's memory, and results that differ by the rounding."""
     attention: Literal["auto", "packed", "padded"] = "auto"
     """packed computes no padding and each prompt once; auto falls back to padded, with a warning, if a model cannot be packed."""
+    shard: Literal["none", "full", "hybrid"] = "none"
+    """Deal weights, gradients and optimiser over all processes (full), or over those of a machine, the same on every machine (hybrid)."""
     micro_batch_tokens: int = 8192
     """Tokens per forward and backward pass; a step runs as many as it needs."""
     gradient_checkpointing: bool = False
@@ -322,6 +324,10 @@ class Compute:
         require(
             0 < self.wait_minutes <= 60 * 24 * 7,
             f"compute.wait_minutes is {self.wait_minutes}; it must be above 0, and at most a week",
+        )
+        require(
+            self.quantize == "none" or self.shard == "none",
+            f"compute.quantize is {self.quantize} and compute.shard {self.shard}, which do not go together; leave one of them out",
         )
 
 

@@ -15,7 +15,7 @@ from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
 from prefloop.loop.adaptive import ScoreShaper
-from prefloop.loop.roles import adapted_policy, check_trains_whole, parameters_of, reference_of
+from prefloop.loop.roles import adapted_policy, check_trains_whole, parameters_of, reference_of, shard_roles
 from prefloop.loop.scoring import open_shaped_scorer
 from prefloop.loop.session import Session
 from prefloop.loop.supports import Supports, statistics_among
@@ -161,6 +161,7 @@ def open_roles(config: PPOConfig, session: Session) -> Roles:
     )
     reference = reference_of(session, policy, config.model, config.reference)
 
+    shard_roles(session, policy, critic)
     per_step = config.epochs * config.minibatches
     of_policy, of_critic = parameters_of(policy, config.optim, name="policy"), None
     average = MovingAverage(dict(of_policy.parameters), decay=config.ema) if config.ema else None

@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 from prefloop.models.packing import micro_batches
 from prefloop.models.roles import Policy
 from prefloop.runtime import World
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 PENALTY = 1.0
@@ -31,7 +32,7 @@ def prompt_features(
     ]
     places = world.share(range(len(alone)))
     own: dict[int, Tensor] = {}
-    for micro in micro_batches([alone[i] for i in places], tokens=tokens, device=world.device):
+    for micro in in_step(micro_batches([alone[i] for i in places], tokens=tokens, device=world.device)):
         # A completion's first token is predicted from its prompt's last one.
         ends = micro.batch.predictors.shared
         rows = policy.hidden(micro.batch).index_select(0, ends).double().cpu()

@@ -15,6 +15,7 @@ from prefloop.models.head import TokenStatistics
 from prefloop.models.packing import Batch, micro_batches
 from prefloop.models.roles import Policy, scatter_tokens
 from prefloop.rollout import Rollout
+from prefloop.runtime.pace import in_step
 
 Values = Callable[[Batch, Tensor | None], Tensor]
 """A batch, and the policy's hidden states where there has been a pass of it, to values `[b, t]`."""
@@ -78,7 +79,7 @@ def frozen_statistics(
     if passes.by_sampler:
         old = sampler_logprobs(rollout, mask)
         entropy = -old
-    for part in micro_batches(rollout.groups, tokens=passes.tokens, device=mask.device):
+    for part in in_step(micro_batches(rollout.groups, tokens=passes.tokens, device=mask.device)):
         batch, hidden = part.batch, None
         if not passes.by_sampler:
             ours, of_reference, hidden = _both(

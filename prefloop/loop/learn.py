@@ -6,6 +6,7 @@ Losses are given by value, as functions of a minibatch that return a function of
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from prefloop.loop.session import Session
 from prefloop.losses import probability_ratio
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.runtime import Metrics, StateTree, StepResult, Updater, World
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 Key = TypeVar("Key", bound=Hashable)
@@ -113,7 +115,7 @@ def update(
 ) -> StepResult:
     """One update from this process's groups, in micro-batches of so many tokens, and from `extra` parts of the loss."""
     parts = micro_batches(groups, tokens=tokens, device=world.device)
-    jobs: list[Job] = [*(partial(loss, part) for part in parts), *extra]
+    jobs = chain(in_step([partial(loss, part) for part in parts]), in_step(extra))
     return updater.step(jobs, lambda job: job(), replay=lambda: replayable(groups))
 
 

@@ -11,6 +11,7 @@ from prefloop.losses import mean_over, sum_and_count
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy
 from prefloop.runtime import Metrics, Updater, World
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 
@@ -46,7 +47,7 @@ def likelihood_metrics(
         return {}
     metrics = Metrics()
     with torch.no_grad():
-        for part in micro_batches(world.share(groups), tokens=tokens, device=world.device):
+        for part in in_step(micro_batches(world.share(groups), tokens=tokens, device=world.device)):
             metrics.add("heldout_loss", *sum_and_count(-policy(part.batch), part.batch.completion_mask))
     loss = metrics.reduce(world)["heldout_loss"]
     return {"heldout_loss": loss, "heldout_perplexity": math.exp(min(loss, 700.0))}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from prefloop.configs.common import Compute, Sampling
+from prefloop.errors import InputError
 from prefloop.feedback.judges.model import Reply
 from prefloop.models.load import load_policy
 from prefloop.models.weights import weights_sha256
@@ -30,6 +31,10 @@ class LocalChat:
         self, checkpoint: str, compute: Compute | None = None, *, temperature: float = 0.0, seed: int = 0
     ) -> None:
         self._compute = compute or Compute()
+        if self._compute.shard != "none":
+            raise InputError(
+                f"compute.shard of a judge is {self._compute.shard}; leave it out: each process has all of it"
+            )
         self._tokenizer = load_tokenizer(checkpoint, trust_remote_code=self._compute.trust_remote_code)
         self._policy = load_policy(checkpoint, self._compute)
         self._policy.requires_grad_(False)

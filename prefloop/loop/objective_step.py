@@ -35,6 +35,7 @@ from prefloop.models.head import Want
 from prefloop.models.packing import Batch, MicroBatch, micro_batches
 from prefloop.models.roles import Policy, scalar_head, scatter_tokens
 from prefloop.runtime import ParameterGroup, World
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 
@@ -250,7 +251,9 @@ class Whole:
         if only_mismatched(self._task.objective):
             return self._mismatched()
         with torch.no_grad():
-            numbers = [(micro, numbers_of(self._task, self._examples, micro)) for micro in self.parts]
+            numbers = [
+                (micro, numbers_of(self._task, self._examples, micro)) for micro in in_step(self.parts)
+            ]
         return self._in_order(numbers) | (self._mismatched() if self._task.objective.needs.mismatched else {})
 
     def _in_order(self, numbers: Sequence[tuple[MicroBatch, TokenNumbers]]) -> dict[str, Tensor]:
@@ -295,6 +298,6 @@ class Whole:
 def _sums(policy: Policy, groups: Sequence[Group], *, tokens: int) -> Float[Tensor, " B"]:
     """The log-probability of each group's one completion, summed over its tokens, on the CPU."""
     sums = torch.zeros(len(groups))
-    for micro in micro_batches(groups, tokens=tokens, device=policy.device):
+    for micro in in_step(micro_batches(groups, tokens=tokens, device=policy.device)):
         sums[list(micro.groups)] = sequence_sum(policy(micro.batch), micro.batch.completion_mask).cpu()
     return sums

@@ -17,6 +17,7 @@ from prefloop.configs.prefer import PreferConfig
 from prefloop.loop.provenance import START
 from prefloop.loop.roles import open_reference
 from prefloop.loop.session import Session
+from prefloop.models.gathering import computes_in
 from prefloop.models.quantize import is_quantised
 from prefloop.models.roles import BASE, Policy
 from prefloop.rollout.scoring import token_logprobs
@@ -52,7 +53,11 @@ class Reference:
     def live(self) -> Policy:
         """The model, for a pass beside the policy's at every step."""
         found = self.standing()
-        return found.frozen_copy() if found is self.policy else found
+        if found is not self.policy:
+            return found
+        if self.session.compute.shard != "none":  # what is dealt over processes cannot be copied
+            return open_reference(self.session, self.start)
+        return found.frozen_copy()
 
     def logprobs(self, groups: Sequence[Group]) -> list[Float[Tensor, " _"]]:
         """Of each group the log-probability of every trained token, completions after one another."""
@@ -115,7 +120,12 @@ def reference_tokens(
     `weights` is the hash of the policy's weights. The file is memory-mapped; it is written beside and renamed, so a killed run leaves no
     half of one.
     """
-    kind = [str(policy.model.dtype), policy.way, "tokens", *(["nf4"] if is_quantised(policy.model) else [])]
+    kind = [
+        str(computes_in(policy.model)),
+        policy.way,
+        "tokens",
+        *(["nf4"] if is_quantised(policy.model) else []),
+    ]
     key = json.dumps([weights, tokens_sha256(groups), *kind])
     file = cache / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     if world.on_main(lambda: _usable(file)):

@@ -15,6 +15,7 @@ from prefloop.loop.inputs import Examples, Prompts
 from prefloop.loop.session import Session
 from prefloop.models.generation import save_model
 from prefloop.models.load import (
+    DTYPES,
     load_policy,
     load_reward_model,
     new_reward_model,
@@ -160,6 +161,7 @@ def open_reference(session: Session, name: str) -> Policy:
     reference = load_policy(name, session.compute)
     check_vocabulary(session.tokenizer, vocabulary_size(reference))
     reference.requires_grad_(False)
+    shard_roles(session, reference)
     return reference
 
 
@@ -167,9 +169,23 @@ def reference_of(session: Session, policy: Policy, model: str, reference: str) -
     """The starting weights of the policy, which are those of `model`, frozen, unless another model is named. With an adapter: the trunk with it off."""
     if reference and reference != model:
         return open_reference(session, reference)
-    if policy.adapter_name != BASE or not session.run.start:
+    if policy.adapter_name != BASE or not (session.run.start or session.compute.shard != "none"):
         return policy.frozen_copy()
     return open_reference(session, model)
+
+
+def shard_roles(session: Session, *roles: Policy | RewardModel | Critic) -> None:
+    """Deal the models of roles over the processes, where `compute.shard` says so. All processes together.
+
+    Once a model has all its adapters, before anything is computed with it and before an optimiser takes its weights. Raises `InputError`
+    where that cannot be done.
+    """
+    if session.compute.shard == "none":
+        return
+    from prefloop.models.sharding import mesh_of, shard  # half a second of PyTorch's modules
+
+    mesh = mesh_of(session.world, session.compute.shard)
+    shard(*roles, mesh=mesh, world=session.world, dtype=DTYPES[session.compute.dtype])
 
 
 _SHORTER = "shorten it, or lower data.max_prompt_tokens or data.max_completion_tokens (see data.overlong)"

@@ -11,6 +11,7 @@ from prefloop.configs.verifiers import is_verifier, read_verifier
 from prefloop.loop.adaptive import ScoreShaper
 from prefloop.loop.judge_scorer import JudgeScorer, is_judge, judge_content, read_scorer
 from prefloop.loop.provenance import Models, models_read
+from prefloop.loop.roles import shard_roles
 from prefloop.loop.session import Session
 from prefloop.models.roles import RewardModel
 from prefloop.rollout.reward_scorers import EnsembleScorer, OnlineScorer, user_function
@@ -80,6 +81,7 @@ def open_scorer(
         loaded=loaded,
         function=function,
     )
+    shard_roles(session, *scorer.roles)
     return OnlineScorer(scorer, session.tokenizer, world), scorer.moments
 
 

@@ -1,7 +1,7 @@
 """A stage's run, from its first line to its last: processes, folder, record, optimisers, and what survives a restart."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,10 +9,15 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.common import STORE, Compute, RunSettings
+from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
 from prefloop.loop.inputs import Inputs, Read, Reader
 from prefloop.loop.provenance import Models, RunRecord
 from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
+from prefloop.runtime.pace import keeping_pace
+
+SHARDS = ("sft", "reward", "dpo", "prefer", "ppo", "a2c", "reinforce", "rloo", "reinforce++", "remax", "grpo")
+"""Stages that deal their models over processes."""
 
 
 class Kept(Protocol):
@@ -90,7 +95,15 @@ def open_run(
 ) -> Iterator[Session]:
     """Open the run of a stage with these settings (`run` and `compute` among them), from what it reads, by name. Collective: all processes call it."""
     config, world = _with_version(config, reads), reader.world
+    shard = config.compute.shard
+    if shard != "none" and stage not in SHARDS:
+        raise InputError(
+            f"compute.shard is {shard}, but {stage} does not deal its models over processes; leave it out, or use {', '.join(SHARDS)}"
+        )
+    alone = shard != "none" and world.size == 1
+    compute = replace(config.compute, shard="none") if alone else config.compute
     with (
+        keeping_pace(world) if compute.shard != "none" else nullcontext(),
         Run.open(
             config.run,
             stage=stage,
@@ -102,11 +115,13 @@ def open_run(
         ) as run,
         RunRecord(stage=stage, config=config, settings=config.run, world=world) as record,
     ):
+        if alone:
+            run.say(f"compute.shard is {shard}, but there is one process: it holds everything")
         for read in reads.values():
             run.say(read.summary)
         yield Session(
             settings=config.run,
-            compute=config.compute,
+            compute=compute,
             world=world,
             run=run,
             record=record,

@@ -17,6 +17,7 @@ from prefloop.rollout import Rollout
 from prefloop.rollout.families import text_config
 from prefloop.rollout.sampler import sample
 from prefloop.runtime import Run
+from prefloop.runtime.pace import in_step
 from prefloop.text import decode_completion, stop_token_ids
 from prefloop.text.groups import Group
 
@@ -56,8 +57,6 @@ def show_completions(
     beside: str,
 ) -> None:
     """Write what the policy says, at temperature 1, to the first prompts of `groups` that leave it room; the group's own completion stands under `beside`."""
-    if not run.world.is_main:
-        return
     limit = getattr(text_config(policy.model), "max_position_embeddings", None)
     room = limit if limit is not None else 1 << 30
     shown = [group for group in groups if len(group.prompt) < room][:SHOWN]
@@ -66,6 +65,8 @@ def show_completions(
     prompts = [group.prompt for group in shown]
     tokens = min(SHOWN_TOKENS, room - max(map(len, prompts)))
     with policy.active() as model:
+        if not run.world.is_main:
+            return
         drawn = sample(
             model,
             prompts,
@@ -97,11 +98,13 @@ def show_scores(
     groups: Sequence[Group],
 ) -> None:
     """Write the completions of the first groups with their scores, in the data's order: of comparisons the chosen one first."""
-    if not (run.world.is_main and groups):
-        return
-    shown = groups[:SHOWN]
+    shown, found = groups[:SHOWN], list[float]()
     with torch.no_grad():
-        scores = iter(reward_model(pack(shown, device=run.world.device)).tolist())
+        for batch in in_step([pack(shown, device=run.world.device)] if run.world.is_main and shown else []):
+            found = reward_model(batch).tolist()
+    if not (run.world.is_main and shown):
+        return
+    scores = iter(found)
     run.samples(
         step,
         [

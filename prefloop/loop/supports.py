@@ -11,6 +11,7 @@ from prefloop.models.head import TokenStatistics
 from prefloop.models.masked import masked_statistics
 from prefloop.models.packing import Batch, micro_batches
 from prefloop.models.roles import Policy, scatter_tokens
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 Supports = Sequence[UInt8[Tensor, "_ W"]]
@@ -42,7 +43,7 @@ def masked_numbers(
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Log-probabilities and entropies of the masked policy over a rollout, in micro-batches of so many tokens."""
     logprobs, entropy = (torch.zeros(mask.shape, device=mask.device) for _ in range(2))
-    for part in micro_batches(groups, tokens=tokens, device=mask.device):
+    for part in in_step(micro_batches(groups, tokens=tokens, device=mask.device)):
         batch = part.batch
         found = statistics_among(
             policy, policy.hidden(batch), batch, [supports[g] for g in part.groups], temperature=temperature

@@ -11,6 +11,7 @@ from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
 from prefloop.runtime import World
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 
@@ -58,7 +59,7 @@ def logprobs_of(
 ) -> list[Float[Tensor, "B T"]]:
     """Each policy's log-probabilities of the groups' completions, in micro-batches of so many tokens."""
     found = [torch.zeros(mask.shape, device=mask.device) for _ in policies]
-    for part in micro_batches(groups, tokens=tokens, device=mask.device):
+    for part in in_step(micro_batches(groups, tokens=tokens, device=mask.device)):
         for policy, out in zip(policies, found, strict=True):
             put(out, part, policy(part.batch, temperature=temperature))
     return found

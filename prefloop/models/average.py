@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from prefloop.models.roles import Policy
+from prefloop.runtime.dealt import restore
 
 
 class MovingAverage:
@@ -22,8 +23,7 @@ class MovingAverage:
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Go on from saved values."""
-        for name, value in values.items():
-            self.values[name].copy_(value)
+        restore(values, self.values)
 
     def of(self, policy: Policy) -> dict[str, Tensor]:
         """The policy's weights by name, with the average instead of those that are averaged."""

@@ -19,6 +19,7 @@ from transformers.activations import SiLUActivation
 
 from prefloop.models.attention import attend_row
 from prefloop.models.gather import ReadRows
+from prefloop.models.gathering import RUN, has_hooks
 from prefloop.models.packing import Batch, Layout
 from prefloop.runtime.products import filling
 
@@ -39,13 +40,7 @@ def is_watched(model: PreTrainedModel) -> bool:
         norms = (layer.input_layernorm, layer.post_attention_layernorm)
         passed_over += [layer, layer.self_attn, layer.mlp, layer.mlp.act_fn, *norms]
         passed_over += [module for name in _HEAD_NORMS if (module := getattr(layer.self_attn, name, None))]
-    return any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        for module in passed_over
-    )
+    return any(has_hooks(module, backward=True) for module in passed_over)
 
 
 def has_known_blocks(model: PreTrainedModel) -> bool:
@@ -70,8 +65,7 @@ def run_blocks(model: PreTrainedModel, batch: Batch, rows: ReadRows | None = Non
     layers = trunk.layers[: trunk.config.num_hidden_layers]
     for number, layer in enumerate(layers):
         run = partial(
-            _block,
-            layer,
+            getattr(layer, RUN, None) or partial(run_block, layer),
             turns=turns,
             layout=batch.layout,
             rows=rows if number == len(layers) - 1 else None,
@@ -83,7 +77,7 @@ def run_blocks(model: PreTrainedModel, batch: Batch, rows: ReadRows | None = Non
     return _norm(trunk.norm, x)[1][:wanted]
 
 
-def _block(
+def run_block(
     layer: Any,
     x: Float[Tensor, "n d"],
     turns: tuple[Tensor, Tensor],

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from prefloop.configs.common import Sampling
 from prefloop.errors import InputError
+from prefloop.models.gathering import gathered, save_weights
 from prefloop.text import stop_token_ids
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,11 @@ def save_model(
         for name in ("pad_token_id", "bos_token_id"):
             if getattr(generation, name) is None:
                 setattr(generation, name, getattr(tokenizer, name))
-    model.save_pretrained(folder, state_dict=weights)
+    dealt = gathered(model)
+    if dealt is None:
+        model.save_pretrained(folder, state_dict=weights)
+    else:
+        save_weights(model, weights, Path(dealt.world.broadcast_object(str(folder))), dealt.world)
     tokenizer.save_pretrained(folder)
 
 

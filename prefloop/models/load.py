@@ -38,6 +38,7 @@ from prefloop.models.quiet import hush, quiet
 from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head
 from prefloop.models.trunk import Way, hidden_rows, packed_way
 from prefloop.models.weights import check_name
+from prefloop.runtime.pace import pace
 from prefloop.text.groups import Group
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def _from_pretrained(
         with quiet():
             model, info = auto.from_pretrained(
                 place.source,
-                dtype=DTYPES[compute.dtype],
+                # What is dealt over processes learns in float32 and is rounded where it computes (`sharding`).
+                dtype=DTYPES[compute.dtype if compute.shard == "none" else "float32"],
                 use_safetensors=True,
                 trust_remote_code=compute.trust_remote_code,
                 output_loading_info=True,
@@ -173,6 +175,10 @@ def _with_adapter(
 
 def prepare(model: PreTrainedModel, compute: Compute) -> Way:
     """Dropout off, attention through our interface, on the device; says how the trunk is to be run."""
+    if compute.shard != "none" and pace() is None:
+        raise InputError(
+            f"compute.shard is {compute.shard}, but this command does not deal models over processes; leave it out"
+        )
     attention.register()
     hush()
     turn_off_dropout(model)

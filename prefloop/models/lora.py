@@ -19,11 +19,13 @@ from prefloop.configs.common import LoRA
 from prefloop.configs.model_names import model_name
 from prefloop.errors import InputError
 from prefloop.models.from_adapter import SCORED_BY, adapter_tensors, as_it_says, put_in, score_head, trainable
+from prefloop.models.gathering import gathered
 from prefloop.models.generation import save_model
 from prefloop.models.quantize import lies_across, plain_weights
 from prefloop.models.quiet import quiet
 from prefloop.models.roles import Critic, Policy, RewardModel, scalar_head
 from prefloop.models.weights import read_tensors
+from prefloop.runtime.dealt import is_dealt
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -171,12 +173,24 @@ def save_adapter(peft: "PeftModel", name: str, folder: Path) -> None:
             base.revision,
         )
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        peft.save_pretrained(temporary, selected_adapters=[name])
+        peft.save_pretrained(temporary, selected_adapters=[name], state_dict=_gathered_state(peft))
         written = Path(temporary) / name
         folder.mkdir(parents=True, exist_ok=True)
         for file in (written if written.is_dir() else Path(temporary)).iterdir():
             if file.is_file() and file.name != CARD:
                 shutil.move(str(file), folder / file.name)
+
+
+def _gathered_state(peft: "PeftModel") -> dict[str, torch.Tensor] | None:
+    """The adapters' tensors, whole, if the model is dealt over processes; None if PEFT has them. All processes together."""
+    if gathered(peft.get_base_model()) is None:
+        return None
+    own = {
+        key: value
+        for key, value in peft.state_dict().items()
+        if ".lora_" in key or ".modules_to_save." in key
+    }
+    return {key: value.full_tensor() if is_dealt(value) else value for key, value in own.items()}
 
 
 def load_adapter_weights(peft: "PeftModel", name: str, folder: Path) -> dict[str, torch.Tensor]:

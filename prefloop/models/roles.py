@@ -20,6 +20,7 @@ from prefloop.losses.rewards import residual_scores
 from prefloop.models.adapters import adapter_layers
 from prefloop.models.contrast import contrast_of_logits, token_contrast
 from prefloop.models.gather import rows_once
+from prefloop.models.gathering import gathered, gathers, whole
 from prefloop.models.head import Head, TokenStatistics, Want, token_statistics, token_statistics_with_kl
 from prefloop.models.packing import Batch
 from prefloop.models.trunk import Way, hidden_rows, pad
@@ -47,6 +48,24 @@ def adapter(model: nn.Module, name: str) -> Iterator[None]:
         if name == BASE:
             for layer in layers:
                 layer.enable_adapters(True)
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """Of a model's adapters, `BASE` first."""
+    return [
+        BASE,
+        *sorted({name for layer in adapter_layers(model) for name in getattr(layer, "scaling", ())}),
+    ]
+
+
+@contextlib.contextmanager
+def _reading(model: nn.Module, name: str) -> Iterator[None]:
+    """`adapter`, for one pass of the trunk."""
+    dealt = gathered(model)
+    if dealt is not None:
+        dealt.tell_pass(adapter_names(model).index(name))
+    with adapter(model, name):
+        yield
 
 
 def scatter_tokens(values: Float[Tensor, " M"], batch: Batch) -> Float[Tensor, "B T"]:
@@ -94,8 +113,8 @@ class Policy(nn.Module):
 
     @contextlib.contextmanager
     def active(self) -> Iterator[PreTrainedModel]:
-        """The model as this role runs it, for the sampler."""
-        with adapter(self.model, self.adapter_name):
+        """The model as this role runs it, for the sampler: all of it, on every process."""
+        with whole(self.model), adapter(self.model, self.adapter_name):
             yield self.model
 
     def head(self) -> Head:
@@ -110,11 +129,13 @@ class Policy(nn.Module):
         )
         return Head(weight=weight, bias=weight.new_empty(0) if bias is None else bias, scale=scale)
 
+    @gathers
     def hidden(self, batch: Batch) -> Float[Tensor, "M d"]:
         """Final hidden states that the M predicted tokens are predicted from."""
-        with adapter(self.model, self.adapter_name):
+        with _reading(self.model, self.adapter_name):
             return hidden_rows(self.model, batch, self.way, batch.predictors)
 
+    @gathers
     def statistics(
         self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False, log_collision: bool = False
     ) -> TokenStatistics:
@@ -129,6 +150,7 @@ class Policy(nn.Module):
             )
         return self._full_statistics(batch, temperature)
 
+    @gathers
     def statistics_of(
         self,
         hidden: Float[Tensor, "M d"],
@@ -148,6 +170,7 @@ class Policy(nn.Module):
             log_collision=log_collision,
         )
 
+    @gathers
     def statistics_against(
         self,
         reference: "Policy",
@@ -171,6 +194,7 @@ class Policy(nn.Module):
             self.hidden(batch), reference, reference_hidden, batch, temperature=temperature, want=want
         )
 
+    @gathers
     def statistics_between(
         self,
         hidden: Float[Tensor, "M d"],
@@ -182,16 +206,22 @@ class Policy(nn.Module):
         want: Want = Want(entropy=True, kl=True),  # noqa: B008  a frozen value
     ) -> TokenStatistics:
         """As `statistics_against`, from hidden states that are already there; the reference's too."""
-        return token_statistics_with_kl(
-            hidden,
-            self.head(),
-            batch.targets,
-            temperature=temperature,
-            reference_hidden=reference_hidden,
-            reference_head=reference.head(),
-            want=want,
-        )
 
+        def between() -> TokenStatistics:
+            return token_statistics_with_kl(
+                hidden,
+                self.head(),
+                batch.targets,
+                temperature=temperature,
+                reference_hidden=reference_hidden,
+                reference_head=reference.head(),
+                want=want,
+            )
+
+        dealt = gathered(reference.model)  # its head is read, in the backward pass too
+        return between() if dealt is None else dealt(between)
+
+    @gathers
     def contrast(self, batch: Batch, hidden: Float[Tensor, "M d"] | None = None) -> Float[Tensor, " M"]:
         """`token_contrast` of the M predicted tokens; `hidden` where the row's states are already there."""
         if not self.linear_head:
@@ -199,9 +229,10 @@ class Policy(nn.Module):
         rows = self.hidden(batch) if hidden is None else hidden
         return token_contrast(rows, self.head(), batch.targets)
 
+    @gathers
     def _full_log_softmax(self, batch: Batch, temperature: float) -> Float[Tensor, "M V"]:
         padded = pad(batch)
-        with adapter(self.model, self.adapter_name):
+        with _reading(self.model, self.adapter_name):
             logits = self.model(
                 input_ids=padded.input_ids,
                 attention_mask=padded.attention_mask,
@@ -277,11 +308,12 @@ class RewardModel(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
+    @gathers
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """Scores, float32, one per completion. Where steps are read, the batch's masks must be True where they end."""
         reading = self.reading
         if reading.at == "last":
-            with adapter(self.model, self.adapter_name):
+            with _reading(self.model, self.adapter_name):
                 hidden = hidden_rows(self.model, batch, self.way, rows_once(batch.last, batch.tokens))
             scores = self.score_head(hidden.float()).squeeze(-1)
         else:
@@ -299,6 +331,7 @@ class RewardModel(nn.Module):
         first = batch.last.new_full((1,), batch.layout.prompt_tokens - 1)
         return batch.last - torch.cat([first, batch.last[:-1]])
 
+    @gathers
     def token_scores(self, batch: Batch) -> Float[Tensor, "B T"]:
         """The head at every completion token, float32, having read it; 0 where `completion_mask` is False.
 
@@ -308,7 +341,7 @@ class RewardModel(nn.Module):
         starts = torch.cat([batch.last.new_full((1,), batch.layout.prompt_tokens), batch.last[:-1] + 1])
         width = batch.completion_mask.shape[1]
         rows = starts.index_select(0, batch.slots // width) + batch.slots % width
-        with adapter(self.model, self.adapter_name):
+        with _reading(self.model, self.adapter_name):
             hidden = hidden_rows(self.model, batch, self.way, rows_once(rows, batch.tokens))
         return scatter_tokens(self.score_head(hidden.float()).squeeze(-1), batch)
 
@@ -345,9 +378,10 @@ class Critic(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
+    @gathers
     def forward(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Values, float32, one per completion token; 0 where `completion_mask` is False."""
-        with adapter(self.model, self.adapter_name):
+        with _reading(self.model, self.adapter_name):
             hidden = hidden_rows(self.model, batch, self.way, batch.predictors)
         return self.values_of(hidden, batch)
 

@@ -22,6 +22,7 @@ from transformers import (
 
 from prefloop.models.adapters import is_lora_linear
 from prefloop.models.blocks import STATIC_ROPE
+from prefloop.models.gathering import has_hooks
 
 FAMILIES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, GemmaForCausalLM)
 
@@ -135,7 +136,7 @@ def read_weights(model: nn.Module, *, rows: int, columns: int) -> Weights | None
 
     A copy of them all, so read them again when they change. `rows` is how many tokens most steps have, `columns` how many positions are needed.
     """
-    if type(model) not in FAMILIES or any(_has_hooks(module) for module in _read_out(model)):
+    if type(model) not in FAMILIES or any(has_hooks(module) for module in _read_out(model)):
         return None
     config = text_config(model)
     trunk = cast(Any, model.base_model)
@@ -211,11 +212,6 @@ def _read_out(model: nn.Module) -> Iterator[nn.Module]:
     """The modules that are not called: all but the input embedding, on which checkpointing puts a hook."""
     embedding = cast(Any, model.base_model).embed_tokens
     return (module for module in model.modules() if module is not embedding)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether somebody changes or watches what a module computes; then it must be called."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _is_plain(module: nn.Module) -> bool:

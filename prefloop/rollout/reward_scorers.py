@@ -239,6 +239,17 @@ class EnsembleScorer:
         return self.parts[0].moments if len(self.parts) == 1 and not self.normalise else (0.0, 1.0)
 
     @property
+    def roles(self) -> list[RewardModel | Policy]:
+        """The models of its members."""
+        found: list[RewardModel | Policy] = []
+        for part in self.parts:
+            if isinstance(part, ModelPart):
+                found.append(part.model)
+            elif isinstance(part, ImplicitPart):
+                found += [part.policy, part.reference]
+        return found
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Of the first member that has one. Raises `InputError` if all are Python functions."""
         for part in self.parts:

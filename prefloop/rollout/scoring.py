@@ -10,6 +10,7 @@ from prefloop.losses import sequence_sum
 from prefloop.models.packing import Batch, micro_batches
 from prefloop.models.roles import Policy, RewardModel
 from prefloop.runtime import World
+from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
 
@@ -24,7 +25,7 @@ def over_groups(
     result = torch.zeros(starts[-1], dtype=torch.float32, device=world.device)
     places = world.share(range(len(groups)))
     with torch.no_grad():
-        for part in micro_batches([groups[i] for i in places], tokens=tokens, device=world.device):
+        for part in in_step(micro_batches([groups[i] for i in places], tokens=tokens, device=world.device)):
             rows = [row for g in part.groups for row in range(starts[places[g]], starts[places[g] + 1])]
             result[torch.tensor(rows, device=world.device)] = compute(part.batch).float()
     return world.sum(result).cpu()
@@ -42,7 +43,7 @@ def token_logprobs(
     result = torch.zeros(starts[-1], dtype=torch.float32, device=world.device)
     places = world.share(range(len(groups)))
     with torch.no_grad():
-        for part in micro_batches([groups[i] for i in places], tokens=tokens, device=world.device):
+        for part in in_step(micro_batches([groups[i] for i in places], tokens=tokens, device=world.device)):
             spans = [torch.arange(starts[places[g]], starts[places[g] + 1]) for g in part.groups]
             result[torch.cat(spans).to(world.device)] = policy.statistics(part.batch).logprobs
     return world.sum(result).cpu()

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prefloop.configs.common import Optim
 from prefloop.errors import InputError
+from prefloop.runtime.dealt import is_dealt, restore
 from prefloop.runtime.state import StateTree
 
 
@@ -81,8 +84,8 @@ def make_optimizer(groups: Sequence[ParameterGroup], tensors: Sequence[Tensor]) 
     rest = iter(tensors)
     for group in groups:
         own = [next(rest) for _ in group.parameters]
-        for decays in (True, False):
-            part = [tensor for tensor in own if (tensor.ndim >= 2) == decays]
+        for decays, dealt in product((True, False), (True, False)):
+            part = [tensor for tensor in own if (tensor.ndim >= 2) == decays and is_dealt(tensor) == dealt]
             if part:
                 optim = group.optim
                 param_groups.append(
@@ -136,6 +139,8 @@ def load_optimizer_state(
             f"and lacks {missing[:3]}; resume with the model the run was started with"
         )
     optimizer.state.clear()
+    sums: dict[str, Tensor] = {}
+    saved: dict[str, Any] = {}
     for name, tensor in zip(names, tensors, strict=True):
         if name not in state:
             continue
@@ -147,5 +152,9 @@ def load_optimizer_state(
                     "resume with the model the run was started with"
                 )
             # A fused optimiser counts steps on the parameter's device.
-            restored[key] = value.to(tensor.device).clone()
+            restored[key] = torch.empty_like(
+                value if key == "step" else tensor.detach(), device=tensor.device
+            )
+            sums[f"{name}/{key}"], saved[f"{name}/{key}"] = restored[key], value
         optimizer.state[tensor] = restored
+    restore(saved, sums)

@@ -20,6 +20,7 @@ import dataclasses
 import json
 import os
 import shlex
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -38,12 +39,14 @@ from prefloop.runtime.heap import Heap, keeps_freed_memory
 from prefloop.runtime.interrupt import Interrupted, StopSignal
 from prefloop.runtime.journal import Journal
 from prefloop.runtime.manifest import check_finite, check_folder
+from prefloop.runtime.pace import pace
 from prefloop.runtime.progress import Progress
 from prefloop.runtime.state import (
     StateTree,
     load_state,
     random_state,
     restore_random_state,
+    save_dealt,
     save_state,
     seed_everything,
 )
@@ -220,7 +223,7 @@ class Run:
         """The numbers of the steps still to do, from `start + 1` to `total_steps`; checkpoints are written between them.
 
         Args:
-            save: Writes the model into the empty folder it is given. Called on rank 0.
+            save: Writes the model into the empty folder it is given. Called on rank 0; on every process where models are dealt over them.
             state: Everything else that must survive a restart, as a tree for `save_state`. Called on every process.
 
         Raises:
@@ -309,10 +312,23 @@ class Run:
         def write(folder: Path) -> None:
             save(folder)
             save_state(tree, folder / RESUME_DIR)
+            if pace() is not None:
+                save_dealt(tree, Path(self.world.broadcast_object(str(folder))) / RESUME_DIR)
 
         if self._journal is not None:
             self._journal.flush()
-        self.world.on_main(lambda: self.checkpoints.save(step, write))
+        if pace() is None:
+            self.world.on_main(lambda: self.checkpoints.save(step, write))
+        elif not self.world.on_main(lambda: self.checkpoints.path(step).is_dir()):
+            self.world.together(lambda: self._save_together(step, write))
+
+    def _save_together(self, step: int, write: Callable[[Path], None]) -> None:
+        """A checkpoint to which every process adds its part of what is dealt. The rest is the first one's; what the others write of it is thrown away."""
+        if self.world.is_main:
+            self.checkpoints.save(step, write)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            write(Path(scratch))
 
     def _publish(self) -> None:
         """Put the finished model in place."""

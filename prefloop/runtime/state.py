@@ -1,7 +1,8 @@
 """Training state on disk without pickle: a tree of Python values and tensors as `state.json` and `state.safetensors`.
 
 A tree is a dict with string keys, list, tuple, tensor, NumPy array, int, float, bool, str or None, nested as deep as you like. It comes back
-equal: same types, dtypes and shapes, floats to the last bit, NaN and infinities too. Tensors come back on the CPU.
+equal: same types, dtypes and shapes, floats to the last bit, NaN and infinities too. Tensors come back on the CPU. One that is dealt over the
+processes is written by all of them, into a folder of its own, and comes back as where it is (`dealt.Stored`).
 """
 
 import json
@@ -18,11 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefloop.errors import InputError
+from prefloop.runtime.dealt import Stored, is_dealt, write
 
 StateTree: TypeAlias = Any
 """A tree as the module describes it; Python's types cannot say "nested" without making every reader cast."""
 
-_JSON, _TENSORS = "state.json", "state.safetensors"
+_JSON, _TENSORS, _DEALT = "state.json", "state.safetensors", "dealt"
 
 
 def save_state(tree: StateTree, folder: Path) -> None:
@@ -38,6 +40,14 @@ def save_state(tree: StateTree, folder: Path) -> None:
     (folder / _JSON).write_text(text, encoding="utf-8")
 
 
+def save_dealt(tree: StateTree, folder: Path) -> None:
+    """Write the tensors of `tree` that are dealt over the processes, beside what `save_state` writes. All processes together; nothing where there is none."""
+    encoder = _Encoder()
+    encoder.encode(tree, "")
+    if encoder.dealt:
+        write(encoder.dealt, folder / _DEALT)
+
+
 def load_state(folder: Path) -> StateTree:
     """Read what `save_state` wrote. The tensors are the caller's own; the files may go.
 
@@ -46,7 +56,7 @@ def load_state(folder: Path) -> StateTree:
     """
     try:
         encoded = json.loads((folder / _JSON).read_text(encoding="utf-8"))
-        return _decode(encoded, load_file(folder / _TENSORS))
+        return _decode(encoded, load_file(folder / _TENSORS), folder / _DEALT)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(
             f"{folder}: the saved state cannot be read ({error}); remove this folder to continue from an earlier checkpoint"
@@ -58,6 +68,7 @@ class _Encoder:
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self.dealt: dict[str, Tensor] = {}
         self._storages: set[int] = set()
 
     def encode(self, value: StateTree, path: str) -> Any:
@@ -76,6 +87,9 @@ class _Encoder:
             return {
                 "dict": {_key(key, path): self.encode(value[key], f"{path}/{_escape(key)}") for key in value}
             }
+        if is_dealt(value):
+            self.dealt[path] = value.detach()
+            return {"dealt": [path, list(value.shape)]}
         if isinstance(value, Tensor):
             return {"tensor": self._keep(value, path)}
         if isinstance(value, np.ndarray):
@@ -113,9 +127,9 @@ def _from_numpy(array: np.ndarray, path: str) -> Tensor:
         raise TypeError(f"state at {path or '/'}: NumPy dtype {array.dtype} has no tensor dtype") from error
 
 
-def _decode(value: Any, tensors: dict[str, Tensor]) -> StateTree:
+def _decode(value: Any, tensors: dict[str, Tensor], dealt: Path) -> StateTree:
     if isinstance(value, list):
-        return [_decode(item, tensors) for item in value]
+        return [_decode(item, tensors, dealt) for item in value]
     if not isinstance(value, dict):
         return value
     ((tag, content),) = value.items()
@@ -123,12 +137,14 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> StateTree:
         case "float":
             return float(content)
         case "tuple":
-            return tuple(_decode(item, tensors) for item in content)
+            return tuple(_decode(item, tensors, dealt) for item in content)
         case "dict":
-            return {key: _decode(item, tensors) for key, item in content.items()}
+            return {key: _decode(item, tensors, dealt) for key, item in content.items()}
         case "tensor":
             # load_file maps the file: a copy stays valid, and fast, when a later checkpoint replaces it
             return tensors[content].clone()
+        case "dealt":
+            return Stored(folder=dealt, name=content[0], shape=torch.Size(content[1]))
         case "array":
             return tensors[content].clone().numpy()
     raise ValueError(f"unknown tag {tag!r}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softshrink
 
 from prefloop.errors import InputError
+from prefloop.runtime.dealt import clip, here, is_dealt, like, restore, total_norm
 from prefloop.runtime.files import writing
 from prefloop.runtime.optim import (
     ParameterGroup,
@@ -24,8 +25,9 @@ from prefloop.runtime.optim import (
     optimizer_state,
     set_learning_rates,
 )
-from prefloop.runtime.state import StateTree, random_state, save_state
-from prefloop.runtime.world import World
+from prefloop.runtime.pace import settle, tell_backward
+from prefloop.runtime.state import StateTree, random_state, save_dealt, save_state
+from prefloop.runtime.world import World, naming_peers
 
 MicroBatch = TypeVar("MicroBatch")
 
@@ -114,7 +116,7 @@ class Updater:
         """Make one update from this process's micro-batches; all processes call it together.
 
         Args:
-            micro_batches: This process's share, cut as memory allows; may be empty where another process has some.
+            micro_batches: This process's share, cut as memory allows, gone over by `in_step`; may be empty where another process has some.
             loss: A micro-batch's loss, a scalar already divided by the count over all micro-batches and processes.
             replay: This process's batch as a tree for `save_state`. Called only if the step is not finite.
 
@@ -124,9 +126,8 @@ class Updater:
         """
         rates = set_learning_rates(self._optimizer, self._groups, self.steps, self._total_steps)
         totals = self._backward(micro_batches, loss)
-        self._world.sum_gradients(self._masters)
-        grads = [master.grad for master in self._masters if master.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        self._world.sum_gradients([master for master in self._masters if not is_dealt(master)])
+        norm = total_norm([master.grad for master in self._masters if master.grad is not None])
         # The step's one wait for the device.
         loss_value, count, norm_value = torch.cat([totals, norm.double().reshape(1)]).tolist()
         if count == 0:
@@ -143,6 +144,7 @@ class Updater:
         else:
             self._apply(norm, norm_value)
         self._forget_gradients()
+        settle()
         self.steps += 1
         if self._skipped_in_a_row >= self._max_nonfinite:
             raise NonFiniteError(
@@ -162,7 +164,8 @@ class Updater:
             part = loss(micro_batch)
             if part.numel() != 1:
                 raise ValueError(f"the loss has shape {tuple(part.shape)}; it must be a scalar")
-            part.backward()
+            tell_backward()
+            naming_peers(part.backward)
             totals[0] += part.detach().reshape(())
             totals[1] += 1
         # A missing gradient is a zero one: what is updated depends neither on the number of processes nor on the past.
@@ -173,7 +176,7 @@ class Updater:
 
     def _apply(self, norm: Tensor, value: float) -> None:
         if 0 < self._max_grad_norm < value:
-            torch.nn.utils.clip_grads_with_norm_(self._masters, self._max_grad_norm, norm)
+            clip(self._masters, self._max_grad_norm, norm)
         self._optimizer.step()
         self._publish()
         self._skipped_in_a_row = 0
@@ -195,19 +198,23 @@ class Updater:
         self.skipped += 1
         self._skipped_in_a_row += 1
         folder = self._dump_folder / f"step-{self.steps + 1}"
+        bad = [
+            name
+            for name, master in zip(self._names, self._masters, strict=True)
+            if master.grad is not None and not bool(torch.isfinite(here(master.grad)).all())
+        ]
+        everywhere = {name for names in self._world.gather_objects(bad) for name in names}
         report = {
             "update": self.steps + 1,
             "reason": _trouble(result),
             "loss": repr(result.loss),
             "grad_norm": repr(result.grad_norm),
             "learning_rates": result.learning_rates,
-            "parameters_with_bad_gradients": [
-                name
-                for name, master in zip(self._names, self._masters, strict=True)
-                if master.grad is not None and not bool(torch.isfinite(master.grad).all())
-            ],
+            "parameters_with_bad_gradients": [name for name in self._names if name in everywhere],
         }
         last = self._skipped_in_a_row >= self._max_nonfinite
+        # Skipped steps change no weight, so these are the weights of every dump in this row.
+        weights = dict(zip(self._names, self._masters, strict=True)) if last else {}
 
         def dump() -> None:
             with writing(folder, way_out="make room, then resume with --run.resume true"):
@@ -215,12 +222,11 @@ class Updater:
                 save_state(batch, folder / f"rank-{self._world.rank}")
                 if self._world.is_main:
                     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-                    if last:
-                        # Skipped steps change no weight, so these are the weights of every dump in this row.
-                        weights = dict(zip(self._names, self._masters, strict=True))
+                    if weights:
                         save_state(weights, folder / "weights")
 
         self._world.together(dump)
+        save_dealt(weights, folder / "weights")
 
     def pull_back(self, start: Mapping[str, Tensor], *, by: float) -> float:
         """Move every weight `by` towards where it was in `start` (by `group/parameter`), and no further.
@@ -230,12 +236,14 @@ class Updater:
         changed = total = 0
         with torch.no_grad():
             for name, master in zip(self._names, self._masters, strict=True):
-                origin = start[name].to(master)
-                change = softshrink(master - origin, by)
-                master.copy_(torch.where(change == 0, origin, origin + change))
+                own, origin = here(master), here(like(start[name].to(master.dtype), master))
+                change = softshrink(own - origin, by)
+                own.copy_(torch.where(change == 0, origin, origin + change))
                 changed += int((change != 0).sum())
                 total += change.numel()
         self._publish()
+        if any(map(is_dealt, self._masters)):
+            changed, total = self._world.sum_float(changed), self._world.sum_float(total)
         return changed / total
 
     def state(self) -> StateTree:
@@ -256,10 +264,9 @@ class Updater:
             InputError: The state is of other parameters.
         """
         load_optimizer_state(self._optimizer, self._names, self._masters, state["optimizer"])
-        with torch.no_grad():
-            for name, parameter, master in zip(self._names, self._parameters, self._masters, strict=True):
-                if master is not parameter:
-                    master.copy_(state["masters"][name])
+        triples = zip(self._names, self._parameters, self._masters, strict=True)
+        masters = {name: master for name, parameter, master in triples if master is not parameter}
+        restore(state["masters"], masters)
         self._publish()
         self.steps = state["steps"]
         self.skipped = state["skipped"]

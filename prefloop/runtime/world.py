@@ -91,6 +91,13 @@ class World:
         _wait(lambda: dist.broadcast_object_list(box, src=0))
         return box[0]
 
+    def numbers_from(self, rank: int, numbers: Sequence[int]) -> list[int]:
+        """The numbers that this process hands in, on every process. All hand in equally many."""
+        box = torch.tensor(numbers, device=self.device)
+        if self.size > 1:
+            _wait(lambda: dist.broadcast(box, src=rank))
+        return box.tolist()
+
     def on_main(self, work: Callable[[], T]) -> T:
         """Do `work` on rank 0 alone while the others wait, and give its result to all.
 
@@ -204,6 +211,11 @@ def leave() -> None:
 
 def _wait(work: Callable[[], T]) -> T:
     return guarded(_waits, work)
+
+
+def naming_peers(work: Callable[[], T]) -> T:
+    """Do something in which PyTorch itself waits for the other processes: where one is lost, it is named."""
+    return _wait(work)
 
 
 def start_world(

@@ -29,6 +29,7 @@ UNSEEN = {
     **{f"data.select.{each.name}": OF_STORES for each in fields(Selecting) if each.name != "judged_by"},
     "compute.device": "a test machine has one kind of device",
     "compute.attention": SPEED,
+    "compute.shard": "tests/algorithms/test_sharded.py has several processes",
     "compute.micro_batch_tokens": SPEED,
     "compute.gradient_checkpointing": SPEED,
     "compute.quantize": "the models here are narrower than a block of 64; tests/models/test_quantize.py trains wider ones",

@@ -1,0 +1,119 @@
+"""Dealing a role's model over all processes, layer by layer, with FSDP2 (arXiv:2304.11277; torch.distributed.fsdp.fully_shard).
+
+Every process holds a part of each weight, its gradient and its optimiser's sums. A layer's weights are gathered before it runs and let go
+after; embedding, last norm and head are gathered while the role is used. Heads of reward model and critic, a row each, stay whole.
+"""
+
+import os
+from types import MethodType
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from transformers import PreTrainedModel
+
+from prefloop.errors import InputError
+from prefloop.models.blocks import has_known_blocks, run_block
+from prefloop.models.gathering import RUN, Gathered, Root, gathered
+from prefloop.models.packing import pack
+from prefloop.models.roles import Critic, Policy, RewardModel, adapter, adapter_names
+from prefloop.models.trunk import Way, hidden_rows
+from prefloop.runtime.world import World
+from prefloop.text.groups import Group
+
+NEEDED = "set_reduce_scatter_unused_params"
+"""Of FSDP2, since PyTorch 2.13: gradients that a process does not have count as zeros."""
+
+
+def mesh_of(world: World, kind: str) -> DeviceMesh:
+    """The processes in a row (`full`), or a row for each machine (`hybrid`). Raises `InputError` where there is one machine only."""
+    place = world.device.type
+    if kind == "full":
+        return init_device_mesh(place, (world.size,), mesh_dim_names=("shard",))
+    each = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    if not 1 < each < world.size or world.size % each:
+        raise InputError(
+            f"compute.shard is hybrid, which deals a model over the processes of each machine, but there are {world.size} processes, {each} on this machine; set it to full"
+        )
+    return init_device_mesh(place, (world.size // each, each), mesh_dim_names=("replicate", "shard"))
+
+
+def shard(*roles: Policy | RewardModel | Critic, mesh: DeviceMesh, world: World, dtype: torch.dtype) -> None:
+    """Deal the models of these roles, which may share one, over the processes of `mesh`. All processes together.
+
+    After everything that adds modules to a model and before an optimiser takes its weights. These are float32. They compute in `dtype`: what
+    does not learn is kept in it, what learns is rounded to it each time it is gathered, and its gradients are added up in float32.
+
+    Raises:
+        InputError: PyTorch is too old, or a model does not say what its layers are.
+    """
+    if not hasattr(FSDPModule, NEEDED):
+        raise InputError(
+            f"compute.shard needs PyTorch 2.13 or newer, but this is {torch.__version__}; leave compute.shard at none"
+        )
+    for role in roles:
+        if gathered(role.model) is None:
+            heads = [_head(other) for other in roles if other.model is role.model]
+            whole = {parameter for head in heads for parameter in head}
+            _shard(role.model, role.way, whole, mesh, world, dtype)
+
+
+def _head(role: Policy | RewardModel | Critic) -> list[nn.Parameter]:
+    """A role's own head, which stays whole."""
+    if isinstance(role, Policy):
+        return []
+    return list((role.score_head if isinstance(role, RewardModel) else role.value_head).parameters())
+
+
+def _shard(
+    model: PreTrainedModel,
+    way: Way,
+    heads: set[nn.Parameter],
+    mesh: DeviceMesh,
+    world: World,
+    dtype: torch.dtype,
+) -> None:
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    blocks = [module for module in model.modules() if type(module).__name__ in kinds]
+    if not blocks:
+        raise InputError(
+            f"compute.shard deals a model over processes layer by layer, but {type(model).__name__} does not say what its layers are; leave compute.shard at none"
+        )
+    fused = has_known_blocks(model)
+    adapters = [p for name, p in model.named_parameters() if ".lora_" in name]
+    learns = not adapters and any(p.requires_grad for p in model.parameters() if p not in heads)
+    if not learns:
+        for parameter in {*model.parameters()} - heads - {*adapters}:
+            parameter.data = parameter.data.to(dtype)
+    precision = MixedPrecisionPolicy(
+        param_dtype=dtype if learns else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for block in blocks:
+        fully_shard(block, mesh=mesh, ignored_params=heads, mp_policy=precision)
+        if fused:
+            setattr(block, RUN, MethodType(run_block, block))
+            register_fsdp_forward_method(block, RUN)
+    root = Root(model)
+    fully_shard(root, mesh=mesh, ignored_params=heads, mp_policy=precision)
+    for module in (*blocks, root):
+        dealt = cast(FSDPModule, module)
+        # Losses are divided by the count over all processes, so gradients are added up.
+        dealt.set_gradient_divide_factor(1.0)
+        dealt.set_force_sum_reduction_for_comms(True)
+        dealt.set_reduce_scatter_unused_params(True, recurse=False)
+    names = adapter_names(model)
+
+    def idle(number: int) -> Tensor:
+        tokens = pack([Group(prompt=[0], completions=([0],), masks=((True,),))], world.device)
+        with adapter(model, names[number]):
+            return hidden_rows(model, tokens, way).sum().float() * 0.0
+
+    # FSDP2 looks once at what learns, and an adapter learns while it is the one in use.
+    resting = [p for name, p in model.named_parameters() if ".lora_" in name and not p.requires_grad]
+    for parameter in resting:
+        parameter.requires_grad_(True)
+    Gathered(root, blocks, world, idle, dtype)
+    for parameter in resting:
+        parameter.requires_grad_(False)

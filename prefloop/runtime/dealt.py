@@ -1,0 +1,146 @@
+"""Tensors that are dealt over the processes (DTensors): their norm, and how they are kept on disk, each process its part.
+
+They are written as safetensors by PyTorch's distributed checkpoints, and may be read by another number of processes, or by one.
+"""
+
+import contextlib
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+# PyTorch's modules are imported where they are used: a run that deals nothing does not wait for them.
+
+
+FILE_BYTES = 5 * 10**9
+"""Of a model's file, unless one tensor is larger."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """A tensor that is on disk in parts."""
+
+    folder: Path
+    name: str
+    shape: torch.Size
+
+
+def is_dealt(tensor: object) -> "TypeGuard[DTensor]":
+    """Whether this process has only a part of a tensor."""
+    module = sys.modules.get("torch.distributed.tensor")  # without it there is none
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def here(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process has, all of it where it is whole."""
+    return tensor.to_local() if is_dealt(tensor) else tensor
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of all elements of all tensors. All processes together where some are dealt."""
+    whole = [tensor for tensor in tensors if not is_dealt(tensor)]
+    dealt = [tensor for tensor in tensors if is_dealt(tensor)]
+    if not dealt:
+        return torch.nn.utils.get_total_norm(whole)
+    norms = [torch.linalg.vector_norm(each.to_local()) for each in dealt]
+    squares = torch.stack(norms).double().square().sum()
+    for axis, placement in enumerate(dealt[0].placements):
+        if placement.is_shard():
+            dist.all_reduce(squares, group=dealt[0].device_mesh.get_group(axis))
+    if whole:
+        squares += torch.nn.utils.get_total_norm(whole).double().square()
+    return squares.sqrt().float()
+
+
+def clip(tensors: Sequence[Tensor], limit: float, norm: Tensor) -> None:
+    """Scale the tensors' gradients, of this norm above `limit`, so that it is `limit`; whole and dealt ones together."""
+    if not any(map(is_dealt, tensors)):
+        torch.nn.utils.clip_grads_with_norm_(tensors, limit, norm)
+        return
+    for tensor in tensors:
+        if tensor.grad is not None:
+            here(tensor.grad).mul_(limit / (norm + 1e-6))
+
+
+def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write tensors, each process its parts. All processes together."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    with _quiet():
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        save(dict(tensors), storage_writer=writer)
+
+
+def write_model(tensors: Mapping[str, Tensor], folder: Path, *, main: bool) -> None:
+    """The same, put together to files of whole tensors, as models are published. All processes together; `main` on one of them."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    files: dict[str, int] = {}
+    number, room = 1, FILE_BYTES
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if size > room and room < FILE_BYTES:
+            number, room = number + 1, FILE_BYTES
+        files[name], room = number, room - size
+    with _quiet():
+        writer = HuggingFaceStorageWriter(
+            str(folder), fqn_to_index_mapping=files, save_distributed=True, enable_consolidation=True
+        )
+        save(dict(tensors), storage_writer=writer)
+    if main:
+        shutil.rmtree(folder / "sharded")
+        if number == 1:
+            (folder / "model-00001-of-00001.safetensors").rename(folder / "model.safetensors")
+            (folder / "model.safetensors.index.json").unlink()
+
+
+def restore(saved: Mapping[str, Tensor | Stored], into: Mapping[str, Tensor]) -> None:
+    """Copy saved values into tensors of the same names, whole or dealt, whichever way they were saved. All processes together."""
+    folders: dict[Path, dict[str, Any]] = {}
+    with torch.no_grad():
+        for name, tensor in into.items():
+            value = saved[name]
+            if isinstance(value, Stored):
+                folders.setdefault(value.folder, {})[value.name] = tensor.detach()
+            else:
+                tensor.copy_(like(value, tensor))
+    for folder, tensors in folders.items():
+        _read(tensors, folder)
+
+
+def like(value: Tensor, tensor: Tensor) -> Tensor:
+    """A whole tensor dealt as another one is."""
+    if is_dealt(value) or not is_dealt(tensor):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = tensor.device_mesh, tensor.placements
+    return distribute_tensor(value.to(tensor.device), mesh, placements, src_data_rank=None)
+
+
+def _read(tensors: dict[str, Any], folder: Path) -> None:
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    with _quiet():
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warning that there is one process only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is")
+        yield
