@@ -53,5 +53,5 @@ def study(**given: Any) -> FinishedStudy:
             "name is not one study; `prefloop study --list` lists them, and `prefloop study all` runs all"
         )
     if _study(config):
-        raise InputError(f"a cell failed, see the logs in {config.out}/cells; do it again with resume=True")
+        raise InputError(f"a cell failed, see the logs in {config.out}/cells; retry with resume=True")
     return FinishedStudy(config.out)

@@ -63,7 +63,7 @@ def settle_quantised(model: PreTrainedModel) -> None:
         if is_quantised_linear(module):
             if module.in_features % BLOCK and module.weight.device.type == "cpu":
                 raise InputError(
-                    f"compute.quantize is nf4, but {name} has {module.in_features} inputs, no multiple of {BLOCK}, which bitsandbytes gets wrong on a CPU; "
+                    f"compute.quantize is nf4, but {name} has {module.in_features} inputs, not a multiple of {BLOCK}, which bitsandbytes gets wrong on a CPU; "
                     "use a GPU, or leave it out"
                 )
             module.support_avx512bf16_for_cpu = False

@@ -44,8 +44,8 @@ def find_study(name: str) -> Study:
     """The study of a name. Raises `InputError`, with the nearest one, for a name that there is not."""
     if name not in STUDIES:
         near = difflib.get_close_matches(name, STUDIES, n=1)
-        way = f"did you mean {near[0]}?" if near else f"there are {', '.join(STUDIES)}"
-        raise InputError(f"name is {name!r}, which is no study; {way}")
+        way = f"did you mean {near[0]}?" if near else f"the studies are {', '.join(STUDIES)}"
+        raise InputError(f"name is {name!r}, which is not a study; {way}")
     module, _, attribute = STUDIES[name].study.partition(":")
     return getattr(import_module(module), attribute)
 

@@ -91,24 +91,24 @@ def run_one(config: StudyConfig) -> int:
     found, known = find_study(config.name), STUDIES[config.name]
     if known.reads and not _is_folder(config.data):
         raise InputError(
-            f"data is {config.data!r}, which is no folder; the study {config.name} reads {known.reads}: name their folder with --data"
+            f"data is {config.data!r}, which is not a folder; the study {config.name} reads {known.reads}: name their folder with --data"
         )
     if config.data and not known.reads:
         raise InputError(f"data is {config.data!r}, but the study {config.name} reads none; leave it out")
     settings = settings_of(config.name, size=config.size, given=config.settings, seeds=config.seeds)
     out = Path(config.out)
     enter(out, config, may_differ=_MAY_DIFFER)
-    with writing(out, way_out="make room, then go on with --resume"):
+    with writing(out, way_out="make room, then resume with --resume"):
         _write_settings(out / SETTINGS, settings)
         (out / "cells").mkdir(exist_ok=True)
     tasks = _tasks(config, found, settings)
     try:
         failed = _do(tasks, config)
     except KeyboardInterrupt as stop:
-        raise Interrupted(f"stopped; go on with: {shlex.join([*_words(config), '--resume'])}") from stop
+        raise Interrupted(f"stopped; resume with: {shlex.join([*_words(config), '--resume'])}") from stop
     if failed:
         print("\n".join(f"failed: {line}" for line in failed), file=sys.stderr)
-        print(f"{len(failed)} cells failed; do them again with --resume", file=sys.stderr)
+        print(f"{len(failed)} cells failed; retry them with --resume", file=sys.stderr)
         return 1
     own = [read_json(task.result) for task in tasks]
     cells = [each for each in own if each["cell"] != PREPARE]
@@ -186,7 +186,7 @@ def _write(config: StudyConfig, study: Study, report: Report, made: Made) -> Non
     """table.csv, figure.svg, study.md and study.json; the section of the documentation where that is asked for."""
     out = Path(config.out)
     text = section(config.name, study, report, made, figure=FIGURE)
-    with writing(out, way_out="make room, then go on with --resume"):
+    with writing(out, way_out="make room, then resume with --resume"):
         write_text(out / FIGURE, standalone(report.figure.drawing))
         write_text(out / "table.csv", as_csv(report.table))
         write_text(out / "study.md", text)

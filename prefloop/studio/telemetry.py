@@ -169,11 +169,11 @@ class _OfStore:
             with self.store.database.read() as session:
                 return {
                     "prefloop_leases": (
-                        "Items in front of annotators now.",
+                        "Items being answered now.",
                         session.scalar(select(func.count()).where(leased)) or 0,
                     ),
                     "prefloop_annotators_at_work": (
-                        "People who have an item in front of them.",
+                        "People who are answering an item.",
                         session.scalar(
                             select(func.count(studio_models.Assignment.annotator_id.distinct())).where(leased)
                         )

@@ -187,6 +187,6 @@ def test_what_cannot_be_is_refused(
 def test_rows_that_are_unpacked_wrongly_are_refused(tmp_path: Path) -> None:
     save_model(make(PACKABLE["llama"]), tokenizer(), tmp_path / "narrow")
     with pytest.raises(
-        InputError, match=r"q_proj has 32 inputs, no multiple of 64, which bitsandbytes gets wrong"
+        InputError, match=r"q_proj has 32 inputs, not a multiple of 64, which bitsandbytes gets wrong"
     ):
         load_policy(str(tmp_path / "narrow"), NF4)
