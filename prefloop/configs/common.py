@@ -306,7 +306,7 @@ class Compute:
     attention: Literal["auto", "packed", "padded"] = "auto"
     """packed computes no padding and each prompt once; auto falls back to padded, with a warning, if a model cannot be packed."""
     shard: Literal["none", "full", "hybrid"] = "none"
-    """Deal weights, gradients and optimiser over all processes (full), or over those of a machine, the same on every machine (hybrid)."""
+    """Shard weights, gradients and optimiser state over all processes (full), or over those of each machine, with machines as replicas (hybrid)."""
     micro_batch_tokens: int = 8192
     """Tokens per forward and backward pass; a step runs as many as it needs."""
     gradient_checkpointing: bool = False

@@ -55,7 +55,7 @@ class Reference:
         found = self.standing()
         if found is not self.policy:
             return found
-        if self.session.compute.shard != "none":  # what is dealt over processes cannot be copied
+        if self.session.compute.shard != "none":  # what is sharded over processes cannot be copied
             return open_reference(self.session, self.start)
         return found.frozen_copy()
 

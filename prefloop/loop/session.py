@@ -17,7 +17,7 @@ from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
 from prefloop.runtime.pace import keeping_pace
 
 SHARDS = ("sft", "reward", "dpo", "prefer", "ppo", "a2c", "reinforce", "rloo", "reinforce++", "remax", "grpo")
-"""Stages that deal their models over processes."""
+"""Stages that shard their models over processes."""
 
 
 class Kept(Protocol):
@@ -98,7 +98,7 @@ def open_run(
     shard = config.compute.shard
     if shard != "none" and stage not in SHARDS:
         raise InputError(
-            f"compute.shard is {shard}, but {stage} does not deal its models over processes; leave it out, or use {', '.join(SHARDS)}"
+            f"compute.shard is {shard}, but {stage} does not shard its models; leave it out, or use {', '.join(SHARDS)}"
         )
     alone = shard != "none" and world.size == 1
     compute = replace(config.compute, shard="none") if alone else config.compute

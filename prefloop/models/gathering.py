@@ -1,6 +1,6 @@
-"""Models whose weights are dealt over the processes (FSDP2): each layer's are gathered while it runs, the others while the model is used.
+"""Models whose weights are sharded over the processes (FSDP2): each layer's are gathered while it runs, the others while the model is used.
 
-`sharding` deals them. Here is what a role needs to know: that its methods run with the weights outside the layers gathered, and that sampling
+`sharding` shards them. Here is what a role needs to know: that its methods run with the weights outside the layers gathered, and that sampling
 takes the whole model.
 """
 
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 _NAME = "_prefloop_gathered"
 RUN = "run_block"
-"""The name under which a dealt layer has its fused pass: called so, its weights are gathered for it."""
+"""The name under which a sharded layer has its fused pass: called so, its weights are gathered for it."""
 
 
 class Root(nn.Module):
@@ -40,7 +40,7 @@ class Root(nn.Module):
 
 
 class Gathered:
-    """A model that is dealt over the processes."""
+    """A model that is sharded over the processes."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Gathered:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Inside, every process holds the whole model, and uses it without the others. All processes together."""
+        """Inside, every process holds the whole model, and uses it without the others. Collective: all processes call it."""
         modules = [self._root, *self._blocks]
         for block in self._blocks:
             block.set_reshard_after_forward(False, recurse=False)
@@ -118,7 +118,7 @@ class Gathered:
 
 
 def gathered(model: nn.Module) -> Gathered | None:
-    """How a model is dealt over the processes, None where each has all of it."""
+    """How a model is sharded over the processes, None where each has all of it."""
     return getattr(model, _NAME, None)
 
 
@@ -143,7 +143,7 @@ def gathers(method: "Callable[Concatenate[R, P], T]") -> "Callable[Concatenate[R
 
 @contextmanager
 def whole(model: nn.Module) -> Iterator[None]:
-    """Inside, this process holds the whole model. All processes together where it is dealt over them."""
+    """Inside, this process holds the whole model. Collective if it is sharded."""
     dealt = gathered(model)
     if dealt is None:
         yield
@@ -155,7 +155,7 @@ def whole(model: nn.Module) -> Iterator[None]:
 def save_weights(
     model: PreTrainedModel, weights: Mapping[str, Tensor] | None, folder: Path, world: World
 ) -> None:
-    """A dealt model in Hugging Face's format, each process writing its parts; `weights` in place of its own. All processes together."""
+    """A sharded model in Hugging Face's format, each process writing its parts; `weights` in place of its own. Collective: all processes call it."""
     if world.is_main:
         model.save_pretrained(folder, state_dict={})
         for file in folder.glob("*.safetensors"):

@@ -83,7 +83,7 @@ def _from_pretrained(
         with quiet():
             model, info = auto.from_pretrained(
                 place.source,
-                # What is dealt over processes learns in float32 and is rounded where it computes (`sharding`).
+                # What is sharded over processes learns in float32 and is rounded where it computes (`sharding`).
                 dtype=DTYPES[compute.dtype if compute.shard == "none" else "float32"],
                 use_safetensors=True,
                 trust_remote_code=compute.trust_remote_code,
@@ -177,7 +177,7 @@ def prepare(model: PreTrainedModel, compute: Compute) -> Way:
     """Dropout off, attention through our interface, on the device; says how the trunk is to be run."""
     if compute.shard != "none" and pace() is None:
         raise InputError(
-            f"compute.shard is {compute.shard}, but this command does not deal models over processes; leave it out"
+            f"compute.shard is {compute.shard}, but this command does not shard models; leave it out"
         )
     attention.register()
     hush()

@@ -182,7 +182,7 @@ def save_adapter(peft: "PeftModel", name: str, folder: Path) -> None:
 
 
 def _gathered_state(peft: "PeftModel") -> dict[str, torch.Tensor] | None:
-    """The adapters' tensors, whole, if the model is dealt over processes; None if PEFT has them. All processes together."""
+    """The adapters' tensors, whole, if the model is sharded over processes; None if PEFT has them. Collective: all processes call it."""
     if gathered(peft.get_base_model()) is None:
         return None
     own = {

@@ -35,13 +35,13 @@ def mesh_of(world: World, kind: str) -> DeviceMesh:
     each = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     if not 1 < each < world.size or world.size % each:
         raise InputError(
-            f"compute.shard is hybrid, which deals a model over the processes of each machine, but there are {world.size} processes, {each} on this machine; set it to full"
+            f"compute.shard is hybrid, which shards a model over the processes of each machine, but there are {world.size} processes, {each} on this machine; set it to full"
         )
     return init_device_mesh(place, (world.size // each, each), mesh_dim_names=("replicate", "shard"))
 
 
 def shard(*roles: Policy | RewardModel | Critic, mesh: DeviceMesh, world: World, dtype: torch.dtype) -> None:
-    """Deal the models of these roles, which may share one, over the processes of `mesh`. All processes together.
+    """Deal the models of these roles, which may share one, over the processes of `mesh`. Collective: all processes call it.
 
     After everything that adds modules to a model and before an optimiser takes its weights. These are float32. They compute in `dtype`: what
     does not learn is kept in it, what learns is rounded to it each time it is gathered, and its gradients are added up in float32.
@@ -79,7 +79,7 @@ def _shard(
     blocks = [module for module in model.modules() if type(module).__name__ in kinds]
     if not blocks:
         raise InputError(
-            f"compute.shard deals a model over processes layer by layer, but {type(model).__name__} does not say what its layers are; leave compute.shard at none"
+            f"compute.shard shards a model layer by layer, but {type(model).__name__} does not say what its layers are; leave compute.shard at none"
         )
     fused = has_known_blocks(model)
     adapters = [p for name, p in model.named_parameters() if ".lora_" in name]

@@ -1,4 +1,4 @@
-"""Tensors that are dealt over the processes (DTensors): their norm, and how they are kept on disk, each process its part.
+"""Tensors that are sharded over the processes (DTensors): their norm, and how they are kept on disk, each process its part.
 
 They are written as safetensors by PyTorch's distributed checkpoints, and may be read by another number of processes, or by one.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-# PyTorch's modules are imported where they are used: a run that deals nothing does not wait for them.
+# PyTorch's modules are imported where they are used: a run that shards nothing does not wait for them.
 
 
 FILE_BYTES = 5 * 10**9
@@ -47,7 +47,7 @@ def here(tensor: Tensor) -> Tensor:
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of all elements of all tensors. All processes together where some are dealt."""
+    """Euclidean norm of all elements of all tensors. Collective where some are sharded."""
     whole = [tensor for tensor in tensors if not is_dealt(tensor)]
     dealt = [tensor for tensor in tensors if is_dealt(tensor)]
     if not dealt:
@@ -63,7 +63,7 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def clip(tensors: Sequence[Tensor], limit: float, norm: Tensor) -> None:
-    """Scale the tensors' gradients, of this norm above `limit`, so that it is `limit`; whole and dealt ones together."""
+    """Scale the tensors' gradients, of this norm above `limit`, so that it is `limit`; whole and sharded ones together."""
     if not any(map(is_dealt, tensors)):
         torch.nn.utils.clip_grads_with_norm_(tensors, limit, norm)
         return
@@ -73,7 +73,7 @@ def clip(tensors: Sequence[Tensor], limit: float, norm: Tensor) -> None:
 
 
 def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors, each process its parts. All processes together."""
+    """Write tensors, each process its parts. Collective: all processes call it."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -107,7 +107,7 @@ def write_model(tensors: Mapping[str, Tensor], folder: Path, *, main: bool) -> N
 
 
 def restore(saved: Mapping[str, Tensor | Stored], into: Mapping[str, Tensor]) -> None:
-    """Copy saved values into tensors of the same names, whole or dealt, whichever way they were saved. All processes together."""
+    """Copy saved values into tensors of the same names, whole or sharded, whichever way they were saved. Collective: all processes call it."""
     folders: dict[Path, dict[str, Any]] = {}
     with torch.no_grad():
         for name, tensor in into.items():
@@ -121,7 +121,7 @@ def restore(saved: Mapping[str, Tensor | Stored], into: Mapping[str, Tensor]) ->
 
 
 def like(value: Tensor, tensor: Tensor) -> Tensor:
-    """A whole tensor dealt as another one is."""
+    """A whole tensor sharded as another one is."""
     if is_dealt(value) or not is_dealt(tensor):
         return value
     from torch.distributed.tensor import distribute_tensor

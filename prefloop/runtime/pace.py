@@ -119,7 +119,7 @@ class Pace:
 
 @contextmanager
 def keeping_pace(world: World) -> Iterator[None]:
-    """Inside, models may be shared between the processes. All processes together."""
+    """Inside, models may be shared between the processes. Collective: all processes call it."""
     global _pace
     before, _pace = _pace, Pace(world)
     try:

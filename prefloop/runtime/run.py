@@ -223,7 +223,7 @@ class Run:
         """The numbers of the steps still to do, from `start + 1` to `total_steps`; checkpoints are written between them.
 
         Args:
-            save: Writes the model into the empty folder it is given. Called on rank 0; on every process where models are dealt over them.
+            save: Writes the model into the empty folder it is given. Called on rank 0; on every process where models are sharded over them.
             state: Everything else that must survive a restart, as a tree for `save_state`. Called on every process.
 
         Raises:
@@ -323,7 +323,7 @@ class Run:
             self.world.together(lambda: self._save_together(step, write))
 
     def _save_together(self, step: int, write: Callable[[Path], None]) -> None:
-        """A checkpoint to which every process adds its part of what is dealt. The rest is the first one's; what the others write of it is thrown away."""
+        """A checkpoint to which every process adds its part of what is sharded. The rest is the first one's; what the others write of it is thrown away."""
         if self.world.is_main:
             self.checkpoints.save(step, write)
             return

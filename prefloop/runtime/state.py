@@ -1,7 +1,7 @@
 """Training state on disk without pickle: a tree of Python values and tensors as `state.json` and `state.safetensors`.
 
 A tree is a dict with string keys, list, tuple, tensor, NumPy array, int, float, bool, str or None, nested as deep as you like. It comes back
-equal: same types, dtypes and shapes, floats to the last bit, NaN and infinities too. Tensors come back on the CPU. One that is dealt over the
+equal: same types, dtypes and shapes, floats to the last bit, NaN and infinities too. Tensors come back on the CPU. One that is sharded over the
 processes is written by all of them, into a folder of its own, and comes back as where it is (`dealt.Stored`).
 """
 
@@ -41,7 +41,7 @@ def save_state(tree: StateTree, folder: Path) -> None:
 
 
 def save_dealt(tree: StateTree, folder: Path) -> None:
-    """Write the tensors of `tree` that are dealt over the processes, beside what `save_state` writes. All processes together; nothing where there is none."""
+    """Write the tensors of `tree` that are sharded over the processes, beside what `save_state` writes. Collective; does nothing if there is none."""
     encoder = _Encoder()
     encoder.encode(tree, "")
     if encoder.dealt:

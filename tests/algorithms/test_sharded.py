@@ -67,6 +67,6 @@ def test_a_checkpoint_holds_parts_of_the_optimiser_and_a_plain_model(dealt: Path
 
 def test_what_cannot_be_dealt_is_refused(project: Path, tmp_path: Path) -> None:
     config = settings("trpo", project, out=str(tmp_path / "trpo"), compute=replace(CPU, shard="full"))
-    with pytest.raises(InputError, match=r"compute\.shard is full, but trpo does not deal"):
+    with pytest.raises(InputError, match=r"compute\.shard is full, but trpo does not shard"):
         train(config)
     assert not (tmp_path / "trpo").exists()
