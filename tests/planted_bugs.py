@@ -149,7 +149,7 @@ PLANTS: tuple[Plant, ...] = (
     _of("algorithms/test_distill_context.py::test_value_and_gradient_by_brute_force")(
         "algorithms/distill_context.py", "reference_batch=behind,", "reference_batch=plain,", "The teacher does not read the context"),
     _resumed("grpo")(
-        "loop/roles.py", "if policy.adapter_name != BASE or not session.run.start:", "if policy.adapter_name != BASE or session.run.start >= 0:",
+        "loop/roles.py", 'BASE or not (session.run.start or session.compute.shard != "none"):', "BASE or session.run.start >= 0:",
         "After a restart the reference is the trained policy"),
     _of("algorithms/test_ppo_options.py::test_the_average_is_saved_and_equals_one_by_hand")(
         "loop/actor_critic.py", "MovingAverage(dict(of_policy.parameters), decay=config.ema)",

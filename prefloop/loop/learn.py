@@ -33,7 +33,7 @@ def deal(
 ) -> Iterator[list[int]]:
     """The minibatches of a step, epoch after epoch: for each the places in `own` of this process's items.
 
-    They are sharded over `everyone`, the items of all processes in an order that all agree on, so neither their number nor their order depends on
+    They are distributed over `everyone`, the items of all processes in an order that all agree on, so neither their number nor their order depends on
     the number of processes. Each epoch has an order of its own. There are no more minibatches than items; without items there is none.
     """
     if not everyone:

@@ -175,7 +175,7 @@ def reference_of(session: Session, policy: Policy, model: str, reference: str) -
 
 
 def shard_roles(session: Session, *roles: Policy | RewardModel | Critic) -> None:
-    """Deal the models of roles over the processes, where `compute.shard` says so. Collective: all processes call it.
+    """Shard the models of roles over the processes, if `compute.shard` says so. Collective: all processes call it.
 
     Once a model has all its adapters, before anything is computed with it and before an optimiser takes its weights. Raises `InputError`
     where that cannot be done.

@@ -41,7 +41,7 @@ def mesh_of(world: World, kind: str) -> DeviceMesh:
 
 
 def shard(*roles: Policy | RewardModel | Critic, mesh: DeviceMesh, world: World, dtype: torch.dtype) -> None:
-    """Deal the models of these roles, which may share one, over the processes of `mesh`. Collective: all processes call it.
+    """Shard the models of these roles, which may share one, over the processes of `mesh`. Collective: all processes call it.
 
     After everything that adds modules to a model and before an optimiser takes its weights. These are float32. They compute in `dtype`: what
     does not learn is kept in it, what learns is rounded to it each time it is gathered, and its gradients are added up in float32.

@@ -65,7 +65,7 @@ def test_what_people_disagree_on_waits_until_it_is_decided(studio: Studio, proje
     assert again.decided == b
     adjudicate.decide(studio, project, items[0], judge, "tie", reason="", last=again.last, key=f"{KEY} 2")
     other = studio.store.add_annotator("other")
-    with pytest.raises(Conflict, match="meanwhile"):
+    with pytest.raises(Conflict, match="in the meantime"):
         adjudicate.decide(studio, project, items[0], other, "tie", reason="", last=again.last, key=KEY)
     now = adjudicate.case(studio, project, items[0], other)
     adjudicate.decide(studio, project, items[0], other, "both_bad", reason="", last=now.last, key=KEY)

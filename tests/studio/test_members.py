@@ -224,7 +224,7 @@ def test_the_command_says_and_changes_who_belongs(
 ) -> None:
     where = ["--store", studio.store.label]
     assert main(["label", "project", "members", "Inner circle", *where]) == 0
-    assert "open to its members only; 3 members" in capsys.readouterr().out
+    assert "open to members only; 3 members" in capsys.readouterr().out
     change = ["--add", "stranger", "--role", "manager", "--remove", "annotator", "--access", "everyone"]
     assert main(["label", "project", "members", "Inner circle", *where, *change]) == 0
     told = capsys.readouterr().out
