@@ -74,17 +74,20 @@ def adapter_of(name: str) -> Adapter | None:
         )
     settings = read_object(folder / CONFIG)
     about = read_object(folder / ABOUT) if (folder / ABOUT).is_file() else {}
-    named = base or str(settings.get("base_model_name_or_path") or "")
-    revision = settings.get("revision")  # the base's, as PEFT writes it
-    if revision and not base and not Path(named).exists():
-        named = f"{named}@{revision}"
     return Adapter(
         name=name,
         folder=folder,
-        base=_base(named, folder, given),
+        base=_base(base or base_named(settings), folder, given),
         settings=settings,
         about=about,
     )
+
+
+def base_named(settings: Mapping[str, Any]) -> str:
+    """The base that `adapter_config.json` names, with its revision; empty where it names none."""
+    named = str(settings.get("base_model_name_or_path") or "")
+    revision = settings.get("revision")  # the base's, as PEFT writes it
+    return f"{named}@{revision}" if revision and not Path(named).exists() else named
 
 
 def read_object(file: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.configs.adapters import CONFIG, read_object
+from prefloop.configs.adapters import CONFIG, adapter_of, base_named, read_object
 from prefloop.configs.ppo import PPOConfig, TRPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
@@ -281,10 +281,9 @@ def _on_one_trunk(config: PPOConfig, session: Session) -> PolicyAndCritic:
     policy, peft = adapted_policy(session, config.model, config.lora)
     lora = config.lora if config.lora.rank else settings_of_adapter(peft, policy.adapter_name)
     first, *others = scorers_named(config.reward_model)
-    adapter = Path(first.name) / ADAPTER
-    joins = first.kind == "model" and not others and _is_of_trunk(adapter, config.model)
-    if joins:
-        reward_models = [reward_model_on_trunk(peft, policy, lora, adapter)]
+    joining = _adapter_of_trunk(first.name, _trunk(config)) if first.kind == "model" and not others else None
+    if joining:
+        reward_models = [reward_model_on_trunk(peft, policy, lora, joining)]
         reward_models[0].reading = stored_reading(first.name)
         run.say(f"{first.name} is an adapter of the policy's trunk and shares it")
     else:
@@ -309,10 +308,10 @@ def _on_one_trunk(config: PPOConfig, session: Session) -> PolicyAndCritic:
 def _start_from_reward_adapter(config: PPOConfig, peft: "PeftModel", critic: Critic) -> None:
     """The critic's adapter and head begin as the reward model's."""
     name = scorers_named(config.reward_model)[0].name
-    adapter = Path(name) / ADAPTER
-    if not _is_of_trunk(adapter, config.model):
+    adapter = _adapter_of_trunk(name, _trunk(config))
+    if adapter is None:
         raise InputError(
-            f"critic.start is `reward` with lora.rank {config.lora.rank}, but {name} is not an adapter of {config.model}; train it "
+            f"critic.start is `reward` with an adapter to train, but {name} is not an adapter of {_trunk(config)}; train it "
             "with `prefloop reward` from that model with the same lora settings, or set critic.start to policy or shared"
         )
     _check_read_at_last(stored_reading(name), name)
@@ -324,13 +323,21 @@ def _start_from_reward_adapter(config: PPOConfig, peft: "PeftModel", critic: Cri
         critic.normalise(*stored_reward_moments(name))
 
 
-def _is_of_trunk(adapter: Path, model: str) -> bool:
-    """Whether a saved adapter says that it was trained on this model."""
-    file = adapter / CONFIG
-    if not file.exists():
-        return False
-    base = str(read_object(file).get("base_model_name_or_path") or "")
-    return base == model or (Path(base).exists() and Path(base).resolve() == Path(model).resolve())
+def _trunk(config: PPOConfig) -> str:
+    """The model under the policy's adapter: its own base where that adapter goes on being trained."""
+    adapter = adapter_of(config.model) if config.lora.adapter == "train" else None
+    return adapter.base if adapter else config.model
+
+
+def _adapter_of_trunk(name: str, trunk: str) -> Path | None:
+    """The folder of the adapter that a reward model is, or was saved with, where it says that it was trained on this trunk."""
+    named = adapter_of(name)
+    folder = named.folder if named else Path(name) / ADAPTER
+    if not (folder / CONFIG).exists():
+        return None
+    base = named.base if named else base_named(read_object(folder / CONFIG))
+    same = base == trunk or (Path(base).exists() and Path(base).resolve() == Path(trunk).resolve())
+    return folder if same else None
 
 
 def _head_on(policy: Policy) -> Critic:
