@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -25,6 +26,9 @@ from prefloop.runtime import World
 from prefloop.text.groups import Group
 
 log = logging.getLogger(__name__)
+
+LOGPROBS = "logprobs"
+"""Name of the tensor in a file of the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +122,7 @@ def reference_tokens(
     """`token_logprobs` of a frozen policy, read from the cache if these weights have seen these tokens before.
 
     `weights` is the hash of the policy's weights. The file is memory-mapped; it is written beside and renamed, so a killed run leaves no
-    half of one.
+    half of one, and holds a hash of its numbers, so a changed byte does not train another policy in silence.
     """
     kind = [
         str(computes_in(policy.model)),
@@ -130,13 +134,13 @@ def reference_tokens(
     file = cache / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     if world.on_main(lambda: _usable(file)):
         log.info("reference log-probabilities: read from %s", file)
-        return load_file(file)["logprobs"]
+        return load_file(file)[LOGPROBS]
     result = token_logprobs(policy, groups, tokens=tokens, world=world)
 
     def write() -> None:
         cache.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
-        save_file({"logprobs": result}, temporary)
+        save_file({LOGPROBS: result}, temporary, metadata={"sha256": numbers_sha256(result)})
         os.replace(temporary, file)
 
     world.on_main(write)
@@ -149,7 +153,15 @@ def _usable(file: Path) -> bool:
         return False
     try:
         with safe_open(file, framework="pt") as opened:
-            return "logprobs" in opened.keys()  # noqa: SIM118  not a dict
+            written = (opened.metadata() or {}).get("sha256")
+            fault = "" if numbers_sha256(opened.get_tensor(LOGPROBS)) == written else "its hash does not fit"
     except (OSError, SafetensorError) as error:
-        log.warning("%s is damaged (%s): the reference log-probabilities are computed again.", file, error)
-        return False
+        fault = str(error)
+    if fault:
+        log.warning("%s is damaged (%s): the reference log-probabilities are computed again.", file, fault)
+    return not fault
+
+
+def numbers_sha256(tensor: Tensor) -> str:
+    """Hash of a tensor's bytes."""
+    return hashlib.sha256(memoryview(tensor.contiguous().view(torch.uint8).numpy())).hexdigest()

@@ -37,6 +37,7 @@ from prefloop.models.trunk import check_length
 from prefloop.runtime import ParameterGroup, Run
 from prefloop.runtime.checkpoint import replace_folder
 from prefloop.runtime.files import writing
+from prefloop.runtime.manifest import check_folder
 from prefloop.text import check_same_tokens, check_vocabulary, load_tokenizer
 from prefloop.text.groups import Group
 
@@ -117,7 +118,9 @@ def _stand_on(role: Policy | RewardModel, model: str, tokenizer: PreTrainedToken
         save_model(role.model, tokenizer, new)
 
     def once() -> None:
-        if not folder.is_dir():
+        if folder.is_dir():
+            check_folder(folder, way_out="restore it, or start a new run in another folder")
+        else:
             with writing(folder, way_out="make room, then start again"):
                 replace_folder(folder, run.folder / f".new-{MERGED_BASE}", write)
 

@@ -115,7 +115,8 @@ def test_a_spoilt_cache_of_the_reference_is_said_with_the_way_out(project: Path,
     logged(config(project, tmp_path / "first", **settings))
     (file,) = cache.glob("*.safetensors")
     logprobs = load_file(file)["logprobs"].clone()
-    save_file({"logprobs": logprobs + torch.arange(len(logprobs))}, file)
+    logprobs += torch.arange(len(logprobs))
+    save_file({"logprobs": logprobs}, file, metadata={"sha256": reference.numbers_sha256(logprobs)})
     with pytest.raises(InputError) as error:
         logged(config(project, tmp_path / "second", **settings))
     said = str(error.value)
@@ -123,6 +124,21 @@ def test_a_spoilt_cache_of_the_reference_is_said_with_the_way_out(project: Path,
     assert "\n" not in said
     file.unlink()
     logged(config(project, tmp_path / "second", **settings))
+
+
+def test_a_cache_of_the_reference_with_a_changed_byte_is_computed_again(
+    project: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # R10
+    settings = config(project, tmp_path / "first", max_steps=2, reference_cache=str(tmp_path / "cache"))
+    logged(settings)
+    (file,) = (tmp_path / "cache").glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 64
+    file.write_bytes(content)
+    logged(replace(settings, run=replace(settings.run, out=str(tmp_path / "second"))))
+    assert f"{file} is damaged (its hash does not fit)" in caplog.text
+    ours, theirs = weights_of(tmp_path / "first/final"), weights_of(tmp_path / "second/final")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_every_models_weights_are_hashed_once(

@@ -120,6 +120,21 @@ def test_a_resumed_run_from_an_adapter_equals_an_unbroken_one(
     assert ranks == {ADAPTER.rank}
 
 
+def test_a_changed_base_of_the_run_is_not_gone_on_from(
+    adapters: dict[str, str], project: Path
+) -> None:  # R10
+    config = replace(
+        settings("sft", project, out="changed-base"), model=adapters["policy"], lora=ADAPTER, max_steps=1
+    )
+    train(config)
+    weights = project / "changed-base/base/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match=r"base/model.safetensors was changed after it was written"):
+        train(replace(resumed(config), max_steps=2))
+
+
 class Stopped(Exception):
     pass
 
@@ -204,6 +219,27 @@ def test_reward_model_reference_and_critic_may_be_adapters(adapters: dict[str, s
     ):
         for name in ("score", "kl_distance", "value_loss"):
             assert row[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize("lora", [ADAPTER, TRAIN], ids=["new", "train"])
+def test_a_reward_adapter_joins_the_trunk_by_its_own_folder_too(
+    lora: LoRA, adapters: dict[str, str], project: Path
+) -> None:
+    """Named by its own folder, by the merged model's above it, or with its base, it is an adapter of the policy's trunk."""
+    config = settings("ppo_lora", project, out=f"joined-{lora.adapter}")
+    model = adapters["policy"] if lora.adapter == "train" else config.model
+    config = replace(config, model=model, lora=lora, steps=1)
+    reward = adapters["reward"]
+    names = (str(Path(reward).parent), reward, f"{reward}+{base_of(reward)}")
+    rows = []
+    for place, name in enumerate(names):
+        out = f"{config.run.out}-{place}"
+        train(replace(config, reward_model=name, run=replace(config.run, out=out)))
+        assert "shares it" in (Path(out) / "log.txt").read_text()
+        rows.append(metrics_of(Path(out))[0])
+    for row in rows[1:]:
+        for key in ("score", "value_loss"):
+            assert row[key] == rows[0][key], key
 
 
 def test_merge_takes_adapters(adapters: dict[str, str], project: Path) -> None:
