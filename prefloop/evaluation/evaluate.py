@@ -124,7 +124,7 @@ def evaluate_policies(
     judge = _open_judge(reward_model, setting, rules) if reward_model else None
     measured: dict[str, Measured] = {}
     for name in names:
-        setting.world.say(f"evaluating {name} on {len(prompts)} held-out prompts")
+        setting.world.say(f"evaluating {name} on {len(prompts)} prompts")
         policy = reference if name == names[0] else load_policy(folders[name], setting.compute)
         check_vocabulary(tokenizers[name], vocabulary_size(policy))
         if setting.world.is_main:

@@ -169,7 +169,7 @@ def _comparisons(config: EvalConfig, models: Sequence[str], world: World) -> Fou
     """The comparisons of the part that is asked for."""
     model = reader(config.reward_model)
     tokenizer = load_tokenizer(model, trust_remote_code=config.compute.trust_remote_code)
-    data = replace(config.data, source=config.comparisons)
+    data = inputs.another(config.data, config.comparisons)
     found = inputs.comparisons(data, tokenizer, _store(config), world, to_train=False)
     world.say(found.read.summary)
     parts = {"train": found.train.records, "heldout": found.heldout.records}

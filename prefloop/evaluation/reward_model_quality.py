@@ -18,6 +18,7 @@ from prefloop.evaluation.intervals import (
     nothing,
     rate_interval,
     resampled,
+    within,
     without_interval,
 )
 from prefloop.evaluation.win_rate import win_rate, win_scores
@@ -226,8 +227,8 @@ def calibration(
         bins=tuple(table),
         expected_error=error,
         expected_error_by_chance=chance,
-        brier=mean_interval(expit(-difference) ** 2, clusters=clusters),
-        log_loss=mean_interval(np.logaddexp(0, -difference), clusters=clusters),
+        brier=within(mean_interval(expit(-difference) ** 2, clusters=clusters), 0, 1),
+        log_loss=within(mean_interval(np.logaddexp(0, -difference), clusters=clusters), 0, math.inf),
         error_interval=_error_interval(confidence, right, which, bins, clusters),
     )
 

@@ -138,7 +138,7 @@ def text_statistics(
     split = [words(text) for text in texts]
     counted = [len(text.split()) for text in texts] if lengths is None else lengths
     return TextStatistics(
-        length=mean_interval(counted, clusters=prompts),
+        length=within(mean_interval(counted, clusters=prompts), 0, math.inf),
         repetition=rate_interval([repeated_share(text) for text in split], clusters=prompts),
         longest_repeat=within(
             mean_interval([longest_repeat(text) for text in split], clusters=prompts), 0, math.inf

@@ -9,12 +9,15 @@ NO_SPREAD = "no spread, no interval"
 SPACE = "\u00a0"
 """Between a number and its unit; lines do not break there."""
 
+_NOISE = 1e-12
+"""Half-widths below this share of the value are float noise about what is so by definition, such as an anchor's rating."""
+
 
 def number(value: float) -> str:
     """Three significant digits, k and M for thousands and millions; a dash for what is not finite."""
     if not math.isfinite(value):
         return "–"
-    size = abs(value)
+    size = float(f"{abs(value):.3g}")  # as it is shown: 999.6 is a thousand
     for limit, unit, name in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if size >= limit:
             return minus(f"{value / unit:.3g}") + SPACE + name
@@ -68,7 +71,7 @@ def minus(text: str) -> str:
 def _half_width(estimate: Estimate) -> float:
     """Half the interval's width; 0 if it has none."""
     half = (estimate.high - estimate.low) / 2
-    return half if math.isfinite(half) else 0.0
+    return half if math.isfinite(half) and half > _NOISE * abs(estimate.value) else 0.0
 
 
 def _rounded(value: float, estimate: Estimate) -> str:

@@ -218,5 +218,7 @@ def test_numbers_in_words():
     assert said(estimate(1.2345, 1.01, 1.41)) == "1.23 [1.01, 1.41]"
     assert said(estimate(-0.004, -0.14, 0.13)) == "0.00 [−0.14, 0.13]"
     assert said(estimate(3.0)) == "3"
+    assert said(estimate(1000.0, 1000 - 1e-10, 1000 + 1e-10)) == "1000"  # an anchor's rating
+    assert [number(x) for x in (999.7, 9_999.7, 999_999)] == ["1000", "10\u00a0k", "1\u00a0M"]
     assert said(estimate(100.1234, 100.1224, 100.1244)) == "100.123 [100.122, 100.124]"
     assert interval_of(estimate(0.78, 0.72, 0.83), share=True) == "72 to 83\u00a0%"

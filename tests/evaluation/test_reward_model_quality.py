@@ -74,6 +74,13 @@ def test_calibration_of_a_model_that_knows_nothing():
     assert [each.observed.value for each in found.bins] == [0.5]
 
 
+def test_intervals_of_losses_end_at_the_values_that_they_can_have():
+    found = calibration([9.0, 0.0, 0.0], [0.0, 2.5, 0.1])
+    assert found.log_loss.low == 0
+    assert found.log_loss.high > 2
+    assert (found.brier.low, found.brier.high) == (0, 1)
+
+
 def test_extreme_scores_stay_finite():
     found = calibration([1000.0, -1000.0], [-1000.0, 1000.0])
     assert math.isfinite(found.log_loss.value)

@@ -1,9 +1,12 @@
 """`prefloop run rounds` at its smallest: every round's stages, the table, the arena, the lineage, going on, and each way of comparing."""
 
 import json
+from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,11 +23,12 @@ from prefloop.data.store.lineage import lineage
 from prefloop.data.toy_world import ToyWorld
 from prefloop.errors import InputError
 from prefloop.evaluation import read_summary
+from prefloop.evaluation.intervals import exactly
 from prefloop.feedback.judges import verdicts
 from prefloop.models.load import new_language_model, save_policy
-from prefloop.recipes import rounds, rounds_feedback, toy
+from prefloop.recipes import rounds, rounds_feedback, rounds_results, toy
 from prefloop.recipes.people import wait_for_people
-from prefloop.recipes.rounds_results import RoundRow, _gain, rounds_table
+from prefloop.recipes.rounds_results import RoundRow, _gain, _rounds, rounds_table
 from prefloop.recipes.run import run_recipe
 from prefloop.records import Completion, Prompt
 from prefloop.studio.service import Studio
@@ -278,13 +282,49 @@ def test_people_compare_each_round(tmp_path: Path, tiny: None, monkeypatch: pyte
 
 def test_gains_by_hand() -> None:
     scores = {0: np.array([0.0, 2.0]), 1: np.array([1.0, 3.0]), 2: np.array([1.0, 5.0])}
-    assert _gain(scores, 2).tolist() == [0.0, 2.0]  # the deviation of round 0 is 1
+    assert _gain(scores, 2).tolist() == [0.0, 2.0]  # the deviation of round 0 is 1, by both prompts alike
+    scores = {0: np.array([0.0, 0.0, 0.0, 4.0]), 1: np.zeros(4), 2: np.full(4, 3.0)}
+    gains = _gain(
+        scores, 2
+    )  # mean 1 and deviation √3 of round 0, so a gain of √3; the last prompt makes that deviation
+    assert gains.mean() == pytest.approx(3**0.5)
+    assert gains == pytest.approx(3**0.5 * np.array([4 / 3, 4 / 3, 4 / 3, 0]))
     assert _gain({0: np.ones(2), 1: np.zeros(2)}, 1).tolist() == [-1.0, -1.0]
 
 
-def test_the_table_leaves_out_what_was_not_measured() -> None:
-    from prefloop.evaluation.intervals import exactly
+def test_gains_are_covered(monkeypatch: pytest.MonkeyPatch) -> None:  # E3
+    """As the recipe makes them, of 30 prompts: by the reward model and in truth the policy gains two deviations, and nothing is exploited."""
+    prompts, times, gain = 30, 200, 2.0
+    without_labels = SimpleNamespace(comparisons=lambda filters: SimpleNamespace(records=()))
+    monkeypatch.setattr(rounds_results.Store, "open", lambda path: nullcontext(without_labels))
+    plan: Any = SimpleNamespace(sample=SimpleNamespace(store=""))
+    random = np.random.default_rng(0)
+    feedback: Any = SimpleNamespace(filters=Filters())
+    summary = SimpleNamespace(name="p", kl=exactly(0.0, prompts), length=exactly(1.0, prompts), gold=None)
+    inside = Counter[str]()
+    for _ in range(times):
+        hard = random.normal(size=prompts)
+        of_proxy, of_gold = (
+            [hard + 0.5 * random.normal(size=prompts) + gain * n * 1.25**0.5 for n in range(2)]
+            for _ in range(2)
+        )
+        evaluated = [
+            SimpleNamespace(completions=[[SimpleNamespace(gold=each)] for each in values])
+            for values in of_gold
+        ]
+        measured: Any = SimpleNamespace(policies=[summary] * 2, evaluated=evaluated)
+        _, row = _rounds(
+            plan, {"a": "", "b": ""}, measured, [dict(enumerate(of_proxy))], [None], (), feedback
+        )
+        truths = {"proxy_gain": gain, "gold_gain": gain, "gap": 0.0}
+        for name, truth in truths.items():
+            found = getattr(row, name)
+            inside[name] += found.low <= truth <= found.high
+    shares = {name: inside[name] / times for name in ("proxy_gain", "gold_gain", "gap")}
+    assert min(shares.values()) > 0.89, shares
 
+
+def test_the_table_leaves_out_what_was_not_measured() -> None:
     nothing: dict[str, Any] = dict.fromkeys(
         ("accuracy", "gold", "wins_first", "wins_previous", "proxy_gain", "gold_gain", "gap", "rating")
     )
