@@ -16,6 +16,8 @@ def check(config: CheckConfig) -> int:
 
 
 def _check_records(config: CheckConfig) -> int:
+    if config.against:
+        data.check_split(config.against, config.against_split, setting="against_split", usual="test")
     report = data.check(
         config.source,
         heldout=config.heldout,
@@ -30,6 +32,7 @@ def _check_records(config: CheckConfig) -> int:
 
 def _holds_votes(config: CheckConfig | ImportConfig) -> bool:
     """Whether a source holds votes, by its own columns or by what `columns` says they are."""
+    data.check_split(config.source, config.split)
     if config.format:
         return False
     named = {each.partition("=")[0].strip() for each in column_words(config.columns)}

@@ -124,8 +124,8 @@ def require_rows(rows: Rows) -> None:
     """The checks of `Rows`, for the classes that add to it."""
     require(rows.max_gb > 0, f"max_gb is {rows.max_gb}; it must be above 0")
     require(
-        not (rows.format or rows.columns or rows.chat) or not in_store(rows.source),
-        "format, columns and chat describe the rows of a file, but source is the store; leave them out",
+        not (rows.format or rows.columns or rows.chat or rows.split != "train") or not in_store(rows.source),
+        "split, format, columns and chat describe the rows of a file, but source is the store; leave them out",
     )
 
 

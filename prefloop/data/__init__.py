@@ -22,7 +22,7 @@ from prefloop.data.load import (
     load_texts,
     prompt_of,
 )
-from prefloop.data.read import read_rows
+from prefloop.data.read import check_split, has_splits, read_rows
 from prefloop.data.rows import BadRow, Row
 from prefloop.data.split import part_of, split
 from prefloop.data.write import Written, write_jsonl
@@ -41,9 +41,11 @@ __all__ = [
     "Row",
     "Written",
     "check",
+    "check_split",
     "content_hash",
     "describe_formats",
     "detect_format",
+    "has_splits",
     "how",
     "load_comparisons",
     "load_demonstrations",

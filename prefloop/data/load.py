@@ -10,7 +10,7 @@ from prefloop.configs.common import Rows
 from prefloop.data.detect import COLUMNS, RowReading, choose, formats_of, unused_columns
 from prefloop.data.fields import required
 from prefloop.data.formats import FORMATS, FormatName, Record
-from prefloop.data.read import MAX_GB, find_source, rows_of
+from prefloop.data.read import MAX_GB, check_split, find_source, rows_of
 from prefloop.data.rows import BadRow, Row, RowError, names, show
 from prefloop.data.votes import refuse_votes
 from prefloop.errors import InputError
@@ -71,7 +71,8 @@ class HowLoaded(HowRead, total=False):
 
 
 def how(rows: Rows) -> HowRead:
-    """How a stage's settings say that a source is read."""
+    """How a stage's settings say that a source is read. Raises `InputError` for the split of a source that has none."""
+    check_split(rows.source, rows.split)
     return {
         "split": rows.split,
         "format": rows.format,

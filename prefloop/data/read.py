@@ -52,6 +52,24 @@ def read_rows(source: str | Path, *, split: str = "train", max_gb: float = MAX_G
     return rows_of(find_source(source, split=split), max_gb)
 
 
+def has_splits(source: str | Path) -> bool:
+    """Whether a split chooses anything: of a data set that may have several, or of a folder whose files' names begin with theirs."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return not path.is_file()
+    if (path / "dataset_dict.json").exists():
+        return True
+    return any(_split_of(file) for file in path.iterdir() if file.is_file() and _suffix(file))
+
+
+def check_split(source: str | Path, split: str, *, setting: str = "split", usual: str = "train") -> None:
+    """Raise `InputError` for a split that was asked for and would choose nothing, as all of the source is read."""
+    if split != usual and not has_splits(source):
+        raise InputError(
+            f"{setting} is {split!r}, but {source} has no splits and is read whole; leave {setting} out, or name another source"
+        )
+
+
 def find_source(source: str | Path, *, split: str = "train") -> NamedSource:
     """Decide what a name stands for: an existing file or folder first, then a data set of the hub (`owner/name` or `owner/name:config`)."""
     name = str(source)
@@ -256,13 +274,16 @@ def _data_list(text: str, start: int) -> int | None:
 
 
 def _json_list(path: Path, text: str, start: int) -> Iterator[Row | BadRow]:
-    """The elements of the list at `start`, one at a time, each with the line it begins on."""
+    """The elements of the list at `start`, one at a time, each with the line it begins on, and its number where that is another's line too."""
     position = _skip(text, start + 1)
     line = text.count("\n", 0, position) + 1
     closed = text.startswith("]", position)
+    number, line_before = 0, 0
     while not closed:
+        number += 1
         value, end = _element(path, text, position, line)
-        yield _object_row(value, f"{path}:{line}")
+        yield _object_row(value, f"{path}:{line}" + (f" (element {number})" if line == line_before else ""))
+        line_before = line
         end = _skip(text, end)
         closed = text.startswith("]", end)
         if not closed and not text.startswith(",", end):

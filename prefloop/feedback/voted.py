@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from prefloop.data import check_split, has_splits
 from prefloop.data.vote_answers import with_answers
 from prefloop.data.votes import Vote, VoteFile, read_votes
 from prefloop.errors import InputError
@@ -21,22 +22,27 @@ def read_vote_files(
     outputs: str = "",
 ) -> list[VoteFile]:
     """Files of votes, as `read_votes` reads each, with the answers of the file `outputs` where one is named."""
+    if not any(map(has_splits, names)):
+        check_split(names[0], split)
     files = [read_votes(name, split=split, columns=columns, skip_bad=skip_bad) for name in names]
     return [with_answers(file, outputs) for file in files] if outputs else files
 
 
 def votes_where(votes: Sequence[Vote], field: str, wanted: Sequence[str], *, setting: str) -> Sequence[Vote]:
     """Votes whose field is one of those wanted, all if none are. Raises `InputError` for a value that no vote has."""
-    known = sorted({getattr(vote, field) for vote in votes})
+    known = sorted({getattr(vote, field) for vote in votes} - {""})
     for value in wanted:
+        _check_said(votes, field, f"{setting} has {value!r}")
         if value not in known:
-            near = difflib.get_close_matches(value, known, n=3, cutoff=0) or ["none"]
+            near = difflib.get_close_matches(value, known, n=3, cutoff=0)
             raise InputError(f"{setting} has {value!r}, which no vote has; the nearest are {', '.join(near)}")
     return [vote for vote in votes if not wanted or getattr(vote, field) in wanted]
 
 
 def votes_by(votes: Sequence[Vote], field: str) -> dict[str, list[JudgedItem]]:
-    """The votes of each value of a field, as judgements; nothing for an empty field."""
+    """The votes of each value of a field, as judgements; nothing for an empty field. Raises `InputError` for a field that no vote has."""
+    if field:
+        _check_said(votes, field, f"by is {field}")
     values = sorted({getattr(vote, field) for vote in votes}) if field else ()
     return {
         f"{field} {value or '(not said)'}": judged_votes(
@@ -44,6 +50,14 @@ def votes_by(votes: Sequence[Vote], field: str) -> dict[str, list[JudgedItem]]:
         )
         for value in values
     }
+
+
+def _check_said(votes: Sequence[Vote], field: str, given: str) -> None:
+    """Raise `InputError` for a setting about a field that no vote has."""
+    if not any(getattr(vote, field) for vote in votes):
+        raise InputError(
+            f"{given}, but no column says the {field}; name it with --columns {field}=COLUMN, or leave the setting out"
+        )
 
 
 def possible_clusters(judged: Sequence[JudgedItem], wanted: Clustering) -> Clustering:

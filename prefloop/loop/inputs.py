@@ -14,6 +14,7 @@ from prefloop.configs.common import STORE, Compute, Data, RunSettings, in_store,
 from prefloop.configs.verifiers import verifiers_among
 from prefloop.data import (
     content_hash,
+    has_splits,
     how,
     load_comparisons,
     load_demonstrations,
@@ -122,6 +123,12 @@ def open_reader(run: RunSettings, compute: Compute, model: str) -> Reader:
     world = start_world(compute.device, wait_minutes=compute.wait_minutes)
     tokenizer = load_tokenizer(model, trust_remote_code=compute.trust_remote_code)
     return Reader(tokenizer=tokenizer, store=store_of(run.out, run.store), world=world)
+
+
+def another(data: Data, source: str) -> Data:
+    """The same settings for a second source; a split is said of the first, and of this one only where it has any."""
+    said = has_splits(source) or not data.source
+    return replace(data, source=source, split=data.split if said else "train")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from prefloop.configs.ppo import PPOConfig
 from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
-from prefloop.loop.inputs import Read, demonstrations, texts
+from prefloop.loop.inputs import Read, another, demonstrations, texts
 from prefloop.loop.learn import Job
 from prefloop.loop.likelihood import trained_tokens
 from prefloop.loop.roles import longest_of
@@ -57,7 +57,7 @@ def read_ptx(config: PPOConfig, source: PromptSource) -> tuple[Ptx | None, Mappi
     if not config.ptx:
         return None, {}
     data, tokenizer, world = (
-        replace(config.data, source=config.ptx, heldout=0.0, limit=0),
+        replace(another(config.data, config.ptx), heldout=0.0, limit=0),
         source.reader.tokenizer,
         source.world,
     )

@@ -66,6 +66,12 @@ def test_judges_prompts_and_languages(battles: str, capsys: pytest.CaptureFixtur
     assert "30 votes on 15 prompts" in out
     error = run(capsys, f"arena {battles} --languages Dutch", code=2)
     assert "languages has 'Dutch', which no vote has; the nearest are" in error
+    for words in ("--turns 1", "--by turn"):
+        error = run(capsys, f"arena {battles} {words}", code=2)
+        assert "but no column says the turn; name it with --columns turn=COLUMN" in error
+    assert "split is 'test', but battles.csv has no splits" in run(
+        capsys, f"arena {battles} --split test", code=2
+    )
 
 
 def test_votes_of_one_prompt_widen_the_interval(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -358,6 +358,20 @@ def test_data_that_is_not_there_or_empty(refused: Run) -> None:
     assert refused(f"sft --model model --out out {CPU}").startswith("data.source is empty; name a file")
 
 
+def test_a_split_that_is_not_there(refused: Run) -> None:  # K7
+    for line in ("sft --model model --data demos.jsonl", "data check demos.jsonl", "data import demos.jsonl"):
+        split, out = ("--split", "--store out") if "import" in line else ("--data.split", f"--out out {CPU}")
+        if "check" in line:
+            split, out = "--split", ""
+        assert "split is 'test', but demos.jsonl has no splits" in refused(f"{line} {split} test {out}")
+    error = refused("data check demos.jsonl --against pairs.jsonl --against_split dev")
+    assert "against_split is 'dev', but pairs.jsonl has no splits" in error
+    assert "split, format, columns and chat describe the rows of a file, but source is the store" in refused(
+        f"sft --model model --data store --data.split test --out out {CPU}"
+    )
+    assert main(["data", "check", "demos.jsonl", "--against", "pairs.jsonl"]) == 0
+
+
 def test_data_of_another_kind(refused: Run) -> None:
     error = refused(f"dpo --model model --data demos.jsonl --out out {CPU}")
     assert "demos.jsonl" in error

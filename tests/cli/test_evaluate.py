@@ -241,6 +241,22 @@ def test_what_the_evaluation_refuses_is_refused_before_the_first_step(
     assert not (tmp_path / "reward").exists()
 
 
+def test_a_split_is_said_of_the_prompts_where_comparisons_are_a_file(
+    project: Path, reward_model: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "prompts").mkdir()
+    for name in ("train", "test"):
+        rows = (project / "prompts.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / f"prompts/{name}.jsonl").write_text("".join(rows[:2] if name == "test" else rows))
+    line = (
+        f"eval --policies sft={project}/sft --data {tmp_path}/prompts --data.split test --reward_model {reward_model} "
+        f"--comparisons {project}/pairs.jsonl --out {tmp_path}/e --sampling.max_new_tokens 4 --part all {CPU}"
+    )
+    run(capsys, line)
+    read = [part.rows for part in read_summary(tmp_path / "e/summary.json").data]
+    assert read == [2, len((project / "pairs.jsonl").read_text().splitlines())]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

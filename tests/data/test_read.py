@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prefloop.data.read import read_rows
+from prefloop.data.read import check_split, has_splits, read_rows
 from prefloop.data.rows import BadRow, Row
 from prefloop.errors import InputError
 from tests.data.cases import jsonl
@@ -58,7 +58,8 @@ def test_json_list_gives_each_elements_line(tmp_path: Path, around: str, indent:
     path = tmp_path / "a.json"
     path.write_text(around.format(json.dumps(ROWS, indent=indent)))
     assert values(path) == ROWS
-    lines = [1, 1, 1] if indent is None else [2, 5, 8]  # "[" on line 1, three lines an element
+    one_line = ["1", "1 (element 2)", "1 (element 3)"]
+    lines = one_line if indent is None else ["2", "5", "8"]  # "[" on line 1, three lines an element
     assert [row.origin for row in rows_of(path)] == [f"{path}:{line}" for line in lines]
 
 
@@ -110,6 +111,20 @@ def test_folder_is_all_its_files_in_order(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text("{}")
     assert [row.values["text"] for row in rows_of(tmp_path)] == ["1", "2"]
     assert rows_of(tmp_path)[1].origin == f"{tmp_path}/b.jsonl:1"
+
+
+def test_a_split_of_what_has_none_is_refused(tmp_path: Path) -> None:  # K7
+    (tmp_path / "plain").mkdir()
+    for name in ("one.jsonl", "plain/a.jsonl", "plain/b.jsonl"):
+        (tmp_path / name).write_text('{"text": "x"}\n')
+    for source in (tmp_path / "one.jsonl", tmp_path / "plain"):
+        assert not has_splits(source)
+        check_split(source, "train")
+        with pytest.raises(InputError, match=r"split is 'test', but .* has no splits and is read whole"):
+            check_split(source, "test")
+    (tmp_path / "plain/test.jsonl").write_text('{"text": "x"}\n')
+    check_split(tmp_path / "plain", "test")
+    check_split("owner/name", "test")
 
 
 def test_folder_with_splits_gives_the_one_asked_for(tmp_path: Path) -> None:
