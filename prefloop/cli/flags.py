@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from prefloop.configs.load import (
+    PLAINLY,
     Given,
     Mismatch,
     Tree,
@@ -14,6 +15,7 @@ from prefloop.configs.load import (
     in_words,
     inner_of,
     is_optional,
+    is_plain,
     names_of,
     nearest,
 )
@@ -137,11 +139,14 @@ def _parsed(word: str, kind: Any) -> Any:
         return next((choice for choice in get_args(kind) if str(choice) == word), word)
     if kind is bool:
         return _TRUTHS.get(word.lower(), word)
-    if kind is int:
+    if kind in (int, float):
         try:
-            return int(word)
+            number = int(word)
         except ValueError:
             return word
+        if not is_plain(word):
+            raise Mismatch(f"{in_words(kind)}{PLAINLY}")
+        return number
     return word
 
 

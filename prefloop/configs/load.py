@@ -21,7 +21,9 @@ T = TypeVar("T")
 
 MOST_INT, MOST_FLOAT = 2**53, 1e15
 """Numbers beyond these are slips: no setting means anything there, and sums with them overflow or are not exact."""
-_DECIMAL = re.compile(r"[-+]?(0|[1-9][\d_]*)")
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+PLAINLY = ", in plain decimal digits without a leading zero"
+"""What `is_plain` asks for."""
 _SHOW = reprlib.Repr()
 _SHOW.maxstring = _SHOW.maxother = 200
 
@@ -139,7 +141,7 @@ class _Reader:
         wrong = _wrong_number(node, kind)
         if wrong:
             raise InputError(
-                f"{where}: {name} is {_SHOW.repr(wrong)[1:-1]}; it must be {in_words(kind)}, in plain decimal digits without a leading zero"
+                f"{where}: {name} is {_SHOW.repr(wrong)[1:-1]}; it must be {in_words(kind)}{PLAINLY}"
             )
         value = self.construct(node, deep=True)
         try:
@@ -164,8 +166,13 @@ def _wrong_number(node: Any, kind: Any) -> str:
         return ""
     if node.tag.endswith(":float") and kind is float:
         return node.value if ":" in node.value else ""
-    plain = _DECIMAL.fullmatch(node.value) and len(node.value) < 400
+    plain = is_plain(node.value) and len(node.value) < 400
     return "" if plain or node.tag.endswith(":float") else node.value
+
+
+def is_plain(digits: str) -> bool:
+    """Whether a whole number is written as everybody reads it: 010 is 8 to some."""
+    return _DECIMAL.fullmatch(digits) is not None
 
 
 def unknown(name: str, cls: Any) -> str:
