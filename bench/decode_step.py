@@ -145,7 +145,7 @@ def compiled(size: str, attention: str, columns: int, cpp_wrapper: bool, repeats
     import torch._inductor.config as inductor
 
     inductor.freezing, inductor.cpp_wrapper = True, cpp_wrapper  # pyright: ignore[reportAttributeAccessIssue]
-    weights = read_weights(make_model(size), rows=ROLLOUTS, columns=columns)
+    weights = read_weights(make_model(size), columns=columns)
     assert weights is not None
     with torch.no_grad():
         plain = PlainStep(SIZES[size], attention, columns).eval()

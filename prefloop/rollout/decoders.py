@@ -47,7 +47,7 @@ def make_decoder(model: nn.Module, *, slots: int, columns: int) -> Decoder[Any]:
 
     The last with a warning that names the architecture. Make a new decoder when the model's weights have changed.
     """
-    weights = read_weights(model, rows=slots, columns=columns)
+    weights = read_weights(model, columns=columns)
     if weights is not None:
         return FusedDecoder(weights, slots=slots, columns=columns)
     if has_plain_cache(model):

@@ -1,4 +1,4 @@
-"""The weights of Llama-like models, read out for decoding: one matrix for queries, keys and values, one for gate and up, laid out for the machine.
+"""The weights of Llama-like models, read out for decoding: queries, keys and values in one product, gate and up in one.
 
 Llama, Mistral, Qwen2, Qwen3 and Gemma are one block with small differences (biases, a norm of each head, the activation), told apart here by
 their classes. Whatever is not exactly one of them is decoded by its own module.
@@ -6,11 +6,13 @@ their classes. Whatever is not exactly one of them is decoded by its own module.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import accumulate, pairwise
+from typing import Any, Protocol, cast
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Shaped
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import (
     GemmaForCausalLM,
     LlamaForCausalLM,
@@ -47,49 +49,94 @@ def sliding_window(config: PreTrainedConfig) -> tuple[int | None, bool]:
 
 
 _SMALL = 2**17
-"""Weights below which oneDNN takes longer to begin than it saves, of a matrix for some 32 rows."""
+"""Weights below which a matrix is copied where that is faster: those of one product side by side, with adapters added in."""
 
 
-class Projection:
-    """`x W^T + b` with a weight that is only read.
-
-    On CPU oneDNN gets a large weight in the order of its kernel: a product of 32 rows then takes about half the time of one with the module's
-    weight, which any kernel must reorder as it goes.
-    """
-
-    def __init__(
-        self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, rows: int
-    ) -> None:
-        self._bias = bias
-        self._ordered = weight.numel() >= _SMALL and _can_order(weight)
-        if self._ordered:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-            self._product = torch.ops.mkldnn._linear_pointwise.default
-            self._sum = torch.ops.mkldnn._linear_pointwise.binary
-        else:
-            self._weight = weight.t()
-            if weight.numel() < _SMALL and weight.device.type == "cpu":
-                self._weight = self._weight.contiguous()
+class Projection(Protocol):
+    """`x W^T + b` of linear layers side by side, with weights that are only read."""
 
     def __call__(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
-        """The product."""
-        if self._ordered:
-            return self._product(x, self._weight, self._bias, "none", [], "")
-        return x @ self._weight if self._bias is None else torch.addmm(self._bias, x, self._weight)
+        """The product, in memory of its own."""
+        ...
 
     def add(self, x: Float[Tensor, "n in"], residual: Float[Tensor, "n out"]) -> Float[Tensor, "n out"]:
         """The product and the residual stream."""
-        if self._ordered:
-            return self._sum(x, residual, self._weight, self._bias, "add")
+        ...
+
+
+class CopiedProjection:
+    """Small weights, in an order of their own."""
+
+    def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
+        self._bias = bias
+        self._weight = weight.t().contiguous() if weight.device.type == "cpu" else weight.t()
+
+    def __call__(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
+        """See `Projection`."""
+        return x @ self._weight if self._bias is None else torch.addmm(self._bias, x, self._weight)
+
+    def add(self, x: Float[Tensor, "n in"], residual: Float[Tensor, "n out"]) -> Float[Tensor, "n out"]:
+        """See `Projection`."""
         total = torch.addmm(residual, x, self._weight)
         return total if self._bias is None else total.add_(self._bias)
 
 
-def _can_order(weight: Tensor) -> bool:
-    """Whether this build of PyTorch has oneDNN's kernels for ordered weights (what its compiler uses for frozen models)."""
+class SharedProjection:
+    """The layers' own weights: a model that is sampled from takes its memory once. Active adapters are multiplied beside them, in float32,
+    as PEFT does: added to a weight of eight bits they would be rounded away.
+
+    On a CPU the products are oneDNN's.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], order: Tensor | None) -> None:
+        self._layers = [(_base(module).weight.detach(), _detached(_base(module).bias)) for module in modules]
+        self._order = order
+        self._by_onednn = all(_by_onednn(weight) for weight, _ in self._layers)
+        found = [
+            (place, module.lora_A[name].weight.detach(), module.lora_B[name].weight.detach() * module.scaling[name])
+            for place, module in enumerate(modules)
+            for name in _active(module)
+        ]  # fmt: skip
+        self._down = torch.cat([down for _, down, _ in found]).t() if found else None
+        starts = [0, *accumulate(len(down) for _, down, _ in found)]
+        self._ups = [
+            (place, slice(start, stop), up.t())
+            for (place, _, up), (start, stop) in zip(found, pairwise(starts), strict=True)
+        ]
+
+    def __call__(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
+        """See `Projection`."""
+        parts = [self._product(x, weight, bias) for weight, bias in self._layers]
+        self._adapt(x, parts)
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return whole if self._order is None else whole.index_select(1, self._order)
+
+    def add(self, x: Float[Tensor, "n in"], residual: Float[Tensor, "n out"]) -> Float[Tensor, "n out"]:
+        """See `Projection`."""
+        return self(x).add_(residual)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self._by_onednn:
+            return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+        return linear(x, weight, bias)
+
+    def _adapt(self, x: Tensor, parts: list[Tensor]) -> None:
+        if self._down is None:
+            return
+        inner = x.to(self._down.dtype) @ self._down
+        for place, columns, up in self._ups:
+            part = parts[place]
+            if part.dtype == up.dtype:
+                part.addmm_(inner[:, columns], up)
+            else:
+                part.copy_(torch.addmm(part.to(up.dtype), inner[:, columns], up))
+
+
+def _by_onednn(weight: Tensor) -> bool:
+    """Whether this build of PyTorch has oneDNN's linear layer for such a weight (what its compiler uses for frozen models)."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    if not all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     # float16's kernels need a newer processor than bfloat16's, and float64 has none.
     fit = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -131,10 +178,10 @@ class Weights:
     activation: Callable[[Tensor], Tensor]
 
 
-def read_weights(model: nn.Module, *, rows: int, columns: int) -> Weights | None:
+def read_weights(model: nn.Module, *, columns: int) -> Weights | None:
     """The weights of a model of one of the families, active LoRA adapters added in; None for any other model.
 
-    A copy of them all, so read them again when they change. `rows` is how many tokens most steps have, `columns` how many positions are needed.
+    Small ones are copied, so read them again when they change. `columns` is how many positions are needed.
     """
     if type(model) not in FAMILIES or any(has_hooks(module) for module in _read_out(model)):
         return None
@@ -157,11 +204,11 @@ def read_weights(model: nn.Module, *, rows: int, columns: int) -> Weights | None
         return Weights(
             embed=trunk.embed_tokens,
             layers=tuple(
-                _layer(block, window, plus, rows)
+                _layer(block, window, plus)
                 for block, window in zip(trunk.layers, _windows(config, len(trunk.layers)), strict=True)
             ),
             norm=weight + plus,
-            head=_projection([cast(Any, model).lm_head], rows),
+            head=_projection([cast(Any, model).lm_head]),
             turns=torch.complex(cos[0, :, :pairs], sin[0, :, :pairs]).unsqueeze(1),
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
@@ -171,7 +218,7 @@ def read_weights(model: nn.Module, *, rows: int, columns: int) -> Weights | None
         )
 
 
-def _layer(block: Any, window: int, plus: float, rows: int) -> Layer:
+def _layer(block: Any, window: int, plus: float) -> Layer:
     attention, mlp, size = block.self_attn, block.mlp, block.self_attn.head_dim
     qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
     order = torch.arange(size, device=block.input_layernorm.weight.device).view(2, -1).T.flatten()
@@ -183,10 +230,10 @@ def _layer(block: Any, window: int, plus: float, rows: int) -> Layer:
             [part.expand(heads, size) for part, heads in zip((of_query, of_key), of_each, strict=True)]
         )
     return Layer(
-        qkv=_projection(qkv, rows, [order, order, torch.arange(size, device=order.device)]),
-        output=_projection([attention.o_proj], rows),
-        gate_up=_projection([mlp.gate_proj, mlp.up_proj], rows),
-        down=_projection([mlp.down_proj], rows),
+        qkv=_projection(qkv, [order, order, torch.arange(size, device=order.device)]),
+        output=_projection([attention.o_proj]),
+        gate_up=_projection([mlp.gate_proj, mlp.up_proj]),
+        down=_projection([mlp.down_proj]),
         attention_norm=block.input_layernorm.weight + plus,
         mlp_norm=block.post_attention_layernorm.weight + plus,
         head_norm=head_norm,
@@ -215,21 +262,25 @@ def _read_out(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """A linear layer, or one under ordinary LoRA. In bfloat16 a young adapter would vanish in the weight it is added to."""
+    """A linear layer, or one under ordinary LoRA."""
     if type(module) is nn.Linear:
         return True
     return (
         is_lora_linear(module)
         and type(module.get_base_layer()) is nn.Linear
-        and _base(module).weight.dtype == torch.float32
         and not module.lora_variant
         and not any(module.lora_bias.values())
     )
 
 
-def _projection(modules: Sequence[nn.Module], rows: int, orders: Sequence[Tensor] = ()) -> Projection:
+def _projection(modules: Sequence[nn.Module], orders: Sequence[Tensor] = ()) -> Projection:
     """Linear layers as one, in each head's order of features where it is given."""
-    weights, biases = [_weight(module) for module in modules], [_base(module).bias for module in modules]
+    bases = [_base(module) for module in modules]
+    assert len({base.bias is None for base in bases}) == 1, "layers with and without bias cannot be one"
+    large = sum(base.weight.numel() for base in bases) >= _SMALL
+    if large or (bases[0].weight.dtype == torch.bfloat16 and any(map(_active, modules))):
+        return SharedProjection(modules, _order(bases, orders) if orders else None)
+    weights, biases = [_weight(module) for module in modules], [base.bias for base in bases]
     if orders:
         weights = [_by_head(weight, order) for weight, order in zip(weights, orders, strict=True)]
         biases = [
@@ -237,12 +288,25 @@ def _projection(modules: Sequence[nn.Module], rows: int, orders: Sequence[Tensor
             for bias, order in zip(biases, orders, strict=True)
         ]
     given = [bias for bias in biases if bias is not None]
-    assert len(given) in (0, len(biases)), "layers with and without bias cannot be one"
     weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-    return Projection(weight.detach(), torch.cat(given).detach() if given else None, rows)
+    return CopiedProjection(weight.detach(), torch.cat(given).detach() if given else None)
 
 
-def _by_head(rows: Float[Tensor, "out ..."], order: Tensor) -> Float[Tensor, "out ..."]:
+def _order(bases: Sequence[nn.Linear], orders: Sequence[Tensor]) -> Tensor:
+    """Which feature of layers side by side stands where, in each head's order."""
+    parts, start = [], 0
+    for base, order in zip(bases, orders, strict=True):
+        features = torch.arange(start, start + base.out_features, device=order.device)
+        parts.append(_by_head(features, order))
+        start += base.out_features
+    return torch.cat(parts)
+
+
+def _detached(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()
+
+
+def _by_head(rows: Shaped[Tensor, "out ..."], order: Tensor) -> Shaped[Tensor, "out ..."]:
     return rows.unflatten(0, (-1, len(order)))[:, order].flatten(0, 1)
 
 
@@ -252,11 +316,16 @@ def _base(module: nn.Module) -> nn.Linear:
     return base
 
 
+def _active(module: nn.Module) -> list[str]:
+    """The adapters that a layer runs with now, and that are not merged into its weight."""
+    if not is_lora_linear(module) or module.disable_adapters or module.merged:
+        return []
+    return [name for name in module.active_adapters if name in module.lora_A]
+
+
 def _weight(module: nn.Module) -> Tensor:
     """The weight that the layer multiplies with now."""
     weight = _base(module).weight
-    if is_lora_linear(module) and not module.disable_adapters and not module.merged:
-        for name in module.active_adapters:
-            if name in module.lora_A:
-                weight = weight + module.get_delta_weight(name)
+    for name in _active(module):
+        weight = weight + cast(Any, module).get_delta_weight(name)
     return weight

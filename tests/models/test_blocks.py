@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefloop.configs.common import Compute, LoRA
-from prefloop.models.blocks import _Norm, _Rotate, _SwiGLU, has_known_blocks
+from prefloop.models import trunk
+from prefloop.models.blocks import _Norm, _Rotate, _SwiGLU, has_known_blocks, run_blocks
 from prefloop.models.gather import rows_once
 from prefloop.models.load import as_policy
 from prefloop.models.lora import lora_policy
@@ -87,6 +88,23 @@ def test_the_last_layer_ends_with_keys_and_values_for_rows_that_nobody_reads() -
     hidden_rows(model, batch, "fused", rows_once(batch.last, batch.tokens))
     assert layers[-1].mlp.down_proj.rows == rounded(len(batch.last))
     assert len(hidden_rows(model, batch, "fused")) == batch.tokens
+
+
+def test_an_adapter_on_bfloat16_weights_runs_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+    monkeypatch.setattr(trunk, "run_blocks", lambda *args: (called.append(1), run_blocks(*args))[1])
+    policy = as_policy(make(PACKABLE["qwen3"], std=0.2).bfloat16(), Compute(dtype="bfloat16"))
+    adapted, _ = lora_policy(policy, LoRA(rank=4), seed=0)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    called.clear()
+    batch = pack(random_groups(2, seed=0))
+    fused = adapted(batch)
+    assert (adapted.way, called) == ("fused", [1])
+    adapted.way = "padded"
+    torch.testing.assert_close(fused, adapted(batch), rtol=0, atol=0.1)
 
 
 def test_where_somebody_watches_a_module_it_is_called() -> None:

@@ -11,9 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from prefloop.configs.common import Compute, LoRA
 from prefloop.models.load import as_policy
 from prefloop.models.lora import lora_policy
+from prefloop.models.roles import Policy
 from prefloop.rollout import families
 from prefloop.rollout.decoders import CachedDecoder, Decoder, RecomputingDecoder, make_decoder
-from prefloop.rollout.families import read_weights
+from prefloop.rollout.families import CopiedProjection, SharedProjection, read_weights
 from prefloop.rollout.fused import FusedDecoder
 from prefloop.rollout.steps import Recorded, Recording
 from tests.models.tiny import PACKABLE, SHAPE, VOCABULARY, make
@@ -88,7 +89,7 @@ def run(decoder: Decoder[Any]) -> list[Tensor]:
 
 
 def both(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    weights = read_weights(model, rows=SLOTS, columns=COLUMNS)
+    weights = read_weights(model, columns=COLUMNS)
     assert weights is not None
     fused = run(FusedDecoder(weights, slots=SLOTS, columns=COLUMNS))
     return fused, run(CachedDecoder(model, slots=SLOTS, columns=COLUMNS))
@@ -100,23 +101,28 @@ def assert_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor], tolerance: fl
         torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("small", [0, 2**30], ids=["ordered", "plain"])
+@pytest.mark.parametrize("small", [0, 2**30], ids=["shared", "copied"])
 @pytest.mark.parametrize("name", FUSED)
 def test_the_logits_are_the_modules(name: str, small: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(families, "_SMALL", small)
     assert_equal(*both(varied(FUSED[name])), 3e-5)
 
 
-def test_only_large_weights_are_ordered_for_the_kernel():
-    weights = read_weights(make(lambda: LlamaForCausalLM(WIDE)), rows=SLOTS, columns=8)
+def test_large_weights_are_the_models_own():
+    """A decoder holds no second copy of them."""
+    model = make(lambda: LlamaForCausalLM(WIDE))
+    weights = read_weights(model, columns=8)
     assert weights is not None
-    assert [weights.head._ordered, weights.layers[0].qkv._ordered] == [True, False]
+    assert isinstance(weights.head, SharedProjection)
+    assert isinstance(weights.layers[0].qkv, CopiedProjection)
+    ((held, _),) = weights.head._layers
+    assert held.data_ptr() == model.lm_head.weight.data_ptr()
 
 
 def test_the_cache_grows_and_shrinks_with_the_columns_in_use_and_keeps_what_it_holds():
     """A long completion ends, the others are moved together, one of them grows past where the cache was."""
     model = varied(FUSED["mistral, every layer"])
-    weights = read_weights(model, rows=3, columns=100)
+    weights = read_weights(model, columns=100)
     assert weights is not None
     fused = FusedDecoder(weights, slots=3, columns=100)
     widths: list[int] = []
@@ -160,7 +166,7 @@ def test_the_logits_are_the_modules_in_float64(name: str):
     assert_equal(*both(model), 2e-6)
 
 
-@pytest.mark.parametrize("small", [0, 2**30], ids=["ordered", "plain"])
+@pytest.mark.parametrize("small", [0, 2**30], ids=["shared", "copied"])
 def test_the_logits_are_near_the_modules_in_bfloat16(small: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(families, "_SMALL", small)
     assert_equal(*both(varied(FUSED["qwen3"]).bfloat16()), 0.2)
@@ -203,17 +209,24 @@ def test_what_the_weights_do_not_tell_is_left_to_the_module():
     hooked.get_submodule("model.layers.0").register_forward_hook(lambda *args: None)
     dynamic = LlamaForCausalLM(LlamaConfig(**SHAPE, num_key_value_heads=2, rope_parameters=dict(DYNAMIC)))
     for model in (Own(LlamaConfig(**SHAPE)), changed, hooked, dynamic):
-        assert read_weights(model, rows=1, columns=8) is None
+        assert read_weights(model, columns=8) is None
 
 
-def test_an_adapter_is_decoded_with_and_without():
-    policy = as_policy(varied(PACKABLE["qwen2"]), Compute(attention="padded"))
-    before = run(CachedDecoder(policy.model, slots=SLOTS, columns=COLUMNS))
+def adapted_of(policy: Policy, std: float) -> Policy:
     adapted, _ = lora_policy(policy, LoRA(rank=4), seed=1)
     with torch.no_grad():
         for name, parameter in adapted.model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(0, 0.2)
+                parameter.normal_(0, std)
+    return adapted
+
+
+@pytest.mark.parametrize("small", [0, 2**30], ids=["shared", "copied"])
+def test_an_adapter_is_decoded_with_and_without(small: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(families, "_SMALL", small)
+    policy = as_policy(varied(PACKABLE["qwen2"]), Compute(attention="padded"))
+    before = run(CachedDecoder(policy.model, slots=SLOTS, columns=COLUMNS))
+    adapted = adapted_of(policy, 0.2)
     with adapted.active() as model:
         ours, theirs = both(model)
     assert_equal(ours, theirs, 3e-5)
@@ -222,11 +235,25 @@ def test_an_adapter_is_decoded_with_and_without():
         assert_equal(both(model)[0], before, 3e-5)
 
 
-def test_an_adapter_in_bfloat16_is_left_to_the_module():
-    """Added to a weight of eight bits it would be rounded away."""
-    adapted, _ = lora_policy(as_policy(llama().bfloat16(), Compute(attention="padded")), LoRA(rank=4), seed=1)
+@pytest.mark.parametrize("small", [0, 2**30], ids=["large", "small"])
+def test_an_adapter_in_bfloat16_is_multiplied_beside_the_weight(small: int, monkeypatch: pytest.MonkeyPatch):
+    """Its update is below the last bit of most weights: merged into them most of it would be lost."""
+    monkeypatch.setattr(families, "_SMALL", small)
+    policy = as_policy(varied(PACKABLE["qwen2"]).bfloat16(), Compute(attention="padded", dtype="bfloat16"))
+    adapted = adapted_of(policy, 0.0005)
     with adapted.active() as model:
-        assert read_weights(model, rows=1, columns=8) is None
+        assert_equal(*both(model), 0.2)
+        layer = cast(Any, model).model.layers[0].mlp.down_proj
+        x = torch.randn(500, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
+        weights = read_weights(model, columns=8)
+        assert weights is not None
+        with torch.no_grad():
+            ours, theirs, bare = weights.layers[0].down(x), layer(x), layer.get_base_layer()(x)
+        merged = (layer.get_base_layer().weight + layer.get_delta_weight("policy")).bfloat16()
+    assert (theirs != bare).float().mean() > 0.1
+    assert (ours != theirs).float().mean() < 0.01  # another order of sums
+    kept = (merged != layer.get_base_layer().weight).float().mean()
+    assert kept < 0.7, kept
 
 
 def test_weights_written_between_two_rounds_are_seen():
@@ -259,7 +286,7 @@ def eager(step: Callable[[], Tensor]) -> Recording:
 @pytest.mark.parametrize("name", ["llama", "mistral, every layer"])
 def test_steps_of_rounded_shapes_give_the_same(name: str):
     model = varied(FUSED[name])
-    weights = read_weights(model, rows=SLOTS, columns=COLUMNS)
+    weights = read_weights(model, columns=COLUMNS)
     assert weights is not None
     plain, recorded = (FusedDecoder(weights, slots=SLOTS, columns=COLUMNS) for _ in range(2))
     recorded._recorded = Recorded(SLOTS, COLUMNS, torch.device("cpu"), eager)

@@ -173,12 +173,12 @@ def test_rows_of_changing_number_make_few_shapes(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(
-    not families._can_order(torch.empty(64, 64)), reason="this PyTorch has no ordered weights"
+    not families._by_onednn(torch.empty(64, 64)), reason="this PyTorch has no linear layer of oneDNN's"
 )
 def test_prefills_of_changing_length_make_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(PACKABLE["llama"])
     monkeypatch.setattr(families, "_SMALL", 0)
-    weights = families.read_weights(model, rows=8, columns=40)
+    weights = families.read_weights(model, columns=40)
     assert weights is not None
     decoder = FusedDecoder(weights, slots=8, columns=40)
     sizes = Sizes()
