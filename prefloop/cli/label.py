@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefloop.addresses import without_passwords
 from prefloop.cli.printing import show_left_out
@@ -18,6 +19,9 @@ from prefloop.errors import InputError
 from prefloop.feedback.simulate import SimulatedAnnotator
 from prefloop.feedback.simulated_labels import LabelQuality, label_quality, label_stored
 from prefloop.feedback.utility import find_utility
+
+if TYPE_CHECKING:
+    from prefloop.studio.values import ProjectSettings
 
 
 def simulate(config: SimulateConfig) -> str:
@@ -80,6 +84,7 @@ def import_items(config: LabelImportConfig) -> str:
             author=config.author,
             gold=config.gold,
             gold_share=config.gold_share,
+            stage="" if config.gold_stage == "work" else config.gold_stage,
             round=config.round,
         )
         plain = studio.progress([made.project])[made.project].items
@@ -87,10 +92,7 @@ def import_items(config: LabelImportConfig) -> str:
         f"{config.source}: {made.rows} records, {made.items} items in project {settings.name!r}, {made.new} of them new"
     )
     if made.known:
-        print(
-            f"  {made.known} of them with a known answer; {settings.gold_share:.0%} of the questions are such items"
-            + ("" if plain else ", once the project has others too: import those without --gold")
-        )
+        print(f"  {made.known} of them with a known answer; {_when_asked(settings, config, plain)}")
     for count, what in (
         (made.bad, "bad rows left out"),
         (made.left_out, "prompts without two different completions"),
@@ -98,6 +100,16 @@ def import_items(config: LabelImportConfig) -> str:
         if count:
             print(f"  {count} {what}")
     return config.store
+
+
+def _when_asked(settings: "ProjectSettings", config: LabelImportConfig, plain: int) -> str:
+    """When items with a known answer are asked, in words."""
+    if config.gold_stage == "practice":
+        return "they come before anybody's work, and the answer is told"
+    if config.gold_stage == "qualification":
+        return f"{settings.qualify_items} such items come before anybody's work, and {settings.qualify_share:.0%} must be right"
+    others = "" if plain else ", once the project has others too: import those without --gold"
+    return f"{settings.gold_share:.0%} of the questions are such items{others}"
 
 
 def _read(path: str) -> str | None:

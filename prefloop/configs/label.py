@@ -53,6 +53,14 @@ class SimulateConfig:
             "checkpoints are named, but pairs is none, so that no completion is paired; leave checkpoints out",
         )
         require(self.tie_width >= 0, f"tie_width is {self.tie_width}; it must be 0 (no ties) or more")
+        require(
+            self.gold or self.gold_stage == "work",
+            f"gold_stage is {self.gold_stage}, but gold is off, so no answer is known; set gold, or leave gold_stage out",
+        )
+        require(
+            self.gold_stage == "work" or self.gold_share is None,
+            f"gold_share is {self.gold_share}, but gold_stage is {self.gold_stage}, which comes before the work; leave one of them out",
+        )
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
 
 
@@ -162,6 +170,8 @@ class LabelImportConfig(Rows):
     """Who wrote the completions: `human`, or the name of a model."""
     gold: bool = False
     """The file's answers are known to be right; such items are asked now and then to check the annotators."""
+    gold_stage: Literal["work", "practice", "qualification"] = "work"
+    """When such items are asked: among the work, or before it: as practice, where the answer is told afterwards, or as a qualification."""
     gold_share: float | None = None
     """Share of questions that are such items, for a project without any; 0.1 by default."""
     round: int = 0

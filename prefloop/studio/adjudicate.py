@@ -21,6 +21,7 @@ from prefloop.data.store.values import Choice, Conflict, Judgement
 from prefloop.errors import InputError
 from prefloop.records import Prompt
 from prefloop.studio import access, audit
+from prefloop.studio.answers import in_place
 from prefloop.studio.assign import lock_annotator
 from prefloop.studio.edits import current_judgement
 from prefloop.studio.projects import project_of
@@ -165,8 +166,8 @@ def _case(session: Session, project: Project, item: int, person: int) -> Case:
         item=item,
         prompt=found.prompt,
         completions=tuple(found.completions[slot] for slot in order),
-        said=tuple((_in_place(each.choice, order), each.rationale, each.flags) for each in shuffled),
-        decided=_in_place(last.choice, order) if last else "",
+        said=tuple((in_place(each.choice, order), each.rationale, each.flags) for each in shuffled),
+        decided=in_place(last.choice, order) if last else "",
         last=last.id if last else 0,
         choices=tuple(
             choice
@@ -315,12 +316,6 @@ def _identity(session: Session, person: int, now: datetime) -> int:
     session.add(row)
     session.flush()
     return row.id
-
-
-def _in_place(choice: str, order: Sequence[int]) -> str:
-    if choice in ("a", "b"):
-        return ("first", "second")[order.index("ab".index(choice))]
-    return choice
 
 
 def _in_slots(choice: str, order: Sequence[int]) -> Choice:

@@ -3,9 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from sqlalchemy import func, select
@@ -48,27 +46,6 @@ class RunOnJudgements:
     metrics: Mapping[str, Any]
     report: str
     """The report of its project, where there is one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnnotatorRow:
-    """An annotator's work in a project."""
-
-    pseudonym: str
-    login: str
-    """Empty for who has no account (any more)."""
-    kind: str
-    answers: int
-    skipped: int
-    first_share: float | None
-    """Of the answers with a better one, how many chose the reply shown first; one half is right."""
-    tie_share: float
-    median_seconds: float | None
-    gold: tuple[int, int]
-    """Right answers and all answers to questions whose answer is known."""
-    agreement: float | None
-    """Share of their answers that the majority of the others' answers to the same item gives too."""
-    last: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,72 +158,6 @@ def report_of(studio: Studio, run: int) -> Path:
     if not report:
         raise NotFound("this run has no report yet; `prefloop report` makes one")
     return Path(report)
-
-
-def annotators(studio: Studio, project: int) -> list[AnnotatorRow]:
-    """Who worked in a project, most answers first."""
-    with studio.read() as session:
-        rows = session.execute(
-            select(_Assignment.order_shown, _Assignment.state, _Assignment.finished_at, _Task.gold, _Task.item_id,
-                   _Judgement.choice, _Judgement.duration_ms, _Judgement.annotator_id)
-            .join(_Task, _Task.id == _Assignment.task_id)
-            .join(_Judgement, _Judgement.id == _Assignment.judgement_id)
-            .where(_Task.project_id == project, _Assignment.state.in_(("submitted", "surplus", "skipped")))
-        ).all()  # fmt: skip
-        people = {
-            id: (name, kind, login or "")
-            for id, name, kind, login in session.execute(
-                select(
-                    models.Annotator.id,
-                    models.Annotator.name,
-                    models.Annotator.kind,
-                    studio_models.Account.login,
-                )
-                .outerjoin(studio_models.Account, studio_models.Account.annotator_id == models.Annotator.id)
-                .where(models.Annotator.id.in_({row.annotator_id for row in rows}))
-            )
-        }
-    votes: dict[int, Counter[str]] = {}
-    for row in rows:
-        if row.choice != "skip":
-            votes.setdefault(row.item_id, Counter())[row.choice] += 1
-    found = []
-    for id, (name, kind, login) in people.items():
-        own = [row for row in rows if row.annotator_id == id]
-        answers = [row for row in own if row.choice != "skip"]
-        sided = [row.order_shown[0] == "ab".index(row.choice) for row in answers if row.choice in ("a", "b")]
-        known = [row.choice == row.gold for row in answers if row.gold]
-        times = [row.duration_ms / 1000 for row in answers if row.duration_ms]
-        with_others = [
-            agrees for row in answers if (agrees := _agrees(row.choice, votes[row.item_id])) is not None
-        ]
-        found.append(
-            AnnotatorRow(
-                pseudonym=name,
-                login=login,
-                kind=kind,
-                answers=len(answers),
-                skipped=len(own) - len(answers),
-                first_share=sum(sided) / len(sided) if sided else None,
-                tie_share=sum(row.choice == "tie" for row in answers) / len(answers) if answers else 0.0,
-                median_seconds=median(times) if times else None,
-                gold=(sum(known), len(known)),
-                agreement=sum(with_others) / len(with_others) if with_others else None,
-                last=max(row.finished_at for row in own),
-            )
-        )
-    return sorted(found, key=lambda row: (-row.answers, row.pseudonym))
-
-
-def _agrees(choice: str, votes: Counter[str]) -> float | None:
-    """Whether a choice is what most of the others said; half where they are split; None if there is nobody else."""
-    others = votes.copy()
-    others[choice] -= 1
-    if sum(others.values()) == 0:
-        return None
-    most = max(others.values())
-    best = [each for each, count in others.items() if count == most]
-    return (choice in best) / len(best)
 
 
 def disagreements(studio: Studio, project: Project, limit: int = 30) -> list[Disagreement]:

@@ -36,9 +36,12 @@ _OTHERS: Mapping[str, Choice] = {
 
 
 def judgement(
-    project: Project, row: studio_models.Assignment, answer: Answer, *, key: str, item: int
+    project: Project, row: studio_models.Assignment, answer: Answer, *, key: str, item: int, version: str
 ) -> Judgement:
-    """An answer in places as a judgement in slots; `InputError` if the project does not ask for such an answer."""
+    """An answer in places as a judgement in slots; `InputError` if the project does not ask for such an answer.
+
+    `version`: of the guidelines that it was given under.
+    """
     settings, order = project.settings, row.order_shown
     allowed = [
         choice
@@ -66,15 +69,22 @@ def judgement(
     if sided and order[PLACES[answer.choice]] != 0:
         choice = "b"
     return plain_judgement(
-        project,
         row,
         choice=choice,
         key=key,
         item=item,
         strength=answer.strength,
         duration_ms=answer.duration_ms,
+        version=version,
         ranking=tuple(tuple(sorted(order[place] for place in group)) for group in answer.ranking),
     )
+
+
+def in_place(choice: str, order: Sequence[int]) -> str:
+    """A choice in slots as the page says it."""
+    if choice in ("a", "b"):
+        return ("first", "second")[order.index("ab".index(choice))]
+    return choice
 
 
 def _check_side(answer: Answer) -> None:
@@ -131,7 +141,6 @@ def _check_ratings(project: Project, answer: Answer) -> None:
 
 
 def plain_judgement(
-    project: Project,
     row: studio_models.Assignment,
     *,
     choice: Choice,
@@ -139,6 +148,7 @@ def plain_judgement(
     item: int,
     strength: int,
     duration_ms: int,
+    version: str,
     ranking: tuple[tuple[int, ...], ...] = (),
 ) -> Judgement:
     if not 8 <= len(key) <= 100:
@@ -151,7 +161,7 @@ def plain_judgement(
         ranking=ranking,
         strength=strength,
         duration_ms=duration_ms,
-        guideline_version=project.guideline_version,
+        guideline_version=version,
         # Within the assignment, so that nobody can use up, or find out, somebody else's keys.
         idempotency_key=f"studio {row.token} {key}",
     )

@@ -15,9 +15,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from prefloop.data.store.values import ExportKind
 from prefloop.records import Prompt
-from prefloop.studio import accounts, exchange, members, passwords, people_log, quotas
+from prefloop.studio import accounts, exchange, members, onboarding, passwords, people_log
 from prefloop.studio.accounts import Who
-from prefloop.studio.render import to_html
+from prefloop.studio.render import markdown, to_html
 from prefloop.studio.security import admin, limit, manager, reader, root_of, signed_in, studio_of, worker
 from prefloop.studio.values import (
     LONGEST_TEXT,
@@ -30,6 +30,7 @@ from prefloop.studio.values import (
     ProjectKind,
     ProjectProgress,
     ProjectSettings,
+    Receipt,
     Scale,
 )
 
@@ -137,6 +138,15 @@ class ProjectIn(Strict):
     quota: int = Field(
         default=0, ge=0, le=MOST_QUOTA, description="answers of each annotator in all; 0: no limit"
     )
+    qualify_items: int = Field(
+        default=0, ge=0, le=1000, description="qualification items before any other; 0: none"
+    )
+    qualify_share: float = Field(default=0.8, gt=0, le=1, description="share of them that must be right")
+    gold_floor: float = Field(
+        default=0.0, ge=0, le=1, description="share of the last known answers below which a person is paused"
+    )
+    gold_window: int = Field(default=10, ge=1, le=1000, description="how many of the last known answers")
+    least_seconds: float = Field(default=0.0, ge=0, le=3600, description="faster answers are marked")
     access: Access | None = Field(
         default=None,
         description="who has access: its members (the default for a new one), or everybody with an account",
@@ -196,6 +206,13 @@ class AssignmentOut(BaseModel):
     state: str
     expires_at: datetime
     draft: dict[str, Any]
+    stage: str = Field(description="practice or qualification; empty at work")
+
+
+class GuidelinesOut(BaseModel):
+    version: str
+    html: str
+    changed: bool = Field(description="whether you have read an earlier version")
 
 
 class NextOut(BaseModel):
@@ -204,12 +221,26 @@ class NextOut(BaseModel):
     left: int = Field(description="items you can still be asked, those you hold among them")
     unanswered: list[str] = Field(description="those of `have` that have no answer yet")
     state: str = Field(description="of the project; only an open project asks anything")
-    why: str = Field(description="that your quota is reached, and until when; empty if it is not")
+    why: str = Field(description="that your quota is reached, or you are paused; empty if neither is so")
+    guidelines: GuidelinesOut | None = Field(
+        description="to be read first; say so at /projects/{id}/guidelines/read"
+    )
+
+
+class FeedbackOut(BaseModel):
+    right: bool
+    expected: str = Field(description="the known answer, in the places shown")
+    note: str
 
 
 class ReceiptOut(BaseModel):
     token: str
     state: str
+    feedback: FeedbackOut | None = Field(description="of practice items")
+
+
+class ReadIn(Strict):
+    version: Text = Field(min_length=1, max_length=12)
 
 
 class PastOut(BaseModel):
@@ -265,6 +296,16 @@ def assignment_out(assignment: Assignment, root: str) -> AssignmentOut:
         state=assignment.state,
         expires_at=assignment.expires_at,
         draft=dict(assignment.draft),
+        stage=assignment.stage,
+    )
+
+
+def _receipt_out(receipt: Receipt) -> ReceiptOut:
+    said = receipt.feedback
+    return ReceiptOut(
+        token=receipt.token,
+        state=receipt.state,
+        feedback=None if said is None else FeedbackOut(**asdict(said)),
     )
 
 
@@ -276,10 +317,15 @@ def _past_out(past: Past, render: str) -> PastOut:
     )
 
 
+_CHECKS = ("gold_share", "gold_floor", "gold_window", "qualify_share", "least_seconds")
+"""Settings that say how people are checked; those who are do not see them."""
+
+
 def _project_out(project: Project, progress: ProjectProgress, *, everything: bool) -> ProjectOut:
     settings = asdict(project.settings)
     if not everything:
-        settings.pop("gold_share")
+        for name in _CHECKS:
+            settings.pop(name)
     shown = asdict(progress)
     if not everything:
         shown.pop("gold")
@@ -298,15 +344,27 @@ def next_assignment(request: Request, body: NextIn, who: Who = Depends(worker)) 
     with studio.read() as session:
         done, left = people_log.counts(session, project.id, who.annotator, studio.clock())
         unanswered = people_log.unanswered(session, who.annotator, body.have)
-        allowed = quotas.allowance(session, project.id, who.annotator, studio.clock())
+        why = people_log.why_nothing(session, project.id, who.annotator, studio.clock())
+        unread = onboarding.gate(session, project, who.annotator).guidelines if assignment is None else ""
+        changed = bool(unread) and onboarding.has_read_some(session, project.id, who.annotator)
     return NextOut(
         assignment=None if assignment is None else assignment_out(assignment, root_of(request)),
         done=done,
         left=left,
         unanswered=unanswered,
         state=project.state,
-        why=allowed.why,
+        why=why,
+        guidelines=GuidelinesOut(version=unread, html=markdown(project.settings.guidelines), changed=changed)
+        if unread
+        else None,
     )
+
+
+@router.post("/projects/{id}/guidelines/read", tags=["work"], status_code=204)
+def read_guidelines(request: Request, id: Number, body: ReadIn, who: Who = Depends(worker)) -> Response:  # noqa: B008
+    """Say that you have read the guidelines, in this version; status 409 where they have changed."""
+    studio_of(request).acknowledge(id, who.annotator, body.version)
+    return Response(status_code=204)
 
 
 @router.put("/assignments/{token}/draft", tags=["work"], status_code=204)
@@ -338,7 +396,7 @@ def submit(
         duration_ms=body.duration_ms,
     )
     receipt = studio_of(request).submit(token, who.annotator, answer, key=key)
-    return ReceiptOut(token=receipt.token, state=receipt.state)
+    return _receipt_out(receipt)
 
 
 @router.post("/assignments/{token}/skip", tags=["work"])
@@ -352,7 +410,7 @@ def skip(
     """Pass over an item; somebody else is asked."""
     limit(request, "answers", str(who.annotator))
     receipt = studio_of(request).skip(token, who.annotator, key=key, reason=body.reason)
-    return ReceiptOut(token=receipt.token, state=receipt.state)
+    return _receipt_out(receipt)
 
 
 @router.post("/assignments/{token}/undo", tags=["work"])
@@ -456,11 +514,26 @@ def import_items(
     columns: Annotated[
         str, Query(max_length=1000, description="prompt=instruction,chosen=better: what the file calls them")
     ] = "",
+    what: Annotated[
+        Literal["work", "known", "practice", "qualification"],
+        Query(
+            alias="as",
+            description="whether the file's answers are known to be right, and when such items are asked",
+        ),
+    ] = "work",
 ) -> dict[str, int]:
     """Put a file's completions into a project, to be judged. The body is the file; its name's ending says how it is read."""
     named = [pair.strip() for pair in columns.split(",") if pair.strip()]
     made = exchange.import_bytes(
-        studio_of(request), id, body, name, by=who.annotator, format=format, columns=named
+        studio_of(request),
+        id,
+        body,
+        name,
+        gold=what != "work",
+        stage=what if what in ("practice", "qualification") else "",
+        by=who.annotator,
+        format=format,
+        columns=named,
     )
     return asdict(made)
 

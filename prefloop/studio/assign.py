@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Select, bindparam, func, insert, select
 from sqlalchemy.orm import Session, aliased
@@ -22,13 +22,16 @@ from sqlalchemy.orm import Session, aliased
 from prefloop.data.store import judging, models, studio_models
 from prefloop.data.store.models import UtcTime
 from prefloop.data.store.values import Conflict, Judgement
-from prefloop.studio import access, answers, audit, quotas
+from prefloop.studio import access, answers, audit, onboarding, quotas
 from prefloop.studio.edits import current_judgement, write_edit
+from prefloop.studio.onboarding import Gate
 from prefloop.studio.projects import project_of
-from prefloop.studio.values import Answer, Assignment, NotFound, Project, Receipt
+from prefloop.studio.values import Answer, Assignment, Feedback, NotFound, Project, Receipt
 
 MOST_HELD = 3
 """Leases an annotator holds in one project: the item on the screen, the next one, and one left over from another window."""
+Pool = Literal["work", "known", "practice", "qualification"]
+"""Which items: those that people judge, known answers among them, and those that come before the work."""
 _Task, _Assignment, _Judgement = studio_models.Task, studio_models.Assignment, models.Judgement
 
 
@@ -43,13 +46,18 @@ def lease(
 ) -> Assignment | None:
     """The next item for an annotator, or None if there is none for them right now. `have`: tokens that the page holds already.
 
-    Nor is there one beyond their quota. What the annotator was given before and has not answered comes first, so a page that is loaded again goes on where it was.
+    Nor is there one beyond their quota, nor while something stands before it; see `onboarding.gate`. What the annotator was given before and has not answered comes first, so a page that is loaded again goes on where it was.
     """
     lock_annotator(session, annotator)
     access.check(session, project.id, annotator)
     expire(session, now)
     if project.state != "open" or project.settings.kind == "chat":
         return None  # a chat's items are made as one talks, for whoever talks; see `chats`
+    gate = onboarding.settle(
+        session, project, annotator, onboarding.gate(session, project, annotator), now=now
+    )
+    if gate.closed:
+        return None
     mine = {"project": project.id, "annotator": annotator}
     held = session.scalars(_held(), mine).all()
     for row in held:
@@ -59,7 +67,9 @@ def lease(
     allowed = quotas.allowance(session, project.id, annotator, now)
     if len(held) >= MOST_HELD or (allowed.left is not None and len(held) >= allowed.left):
         return None
-    task = _take(session, project, annotator, random)
+    if gate.stage and len(held) >= gate.left:
+        return None  # what comes next depends on the answers to these
+    task = _take(session, project, annotator, gate, random)
     if task is None:
         return None
     slots = session.scalar(_slots(), {"item": task.item_id})
@@ -89,14 +99,14 @@ def lease(
 
 
 def _take(
-    session: Session, project: Project, annotator: int, random: Random | secrets.SystemRandom
+    session: Session, project: Project, annotator: int, gate: Gate, random: Random | secrets.SystemRandom
 ) -> studio_models.Task | None:
     """Choose a task and take one of its places."""
-    # Questions whose answer is known are asked among others, not alone: without another one there is none of them.
     mine = {"project": project.id, "annotator": annotator}
-    task = session.scalars(_candidates(gold=False), mine).first()
-    if task is not None and random.random() < project.settings.gold_share:
-        task = session.scalars(_candidates(gold=True), mine).first() or task
+    # Questions whose answer is known are asked among others, not alone: without another one there is none of them.
+    task = session.scalars(_candidates(gate.stage or "work"), mine).first()
+    if task is not None and not gate.stage and random.random() < project.settings.gold_share:
+        task = session.scalars(_candidates("known"), mine).first() or task
     if task is None:
         return None
     task.taken += 1
@@ -176,7 +186,7 @@ def _said() -> Select[models.Judgement]:
 
 
 @cache
-def _candidates(*, gold: bool) -> Select[studio_models.Task]:
+def _candidates(pool: Pool) -> Select[studio_models.Task]:
     """Open tasks that the annotator has not been asked, best first; one row, locked."""
     annotator = bindparam("annotator")
     answered = select(_Assignment.id).where(
@@ -196,7 +206,8 @@ def _candidates(*, gold: bool) -> Select[studio_models.Task]:
         select(_Task)
         .where(
             _Task.project_id == bindparam("project"),
-            _Task.gold != "" if gold else _Task.gold == "",
+            _Task.gold == "" if pool == "work" else _Task.gold != "",
+            _Task.stage == ("" if pool in ("work", "known") else pool),
             _Task.open,
             _Task.taken < _Task.overlap,
             ~answered.exists(),
@@ -238,11 +249,14 @@ def submit(
     """
     lock_annotator(session, annotator)
     row, project, item = owned(session, token, annotator)
-    said = answers.judgement(project, row, answer, key=key, item=item)
+    version = onboarding.version_read(session, project, annotator)
+    said = answers.judgement(project, row, answer, key=key, item=item, version=version)
+    task = session.get_one(_Task, row.task_id)
+    feedback = _feedback(task, said, row)
     known = _known(session, said.idempotency_key)
     if known is not None:
         answers.same(session, known, said, answer)
-        return Receipt(token=token, state=_state(row), judgement=known.id)
+        return Receipt(token=token, state=_state(row), judgement=known.id, feedback=feedback)
     if row.state in ("submitted", "skipped", "surplus"):
         raise Conflict(
             "this item was answered already, perhaps in another window; undo that answer to change it"
@@ -263,7 +277,17 @@ def submit(
         detail={"judgement": id, "state": row.state},
     )
     session.flush()
-    return Receipt(token=token, state=_state(row), judgement=id)
+    if task.gold and not task.stage and onboarding.check_gold(session, project, annotator, now=now):
+        give_all_back(session, project.id, annotator)
+    return Receipt(token=token, state=_state(row), judgement=id, feedback=feedback)
+
+
+def _feedback(task: studio_models.Task, said: Judgement, row: studio_models.Assignment) -> Feedback | None:
+    """What somebody is told of an answer to a practice item."""
+    if task.stage != "practice":
+        return None
+    expected = answers.in_place(task.gold, row.order_shown)
+    return Feedback(right=said.choice == task.gold, expected=expected, note=task.gold_note)
 
 
 def _occupy(session: Session, row: studio_models.Assignment) -> None:
@@ -284,7 +308,10 @@ def skip(session: Session, token: str, annotator: int, *, key: str, reason: str,
     """Pass over an item: it is not offered to this annotator again, and somebody else is asked."""
     lock_annotator(session, annotator)
     row, project, item = owned(session, token, annotator)
-    said = answers.plain_judgement(project, row, choice="skip", key=key, item=item, strength=0, duration_ms=0)
+    version = onboarding.version_read(session, project, annotator)
+    said = answers.plain_judgement(
+        row, choice="skip", key=key, item=item, strength=0, duration_ms=0, version=version
+    )
     answer = Answer(choice="tie", rationale=reason)
     known = _known(session, said.idempotency_key)
     if known is not None:
@@ -324,6 +351,8 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
     if row.state not in ("submitted", "skipped", "surplus"):
         return shown(session, project, row)
     assert row.judgement_id is not None
+    if session.get_one(_Task, row.task_id).stage:
+        raise Conflict("answers to practice and qualification items stand; go on with the next one")
     if project.settings.kind == "chat":
         _check_last_turn(session, row)
     before = session.get_one(_Judgement, row.judgement_id)
@@ -411,7 +440,8 @@ def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.A
 
 def shown(session: Session, project: Project, row: studio_models.Assignment) -> Assignment:
     """An assignment as its page may see it."""
-    (item,) = judging.items(session, [_item_of(session, row)])
+    task = session.get_one(_Task, row.task_id)  # without a query where the session has just taken it
+    (item,) = judging.items(session, [task.item_id])
     return Assignment(
         token=row.token,
         project=project.id,
@@ -422,6 +452,7 @@ def shown(session: Session, project: Project, row: studio_models.Assignment) -> 
         expires_at=row.expires_at,
         draft=answers.sound_draft(row.draft, [item.completions[slot] for slot in row.order_shown]),
         render=project.settings.render,
+        stage=task.stage,  # type: ignore[arg-type]  # as the database checks
     )
 
 
@@ -433,10 +464,6 @@ def lock_annotator(session: Session, annotator: int) -> None:
 
 def _state(row: studio_models.Assignment) -> Any:
     return row.state
-
-
-def _item_of(session: Session, row: studio_models.Assignment) -> int:
-    return session.get_one(_Task, row.task_id).item_id  # without a query where the session has just taken it
 
 
 def _locked_task(session: Session, task: int) -> studio_models.Task:

@@ -166,6 +166,8 @@ def answered(
         taken=1,
         open=False,
         gold="",
+        stage="",
+        gold_note="",
     )
     session.add(task)
     session.flush()

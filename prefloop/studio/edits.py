@@ -84,7 +84,7 @@ def write_edit(
                 annotator=row.annotator_id,
                 choice=choice,
                 order_shown=(0, 1) if slots[0] == source else (1, 0),
-                guideline_version=project.guideline_version,
+                guideline_version=said.guideline_version,
                 supersedes=None if current is None else current.id,
                 idempotency_key=f"edit {judgement}",
             )

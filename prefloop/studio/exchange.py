@@ -8,7 +8,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Unpack
@@ -41,7 +41,7 @@ from prefloop.records import (
 )
 from prefloop.studio import audit, projects
 from prefloop.studio.service import Studio
-from prefloop.studio.values import ITEM_KIND, Project, ProjectSettings
+from prefloop.studio.values import GOLD_SHARE, ITEM_KIND, Project, ProjectSettings, Stage
 
 MANIFEST = 1
 """Version of the manifest's fields."""
@@ -91,6 +91,7 @@ def import_file(
     *,
     author: str = HUMAN,
     gold: bool = False,
+    stage: Stage = "",
     skip_bad: bool = False,
     limit: int = 0,
     round: int = 0,
@@ -100,12 +101,12 @@ def import_file(
     """Put what a file's completions ask into a project. Done again, it adds nothing.
 
     Any format of `data import` with completions: of comparisons and rankings the completions are taken, to be judged again; completions by
-    themselves are grouped by prompt where the project compares. With `gold`, what the file says is the known answer. Judgements are not
-    imported here: that is `data import`.
+    themselves are grouped by prompt where the project compares. With `gold`, what the file says is the known answer, and `stage` says whether
+    these items are practice or qualification. Judgements are not imported here: that is `data import`.
     """
     loaded = load_records(source, skip_bad=skip_bad, limit=limit, **reading)
     asked = studio.project(project)
-    return import_loaded(studio, asked, loaded, author=author, gold=gold, round=round, by=by)
+    return import_loaded(studio, asked, loaded, author=author, gold=gold, stage=stage, round=round, by=by)
 
 
 def import_loaded(
@@ -115,6 +116,7 @@ def import_loaded(
     *,
     author: str = HUMAN,
     gold: bool = False,
+    stage: Stage = "",
     round: int = 0,
     by: int | None = None,
 ) -> ImportedItems:
@@ -141,7 +143,10 @@ def import_loaded(
             project = projects.change(session, project.id, settings, now=now, by=by)
         items, right = _write(session, groups, kind, author=author, round=round)
         known = {item: said for item, said in right.items() if said} if gold else {}
-        new = projects.add_tasks(session, project, items, gold=known, random=studio.random)
+        begun = _asks_for(project.settings, stage, len(known))
+        if begun != project.settings:
+            project = projects.change(session, project.id, begun, now=now, by=by)
+        new = projects.add_tasks(session, project, items, gold=known, stage=stage, random=studio.random)
         audit.write(
             session,
             now=now,
@@ -149,7 +154,8 @@ def import_loaded(
             action="import",
             entity="project",
             id=project.id,
-            detail={"rows": len(loaded.records), "new": new, "gold": len(known)},
+            detail={"rows": len(loaded.records), "new": new, "gold": len(known)}
+            | ({"stage": stage} if stage else {}),
         )
         return project, len(set(items)), new, len(known)
 
@@ -165,6 +171,15 @@ def import_loaded(
     )
 
 
+def _asks_for(settings: ProjectSettings, stage: Stage, known: int) -> ProjectSettings:
+    """Settings under which items whose answer is known are asked at all, where the project asked for none yet."""
+    if known and not stage and not settings.gold_share:
+        return replace(settings, gold_share=GOLD_SHARE)
+    if known and stage == "qualification" and not settings.qualify_items:
+        return replace(settings, qualify_items=min(known, 1000))
+    return settings
+
+
 _NEEDS = {
     "pair": "prompts with two different completions",
     "rank": "prompts with two or more different completions",
@@ -173,7 +188,15 @@ _NEEDS = {
 
 
 def import_bytes(
-    studio: Studio, project: int, content: bytes, name: str, *, by: int | None, **reading: Unpack[HowRead]
+    studio: Studio,
+    project: int,
+    content: bytes,
+    name: str,
+    *,
+    gold: bool = False,
+    stage: Stage = "",
+    by: int | None,
+    **reading: Unpack[HowRead],
 ) -> ImportedItems:
     """`import_file` of an upload."""
     if not name.lower().endswith(ENDINGS):
@@ -182,7 +205,7 @@ def import_bytes(
         path = Path(folder) / Path(name).name
         path.write_bytes(content)
         try:
-            return import_file(studio, project, path, skip_bad=True, by=by, **reading)
+            return import_file(studio, project, path, gold=gold, stage=stage, skip_bad=True, by=by, **reading)
         except InputError as error:
             # Where the server keeps uploads is nobody's business, and the page has fields instead of flags.
             message = str(error).replace(f"{folder}/", "")

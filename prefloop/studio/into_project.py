@@ -11,10 +11,7 @@ from prefloop.errors import InputError
 from prefloop.studio import exchange
 from prefloop.studio.exchange import ImportedItems
 from prefloop.studio.service import Studio
-from prefloop.studio.values import NotFound, Project, ProjectSettings
-
-GOLD_SHARE = 0.1
-"""Share of the questions that are known answers, where these are imported into a project that asks for none."""
+from prefloop.studio.values import NotFound, Project, ProjectSettings, Stage
 
 
 def import_into(
@@ -26,6 +23,7 @@ def import_into(
     author: str = HUMAN,
     gold: bool = False,
     gold_share: float | None = None,
+    stage: Stage = "",
     round: int = 0,
 ) -> tuple[ProjectSettings, ImportedItems]:
     """Put records' completions into the project of this name or number; its settings, and what was made.
@@ -37,7 +35,8 @@ def import_into(
         given: Settings of a new project. A project that is there must have the same.
         author: Who wrote the completions.
         gold: Whether what the records say is the known answer.
-        gold_share: Share of the questions that are known answers; None takes the project's, or `GOLD_SHARE`.
+        gold_share: Share of the questions that are known answers; None takes the project's, or a tenth.
+        stage: Whether the known answers are practice or qualification.
         round: Round of the loop of the items.
 
     Raises:
@@ -47,12 +46,11 @@ def import_into(
     try:
         into = studio.find_project(name)
     except NotFound:
-        into = settings = _with_gold(ProjectSettings(name=name, **given), gold, gold_share)
+        into = ProjectSettings(name=name, gold_share=gold_share or 0.0, **given)
     else:
-        settings = _with_gold(_unchanged(into.settings, given), gold, gold_share)
-        into = replace(into, settings=settings)
-    made = exchange.import_loaded(studio, into, loaded, author=author, gold=gold, round=round)
-    return settings, made
+        into = replace(into, settings=_with_gold(_unchanged(into.settings, given), gold_share))
+    made = exchange.import_loaded(studio, into, loaded, author=author, gold=gold, stage=stage, round=round)
+    return studio.project(made.project).settings, made
 
 
 def _unchanged(has: ProjectSettings, given: Mapping[str, Any]) -> ProjectSettings:
@@ -67,13 +65,13 @@ def _unchanged(has: ProjectSettings, given: Mapping[str, Any]) -> ProjectSetting
     return has
 
 
-def _with_gold(has: ProjectSettings, gold: bool, share: float | None) -> ProjectSettings:
-    """The settings, with a share of known answers where they are imported into a project that asks for none."""
-    if not gold:
+def _with_gold(has: ProjectSettings, share: float | None) -> ProjectSettings:
+    """The settings, with the share of known answers that was asked for."""
+    if share is None:
         return has
-    if has.gold_share and share not in (None, has.gold_share):
+    if has.gold_share not in (0, share):
         raise InputError(
             f"gold_share is {share}, but project {has.name!r} has {has.gold_share}; leave it out, "
             "or change it under Admin, Settings"
         )
-    return replace(has, gold_share=has.gold_share or share or GOLD_SHARE)
+    return replace(has, gold_share=share)

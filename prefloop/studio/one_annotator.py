@@ -57,7 +57,7 @@ def one_annotator(studio: Studio, name: str, *, most: int = 20) -> OneAnnotator:
         gold = dict(
             session.execute(
                 select(studio_models.Task.item_id, studio_models.Task.gold).where(
-                    studio_models.Task.gold != ""
+                    studio_models.Task.gold != "", studio_models.Task.stage == ""
                 )
             ).all()
         )

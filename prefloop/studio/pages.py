@@ -21,11 +21,12 @@ from prefloop.studio import (
     accounts,
     adjudicate,
     admin_views,
+    at_work,
     invitations,
     members,
+    onboarding,
     passwords,
     people_log,
-    quotas,
     removal,
     sessions,
     two_factor,
@@ -292,7 +293,7 @@ def queue(request: Request) -> Response:
     with studio.read() as session:
         now = studio.clock()
         mine = {each.id: people_log.counts(session, each.id, who.annotator, now) for each in projects}
-        why = {each.id: quotas.allowance(session, each.id, who.annotator, now).why for each in projects}
+        why = {each.id: people_log.why_nothing(session, each.id, who.annotator, now) for each in projects}
     return page(request, "queue", who, projects=projects, progress=progress, mine=mine, why=why)
 
 
@@ -303,6 +304,10 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
     members.require(studio, id, who.annotator)
     project = studio.project(id)
     settings = project.settings
+    with studio.read() as session:
+        unread = onboarding.gate(session, project, who.annotator).guidelines
+        changed = bool(unread) and onboarding.has_read_some(session, id, who.annotator)
+    guidelines = markdown(settings.guidelines)
     about = {
         "project": project.id,
         "kind": settings.kind,
@@ -321,6 +326,7 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
         "atOnce": bool(who.settings.get("at_once", False)),
         "csrf": who.csrf,
         "account": who.annotator,
+        "unread": {"version": unread, "html": guidelines, "changed": changed} if unread else None,
     }
     return page(
         request,
@@ -328,7 +334,7 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
         who,
         project=project,
         about=Markup(json.dumps(about).replace("<", "\\u003c")),
-        guidelines=Markup(markdown(settings.guidelines)),
+        guidelines=Markup(guidelines),
         clips=settings.kind == "clip",
     )
 
@@ -431,6 +437,8 @@ def admin_page(request: Request, who: Signed) -> Response:
     studio = studio_of(request)
     roles = members.roles(studio, who.annotator)
     projects = [each for each in studio.projects() if roles.get(each.id) == "manager"]
+    with studio.read() as session:
+        held_up = onboarding.held_up(session)
     return page(
         request,
         "admin",
@@ -438,6 +446,7 @@ def admin_page(request: Request, who: Signed) -> Response:
         projects=projects,
         progress=studio.progress([project.id for project in projects]),
         rounds=admin_views.rounds(studio) if who.is_admin else [],
+        held_up=held_up,
     )
 
 
@@ -458,7 +467,7 @@ def project_page(request: Request, id: Id, who: Manager) -> Response:
         who,
         project=project,
         progress=studio.progress([id])[id],
-        annotators=admin_views.annotators(studio, id),
+        people=at_work.people(studio, id),
         disagreements=admin_views.disagreements(studio, project),
         decided=adjudicate.decided(studio, id),
         show=admin_views.excerpt,
@@ -596,6 +605,11 @@ def _settings_of(form: dict[str, str]) -> ProjectSettings:
         "access": form.get("access", "members"),
         "daily_quota": int(number("daily_quota")),
         "quota": int(number("quota")),
+        "qualify_items": int(number("qualify_items")),
+        "qualify_share": number("qualify_percent") / 100,
+        "gold_floor": number("floor_percent") / 100,
+        "gold_window": int(number("gold_window")),
+        "least_seconds": number("least_seconds"),
     }
     if scales:
         values["scales"] = tuple(scales)

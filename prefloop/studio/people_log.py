@@ -10,7 +10,8 @@ from sqlalchemy import CompoundSelect, Select, bindparam, case, func, literal, s
 from sqlalchemy.orm import Session, aliased
 
 from prefloop.data.store import models, studio_models
-from prefloop.studio import quotas
+from prefloop.studio import onboarding, quotas
+from prefloop.studio.projects import project_of
 from prefloop.studio.service import Studio
 
 _Task, _Assignment = studio_models.Task, studio_models.Assignment
@@ -35,7 +36,8 @@ def counts(session: Session, project: int, annotator: int, now: datetime) -> tup
     that they have neither answered nor passed over, up to their quota. Of a project that is not open, none."""
     mine = {"project": project, "annotator": annotator}
     done, held = session.execute(_mine(), mine).one()
-    if session.get_one(studio_models.Project, project).state != "open":
+    asked = project_of(session, project)
+    if asked.state != "open" or onboarding.gate(session, asked, annotator).why:
         return done, 0
     free = session.scalars(_free(), mine).all()
     left = free[0] - free[1] + held
@@ -51,12 +53,18 @@ def unanswered(session: Session, annotator: int, tokens: Collection[str]) -> lis
     return list(session.scalars(held)) if tokens else []
 
 
+def why_nothing(session: Session, project: int, annotator: int, now: datetime) -> str:
+    """Why somebody is asked nothing: they are paused, or a quota is reached. Empty where neither is so."""
+    stands = onboarding.gate(session, project_of(session, project), annotator).why
+    return stands or quotas.allowance(session, project, annotator, now).why
+
+
 @cache
 def _mine() -> Select[int, int]:
     """Answers given, and leases held."""
     return (
         select(
-            func.count(case((_Assignment.state.in_(("submitted", "surplus")), 1))),
+            func.count(case((_Assignment.state.in_(("submitted", "surplus")) & (_Task.stage == ""), 1))),
             func.count(case((_Assignment.state == "leased", 1))),
         )
         .select_from(_Assignment)

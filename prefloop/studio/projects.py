@@ -23,7 +23,9 @@ from prefloop.studio.values import (
     ProjectProgress,
     ProjectSettings,
     Scale,
+    Stage,
     State,
+    version_of,
 )
 
 DELETED = "deleted project"
@@ -38,6 +40,7 @@ def create(session: Session, settings: ProjectSettings, *, now: datetime, by: in
     row = studio_models.Project(**_columns(settings), state="open", created_at=now)
     session.add(row)
     session.flush()
+    _keep_guidelines(session, row.id, settings.guidelines, now)
     audit.write(session, now=now, annotator=by, action="create", entity="project", id=row.id)
     return _project(row)
 
@@ -70,6 +73,7 @@ def change(
     if "overlap" in changed:
         _set_overlap(session, id, settings.overlap)
     if changed.pop("guidelines", None) is not None:  # they are kept by version
+        _keep_guidelines(session, id, settings.guidelines, now)
         changed["guidelines_before"] = before["guidelines"]
     audit.write(
         session,
@@ -81,6 +85,14 @@ def change(
         detail=changed | ({} if state is None else {"state": state}),
     )
     return _project(row)
+
+
+def _keep_guidelines(session: Session, project: int, text: str, now: datetime) -> None:
+    """Keep guidelines under their version, which the judgements made under them have."""
+    table, version = studio_models.GuidelineVersion, version_of(text)
+    if version and session.get(table, (project, version)) is None:
+        session.add(table(project_id=project, version=version, text=text, created_at=now))
+        session.flush()
 
 
 def _set_overlap(session: Session, project: int, overlap: int) -> None:
@@ -122,12 +134,14 @@ def add_tasks(
     *,
     priorities: Mapping[int, float] | None = None,
     gold: Mapping[int, str] | None = None,
+    stage: Stage = "",
     random: Random | secrets.SystemRandom,
 ) -> int:
     """Put items into a project; how many are new. What is there already stays as it is.
 
     `priorities`: item -> number, higher is asked first (0 if none is given). `gold`: item -> the choice known to be right, in slots
-    (`a`, `b`, `good`, `bad`, `tie`); such items are asked of everybody, now and then.
+    (`a`, `b`, `good`, `bad`, `tie`); such items are asked of everybody, now and then. `stage`: of those, whether they are practice or
+    qualification; practice comes in the order given.
 
     Raises `InputError` for an item that is not there, of another kind than the project asks about, or a gold choice it does not know.
     """
@@ -144,7 +158,10 @@ def add_tasks(
             )
         )
     rows = []
-    for item in dict.fromkeys(items):
+    first = (
+        session.scalar(select(func.count()).where(_Task.project_id == project.id, _Task.stage == stage)) or 0
+    )
+    for place, item in enumerate(dict.fromkeys(items), first):
         if item in known:
             continue
         right = (gold or {}).get(item, "")
@@ -155,11 +172,13 @@ def add_tasks(
                 "project_id": project.id,
                 "item_id": item,
                 "queue": -float((priorities or {}).get(item, 0.0)),
-                "position": random.randrange(2**31),
+                "position": place if stage == "practice" else random.randrange(2**31),
                 "overlap": GOLD_OVERLAP if right else project.settings.overlap,
                 "taken": 0,
                 "open": True,
                 "gold": right,
+                "stage": stage if right else "",
+                "gold_note": "",
             }
         )
     if rows:
@@ -281,6 +300,11 @@ def _project(row: studio_models.Project) -> Project:
             access=access,
             daily_quota=row.daily_quota,
             quota=row.quota,
+            qualify_items=row.qualify_items,
+            qualify_share=row.qualify_share,
+            gold_floor=row.gold_floor,
+            gold_window=row.gold_window,
+            least_seconds=row.least_seconds,
         ),
         state=state,
     )

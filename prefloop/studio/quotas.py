@@ -1,6 +1,6 @@
 """How many answers a person may give in a project, per day and in total.
 
-Skips count in neither. Whoever reaches a quota keeps what is in front of them: leases are counted before one more is given.
+Skips, practice and qualification count in neither. Whoever reaches a quota keeps what is in front of them: leases are counted before one more is given.
 """
 
 from dataclasses import dataclass
@@ -57,6 +57,7 @@ def _given() -> Select[int, int]:
         .join(_Task, _Task.id == _Assignment.task_id)
         .where(
             _Task.project_id == bindparam("project"),
+            _Task.stage == "",
             _Assignment.annotator_id == bindparam("annotator"),
             _Assignment.state.in_(("submitted", "surplus")),
         )

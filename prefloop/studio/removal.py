@@ -60,7 +60,13 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
         session.execute(delete(studio_models.ChatTurn).where(studio_models.ChatTurn.chat_id.in_(chats)))
         session.execute(delete(_Chat).where(_Chat.project_id == id))
         _end_links(session, id, studio.clock())
-        session.execute(delete(studio_models.Membership).where(studio_models.Membership.project_id == id))
+        for table in (
+            studio_models.Membership,
+            studio_models.Standing,
+            studio_models.GuidelineReading,
+            studio_models.GuidelineVersion,
+        ):
+            session.execute(delete(table).where(table.project_id == id))
         # What was said in it refers to the assignments of its answers, which is never changed: those stay, and lead nowhere.
         kept = select(studio_models.JudgementDetail.assignment_id).where(
             studio_models.JudgementDetail.assignment_id.is_not(None)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from prefloop.data.store import Store
 from prefloop.data.store.values import Conflict
 from prefloop.errors import InputError
-from prefloop.studio import assign, history, projects
+from prefloop.studio import access, assign, history, onboarding, projects
 from prefloop.studio.values import (
     Answer,
     Assignment,
@@ -23,6 +23,7 @@ from prefloop.studio.values import (
     ProjectProgress,
     ProjectSettings,
     Receipt,
+    Stage,
     State,
 )
 
@@ -112,8 +113,9 @@ class Studio:
         *,
         priorities: Mapping[int, float] | None = None,
         gold: Mapping[int, str] | None = None,
+        stage: Stage = "",
     ) -> int:
-        """Put items into a project; how many are new. `priorities`: item -> number, higher first. `gold`: item -> the right choice."""
+        """Put items into a project; how many are new. `priorities`: item -> number, higher first. `gold`: item -> the right choice, `stage`: of these."""
         with self.store.database.write(bulk=True) as session:
             return projects.add_tasks(
                 session,
@@ -121,6 +123,7 @@ class Studio:
                 items,
                 priorities=priorities,
                 gold=gold,
+                stage=stage,
                 random=self.random,
             )
 
@@ -162,6 +165,17 @@ class Studio:
             ),
             durable=False,  # nothing is lost with a lease: its item is asked again
         )
+
+    def acknowledge(self, project: int, annotator: int, version: str) -> None:
+        """Write down that an annotator has read this version of a project's guidelines; see `onboarding.acknowledge`."""
+
+        def work(session: Session) -> None:
+            access.check(session, project, annotator)
+            onboarding.acknowledge(
+                session, projects.project_of(session, project), annotator, version, now=self.clock()
+            )
+
+        self.write_twice(work)
 
     def expire(self) -> int:
         """Take back the leases that have run out; how many."""

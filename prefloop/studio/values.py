@@ -43,6 +43,9 @@ PROJECT_ROLES: tuple[ProjectRole, ...] = get_args(ProjectRole)
 """What somebody may do in a project, each more than the one before: judge; decide where others disagree; run the project."""
 Access = Literal["members", "everyone"]
 ACCESS: tuple[Access, ...] = get_args(Access)
+Stage = Literal["", "practice", "qualification"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""Of items whose answer is known: among the others, or before a person's work, with the answer told (practice) or not."""
 AssignmentState = Literal["leased", "submitted", "skipped", "expired", "returned", "surplus"]
 DONE: tuple[str, ...] = ("submitted", "skipped", "surplus")
 """States of an assignment that has an answer."""
@@ -50,6 +53,8 @@ FLAGS = ("unsafe", "untrue", "off topic", "broken prompt", "says who it is")
 LONGEST_TEXT = 20_000
 """Characters of a rationale or an edited reply."""
 MOST_QUOTA = 1_000_000
+GOLD_SHARE = 0.1
+"""Share of known answers of a project that is given the first ones."""
 GOLD_OVERLAP = 1_000_000
 """Everybody may be asked an item whose answer is known."""
 
@@ -98,6 +103,16 @@ class ProjectSettings:
     """Answers that each annotator may give in a day (UTC); 0 sets no limit."""
     quota: int = 0
     """Answers that each annotator may give in all; 0 sets no limit."""
+    qualify_items: int = 0
+    """Qualification items that each annotator answers before any other; 0 asks none."""
+    qualify_share: float = 0.8
+    """Share of them that must be right."""
+    gold_floor: float = 0.0
+    """An annotator is paused who gets less than this share of the last known answers right; 0 pauses nobody."""
+    gold_window: int = 10
+    """How many of the last known answers count for `gold_floor`; nobody is paused before they have given so many."""
+    least_seconds: float = 0.0
+    """Answers given in less time are marked as too fast. At 0, only those that are faster than anybody reads."""
 
     def __post_init__(self) -> None:
         require(0 < len(self.name.strip()) <= 100, "a project's name must have 1 to 100 characters")
@@ -134,6 +149,23 @@ class ProjectSettings:
         for name in ("daily_quota", "quota"):
             value = getattr(self, name)
             require(0 <= value <= MOST_QUOTA, f"{name} is {value}; it must be 0 (no limit) to {MOST_QUOTA}")
+        require(
+            0 <= self.qualify_items <= 1000,
+            f"qualify_items is {self.qualify_items}; it must be 0 (none) to 1000",
+        )
+        require(
+            0 < self.qualify_share <= 1,
+            f"qualify_share is {self.qualify_share}; it must be above 0, and 1 at most",
+        )
+        require(
+            0 <= self.gold_floor <= 1,
+            f"gold_floor is {self.gold_floor}; it must be 0 (nobody is paused) to 1",
+        )
+        require(1 <= self.gold_window <= 1000, f"gold_window is {self.gold_window}; it must be 1 to 1000")
+        require(
+            0 <= self.least_seconds <= 3600,
+            f"least_seconds is {self.least_seconds}; it must be 0 to 3600",
+        )
         require(len(self.guidelines) <= 100_000, "guidelines are longer than 100,000 characters")
 
 
@@ -148,8 +180,12 @@ class Project:
     @property
     def guideline_version(self) -> str:
         """Beginning of the hash of the guidelines; every judgement keeps it."""
-        text = self.settings.guidelines
-        return hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""
+        return version_of(self.settings.guidelines)
+
+
+def version_of(guidelines: str) -> str:
+    """What a version of guidelines is called; nothing where there are none."""
+    return hashlib.sha256(guidelines.encode()).hexdigest()[:12] if guidelines else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,6 +242,8 @@ class Assignment:
     draft: Mapping[str, Any]
     render: str
     """How its texts are shown: `plain` or `markdown`."""
+    stage: Stage
+    """Whether it is practice or qualification. Known answers among the work do not show themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,12 +267,25 @@ class Talk:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Feedback:
+    """What somebody is told of an answer to a practice item."""
+
+    right: bool
+    expected: str
+    """The known answer, in the places shown: `first`, `tie`, ..."""
+    note: str
+    """Why it is right; may be empty."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
     """What became of an answer."""
 
     token: str
     state: AssignmentState
     judgement: int
+    feedback: Feedback | None = None
+    """Only of practice items."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -107,9 +107,19 @@ def new_page(browser: Any, base: str) -> tuple[Any, Watch]:
     return page, Watch(page, base)
 
 
-def sign_in(page: Any, studio: Studio, base: str, login: str, role: Any = "annotator") -> accounts.Who:
-    """Make an account and sign in with its cookie, without the form."""
+def sign_in(
+    page: Any, studio: Studio, base: str, login: str, role: Any = "annotator", *, read: bool = True
+) -> accounts.Who:
+    """Make an account and sign in with its cookie, without the form. `read`: whether they have read all guidelines."""
     who = accounts.add_person(studio, login, PASSWORD, role)
+    if read:
+        read_all(studio, who)
     cookie = accounts.open_session(studio, who.account)
     page.context.add_cookies([{"name": "prefloop_session", "value": cookie, "url": base}])
     return who
+
+
+def read_all(studio: Studio, who: accounts.Who) -> None:
+    """Say that somebody has read the guidelines of every project."""
+    for project in studio.projects():
+        studio.acknowledge(project.id, who.annotator, project.guideline_version)

@@ -6,19 +6,22 @@ python -m tests.studio.screenshots --out docs/studio
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from sqlalchemy import select, update
+
 from prefloop.data.store import Judgement, Store
 from prefloop.data.toy_world import gold_utility
 from prefloop.records import Prompt
-from prefloop.studio import accounts, demo, invitations
+from prefloop.studio import accounts, at_work, demo, invitations
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectKind, ProjectSettings
 from tests.studio.films import write_films
-from tests.studio.live import MINUTES, opened, served, sign_in
+from tests.studio.live import MINUTES, opened, read_all, served, sign_in
 from tests.studio.made import completion
 from tests.studio.talker import Talker
 
@@ -37,8 +40,6 @@ def fill(studio: Studio) -> dict[str, int]:
     made["pair"] = first.id
     ids = [item.id for item in store.items()]
     with store.database.read() as session:
-        from sqlalchemy import select
-
         from prefloop.data.store import models
 
         groups: dict[int, list[int]] = {}
@@ -65,6 +66,7 @@ def fill(studio: Studio) -> dict[str, int]:
     random = Random(1)
     for login, right in (("bea", 0.9), ("cid", 0.8), ("dora", 0.6)):
         who = accounts.add_person(studio, login, "three small words", "annotator")
+        read_all(studio, who)
         while (got := studio.lease(shared, who.annotator)) is not None:
             first, second = got.completions
             better: Any = (
@@ -77,6 +79,26 @@ def fill(studio: Studio) -> dict[str, int]:
                 rationale="It names the subject." if random.random() < 0.2 else "",
             )
             studio.submit(got.token, who.annotator, answer, key=f"key {got.token}")
+    first_steps = ProjectSettings(
+        name="First steps", guidelines=demo.GUIDELINES, gold_floor=0.7, qualify_items=3
+    )
+    made["practice"] = studio.create_project(first_steps).id
+    studio.add_tasks(made["practice"], ids[40:43], gold=dict.fromkeys(ids[40:43], "a"), stage="practice")
+    studio.add_tasks(made["practice"], ids[43:46], gold=dict.fromkeys(ids[43:46], "a"), stage="qualification")
+    studio.add_tasks(made["practice"], ids[46:])
+    with studio.write() as session:
+        from prefloop.data.store.studio_models import Task
+
+        note = "It says what to do, in steps; the other one breaks off."
+        session.execute(update(Task).where(Task.stage == "practice").values(gold_note=note))
+    at_work.set_standing(
+        studio,
+        shared,
+        next(each.pseudonym for each in accounts.people(studio) if each.login == "dora"),
+        "paused",
+        why="Your answers come very fast. Let us talk about them.",
+        by=None,
+    )
     made["chat"] = studio.create_project(
         ProjectSettings(name="Talk", kind="chat", guidelines=demo.GUIDELINES)
     ).id
@@ -214,6 +236,21 @@ class Shots:
         self.shot("chat", path, self.keys("2"), ready=".response")
         self.shot("chat-phone", path, self.keys("2"), ready=".response", size=PHONE, theme="dark")
 
+    def practice(self, project: int) -> None:
+        """Guidelines that have changed, and what follows a practice item."""
+        settings = self.studio.project(project).settings
+        text = settings.guidelines + "\nIf a reply gives **no steps**, the other one is better.\n"
+        version = self.studio.change_project(project, replace(settings, guidelines=text)).guideline_version
+        self.shot("read", f"/label/{project}", ready="#read:not([hidden])")
+        self.studio.acknowledge(project, self.who.annotator, version)
+        self.shot("practice", f"/label/{project}", self.answered, ready=".response")
+
+    def answered(self) -> None:
+        """Give an answer to a practice item, and wait for what is said of it."""
+        for key in "2", "Enter":
+            self.page.keyboard.press(key)
+        self.page.wait_for_selector("#feedback:not([hidden])")
+
     def all(self) -> None:
         """Every screen."""
         label = {kind: f"/label/{id}" for kind, id in self.projects.items()}
@@ -235,6 +272,8 @@ class Shots:
         self.shot("adjudicate", "/adjudicate")
         shared = self.projects["shared"]
         self.shot("decide", f"/adjudicate?project={shared}", self.keys("1"))
+        self.practice(self.projects["practice"])
+        self.shot("people-at-work", f"/admin/projects/{shared}/people")
         pseudonym = next(each.pseudonym for each in accounts.people(self.studio) if each.login == "bea")
         self.shot("annotator", f"/admin/annotators/{pseudonym}")
         self.shot("settings", "/settings")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -47,6 +47,8 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
             page, watch = new_page(browser, base)
             page.emulate_media(reduced_motion="reduce")
             sign_in(page, studio, base, "boss", "admin")
+            first_steps = studio.project(projects["practice"]).settings
+            studio.change_project(projects["practice"], replace(first_steps, guidelines="# Be *fair*"))
             paths = {kind: f"/label/{id}" for kind, id in projects.items()}
             bea = next(each.pseudonym for each in accounts.people(studio) if each.login == "bea")
             paths |= {
@@ -56,6 +58,8 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                 "join as": f"/join/{invitations.invite(studio, 'annotator', to=[projects['shared']], uses=9, note='all')}",
                 "members": f"/admin/projects/{projects['shared']}/members",
                 "annotator": f"/admin/annotators/{bea}",
+                "people at work": f"/admin/projects/{projects['shared']}/people",
+                "read": f"/label/{projects['practice']}",
                 "case": f"/adjudicate?project={projects['shared']}",
                 "versions": f"/admin/datasets?project={projects['shared']}",
             }
@@ -102,6 +106,8 @@ PAGES = [
     "members",
     "join as",
     "annotator",
+    "people at work",
+    "read",
     "case",
     "/",
     "/history",

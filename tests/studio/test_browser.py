@@ -54,6 +54,9 @@ def test_from_the_setup_link_to_the_last_answer_by_keyboard_alone(studio: Studio
         page.keyboard.press("Tab")
         page.keyboard.type(PASSWORD)
         page.keyboard.press("Enter")
+        page.wait_for_selector("#read:not([hidden])")
+        assert page.inner_text("#read-text").strip() == "Be fair"
+        page.keyboard.press("Enter")
         page.wait_for_selector(".response")
         for number in range(6):
             answer(page, "12"[number % 2], "Enter")

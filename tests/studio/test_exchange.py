@@ -95,10 +95,11 @@ def test_known_answers_come_from_the_file(studio: Studio, tmp_path: Path) -> Non
         good = [place for place, text in enumerate(got.completions) if text.startswith("good")]
         choice = ("first", "second")[good[0]] if good else "tie"
         studio.submit(got.token, ann, Answer(choice=choice), key="12345678")  # type: ignore[arg-type]
-    from prefloop.studio import admin_views
+    from prefloop.studio import at_work
 
-    (row,) = admin_views.annotators(studio, project)
-    assert row.gold[0] == row.gold[1] > 0
+    (row,) = at_work.people(studio, project)
+    assert row.gold.value == 1
+    assert row.gold.n > 0
 
 
 def test_an_export_reads_back_as_the_same_records_and_leads_back_to_the_judgements(

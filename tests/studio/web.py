@@ -48,7 +48,16 @@ class Person:
     def next(self, project: int, have: list[str] | None = None) -> Any:
         answer = self.send("POST", "/assignments/next", {"project": project, "have": have or []})
         assert answer.status_code == 200, answer.text
+        unread = answer.json()["guidelines"]
+        if unread:
+            self.read(project, unread["version"])
+            return self.next(project, have)
         return answer.json()["assignment"]
+
+    def read(self, project: int, version: str) -> None:
+        """Say that the guidelines are read."""
+        answer = self.send("POST", f"/projects/{project}/guidelines/read", {"version": version})
+        assert answer.status_code == 204, answer.text
 
     def submit(self, token: str, body: Any, key: str = "") -> Any:
         return self.send("POST", f"/assignments/{token}/submit", body, Idempotency_Key=key or uuid4().hex)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, or_, select
+from sqlalchemy import ColumnElement, CompoundSelect, Select, or_, select, union
 from sqlalchemy.orm import Session, aliased
 
 from prefloop.data.split import part_of
@@ -36,8 +36,8 @@ class JudgedRow:
     ratings: Mapping[str, int]
     edited: str
     set_aside: str = ""
-    """Why it does not count: `adjudication`, which counts only where asked for; `adjudicated`, another judgement stands in its place; `known answers`,
-    its annotator did not pass them; `disagreement` about its item."""
+    """Why it does not count: `practice`, as it was given before the annotator's work began; `adjudication`, which counts only where asked for;
+    `adjudicated`, another judgement stands in its place; `known answers`, its annotator did not pass them; `disagreement` about its item."""
 
 
 GOLD, DISAGREEMENT = "known answers", "disagreement"
@@ -159,7 +159,12 @@ def gold_shares(session: Session, projects: Sequence[str] = ()) -> list[GoldShar
         .join(table, table.item_id == task.item_id)
         .join(models.Annotator, models.Annotator.id == table.annotator_id)
         .outerjoin(later, later.supersedes_id == table.id)
-        .where(task.gold != "", later.id.is_(None), table.choice.not_in(("skip", "withdrawn")))
+        .where(
+            task.gold != "",
+            task.stage != "practice",
+            later.id.is_(None),
+            table.choice.not_in(("skip", "withdrawn")),
+        )
         .order_by(project.id, models.Annotator.name)
     )
     if projects:
@@ -195,8 +200,12 @@ def _of_those_who_passed(session: Session, filters: Filters) -> set[int]:
 
 
 def _set_aside(session: Session, rows: Sequence[JudgedRow], *, adjudicated: bool) -> list[JudgedRow]:
-    """Adjudications are made in sight of the others' answers, so they are no further vote: they replace those, or are left out."""
+    """Adjudications are made in sight of the others' answers, so they are no further vote: they replace those, or are left out.
+
+    Practice and qualification come before an annotator's work, so they are none of it.
+    """
     marked = set(session.scalars(select(studio_models.Adjudication.judgement_id)))
+    before_work = set(session.scalars(_before_work()))
     decided = {
         row.item: row.id
         for row in rows
@@ -204,11 +213,27 @@ def _set_aside(session: Session, rows: Sequence[JudgedRow], *, adjudicated: bool
     }
 
     def why(row: JudgedRow) -> str:
+        if row.id in before_work:
+            return "practice"
         if row.item in decided:
             return "" if row.id == decided[row.item] else "adjudicated"
         return "adjudication" if row.id in marked else ""
 
-    return [replace(row, set_aside=why(row)) for row in rows] if marked else list(rows)
+    return [replace(row, set_aside=why(row)) for row in rows] if marked or before_work else list(rows)
+
+
+def _before_work() -> CompoundSelect[int]:
+    """Judgements given in practice or qualification, and those that prefer what was rewritten in them."""
+    task, row, detail = studio_models.Task, studio_models.Assignment, studio_models.JudgementDetail
+    said = (
+        select(detail.judgement_id, detail.edit_judgement_id)
+        .join(row, row.id == detail.assignment_id)
+        .join(task, task.id == row.task_id)
+        .where(task.stage != "")
+        .subquery()
+    )
+    edits = select(said.c.edit_judgement_id).where(said.c.edit_judgement_id.is_not(None))
+    return union(select(said.c.judgement_id), edits)
 
 
 def compare(rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False) -> Selection[Comparison]:
@@ -427,7 +452,7 @@ def _why_not_scored(row: JudgedRow, skip_bad: bool) -> str:
 
 def _why_not_demonstrated(row: JudgedRow, skip_bad: bool) -> str:
     """Whatever was asked, somebody may have written a better reply."""
-    if row.superseded or row.set_aside == GOLD:
+    if row.superseded or row.set_aside in (GOLD, "practice"):
         return _stands_not(row)
     return "" if row.edited else row.choice
 

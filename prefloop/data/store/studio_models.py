@@ -23,6 +23,7 @@ class Project(Base):
         CheckConstraint("state IN ('open', 'paused', 'closed', 'archived', 'deleted')", name="state"),
         CheckConstraint("access IN ('members', 'everyone')", name="access"),
         CheckConstraint("daily_quota >= 0 AND quota >= 0", name="quotas"),
+        CheckConstraint("gold_window >= 1 AND gold_floor >= 0 AND gold_floor <= 1", name="gold_floor"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -54,7 +55,65 @@ class Project(Base):
     """Answers that a person may give in a day (UTC); 0 = any number."""
     quota: Mapped[int]
     """Answers that a person may give in all; 0 = any number."""
+    qualify_items: Mapped[int]
+    """Known answers that a person is asked before anything else; 0 = none."""
+    qualify_share: Mapped[float]
+    """Share of them that must be right."""
+    gold_floor: Mapped[float]
+    """A person is paused who gets less than this share of the last known answers right; 0 = nobody is."""
+    gold_window: Mapped[int]
+    """How many of the last known answers count for it."""
+    least_seconds: Mapped[float]
+    """Answers given in less time are marked as too fast; 0 = only those faster than anybody reads."""
     created_at: Mapped[datetime]
+
+
+class GuidelineVersion(Base):
+    """Guidelines as they once stood. Every judgement keeps the version that its annotator had read."""
+
+    __tablename__ = "guideline_version"
+
+    project_id: Mapped[int] = mapped_column(
+        ForeignKey("project.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    version: Mapped[str] = mapped_column(String(12), primary_key=True)
+    text: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class GuidelineReading(Base):
+    """An annotator said that they have read a version of the guidelines."""
+
+    __tablename__ = "guideline_reading"
+    __table_args__ = (UniqueConstraint("project_id", "annotator_id", "version"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id", ondelete="CASCADE"))
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
+    version: Mapped[str] = mapped_column(String(12))
+    at: Mapped[datetime]
+
+
+class Standing(Base):
+    """Whether an annotator may go on in a project. Who has no row has neither qualified nor been paused."""
+
+    __tablename__ = "standing"
+    __table_args__ = (
+        UniqueConstraint("project_id", "annotator_id"),
+        CheckConstraint("state IN ('working', 'paused', 'failed')", name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id", ondelete="CASCADE"))
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
+    state: Mapped[str] = mapped_column(String(16))
+    qualified: Mapped[bool]
+    """Whether practice and qualification are behind them."""
+    why: Mapped[str]
+    """What a person is told who may not go on, and whoever runs the project with them."""
+    gold_since: Mapped[datetime | None]
+    """Known answers given before this no longer count against them."""
+    changed_at: Mapped[datetime]
 
 
 class Task(Base):
@@ -64,7 +123,9 @@ class Task(Base):
     __table_args__ = (
         UniqueConstraint("project_id", "item_id"),
         CheckConstraint("taken >= 0 AND taken <= overlap", name="taken"),
+        CheckConstraint("stage IN ('', 'practice', 'qualification')", name="stage"),
         Index("ix_task_queue", "project_id", "gold", "open", "queue", "taken", "position"),
+        Index("ix_task_stage", "project_id", "stage"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -80,6 +141,10 @@ class Task(Base):
     """Whether it can be offered: `taken < overlap`, and it was not withdrawn."""
     gold: Mapped[str] = mapped_column(String(16))
     """The choice that is known to be right; empty if none is."""
+    stage: Mapped[str] = mapped_column(String(16))
+    """Of a known answer: `practice` and `qualification` come before a person's work, the others among it."""
+    gold_note: Mapped[str]
+    """Why that choice is right: shown after a practice item."""
 
 
 class Assignment(Base):

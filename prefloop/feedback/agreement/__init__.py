@@ -12,6 +12,7 @@ from prefloop.feedback.agreement.chance import (
     krippendorff_alpha,
     raw_agreement,
 )
+from prefloop.feedback.agreement.drift import Drift, blocks, drift
 from prefloop.feedback.agreement.labels import MISSING, Labels, make_labels
 from prefloop.feedback.agreement.people import (
     AnnotatorFigures,
@@ -29,6 +30,7 @@ __all__ = [
     "AnnotatorFigures",
     "AnnotatorFit",
     "AnnotatorModel",
+    "Drift",
     "Labels",
     "Metric",
     "NoiseCeiling",
@@ -36,8 +38,10 @@ __all__ = [
     "Share",
     "aggregate",
     "agreement_matrix",
+    "blocks",
     "cohen_kappa",
     "disagreements",
+    "drift",
     "figures",
     "fit_annotators",
     "fleiss_kappa",

@@ -28,6 +28,8 @@ let asWritten = false;   // texts are shown as they were written, until they are
 let undoing = false;
 let countShown = 0;
 let counts = { done: 0, left: 0 };
+let unread = about.unread;  // guidelines to be read before the next item
+let told = null;         // what goes on from the feedback on a practice item
 const gone = new Map();  // token -> "submit" or "skip", of what was answered here
 
 const outbox = new Outbox(about.account, about.csrf, {
@@ -36,12 +38,15 @@ const outbox = new Outbox(about.account, about.csrf, {
     saved.textContent = count === 0 ? "saved" : why ? `${count} not saved yet: ${why}` : "saving…";
     saved.classList.toggle("waiting", Boolean(count && why));
   },
+  stored(letter, said) {
+    if (said && said.feedback && current && current.assignment.token === letter.token) feedback(said.feedback);
+  },
   refused(letter, error) {
     const { token, what } = letter;
     say(`${what === "undo" ? "Not undone" : "Not stored"}: ${error.message}`);
     past = past.filter(({ assignment }) => assignment.token !== token);
     gone.delete(token);
-    if (what === "undo" && current && current.assignment.token === token) next();
+    if ((what === "undo" || told) && current && current.assignment.token === token) next();
   },
   ended,
 });
@@ -72,6 +77,7 @@ async function ask() {
   const back = outbox.letters.filter((letter) => letter.what === "undo" && !said.unanswered.includes(letter.token)).length;
   counts = { done: said.done + sent.filter((token) => gone.get(token) === "submit").length - back, left: said.left - sent.length + back };
   count();
+  unread = said.guidelines;
   find("nothing-why").textContent = said.state === "open" ? said.why || "Every item here is answered, or somebody else has it. Thank you." : `This project is ${said.state}.`;
   return said.assignment;
 }
@@ -94,12 +100,15 @@ function prefetch() {
 
 async function next() {
   current = null;
+  told = null;
   const mine = ++turn;
+  if (unread) { read(); return; }
   if (talk) { await talk.next(); return; }
   for (let wait = 500; !waiting.length; ) {
     const error = await prefetch();
     if (mine !== turn) return;
     if (waiting.length) break;
+    if (!error && unread) { read(); return; }
     if (!error) {
       if (!outbox.letters.length) { nothing(); return; }
       await outbox.flush();  // what is on its way may have held the last places
@@ -149,8 +158,55 @@ function nothing() {
   find("nothing").hidden = false;
 }
 
+// Guidelines come before the first item, and again when they have changed.
+function read() {
+  clear();
+  find("nothing").hidden = find("away").hidden = true;
+  find("read-title").textContent = unread.changed ? "The guidelines have changed" : "Before you begin";
+  find("read-why").textContent = unread.changed ? "Read them once more. Your next answers go by these." : "Read how to judge here. You can open this again at any time.";
+  find("read-text").innerHTML = find("guidelines").querySelector(".text").innerHTML = unread.html;
+  typeset(find("read-text"));
+  typeset(find("guidelines"));
+  find("read").hidden = false;
+  find("read-title").focus();
+  window.scrollTo(0, 0);
+}
+
+async function haveRead() {
+  const button = find("have-read");
+  if (button.disabled) return;
+  button.disabled = true;
+  try {
+    await outbox.flush();  // an answer given under the earlier ones keeps their version
+    await send("POST", `/api/v1/projects/${about.project}/guidelines/read`, { version: unread.version }, about.csrf);
+    unread = null;
+    find("read").hidden = true;
+    next();
+  } catch (error) {
+    if (noSession(error)) ended(error.status);
+    else if (error.status === 409) location.reload();  // they have changed again
+    else say(`Not stored: ${error.message}`);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+// What is known of a practice item, shown under it until one goes on.
+function feedback({ right, expected, note }) {
+  const words = { first: "1 is better", second: "2 is better", tie: "equally good", both_bad: "both bad", good: "good", bad: "bad" };
+  told = () => { find("feedback").hidden = true; next(); };
+  find("feedback").replaceChildren(
+    make("h2", {}, right ? "✓ Right" : `✗ The known answer is: ${words[expected] || expected}`),
+    ...(note ? [make("p", { dir: "auto" }, note)] : []),
+  );
+  find("feedback").hidden = false;
+  verdict.replaceChildren(make("div", { class: "bar" }, make("button", { type: "button", class: "main", id: "go-on", onclick: told }, "Next", kbd("submit"))));
+  find("feedback").scrollIntoView({ block: "nearest" });
+}
+
 function clear() {
   current = null;
+  find("feedback").hidden = true;
   stage.hidden = verdict.hidden = true;
   stage.dataset.shown = "nothing";
   find("responses").replaceChildren();
@@ -170,6 +226,10 @@ function show(assignment) {
   };
   current.answer.ranking.forEach((group, rank) => group.forEach((place) => { current.ranks[place] = rank + 1; }));
   differing = flagging = false;
+  find("feedback").hidden = find("read").hidden = true;
+  const practice = assignment.stage === "practice";
+  find("before-work").hidden = !assignment.stage;
+  find("before-work").textContent = practice ? "Practice: after your answer you see the known one." : "Qualification: these answers decide whether you go on to the work.";
   find("nothing").hidden = find("away").hidden = true;
   stage.hidden = verdict.hidden = false;
   find("prompt").replaceChildren(...assignment.prompt.map((turn) =>
@@ -445,32 +505,41 @@ function body() {
 }
 
 function submit() {
-  if (!current || undoing) return;
+  if (!current || undoing || told) return;
   if (!complete()) { say(about.kind === "rank" ? "Rank at least two of them." : about.kind === "rate" ? "Rate every scale." : about.kind === "edit" ? "Change the reply, or say that it is good." : "Choose an answer first."); return; }
   leave("submit", body(), "Submitted");
 }
 
 function skip() {
-  if (!current || undoing) return;
+  if (!current || undoing || told) return;
   leave("skip", { reason: find("rationale").value.trim().slice(0, 2000) }, "Skipped");
 }
 
 function leave(what, letter, says) {
   stopDraft();
   const { assignment } = current;
-  past.push({ assignment, draft: draftOf(), what });
+  const known = Boolean(assignment.stage);
+  if (!known) past.push({ assignment, draft: draftOf(), what });
   gone.set(assignment.token, what);
   localStorage.removeItem(DRAFT);
   outbox.put(assignment.token, what, letter);
-  count(what === "submit" ? 1 : 0, -1);
-  say(says, true);
+  if (!known) count(what === "submit" ? 1 : 0, -1);
+  if (assignment.stage === "practice" && what === "submit") { waitFor(assignment); return; }
+  say(says, !known);
   next();
+}
+
+// The answer to a practice item is on its way; nothing else is asked until it is known whether it was right.
+function waitFor(assignment) {
+  verdict.querySelectorAll("button").forEach((button) => { button.disabled = true; });
+  told = () => {};
+  outbox.flush().then(() => { if (told && find("feedback").hidden && current && current.assignment === assignment && !outbox.has(assignment.token)) next(); });
 }
 
 // The item is here still, so it is shown at once; the server is told in its turn, which works without a connection too.
 function undo() {
   const last = past[past.length - 1];
-  if (undoing) return;
+  if (undoing || told) return;
   if (!last) { say("Nothing to undo on this page; see the history."); return; }
   if (talk) { undoTurn(last); return; }
   past.pop();
@@ -639,6 +708,8 @@ function pressed(event) {
   if (open) { if (name === "guidelines" || name === "help") { event.preventDefault(); dialog(open.id); } return; }
   if (event.key === "Enter" && event.target.matches("button, a, summary") && !event.target.closest("#verdict")) return;
   if (event.key === "Enter" && event.target.matches("#verdict button:not([data-choice]):not([data-level])")) return;
+  if (!find("read").hidden && event.key === "Enter") { event.preventDefault(); haveRead(); return; }
+  if (told) { if (event.key === "Enter") { event.preventDefault(); told(); } return; }
   const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
   if (current && flagging && digit) { event.preventDefault(); toggleFlag(digit - 1); return; }
   if (current && about.kind === "rate" && rateKey(event, digit)) return;
@@ -706,6 +777,7 @@ window.addEventListener("pagehide", () => {
 });
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 window.addEventListener("online", () => { outbox.wake(); wake(); });
+find("have-read").addEventListener("click", haveRead);
 find("load-again").addEventListener("click", () => location.reload());
 
 const taken = sessionStorage.getItem("prefloop undone");

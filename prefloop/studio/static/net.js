@@ -48,11 +48,11 @@ export const passing = (status) => status === 0 || status === 429 || status >= 5
 
 // Answers in order, kept in the browser until they are acknowledged, so that a lost connection, an ended session or a closed page loses none.
 export class Outbox {
-  // changed(count, why): how many are kept, and why they are not sent yet. refused(letter, error): one that the server does not take.
+  // changed(count, why): how many are kept, and why they are not sent yet. stored(letter, said): what the server answered. refused(letter, error): one that the server does not take.
   // ended(status): nobody is signed in (401), or the page is from another session (403); the letters wait for the next page.
-  constructor(account, csrf, { changed, refused, ended }) {
+  constructor(account, csrf, { changed, stored, refused, ended }) {
     this.name = `prefloop outbox ${root}${root && " "}${account}`;
-    Object.assign(this, { csrf, changed, refused, ended });
+    Object.assign(this, { csrf, changed, acknowledged: stored, refused, ended });
     this.running = null;
     this.wake = () => {};
     this.letters = this.stored();
@@ -100,8 +100,9 @@ export class Outbox {
     while (this.letters.length) {
       const letter = this.letters[0];
       letter.tried = true;
+      let said = null;
       try {
-        await send("POST", `/api/v1/assignments/${letter.token}/${letter.what}`, letter.body, this.csrf, { headers: { "Idempotency-Key": letter.key } });
+        said = await send("POST", `/api/v1/assignments/${letter.token}/${letter.what}`, letter.body, this.csrf, { headers: { "Idempotency-Key": letter.key } });
         wait = 500;
       } catch (error) {
         if (passing(error.status)) {
@@ -122,6 +123,7 @@ export class Outbox {
       }
       this.letters.shift();
       this.keep();
+      if (said) this.acknowledged(letter, said);
     }
   }
 }
