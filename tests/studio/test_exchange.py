@@ -209,7 +209,7 @@ def test_the_commands_do_it_without_a_server(tmp_path: Path, capsys: pytest.Capt
     assert main(["label", "backup", "--store", store, "--out", str(tmp_path / "b.db")]) == 0
     assert main(["label", "restore", str(tmp_path / "b.db"), "--store", str(tmp_path / "r.db")]) == 0
     assert main(["label", "export", "--store", store, "--out", out, "--projects", "Mein"]) == 2
-    assert "it has Mine" in capsys.readouterr().err
+    assert "the nearest are Mine" in capsys.readouterr().err
 
 
 CHATS = [
