@@ -318,8 +318,8 @@ def test_no_setting_of_any_command_takes_what_is_no_number() -> None:
             assert str(raised.value).startswith(f"--{name} is ")
 
 
-SIGNED = {"length_penalty", "missing_eos"}
-"""Below zero these are a bonus."""
+SIGNED = {"length_penalty", "missing_eos", "wrong"}
+"""Below zero the first two are a bonus, the last a penalty."""
 NEEDED: dict[str, dict[str, Any]] = {
     "RunSettings": {"out": "o"},
     "Preferences": {"source": "s"},
@@ -329,6 +329,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "SelfRewardingConfig": {"reward_model": "r"},
     "JudgeConfig": {"checkpoint": "c"},
     "ReviseConfig": {"checkpoint": "c"},
+    "VerifierConfig": {"kind": "exact"},
     "MergeConfig": {"models": ("a", "b")},
 }
 """What some classes want beside the settings that have no default."""
