@@ -330,6 +330,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "JudgeConfig": {"checkpoint": "c"},
     "ReviseConfig": {"checkpoint": "c"},
     "VerifierConfig": {"kind": "exact"},
+    "StudyConfig": {"name": "all", "out": "o"},
     "MergeConfig": {"models": ("a", "b")},
 }
 """What some classes want beside the settings that have no default."""
