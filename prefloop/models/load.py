@@ -24,7 +24,7 @@ from transformers import (
 
 from prefloop.configs.adapters import Adapter, adapter_of
 from prefloop.configs.common import Compute
-from prefloop.configs.model_names import model_name
+from prefloop.configs.model_names import ModelName, model_name
 from prefloop.configs.pretrain import Architecture
 from prefloop.errors import InputError
 from prefloop.models import attention
@@ -81,6 +81,7 @@ def _from_pretrained(
         kwargs |= nf4(compute, DTYPES[compute.dtype], device_of(compute))
     try:
         with quiet():
+            _check_decoder_only(_config_of(place, compute), name)
             model, info = auto.from_pretrained(
                 place.source,
                 # What is sharded over processes learns in float32 and is rounded where it computes (`sharding`).
@@ -124,17 +125,34 @@ def _dequantised() -> dict[str, Any]:
 
 
 def load_config(name: str, compute: Compute) -> PretrainedConfig | None:
-    """A model's configuration without its weights; None if it cannot be had by itself, which loading the model will explain."""
+    """A model's configuration without its weights; None if it cannot be had by itself, which loading the model will explain.
+
+    Raises `InputError` for a model with an encoder.
+    """
     adapter = adapter_of(name)
     if adapter is not None:
         return load_config(adapter.base, compute)
     try:
-        place = model_name(name)
-        return AutoConfig.from_pretrained(
-            place.source, trust_remote_code=compute.trust_remote_code, **place.options
-        )
+        config = _config_of(model_name(name), compute)
     except (OSError, ValueError, KeyError):
         return None
+    _check_decoder_only(config, name)
+    return config
+
+
+def _config_of(place: ModelName, compute: Compute) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(
+        place.source, trust_remote_code=compute.trust_remote_code, **place.options
+    )
+
+
+def _check_decoder_only(config: PretrainedConfig, name: str) -> None:
+    """Raise `InputError` for an encoder-decoder model: of BART and its like transformers would load the decoder alone, without a word."""
+    if config.is_encoder_decoder:
+        raise InputError(
+            f"model {name!r} is a {config.model_type}, an encoder-decoder model, and prefloop runs decoder-only models; "
+            "name a causal language model such as a Llama or Qwen"
+        )
 
 
 def _reason(error: Exception) -> str:
