@@ -92,11 +92,7 @@ class SharedProjection:
         self._layers = [(_base(module).weight.detach(), _detached(_base(module).bias)) for module in modules]
         self._order = order
         self._by_onednn = all(_by_onednn(weight) for weight, _ in self._layers)
-        found = [
-            (place, module.lora_A[name].weight.detach(), module.lora_B[name].weight.detach() * module.scaling[name])
-            for place, module in enumerate(modules)
-            for name in _active(module)
-        ]  # fmt: skip
+        found = [(place, *pair) for place, module in enumerate(modules) for pair in _pairs(module)]
         self._down = torch.cat([down for _, down, _ in found]).t() if found else None
         starts = [0, *accumulate(len(down) for _, down, _ in found)]
         self._ups = [
@@ -321,6 +317,13 @@ def _active(module: nn.Module) -> list[str]:
     if not is_lora_linear(module) or module.disable_adapters or module.merged:
         return []
     return [name for name in module.active_adapters if name in module.lora_A]
+
+
+def _pairs(module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """The two factors of each active adapter of a layer, the second with its scale."""
+    layer = cast(Any, module)
+    for name in _active(module):
+        yield layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach() * layer.scaling[name]
 
 
 def _weight(module: nn.Module) -> Tensor:
