@@ -105,9 +105,9 @@ def import_items(config: LabelImportConfig) -> str:
 def _when_asked(settings: "ProjectSettings", config: LabelImportConfig, plain: int) -> str:
     """When items with a known answer are asked, in words."""
     if config.gold_stage == "practice":
-        return "they come before anybody's work, and the answer is told"
+        return "they come before the work, and the right answer is shown"
     if config.gold_stage == "qualification":
-        return f"{settings.qualify_items} such items come before anybody's work, and {settings.qualify_share:.0%} must be right"
+        return f"{settings.qualify_items} such items come before the work, and {settings.qualify_share:.0%} must be right"
     others = "" if plain else ", once the project has others too: import those without --gold"
     return f"{settings.gold_share:.0%} of the questions are such items{others}"
 

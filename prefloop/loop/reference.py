@@ -154,7 +154,9 @@ def _usable(file: Path) -> bool:
     try:
         with safe_open(file, framework="pt") as opened:
             written = (opened.metadata() or {}).get("sha256")
-            fault = "" if numbers_sha256(opened.get_tensor(LOGPROBS)) == written else "its hash does not fit"
+            fault = (
+                "" if numbers_sha256(opened.get_tensor(LOGPROBS)) == written else "its hash does not match"
+            )
     except (OSError, SafetensorError) as error:
         fault = str(error)
     if fault:

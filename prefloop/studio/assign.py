@@ -352,7 +352,9 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
         return shown(session, project, row)
     assert row.judgement_id is not None
     if session.get_one(_Task, row.task_id).stage:
-        raise Conflict("answers to practice and qualification items stand; go on with the next one")
+        raise Conflict(
+            "answers to practice and qualification items cannot be changed; continue with the next one"
+        )
     if project.settings.kind == "chat":
         _check_last_turn(session, row)
     before = session.get_one(_Judgement, row.judgement_id)

@@ -23,7 +23,7 @@ _Account, _Standing, _Reading = (
     studio_models.Standing,
     studio_models.GuidelineReading,
 )
-PAUSED = "Your work here is paused. Whoever runs the project has been told, and can let you go on."
+PAUSED = "Your work here is paused. The managers of the project have been told, and can let you continue."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +98,7 @@ def _before_work(session: Session, project: Project, annotator: int) -> Gate:
     if not wanted:
         return OPEN
     if not total:
-        return Gate(why="This project asks for a qualification and has no items for it yet.")
+        return Gate(why="This project asks for a qualification but has no items for it yet.")
     wanted = min(wanted, total)
     if answered < wanted:
         return Gate(stage="qualification", left=wanted - answered)
@@ -143,7 +143,9 @@ def settle(session: Session, project: Project, annotator: int, found: Gate, *, n
     passed = found.right / found.answered >= wanted - 1e-9
     share = f"{found.right} of {found.answered} qualification items right"
     why = (
-        "" if passed else f"You got {share}; {wanted:.0%} are needed. Whoever runs the project has been told."
+        ""
+        if passed
+        else f"You got {share}; {wanted:.0%} are needed. The managers of the project have been told."
     )
     change(
         session,
@@ -180,7 +182,7 @@ def check_gold(session: Session, project: Project, annotator: int, *, now: datet
         annotator,
         state="paused",
         qualified=True,
-        why=f"Too few of your answers to items whose answer is known were right. {PAUSED}",
+        why=f"Too few of your answers to items with a known answer were right. {PAUSED}",
         now=now,
         by=annotator,
         detail={"right": sum(counted), "answered": window},
@@ -266,7 +268,7 @@ def version_read(session: Session, project: Project, annotator: int) -> str:
 def acknowledge(session: Session, project: Project, annotator: int, version: str, *, now: datetime) -> None:
     """Write down that a person has read the guidelines. `Conflict` where that is not how they stand now; done again, it changes nothing."""
     if version != project.guideline_version:
-        raise Conflict("the guidelines have changed meanwhile; read them again")
+        raise Conflict("the guidelines have changed in the meantime; read them again")
     known = select(_Reading.id).where(
         _Reading.project_id == project.id, _Reading.annotator_id == annotator, _Reading.version == version
     )

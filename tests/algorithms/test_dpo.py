@@ -136,7 +136,7 @@ def test_a_cache_of_the_reference_with_a_changed_byte_is_computed_again(
     content[-2] ^= 64
     file.write_bytes(content)
     logged(replace(settings, run=replace(settings.run, out=str(tmp_path / "second"))))
-    assert f"{file} is damaged (its hash does not fit)" in caplog.text
+    assert f"{file} is damaged (its hash does not match)" in caplog.text
     ours, theirs = weights_of(tmp_path / "first/final"), weights_of(tmp_path / "second/final")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 

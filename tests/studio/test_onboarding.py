@@ -128,7 +128,7 @@ def test_who_does_not_qualify_waits_until_somebody_lets_them_work(studio: Studio
     assert (said["left"], said["why"]) == (0, why)
     assert why in ann.client.get("/").text
     assert f'/admin/projects/{project}/people">1 paused' in boss.client.get("/admin").text
-    assert "1 person may not go on here" in boss.client.get(f"/admin/projects/{project}").text
+    assert "1 person cannot continue here" in boss.client.get(f"/admin/projects/{project}").text
     page = boss.client.get(f"/admin/projects/{project}/people").text
     assert "did not qualify" in page
     (row,) = boss.send("GET", f"/projects/{project}/people").json()

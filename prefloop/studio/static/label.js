@@ -163,7 +163,7 @@ function read() {
   clear();
   find("nothing").hidden = find("away").hidden = true;
   find("read-title").textContent = unread.changed ? "The guidelines have changed" : "Before you begin";
-  find("read-why").textContent = unread.changed ? "Read them once more. Your next answers go by these." : "Read how to judge here. You can open this again at any time.";
+  find("read-why").textContent = unread.changed ? "Read them again. They apply to your next answers." : "Read how to judge here. You can open this again at any time.";
   find("read-text").innerHTML = find("guidelines").querySelector(".text").innerHTML = unread.html;
   typeset(find("read-text"));
   typeset(find("guidelines"));
@@ -229,7 +229,7 @@ function show(assignment) {
   find("feedback").hidden = find("read").hidden = true;
   const practice = assignment.stage === "practice";
   find("before-work").hidden = !assignment.stage;
-  find("before-work").textContent = practice ? "Practice: after your answer you see the known one." : "Qualification: these answers decide whether you go on to the work.";
+  find("before-work").textContent = practice ? "Practice: after you answer, you see the known answer." : "Qualification: these answers decide whether you can start the work.";
   find("nothing").hidden = find("away").hidden = true;
   stage.hidden = verdict.hidden = false;
   find("prompt").replaceChildren(...assignment.prompt.map((turn) =>
