@@ -70,6 +70,8 @@ class PlanConfig:
     """Time that all of it may take by the estimate: fewer comparisons, steps and prompts are used so that it fits; 0 uses all comparisons."""
     eval_prompts: int = 200
     """Held-out prompts that the policies answer, at most."""
+    eval_answers: int = 0
+    """Answers of each policy to each of these prompts; 0 takes as many, at most 4, as give about `eval_prompts` answers in all."""
     seed: int = 0
     """Everything random derives from it."""
     compute: Compute = field(default_factory=Compute)
@@ -117,6 +119,10 @@ def _require(config: PlanConfig) -> None:
         )
     require(config.minutes >= 0, f"minutes is {config.minutes}; it must be 0 (no limit) or more")
     require(config.eval_prompts >= 2, f"eval_prompts is {config.eval_prompts}; an interval needs 2 or more")
+    require(
+        config.eval_answers >= 0,
+        f"eval_answers is {config.eval_answers}; it must be 1 or more, or 0 to choose it from the number of prompts",
+    )
     require(
         bool(config.judge),
         "judge is empty; set it to `reward`, or name a .yaml file or a function `module:name`",

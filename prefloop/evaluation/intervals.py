@@ -65,7 +65,7 @@ def mean_interval(values: Numbers, *, clusters: Clusters | None = None, confiden
     Raises `ValueError` for no values, or values that are not finite.
     """
     x = _finite(values, "values")
-    members, count = _members(clusters, len(x))
+    members, count = members_of(clusters, len(x))
     mean = float(x.mean())
     if count < 2:
         return without_interval(mean, len(x))
@@ -101,7 +101,7 @@ def rate_interval(scores: Numbers, *, clusters: Clusters | None = None, confiden
     s = _finite(scores, "scores")
     if s.min() < 0 or s.max() > 1:
         raise ValueError(f"scores run from {s.min()} to {s.max()}; a rate is made of scores between 0 and 1")
-    low, high = share_interval(s, _members(clusters, len(s))[0], confidence=confidence)
+    low, high = share_interval(s, members_of(clusters, len(s))[0], confidence=confidence)
     return Estimate(value=float(s.mean()), low=low, high=high, n=len(s))
 
 
@@ -139,7 +139,7 @@ def ratio_interval(
     _same_length(numerators=a, denominators=b)
     if b.sum() == 0:
         raise ValueError("denominators sum to zero; the ratio is undefined")
-    members, count = _members(clusters, len(a))
+    members, count = members_of(clusters, len(a))
     value = float(a.sum() / b.sum())
     if count < 2:
         return without_interval(value, len(a))
@@ -173,7 +173,7 @@ def bootstrap_statistic(
 ) -> Estimate:
     """A function of the rows' sum (`[n, m]` to `[m]`), such as a corpus score of summed counts, with a percentile bootstrap over whole clusters.
     Same seed, same interval; with fewer than `FEWEST_RESAMPLED` clusters there is none."""
-    members, count = _members(clusters, len(rows))
+    members, count = members_of(clusters, len(rows))
     value = float(statistic(rows.sum(axis=0)))
     if count < FEWEST_RESAMPLED:
         return without_interval(value, len(rows))
@@ -220,7 +220,7 @@ def nothing(error: float, value: float) -> bool:
     return error <= 1e-14 * abs(value)
 
 
-def _members(clusters: Clusters | None, n: int) -> tuple[NDArray[np.intp], int]:
+def members_of(clusters: Clusters | None, n: int) -> tuple[NDArray[np.intp], int]:
     """Each observation's cluster as an index `[n]`, and the number of clusters."""
     if clusters is None:
         return np.arange(n), n

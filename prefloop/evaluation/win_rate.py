@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, ndtri
 
 from prefloop.errors import InputError
-from prefloop.evaluation.intervals import Clusters, Estimate, Numbers, rate_interval
+from prefloop.evaluation.intervals import Clusters, Estimate, Numbers, members_of, rate_interval
 
 Verdict = Literal["a", "b", "tie", "both_bad"]
 """A judge's word on two completions. `both_bad` is a tie for the win rate, and has its own rate."""
@@ -81,7 +81,12 @@ _SPREAD = 2.0
 
 
 def win_rate_at_equal_length(
-    scores: Numbers, lengths_a: Numbers, lengths_b: Numbers, *, confidence: float = 0.95
+    scores: Numbers,
+    lengths_a: Numbers,
+    lengths_b: Numbers,
+    *,
+    clusters: Clusters | None = None,
+    confidence: float = 0.95,
 ) -> Estimate | None:
     """Win rate of a where both completions are equally long, as AlpacaEval's length control (arXiv:2404.04475) defines it.
 
@@ -90,6 +95,8 @@ def win_rate_at_equal_length(
     Args:
         scores: 1, 1/2 or 0 for each pair, `[n]`.
         lengths_a, lengths_b: In one unit, `[n]`.
+        clusters: Each pair's prompt, where a prompt has several pairs: the interval then takes the cluster-robust variance, where it is
+            the larger one.
 
     Returns:
         None with fewer than 30 pairs, or where the difference of lengths never varies.
@@ -110,7 +117,15 @@ def win_rate_at_equal_length(
         at = at + step
         if np.abs(step).max() < 1e-10:
             break
-    half = float(ndtri(0.5 + confidence / 2) * np.sqrt(np.linalg.inv(curvature)[0, 0]))
+    inverse = np.linalg.inv(curvature)
+    variance = inverse[0, 0]
+    if clusters is not None:
+        members, count = members_of(clusters, len(y))
+        sums = np.zeros((count, 2))
+        np.add.at(sums, members, design * (y - expit(design @ at))[:, None])
+        robust = inverse @ (sums.T @ sums) @ inverse * count / max(1, count - 1)
+        variance = max(variance, robust[0, 0])
+    half = float(ndtri(0.5 + confidence / 2) * np.sqrt(variance))
     value, low, high = (float(expit(at[0] + shift)) for shift in (0.0, -half, half))
     return Estimate(value=value, low=low, high=high, n=len(y))
 

@@ -94,13 +94,16 @@ def check_finite(folder: Path, *, skip: frozenset[str] = frozenset(), way_out: s
             continue
         try:
             with safe_open(folder / name, framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118  not a dict
+                keys = list(opened.keys())
+            for key in keys:
+                # Opened anew for each: what was read of an open file stays in the process's memory.
+                with safe_open(folder / name, framework="pt") as opened:
                     tensor = opened.get_tensor(key)
-                    wrong = _not_finite(tensor)
-                    if wrong:
-                        raise InputError(
-                            f"{folder / name}: {wrong} of {tensor.numel()} numbers in {key} are not finite; {way_out}"
-                        )
+                wrong = _not_finite(tensor)
+                if wrong:
+                    raise InputError(
+                        f"{folder / name}: {wrong} of {tensor.numel()} numbers in {key} are not finite; {way_out}"
+                    )
         except SafetensorError as error:
             raise InputError(f"{folder / name} is damaged ({error}); {way_out}") from error
 

@@ -23,7 +23,7 @@ from prefloop.records import Prompt
 from tests.recipes.align_project import CPU, make_project, planned
 
 MACHINE = Machine(
-    layer=1e11, head=8e10, copy=1e10, read=2e-10, rows=32, start=1e-6, bfloat16=0.5, threads=1, device="cpu"
+    layer=1e11, head=8e10, copy=1e10, read=1e-10, row=4e-12, start=1e-6, bfloat16=0.5, threads=1, device="cpu"
 )
 
 
@@ -46,7 +46,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_machine_is_measured_in_about_a_second(project: Path) -> None:
     shape = shape_of(str(project / "model"), CPU)
-    machine = cost.measure(shape, CPU, rows=4)
+    machine = cost.measure(shape, CPU)
     assert min(machine.layer, machine.head, machine.copy, machine.bfloat16) > 0
     assert 0 < machine.start < 1e-3
 

@@ -38,8 +38,16 @@ HELD = 1.35
 """Times what is kept that is held, as the allocator keeps freed blocks."""
 ROOM_MIB = 120.0
 """Logits in chunks, and probabilities that wait for the backward pass."""
-OPENING, OPENED_A_SECOND = 1.5, 4e8
-"""Seconds to open a run, and bytes of a model that are read, hashed, looked at and written in a second."""
+OPENING = 2.5
+"""Seconds to open a run: libraries, tokenizer, store."""
+LOADED_A_SECOND = 2.2e8
+"""Bytes of a model, as it is held, that are read, hashed and tried on a few rows in a second."""
+ADAPTED = 0.06
+"""Seconds to put an adapter on a layer."""
+WRITTEN_A_SECOND = 4e8
+"""Bytes of a checkpoint that are written and hashed in a second, and of a finished model that are read again."""
+UPDATED = 8.0
+"""Numbers that an update reads or writes for each weight that is trained: gradient's norm, AdamW."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,8 +125,9 @@ class Machine:
     copy: float
     """Bytes a second read and written by a copy."""
     read: float
-    """Seconds for each byte of weights in a decode step of `rows` rows."""
-    rows: int
+    """Seconds for each byte of weights in a decode step of one row: reading them."""
+    row: float
+    """The same for every further row: multiplying them."""
     start: float
     """Seconds that a small operation takes to start."""
     bfloat16: float
@@ -131,7 +140,11 @@ _SECOND = 0.12
 """Share of a second that each measurement takes."""
 
 
-def measure(shape: Shape, compute: Compute, *, rows: int) -> Machine:
+ROWS = 64
+"""Rows of the larger decode step that is measured."""
+
+
+def measure(shape: Shape, compute: Compute) -> Machine:
     """Measure the rates of this machine at the model's own shapes, in about a second."""
     device = device_of(compute)
 
@@ -152,34 +165,38 @@ def measure(shape: Shape, compute: Compute, *, rows: int) -> Machine:
     tokens, inner = 512, min(shape.inner, 8192)
     chunk = max(1, (4 << 20) // shape.vocabulary)
     x = torch.randn(tokens, shape.width, device=device)
-    weight = torch.randn(inner, shape.width, device=device)
+    # As in a model, weights come from memory rather than a cache: enough of them that none stays there.
+    weight_bytes = 4 * inner * shape.width
+    weights = [
+        torch.randn(inner, shape.width, device=device) for _ in range(max(2, (64 << 20) // weight_bytes))
+    ]
     vocabulary = torch.randn(shape.vocabulary, shape.width, device=device)
     few = torch.randn(chunk, shape.width, device=device)
     with large_products():
-        layer = fastest(lambda: x @ weight.T, threads=every)
+        layer = fastest(lambda: [x @ each.T for each in weights], threads=every) / len(weights)
         head = fastest(lambda: few @ vocabulary.T, threads=every)
-        narrow_x, narrow = x.bfloat16(), weight.bfloat16()
+        single = fastest(lambda: x @ weights[0].T, threads=every)
+        narrow_x, narrow = x.bfloat16(), weights[0].bfloat16()
         bfloat16 = fastest(lambda: narrow_x @ narrow.T, threads=every)
     source = torch.randn(8 << 20, device=device)
     target = torch.empty_like(source)
     copied = fastest(lambda: target.copy_(source), threads=every)
-    # Weights of a decode step come from memory, not from a cache: enough of them that none fits.
-    several = [
-        torch.randn(inner, shape.width, device=device)
-        for _ in range(max(2, (64 << 20) // (4 * weight.numel())))
-    ]
-    step = torch.randn(rows, shape.width, device=device)
-    read = fastest(lambda: [step @ each.T for each in several], threads=every)
+    step = torch.randn(ROWS, shape.width, device=device)
+    read, many = (
+        fastest(lambda rows=rows: [step[:rows] @ each.T for each in weights], threads=every)
+        / (weight_bytes * len(weights))
+        for rows in (1, ROWS)
+    )
     one = torch.randn(16, device=device)
     start = fastest(lambda: [one + one for _ in range(100)], threads=1) / 100
     return Machine(
-        layer=2 * tokens * weight.numel() / layer,
+        layer=2 * tokens * inner * shape.width / layer,
         head=2 * chunk * vocabulary.numel() / head,
         copy=8 * source.numel() / copied,
-        read=read / (4 * weight.numel() * len(several)),
-        rows=rows,
+        read=read,
+        row=max(0.0, many - read) / (ROWS - 1),
         start=start,
-        bfloat16=layer / bfloat16,
+        bfloat16=single / bfloat16,
         threads=torch.get_num_threads(),
         device=device.type,
     )
@@ -272,19 +289,26 @@ class Model:
         together = min(batch, rows.count)
         steps = rows.predicted / max(1.0, together)
         cache = together * (rows.prompt_tokens + rows.completion_tokens / 2) * shape.keys * shape.layers * 4
-        # What was measured at `rows` rows is arithmetic and reading together; it grows with the rows once arithmetic binds.
-        more = max(1.0, together / machine.rows)
+        weights = 4 * (shape.trunk + shape.vocabulary * shape.width)
         step = (
-            machine.read * 4 * (shape.trunk + shape.vocabulary * shape.width) * more
+            (machine.read + machine.row * (together - 1)) * weights
             + cache / machine.copy
             + CALLS[machine.device] * (1.5 if self.rank else 1.0) * shape.layers * machine.start
             + 4 * DRAWING * together * shape.vocabulary / machine.copy
         )
         return self._trunk(read, passes=1.0) + steps * step
 
-    def opened(self, models: float = 1.0) -> float:
-        """Reading so many models, looking at how they run, and writing one."""
-        return OPENING + models * 2 * self.shape.weights * self.item / OPENED_A_SECOND
+    def opened(self, models: float = 1.0, *, adapters: int = 1) -> float:
+        """Opening a run that reads so many models and puts so many adapters on its trunk."""
+        placed = ADAPTED * self.shape.layers * adapters if self.rank else 0.0
+        return OPENING + models * self.shape.weights * self.item / LOADED_A_SECOND + placed
+
+    def updated(self, updates: float, *, checkpoints: int) -> float:
+        """So many updates of the weights, writing so many checkpoints, and the finished model."""
+        trained = self.rank * self.shape.adapter if self.rank else self.shape.weights
+        whole = self.shape.weights * self.item
+        written = checkpoints * (whole + 8 * trained) + whole
+        return updates * 4 * UPDATED * trained / self.machine.copy + written / WRITTEN_A_SECOND
 
     def held(self, *, frozen: float = 0.0, trained: int = 1) -> float:
         """MiB of weights, gradients and optimiser: one model that is trained by `trained` adapters, or whole, and so many frozen ones."""

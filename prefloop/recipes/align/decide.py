@@ -34,8 +34,10 @@ ON_CPU = 2048
 """Tokens of a micro-batch beyond which a CPU gains nothing."""
 FILLED = 0.8
 """Share of the free memory that a run may take by the estimate."""
-LEAST = Sizes(policy=32, judge=32, measure=60, prompts=24, steps=4, demonstrations=32)
+LEAST = Sizes(policy=32, judge=32, measure=60, prompts=24, answers=1, steps=4, demonstrations=32)
 """What is left of each size where time is short."""
+MOST_ANSWERS = 4
+"""Answers to a prompt, where there are few: more of them tell little that is new."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +66,7 @@ class Decided:
 def decide(config: PlanConfig, seen: Seen, project: Path, *, resume: bool = False) -> Decided:
     """Measure the machine and choose. Raises `InputError` if the least there can be takes longer than `minutes`."""
     tune(RunSettings(out=str(project)))  # as every stage does: the same threads and products are measured
-    machine = measure(seen.shape, config.compute, rows=32)
+    machine = measure(seen.shape, config.compute)
     lora = _lora(config, seen)
     narrow = _narrow(config, machine)
     choice = Choice(lora=lora, compute=replace(config.compute, dtype="bfloat16" if narrow else "float32"))
@@ -109,18 +111,21 @@ def whole(config: PlanConfig, seen: Seen) -> Sizes:
     """All of the data."""
     parts = seen.parts
     prompts = len(seen.prompts or prompts_of(parts["policy"]))
+    asked = min(config.eval_prompts, len(prompts_of(parts["measure"])))
     return Sizes(
         policy=len(parts["policy"]),
         judge=len(parts["judge"]),
         measure=len(parts["measure"]),
-        prompts=min(config.eval_prompts, len(prompts_of(parts["measure"]))),
+        prompts=asked,
+        answers=config.eval_answers or min(MOST_ANSWERS, -(-config.eval_prompts // asked)),
         steps=online_steps(prompts) if online(config) else 0,
         demonstrations=len(seen.demonstrations),
     )
 
 
 def shrunk(sizes: Sizes, share: float) -> Sizes:
-    """A share of what is trained on, and the root of that share of what measures: intervals shrink with the root of their number."""
+    """A share of what policies learn from, and its root of the judge and what measures: intervals shrink with the root of their number,
+    and a judge that knows little makes every verdict worthless."""
 
     def of(name: str, share: float) -> int:
         all_of_it = getattr(sizes, name)
@@ -129,9 +134,10 @@ def shrunk(sizes: Sizes, share: float) -> Sizes:
     root = share**0.5
     return Sizes(
         policy=of("policy", share),
-        judge=of("judge", share),
+        judge=of("judge", root),
         measure=of("measure", root),
         prompts=of("prompts", root),
+        answers=sizes.answers,
         steps=of("steps", share),
         demonstrations=of("demonstrations", share),
     )

@@ -1,5 +1,6 @@
 """Each stage's cost: which passes it makes over how many rows."""
 
+import math
 from dataclasses import dataclass
 
 from prefloop.configs.critic_free import CriticFreeConfig
@@ -8,6 +9,7 @@ from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.prefer import PreferConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
+from prefloop.loop.shown import SHOWN, SHOWN_TOKENS
 from prefloop.recipes.align.cost import ROOM_MIB, Cost, Model, Rows
 from prefloop.recipes.align.look import Lengths
 from prefloop.recipes.align.parts import CURVES
@@ -47,7 +49,11 @@ def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int)
     if isinstance(settings, PPOConfig | CriticFreeConfig | OnlineDPOConfig):
         seconds = settings.steps * _online_step(settings, lengths, model)
         mib = _online_memory(settings, lengths, model, micro)
-        return Cost(seconds=seconds + model.opened(2.0), mib=mib)
+        critic = isinstance(settings, PPOConfig)
+        seconds += model.opened(2.0, adapters=1 + critic)
+        updates = settings.steps * settings.epochs * settings.minibatches
+        seconds += (1 + critic) * model.updated(updates, checkpoints=_checkpoints(settings, settings.steps))
+        return Cost(seconds=seconds, mib=mib)
     k = 1 if isinstance(settings, SFTConfig) else 2
     scoring = isinstance(settings, RewardConfig)
 
@@ -68,7 +74,25 @@ def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int)
     frozen = 1.0 if referenced and not model.rank else 0.0
     most = min(micro, settings.batch_size * rows(1.0).tokens / max(1, records))
     working = max(model.activations(most), model.merging())
-    return Cost(seconds=seconds + model.opened(), mib=model.held(frozen=frozen) + working)
+    if not scoring:
+        seconds += model.draw(_shown(records * CURVES, lengths), batch=SHOWN)
+    updates = math.ceil(records * (1 - CURVES) / settings.batch_size)
+    seconds += model.opened() + model.updated(updates, checkpoints=_checkpoints(settings, updates))
+    return Cost(seconds=seconds, mib=model.held(frozen=frozen) + working)
+
+
+def _shown(heldout: float, lengths: Lengths) -> Rows:
+    """Completions of held-out prompts that a stage shows at its end."""
+    return Rows(
+        prompts=max(1.0, min(SHOWN, heldout)),
+        completions=1,
+        prompt_tokens=lengths.prompt,
+        completion_tokens=SHOWN_TOKENS,
+    )
+
+
+def _checkpoints(settings: Settings, steps: int) -> int:
+    return math.ceil(steps / (settings.run.save_every or steps))
 
 
 def _has_reference(settings: Settings) -> bool:
@@ -117,7 +141,7 @@ def _online_memory(
 
 def _measuring(sizes: Sizes, lengths: Lengths, model: Model, *, policies: int, scorers: int) -> Cost:
     """Every policy answers and is compared with the start; every scorer reads the answers and the comparisons that measure it."""
-    answers = _drawn(lengths, sizes.prompts, 1)
+    answers = _drawn(lengths, sizes.prompts, sizes.answers)
     each = model.draw(answers, batch=64) + model.forward(answers) + scorers * model.forward(answers, heads=0)
     against = model.forward(answers, heads=2) + model.forward(answers, heads=0)
     compared = Rows(
@@ -127,7 +151,7 @@ def _measuring(sizes: Sizes, lengths: Lengths, model: Model, *, policies: int, s
         completion_tokens=lengths.completion,
     )
     seconds = (1 + policies) * each + policies * against + scorers * model.forward(compared, heads=0)
-    seconds += model.opened((1 + policies + 2 * scorers) / 2)
+    seconds += model.opened(1 + policies + 2 * scorers, adapters=0)
     frozen = 2.0 if model.rank else 1.0
     return Cost(
         seconds=seconds,

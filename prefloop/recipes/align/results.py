@@ -38,13 +38,15 @@ class Outcome:
 
     name: str
     wins: Estimate
-    """Share of prompts on which the judge prefers it, ties as a half."""
+    """Share of answers that the judge prefers to the start's answer to the same prompt, ties as a half."""
     at_equal_length: Estimate | None
     """None where lengths cannot be told from the rest."""
     longer: float
     """Mean length over that of the start, less 1."""
     unjudged: int
-    """Prompts on which the judge gave no answer."""
+    """Pairs of answers on which the judge gave no answer."""
+    prompts: int
+    """That were answered."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +76,7 @@ def measure(decided: Decided, start: str, project: Path, world: World) -> Result
     folders = {START: start, **{name: str(project / name / "final") for name in config.method}}
     setting = Setting(
         sampling=sampling_of(decided.seen),
-        completions_per_prompt=1,
+        completions_per_prompt=decided.sizes.answers,
         seed=config.seed + EVALUATION_SEED,
         max_prompt_tokens=decided.seen.lengths.max_prompt,
         compute=compute,
@@ -151,56 +153,82 @@ def _model_quality(
 
 
 def _answers(policy: EvaluatedPolicy) -> Answers:
-    return Answers(
-        texts=[one.text for (one,) in policy.completions], ended=[one.ended for (one,) in policy.completions]
-    )
+    """All of them, prompt after prompt."""
+    answers = [one for each in policy.completions for one in each]
+    return Answers(texts=[one.text for one in answers], ended=[one.ended for one in answers])
 
 
 def _against_start(
     judge: Judge, prompts: Sequence[Prompt], results: PolicyResults
 ) -> tuple[tuple[PolicySummary, ...], tuple[Outcome, ...], list[str]]:
-    """The table's rows with the judge's numbers, each policy's outcome, and alarms."""
+    """The table's rows with the judge's numbers, each policy's outcome, and alarms.
+
+    The n-th answer to a prompt is compared with the n-th of the start; answers to one prompt are kept together in intervals.
+    """
     first, *others = results.evaluated
     before = _answers(first)
-    base = judge.scores(prompts, before)
-    rows = [replace(results.policies[0], gold=None if base is None else mean_interval(base))]
+    places = np.repeat(np.arange(len(prompts)), [len(each) for each in first.completions])
+    asked = [prompts[place] for place in places]
+    base = judge.scores(asked, before)
+    rows = [
+        replace(results.policies[0], gold=None if base is None else mean_interval(base, clusters=places))
+    ]
     outcomes: list[Outcome] = []
     alarms: list[str] = []
     for policy, row in zip(others, results.policies[1:], strict=True):
         after = _answers(policy)
-        scores = judge.scores(prompts, after)
-        odds = judge.compare(prompts, after, before) if base is None or scores is None else scores - base
+        scores = judge.scores(asked, after)
+        odds = judge.compare(asked, after, before) if base is None or scores is None else scores - base
         known = np.isfinite(odds)
-        wins = win_rate(odds[known], np.zeros(int(known.sum())))
-        lengths = [np.array([one.tokens for (one,) in each.completions])[known] for each in (policy, first)]
+        even, clusters = np.zeros(int(known.sum())), places[known]
+        wins = win_rate(odds[known], even, clusters=clusters)
+        lengths = [_tokens(each)[known] for each in (policy, first)]
         outcomes.append(
             Outcome(
                 name=policy.name,
                 wins=wins,
                 at_equal_length=win_rate_at_equal_length(
-                    win_scores(odds[known], np.zeros(int(known.sum()))), *lengths
+                    win_scores(odds[known], even), *lengths, clusters=clusters
                 ),
                 longer=policy.text.length.value / first.text.length.value - 1,
                 unjudged=int((~known).sum()),
+                prompts=len(prompts),
             )
         )
         rows.append(
-            replace(row, gold=None if scores is None else mean_interval(scores), win_rate_vs_sft=wins)
+            replace(
+                row,
+                gold=None if scores is None else mean_interval(scores, clusters=places),
+                win_rate_vs_sft=wins,
+            )
         )
-        alarms += _alarms(policy, first, None if base is None or scores is None else (scores, base))
+        judged = None if base is None or scores is None else (scores, base)
+        alarms += _alarms(policy, first, judged, clusters=places)
     return tuple(rows), tuple(outcomes), alarms
 
 
+def _tokens(policy: EvaluatedPolicy) -> np.ndarray:
+    return np.array([one.tokens for each in policy.completions for one in each])
+
+
 def _alarms(
-    policy: EvaluatedPolicy, first: EvaluatedPolicy, judged: tuple[np.ndarray, np.ndarray] | None
+    policy: EvaluatedPolicy,
+    first: EvaluatedPolicy,
+    judged: tuple[np.ndarray, np.ndarray] | None,
+    *,
+    clusters: np.ndarray,
 ) -> list[str]:
     """What went off for one policy."""
     proxies = [
-        [one.proxy for (one,) in each.completions if one.proxy is not None] for each in (policy, first)
+        [one.proxy for some in each.completions for one in some if one.proxy is not None]
+        for each in (policy, first)
     ]
     found = text_alarms(policy.name, before=first.text, after=policy.text)
     if judged is not None and all(proxies):
-        gains = {"proxy_gain": paired_difference(*proxies), "gold_gain": paired_difference(*judged)}
+        gains = {
+            "proxy_gain": paired_difference(*proxies, clusters=clusters),
+            "gold_gain": paired_difference(*judged, clusters=clusters),
+        }
         hacking = reward_hacking_alarms(policy.name, **gains, start="the start", judged="judge's score")
         found = [*hacking, *found]
     return found
@@ -242,9 +270,15 @@ def verdict(outcomes: Sequence[Outcome], judge: RewardModelQuality, called: str,
         else ""
     )
     return (
-        f"{begin}: it is preferred on {said(wins, share=True)} of {wins.n} held-out prompts by {called}. {length}{equal}. The judge agrees with "
+        f"{begin}: it is preferred on {said(wins, share=True)} of {_counted(best)} by {called}. {length}{equal}. The judge agrees with "
         f"{author or 'the labels'} on {said(accuracy, share=True)} of {accuracy.n} comparisons that it has not seen."
     )
+
+
+def _counted(outcome: Outcome) -> str:
+    """What a win rate is a share of."""
+    prompts, answers = f"{outcome.prompts} held-out prompts", outcome.wins.n + outcome.unjudged
+    return prompts if answers == outcome.prompts else f"{answers} answers to {prompts}"
 
 
 def to_json(results: Results, took: Mapping[str, float], decided: Decided) -> dict[str, object]:

@@ -253,7 +253,7 @@ def _notes(decided: Decided, results: Results, took: dict[str, float]) -> tuple[
             f"{each.name}: preferred on {said(each.wins, share=True)}"
             + (f", at equal length {said(each.at_equal_length, share=True)}" if each.at_equal_length else "")
             + f"; answers {each.longer:+.0%} in length"
-            + (f"; no answer from the judge on {each.unjudged} prompts" if each.unjudged else "")
+            + (f"; no answer from the judge on {each.unjudged} pairs" if each.unjudged else "")
             + "."
             for each in results.outcomes
         ),

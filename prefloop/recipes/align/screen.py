@@ -48,6 +48,8 @@ def _parts(decided: Decided) -> str:
         )
         if getattr(all_of_it, name)
     ]
+    if sizes.answers > 1:
+        said[-1] += f" {sizes.answers} times each"
     return f"{', '.join(said)}; split by prompt, so no evaluation data is trained on"
 
 

@@ -72,6 +72,8 @@ class Sizes:
     """Comparisons that measure judge and reward model."""
     prompts: int
     """Prompts that the policies are measured on."""
+    answers: int
+    """Of each policy to each of them."""
     steps: int
     """Of a method that samples."""
     demonstrations: int
@@ -94,9 +96,13 @@ class Stage:
     train: Callable[[Any], object]
 
 
+STEPS = 60
+"""Steps of a pass over few comparisons, at least: Adam goes about as far in each, whatever its batch."""
+
+
 def batch_for(records: int) -> int:
-    """Comparisons a step: 32, or fewer where that would leave less than 20 steps."""
-    return max(4, min(32, 2 ** int(math.log2(max(1, records / 20)))))
+    """Comparisons a step: 32, or fewer where that would leave less than `STEPS` steps."""
+    return max(4, min(32, 2 ** int(math.log2(max(1, records / STEPS)))))
 
 
 def steps_for(records: int) -> int:
