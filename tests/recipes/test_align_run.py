@@ -3,14 +3,19 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 
 from prefloop.algorithms import dpo
+from prefloop.configs.align import Method
 from prefloop.data import load_comparisons, write_jsonl
 from prefloop.errors import InputError
 from prefloop.evaluation import Estimate
@@ -29,6 +34,7 @@ from prefloop.runtime import World
 from prefloop.runtime.interrupt import Interrupted
 from tests.recipes.align_project import aligned, make_project
 from tests.recipes.test_align import MACHINE
+from tests.tiny_project import make_demonstrations
 
 HERE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -97,9 +103,12 @@ def test_stopped_and_gone_on_with_it_ends_in_a_report_with_a_verdict(
 
 def test_the_win_rate_is_the_judges_word_on_the_answers_in_the_report(project: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    align(aligned(project, out, judge=f"{__name__}:many_e", lr=1e-2))
+    align(aligned(project, out, judge=f"{__name__}:many_e", lr=1e-2, eval_answers=2))
     policies = json.loads((out / "evaluation.json").read_text())["policies"]
-    before, after = ([one["text"].count("e") for (one,) in each["completions"]] for each in policies)
+    before, after = (
+        [one["text"].count("e") for some in each["completions"] for one in some] for each in policies
+    )
+    assert len(before) == 2 * 8
     wins = [1.0 if b > a else 0.5 if b == a else 0.0 for a, b in zip(before, after, strict=True)]
     numbers = json.loads((out / "align.json").read_text())
     assert numbers["policies"][0]["wins"]["value"] == pytest.approx(sum(wins) / len(wins))
@@ -116,11 +125,36 @@ def test_the_win_rate_is_the_judges_word_on_the_answers_in_the_report(project: P
     kept = json.loads((out / "plan.json").read_text())
     (out / "plan.json").write_text(json.dumps({**kept, "data_sha256": "0" * 64}))
     with pytest.raises(InputError, match="no longer holds the comparisons"):
-        align(aligned(project, out, judge=f"{__name__}:many_e", lr=1e-2, resume=True))
+        align(aligned(project, out, judge=f"{__name__}:many_e", lr=1e-2, eval_answers=2, resume=True))
     with pytest.raises(InputError, match="lr"):
-        align(aligned(project, out, judge=f"{__name__}:many_e", lr=1e-3, resume=True))
+        align(aligned(project, out, judge=f"{__name__}:many_e", lr=1e-3, eval_answers=2, resume=True))
     with pytest.raises(InputError, match="is not empty"):
         align(aligned(project, out, judge=f"{__name__}:many_e"))
+
+
+def test_every_method_with_adapters_after_fine_tuning(project: Path, tmp_path: Path) -> None:
+    """All in one project, from a model that was fine-tuned on demonstrations first."""
+    out, methods = tmp_path / "out", get_args(Method)
+    make_demonstrations(project / "shown.jsonl", 100)
+    demonstrations = str(project / "shown.jsonl")
+    align(
+        aligned(project, out, method=methods, weights="lora", demonstrations=demonstrations, eval_prompts=2)
+    )
+    summary = json.loads((out / "summary.json").read_text())
+    assert [policy["name"] for policy in summary["policies"]] == ["start", *methods]
+    assert summary["policies"][0]["checkpoint"] == "sft/final"
+    start = load_file(out / "sft/final/model.safetensors")
+    for name in methods:
+        settings = yaml.safe_load((out / name / "config.yaml").read_text())
+        assert (settings["model"], settings["lora"]["rank"]) == (str(out / "sft/final"), 16)
+        merged, adapter = (
+            load_file(out / name / "final" / file)
+            for file in ("model.safetensors", "adapter/adapter_model.safetensors")
+        )
+        changed = {key for key, tensor in merged.items() if not torch.equal(tensor, start[key])}
+        assert changed, name
+        assert not [key for key in changed if "_proj" not in key], name  # what adapters lie on, nothing else
+        assert any(tensor.any() for key, tensor in adapter.items() if "lora_B" in key), name
 
 
 def test_nothing_is_written_until_somebody_agrees(
@@ -196,6 +230,16 @@ def test_length_is_taken_out_of_a_win_rate() -> None:
     assert found.low < 1 / (1 + math.exp(0.4)) < found.high < 0.5
     assert win_rate_at_equal_length(wins[:29], difference[:29], np.zeros(29)) is None
     assert win_rate_at_equal_length(wins, np.ones(4000), np.zeros(4000)) is None
+    # Pairs that say the same four times over are one pair, not four.
+    some, of = slice(0, 200), np.repeat(np.arange(200), 4)
+    once = win_rate_at_equal_length(wins[some], difference[some], np.zeros(200))
+    four = win_rate_at_equal_length(wins[some][of], difference[some][of], np.zeros(800), clusters=of)
+    apart = win_rate_at_equal_length(wins[some][of], difference[some][of], np.zeros(800))
+    assert once is not None
+    assert four is not None
+    assert apart is not None
+    assert four.high - four.low == pytest.approx(once.high - once.low, rel=0.1)
+    assert apart.high - apart.low < 0.6 * (once.high - once.low)
     always = win_rate_at_equal_length(np.ones(50), difference[:50], np.zeros(50))
     assert always is not None
     assert math.isfinite(always.low)
@@ -222,7 +266,12 @@ def _quality(right: float, longer: float, n: int = 400) -> RewardModelQuality:
 )
 def test_the_verdict_is_a_sentence(wins: float, begin: str) -> None:
     outcome = Outcome(
-        name="dpo", wins=_estimate(wins), at_equal_length=_estimate(0.55), longer=0.2, unjudged=0
+        name="dpo",
+        wins=_estimate(wins),
+        at_equal_length=_estimate(0.55),
+        longer=0.2,
+        unjudged=0,
+        prompts=200,
     )
     text = verdict([outcome], _quality(0.68, 0.6), "a judge", "gpt-4")
     assert text.startswith(begin)
@@ -234,6 +283,8 @@ def test_the_verdict_is_a_sentence(wins: float, begin: str) -> None:
         "at equal length 55",
     ):
         assert part in text
+    several = verdict([replace(outcome, prompts=70)], _quality(0.68, 0.6), "a judge", "gpt-4")
+    assert "of 200 answers to 70 held-out prompts by a judge" in several
 
 
 def test_a_judge_that_knows_little_raises_an_alarm_with_a_way_out() -> None:

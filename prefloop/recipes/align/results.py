@@ -170,9 +170,7 @@ def _against_start(
     places = np.repeat(np.arange(len(prompts)), [len(each) for each in first.completions])
     asked = [prompts[place] for place in places]
     base = judge.scores(asked, before)
-    rows = [
-        replace(results.policies[0], gold=None if base is None else mean_interval(base, clusters=places))
-    ]
+    rows = [replace(results.policies[0], gold=None if base is None else mean_interval(base, clusters=places))]
     outcomes: list[Outcome] = []
     alarms: list[str] = []
     for policy, row in zip(others, results.policies[1:], strict=True):
