@@ -22,7 +22,7 @@ import yaml
 from prefloop.configs.align import PlanConfig, Preferences
 from prefloop.configs.common import Compute
 from prefloop.recipes.align.cost import Cost
-from prefloop.recipes.align.decide import decide, model_of
+from prefloop.recipes.align.decide import decide, held_mib, model_of
 from prefloop.recipes.align.estimate import estimates
 from prefloop.recipes.align.look import look
 from prefloop.recipes.align.run import write_data
@@ -64,11 +64,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases with this in their name")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    base = held_mib()  # with its libraries, as each stage's own process begins
     print("| stage | s estimated | s measured | | GiB estimated | GiB measured | |")
     print("| -- | -- | -- | -- | -- | -- | -- |")
     for name, (stage, weights) in CASES.items():
         if given.only in name:
-            estimated, taken = compare(given, stage, weights)
+            estimated, taken = compare(given, stage, weights, base)
             cells = [
                 f"{a / unit:.{digits}f} | {b / unit:.{digits}f} | {a / b - 1:+.0%}"
                 for a, b, unit, digits in (
@@ -79,7 +80,7 @@ def main() -> None:
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def compare(given: argparse.Namespace, name: str, weights: str) -> tuple[Cost, Cost]:
+def compare(given: argparse.Namespace, name: str, weights: str, base: float) -> tuple[Cost, Cost]:
     """A stage's cost by the estimate, and as it was."""
     data = Preferences(
         source=given.data,
@@ -98,7 +99,7 @@ def compare(given: argparse.Namespace, name: str, weights: str) -> tuple[Cost, C
         )
         made = stages(config, decided.seen, sizes, decided.choice, project)
         write_data(config, replace(decided, sizes=sizes), project / "data")
-        model = model_of(decided.seen, decided.machine, decided.choice)
+        model = replace(model_of(decided.seen, decided.machine, decided.choice), base=base)
         cost = {
             each.stage: each.cost for each in estimates(made, sizes, decided.seen.lengths, model, judge=True)
         }

@@ -47,6 +47,10 @@ class ToyConfig(LoopSettings):
     """Maximum number of comparisons."""
 
 
+GROUP = 4
+"""Completions of each prompt in GRPO."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IMDBConfig(LoopSettings):
     """Positive film reviews: real text, and a gold judge fitted on the stars that people gave."""
@@ -54,7 +58,9 @@ class IMDBConfig(LoopSettings):
     data: str
     """Folder or file with the reviews: columns text and rating (1 to 10), for example the parquet of the Large Movie Review Dataset."""
     model: str = ""
-    """A causal language model to start from instead of training one: a hub name or a folder."""
+    """A causal language model to start from instead of training one: a hub name or a folder. From 50 million weights on, adapters are trained."""
+    demonstrations: int = 0
+    """Reviews for SFT, at most; 0 uses all."""
     prompt_words: int = 8
     """Words of a review's beginning that make a prompt."""
     completion_tokens: int = 48
@@ -63,6 +69,29 @@ class IMDBConfig(LoopSettings):
     """Review openings for sampling, PPO and evaluation."""
     pairs: int = 8_000
     """Maximum number of comparisons."""
+    steps: int = 40
+    """Steps of PPO, and of GRPO."""
+    batch_completions: int = 128
+    """Completions in each of these steps."""
+    grpo: bool = False
+    """Train with GRPO too, on groups of four completions."""
+    best_of: int = 16
+    """Completions of each prompt for the curve of best-of-n; 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        LoopSettings.__post_init__(self)
+        for name, least in (
+            ("demonstrations", 0),
+            ("steps", 1),
+            ("batch_completions", GROUP),
+            ("best_of", 0),
+        ):
+            value = getattr(self, name)
+            require(value >= least, f"{name} is {value}; it must be {least} or more")
+        require(
+            self.batch_completions % GROUP == 0,
+            f"batch_completions is {self.batch_completions}; GRPO's groups have {GROUP} completions each, so give a multiple of {GROUP}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,17 +10,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prefloop.configs.common import Data, Optim, RunSettings, Sampling
+from prefloop.configs.common import Data, LoRA, Optim, RunSettings, Sampling
+from prefloop.configs.critic_free import GRPOConfig
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
 from prefloop.configs.pretrain import Architecture, PretrainConfig
-from prefloop.configs.recipes import IMDBConfig
+from prefloop.configs.recipes import GROUP, IMDBConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sample import SampleConfig
 from prefloop.configs.sft import SFTConfig
 from prefloop.data import BadRow, read_rows, write_jsonl
 from prefloop.errors import InputError
 from prefloop.feedback.gold import SentimentJudge, SentimentSettings, held_out, plain_review
+from prefloop.recipes.align.cost import shape_of
+from prefloop.recipes.align.stages import (
+    PREFERRING,
+    SAMPLING,
+    SCORING,
+    SMALL,
+    SUPERVISED,
+    batch_for,
+    rate,
+    steps_for,
+)
 from prefloop.recipes.plan import Plan
 from prefloop.records import Demonstration, Prompt, Text
 
@@ -58,6 +70,7 @@ def plan(config: IMDBConfig, project: Path) -> Plan:
 def _stages(config: IMDBConfig, project: Path, files: dict[str, str], judge: SentimentJudge) -> Plan:
     """The settings of every stage."""
     sft = str(project / "sft" / "final")
+    rates = _rates(config, files["demonstrations"])
     prompts = Data(source=files["prompts"], heldout=HELDOUT)
     sampling = Sampling(max_new_tokens=config.completion_tokens, batch_size=128)
     return Plan(
@@ -69,16 +82,17 @@ def _stages(config: IMDBConfig, project: Path, files: dict[str, str], judge: Sen
             run=_run(config, project, "sft"),
             data=Data(source=files["demonstrations"], heldout=HELDOUT),
             model=config.model or str(project / "pretrain" / "final"),
-            batch_size=64,
+            batch_size=rates.sft_batch,
             epochs=1,
-            optim=Optim(lr=3e-4, schedule="cosine", warmup=0.03),
+            optim=Optim(lr=rates.sft, schedule="cosine", warmup=0.03),
+            lora=rates.lora,
             compute=config.compute,
         ),
         sample=SampleConfig(
             model=sft,
             data=prompts,
             store=str(project / "prefloop.db"),
-            completions_per_prompt=4,
+            completions_per_prompt=min(4, 2 + config.pairs // config.prompts),
             part="all",
             seed=config.seed,
             sampling=sampling,
@@ -91,25 +105,71 @@ def _stages(config: IMDBConfig, project: Path, files: dict[str, str], judge: Sen
             run=_run(config, project, "reward"),
             data=Data(source="store", heldout=HELDOUT),
             model=sft,
-            batch_size=32,
+            batch_size=rates.pairs_batch,
             epochs=1,
-            optim=Optim(lr=1e-3, schedule="linear", warmup=0.05),
+            optim=Optim(lr=rates.reward, schedule="linear", warmup=0.05),
+            lora=rates.lora,
             compute=config.compute,
         ),
-        ppo=_ppo(config, project, prompts, sampling),
+        ppo=_ppo(config, project, prompts, sampling, rates),
+        grpo=(_grpo(config, project, prompts, sampling, rates),) if config.grpo else (),
         dpo=DPOConfig(
             run=_run(config, project, "dpo"),
             data=Data(source="store", heldout=HELDOUT),
             model=sft,
             beta=0.1,
-            batch_size=32,
+            batch_size=rates.pairs_batch,
             epochs=1,
-            optim=Optim(lr=2.5e-4, schedule="linear", warmup=0.1),
+            optim=Optim(lr=rates.dpo, schedule="linear", warmup=0.1),
+            lora=rates.lora,
             compute=config.compute,
         ),
         evaluation=sampling,
-        best_of=16,
+        best_of=config.best_of,
         gold_is_log_odds=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rates:
+    """What is trained, at which peak rates and in which batches."""
+
+    lora: LoRA
+    sft: float
+    reward: float
+    dpo: float
+    sampling: float
+    critic: float
+    sft_batch: int
+    pairs_batch: int
+
+
+def _rates(config: IMDBConfig, demonstrations: str) -> _Rates:
+    """Those of the small model that is made here; for a given one, those of `align`."""
+    if not config.model:
+        return _Rates(
+            lora=LoRA(),
+            sft=3e-4,
+            reward=1e-3,
+            dpo=2.5e-4,
+            sampling=1e-4,
+            critic=3e-4,
+            sft_batch=64,
+            pairs_batch=32,
+        )
+    weights = shape_of(config.model, config.compute).weights
+    lora = LoRA(rank=16, alpha=32.0) if weights >= SMALL else LoRA()
+    with Path(demonstrations).open(encoding="utf-8") as lines:
+        shown = sum(1 for _ in lines)
+    return _Rates(
+        lora=lora,
+        sft=rate(SUPERVISED, lora, steps_for(shown)),
+        reward=rate(SCORING, lora, steps_for(config.pairs)),
+        dpo=rate(PREFERRING, lora, steps_for(config.pairs)),
+        sampling=rate(SAMPLING, lora, config.steps),
+        critic=rate(SCORING, lora, config.steps),
+        sft_batch=batch_for(shown),
+        pairs_batch=batch_for(config.pairs),
     )
 
 
@@ -132,21 +192,39 @@ def _pretrain(config: IMDBConfig, project: Path, texts: str) -> PretrainConfig:
     )
 
 
-def _ppo(config: IMDBConfig, project: Path, prompts: Data, sampling: Sampling) -> PPOConfig:
+def _ppo(config: IMDBConfig, project: Path, prompts: Data, sampling: Sampling, rates: _Rates) -> PPOConfig:
     return PPOConfig(
         run=_run(config, project, "ppo"),
         data=prompts,
         model=str(project / "sft" / "final"),
         reward_model=str(project / "reward" / "final"),
         sampling=sampling,
-        steps=40,
-        batch_prompts=128,
+        steps=config.steps,
+        batch_prompts=config.batch_completions,
         epochs=2,
         minibatches=2,
         kl=KL(coef=0.1),
-        critic=CriticSettings(optim=Optim(lr=3e-4, schedule="constant")),
+        critic=CriticSettings(optim=Optim(lr=rates.critic, schedule="constant")),
         reward=RewardShaping(missing_eos=3.0),
-        optim=Optim(lr=1e-4, schedule="linear", warmup=0.05),
+        optim=Optim(lr=rates.sampling, schedule="linear", warmup=0.05),
+        lora=rates.lora,
+        compute=config.compute,
+    )
+
+
+def _grpo(config: IMDBConfig, project: Path, prompts: Data, sampling: Sampling, rates: _Rates) -> GRPOConfig:
+    return GRPOConfig(
+        run=_run(config, project, "grpo"),
+        data=prompts,
+        model=str(project / "sft" / "final"),
+        reward_model=str(project / "reward" / "final"),
+        sampling=sampling,
+        steps=config.steps,
+        batch_prompts=config.batch_completions // GROUP,
+        completions_per_prompt=GROUP,
+        kl=KL(coef=0.1, placement="loss", estimator="k3"),
+        optim=Optim(lr=rates.sampling, schedule="linear", warmup=0.05),
+        lora=rates.lora,
         compute=config.compute,
     )
 
@@ -173,7 +251,7 @@ def _prepare(config: IMDBConfig, data: Path, folder: Path, files: dict[str, str]
     ]
     prompts = list(dict.fromkeys(demonstration.prompt for demonstration in demonstrations))[: config.prompts]
     write_jsonl([Text(text=text, origin=origin) for origin, text in open_reviews], files["texts"])
-    write_jsonl(demonstrations, files["demonstrations"])
+    write_jsonl(demonstrations[: config.demonstrations or None], files["demonstrations"])
     write_jsonl(prompts, files["prompts"])
     print(
         f"{len(reviews) - len(open_reviews)} reviews for the judge, {len(open_reviews)} for the language model; {len(demonstrations)} of those have "

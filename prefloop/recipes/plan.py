@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefloop.configs.common import Sampling
+from prefloop.configs.critic_free import GRPOConfig
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.pretrain import PretrainConfig
@@ -35,6 +36,8 @@ class Plan:
     evaluation: Sampling
     best_of: int
     """Completions of each prompt for the best-of-n curve; 0 leaves it out."""
+    grpo: tuple[GRPOConfig, ...] = ()
+    """One, where the recipe trains with it too."""
     gold_is_log_odds: bool = False
     """A utility above 0 means a positive text."""
     notes: tuple[str, ...] = field(default=())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from prefloop.algorithms import dpo, ppo, pretrain, reward, sft
+from prefloop.algorithms import critic_free, dpo, ppo, pretrain, reward, sft
 from prefloop.algorithms.sample import sample_completions
 from prefloop.configs.common import Data
 from prefloop.configs.recipes import IMDBConfig, LoopSettings, RoundsConfig, ToyConfig
@@ -141,12 +141,19 @@ def _loop(plan: Plan, clock: Clock, world: World) -> Path:
     clock.stage("compare", lambda: world.on_main(lambda: _compare(plan, annotator)))
     train("reward", lambda: reward.train(plan.reward))
     train("ppo", lambda: ppo.train(plan.ppo))
+    for config in plan.grpo:
+        train("grpo", lambda config=config: critic_free.train(config))
     train("dpo", lambda: dpo.train(plan.dpo))
     results = clock.stage("evaluate", lambda: _evaluate(plan, annotator, world))
     report = world.on_main(lambda: _write(plan, results, clock))
     if world.is_main:
         _print_results(results, clock, report)
     return report
+
+
+def _trained(plan: Plan) -> tuple[str, ...]:
+    """The policies that preferences made."""
+    return ("ppo", *("grpo" for _ in plan.grpo), "dpo")
 
 
 def _compare(plan: Plan, annotator: SimulatedAnnotator) -> None:
@@ -192,7 +199,7 @@ def _evaluate(plan: Plan, annotator: SimulatedAnnotator, world: World) -> Evalua
         prompts = tuple(store.prompts(part="heldout", heldout=heldout)[: plan.settings.eval_prompts])
         whose = PEOPLE if by_people else Filters(annotators=(annotator.name,))
         judged = store.comparisons(replace(whose, part="heldout", heldout=heldout)).records
-    policies = {stage: str(plan.project / stage / "final") for stage in ("sft", "ppo", "dpo")}
+    policies = {stage: str(plan.project / stage / "final") for stage in ("sft", *_trained(plan))}
     reward_model = str(plan.project / "reward" / "final")
 
     def setting(k: int) -> Setting:
@@ -241,12 +248,12 @@ def _write(plan: Plan, results: EvaluationResults, clock: Clock) -> Path:
     """summary.json, evaluation.json and report.html."""
     project = plan.project
     with Store.open(plan.sample.store) as store:
-        trees = [lineage(store, str(plan.project / stage / "final")).render() for stage in ("ppo", "dpo")]
+        trees = [lineage(store, str(plan.project / stage / "final")).render() for stage in _trained(plan)]
     policies = tuple(
         replace(policy, checkpoint=str(Path(policy.checkpoint).relative_to(project)))
         for policy in results.policies.policies
     )
-    settings = [*plan.pretrain, plan.sft, plan.sample, plan.reward, plan.ppo, plan.dpo]
+    settings = [*plan.pretrain, plan.sft, plan.sample, plan.reward, plan.ppo, *plan.grpo, plan.dpo]
     summary = Summary(
         recipe=plan.recipe,
         seconds=clock.seconds,

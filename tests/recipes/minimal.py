@@ -38,6 +38,7 @@ def shrink(plan: Plan) -> Plan:
         sample=replace(plan.sample, completions_per_prompt=2, sampling=SHORT),
         reward=replace(plan.reward, max_steps=3, batch_size=8),
         ppo=replace(plan.ppo, steps=2, batch_prompts=4, minibatches=1, epochs=1, sampling=SHORT),
+        grpo=tuple(replace(stage, steps=2, batch_prompts=2, sampling=SHORT) for stage in plan.grpo),
         dpo=replace(plan.dpo, max_steps=3, batch_size=8),
         evaluation=SHORT,
         best_of=min(plan.best_of, 2),

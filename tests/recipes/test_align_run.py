@@ -204,7 +204,7 @@ def test_an_asked_judge_is_asked_both_ways_and_never_guessed_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readable: bool
 ) -> None:
     (tmp_path / "judge.yaml").write_text("checkpoint: somewhere\n")
-    monkeypatch.setattr(judges, "LocalChat", lambda *_: _Biased(readable))
+    monkeypatch.setattr(judges, "open_chat", lambda *_, **__: _Biased(readable))
     judge = AskedJudge(str(tmp_path / "judge.yaml"), tmp_path / "cache.db", HERE)
     prompts = [Prompt(content=f"question {i}") for i in range(3)]
     a = Answers(texts=["one", "two", "same"], ended=[True] * 3)

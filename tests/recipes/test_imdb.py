@@ -2,10 +2,12 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from prefloop.configs.common import Compute
 from prefloop.configs.recipes import IMDBConfig
@@ -15,6 +17,7 @@ from prefloop.recipes import imdb
 from prefloop.recipes.run import run_recipe
 from prefloop.records import Prompt
 from tests.recipes.minimal import made, shrink
+from tests.tiny_project import make_model
 
 pyarrow = pytest.importorskip("pyarrow", reason="the extra `data` is not installed")
 pytest.importorskip("sklearn", reason="the extra `imdb` is not installed")
@@ -89,6 +92,32 @@ def test_the_whole_loop_on_made_up_reviews(tmp_path: Path) -> None:
     assert made(project) == before
     again = json.loads((project / "summary.json").read_text())
     assert again["policies"] == summary["policies"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_given_model_gets_adapters_and_grpo_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PPO, GRPO and DPO from a published model: sentiment, KL and perplexity of each, with intervals."""
+    project = tmp_path / "imdb"
+    monkeypatch.setattr(imdb, "SMALL", 1_000)  # weights; the model has a few thousand
+    model = make_model(tmp_path / "model")
+    settings = replace(
+        config(project, reviews(tmp_path, 300)), model=str(model), demonstrations=20, grpo=True, best_of=0
+    )
+    run_recipe(settings)
+    assert not (project / "pretrain").exists()
+    summary = json.loads((project / "summary.json").read_text())
+    assert [policy["name"] for policy in summary["policies"]] == ["sft", "ppo", "grpo", "dpo"]
+    for policy in summary["policies"]:
+        assert policy["positive_share"]["n"] == policy["perplexity_under_sft"]["n"] == policy["kl"]["n"] == 4
+    for stage in ("sft", "reward", "ppo", "grpo", "dpo"):
+        assert yaml.safe_load((project / stage / "config.yaml").read_text())["lora"]["rank"] == 16
+    assert len((project / "data/demonstrations.jsonl").read_text().splitlines()) == 20
+    assert not json.loads((project / "evaluation.json").read_text())["best_of_n"]
+
+
+def test_batches_that_make_no_groups_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="batch_completions is 10; GRPO's groups have 4"):
+        replace(config(tmp_path / "imdb", tmp_path), batch_completions=10)
 
 
 @pytest.mark.usefixtures("small")

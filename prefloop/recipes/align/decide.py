@@ -34,7 +34,7 @@ ON_CPU = 2048
 """Tokens of a micro-batch beyond which a CPU gains nothing."""
 FILLED = 0.8
 """Share of the free memory that a run may take by the estimate."""
-LEAST = Sizes(policy=32, judge=32, measure=60, prompts=24, answers=1, steps=4, demonstrations=32)
+LEAST = Sizes(policy=32, judge=32, measure=60, prompts=24, answers=1, steps=4, demonstrations=32, asked=0)
 """What is left of each size where time is short."""
 MOST_ANSWERS = 4
 """Answers to a prompt, where there are few: more of them tell little that is new."""
@@ -111,15 +111,16 @@ def whole(config: PlanConfig, seen: Seen) -> Sizes:
     """All of the data."""
     parts = seen.parts
     prompts = len(seen.prompts or prompts_of(parts["policy"]))
-    asked = min(config.eval_prompts, len(prompts_of(parts["measure"])))
+    measuring = min(config.eval_prompts, len(prompts_of(parts["measure"])))
     return Sizes(
         policy=len(parts["policy"]),
         judge=len(parts["judge"]),
         measure=len(parts["measure"]),
-        prompts=asked,
-        answers=config.eval_answers or min(MOST_ANSWERS, -(-config.eval_prompts // asked)),
+        prompts=measuring,
+        answers=config.eval_answers or min(MOST_ANSWERS, -(-config.eval_prompts // measuring)),
         steps=online_steps(prompts) if online(config) else 0,
         demonstrations=len(seen.demonstrations),
+        asked=prompts,
     )
 
 
@@ -140,6 +141,7 @@ def shrunk(sizes: Sizes, share: float) -> Sizes:
         answers=sizes.answers,
         steps=of("steps", share),
         demonstrations=of("demonstrations", share),
+        asked=sizes.asked,
     )
 
 

@@ -15,6 +15,8 @@ from prefloop.recipes.align.look import Lengths
 from prefloop.recipes.align.parts import CURVES
 from prefloop.recipes.align.stages import Settings, Sizes, Stage
 
+Online = PPOConfig | CriticFreeConfig | OnlineDPOConfig
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
@@ -40,15 +42,18 @@ def estimates(
 
 def _records(stage: Stage, sizes: Sizes) -> int:
     """Of the file that it reads."""
+    if isinstance(stage.settings, Online):
+        return sizes.asked
     return {"sft": sizes.demonstrations, "judge": sizes.judge}.get(stage.name, sizes.policy)
 
 
 def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int) -> Cost:
     """What training with these settings takes, on so many records (those held out for its curves included)."""
     micro = settings.compute.micro_batch_tokens
-    if isinstance(settings, PPOConfig | CriticFreeConfig | OnlineDPOConfig):
-        seconds = settings.steps * _online_step(settings, lengths, model)
-        mib = _online_memory(settings, lengths, model, micro)
+    if isinstance(settings, Online):
+        rows = _drawn(lengths, _a_step(settings.batch_prompts, records), _group(settings))
+        seconds = settings.steps * _online_step(settings, rows, model)
+        mib = _online_memory(settings, rows, model, micro)
         critic = isinstance(settings, PPOConfig)
         seconds += model.opened(2.0, adapters=1 + critic)
         updates = settings.steps * settings.epochs * settings.minibatches
@@ -68,17 +73,16 @@ def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int)
     seconds = model.learn(rows(1 - CURVES), head=not scoring) + model.forward(rows(CURVES), heads=not scoring)
     referenced = not isinstance(settings, SFTConfig | RewardConfig) and _has_reference(settings)
     if referenced:
-        seconds += model.forward(rows(1.0))
+        seconds += model.forward(rows(1.0))  # of the policy itself, before it learns: no second model is held
     if scoring:
         seconds += model.forward(rows(CURVES), heads=0)  # moments of its scores
-    frozen = 1.0 if referenced and not model.rank else 0.0
     most = min(micro, settings.batch_size * rows(1.0).tokens / max(1, records))
     working = max(model.activations(most), model.merging())
     if not scoring:
         seconds += model.draw(_shown(records * CURVES, lengths), batch=SHOWN)
     updates = math.ceil(records * (1 - CURVES) / settings.batch_size)
     seconds += model.opened() + model.updated(updates, checkpoints=_checkpoints(settings, updates))
-    return Cost(seconds=seconds, mib=model.held(frozen=frozen) + working)
+    return Cost(seconds=seconds, mib=model.held() + working)
 
 
 def _shown(heldout: float, lengths: Lengths) -> Rows:
@@ -113,10 +117,12 @@ def _group(settings: Settings) -> int:
     return 2 if isinstance(settings, OnlineDPOConfig) else settings.completions_per_prompt  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _online_step(
-    settings: PPOConfig | CriticFreeConfig | OnlineDPOConfig, lengths: Lengths, model: Model
-) -> float:
-    rows = _drawn(lengths, settings.batch_prompts, _group(settings))
+def _a_step(batch: int, prompts: int) -> float:
+    """Prompts of a step on average: the last one of a pass over them holds what is left."""
+    return prompts / math.ceil(prompts / batch) if prompts else batch
+
+
+def _online_step(settings: Online, rows: Rows, model: Model) -> float:
     seconds = model.draw(rows, batch=settings.sampling.batch_size) + model.forward(rows, heads=0)
     referenced = isinstance(settings, OnlineDPOConfig) or settings.kl.coef > 0
     seconds += model.forward(rows) if referenced else 0.0
@@ -126,10 +132,7 @@ def _online_step(
     return seconds
 
 
-def _online_memory(
-    settings: PPOConfig | CriticFreeConfig | OnlineDPOConfig, lengths: Lengths, model: Model, micro: int
-) -> float:
-    rows = _drawn(lengths, settings.batch_prompts, _group(settings))
+def _online_memory(settings: Online, rows: Rows, model: Model, micro: int) -> float:
     per_minibatch = rows.tokens / settings.minibatches
     critic = isinstance(settings, PPOConfig)
     # With adapters policy, reference, critic and PPO's reward model share the trunk; the others load their reward model beside it.

@@ -77,6 +77,8 @@ class Sizes:
     steps: int
     """Of a method that samples."""
     demonstrations: int
+    asked: int
+    """Prompts that these methods draw completions of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
