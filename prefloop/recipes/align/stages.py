@@ -51,7 +51,7 @@ class Rate:
 SUPERVISED = Rate(lora=2e-4, all=2e-5, steps=500, most=5)
 SCORING = Rate(lora=1e-4, all=1e-5, steps=500, most=3)
 PREFERRING = Rate(lora=5e-6, all=5e-7, steps=2000, most=20)
-SAMPLING = Rate(lora=1e-5, all=1e-6, steps=500, most=5)
+SAMPLING = Rate(lora=1e-5, all=1e-6, steps=500, most=10)
 
 
 def rate(kind: Rate, lora: LoRA, steps: int) -> float:
