@@ -87,7 +87,7 @@ def measure(decided: Decided, start: str, project: Path, world: World) -> Result
     judge = open_judge(config.judge, project, compute, world)
     log.info(
         "judging %d answers, and %d comparisons to measure the judge",
-        len(folders) * len(prompts),
+        len(folders) * len(prompts) * decided.sizes.answers,
         len(comparisons),
     )
     quality = _quality(config.judge, judge, comparisons, decided, project, world)
