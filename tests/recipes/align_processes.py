@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -39,8 +40,8 @@ def killed(folder: Path) -> None:
         if self.stage == "dpo" and step == KILLED_AT:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Run.log = log
-    run(folder, "killed")
+    with patch.object(Run, "log", log):
+        run(folder, "killed")
 
 
 def shared(folder: Path, rank: int, port: int) -> None:
@@ -51,7 +52,7 @@ def shared(folder: Path, rank: int, port: int) -> None:
 
 def main() -> None:
     folder, port = Path(sys.argv[1]), free_port()
-    make_project(folder, count=300)
+    make_project(folder, count=600)
     output = folder / "output"
     assert ended(fork(lambda: run(folder, "whole"), output)) == 0, output.read_text()
     assert ended(fork(lambda: killed(folder), output)) == -signal.SIGKILL, output.read_text()

@@ -51,9 +51,9 @@ def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int)
     """What training with these settings takes, on so many records (those held out for its curves included)."""
     micro = settings.compute.micro_batch_tokens
     if isinstance(settings, Online):
-        rows = _drawn(lengths, _a_step(settings.batch_prompts, records), _group(settings))
-        seconds = settings.steps * _online_step(settings, rows, model)
-        mib = _online_memory(settings, rows, model, micro)
+        drawn = _drawn(lengths, _a_step(settings.batch_prompts, records), _group(settings))
+        seconds = settings.steps * _online_step(settings, drawn, model)
+        mib = _online_memory(settings, drawn, model, micro)
         critic = isinstance(settings, PPOConfig)
         seconds += model.opened(2.0, adapters=1 + critic)
         updates = settings.steps * settings.epochs * settings.minibatches

@@ -168,7 +168,7 @@ def _against_start(
     first, *others = results.evaluated
     before = _answers(first)
     places = np.repeat(np.arange(len(prompts)), [len(each) for each in first.completions])
-    asked = [prompts[place] for place in places]
+    asked = [prompts[int(place)] for place in places]
     base = judge.scores(asked, before)
     rows = [replace(results.policies[0], gold=None if base is None else mean_interval(base, clusters=places))]
     outcomes: list[Outcome] = []
