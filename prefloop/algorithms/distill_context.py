@@ -25,7 +25,7 @@ from prefloop.loop.contexts import BothSides, behind_context, context_in
 from prefloop.loop.learn import replayable
 from prefloop.loop.likelihood import trained_tokens
 from prefloop.loop.provenance import models_read
-from prefloop.loop.roles import check_prompt_room, open_policy, parameters_of, reference_of
+from prefloop.loop.roles import check_prompt_room, open_policy, parameters_of, reference_of, shard_roles
 from prefloop.loop.session import open_run
 from prefloop.loop.shown import show_rollout, shows_rollouts
 from prefloop.loop.sources import PromptSource, read_prompts
@@ -89,6 +89,7 @@ def train(config: DistillContextConfig) -> Path:
     ) as session:
         run = session.run
         opened = open_policy(session, config.model, config.lora)
+        shard_roles(session, opened.role)
         roles = TeacherAndPolicy(
             policy=opened.role,
             teacher=reference_of(session, opened.role, config.model, config.teacher),
@@ -193,7 +194,7 @@ def divergences(
     """Summed over each completion, under no_grad."""
     out = torch.zeros(sum(len(group.completions) for group in plain), device=roles.policy.device)
     with torch.no_grad():
-        for part, batch in _parts(roles, plain, behind):
+        for part, batch in in_step(_parts(roles, plain, behind)):
             values, _ = divergence(roles, batch, part.batch)
             out[part.rows] = sequence_sum(values, batch.completion_mask)
     return out

@@ -20,7 +20,7 @@ from torch import Tensor
 from prefloop.configs.own_samples import ExpertConfig
 from prefloop.loop.learn import Learner, Loss, Passes
 from prefloop.loop.likelihood import likelihood_loss
-from prefloop.loop.roles import open_policy, parameters_of
+from prefloop.loop.roles import open_policy, parameters_of, shard_roles
 from prefloop.loop.scoring import open_shaped_scorer
 from prefloop.loop.shown import show_rollout
 from prefloop.loop.sources import StartCheck, open_session, read_prompts, staleness
@@ -40,6 +40,7 @@ def train(config: ExpertConfig) -> Path:
         run, world = session.run, session.world
         opened = open_policy(session, config.model, config.lora)
         policy = opened.role
+        shard_roles(session, policy)
         score, shape = open_shaped_scorer(
             session, config.reward_model, config.reward, longest=config.sampling.max_new_tokens
         )

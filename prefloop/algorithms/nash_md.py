@@ -19,7 +19,7 @@ from torch import Tensor
 from prefloop.configs.games import NashMDConfig
 from prefloop.loop.learn import Watch, update
 from prefloop.loop.payoff import Judged, open_payoff
-from prefloop.loop.roles import open_policy, parameters_of, reference_of
+from prefloop.loop.roles import open_policy, parameters_of, reference_of, shard_roles
 from prefloop.loop.session import Session
 from prefloop.loop.shown import show_rollout
 from prefloop.loop.sources import open_session, read_prompts, staleness
@@ -56,6 +56,7 @@ def train(config: NashMDConfig) -> Path:
         run, temperature = session.run, config.sampling.temperature
         opened = open_policy(session, config.model, config.lora)
         policy = opened.role
+        shard_roles(session, policy)
         reference = reference_of(session, policy, config.model, config.reference)
         opponent = geometric_mixture(policy, reference, share=config.mixture)
         payoff = open_payoff(session, config)

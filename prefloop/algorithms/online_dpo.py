@@ -20,7 +20,7 @@ from torch import Tensor
 
 from prefloop.configs.own_samples import OnlineDPOConfig
 from prefloop.loop.learn import Learner, Loss, Passes
-from prefloop.loop.roles import open_policy, parameters_of, reference_of
+from prefloop.loop.roles import open_policy, parameters_of, reference_of, shard_roles
 from prefloop.loop.scoring import open_shaped_scorer
 from prefloop.loop.shown import show_rollout
 from prefloop.loop.sources import StartCheck, open_session, read_prompts, staleness
@@ -84,6 +84,7 @@ def train(config: OnlineDPOConfig) -> Path:
         run, world = session.run, session.world
         opened = open_policy(session, config.model, config.lora)
         policy = opened.role
+        shard_roles(session, policy)
         reference = reference_of(session, policy, config.model, config.reference)
         score, shape = open_shaped_scorer(
             session, config.reward_model, config.reward, longest=config.sampling.max_new_tokens

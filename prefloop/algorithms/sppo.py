@@ -20,7 +20,7 @@ from torch import Tensor
 from prefloop.configs.games import SPPOConfig
 from prefloop.loop.learn import Learner, Loss, Passes, shared_places
 from prefloop.loop.payoff import Judged, open_payoff
-from prefloop.loop.roles import open_policy, parameters_of
+from prefloop.loop.roles import open_policy, parameters_of, shard_roles
 from prefloop.loop.shown import show_rollout
 from prefloop.loop.sources import StartCheck, open_session, read_prompts, staleness
 from prefloop.loop.tensors import logprobs_of, mask_of
@@ -64,6 +64,7 @@ def train(config: SPPOConfig) -> Path:
         run, world = session.run, session.world
         opened = open_policy(session, config.model, config.lora)
         policy = opened.role
+        shard_roles(session, policy)
         payoff = open_payoff(session, config)
         source.check_room(policy)
         session.begin()

@@ -202,7 +202,7 @@ def _separate(config: PPOConfig, session: Session) -> PolicyAndCritic:
     """A model for each role."""
     tokenizer = session.tokenizer
     check_trains_whole(session.compute)
-    policy = load_policy(session.run.source(config.model), session.compute)
+    policy = load_policy(session.run.source(config.model), session.learning)
     reward_models = frozen_reward_models(session, config.reward_model)
     critic = OPEN_CRITIC[config.critic.start](config, session, policy, reward_models)
 
@@ -264,7 +264,7 @@ OPEN_CRITIC = {"reward": critic_from_reward, "policy": critic_from_start, "share
 
 
 def _critic_of_checkpoint(session: Session) -> Critic:
-    return load_critic(session.run.source("", CRITIC), session.compute)
+    return load_critic(session.run.source("", CRITIC), session.learning)
 
 
 def _check_read_at_last(reading: Reading, name: str) -> None:

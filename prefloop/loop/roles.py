@@ -74,7 +74,7 @@ def open_policy(session: Session, model: str, lora: LoRA) -> Opened[Policy]:
     run, tokenizer = session.run, session.tokenizer
     if not lora.on:
         check_trains_whole(session.compute)
-        policy = load_policy(run.source(model), session.compute)
+        policy = load_policy(run.source(model), session.learning)
         check_vocabulary(tokenizer, vocabulary_size(policy))
         return Opened(role=policy, save=lambda folder: save_policy(policy, tokenizer, folder))
     adapted, peft = adapted_policy(session, model, lora)
@@ -139,7 +139,7 @@ def open_reward_model(session: Session, model: str, lora: LoRA, *, keep_head: bo
         role = (
             new_reward_model(model, tokenizer, compute, seed=seed)
             if fresh
-            else load_reward_model(run.source(model), compute)
+            else load_reward_model(run.source(model), session.learning)
         )
         check_vocabulary(tokenizer, vocabulary_size(role))
         return Opened(role=role, save=lambda folder: save_classifier(role, tokenizer, folder))

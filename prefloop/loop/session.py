@@ -16,7 +16,11 @@ from prefloop.loop.provenance import Models, RunRecord
 from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
 from prefloop.runtime.pace import keeping_pace
 
-SHARDS = ("sft", "reward", "dpo", "prefer", "ppo", "a2c", "reinforce", "rloo", "reinforce++", "remax", "grpo")
+SHARDS = (
+    *("sft", "reward", "dpo", "prefer", "ppo", "a2c", "expert", "online_dpo", "nash_md", "sppo"),
+    *("reinforce", "rloo", "reinforce++", "remax", "grpo", "dr_grpo", "dapo", "gspo", "cispo"),
+    "distill_context",
+)
 """Stages that shard their models over processes."""
 
 
@@ -44,6 +48,12 @@ class Session:
     tokenizer: PreTrainedTokenizerBase
     models: Models
     reads: tuple[Read, ...]
+
+    @property
+    def learning(self) -> Compute:
+        """How a model that learns is loaded: one that was dealt over processes from its checkpoint as it was saved, in float32."""
+        dealt = self.compute.shard != "none" and self.run.start > 0
+        return replace(self.compute, dtype="float32") if dealt else self.compute
 
     @property
     def tokens(self) -> int:

@@ -84,8 +84,7 @@ def _from_pretrained(
             _check_decoder_only(_config_of(place, compute), name)
             model, info = auto.from_pretrained(
                 place.source,
-                # What is sharded over processes learns in float32 and is rounded where it computes (`sharding`).
-                dtype=DTYPES[compute.dtype if compute.shard == "none" else "float32"],
+                dtype=DTYPES[compute.dtype],
                 use_safetensors=True,
                 trust_remote_code=compute.trust_remote_code,
                 output_loading_info=True,
@@ -204,8 +203,11 @@ def prepare(model: PreTrainedModel, compute: Compute) -> Way:
     if isinstance(embedding, nn.Embedding):
         # Its row would never learn from what is read; where padding is the end token, that is the row a score is read at.
         embedding.padding_idx = None
-    model.to(device_of(compute))  # pyright: ignore[reportArgumentType]
-    align_weights(model)
+    if (
+        compute.shard == "none"
+    ):  # else the weights stay where the file is mapped until each process takes its part
+        model.to(device_of(compute))  # pyright: ignore[reportArgumentType]
+        align_weights(model)
     way: Way = "padded"
     if compute.attention != "padded":
         before = model.config._attn_implementation

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
@@ -43,8 +44,9 @@ def mesh_of(world: World, kind: str) -> DeviceMesh:
 def shard(*roles: Policy | RewardModel | Critic, mesh: DeviceMesh, world: World, dtype: torch.dtype) -> None:
     """Shard the models of these roles, which may share one, over the processes of `mesh`. Collective: all processes call it.
 
-    After everything that adds modules to a model and before an optimiser takes its weights. These are float32. They compute in `dtype`: what
-    does not learn is kept in it, what learns is rounded to it each time it is gathered, and its gradients are added up in float32.
+    After everything that adds modules to a model and before an optimiser takes its weights. What does not learn is kept in `dtype`. What learns
+    is kept in float32 and rounded to it each time it is gathered, and its gradients are added up in float32. A file that is mapped to memory
+    stays so until each layer's turn comes, so no process ever holds a copy of the whole model.
 
     Raises:
         InputError: PyTorch is too old, or a model does not say what its layers are.
@@ -84,18 +86,27 @@ def _shard(
     fused = has_known_blocks(model)
     adapters = [p for name, p in model.named_parameters() if ".lora_" in name]
     learns = not adapters and any(p.requires_grad for p in model.parameters() if p not in heads)
-    if not learns:
-        for parameter in {*model.parameters()} - heads - {*adapters}:
-            parameter.data = parameter.data.to(dtype)
+    kept = torch.float32 if learns else dtype
+    as_they_are = heads | {*adapters}
+
+    def settle(module: nn.Module) -> None:
+        for parameter in {*module.parameters()} - as_they_are:
+            if not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(kept)
+
+    for head in heads:
+        head.data = head.data.to(world.device)
     precision = MixedPrecisionPolicy(
         param_dtype=dtype if learns else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     for block in blocks:
+        settle(block)
         fully_shard(block, mesh=mesh, ignored_params=heads, mp_policy=precision)
         if fused:
             setattr(block, RUN, MethodType(run_block, block))
             register_fsdp_forward_method(block, RUN)
     root = Root(model)
+    settle(root)
     fully_shard(root, mesh=mesh, ignored_params=heads, mp_policy=precision)
     for module in (*blocks, root):
         dealt = cast(FSDPModule, module)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
+from prefloop.models.gathering import whole
 from prefloop.models.q_heads import QHeads
 from prefloop.models.roles import Policy, adapter
 from prefloop.models.trunk import trunk_of
@@ -94,7 +95,7 @@ class Joined:
     @contextmanager
     def active(self) -> Iterator[nn.Module]:
         """See `Drawer`."""
-        with _sampling_mode(self.second.model):
+        with whole(self.first.model), whole(self.second.model), _sampling_mode(self.second.model):
             yield _Joined(self.first, self.second, self.combine)
 
 
