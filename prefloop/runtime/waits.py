@@ -6,9 +6,10 @@ processes that are waiting too are known by it, and the others are the missing o
 
 import contextlib
 import re
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -33,8 +34,10 @@ _OF_PEERS = re.compile(
 class Waits:
     """Counts this process's collectives, and finds out who is missing when one fails."""
 
-    def __init__(self, store: Store, *, rank: int, size: int, minutes: float) -> None:
-        self._store, self._rank, self._size, self._minutes = store, rank, size, minutes
+    def __init__(self, store: Store, *, rank: int, hosts: Sequence[str], minutes: float) -> None:
+        """`hosts` are the machines of all processes, by rank."""
+        self._store, self._rank, self._minutes = store, rank, minutes
+        self._hosts, self._size = hosts, len(hosts)
         self._count = 0
         self._since = 0.0
         """When the collective that this process is in began; 0 while it is in none."""
@@ -82,7 +85,7 @@ class Waits:
     def _lost(self, error: RuntimeError) -> PeerLost:
         in_time = not re.search(r"timed? ?out", str(error), re.IGNORECASE)
         missing = self._missing()
-        names = _named(missing)
+        names = _named(missing, self._hosts)
         if in_time:
             said = f"{names} of {self._size} ended while the others waited; its error is above, if it printed one"
         else:
@@ -115,8 +118,8 @@ class Waits:
         return int(self._store.get(key)) if self._store.check([key]) else 0
 
 
-def meet(minutes: float) -> tuple[Store, int, int]:
-    """The store that the processes share, this one's rank and their number, once all have come.
+def meet(minutes: float) -> tuple[Store, int, list[str]]:
+    """The store that the processes share, this one's rank and the machines of all by rank, once all have come.
 
     Raises:
         PeerLost: Some did not come in time; names them.
@@ -134,16 +137,18 @@ def meet(minutes: float) -> tuple[Store, int, int]:
         ) from error
     store.set_timeout(patience)
     shared = PrefixStore("prefloop", store)
-    shared.set(f"here/{rank}", "1")
+    shared.set(f"here/{rank}", socket.gethostname())
     end = time.monotonic() + patience.total_seconds()
     while missing := [other for other in range(size) if not shared.check([f"here/{other}"])]:
         if time.monotonic() > end:
+            came = {shared.get(f"here/{r}").decode() for r in range(size) if r not in missing}
+            where = f"; the others are on {', '.join(sorted(came))}" if len(came) > 1 else ""
             raise PeerLost(
-                f"{_named(missing)} of {size} did not come within {minutes:g} minutes (compute.wait_minutes); start them all, and together",
+                f"{_named(missing)} of {size} did not come within {minutes:g} minutes (compute.wait_minutes){where}; start them all, and together",
                 speaks=min(set(range(size)) - set(missing)) == rank,
             )
         time.sleep(0.05)
-    return store, rank, size
+    return store, rank, [shared.get(f"here/{other}").decode() for other in range(size)]
 
 
 _SPOKEN = "spoken"
@@ -153,10 +158,13 @@ def _key(rank: int) -> str:
     return f"waits/{rank}"
 
 
-def _named(ranks: list[int]) -> str:
+def _named(ranks: list[int], hosts: Sequence[str] = ()) -> str:
+    """The processes, with their machines if there are several."""
     if not ranks:
         return "one process"
-    return f"process{'es' if ranks[1:] else ''} {', '.join(map(str, ranks))}"
+    several = len(set(hosts)) > 1
+    names = [f"{rank} on {hosts[rank]}" if several else str(rank) for rank in ranks]
+    return f"process{'es' if ranks[1:] else ''} {', '.join(names)}"
 
 
 def guarded(waits: "Waits | None", work: Callable[[], T]) -> T:

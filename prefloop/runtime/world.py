@@ -247,11 +247,11 @@ def start_world(
     # gloo beside nccl: numbers and objects that live on the CPU travel too
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
     if not dist.is_initialized():  # a recipe's stages follow one another in the same processes
-        store, rank, size = meet(wait_minutes)
+        store, rank, hosts = meet(wait_minutes)
         dist.init_process_group(
-            backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=wait_minutes)
+            backend, store=store, rank=rank, world_size=len(hosts), timeout=timedelta(minutes=wait_minutes)
         )
-        _waits = Waits(PrefixStore("prefloop", store), rank=rank, size=size, minutes=wait_minutes)
+        _waits = Waits(PrefixStore("prefloop", store), rank=rank, hosts=hosts, minutes=wait_minutes)
     return World(rank=dist.get_rank(), size=dist.get_world_size(), device=place)
 
 

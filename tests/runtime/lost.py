@@ -4,6 +4,7 @@ Every process prints what it hears, and whether it is the one to say it.
 """
 
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -63,6 +64,8 @@ KINDS = {"dies": dies, "hangs": hangs, "ends": ends, "refuses": refuses}
 
 def main() -> None:
     kind, folder = sys.argv[1], Path(sys.argv[2])
+    if host := os.environ.get("TEST_HOST"):
+        socket.gethostname = lambda: host
     try:
         with start_world("cpu", wait_minutes=SHORT) as world:
             KINDS[kind](world, folder)

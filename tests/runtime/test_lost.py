@@ -14,14 +14,16 @@ from tests.runtime.example import Config, train
 from tests.runtime.processes import ROOT, environment, free_port
 
 
-def heard(kind: str, folder: Path, *, size: int, of: int | None = None) -> dict[int, str]:
-    """What each process printed; `of` of them are said to be started, where not all are."""
+def heard(
+    kind: str, folder: Path, *, size: int, of: int | None = None, hosts: tuple[str, ...] = ()
+) -> dict[int, str]:
+    """What each process printed; `of` of them are said to be started, where not all are. `hosts` are the machines that they take themselves to be on."""
     port = free_port()
     children = {
         rank: subprocess.Popen(
             [sys.executable, "-m", "tests.runtime.lost", kind, str(folder)],
             cwd=ROOT,
-            env=environment(rank, of or size, port),
+            env={**environment(rank, of or size, port), "TEST_HOST": hosts[rank] if hosts else ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -58,9 +60,11 @@ def test_a_dead_process_is_named_with_the_way_to_go_on(tmp_path: Path) -> None:
 
 
 def test_of_three_the_one_that_does_not_come_is_named(tmp_path: Path) -> None:
-    said = heard("hangs", tmp_path, size=3)
-    assert said[0].startswith("True: process 1 of 3 did not come within 0.2 minutes (compute.wait_minutes)")
-    assert said[2].startswith("False: process 1 of 3 ")
+    said = heard("hangs", tmp_path, size=3, hosts=("gpu-1", "gpu-2", "gpu-2"))
+    assert said[0].startswith(
+        "True: process 1 on gpu-2 of 3 did not come within 0.2 minutes (compute.wait_minutes)"
+    )
+    assert said[2].startswith("False: process 1 on gpu-2 of 3 ")
 
 
 def test_of_three_the_one_that_ended_is_named(tmp_path: Path) -> None:
