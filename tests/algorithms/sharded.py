@@ -1,6 +1,6 @@
 """Stages with models dealt over processes: `python -m tests.algorithms.sharded PROJECT JOBS...`, looked at by `test_sharded.py`.
 
-A job is `STAGE:SIZES:SHARD`, for example `sft:2,1,3:full`: two processes do the first step and are interrupted, one goes on for a step, three
+A job is `STAGE:SIZES:SHARD` or `STAGE:SIZES:SHARD:HOW`, for example `sft:2,1,3:full`: two processes do the first step and are interrupted, one goes on for a step, three
 do the rest. Processes are forked from one that has PyTorch loaded, with the environment that torchrun would give them. `python -m
 tests.algorithms.sharded table FOLDER` makes the table of docs/scale.md: every stage for ten steps or more beside one process.
 """
@@ -52,14 +52,18 @@ class Job:
     stage: str
     sizes: tuple[int, ...]
     shard: str
+    how: str = ""
+    """`recompute` for gradient checkpointing, `bfloat16` for that with bfloat16."""
     steps: int = 0
     """Steps or more; 0 leaves the stage's own."""
 
     @classmethod
     def read(cls, text: str) -> "Job":
         """From a command line."""
-        stage, sizes, shard = text.split(":")
-        return cls(text=text, stage=stage, sizes=tuple(map(int, sizes.split(","))), shard=shard)
+        stage, sizes, shard, *how = text.split(":")
+        return cls(
+            text=text, stage=stage, sizes=tuple(map(int, sizes.split(","))), shard=shard, how="".join(how)
+        )
 
     @property
     def out(self) -> str:
@@ -68,7 +72,13 @@ class Job:
 
     def config(self, project: Path) -> Any:
         """Its settings."""
-        compute = replace(CPU, shard=self.shard, micro_batch_tokens=TOKENS if self.shard != "none" else 8192)
+        compute = replace(
+            CPU,
+            shard=self.shard,
+            micro_batch_tokens=TOKENS if self.shard != "none" else 8192,
+            dtype="bfloat16" if self.how == "bfloat16" else "float32",
+            gradient_checkpointing=bool(self.how),
+        )
         found = settings(self.stage, project, out=self.out, compute=compute)
         if not self.steps:
             return found
