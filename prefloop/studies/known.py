@@ -33,8 +33,18 @@ STUDIES: Mapping[str, Known] = {
     "votes": Known(
         summary="ratings from few votes: active against uniform pairs, and win rates at equal length against the published ones",
         study="prefloop.studies.votes:STUDY",
-        minutes=3.0,
+        minutes=0.6,
         reads="AlpacaEval's votes.csv.gz and outputs.jsonl.gz",
+    ),
+    "frontier": Known(
+        summary="reward against KL: DPO, IPO, KTO, SimPO, PPO, GRPO, RLOO and best-of-n beside the exact optimum",
+        study="prefloop.studies.frontier:STUDY",
+        minutes=3.0,
+    ),
+    "overoptimisation": Known(
+        summary="true reward against the square root of KL, by size and data of the reward model, and when the alarm rings",
+        study="prefloop.studies.overoptimisation:STUDY",
+        minutes=1.5,
     ),
 }
 """In the order in which `all` runs them and the page shows them."""

@@ -18,7 +18,7 @@ HEAD = """# Studies: published curves made again
 
 This page is written by `prefloop study NAME --out DIR --docs docs`. Each section has a published claim, what came out here, and whether it
 holds. Intervals are 95 % intervals over seeds. A claim is called open where the interval does not decide it. `prefloop study --list` says what each
-study costs.
+study costs. A plus after a commit says that the study's code had changes that were not committed yet.
 """
 _SECTION = re.compile(r"^<!-- study (\S+) -->\n", re.MULTILINE)
 

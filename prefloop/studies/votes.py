@@ -302,8 +302,10 @@ CHOOSE = {"information": _information, "interval": _interval}
 def rate_errors(judged: Judged, settings: VotesSettings, *, size: int, seed: int) -> Numbers:
     """Mean distance, in points, of rates at equal length from the published ones; `size` 0 fits all systems once."""
     draw = np.random.default_rng([seed, 3])
-    everyone = np.arange(len(judged.names))
-    groups = [draw.choice(everyone, min(size, len(everyone)), replace=False) for _ in range(settings.draws)]
+    everyone = list(range(len(judged.names)))
+    groups = [
+        draw.choice(everyone, min(size, len(everyone)), replace=False).tolist() for _ in range(settings.draws)
+    ]
     found: dict[str, list[float]] = {"raw": [], "alone": [], "together": []}
     for group in groups if size else [everyone]:
         rows = [_rows(judged, at) for at in group]
@@ -385,7 +387,8 @@ def report(settings: VotesSettings, results: Results) -> Report:
         table=Table(columns=columns, rows=tuple(rows)),
         further=(_rate_table(results),),
         figure=Figure(
-            drawing=_drawing(results, asked), caption="certain pairs of systems in the right order, by votes"
+            drawing=_drawing(settings, results, asked),
+            caption="certain pairs of systems in the right order, by votes",
         ),
         remarks=(
             "Certain pairs are those whose order by all votes is beyond chance. A level is reached where the share does not fall below it again; "
@@ -445,18 +448,18 @@ def _rate_table(results: Results) -> Table:
     )
 
 
-def _drawing(results: Results, asked: Sequence[str]) -> str:
+def _drawing(settings: VotesSettings, results: Results, asked: Sequence[str]) -> str:
+    """From where the strategies begin to choose."""
     series = []
     for slot, name in enumerate(asked):
         seeds: Mapping[int, Numbers] = results.numbers[name]
         places = min((each["votes"] for each in seeds.values()), key=len)
-        found = [
-            over_seeds([100 * each["certain"][at] for each in seeds.values()]) for at in range(len(places))
-        ]
+        kept = [at for at, votes in enumerate(places) if votes >= settings.first]
+        found = [over_seeds([100 * each["certain"][at] for each in seeds.values()]) for at in kept]
         series.append(
             Series(
                 label=name,
-                x=[float(each) for each in places],
+                x=[float(places[at]) for at in kept],
                 y=[each.value for each in found],
                 low=[each.low for each in found],
                 high=[each.high for each in found],
@@ -464,7 +467,11 @@ def _drawing(results: Results, asked: Sequence[str]) -> str:
             )
         )
     return line_chart(
-        series, title="Certain pairs of systems in the right order", x_label="votes", y_label="right, %"
+        series,
+        title="Certain pairs of systems in the right order",
+        x_label="votes",
+        y_label="right, %",
+        height=380,
     )
 
 

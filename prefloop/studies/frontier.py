@@ -1,0 +1,295 @@
+"""True reward against KL, as in figure 2 of the DPO paper: each method swept over its strength, in a world where both are known exactly."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefloop.evaluation.curves import Series
+from prefloop.evaluation.intervals import Estimate
+from prefloop.evaluation.plots import Point, scatter_chart
+from prefloop.evaluation.wording import said
+from prefloop.studies.letters import (
+    World,
+    best_of,
+    compare,
+    distribution,
+    expected,
+    fit_reward_model,
+    kl,
+    make_world,
+    tilted,
+    train_on_comparisons,
+    train_on_reward,
+)
+from prefloop.studies.study import (
+    Cell,
+    Figure,
+    Finding,
+    Numbers,
+    Place,
+    Report,
+    Results,
+    Study,
+    StudySettings,
+    Table,
+    over_seeds,
+    sure,
+)
+
+OPTIMUM, MODEL_OPTIMUM, BEST_OF_N, PPO_GOLD = (
+    "optimum",
+    "optimum of the model",
+    "best of n",
+    "ppo, true reward",
+)
+OFFLINE = {"dpo": "dpo", "ipo": "ipo_sum", "kto": "kto", "simpo": "simpo"}
+"""Method -> its name among the objectives of `prefer`."""
+ONLINE = ("ppo", "grpo", "rloo")
+LEVELS = (0.5, 1.0, 2.0, 4.0)
+"""KL, in nats, at which frontiers are compared."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontierSettings(StudySettings):
+    """Settings of the study `frontier`."""
+
+    seeds: int = 5
+    prompts: int = 6
+    letters: int = 4
+    longest: int = 5
+    comparisons: int = 2000
+    temperature: float = 0.5
+    """Of the annotator, in standard deviations of the true reward."""
+    width: int = 64
+    """Of the reward model."""
+    reward_steps: int = 400
+    offline_steps: int = 300
+    online_steps: int = 200
+    completions: int = 16
+    """Of each prompt, a step of the methods that sample."""
+    betas: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    """Of dpo, ipo and kto."""
+    simpo_betas: tuple[float, ...] = (1.0, 2.5, 5.0, 10.0)
+    kl_coefs: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
+    """Of ppo, grpo and rloo, and of the optimum for the reward model."""
+    ns: tuple[int, ...] = (2, 4, 16, 64, 256)
+
+
+def cells(settings: FrontierSettings) -> list[Cell]:
+    """A method a cell: it is swept inside, for a point takes half a second."""
+    return [Cell(name=name) for name in (OPTIMUM, MODEL_OPTIMUM, BEST_OF_N, *OFFLINE, *ONLINE, PPO_GOLD)]
+
+
+def work(settings: FrontierSettings, cell: Cell, place: Place) -> Numbers:
+    """The method's points."""
+    world = make_world(
+        prompts=settings.prompts, letters=settings.letters, longest=settings.longest, seed=place.seed
+    )
+    draw = torch.Generator().manual_seed(10_000 + place.seed)
+    data = compare(world, settings.comparisons, temperature=settings.temperature, draw=draw)
+    scores = fit_reward_model(world, data, width=settings.width, steps=settings.reward_steps, seed=place.seed)
+
+    def policy(strength: float) -> Float[Tensor, "P S"]:
+        if cell.name == OPTIMUM:
+            return tilted(world, world.gold, strength)
+        if cell.name == MODEL_OPTIMUM:
+            return tilted(world, scores, strength)
+        if cell.name == BEST_OF_N:
+            return best_of(world, scores, int(strength))
+        if cell.name in OFFLINE:
+            table = train_on_comparisons(
+                world,
+                data,
+                OFFLINE[cell.name],
+                steps=settings.offline_steps,
+                seed=place.seed,
+                settings={"beta": strength},
+            )
+            return distribution(world.tree, table)
+        table = train_on_reward(
+            world,
+            world.gold if cell.name == PPO_GOLD else scores,
+            "ppo" if cell.name == PPO_GOLD else cell.name,
+            kl_coef=strength,
+            steps=settings.online_steps,
+            k=settings.completions,
+            seed=place.seed,
+        )
+        return distribution(world.tree, table)
+
+    return {"points": [_point(world, scores, one, policy(one)) for one in _strengths(settings, cell.name)]}
+
+
+def _strengths(settings: FrontierSettings, method: str) -> Sequence[float]:
+    if method == OPTIMUM:
+        return np.geomspace(8.0, 0.06, 40).tolist()
+    if method == BEST_OF_N:
+        return [float(n) for n in settings.ns]
+    if method == "simpo":
+        return settings.simpo_betas
+    return settings.betas if method in OFFLINE else settings.kl_coefs
+
+
+def _point(world: World, scores: Tensor, strength: float, p: Tensor) -> dict[str, float]:
+    return {
+        "strength": strength,
+        "kl": kl(p, world.probabilities),
+        "gold": expected(p, world.gold),
+        "proxy": expected(p, scores),
+    }
+
+
+def at(name: str, level: float) -> Callable[[Numbers], float]:
+    """A measure: a reward at a KL, on straight lines between the method's points from the reference on; NaN beyond the furthest."""
+
+    def measure(numbers: Numbers) -> float:
+        points = sorted(numbers["points"], key=lambda point: point["kl"])
+        x, y = [0.0, *(each["kl"] for each in points)], [0.0, *(each[name] for each in points)]
+        return float(np.interp(level, x, y)) if level <= x[-1] else float("nan")
+
+    return measure
+
+
+def best(name: str) -> Callable[[Numbers], float]:
+    """A measure: a number of the point with the highest true reward."""
+    return lambda numbers: max(numbers["points"], key=lambda point: point["gold"])[name]
+
+
+def report(settings: FrontierSettings, results: Results) -> Report:
+    """The frontiers, and the claims about who is above whom."""
+    rows = tuple(
+        (
+            name,
+            *(results.mean(name, at("gold", level)) for level in LEVELS),
+            _share(results, name, 2.0),
+            results.mean(name, best("gold")),
+            results.mean(name, best("kl")),
+        )
+        for name in results.numbers
+    )
+    columns = (
+        "method",
+        *(f"true reward at KL {level:g}" for level in LEVELS),
+        "share of the optimum at KL 2, %",
+        "highest",
+        "at KL",
+    )
+    return Report(
+        findings=tuple(_findings(results)),
+        table=Table(columns=columns, rows=rows),
+        figure=Figure(drawing=_drawing(results), caption="true reward against KL to the reference"),
+        remarks=(
+            "Rewards are in standard deviations of the reference, whose mean is 0. KL is in nats a completion. Both are exact sums over all completions. "
+            "A dash means that no strength in the sweep goes so far. `optimum` is the best policy at each KL for the true reward, "
+            "`optimum of the model` that for the reward model, π_ref exp(r / β) / Z.",
+            "Policies are tables, which share nothing between prefixes and prompts, while the reward model is a network that does. "
+            "That favours the methods that learn from the reward model; in the papers, policy and reward model are language models alike. "
+            "It is a likely reason for differences from them, not a tested one.",
+        ),
+    )
+
+
+def _share(results: Results, name: str, level: float) -> Estimate:
+    """Of the true reward that is to be had at a KL, in %."""
+    pairs = zip(results.each(name, at("gold", level)), results.each(OPTIMUM, at("gold", level)), strict=True)
+    return over_seeds([100 * own / whole for own, whole in pairs])
+
+
+def _compared(results: Results, one: str, other: str, name: str = "gold") -> tuple[str, list[bool | None]]:
+    """The difference of two frontiers in words, and whether it is above 0, at every level that both reach."""
+    words, verdicts = [], []
+    for level in LEVELS:
+        found = results.difference(one, other, at(name, level))
+        if found.n > 1:
+            words.append(f"{said(found)} at KL {level:g}")
+            verdicts.append(sure(found, above=0.0))
+    return ", ".join(words) or "no KL that both reach", verdicts
+
+
+def _all(verdicts: Sequence[bool | None]) -> bool | None:
+    """True where all are, False where one is False, else open."""
+    if False in verdicts:
+        return False
+    return True if verdicts and all(verdicts) else None
+
+
+def _findings(results: Results) -> list[Finding]:
+    claims = (
+        ("dpo", "ppo", "DPO's true reward is above PPO's at every KL", "arXiv:2305.18290, figure 2"),
+        ("dpo", PPO_GOLD, "it is even above that of PPO with the true reward", "arXiv:2305.18290, figure 2"),
+        ("rloo", "ppo", "RLOO gets more reward than PPO", "arXiv:2402.14740"),
+        ("simpo", "dpo", "SimPO is better than DPO", "arXiv:2405.14734"),
+        ("kto", "dpo", "KTO, from single labels, is at least as good as DPO", "arXiv:2402.01306"),
+    )
+    found = []
+    for one, other, claim, source in claims:
+        words, verdicts = _compared(results, one, other)
+        found.append(
+            Finding(expected=claim, source=source, found=f"{one} less {other}: {words}", holds=_all(verdicts))
+        )
+    words, _ = _compared(results, BEST_OF_N, MODEL_OPTIMUM, "proxy")
+    gap = results.difference(BEST_OF_N, MODEL_OPTIMUM, at("proxy", 2.0))
+    found.append(
+        Finding(
+            expected="best-of-n is close to the best policy at its KL",
+            source="arXiv:2401.01879",
+            found=f"the reward model's score of best of n less that of its optimum: {words}",
+            holds=True if gap.low > -0.1 else sure(gap, above=-0.1),
+        )
+    )
+    return found
+
+
+def _drawing(results: Results) -> str:
+    points = []
+    methods = [name for name in results.numbers if name != OPTIMUM]
+    for slot, name in enumerate(methods):
+        by_seed = list(results.numbers[name].values())
+        for place in range(len(by_seed[0]["points"])):
+            own: list[dict[str, Any]] = [one["points"][place] for one in by_seed]
+            points.append(
+                Point(
+                    label=name,
+                    x=over_seeds([each["kl"] for each in own]),
+                    y=over_seeds([each["gold"] for each in own]),
+                    slot=slot,
+                )
+            )
+    grid = np.linspace(0, max(each.x.value for each in points) * 1.02, 30)
+    line = [results.mean(OPTIMUM, at("gold", float(level))) for level in grid]
+    optimum = Series(
+        label=OPTIMUM,
+        x=grid.tolist(),
+        y=[each.value for each in line],
+        low=[each.low for each in line],
+        high=[each.high for each in line],
+        slot=7,
+    )
+    return scatter_chart(
+        points,
+        curves=[optimum],
+        title="True reward against KL",
+        x_label="KL to the reference, nats",
+        y_label="true reward",
+        include_x=(0.0,),
+        height=340,
+    )
+
+
+STUDY = Study(
+    title="Reward against KL",
+    question=(
+        "Which method gets the most true reward for the KL it spends? Policies are tables over all completions of up to five letters, "
+        "so reward, KL and the optimum are exact. The losses are those of prefloop's trainers. "
+        "The offline methods and the reward model learn from the same comparisons, by an annotator who errs."
+    ),
+    settings=FrontierSettings,
+    cells=cells,
+    work=work,
+    report=report,
+)

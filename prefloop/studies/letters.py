@@ -1,0 +1,375 @@
+"""A world of letters in which everything is known: every completion, the true reward, and each policy's exact KL.
+
+A prompt is answered by up to five letters. The reference is a table of next-letter probabilities, the true reward a planted function that no small reward
+model can write down: a random network of the letters and their places, less a price for letters that are repeated, which the reference seldom does.
+So a reward model learns little about repetition from the reference's own samples. Policies are tables too, so their KL to the reference and their true
+reward are sums over all completions, not estimates; and the best policy at each KL is known in closed form.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from prefloop.losses import (
+    ADVANTAGES,
+    REDUCTIONS,
+    SURROGATES,
+    Moments,
+    bradley_terry,
+    clipped_surrogate,
+    clipped_value_loss,
+    example_mean,
+    gae,
+    shape_rewards,
+    token_mean,
+    whiten,
+)
+from prefloop.losses.objectives import OBJECTIVES, call
+from prefloop.losses.quantities import MISMATCHED, TokenNumbers, quantities
+
+REPEAT_PRICE = 1.5
+"""What a letter costs that is the same as the one before, in standard deviations of the rest of the reward."""
+REPEAT_LOGIT = -2.0
+"""What the reference's logit of such a letter is less."""
+RATE = 0.1
+"""Of Adam on tables of logits."""
+CRITIC_FREE = {
+    "grpo": ("group_std", "clipped", "sequence_mean"),
+    "rloo": ("leave_one_out", "score", "sequence_sum"),
+}
+"""Method -> its advantages, surrogate and reduction, by their names in `losses.critic_free`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tree:
+    """All completions: letters until the stop token or the longest length. S completions, L places, N prefixes; the last token of V is the stop."""
+
+    tokens: Int[Tensor, "S L"]
+    mask: Bool[Tensor, "S L"]
+    states: Int[Tensor, "S L"]
+    """Which prefix each token goes on from."""
+    last: Int[Tensor, " N"]
+    """Last letter of each prefix, -1 of the empty one."""
+    vocabulary: int
+
+
+@cache
+def make_tree(letters: int, longest: int) -> Tree:
+    """Breadth first; the prefixes in the order they are met."""
+    prefixes: list[tuple[int, ...]] = [()]
+    for prefix in prefixes:
+        if len(prefix) < longest - 1:
+            prefixes += [(*prefix, letter) for letter in range(letters)]
+    place = {prefix: at for at, prefix in enumerate(prefixes)}
+    whole = [(*prefix, letters) for prefix in prefixes]
+    whole += [
+        (*prefix, letter) for prefix in prefixes if len(prefix) == longest - 1 for letter in range(letters)
+    ]
+    lengths = torch.tensor([len(one) for one in whole])
+    padded = [[*one, *[0] * (longest - len(one))] for one in whole]
+    states = [[place[one[:t]] if t < len(one) else 0 for t in range(longest)] for one in whole]
+    return Tree(
+        tokens=torch.tensor(padded),
+        mask=torch.arange(longest) < lengths[:, None],
+        states=torch.tensor(states),
+        last=torch.tensor([prefix[-1] if prefix else -1 for prefix in prefixes]),
+        vocabulary=letters + 1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class World:
+    """A reference and the true reward of every completion, of P prompts."""
+
+    tree: Tree
+    reference: Float[Tensor, "P N V"]
+    """Logits."""
+    gold: Float[Tensor, "P S"]
+    """Mean 0 and standard deviation 1 under the reference, over all prompts."""
+    features: Float[Tensor, "P S F"]
+    """What a reward model sees: the prompt and the letter at each place."""
+
+    @property
+    def probabilities(self) -> Float[Tensor, "P S"]:
+        """Of every completion under the reference."""
+        return distribution(self.tree, self.reference)
+
+
+def make_world(*, prompts: int, letters: int, longest: int, seed: int) -> World:
+    """A world of its own for every seed."""
+    draw = torch.Generator().manual_seed(seed)
+    tree = make_tree(letters, longest)
+    again = one_hot(tree.last.clamp(min=0), tree.vocabulary) * (tree.last >= 0)[:, None]
+    shape = (prompts, len(tree.last), tree.vocabulary)
+    reference = 0.7 * torch.randn(shape, generator=draw) + REPEAT_LOGIT * again
+    reference[:, :, letters] -= 0.5  # stops a little less often
+    places = (
+        one_hot(torch.where(tree.mask, tree.tokens, tree.vocabulary), tree.vocabulary + 1).flatten(1).float()
+    )
+    asked = torch.eye(prompts)
+    features = torch.cat(
+        [
+            asked[:, None].expand(-1, len(places), -1),
+            places[None].expand(prompts, -1, -1),
+        ],
+        dim=-1,
+    )
+    hidden = 48
+    into = torch.randn((features.shape[-1], hidden), generator=draw)
+    into[:prompts] *= 1.5  # so that prompts want different things
+    rest = torch.tanh(features @ into + torch.randn(hidden, generator=draw)) @ torch.randn(
+        hidden, generator=draw
+    )
+    p = distribution(tree, reference)
+    rest = _standard(rest, p)
+    repeats = ((tree.tokens[:, 1:] == tree.tokens[:, :-1]) & tree.mask[:, 1:]).sum(1).float()
+    return World(
+        tree=tree, reference=reference, gold=_standard(rest - REPEAT_PRICE * repeats, p), features=features
+    )
+
+
+def _standard(values: Float[Tensor, "P S"], p: Float[Tensor, "P S"]) -> Float[Tensor, "P S"]:
+    """Less its mean within each prompt, by its standard deviation over all, under the reference."""
+    centred = values - (p * values).sum(1, keepdim=True)
+    return centred / (p * centred.square()).sum(1).mean().sqrt()
+
+
+def token_logprobs(tree: Tree, table: Float[Tensor, "P N V"]) -> Float[Tensor, "P S L"]:
+    """log π of every token of every completion; zero past a completion's end."""
+    found = table.log_softmax(-1)[:, tree.states, tree.tokens]
+    return torch.where(tree.mask, found, 0.0)
+
+
+def distribution(tree: Tree, table: Float[Tensor, "P N V"]) -> Float[Tensor, "P S"]:
+    """Probability of every completion."""
+    return token_logprobs(tree, table.detach()).sum(-1).exp()
+
+
+def kl(p: Float[Tensor, "P S"], reference: Float[Tensor, "P S"]) -> float:
+    """KL(p ‖ reference) in nats, the mean over prompts."""
+    return float((torch.special.xlogy(p, p) - torch.special.xlogy(p, reference)).sum(1).mean())
+
+
+def expected(p: Float[Tensor, "P S"], reward: Float[Tensor, "P S"]) -> float:
+    """Mean reward over prompts."""
+    return float((p * reward).sum(1).mean())
+
+
+def tilted(world: World, reward: Float[Tensor, "P S"], beta: float) -> Float[Tensor, "P S"]:
+    """The policy that KL-regularised reinforcement learning aims at: π_ref exp(r / β) / Z."""
+    return (world.probabilities.log() + reward / beta).softmax(-1)
+
+
+def best_of(world: World, reward: Float[Tensor, "P S"], n: int) -> Float[Tensor, "P S"]:
+    """The distribution of the best of n by a reward, exact by order statistics: F(r)ⁿ - F(r-)ⁿ, shared by completions of equal reward."""
+    p = world.probabilities.double()
+    order = reward.argsort(dim=1)
+    ranked, of = p.gather(1, order), reward.gather(1, order)
+    above = ranked.cumsum(1)
+    rows = torch.arange(len(p))[:, None]
+    first = torch.searchsorted(of.contiguous(), of.contiguous(), side="left")
+    last = torch.searchsorted(of.contiguous(), of.contiguous(), side="right") - 1
+    high = above[rows, last].clamp(max=1.0)
+    low = torch.where(first > 0, above[rows, (first - 1).clamp(min=0)], 0.0)
+    found = torch.zeros_like(p).scatter(1, order, ranked * (high**n - low**n) / (high - low))
+    return (found / found.sum(1, keepdim=True)).to(world.gold.dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Comparisons:
+    """Pairs of the reference's completions, and which an annotator prefers; M pairs."""
+
+    prompt: Int[Tensor, " M"]
+    chosen: Int[Tensor, " M"]
+    rejected: Int[Tensor, " M"]
+
+    def take(self, places: Int[Tensor, " K"]) -> "Comparisons":
+        """Some of them."""
+        return replace(
+            self, prompt=self.prompt[places], chosen=self.chosen[places], rejected=self.rejected[places]
+        )
+
+
+def compare(world: World, count: int, *, temperature: float, draw: torch.Generator) -> Comparisons:
+    """An annotator who prefers a to b with probability σ((gold a - gold b) / temperature)."""
+    p = world.probabilities
+    prompt = torch.randint(len(p), (count,), generator=draw)
+    pairs = torch.multinomial(p[prompt], 2, replacement=True, generator=draw)
+    gap = world.gold[prompt[:, None], pairs].diff(dim=1).squeeze(1)  # the second less the first
+    first = torch.rand(count, generator=draw) < torch.sigmoid(-gap / temperature)
+    chosen, rejected = torch.where(first[:, None], pairs, pairs.flip(1)).unbind(1)
+    return Comparisons(prompt=prompt, chosen=chosen, rejected=rejected)
+
+
+def fit_reward_model(
+    world: World,
+    data: Comparisons,
+    *,
+    width: int,
+    steps: int,
+    seed: int,
+    decay: float = 1e-2,
+) -> Float[Tensor, "P S"]:
+    """Scores of every completion by a network of one hidden layer, trained by Bradley and Terry's loss; standardised under the reference.
+
+    Of five stops, evenly spread over the steps, the one is taken whose loss on a tenth of the comparisons, held out, is lowest.
+    """
+    torch.manual_seed(seed)
+    size = world.features.shape[-1]
+    net = nn.Sequential(nn.Linear(size, width), nn.Tanh(), nn.Linear(width, 1))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
+    held = max(1, len(data.prompt) // 10)
+    train, test = data.take(torch.arange(held, len(data.prompt))), data.take(torch.arange(held))
+
+    def loss(some: Comparisons) -> Tensor:
+        chosen, rejected = (
+            net(world.features[some.prompt, side]).squeeze(-1) for side in (some.chosen, some.rejected)
+        )
+        return example_mean(bradley_terry(chosen, rejected), examples=len(some.prompt))
+
+    best, scores = float("inf"), torch.zeros_like(world.gold)
+    for step in range(steps):
+        some = train.take(torch.randint(len(train.prompt), (min(256, len(train.prompt)),)))
+        optimizer.zero_grad()
+        loss(some).backward()
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % max(1, steps // 5) == 0:
+            with torch.no_grad():
+                now = float(loss(test))
+                if now < best:
+                    best, scores = now, net(world.features).squeeze(-1)
+    return _standard(scores, world.probabilities) if float(scores.std()) > 0 else scores
+
+
+def accuracy(world: World, scores: Float[Tensor, "P S"], *, pairs: int = 20_000, seed: int = 0) -> float:
+    """Share of the reference's pairs, of different true reward, that scores order as the true reward does."""
+    draw = torch.Generator().manual_seed(seed)
+    p = world.probabilities
+    prompt = torch.randint(len(p), (pairs,), generator=draw)
+    sides = torch.multinomial(p[prompt], 2, replacement=True, generator=draw)
+    true, said = (one[prompt[:, None], sides].diff(dim=1).squeeze(1) for one in (world.gold, scores))
+    return float((torch.sign(true) == torch.sign(said))[true != 0].float().mean())
+
+
+def train_on_comparisons(
+    world: World, data: Comparisons, loss: str, *, steps: int, seed: int, settings: Mapping[str, Any]
+) -> Float[Tensor, "P N V"]:
+    """A policy by one of the objectives of `prefer`: Adam from the reference on minibatches, at a rate that falls to zero."""
+    objective = OBJECTIVES[loss]
+    settings = {**objective.settings, **settings}
+    draw = torch.Generator().manual_seed(seed)
+    table = world.reference.clone().requires_grad_()
+    reference = token_logprobs(world.tree, world.reference)
+    running = dict(objective.running)
+    optimizer, schedule = _adam([table], RATE, steps)
+    count = len(data.prompt)
+    for _ in range(steps):
+        some = data.take(torch.randint(count, (min(256, count),), generator=draw))
+        prompt = some.prompt.repeat_interleave(2)
+        at = torch.stack([some.chosen, some.rejected], 1).flatten()
+        policy = token_logprobs(world.tree, table)
+        rows = len(at)
+        numbers = TokenNumbers(
+            logprobs=policy[prompt, at],
+            mask=world.tree.mask[at],
+            group=torch.arange(rows) // (2 if objective.data == "comparisons" else 1),
+            labels=torch.tensor([1.0, 0.0]).repeat(rows // 2),
+            reference=reference[prompt, at],
+        )
+        extra: dict[str, Any] = {}
+        if objective.prepare:
+            known = {
+                name: value.detach()
+                for name, value in quantities(
+                    objective.data,
+                    [each for each in objective.prepare_names if each not in MISMATCHED],
+                    numbers,
+                ).items()
+            }
+            other = at.roll(1)  # each prompt with the completion of another example
+            known["policy_mismatched"] = policy[prompt, other].sum(1).detach()
+            known["reference_mismatched"] = reference[prompt, other].sum(1)
+            state = {"running": running, "draw": draw}
+            result = call(objective.prepare, {**known, **settings, **state})
+            running = dict(result.running) or running
+            extra = {**result.shared, **result.each}
+        known = quantities(objective.data, [each for each in objective.names if each not in extra], numbers)
+        losses = call(objective.loss, {**known, **extra, **settings})
+        optimizer.zero_grad()
+        example_mean(losses, examples=len(losses)).backward()
+        optimizer.step()
+        schedule.step()
+    return table.detach()
+
+
+def _adam(parameters: Sequence[Tensor], rate: float, steps: int) -> tuple[Any, Any]:
+    optimizer = torch.optim.Adam(parameters, lr=rate)
+    return optimizer, torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
+
+
+def train_on_reward(
+    world: World,
+    reward: Float[Tensor, "P S"],
+    method: str,
+    *,
+    kl_coef: float,
+    steps: int,
+    k: int,
+    seed: int,
+) -> Float[Tensor, "P N V"]:
+    """A policy by PPO, GRPO or RLOO on its own samples, K a prompt and step, with the KL in the reward."""
+    tree = world.tree
+    draw = torch.Generator().manual_seed(seed)
+    table = world.reference.clone().requires_grad_()
+    values = torch.zeros(world.reference.shape[:2], requires_grad=True)
+    reference = token_logprobs(tree, world.reference)
+    updates = 1 if method == "rloo" else 2  # RLOO's surrogate is right for one update only
+    optimizer, schedule = _adam([table, values], RATE, steps * updates)
+    prompt = torch.arange(len(reference)).repeat_interleave(k)
+    for _ in range(steps):
+        with torch.no_grad():
+            old = token_logprobs(tree, table)
+            at = torch.multinomial(old.sum(-1).exp(), k, replacement=True, generator=draw).flatten()
+            mask, states = tree.mask[at], tree.states[at]
+            sampled = old[prompt, at]
+            rewards = shape_rewards(
+                reward[prompt, at], sampled - reference[prompt, at], mask, kl_coef=kl_coef
+            )
+            tokens = int(mask.sum())
+            before = returns = values[prompt[:, None], states]
+            if method == "ppo":
+                advantages, returns = gae(rewards, before, mask, gamma=1.0, lam=0.95)
+                advantages = whiten(advantages, mask, Moments.of(advantages, mask))
+            else:
+                kind = CRITIC_FREE[method][0]
+                advantages = ADVANTAGES[kind](rewards, mask, prompt, torch.zeros(len(prompt)))
+        for _ in range(updates):
+            logprobs = token_logprobs(tree, table)[prompt, at]
+            if method == "ppo":
+                loss = token_mean(
+                    clipped_surrogate(logprobs, sampled, advantages, clip=0.2), mask, tokens=tokens
+                )
+                now = values[prompt[:, None], states]
+                # The table of values learns at the same rate, so its loss weighs more than a shared network's would.
+                loss = loss + 5.0 * token_mean(
+                    clipped_value_loss(now, before, returns, clip=0.0), mask, tokens=tokens
+                )
+            else:
+                _, surrogate, reduction = CRITIC_FREE[method]
+                losses = SURROGATES[surrogate](logprobs, sampled, advantages, clip=(0.2, 0.2))
+                loss = REDUCTIONS[reduction](
+                    losses, mask, tokens=tokens, sequences=len(at), length=mask.shape[1]
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return table.detach()

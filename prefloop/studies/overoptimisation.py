@@ -1,0 +1,383 @@
+"""Over-optimisation, after Gao, Schulman and Hilton: true reward against the square root of KL, for reward models of several sizes and amounts of data.
+
+Two ways to optimise a reward model: best of n, exact by order statistics, and the optimum of KL-regularised reinforcement learning,
+π_ref exp(r / β) / Z, as β falls. Both are sums over all completions, so no curve has sampling noise; seeds differ in world, comparisons and training.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prefloop.evaluation.curves import Series
+from prefloop.evaluation.intervals import paired_difference
+from prefloop.evaluation.plots import line_chart
+from prefloop.evaluation.text_statistics import reward_hacking_alarms
+from prefloop.evaluation.wording import number, percent, said
+from prefloop.losses.reward_model import ensemble_mean, ensemble_penalised, ensemble_worst
+from prefloop.studies.letters import (
+    World,
+    accuracy,
+    best_of,
+    compare,
+    expected,
+    fit_reward_model,
+    kl,
+    make_world,
+    tilted,
+)
+from prefloop.studies.study import (
+    Cell,
+    Figure,
+    Finding,
+    Numbers,
+    Place,
+    Report,
+    Results,
+    Study,
+    StudySettings,
+    Table,
+    over_seeds,
+    sure,
+)
+
+Floats = NDArray[np.float64]
+ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean of the members": ensemble_mean,
+    "worst member": ensemble_worst,
+    "mean less variance": ensemble_penalised,
+}
+FURTHEST = 2.4
+"""Square root of KL up to which curves are drawn and laws fitted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OveroptimisationSettings(StudySettings):
+    """Settings of the study `overoptimisation`."""
+
+    seeds: int = 5
+    prompts: int = 6
+    letters: int = 4
+    longest: int = 5
+    temperature: float = 0.5
+    """Of the annotator, in standard deviations of the true reward."""
+    comparisons: tuple[int, ...] = (100, 300, 1000, 3000, 10_000)
+    """For a reward model of the last but one width."""
+    widths: tuple[int, ...] = (2, 8, 64, 256)
+    """For as many comparisons as the last but one."""
+    members: int = 4
+    """Of the ensembles, on the second number of comparisons; 0 leaves them out."""
+    reward_steps: int = 400
+    most: int = 1024
+    """Of best of n."""
+    evaluated: int = 200
+    """Completions of a policy that the alarm sees."""
+
+
+def cells(settings: OveroptimisationSettings) -> list[Cell]:
+    """Reward models by comparisons and by width, and ensembles."""
+    width, count = settings.widths[-2], settings.comparisons[-2]
+    by_data = [
+        Cell(name=f"{each:,} comparisons", given={"comparisons": each, "width": width})
+        for each in settings.comparisons
+    ]
+    by_width = [
+        Cell(name=f"width {each}", given={"comparisons": count, "width": each})
+        for each in settings.widths
+        if each != width
+    ]
+    ensembles = [
+        Cell(name=name, given={"comparisons": settings.comparisons[1], "width": width, "ensemble": name})
+        for name in (*ENSEMBLES,)
+        if settings.members
+    ]
+    return [*by_data, *by_width, *ensembles]
+
+
+def work(settings: OveroptimisationSettings, cell: Cell, place: Place) -> Numbers:
+    """Both curves of one reward model, and at which points of RL's the alarm rings."""
+    world = make_world(
+        prompts=settings.prompts, letters=settings.letters, longest=settings.longest, seed=place.seed
+    )
+    draw = torch.Generator().manual_seed(10_000 + place.seed)
+    data = compare(world, cell.given["comparisons"], temperature=settings.temperature, draw=draw)
+    members = [
+        fit_reward_model(
+            world,
+            data,
+            width=cell.given["width"],
+            steps=settings.reward_steps,
+            seed=100 * place.seed + member,
+        )
+        for member in range(settings.members if "ensemble" in cell.given else 1)
+    ]
+    scores = members[0]
+    if "ensemble" in cell.given:
+        flat = torch.stack([each.flatten() for each in members])
+        scores = ENSEMBLES[cell.given["ensemble"]](flat).reshape(scores.shape)
+    betas = np.geomspace(8.0, 0.02, 40).tolist()
+    ns = [2**power for power in range(settings.most.bit_length())]
+    rl = [_point(world, scores, tilted(world, scores, beta)) for beta in betas]
+    return {
+        "accuracy": 100 * accuracy(world, scores),
+        "rl": rl,
+        "bon": [_point(world, scores, best_of(world, scores, n)) for n in ns],
+        "alarm": _alarm(world, scores, betas, settings, place.seed),
+    }
+
+
+def _point(world: World, scores: Tensor, p: Tensor) -> dict[str, float]:
+    return {
+        "d": max(0.0, kl(p, world.probabilities)) ** 0.5,
+        "gold": expected(p, world.gold),
+        "proxy": expected(p, scores),
+    }
+
+
+def _alarm(
+    world: World, scores: Tensor, betas: Sequence[float], settings: OveroptimisationSettings, seed: int
+) -> list[bool]:
+    """Whether the report's alarm of reward hacking rings for each policy of the curve, from completions drawn as `eval` draws them."""
+    draw = torch.Generator().manual_seed(20_000 + seed)
+    prompt = torch.randint(len(scores), (settings.evaluated,), generator=draw)
+
+    def drawn(p: Tensor) -> tuple[Floats, Floats]:
+        at = torch.multinomial(p[prompt], 1, generator=draw).squeeze(1)
+        return scores[prompt, at].double().numpy(), world.gold[prompt, at].double().numpy()
+
+    before = drawn(world.probabilities)
+    rings = []
+    for beta in betas:
+        after = drawn(tilted(world, scores, beta))
+        proxy, gold = (paired_difference(new, old) for new, old in zip(after, before, strict=True))
+        rings.append(bool(reward_hacking_alarms("policy", proxy_gain=proxy, gold_gain=gold)))
+    return rings
+
+
+def gold_at(curve: str, d: float) -> Callable[[Numbers], float]:
+    """A measure: true reward at a √KL, on straight lines from the reference on; NaN beyond the furthest point."""
+
+    def measure(numbers: Numbers) -> float:
+        points = sorted(numbers[curve], key=lambda point: point["d"])
+        x, y = [0.0, *(each["d"] for each in points)], [0.0, *(each["gold"] for each in points)]
+        return float(np.interp(d, x, y)) if d <= x[-1] else float("nan")
+
+    return measure
+
+
+def peak(curve: str, name: str) -> Callable[[Numbers], float]:
+    """A measure: a number of the curve's highest point."""
+    return lambda numbers: max(numbers[curve], key=lambda point: point["gold"])[name]
+
+
+def last(name: str) -> Callable[[Numbers], float]:
+    """A measure: a number of RL's last point, where the reward model counts for nearly all."""
+    return lambda numbers: numbers["rl"][-1][name]
+
+
+def fitted(curve: str, form: str, what: str) -> Callable[[Numbers], float]:
+    """A measure: `alpha`, `beta` or `r2` of a law fitted by least squares to a curve's points.
+
+    `bon`: d (α - β d). `rl`: d (α - β log d). arXiv:2210.10760, section 3.2.
+    """
+
+    def measure(numbers: Numbers) -> float:
+        points = [each for each in numbers[curve] if 0.05 < each["d"] <= FURTHEST]
+        d, gold = (np.array([each[name] for each in points]) for name in ("d", "gold"))
+        design = np.stack([d, -d * (d if form == "bon" else np.log(d))], axis=1)
+        found, *_ = np.linalg.lstsq(design, gold, rcond=None)
+        if what != "r2":
+            return float(found[0] if what == "alpha" else found[1])
+        left = ((gold - design @ found) ** 2).sum()
+        return float(1 - left / ((gold - gold.mean()) ** 2).sum())
+
+    return measure
+
+
+def report(settings: OveroptimisationSettings, results: Results) -> Report:
+    """Accuracy, peaks, laws and the alarm."""
+    rows = tuple(
+        (
+            name,
+            results.mean(name, "accuracy"),
+            results.mean(name, peak("rl", "gold")),
+            results.mean(name, peak("rl", "d")),
+            results.mean(name, last("gold")),
+            results.mean(name, last("d")),
+            results.mean(name, fitted("rl", "rl", "alpha")),
+            results.mean(name, fitted("rl", "rl", "beta")),
+            results.mean(name, fitted("rl", "rl", "r2")),
+            results.mean(name, fitted("bon", "bon", "r2")),
+        )
+        for name in results.numbers
+    )
+    columns = (
+        "reward model",
+        "accuracy, %",
+        "highest true reward",
+        "√KL there",
+        "at the end",
+        "√KL at the end",
+        "α (RL)",
+        "β (RL)",
+        "R² (RL)",
+        "R² (best of n)",
+    )
+    return Report(
+        findings=tuple(_findings(settings, results)),
+        table=Table(columns=columns, rows=rows),
+        figure=Figure(
+            drawing=_drawing(settings, results), caption="true reward against the square root of KL"
+        ),
+        remarks=(
+            "RL is the exact optimum of KL-regularised reinforcement learning against the reward model, at 40 coefficients from 8 to 0.02, which is the end. "
+            "Rewards are in standard deviations of the reference, whose mean is 0. "
+            f"Laws are fitted to the points up to √KL {FURTHEST:g}. Widths are of one hidden layer.",
+        ),
+    )
+
+
+def _findings(settings: OveroptimisationSettings, results: Results) -> list[Finding]:
+    by_data = [f"{each:,} comparisons" for each in settings.comparisons]
+    widths = [by_data[-2] if each == settings.widths[-2] else f"width {each}" for each in settings.widths]
+    source = "arXiv:2210.10760"
+    falls = [results.difference_of((name, peak("rl", "gold")), (name, last("gold"))) for name in by_data]
+    found = [
+        Finding(
+            expected="true reward rises, peaks, and falls while the reward model's score goes on rising",
+            source=f"{source}, figure 1",
+            found="from the peak to the end it falls by "
+            + ", ".join(f"{said(fall)} ({name})" for name, fall in zip(by_data, falls, strict=True)),
+            holds=True if all(sure(fall, above=0.05) for fall in falls[:-1]) else None,
+        ),
+        _rises(results, by_data, "more comparisons", f"{source}, figure 3"),
+        _rises(results, widths, "a larger reward model", f"{source}, figure 1"),
+        _laws(results, by_data, source),
+        _chance(results, by_data[0], source),
+        _alarms(results),
+    ]
+    if settings.members:
+        single = by_data[1]
+        parts, verdicts = [], []
+        for name in ENSEMBLES:
+            gain = results.difference(name, single, last("gold"))
+            parts.append(f"{name} {said(gain)}")
+            verdicts.append(sure(gain, above=0.0))
+        found.append(
+            Finding(
+                expected=f"ensembles ({settings.members} members) lose less true reward when optimised far",
+                source="Coste et al., arXiv:2310.02743",
+                found=f"true reward at the end above that of a single model on {single}: " + ", ".join(parts),
+                holds=True if all(verdicts) else (False if False in verdicts else None),
+            )
+        )
+    return found
+
+
+def _rises(results: Results, names: Sequence[str], what: str, source: str) -> Finding:
+    """Whether the highest true reward is higher at the end of a row than at its beginning."""
+    gain = results.difference(names[-1], names[0], peak("rl", "gold"))
+    heights = ", ".join(f"{number(results.mean(name, peak('rl', 'gold')).value)} ({name})" for name in names)
+    return Finding(
+        expected=f"{what} moves the peak up",
+        source=source,
+        found=f"{heights}; from the first to the last {said(gain)}",
+        holds=sure(gain, above=0.0),
+    )
+
+
+def _laws(results: Results, names: Sequence[str], source: str) -> Finding:
+    own = [results.mean(name, fitted("bon", "bon", "r2")) for name in names]
+    other = [
+        results.difference_of((name, fitted("bon", "bon", "r2")), (name, fitted("bon", "rl", "r2")))
+        for name in names
+    ]
+    rl = [results.mean(name, fitted("rl", "rl", "r2")) for name in names]
+    ranges = " to ".join(number(each) for each in (min(e.value for e in own), max(e.value for e in own)))
+    rl_range = " to ".join(number(each) for each in (min(e.value for e in rl), max(e.value for e in rl)))
+    better = sum(each.value > 0 for each in other)
+    return Finding(
+        expected="d (α − β d) describes best of n, d (α − β log d) RL, with d = √KL",
+        source=f"{source}, section 3.2",
+        found=(
+            f"R² {ranges} for best of n and {rl_range} for RL over the numbers of comparisons; "
+            f"on best of n its own law is better than RL's for {better} of {len(names)}"
+        ),
+        holds=min(e.value for e in (*own, *rl)) > 0.9 and better == len(names),
+    )
+
+
+def _chance(results: Results, name: str, source: str) -> Finding:
+    found = results.mean(name, "accuracy")
+    return Finding(
+        expected="fewer than about 2,000 comparisons leave a reward model near chance",
+        source=f"{source}, section 3.5",
+        found=f"{said(found)} % right after {name}; this world is far smaller than text",
+        holds=False if found.low > 55 else (True if found.high < 55 else None),
+    )
+
+
+def _alarms(results: Results) -> Finding:
+    """Over all reward models and seeds: from the peak on until true reward has fallen by a tenth, after that, and before the peak."""
+    falls = in_time = ever = false = quiet = 0
+    for one in (one for seeds in results.numbers.values() for one in seeds.values()):
+        gold = np.array([each["gold"] for each in one["rl"]])
+        rings, top = np.array(one["alarm"]), int(gold.argmax())
+        false, quiet = false + int(rings[:top].sum()), quiet + top
+        fallen = np.flatnonzero(gold[top:] < 0.9 * gold[top])
+        if len(fallen):
+            falls += 1
+            in_time += bool(rings[top : top + int(fallen[0]) + 1].any())
+            ever += bool(rings[top:].any())
+    runs = sum(map(len, results.numbers.values()))
+    return Finding(
+        expected="the report's alarm of reward hacking rings before true reward has fallen by a tenth from its peak",
+        source="what a user would hope for",
+        found=(
+            f"true reward falls by a tenth in {falls} of {runs} runs; the alarm rings by then in {in_time}, at all in {ever}. "
+            f"Before the peak it rings for {percent(false / max(1, quiet))} of the policies. It compares a policy with SFT, not with its own peak"
+        ),
+        holds=in_time == falls if falls else None,
+    )
+
+
+def _drawing(settings: OveroptimisationSettings, results: Results) -> str:
+    grid = np.linspace(0.0, FURTHEST, 27).tolist()
+    lines = [(f"{each:,} comparisons", "rl", f"RL, {each:,} comparisons") for each in settings.comparisons]
+    last = f"{settings.comparisons[-2]:,} comparisons"
+    lines.append((last, "bon", f"best of n, {last}"))
+    series = []
+    for slot, (cell, curve, label) in enumerate(lines):
+        found = [results.mean(cell, gold_at(curve, d)) if d else over_seeds([0.0]) for d in grid]
+        values: dict[str, list[Any]] = {
+            name: [getattr(each, name) for each in found] for name in ("value", "low", "high")
+        }
+        values["low"][0] = values["high"][0] = 0.0
+        series.append(
+            Series(label=label, x=grid, y=values["value"], low=values["low"], high=values["high"], slot=slot)
+        )
+    return line_chart(
+        series,
+        title="True reward against √KL",
+        x_label="√KL to the reference",
+        y_label="true reward",
+        height=330,
+    )
+
+
+STUDY = Study(
+    title="Over-optimisation",
+    question=(
+        "How far can a reward model be optimised before the true reward falls? Reward models of several sizes learn from few and from many comparisons "
+        "in a world of letters where the true reward, KL and the best policy for a reward model are exact. "
+        "The comparisons come from the reference, which seldom repeats a letter, so reward models know little of what repetition costs."
+    ),
+    settings=OveroptimisationSettings,
+    cells=cells,
+    work=work,
+    report=report,
+)
