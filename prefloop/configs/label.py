@@ -53,14 +53,6 @@ class SimulateConfig:
             "checkpoints are named, but pairs is none, so that no completion is paired; leave checkpoints out",
         )
         require(self.tie_width >= 0, f"tie_width is {self.tie_width}; it must be 0 (no ties) or more")
-        require(
-            self.gold or self.gold_stage == "work",
-            f"gold_stage is {self.gold_stage}, but gold is off, so no answer is known; set gold, or leave gold_stage out",
-        )
-        require(
-            self.gold_stage == "work" or self.gold_share is None,
-            f"gold_share is {self.gold_share}, but gold_stage is {self.gold_stage}, which comes before the work; leave one of them out",
-        )
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
 
 
@@ -196,6 +188,14 @@ class LabelImportConfig(Rows):
         require(
             self.gold or self.gold_share is None,
             f"gold_share is {self.gold_share}, but gold is off, so no answer is known; set gold, or leave gold_share out",
+        )
+        require(
+            self.gold or self.gold_stage == "work",
+            f"gold_stage is {self.gold_stage}, but gold is off, so no answer is known; set gold, or leave gold_stage out",
+        )
+        require(
+            self.gold_stage == "work" or self.gold_share is None,
+            f"gold_share is {self.gold_share}, but gold_stage is {self.gold_stage}, which comes before the work; leave one of them out",
         )
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
         require(self.limit >= 0, f"limit is {self.limit}; it must be 0 (all) or more")

@@ -87,6 +87,11 @@ def test_known_answers_are_asked_without_another_setting(
             "guidelines is given, but project 'P' exists already, with other guidelines",
         ),
         ("--gold_share 0.2", "gold_share is 0.2, but gold is off"),
+        ("--gold_stage practice", "gold_stage is practice, but gold is off"),
+        (
+            "--gold true --gold_stage practice --gold_share 0.2",
+            "gold_share is 0.2, but gold_stage is practice",
+        ),
     ],
 )
 def test_a_setting_of_a_new_project_is_refused_for_one_that_is_there(
