@@ -287,6 +287,36 @@ def test_the_verdict_is_a_sentence(wins: float, begin: str) -> None:
     assert "of 200 answers to 70 held-out prompts by a judge" in several
 
 
+@pytest.mark.parametrize(
+    ("equal", "longer_is_right", "begin"),
+    [
+        (0.58, 0.6, "dpo made the model better"),
+        (0.53, 0.6, "dpo made the model better"),
+        (0.58, 0.75, "dpo made the model better"),
+        (0.53, 0.75, "dpo is not shown to be better, as its answers are longer and the judge may know"),
+        (0.4, 0.75, "dpo is not shown to be better, as its answers are longer"),
+        (None, 0.75, "dpo is not shown to be better, as its answers are longer"),
+    ],
+)
+def test_better_is_not_said_where_it_may_be_length(
+    equal: float | None, longer_is_right: float, begin: str
+) -> None:
+    at_equal_length = None if equal is None else _estimate(equal)
+    outcome = Outcome(
+        name="dpo",
+        wins=_estimate(0.62),
+        at_equal_length=at_equal_length,
+        longer=0.14,
+        unjudged=0,
+        prompts=200,
+    )
+    text = verdict([outcome], _quality(0.71, longer_is_right), "a judge", "gpt-4")
+    assert text.startswith(begin)
+    assert "62\u00a0% [" in text
+    chance = verdict([outcome], _quality(0.51, longer_is_right), "a judge", "gpt-4")
+    assert chance.startswith("Nothing is shown about dpo")
+
+
 def test_a_judge_that_knows_little_raises_an_alarm_with_a_way_out() -> None:
     assert judge_alarms(_quality(0.7, 0.6), "it") == []
     (chance,) = judge_alarms(_quality(0.5, 0.6), "it")

@@ -253,12 +253,6 @@ def verdict(outcomes: Sequence[Outcome], judge: RewardModelQuality, called: str,
     """The best policy against the start, in a sentence or two."""
     best = max(outcomes, key=lambda each: each.wins.value)
     wins, accuracy = best.wins, judge.accuracy
-    if wins.low > 0.5:
-        begin = f"{best.name} made the model better"
-    elif wins.high < 0.5:
-        begin = f"{best.name} made the model worse"
-    else:
-        begin = f"No difference is shown between {best.name} and the model it started from"
     length = "Its answers are as long"
     if abs(best.longer) >= 0.005:
         length = f"Its answers are {percent(abs(best.longer))} {'longer' if best.longer > 0 else 'shorter'}"
@@ -268,9 +262,28 @@ def verdict(outcomes: Sequence[Outcome], judge: RewardModelQuality, called: str,
         else ""
     )
     return (
-        f"{begin}: it is preferred on {said(wins, share=True)} of {_counted(best)} by {called}. {length}{equal}. The judge agrees with "
+        f"{_begin(best, judge)}: it is preferred on {said(wins, share=True)} of {_counted(best)} by {called}. {length}{equal}. The judge agrees with "
         f"{author or 'the labels'} on {said(accuracy, share=True)} of {accuracy.n} comparisons that it has not seen."
     )
+
+
+def _begin(best: Outcome, judge: RewardModelQuality) -> str:
+    """What is shown. A judge that may know little but length shows a difference only if there is one at equal length too."""
+    if not judge.accuracy.low > 0.5:
+        return f"Nothing is shown about {best.name}, since its judge is not shown to be better than chance"
+    side = _side(best.wins)
+    if not side:
+        return f"No difference is shown between {best.name} and the model it started from"
+    equal = _side(best.at_equal_length) if best.at_equal_length is not None else ""
+    if equal != side and judge.accuracy.value <= judge.length.longer_is_chosen.value:
+        grew = "longer" if best.longer > 0 else "shorter"
+        return f"{best.name} is not shown to be {side}, as its answers are {grew} and the judge may know little but length"
+    return f"{best.name} made the model {side}"
+
+
+def _side(rate: Estimate) -> str:
+    """On which side of one half a whole interval lies; empty if it holds one half."""
+    return "better" if rate.low > 0.5 else "worse" if rate.high < 0.5 else ""
 
 
 def _counted(outcome: Outcome) -> str:
