@@ -95,7 +95,7 @@ bench: setup
 	$(if $(ONLY),,$(BIN)/python -m bench.scaling && $(BIN)/python -m bench.scaling --size small && $(BIN)/python -m bench.startup || failed=1;) \
 	exit $$failed
 
-# Every stage with its models dealt over processes, beside one process: the table of docs/scale.md.
+# Every stage with its models sharded over processes, beside one process: a table of the differences. See docs/scale.md.
 scale-test: setup
 	@folder=$$(mktemp -d); OMP_NUM_THREADS=1 $(BIN)/python -m tests.algorithms.sharded table $$folder; code=$$?; rm -rf $$folder; exit $$code
 

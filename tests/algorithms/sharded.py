@@ -2,13 +2,14 @@
 
 A job is `STAGE:SIZES:SHARD` or `STAGE:SIZES:SHARD:HOW`, for example `sft:2,1,3:full`: two processes do the first step and are interrupted, one goes on for a step, three
 do the rest. Processes are forked from one that has PyTorch loaded, with the environment that torchrun would give them. `python -m
-tests.algorithms.sharded table FOLDER` makes the table of docs/scale.md: every stage for ten steps or more beside one process.
+tests.algorithms.sharded table FOLDER [STAGES...]` prints a table: every stage for ten steps or more beside one process.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ TABLE = (
     *("sft", "sft_lora", "reward", "reward_lora", "dpo", "dpo_lora"),
     *("ppo", "ppo_shared", "ppo_policy_critic", "ppo_lora", "ppo_lora_shared", "a2c"),
     *("grpo", "dapo", "gspo", "reinforce", "reinforce++", "remax", "rloo_lora"),
+    *("expert", "online_dpo", "xpo", "nash_md", "nash_md_lora", "sppo", "distill", "distill_lora"),
 )
 
 
@@ -153,12 +155,12 @@ def differences(ours: Path, theirs: Path) -> tuple[float, float]:
     return weights, metrics
 
 
-def table(folder: Path) -> None:
-    """Every stage beside one process."""
+def table(folder: Path, stages: Sequence[str]) -> None:
+    """Stages beside one process."""
     project = make_project(folder / "project")
     print("| stage | steps | full, 2 processes: weights, metrics | hybrid, 2 x 2 | 2, then 1, then 3 |")
     print("| --- | --- | --- | --- | --- |")
-    for stage in TABLE:
+    for stage in stages:
         alone = replace(Job.read(f"{stage}:1:none"), steps=10)
         run(alone, project)
         cells = []
@@ -173,7 +175,7 @@ def table(folder: Path) -> None:
 
 def main() -> None:
     if sys.argv[1] == "table":
-        table(Path(sys.argv[2]))
+        table(Path(sys.argv[2]), sys.argv[3:] or TABLE)
         return
     project = Path(sys.argv[1])
     for text in sys.argv[2:]:
