@@ -76,7 +76,9 @@ def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int)
         seconds += model.forward(rows(1.0))  # of the policy itself, before it learns: no second model is held
     if scoring:
         seconds += model.forward(rows(CURVES), heads=0)  # moments of its scores
-    most = min(micro, settings.batch_size * rows(1.0).tokens / max(1, records))
+    # Memory is that of the largest step, about two deviations above the mean one.
+    step = settings.batch_size * rows(1.0).tokens / max(1, records)
+    most = min(micro, step + 2 * lengths.deviation * math.sqrt(settings.batch_size))
     working = max(model.activations(most), model.merging())
     if not scoring:
         seconds += model.draw(_shown(records * CURVES, lengths), batch=SHOWN)

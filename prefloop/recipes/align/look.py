@@ -34,6 +34,8 @@ class Lengths:
     """Mean."""
     completion: float
     """Mean of both completions."""
+    deviation: float
+    """Standard deviation of a comparison's tokens, prompt and both completions."""
     max_prompt: int
     """Budget."""
     max_completion: int
@@ -166,6 +168,9 @@ def _within_budgets(
         Lengths(
             prompt=float(prompt[places].mean()),
             completion=float(np.mean([len(ids) for group in groups for ids in group.completions])),
+            deviation=float(
+                np.std([len(group.prompt) + sum(map(len, group.completions)) for group in groups])
+            ),
             max_prompt=budget_prompt,
             max_completion=budget_completion,
         ),
