@@ -166,4 +166,4 @@ def _usable(file: Path) -> bool:
 
 def numbers_sha256(tensor: Tensor) -> str:
     """Hash of a tensor's bytes."""
-    return hashlib.sha256(memoryview(tensor.contiguous().view(torch.uint8).numpy())).hexdigest()
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
