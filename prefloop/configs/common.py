@@ -69,6 +69,10 @@ class LoRA:
     def __post_init__(self) -> None:
         require(self.rank >= 0, f"lora.rank is {self.rank}; it must be 0 (off) or more")
         require(self.alpha > 0, f"lora.alpha is {self.alpha}; it must be above 0")
+        require(
+            self.on or (self.alpha == 16.0 and not self.targets),
+            "lora.alpha or lora.targets is set, but lora.rank is 0, so no adapter is trained; set lora.rank, or leave them out",
+        )
         own = not (self.rank or self.targets)
         require(
             self.adapter == "merge" or own,

@@ -32,6 +32,10 @@ class KL:
             "kl.target is set but kl.coef is 0; the controller multiplies kl.coef: start above 0",
         )
         require(
+            self.target > 0 or self.horizon == 10000,
+            f"kl.horizon is {self.horizon}, but kl.target is 0, so kl.coef is fixed; set kl.target, or leave it out",
+        )
+        require(
             self.placement == "reward" or self.estimator != "k1",
             "kl.estimator k1 has no gradient in expectation as a loss; use k2 or exact with kl.placement loss",
         )

@@ -31,6 +31,10 @@ class Combining:
             self.variance_penalty >= 0,
             f"reward.variance_penalty is {self.variance_penalty}; it must be 0 (the mean) or more",
         )
+        require(
+            self.combine == "penalised" or self.variance_penalty == 0.5,
+            f"reward.variance_penalty is {self.variance_penalty}, but reward.combine is {self.combine}, which has no penalty; set it to penalised, or leave it out",
+        )
         require(self.beta > 0, f"reward.beta is {self.beta}; it must be above 0")
 
 

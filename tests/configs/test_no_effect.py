@@ -6,7 +6,7 @@ import pytest
 
 from prefloop.configs.agreement import AgreementConfig
 from prefloop.configs.arena import ArenaConfig
-from prefloop.configs.common import Compute, Data, Sampling
+from prefloop.configs.common import Compute, Data, LoRA, Sampling
 from prefloop.configs.data import CheckConfig, ExportConfig
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.filter import FilterConfig
@@ -18,6 +18,7 @@ from prefloop.configs.label import (
     ServeConfig,
     SimulateConfig,
 )
+from prefloop.configs.ppo import KL, RewardShaping
 from prefloop.configs.scorers import Combining
 from prefloop.configs.select import SelectConfig
 from prefloop.errors import InputError
@@ -180,6 +181,13 @@ TABLE: list[Row] = [
         {"data": Data(source="p.jsonl", max_completion_tokens=9)},
         MEASURED,
         "no comparisons are read",
+    ),
+    (LoRA, {}, {"alpha": 8.0}, {"rank": 2}, "no adapter is trained"),
+    (LoRA, {}, {"targets": ("q_proj",)}, {"rank": 2}, "no adapter is trained"),
+    (KL, {}, {"horizon": 50}, {"target": 0.1}, r"kl\.coef is fixed"),
+    *(
+        (config, {}, {"variance_penalty": 2.0}, {"combine": "penalised"}, "which has no penalty")
+        for config in (Combining, RewardShaping)
     ),
     (EvalConfig, SAMPLED, {"comparisons": "c.jsonl"}, {"reward_model": "r"}, "without reward_model"),
 ]
