@@ -39,6 +39,14 @@ TABLE: list[Row] = [
     (ServeConfig, ON_SERVER, {"answers": ChatAnswers(device="cpu")}, {"chat": ("m",)}, "no checkpoint"),
     (ServeConfig, {"chat": ("m",)}, {"answers": ChatAnswers(key_variable="K")}, ON_SERVER, "no address"),
     (LabelImportConfig, {"source": "f"}, {"gold_share": 0.2}, {"gold": True}, "gold is off"),
+    (LabelImportConfig, {"source": "f"}, {"gold_stage": "practice"}, {"gold": True}, "gold is off"),
+    (
+        LabelImportConfig,
+        {"source": "f", "gold": True, "gold_stage": "practice"},
+        {"gold_share": 0.2},
+        {"gold_stage": "work"},
+        "comes before the work",
+    ),
     (
         SimulateConfig,
         {"store": "s", "pairs": "none"},
