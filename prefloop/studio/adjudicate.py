@@ -92,6 +92,7 @@ def said_of(session: Session, project: int) -> dict[int, list[Said]]:
         .where(
             _Task.project_id == project,
             _Task.gold == "",
+            ~_Task.archived,
             later.id.is_(None),
             _Adjudication.judgement_id.is_(None),
             models.Annotator.kind == "human",

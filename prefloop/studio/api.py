@@ -207,6 +207,7 @@ class AssignmentOut(BaseModel):
     expires_at: datetime
     draft: dict[str, Any]
     stage: str = Field(description="practice or qualification; empty at work")
+    note: str = Field(description="with which your answer was sent back, to be given again")
 
 
 class GuidelinesOut(BaseModel):
@@ -254,6 +255,7 @@ class PastOut(BaseModel):
     rationale: str
     at: datetime
     can_undo: bool
+    notes: list[tuple[str, str, str]] = Field(description="kind, by whom, text: what was written about it")
 
 
 class ProjectOut(BaseModel):
@@ -297,6 +299,7 @@ def assignment_out(assignment: Assignment, root: str) -> AssignmentOut:
         expires_at=assignment.expires_at,
         draft=dict(assignment.draft),
         stage=assignment.stage,
+        note=assignment.note,
     )
 
 

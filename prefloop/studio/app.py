@@ -22,12 +22,14 @@ from prefloop.studio import (
     api_at_work,
     api_chat,
     api_datasets,
+    api_items,
     api_members,
     pages,
     pages_account,
     pages_adjudicate,
     pages_at_work,
     pages_datasets,
+    pages_items,
     pages_members,
 )
 from prefloop.studio.chat_work import ChatWork
@@ -80,12 +82,14 @@ def make_app(
     app.include_router(api_members.router)
     app.include_router(api_account.router)
     app.include_router(api_at_work.router)
+    app.include_router(api_items.router)
     app.include_router(pages.router)
     app.include_router(pages_adjudicate.router)
     app.include_router(pages_datasets.router)
     app.include_router(pages_members.router)
     app.include_router(pages_account.router)
     app.include_router(pages_at_work.router)
+    app.include_router(pages_items.router)
     app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])
     app.add_api_route("/readyz", _ready, methods=["GET"], tags=["server"], response_model=None)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

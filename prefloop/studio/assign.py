@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, aliased
 from prefloop.data.store import judging, models, studio_models
 from prefloop.data.store.models import UtcTime
 from prefloop.data.store.values import Conflict, Judgement
-from prefloop.studio import access, answers, audit, onboarding, quotas
+from prefloop.studio import access, answers, audit, notes, onboarding, people_tags, quotas
 from prefloop.studio.edits import current_judgement, write_edit
 from prefloop.studio.onboarding import Gate
 from prefloop.studio.projects import project_of
@@ -59,6 +59,9 @@ def lease(
     if gate.closed:
         return None
     mine = {"project": project.id, "annotator": annotator}
+    for row, note in session.execute(notes.sent_back(), mine).all():
+        if row.token not in have:
+            return shown(session, project, row, note=note)
     held = session.scalars(_held(), mine).all()
     for row in held:
         if row.token not in have:
@@ -110,7 +113,7 @@ def _take(
     if task is None:
         return None
     task.taken += 1
-    task.open = task.taken < task.overlap
+    task.open = is_open(task)
     session.flush()
     return task
 
@@ -212,6 +215,7 @@ def _candidates(pool: Pool) -> Select[studio_models.Task]:
             _Task.taken < _Task.overlap,
             ~answered.exists(),
             ~judged.exists(),
+            *((people_tags.offered(annotator),) if pool == "work" else ()),
         )
         .order_by(_Task.queue, _Task.taken, _Task.position, _Task.id)
         .limit(1)
@@ -235,7 +239,7 @@ def expire(session: Session, now: datetime) -> int:
 def _release(session: Session, task: int, places: int = 1) -> None:
     row = _locked_task(session, task)
     row.taken -= places
-    row.open = row.taken < row.overlap
+    row.open = is_open(row)
     session.flush()
 
 
@@ -257,15 +261,19 @@ def submit(
     if known is not None:
         answers.same(session, known, said, answer)
         return Receipt(token=token, state=_state(row), judgement=known.id, feedback=feedback)
-    if row.state in ("submitted", "skipped", "surplus"):
+    again = row.state in ("submitted", "surplus") and notes.last_kind(session, row.id) == "sent_back"
+    if row.state in ("submitted", "skipped", "surplus") and not again:
         raise Conflict(
             "this item was answered already, perhaps in another window; undo that answer to change it"
         )
-    said = _superseding(session, said)
+    said = _anew(session, said, row) if again else _superseding(session, said)
     (id,) = judging.judge(session, [said])
     edit = write_edit(session, project, row, answer, id, said) if answer.edited.strip() else None
     _write_detail(session, id, row.id, answer, edit)
-    _occupy(session, row)
+    if again:
+        notes.add(session, row, "revised", answer.rationale[: notes.LONGEST], now=now, by=annotator)
+    else:
+        _occupy(session, row)
     row.judgement_id, row.finished_at, row.draft = id, now, {}
     audit.write(
         session,
@@ -280,6 +288,15 @@ def submit(
     if task.gold and not task.stage and onboarding.check_gold(session, project, annotator, now=now):
         give_all_back(session, project.id, annotator)
     return Receipt(token=token, state=_state(row), judgement=id, feedback=feedback)
+
+
+def _anew(session: Session, said: Judgement, row: studio_models.Assignment) -> Judgement:
+    """The judgement, in place of the one that was sent back. What was rewritten with that one is withdrawn."""
+    assert row.judgement_id is not None
+    detail = session.get(studio_models.JudgementDetail, row.judgement_id)
+    if detail is not None and detail.edit_judgement_id is not None:
+        withdraw(session, session.get_one(_Judgement, detail.edit_judgement_id))
+    return replace(said, supersedes=row.judgement_id)
 
 
 def _feedback(task: studio_models.Task, said: Judgement, row: studio_models.Assignment) -> Feedback | None:
@@ -298,7 +315,7 @@ def _occupy(session: Session, row: studio_models.Assignment) -> None:
     task = _locked_task(session, row.task_id)
     if task.taken < task.overlap:
         task.taken += 1
-        task.open = task.taken < task.overlap
+        task.open = is_open(task)
         row.state = "submitted"
     else:
         row.state = "surplus"
@@ -358,10 +375,9 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
     if project.settings.kind == "chat":
         _check_last_turn(session, row)
     before = session.get_one(_Judgement, row.judgement_id)
-    withdraw(session, before)
-    detail = session.get(studio_models.JudgementDetail, before.id)
-    if detail is not None and detail.edit_judgement_id is not None:
-        withdraw(session, session.get_one(_Judgement, detail.edit_judgement_id))
+    detail = withdraw_answer(session, before)
+    if notes.last_kind(session, row.id) == "sent_back":
+        notes.add(session, row, "revised", "", now=now, by=annotator)
     row.draft = answers.as_draft(before, detail, row.order_shown)
     row.judgement_id, row.finished_at = None, None
     expires = now + timedelta(seconds=project.settings.lease_seconds)
@@ -371,7 +387,7 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
         task = _locked_task(session, row.task_id)
         if task.taken < task.overlap:
             task.taken += 1
-            task.open = task.taken < task.overlap
+            task.open = is_open(task)
             row.state, row.leased_at, row.expires_at = "leased", now, expires
         else:
             row.state = "expired"
@@ -418,12 +434,28 @@ def give_all_back(session: Session, project: int, annotator: int) -> None:
         _release(session, row.task_id)
 
 
+def give_back_task(session: Session, task: studio_models.Task) -> None:
+    """Return an item from everybody who has it in front of them, within a transaction that has locked it."""
+    for row in session.scalars(
+        select(_Assignment).where(_Assignment.task_id == task.id, _Assignment.state == "leased")
+    ).all():
+        row.state = "returned"
+        task.taken -= 1
+    task.open = is_open(task)
+    session.flush()
+
+
+def is_open(task: studio_models.Task) -> bool:
+    """Whether an item can be offered."""
+    return task.taken < task.overlap and not task.archived
+
+
 def save_draft(
     session: Session, token: str, annotator: int, draft: Mapping[str, Any], *, now: datetime
 ) -> None:
     """Keep an unfinished answer. Working on an item keeps its lease alive; what is answered has no draft."""
     row, project, _ = owned(session, token, annotator)
-    if row.state in ("submitted", "skipped", "surplus"):
+    if row.state in ("submitted", "skipped", "surplus") and notes.last_kind(session, row.id) != "sent_back":
         return
     row.draft = dict(draft)
     if row.state == "leased":
@@ -440,8 +472,14 @@ def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.A
     return row, project_of(session, project), item
 
 
-def shown(session: Session, project: Project, row: studio_models.Assignment) -> Assignment:
-    """An assignment as its page may see it."""
+def shown(session: Session, project: Project, row: studio_models.Assignment, *, note: str = "") -> Assignment:
+    """An assignment as its page may see it. `note`: with which it was sent back."""
+    draft = row.draft
+    if note and row.judgement_id is not None and not draft:
+        before = session.get_one(_Judgement, row.judgement_id)
+        draft = answers.as_draft(
+            before, session.get(studio_models.JudgementDetail, before.id), row.order_shown
+        )
     task = session.get_one(_Task, row.task_id)  # without a query where the session has just taken it
     (item,) = judging.items(session, [task.item_id])
     return Assignment(
@@ -452,8 +490,9 @@ def shown(session: Session, project: Project, row: studio_models.Assignment) -> 
         completions=tuple(item.completions[slot] for slot in row.order_shown),
         state=_state(row),
         expires_at=row.expires_at,
-        draft=answers.sound_draft(row.draft, [item.completions[slot] for slot in row.order_shown]),
+        draft=answers.sound_draft(draft, [item.completions[slot] for slot in row.order_shown]),
         render=project.settings.render,
+        note=note,
         stage=task.stage,  # type: ignore[arg-type]  # as the database checks
     )
 
@@ -505,6 +544,15 @@ def withdraw(session: Session, before: models.Judgement) -> None:
             )
         ],
     )
+
+
+def withdraw_answer(session: Session, before: models.Judgement) -> studio_models.JudgementDetail | None:
+    """Take an answer back, and the preference for what was rewritten with it; what was said besides the choice."""
+    withdraw(session, before)
+    detail = session.get(studio_models.JudgementDetail, before.id)
+    if detail is not None and detail.edit_judgement_id is not None:
+        withdraw(session, session.get_one(_Judgement, detail.edit_judgement_id))
+    return detail
 
 
 def _write_detail(

@@ -168,6 +168,8 @@ def answered(
         gold="",
         stage="",
         gold_note="",
+        archived=False,
+        audience="",
     )
     session.add(task)
     session.flush()

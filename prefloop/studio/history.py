@@ -4,6 +4,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from prefloop.data.store import judging, models, studio_models
+from prefloop.studio import notes
 from prefloop.studio.values import Past
 
 _Task, _Assignment = studio_models.Task, studio_models.Assignment
@@ -47,6 +48,7 @@ def of(session: Session, annotator: int, *, project: int | None, offset: int, li
         statement = statement.where(_Task.project_id == project)
     rows = session.execute(statement).all()
     items = judging.items(session, [item for *_, item in rows])
+    told = notes.of(session, [row.id for row, *_ in rows], reader=annotator)
     past = []
     for (row, said, more, asked, _), item in zip(rows, items, strict=True):
         state: object = row.state
@@ -64,6 +66,7 @@ def of(session: Session, annotator: int, *, project: int | None, offset: int, li
                 rationale=more.rationale,
                 at=row.finished_at,
                 can_undo=asked.state == "open" and asked.kind != "chat",
+                notes=tuple((each.kind, each.by, each.text) for each in told.get(row.id, ())),
             )
         )
     return past

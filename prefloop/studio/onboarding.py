@@ -130,6 +130,7 @@ def _known() -> Select[str, int, int, int]:
             _Task.project_id == bindparam("project"),
             _Task.stage.in_(("practice", "qualification")),
             _Task.gold != "",
+            ~_Task.archived,
         )
         .group_by(_Task.stage)
     )

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qs, parse_qsl, quote
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi import Path as PathParameter
@@ -24,9 +24,11 @@ from prefloop.studio import (
     at_work,
     invitations,
     members,
+    notes,
     onboarding,
     passwords,
     people_log,
+    people_tags,
     removal,
     sessions,
     two_factor,
@@ -84,7 +86,14 @@ async def _form(request: Request) -> dict[str, str]:
     return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=200))
 
 
+async def _form_lists(request: Request) -> dict[str, list[str]]:
+    """The fields of a form, each with all that was given for it."""
+    body = (await request.body()).decode("utf-8", "replace")
+    return parse_qs(body, keep_blank_values=True, max_num_fields=500)
+
+
 Form = Annotated[dict[str, str], Depends(_form)]
+FormLists = Annotated[dict[str, list[str]], Depends(_form_lists)]
 Id = Annotated[int, PathParameter(ge=0, lt=2**31)]
 Offset = Annotated[int, Query(ge=0, lt=2**31)]
 
@@ -438,7 +447,7 @@ def admin_page(request: Request, who: Signed) -> Response:
     roles = members.roles(studio, who.annotator)
     projects = [each for each in studio.projects() if roles.get(each.id) == "manager"]
     with studio.read() as session:
-        held_up = onboarding.held_up(session)
+        held_up, disputed = onboarding.held_up(session), notes.waiting(session)
     return page(
         request,
         "admin",
@@ -447,6 +456,7 @@ def admin_page(request: Request, who: Signed) -> Response:
         progress=studio.progress([project.id for project in projects]),
         rounds=admin_views.rounds(studio) if who.is_admin else [],
         held_up=held_up,
+        disputed=disputed,
     )
 
 
@@ -658,11 +668,15 @@ def annotator_page(request: Request, name: str, who: Admin) -> Response:
 def people_page(request: Request, who: Admin) -> Response:
     """Accounts and invitations."""
     studio = studio_of(request)
+    with studio.read() as session:
+        tags = people_tags.tags_of(session)
+    people = accounts.people(studio)
     return page(
         request,
         "people",
         who,
-        people=accounts.people(studio),
+        people=people,
+        tags={person.account: tags.get(person.account, []) for person in people},
         links=invitations.links(studio, by=who.annotator),
         projects=[each for each in studio.projects() if each.state != "archived"],
     )

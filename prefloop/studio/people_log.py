@@ -10,7 +10,7 @@ from sqlalchemy import CompoundSelect, Select, bindparam, case, func, literal, s
 from sqlalchemy.orm import Session, aliased
 
 from prefloop.data.store import models, studio_models
-from prefloop.studio import onboarding, quotas
+from prefloop.studio import notes, onboarding, people_tags, quotas
 from prefloop.studio.projects import project_of
 from prefloop.studio.service import Studio
 
@@ -42,7 +42,8 @@ def counts(session: Session, project: int, annotator: int, now: datetime) -> tup
     free = session.scalars(_free(), mine).all()
     left = free[0] - free[1] + held
     allowed = quotas.allowance(session, project, annotator, now).left
-    return done, left if allowed is None else min(left, allowed)
+    again = len(session.execute(notes.sent_back(), mine).all())
+    return done, again + (left if allowed is None else min(left, allowed))
 
 
 def unanswered(session: Session, annotator: int, tokens: Collection[str]) -> list[str]:
@@ -84,6 +85,7 @@ def _free() -> CompoundSelect[int, int]:
         _Task.taken < _Task.overlap,
     )
     annotator = bindparam("annotator")
+    free = (*free, people_tags.offered(annotator))
     asked = select(_Assignment.task_id).where(
         _Assignment.annotator_id == annotator, _Assignment.state.not_in(("expired", "returned"))
     )

@@ -100,7 +100,9 @@ def _set_overlap(session: Session, project: int, overlap: int) -> None:
     of_project = (_Task.project_id == project, _Task.gold == "")
     wanted = case((_Task.taken > overlap, _Task.taken), else_=overlap)
     session.execute(update(_Task).where(*of_project).values(overlap=wanted))
-    session.execute(update(_Task).where(*of_project).values(open=_Task.taken < _Task.overlap))
+    session.execute(
+        update(_Task).where(*of_project).values(open=(_Task.taken < _Task.overlap) & ~_Task.archived)
+    )
 
 
 def project_of(session: Session, id: int) -> Project:
@@ -179,6 +181,8 @@ def add_tasks(
                 "gold": right,
                 "stage": stage if right else "",
                 "gold_note": "",
+                "archived": False,
+                "audience": "",
             }
         )
     if rows:
@@ -216,7 +220,7 @@ def progress(session: Session, projects: Iterable[int]) -> dict[int, ProjectProg
                 func.count(case((plain & (_Task.taken >= _Task.overlap), 1))),
                 func.count(case((~plain, 1))),
             )
-            .where(_Task.project_id.in_(ids))
+            .where(_Task.project_id.in_(ids), ~_Task.archived)
             .group_by(_Task.project_id)
         )
     }
@@ -224,7 +228,7 @@ def progress(session: Session, projects: Iterable[int]) -> dict[int, ProjectProg
     for project, state, count in session.execute(
         select(_Task.project_id, _Assignment.state, func.count())
         .join(_Task, _Task.id == _Assignment.task_id)
-        .where(_Task.project_id.in_(ids), plain)
+        .where(_Task.project_id.in_(ids), plain, ~_Task.archived)
         .group_by(_Task.project_id, _Assignment.state)
     ):
         states.setdefault(project, {})[state] = count
@@ -255,7 +259,10 @@ def _done(session: Session, project: int) -> int:
     return (
         session.scalar(
             select(func.count()).where(
-                _Task.project_id == project, _Task.gold == "", answers >= _Task.overlap
+                _Task.project_id == project,
+                _Task.gold == "",
+                ~_Task.archived,
+                answers >= _Task.overlap,
             )
         )
         or 0

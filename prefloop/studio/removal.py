@@ -67,6 +67,10 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
             studio_models.GuidelineVersion,
         ):
             session.execute(delete(table).where(table.project_id == id))
+        of_notes = studio_models.Note.assignment_id.in_(
+            select(_Assignment.id).where(_Assignment.task_id.in_(tasks))
+        )
+        session.execute(delete(studio_models.Note).where(of_notes))
         # What was said in it refers to the assignments of its answers, which is never changed: those stay, and lead nowhere.
         kept = select(studio_models.JudgementDetail.assignment_id).where(
             studio_models.JudgementDetail.assignment_id.is_not(None)

@@ -242,6 +242,8 @@ class Assignment:
     draft: Mapping[str, Any]
     render: str
     """How its texts are shown: `plain` or `markdown`."""
+    note: str
+    """With which an answer was sent back, to be given again; empty otherwise."""
     stage: Stage
     """Whether it is practice or qualification. Known answers among the work do not show themselves."""
 
@@ -304,6 +306,8 @@ class Past:
     rationale: str
     at: datetime
     can_undo: bool
+    notes: tuple[tuple[str, str, str], ...] = ()
+    """What was written about it, oldest first: kind, by whom (`you`, or `the project`), and the text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,8 +16,9 @@ from sqlalchemy import select, update
 from prefloop.data.store import Judgement, Store
 from prefloop.data.toy_world import gold_utility
 from prefloop.records import Prompt
-from prefloop.studio import accounts, at_work, demo, invitations
+from prefloop.studio import accounts, at_work, demo, disputes, invitations
 from prefloop.studio.chat_work import ChatWork
+from prefloop.studio.items import Wanted, find
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectKind, ProjectSettings
 from tests.studio.films import write_films
@@ -99,6 +100,9 @@ def fill(studio: Studio) -> dict[str, int]:
         why="Your answers come very fast. Let us talk about them.",
         by=None,
     )
+    cid = next(each.annotator for each in accounts.people(studio) if each.login == "cid")
+    token = studio.history(cid, project=shared)[0].token
+    disputes.dispute(studio, token, cid, "Both replies are about another question; is this one broken?")
     made["chat"] = studio.create_project(
         ProjectSettings(name="Talk", kind="chat", guidelines=demo.GUIDELINES)
     ).id
@@ -274,6 +278,10 @@ class Shots:
         self.shot("decide", f"/adjudicate?project={shared}", self.keys("1"))
         self.practice(self.projects["practice"])
         self.shot("people-at-work", f"/admin/projects/{shared}/people")
+        self.shot("items", f"/admin/projects/{shared}/items?divided=1")
+        task = find(self.studio, shared, Wanted(divided=True))[0].task
+        self.shot("item", f"/admin/projects/{shared}/items/{task}")
+        self.shot("inbox", "/admin/inbox")
         pseudonym = next(each.pseudonym for each in accounts.people(self.studio) if each.login == "bea")
         self.shot("annotator", f"/admin/annotators/{pseudonym}")
         self.shot("settings", "/settings")

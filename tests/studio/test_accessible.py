@@ -10,8 +10,9 @@ import pytest
 from prefloop.configs.common import Selecting
 from prefloop.data.store import Store
 from prefloop.feedback.datasets import save
-from prefloop.studio import accounts, invitations
+from prefloop.studio import accounts, invitations, items
 from prefloop.studio.chat_work import ChatWork
+from prefloop.studio.items import Wanted
 from prefloop.studio.service import Studio
 from tests.studio.accessible import keyboard_problems, moves, problems
 from tests.studio.films import write_films
@@ -47,6 +48,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
             page, watch = new_page(browser, base)
             page.emulate_media(reduced_motion="reduce")
             sign_in(page, studio, base, "boss", "admin")
+            task = items.find(studio, projects["shared"], Wanted(divided=True))[0].task
             first_steps = studio.project(projects["practice"]).settings
             studio.change_project(projects["practice"], replace(first_steps, guidelines="# Be *fair*"))
             paths = {kind: f"/label/{id}" for kind, id in projects.items()}
@@ -60,6 +62,8 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                 "annotator": f"/admin/annotators/{bea}",
                 "people at work": f"/admin/projects/{projects['shared']}/people",
                 "read": f"/label/{projects['practice']}",
+                "items": f"/admin/projects/{projects['shared']}/items?divided=1",
+                "item": f"/admin/projects/{projects['shared']}/items/{task}",
                 "case": f"/adjudicate?project={projects['shared']}",
                 "versions": f"/admin/datasets?project={projects['shared']}",
             }
@@ -76,6 +80,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                     "/admin/quality",
                     "/admin/people",
                     "/admin/audit",
+                    "/admin/inbox",
                     "/nowhere",
                 )
             }
@@ -108,6 +113,9 @@ PAGES = [
     "annotator",
     "people at work",
     "read",
+    "items",
+    "item",
+    "/admin/inbox",
     "case",
     "/",
     "/history",

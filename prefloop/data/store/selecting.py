@@ -36,10 +36,12 @@ class JudgedRow:
     ratings: Mapping[str, int]
     edited: str
     set_aside: str = ""
-    """Why it does not count: `practice`, as it was given before the annotator's work began; `adjudication`, which counts only where asked for;
+    """Why it does not count: `practice`, as it was given before the annotator's work began; `archived` with its item; `adjudication`, which counts only where asked for;
     `adjudicated`, another judgement stands in its place; `known answers`, its annotator did not pass them; `disagreement` about its item."""
 
 
+PRACTICE, ARCHIVED = "practice", "archived"
+"""Why judgements are set aside whatever is asked for."""
 GOLD, DISAGREEMENT = "known answers", "disagreement"
 """Why judgements are set aside by `gold_passed` and `min_agreement`."""
 ANSWERS = ("a", "b", "tie", "both_bad", "good", "bad")
@@ -202,10 +204,12 @@ def _of_those_who_passed(session: Session, filters: Filters) -> set[int]:
 def _set_aside(session: Session, rows: Sequence[JudgedRow], *, adjudicated: bool) -> list[JudgedRow]:
     """Adjudications are made in sight of the others' answers, so they are no further vote: they replace those, or are left out.
 
-    Practice and qualification come before an annotator's work, so they are none of it.
+    Practice and qualification come before an annotator's work, so they are none of it. Archived items are out of use with their answers.
     """
     marked = set(session.scalars(select(studio_models.Adjudication.judgement_id)))
-    before_work = set(session.scalars(_before_work()))
+    task = studio_models.Task
+    left_out = dict.fromkeys(session.scalars(_given_to(task.archived.is_(True))), ARCHIVED)
+    left_out |= dict.fromkeys(session.scalars(_given_to(task.stage != "")), PRACTICE)
     decided = {
         row.item: row.id
         for row in rows
@@ -213,23 +217,23 @@ def _set_aside(session: Session, rows: Sequence[JudgedRow], *, adjudicated: bool
     }
 
     def why(row: JudgedRow) -> str:
-        if row.id in before_work:
-            return "practice"
+        if row.id in left_out:
+            return left_out[row.id]
         if row.item in decided:
             return "" if row.id == decided[row.item] else "adjudicated"
         return "adjudication" if row.id in marked else ""
 
-    return [replace(row, set_aside=why(row)) for row in rows] if marked or before_work else list(rows)
+    return [replace(row, set_aside=why(row)) for row in rows] if marked or left_out else list(rows)
 
 
-def _before_work() -> CompoundSelect[int]:
-    """Judgements given in practice or qualification, and those that prefer what was rewritten in them."""
+def _given_to(tasks: ColumnElement[bool]) -> CompoundSelect[int]:
+    """Judgements given to some tasks, and those that prefer what was rewritten in them."""
     task, row, detail = studio_models.Task, studio_models.Assignment, studio_models.JudgementDetail
     said = (
         select(detail.judgement_id, detail.edit_judgement_id)
         .join(row, row.id == detail.assignment_id)
         .join(task, task.id == row.task_id)
-        .where(task.stage != "")
+        .where(tasks)
         .subquery()
     )
     edits = select(said.c.edit_judgement_id).where(said.c.edit_judgement_id.is_not(None))
@@ -452,7 +456,7 @@ def _why_not_scored(row: JudgedRow, skip_bad: bool) -> str:
 
 def _why_not_demonstrated(row: JudgedRow, skip_bad: bool) -> str:
     """Whatever was asked, somebody may have written a better reply."""
-    if row.superseded or row.set_aside in (GOLD, "practice"):
+    if row.superseded or row.set_aside in (GOLD, PRACTICE, ARCHIVED):
         return _stands_not(row)
     return "" if row.edited else row.choice
 

@@ -138,13 +138,17 @@ class Task(Base):
     overlap: Mapped[int]
     taken: Mapped[int]
     open: Mapped[bool]
-    """Whether it can be offered: `taken < overlap`, and it was not withdrawn."""
+    """Whether it can be offered: `taken < overlap`, and it is not archived."""
     gold: Mapped[str] = mapped_column(String(16))
     """The choice that is known to be right; empty if none is."""
     stage: Mapped[str] = mapped_column(String(16))
     """Of a known answer: `practice` and `qualification` come before a person's work, the others among it."""
     gold_note: Mapped[str]
     """Why that choice is right: shown after a practice item."""
+    archived: Mapped[bool]
+    """An archived item is not asked, and its answers are in no export."""
+    audience: Mapped[str]
+    """Whom it is kept for: a tag, or `person:PSEUDONYM`; empty for everybody."""
 
 
 class Assignment(Base):
@@ -173,6 +177,21 @@ class Assignment(Base):
     """The annotator's current judgement through this assignment."""
     draft: Mapped[Any]
     """What the page had when it was left: an unfinished answer, `{}` for none."""
+
+
+class Note(Base):
+    """A word on an answer, between its annotator and whoever runs the project. The last one says where the answer stands. Rows are only ever added."""
+
+    __tablename__ = "note"
+    __table_args__ = (CheckConstraint("kind IN ('sent_back', 'revised', 'dispute', 'settled')", name="kind"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    assignment_id: Mapped[int] = mapped_column(ForeignKey("assignment.id"), index=True)
+    annotator_id: Mapped[int | None] = mapped_column(ForeignKey("annotator.id"), index=True)
+    """Who wrote it."""
+    kind: Mapped[str] = mapped_column(String(16))
+    text: Mapped[str]
+    at: Mapped[datetime]
 
 
 class JudgementDetail(Base):
@@ -269,6 +288,17 @@ class Account(Base):
     totp_failures: Mapped[int]
     """Wrong codes in a row."""
     totp_blocked_until: Mapped[datetime | None]
+
+
+class AccountTag(Base):
+    """A group, a skill or a language of a person: `group:NAME`, `skill:NAME`, `language:CODE`."""
+
+    __tablename__ = "account_tag"
+    __table_args__ = (UniqueConstraint("account_id", "tag"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    tag: Mapped[str]
 
 
 class RecoveryCode(Base):

@@ -198,10 +198,29 @@ function feedback({ right, expected, note }) {
   find("feedback").replaceChildren(
     make("h2", {}, right ? "✓ Right" : `✗ The known answer is: ${words[expected] || expected}`),
     ...(note ? [make("p", { dir: "auto" }, note)] : []),
+    ...(right ? [] : [make("p", {}, make("button", { type: "button", onclick: disagree }, "I disagree…"))]),
   );
   find("feedback").hidden = false;
   verdict.replaceChildren(make("div", { class: "bar" }, make("button", { type: "button", class: "main", id: "go-on", onclick: told }, "Next", kbd("submit"))));
   find("feedback").scrollIntoView({ block: "nearest" });
+}
+
+function disagree() {
+  find("dispute-text").value = "";
+  find("dispute").showModal();
+}
+
+async function sendDispute(event) {
+  event.preventDefault();
+  const { token, note } = current.assignment;
+  try {
+    await send("POST", `/api/v1/assignments/${token}/dispute`, { text: find("dispute-text").value }, about.csrf);
+    find("dispute").close();
+    say("Sent. You find the reply in your history.");
+    if (note) next();
+  } catch (error) {
+    if (noSession(error)) ended(error.status); else say(`Not sent: ${error.message}`);
+  }
 }
 
 function clear() {
@@ -230,6 +249,8 @@ function show(assignment) {
   const practice = assignment.stage === "practice";
   find("before-work").hidden = !assignment.stage;
   find("before-work").textContent = practice ? "Practice: after you answer, you see the known answer." : "Qualification: these answers decide whether you can start the work.";
+  find("note").hidden = !assignment.note;
+  find("note-text").textContent = assignment.note;
   find("nothing").hidden = find("away").hidden = true;
   stage.hidden = verdict.hidden = false;
   find("prompt").replaceChildren(...assignment.prompt.map((turn) =>
@@ -318,7 +339,7 @@ function bar() {
     }, option.says, key ? kbd(key) : null));
   }
   row.append(
-    make("button", { type: "button", class: "quiet", onclick: skip }, "Skip", kbd("skip")),
+    ...(current.assignment.note ? [] : [make("button", { type: "button", class: "quiet", onclick: skip }, "Skip", kbd("skip"))]),
     make("button", { type: "button", class: "main", id: "submit", onclick: submit }, "Submit", kbd("submit")),
   );
   verdict.replaceChildren(row);
@@ -511,7 +532,7 @@ function submit() {
 }
 
 function skip() {
-  if (!current || undoing || told) return;
+  if (!current || undoing || told || current.assignment.note) return;
   leave("skip", { reason: find("rationale").value.trim().slice(0, 2000) }, "Skipped");
 }
 
@@ -709,7 +730,7 @@ function pressed(event) {
   if (event.key === "Enter" && event.target.matches("button, a, summary") && !event.target.closest("#verdict")) return;
   if (event.key === "Enter" && event.target.matches("#verdict button:not([data-choice]):not([data-level])")) return;
   if (!find("read").hidden && event.key === "Enter") { event.preventDefault(); haveRead(); return; }
-  if (told) { if (event.key === "Enter") { event.preventDefault(); told(); } return; }
+  if (told && !open) { if (event.key === "Enter") { event.preventDefault(); told(); } return; }
   const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
   if (current && flagging && digit) { event.preventDefault(); toggleFlag(digit - 1); return; }
   if (current && about.kind === "rate" && rateKey(event, digit)) return;
@@ -777,6 +798,8 @@ window.addEventListener("pagehide", () => {
 });
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 window.addEventListener("online", () => { outbox.wake(); wake(); });
+find("stands").addEventListener("click", disagree);
+find("dispute-form").addEventListener("submit", sendDispute);
 find("have-read").addEventListener("click", haveRead);
 find("load-again").addEventListener("click", () => location.reload());
 

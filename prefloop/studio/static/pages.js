@@ -20,6 +20,20 @@ for (const button of document.querySelectorAll("[data-undo]")) {
   }));
 }
 
+for (const form of document.querySelectorAll("[data-dispute]")) {
+  form.addEventListener("submit", told(null, async () => {
+    await send("POST", `/api/v1/assignments/${form.dataset.dispute}/dispute`, { text: form.elements.text.value }, csrf);
+    location.reload();
+  }));
+}
+for (const form of document.querySelectorAll("[data-tags]")) {
+  form.addEventListener("submit", told(form.querySelector("[role=status]"), async () => {
+    const tags = form.elements.tags.value.split(",").map((tag) => tag.trim()).filter(Boolean);
+    await send("PUT", `/api/v1/people/${form.dataset.tags}/tags`, { tags }, csrf);
+    location.reload();
+  }));
+}
+
 for (const field of document.querySelectorAll("input.key")) {
   field.addEventListener("keydown", (event) => {
     if (event.key === "Tab" || event.key === "Escape" || ["Shift", "Control", "Alt", "Meta"].includes(event.key)) return;
