@@ -50,6 +50,8 @@ OPTIMUM, MODEL_OPTIMUM, BEST_OF_N, PPO_GOLD = (
 OFFLINE = {"dpo": "dpo", "ipo": "ipo_sum", "kto": "kto", "simpo": "simpo"}
 """Method -> its name among the objectives of `prefer`."""
 ONLINE = ("ppo", "grpo", "rloo")
+DRAWN = (PPO_GOLD, BEST_OF_N, *OFFLINE, "ppo")
+"""In the figure: GRPO, RLOO and the reward model's optimum lie on PPO's curve."""
 LEVELS = (0.5, 1.0, 2.0, 4.0)
 """KL, in nats, at which frontiers are compared."""
 
@@ -182,10 +184,13 @@ def report(settings: FrontierSettings, results: Results) -> Report:
     return Report(
         findings=tuple(_findings(results)),
         table=Table(columns=columns, rows=rows),
-        figure=Figure(drawing=_drawing(results), caption="true reward against KL to the reference"),
+        figure=Figure(
+            drawing=_drawing(results),
+            caption="true reward against KL to the reference (GRPO, RLOO and the optimum of the model are in the table)",
+        ),
         remarks=(
             "Rewards are in standard deviations of the reference, whose mean is 0. KL is in nats a completion. Both are exact sums over all completions. "
-            "A dash means that no strength in the sweep goes so far. `optimum` is the best policy at each KL for the true reward, "
+            "At a KL, seeds are left out whose sweep does not go so far; a dash means that none does. `optimum` is the best policy at each KL for the true reward, "
             "`optimum of the model` that for the reward model, π_ref exp(r / β) / Z.",
             "Policies are tables, which share nothing between prefixes and prompts, while the reward model is a network that does. "
             "That favours the methods that learn from the reward model; in the papers, policy and reward model are language models alike. "
@@ -247,8 +252,7 @@ def _findings(results: Results) -> list[Finding]:
 
 def _drawing(results: Results) -> str:
     points = []
-    methods = [name for name in results.numbers if name != OPTIMUM]
-    for slot, name in enumerate(methods):
+    for slot, name in enumerate(DRAWN):
         by_seed = list(results.numbers[name].values())
         for place in range(len(by_seed[0]["points"])):
             own: list[dict[str, Any]] = [one["points"][place] for one in by_seed]

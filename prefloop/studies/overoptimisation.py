@@ -6,7 +6,6 @@ Two ways to optimise a reward model: best of n, exact by order statistics, and t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -352,13 +351,18 @@ def _drawing(settings: OveroptimisationSettings, results: Results) -> str:
     lines.append((last, "bon", f"best of n, {last}"))
     series = []
     for slot, (cell, curve, label) in enumerate(lines):
-        found = [results.mean(cell, gold_at(curve, d)) if d else over_seeds([0.0]) for d in grid]
-        values: dict[str, list[Any]] = {
-            name: [getattr(each, name) for each in found] for name in ("value", "low", "high")
-        }
-        values["low"][0] = values["high"][0] = 0.0
+        seeds = len(results.numbers[cell])
+        found = [over_seeds([0.0] * seeds), *(results.mean(cell, gold_at(curve, d)) for d in grid[1:])]
+        whole = [each if each.n == seeds else over_seeds([]) for each in found]  # else it is of other seeds
         series.append(
-            Series(label=label, x=grid, y=values["value"], low=values["low"], high=values["high"], slot=slot)
+            Series(
+                label=label,
+                x=grid,
+                y=[each.value for each in whole],
+                low=[each.low for each in whole],
+                high=[each.high for each in whole],
+                slot=slot,
+            )
         )
     return line_chart(
         series,
