@@ -80,8 +80,7 @@ class FinishedRun:
 
     def lineage(self) -> "Node":
         """What the model was made from: runs, data, annotators and models. `render()` and `print` show it as a tree."""
-        from prefloop.cli.project import nearest_store
-        from prefloop.data.store import Store, lineage
+        from prefloop.data.store import Store, lineage, nearest_store
 
         with Store.open(nearest_store(str(self.model_folder)), create=False) as store:
             return lineage(store, str(self.model_folder))

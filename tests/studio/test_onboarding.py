@@ -124,7 +124,7 @@ def test_who_does_not_qualify_waits_until_somebody_lets_them_work(studio: Studio
     while (item := ann.next(project)) is not None:
         ann.submit(item["token"], {"choice": say(item, item["stage"] == "practice")})
     said = asked(ann, project)
-    why = "You got 0 of 2 qualification items right; 100% are needed. Whoever runs the project has been told."
+    why = "You got 0 of 2 qualification items right; 100% are needed. The managers of the project have been told."
     assert (said["left"], said["why"]) == (0, why)
     assert why in ann.client.get("/").text
     assert f'/admin/projects/{project}/people">1 paused' in boss.client.get("/admin").text
