@@ -63,6 +63,7 @@ _MAY_DIFFER = (
             "device",
             "dtype",
             "attention",
+            "shard",
             "micro_batch_tokens",
             "gradient_checkpointing",
             "trust_remote_code",
