@@ -60,7 +60,7 @@ test: setup
 
 # Pages are wrapped by mdformat. Those that commands write are left as they are.
 WRITTEN := objectives oracles planted_bugs silent_bugs tiny_tasks studies
-WRAPPED = $(filter-out $(WRITTEN:%=docs/%.md),$(shell git ls-files README.md CONTRIBUTING.md 'docs/*.md'))
+WRAPPED = $(filter-out $(WRITTEN:%=docs/%.md),$(shell git ls-files README.md CONTRIBUTING.md CHANGELOG.md 'docs/*.md'))
 MDFORMAT = $(BIN)/mdformat --wrap 100 --number --compact-tables
 
 check: setup
