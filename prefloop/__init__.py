@@ -45,6 +45,7 @@ _ATTRIBUTES = {
     "align": "prefloop.api.aligning:align",
     "plan": "prefloop.api.aligning:plan",
     "study": "prefloop.api.studying:study",
+    "evaluate": "prefloop.api.evaluating:evaluate",
     "load_policy": "prefloop.api.texts:load_policy",
     "load_reward_model": "prefloop.api.texts:load_reward_model",
     "open_run": "prefloop.api.results:open_run",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from prefloop.api.aligning import Aligned, AlignPlan
+from prefloop.api.evaluating import Evaluated
 from prefloop.api.measures import agreement as agreement, ratings as ratings, verifier as verifier, win_rate as win_rate
 from prefloop.api.results import FinishedRun, PolicyRun, RewardRun, open_run as open_run
 from prefloop.api.studying import FinishedStudy
@@ -47,20 +48,6 @@ class ComputeSettings(TypedDict, total=False):
     trust_remote_code: bool
     wait_minutes: float
 
-class RunSettingsSettings(TypedDict, total=False):
-    """The run folder: what is written there, how often, and what stops a run."""
-
-    out: str | Path
-    store: str
-    seed: int
-    resume: bool
-    save_every: int
-    keep: int
-    log_every: int
-    track: Literal['tensorboard', 'wandb', 'mlflow', 'trackio']
-    max_nonfinite: int
-    tune: bool
-
 class DataSettings(TypedDict, total=False):
     """What to read, and which part of it is held out."""
 
@@ -77,6 +64,37 @@ class DataSettings(TypedDict, total=False):
     max_completion_tokens: int
     overlong: Literal['error', 'drop', 'truncate']
     skip_bad: bool
+
+class CombiningSettings(TypedDict, total=False):
+    """How several scorers are combined into one number, and what they read."""
+
+    combine: Literal['mean', 'worst', 'penalised']
+    variance_penalty: float
+    beta: float
+    context: str
+
+class SamplingSettings(TypedDict, total=False):
+    """How completions are drawn."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    batch_size: int
+
+class RunSettingsSettings(TypedDict, total=False):
+    """The run folder: what is written there, how often, and what stops a run."""
+
+    out: str | Path
+    store: str
+    seed: int
+    resume: bool
+    save_every: int
+    keep: int
+    log_every: int
+    track: Literal['tensorboard', 'wandb', 'mlflow', 'trackio']
+    max_nonfinite: int
+    tune: bool
 
 class ArchitectureSettings(TypedDict, total=False):
     """A Llama-shaped causal language model."""
@@ -114,15 +132,6 @@ class FollowPolicySettings(TypedDict, total=False):
 
     every: int
     rate: float
-
-class SamplingSettings(TypedDict, total=False):
-    """How completions are drawn."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    batch_size: int
 
 class KLSettings(TypedDict, total=False):
     """The KL penalty that keeps the policy near the reference."""
@@ -241,6 +250,28 @@ def study(
     minutes: float = ...,
 ) -> FinishedStudy:
     """Make one of the field's published curves again: cells run over seeds in parallel, a table and a figure with intervals, and what differs."""
+
+def evaluate(
+    *,
+    out: str | Path = ...,
+    data: Rows | DataSettings = ...,
+    policies: Mapping[str, Model] | Sequence[str] = ...,
+    reward_model: Scorer | Sequence[Scorer] = ...,
+    reward: CombiningSettings | Scorer | Sequence[Scorer] | Any = ...,
+    comparisons: str = ...,
+    gold: str | Callable[..., Any] = ...,
+    metrics: Sequence[str | Callable[..., Any]] | Callable[..., Any] = ...,
+    part: Literal['auto', 'heldout', 'train', 'all'] = ...,
+    completions_per_prompt: int = ...,
+    store: str = ...,
+    seed: int = ...,
+    sampling: SamplingSettings | Any = ...,
+    compute: ComputeSettings | Any = ...,
+    skip_bad: bool = ...,
+    format: str = ...,
+    columns: Sequence[str] = ...,
+) -> Evaluated:
+    """Measure policies on the same held-out prompts, and a reward model on held-out comparisons; every number has its interval."""
 
 def pretrain(
     *,

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from prefloop.api.aligning import Aligned, AlignPlan
+from prefloop.api.evaluating import Evaluated
 from prefloop.api.measures import agreement as agreement, ratings as ratings, verifier as verifier, win_rate as win_rate
 from prefloop.api.results import FinishedRun, PolicyRun, RewardRun, open_run as open_run
 from prefloop.api.studying import FinishedStudy
@@ -41,13 +42,26 @@ Model = str | Path | FinishedRun | TextPolicy
 Scorer = Model | TextScorer | Callable[..., Any]
 Rows = str | Path | Store | Iterable[Mapping[str, Any]] | Any
 '''
-ALIGNING = {"align": "align", "plan": "plan", "study": "study"}
+ALIGNING = {"align": "align", "plan": "plan", "study": "study", "evaluate": "eval"}
 """Functions that are no single stage, and their commands."""
-RESULTS = {"reward": "RewardRun", "align": "Aligned", "plan": "AlignPlan", "study": "FinishedStudy"}
+RESULTS = {
+    "reward": "RewardRun",
+    "align": "Aligned",
+    "plan": "AlignPlan",
+    "study": "FinishedStudy",
+    "eval": "Evaluated",
+}
 """What functions return that train no policy."""
 MODELS = ("model", "reference", "reference_last", "teacher")
 OF_FOLDERS = {"out": " | Path", "store": " | Path | Store"}
 SCORERS = ("reward_model", "loss", "preference")
+BY_VALUE = {
+    "policies": "Mapping[str, Model] | Sequence[str]",
+    "metrics": "Sequence[str | Callable[..., Any]] | Callable[..., Any]",
+    "gold": "str | Callable[..., Any]",
+    "judge": "str | Callable[..., Any]",
+}
+"""Settings that Python gives otherwise than the command line does."""
 
 
 def stub() -> str:
@@ -96,8 +110,8 @@ def written(kind: Any, name: str) -> str:
     """A setting's type as Python writes it."""
     if is_dataclass(kind):
         return "Mapping[str, Any] | Any"
-    if name == "judge":
-        return "str | Callable[..., Any]"
+    if name in BY_VALUE:
+        return BY_VALUE[name]
     if name == "out":
         return "str | Path"
     if kind is str:

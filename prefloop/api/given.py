@@ -110,14 +110,16 @@ def _put(tree: Tree, name: str, value: Any, root: Any, cls: Any = None, prefix: 
 def _value(value: Any, kind: Any, name: str) -> Any:
     """A value of the setting's type. Raises `InputError` if it is none."""
     if kind is str:
-        value = rows_file(value) if name == "data.source" else _named(value)
+        value = rows_file(value) if name == "data.source" else name_of(value)
+    elif kind == tuple[str, ...] and not isinstance(value, str):
+        value = [name_of(item) for item in (value if isinstance(value, list | tuple) else [value])]
     try:
         return accept(value, kind)
     except Mismatch as expected:
         raise InputError(f"{name} is {value!r}; it must be {expected}") from None
 
 
-def _named(value: Any) -> Any:
+def name_of(value: Any) -> Any:
     """What a setting that holds a name is written as: a finished run by its model's folder, a function by its name, several with commas."""
     if isinstance(value, Path):
         return str(value)
@@ -131,7 +133,7 @@ def _named(value: Any) -> Any:
     if callable(value) and not isinstance(value, type):
         return give_function(value)
     if isinstance(value, list | tuple) and value:
-        names = [_named(item) for item in value]
+        names = [name_of(item) for item in value]
         return ",".join(names) if all(isinstance(name, str) for name in names) else value
     return value
 

@@ -61,7 +61,7 @@ def measure_texts(
             found[name] = _bleu(texts, references, clusters, seed)
             continue
         values = _rouge(name, texts, references) if name in ROUGE else _own(name, prompts, texts, references)
-        found[name.rpartition(":")[2]] = mean_interval(values, clusters=clusters)
+        found[name.rpartition(":")[2].rpartition(".")[2]] = mean_interval(values, clusters=clusters)
     return found
 
 

@@ -265,3 +265,31 @@ def test_the_lines_of_the_pages_run_as_written(
     lines = next(block for block in text.split("```python\n")[1:] if "pl.dpo(" in block).split("```")[0]
     exec(compile(lines.replace('"MODEL"', repr(str(model))), page, "exec"), {})
     assert "runs/data/" in capsys.readouterr().out
+
+
+def test_policies_metrics_and_the_gold_judge_are_measured_by_value(model: Path) -> None:
+    """`prefloop eval` from Python: a dict of policies, functions as metrics and as the gold judge."""
+
+    def words(prompts: Any, completions: list[str], references: Any) -> list[int]:
+        return [len(text.split()) for text in completions]
+
+    def short(prompt: Any, completion: str) -> float:
+        return -float(len(completion))
+
+    found = pl.evaluate(
+        policies={"start": model, "same": model},
+        data=[{"prompt": row["prompt"]} for row in ROWS],
+        metrics=[words],
+        gold=short,
+        part="all",
+        sampling={"max_new_tokens": 4},
+        compute=SMALL["compute"],
+    )
+    assert list(found.policies) == ["start", "same"]
+    start, same = found.policies.values()
+    assert start.further["words"].n == len(ROWS)
+    assert start.gold is not None
+    assert start.gold == same.gold
+    assert found.report.is_file()
+    with pytest.raises(pl.InputError, match="metrics"):
+        pl.evaluate(policies={"start": model}, data="prompts.jsonl", metrics="words")
