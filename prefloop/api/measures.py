@@ -13,7 +13,7 @@ from prefloop.errors import InputError
 from prefloop.evaluation.win_rate import win_rate
 from prefloop.feedback.agreement_report import AgreementReport, measure_agreement
 from prefloop.feedback.judged import gold_choices, read_judged, votes_of
-from prefloop.feedback.ratings import Leaderboard, leaderboard
+from prefloop.feedback.ratings import Leaderboard, Resampling, leaderboard
 from prefloop.feedback.voted import judged_votes, votes_on_pairs
 from prefloop.verifiers import Verifier
 
@@ -26,13 +26,16 @@ def ratings(votes: Any, *, columns: Mapping[str, str] | Sequence[str] = (), **se
     Args:
         votes: Rows with two models and a winner (dicts, a frame, or the name of a file that `arena` reads), or an open `Store`.
         columns: Names of the columns, if they are not recognised: `dict(model_a="left_model")`.
-        settings: Those of `leaderboard`: method, intervals, clusters, anchor, prior, resamples, seed.
+        settings: Those of `leaderboard`: method, intervals, clusters, anchor, prior; resamples and seed of its bootstrap.
 
     Raises:
         InputError: A row that is not a vote, or nothing to rate.
     """
     judged = read_judged(votes) if isinstance(votes, Store) else judged_votes(_read(votes, columns))
-    return leaderboard(votes_of(judged).votes, **settings)
+    resampling = Resampling(
+        **{name: settings.pop(name) for name in ("resamples", "seed") if name in settings}
+    )
+    return leaderboard(votes_of(judged).votes, resampling=resampling, **settings)
 
 
 def agreement(

@@ -9,7 +9,7 @@ from prefloop.data.store import Filters, Store
 from prefloop.errors import InputError
 from prefloop.evaluation.rate import arena_text, make_arena, rate, write_arena
 from prefloop.feedback.judged import JudgedItem, read_judged
-from prefloop.feedback.ratings import leaderboard
+from prefloop.feedback.ratings import Resampling, leaderboard
 from prefloop.feedback.ratings.uncertainty import Clustering
 from prefloop.feedback.voted import (
     judged_votes,
@@ -30,8 +30,7 @@ def arena(config: ArenaConfig) -> None:
         clusters=clusters,
         anchor=config.anchor,
         prior=config.prior,
-        resamples=config.resamples,
-        seed=config.seed,
+        resampling=Resampling(resamples=config.resamples, seed=config.seed),
     )
     found, problems = make_arena(
         judged,
@@ -80,7 +79,7 @@ def _of_files(config: ArenaConfig) -> Read:
     if soft:
         print(f"soft preferences, each taken as two votes weighted by its probability: {soft}")
     judged = judged_votes(votes)
-    clusters = possible_clusters(judged, config.clusters)
-    if clusters != config.clusters:
-        print("no two votes are on one prompt, so each vote stands for itself")
+    clusters, why = possible_clusters(judged, config.clusters)
+    if why:
+        print(why)
     return judged, votes_by(votes, config.by), clusters

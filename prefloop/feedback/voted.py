@@ -60,16 +60,18 @@ def _check_said(votes: Sequence[Vote], field: str, given: str) -> None:
         )
 
 
-def possible_clusters(judged: Sequence[JudgedItem], wanted: Clustering) -> Clustering:
-    """What of `wanted` the votes of files can be kept together by. Raises `InputError` if no vote names its judge."""
+def possible_clusters(judged: Sequence[JudgedItem], wanted: Clustering) -> tuple[Clustering, str]:
+    """What of `wanted` the votes of files can be kept together by, and why where it is less. Raises `InputError` if no vote names its judge."""
     if wanted in ("annotator", "both") and not any(one.annotator for one in judged):
         raise InputError(
             f"clusters is {wanted}, and no column says who judged; name it with --columns judge=COLUMN, or take prompt"
         )
     if len({one.prompt_id for one in judged}) < len({one.judgement for one in judged}):
-        return wanted
+        return wanted, ""
     without: dict[Clustering, Clustering] = {"prompt": "vote", "both": "annotator"}
-    return without.get(wanted, wanted)
+    if wanted not in without:
+        return wanted, ""
+    return without[wanted], "no two votes are on one prompt, so each vote stands for itself"
 
 
 def judged_votes(votes: Sequence[Vote]) -> list[JudgedItem]:

@@ -8,6 +8,7 @@ from prefloop.feedback.ratings.baseline import (
     length_controlled_win_rate,
 )
 from prefloop.feedback.ratings.elo import elo
+from prefloop.feedback.ratings.estimates import Resampling
 from prefloop.feedback.ratings.fit import POINTS, PRIOR, Connection, Fit, connections, fit
 from prefloop.feedback.ratings.leaderboard import (
     BASE,
@@ -62,6 +63,7 @@ __all__ = [
     "RankingLikelihood",
     "Rankings",
     "Rating",
+    "Resampling",
     "Votes",
     "WinProbability",
     "WinRate",

@@ -23,6 +23,32 @@ from prefloop.feedback.ratings.votes import Bools, Floats, Ints
 Intervals = Literal["posterior", "sandwich", "bootstrap"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resampling:
+    """How the bootstrap draws clusters of votes."""
+
+    resamples: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Rated:
+    """What is rated."""
+
+    names: Sequence[str]
+    likelihood: Likelihood
+    connection: Connection
+    prompt: Ints
+    """`[observations]` the prompt of each."""
+    annotator: Ints
+    """`[observations]` who judged it."""
+
+    def kept(self, clusters: Clustering) -> dict[str, Ints]:
+        """What observations are kept together by."""
+        labels = {"prompt": self.prompt, "annotator": self.annotator}
+        return {name: label for name, label in labels.items() if clusters in (name, "both")}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Estimates:
     """On the scale of θ."""
@@ -42,15 +68,16 @@ class Estimates:
 
 
 def by_posterior(
-    likelihood: Likelihood,
-    connection: Connection,
+    rated: Rated,
+    *,
     prior: float | None,
     anchor: str,
-    names: Sequence[str],
-    kept: list[Ints],
+    clusters: Clustering,
     tied: float,
     counted: Bools,
 ) -> Estimates:
+    """The posterior, whose intervals hold with few votes too. `tied` is the share of ties, `counted` says which observations are counted."""
+    likelihood, kept = rated.likelihood, list(rated.kept(clusters).values())
     m = likelihood.models
     # Residuals are those of strengths drawn together: strengths fitted to few votes leave none.
     fitted = fit(likelihood, prior=1.0 if prior is None else prior)
@@ -60,7 +87,7 @@ def by_posterior(
         if prior is None
         else given_prior(fitted, mass, degrees=degrees)
     )
-    relative = _relative(likelihood, connection, anchor, names)
+    relative = _relative(rated, anchor)
     ratings = drawn.contrasts(relative)
     first, second = np.triu_indices(m, 1)
     gaps = drawn.differences(first, second)
@@ -85,13 +112,14 @@ def by_posterior(
     )
 
 
-def _relative(likelihood: Likelihood, connection: Connection, anchor: str, names: Sequence[str]) -> Floats:
+def _relative(rated: Rated, anchor: str) -> Floats:
     """`[parameters, parameters]` takes the anchor's strength from those of its group, and from those of other groups their average."""
+    likelihood, connection = rated.likelihood, rated.connection
     m = likelihood.models
     same = (connection.group[:, None] == connection.group).astype(np.float64)
     taken = same / same.sum(1)
     if anchor:
-        at = list(names).index(anchor)
+        at = list(rated.names).index(anchor)
         its = connection.group == connection.group[at]
         taken[its] = 0.0
         taken[its, at] = 1.0
@@ -101,33 +129,33 @@ def _relative(likelihood: Likelihood, connection: Connection, anchor: str, names
 
 
 def by_large_sample(
-    likelihood: Likelihood,
-    connection: Connection,
+    rated: Rated,
+    *,
     prior: float | None,
     anchor: str,
-    names: Sequence[str],
-    intervals: Intervals,
     clusters: Clustering,
-    prompt: Ints,
-    annotator: Ints,
-    resamples: int,
-    seed: int,
+    resampling: Resampling | None,
 ) -> Estimates:
-    """Sandwich or bootstrap about the maximum: right for many votes, and blind to what votes that all agree leave open."""
-    m = likelihood.models
-    fitted = fit(likelihood, prior=PRIOR if prior is None else prior)
-    relative = _relative(likelihood, connection, anchor, names)
+    """Sandwich, or bootstrap by `resampling`, about the maximum: right for many votes, and blind to what votes that all agree leave open."""
+    m = rated.likelihood.models
+    fitted = fit(rated.likelihood, prior=PRIOR if prior is None else prior)
+    relative = _relative(rated, anchor)
     centre, left_out = relative @ fitted.parameters, 0
-    if intervals == "sandwich":
-        covariance = sandwich(fitted, clusters, prompt=prompt, annotator=annotator)
-        labels = (("prompt", prompt), ("annotator", annotator))
-        few = [len(np.unique(label)) - 1 for name, label in labels if clusters in (name, "both")]
+    if resampling is None:
+        covariance = sandwich(fitted, clusters, prompt=rated.prompt, annotator=rated.annotator)
+        few = [len(np.unique(label)) - 1 for label in rated.kept(clusters).values()]
         covariance = covariance * (student_t(max(1, min(few, default=np.inf)), 0.975) / Z95) ** 2
         reach = Z95 * np.sqrt(np.maximum(np.diag(relative @ covariance @ relative.T), 0))
         low, high = centre - reach, centre + reach
     else:
+        resamples = resampling.resamples
         drawn = bootstrap(
-            fitted, clusters, resamples=resamples, seed=seed, prompt=prompt, annotator=annotator
+            fitted,
+            clusters,
+            resamples=resamples,
+            seed=resampling.seed,
+            prompt=rated.prompt,
+            annotator=rated.annotator,
         )
         if len(drawn.draws) < 2:
             raise InputError(

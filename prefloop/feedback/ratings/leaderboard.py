@@ -9,7 +9,14 @@ import numpy as np
 
 from prefloop.errors import InputError
 from prefloop.feedback.ratings.elo import elo
-from prefloop.feedback.ratings.estimates import Estimates, Intervals, by_large_sample, by_posterior
+from prefloop.feedback.ratings.estimates import (
+    Estimates,
+    Intervals,
+    Rated,
+    Resampling,
+    by_large_sample,
+    by_posterior,
+)
 from prefloop.feedback.ratings.fit import POINTS, Connection, Likelihood, connections
 from prefloop.feedback.ratings.pairs import pair_likelihood
 from prefloop.feedback.ratings.plackett_luce import ranking_likelihood
@@ -121,12 +128,11 @@ def leaderboard(
     clusters: Clustering = "prompt",
     anchor: str = "",
     prior: float | None = None,
-    resamples: int = 200,
-    seed: int = 0,
+    resampling: Resampling = Resampling(),  # noqa: B008  a frozen value
 ) -> Leaderboard:
     """Rate the models of votes, and with `plackett_luce` of rankings of the same models too.
 
-    Raises `InputError` if there is nothing to rate, the anchor is not among the models, or the method cannot use what is given.
+    `resampling` is that of intervals by the bootstrap. Raises `InputError` if there is nothing to rate, the anchor is not among the models, or the method cannot use what is given.
     """
     if method not in get_args(Method):
         raise InputError(f"method is {method!r}; it must be one of {', '.join(get_args(Method))}")
@@ -142,27 +148,21 @@ def leaderboard(
         return _elo_board(votes, anchor)
     likelihood, prompt, annotator, counted = _likelihood(votes, rankings, method)
     connection = connections(likelihood)
-    kept = [
-        label for name, label in (("prompt", prompt), ("annotator", annotator)) if clusters in (name, "both")
-    ]
+    rated = Rated(
+        names=votes.names, likelihood=likelihood, connection=connection, prompt=prompt, annotator=annotator
+    )
     counts = _counts(votes, rankings if method == "plackett_luce" else None)
     if intervals == "posterior":
         tied = _tied(counts) if method in ("bradley_terry", "plackett_luce") else 0.0
         real = np.concatenate([votes.counted, np.ones(counted, np.bool_)])
-        found = by_posterior(likelihood, connection, prior, anchor, votes.names, kept, tied, real)
+        found = by_posterior(rated, prior=prior, anchor=anchor, clusters=clusters, tied=tied, counted=real)
     else:
         found = by_large_sample(
-            likelihood,
-            connection,
-            prior,
-            anchor,
-            votes.names,
-            intervals,
-            clusters,
-            prompt,
-            annotator,
-            resamples,
-            seed,
+            rated,
+            prior=prior,
+            anchor=anchor,
+            clusters=clusters,
+            resampling=resampling if intervals == "bootstrap" else None,
         )
     return Leaderboard(
         method=method,
@@ -178,7 +178,7 @@ def leaderboard(
         prompts=len(np.unique(prompt)),
         annotators=len(np.unique(annotator)),
         warnings=_warnings(
-            votes, connection, prompt, annotator, clusters, intervals, prior, found.left_out, resamples
+            rated, clusters, intervals, left_out=found.left_out, resamples=resampling.resamples
         ),
     )
 
@@ -336,29 +336,25 @@ def _tie_parameter(method: str, found: Estimates) -> Interval | None:
     return Interval(value=float(value), low=float(least), high=float(most))
 
 
+def _fallen_apart(names: Sequence[str], connection: Connection) -> list[str]:
+    """A warning where models were never compared with others."""
+    if connection.groups < 2:
+        return []
+    parts = "; ".join(
+        ", ".join(name for name, at in zip(names, connection.group.tolist(), strict=True) if at == group)
+        for group in range(connection.groups)
+    )
+    return [
+        f"the models fall into {connection.groups} groups that were never compared with each other ({parts}): "
+        "ratings of different groups are not comparable"
+    ]
+
+
 def _warnings(
-    votes: Votes,
-    connection: Connection,
-    prompt: Ints,
-    annotator: Ints,
-    clusters: Clustering,
-    intervals: str,
-    prior: float | None,
-    left_out: int,
-    resamples: int,
+    rated: Rated, clusters: Clustering, intervals: str, *, left_out: int, resamples: int
 ) -> tuple[str, ...]:
-    warnings = []
-    if connection.groups > 1:
-        parts = "; ".join(
-            ", ".join(
-                name for name, at in zip(votes.names, connection.group.tolist(), strict=True) if at == group
-            )
-            for group in range(connection.groups)
-        )
-        warnings.append(
-            f"the models fall into {connection.groups} groups that were never compared with each other ({parts}): "
-            "ratings of different groups are not comparable"
-        )
+    connection = rated.connection
+    warnings = _fallen_apart(rated.names, connection)
     if connection.held_by_prior:
         warnings.append(
             "some models won or lost every comparison with the rest; their distance from the rest depends on the prior alone"
@@ -368,9 +364,9 @@ def _warnings(
                 else ""
             )
         )
-    for name, labels in (("prompt", prompt), ("annotator", annotator)):
+    for name, labels in rated.kept(clusters).items():
         count = len(np.unique(labels))
-        if clusters in (name, "both") and count < 10:
+        if count < 10:
             warnings.append(
                 f"there are only {count} {name}s; intervals that keep votes of one {name} together need more than that"
             )
@@ -416,8 +412,5 @@ def _elo_board(votes: Votes, anchor: str) -> Leaderboard:
         rankings=0,
         prompts=len(np.unique(votes.prompt)),
         annotators=len(np.unique(votes.annotator)),
-        warnings=warnings
-        + _warnings(votes, connection, votes.prompt, votes.annotator, "vote", "none", None, 0, 0)[
-            : connection.groups > 1
-        ],
+        warnings=(*warnings, *_fallen_apart(votes.names, connection)),
     )

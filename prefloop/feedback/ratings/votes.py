@@ -115,10 +115,8 @@ def make_votes(
     annotator: Sequence[int] | NDArray[Any] | None = None,
     weight: Sequence[float] | NDArray[Any] | None = None,
     counted: Sequence[bool] | NDArray[Any] | None = None,
-    features: NDArray[Any] | None = None,
-    feature_names: Sequence[str] = (),
 ) -> Votes:
-    """Votes from sequences. Without `prompt` every vote has its own, without `annotator` all are one person's, without `weight` all weigh 1,
+    """Votes from sequences, without features (see `with_style`). Without `prompt` every vote has its own, without `annotator` all are one person's, without `weight` all weigh 1,
     without `counted` all are counted.
 
     Raises `ValueError` if lengths differ or a number is out of its range.
@@ -133,8 +131,8 @@ def make_votes(
         annotator=np.zeros(n, np.intp) if annotator is None else np.asarray(annotator, np.intp),
         weight=np.ones(n) if weight is None else np.asarray(weight, np.float64),
         counted=np.ones(n, np.bool_) if counted is None else np.asarray(counted, np.bool_),
-        features=np.zeros((n, 0)) if features is None else np.asarray(features, np.float64),
-        feature_names=tuple(feature_names),
+        features=np.zeros((n, 0)),
+        feature_names=(),
     )
 
 

@@ -1,6 +1,7 @@
 """Votes and rankings for the tests, and their likelihoods written out vote by vote."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import minimize
@@ -20,7 +21,7 @@ def votes_of(
     gap = strength[first] - strength[second] + 0.8 * style.sum(1)
     outcome = np.where(random.random(n) < 1 / (1 + np.exp(-gap)), FIRST, SECOND)
     outcome = np.where(random.random(n) < ties, random.choice([TIE, BOTH_BAD], n), outcome)
-    return make_votes(
+    votes = make_votes(
         [f"m{at}" for at in range(models)],
         first,
         second,
@@ -28,9 +29,8 @@ def votes_of(
         prompt=random.integers(prompts, size=n),
         annotator=random.integers(4, size=n),
         weight=random.choice([0.5, 1.0, 2.0], n),
-        features=style,
-        feature_names=[f"f{at}" for at in range(features)],
     )
+    return replace(votes, features=style, feature_names=tuple(f"f{at}" for at in range(features)))
 
 
 def rankings_of(seed: int, *, n: int = 30, models: int = 5) -> Rankings:

@@ -1,6 +1,7 @@
 """Fits of votes and rankings against hand values, brute force, evalica and choix, and what a fit must not depend on."""
 
 import math
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -216,6 +217,9 @@ def test_what_a_fit_does_not_depend_on(seed: int, ties):
         np.where(turn, votes.first, votes.second)[order],
         swapped[order],
         weight=votes.weight[order],
+    )
+    shuffled = replace(
+        shuffled,
         features=np.where(turn[:, None], -votes.features, votes.features)[order],
         feature_names=votes.feature_names,
     )
@@ -228,9 +232,8 @@ def test_what_a_fit_does_not_depend_on(seed: int, ties):
         names[votes.second],
         votes.outcome,
         weight=votes.weight,
-        features=votes.features,
-        feature_names=votes.feature_names,
     )
+    renamed = replace(renamed, features=votes.features, feature_names=votes.feature_names)
     got = fit(pair_likelihood(renamed, ties)).parameters
     assert got[names] == pytest.approx(expected[: len(names)], abs=1e-6)
     assert got[len(names) :] == pytest.approx(expected[len(names) :], abs=1e-6)
@@ -242,9 +245,8 @@ def test_what_a_fit_does_not_depend_on(seed: int, ties):
         np.tile(votes.second, 2),
         np.tile(votes.outcome, 2),
         weight=np.tile(votes.weight, 2),
-        features=np.tile(votes.features, (2, 1)),
-        feature_names=votes.feature_names,
     )
+    twice = replace(twice, features=np.tile(votes.features, (2, 1)), feature_names=votes.feature_names)
     assert fit(pair_likelihood(twice, ties), prior=2 * PRIOR).parameters == pytest.approx(expected, abs=1e-6)
 
 

@@ -13,6 +13,7 @@ from prefloop.feedback.ratings import (
     TIE,
     Gamed,
     Rankings,
+    Resampling,
     baseline_win_rate,
     fit,
     leaderboard,
@@ -92,7 +93,7 @@ def test_few_clusters_are_warned_of():
 def test_bootstrap_intervals_are_near_the_sandwich():
     votes = votes_of(3, n=2000, models=4, prompts=200)
     one = leaderboard(votes, intervals="sandwich").ratings
-    other = leaderboard(votes, intervals="bootstrap", resamples=300).ratings
+    other = leaderboard(votes, intervals="bootstrap", resampling=Resampling(resamples=300)).ratings
     for a, b in zip(one, other, strict=True):
         assert b.rating.value == a.rating.value  # the full-data fit, not the resamples' middle
         assert b.rating.high - b.rating.low == pytest.approx(a.rating.high - a.rating.low, rel=0.2)

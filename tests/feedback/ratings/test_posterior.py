@@ -1,6 +1,7 @@
 """Intervals where votes are few, all agree, are all ties, or share prompts; and what the approximation is made of."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -218,8 +219,9 @@ def test_without_a_prior_ratings_are_the_maximum_of_the_likelihood() -> None:
         (two([FIRST, SECOND]), "davidson", "both ties and votes for a side"),
         (two([TIE, TIE]), "rao_kupper", "both ties and votes for a side"),
         (
-            make_votes(
-                ["a", "b"], [0] * 4, [1] * 4, [0, 0, 1, 1], features=np.array([[1.0], [2.0], [-1.0], [-2.0]]), feature_names=["length"]
+            replace(
+                make_votes(["a", "b"], [0] * 4, [1] * 4, [0, 0, 1, 1]),
+                features=np.array([[1.0], [2.0], [-1.0], [-2.0]]), feature_names=("length",),
             ),
             "bradley_terry",
             "a feature of style tells every winner",
