@@ -167,7 +167,7 @@ def _answer(client: httpx.Client, token: str, draw: random.Random, results: Resu
 
 def check(where: str, project: int, results: Results) -> tuple[list[str], int]:
     """What is wrong with the store after all that, empty if nothing is; and how many answers of the project it holds."""
-    task, assignment, judgement = studio_models.Task, studio_models.Assignment, models.Judgement
+    task, assignment, judgement = studio_models.TaskRow, studio_models.AssignmentRow, models.JudgementRow
     wrong = list(results.wrong)
     with Store.open(where, create=False) as store, store.database.read() as session:
         mine = set(

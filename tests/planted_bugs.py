@@ -129,7 +129,7 @@ PLANTS: tuple[Plant, ...] = (
         "Nash-MD's opponent mixes the wrong way round"),
     _golden("nash_md")("algorithms/nash_md.py", "k=1, first_key=OPPONENT_KEYS)", "k=1)",
            "Nash-MD's opponent draws with the policy's random numbers"),
-    _setting("ilql-own")("algorithms/ilql.py", "updater.steps % config.target_every == 0", "updater.steps % 2 == 0",
+    _setting("ilql-own")("algorithms/ilql.py", "updater.steps % follow_every == 0", "updater.steps % 2 == 0",
          "ILQL's target heads follow every second update, whatever is set"),
     _golden("ilql")(
         "algorithms/ilql.py", "for part in (inputs.train, inputs.heldout)", "for part in (inputs.train, inputs.train)",
@@ -304,9 +304,9 @@ PLANTS: tuple[Plant, ...] = (
     _store("data/store/selecting.py", "            index=row.sample_index,\n", "            index=0,\n", "Completions read back lose their number"),
     _store("data/store/judging.py", "if row[\"supersedes_id\"] == current.get(whose):", "if row[\"supersedes_id\"] is None or row[\"supersedes_id\"] == current.get(whose):",
            "An annotator can judge one item twice"),
-    _store("data/store/judging.py", "models.Judgement.item_id == table.id, models.Judgement.annotator_id == annotator", "models.Judgement.item_id == table.id",
+    _store("data/store/judging.py", "models.JudgementRow.item_id == table.id, models.JudgementRow.annotator_id == annotator", "models.JudgementRow.item_id == table.id",
            "What one annotator has judged is closed to the others"),
-    _of("data/test_lineage.py::test_the_whole_chain")("data/store/runs.py", 'roles = dict(models_read) if start is None else {START: start, **models_read}', "roles = dict(models_read)",
+    _of("data/test_lineage.py::test_the_whole_chain")("data/store/store.py", "roles={**({} if start is None else {runs.START: start}), **(models_read or {})},", "roles=models_read or {},",
          "A run's record forgets which model it started from"),
     # runtime
     _may_change("runtime/run.py", '"eval_every", "sampling.batch_size"),', '"eval_every", "sampling."),',

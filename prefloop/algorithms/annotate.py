@@ -11,10 +11,8 @@ from dataclasses import dataclass
 
 from prefloop.addresses import without_passwords
 from prefloop.configs.annotate import ScorePairsConfig
-from prefloop.configs.scorers import scorers_named
 from prefloop.data.store import Choice, Item, Judgement, Store
 from prefloop.errors import InputError
-from prefloop.loop.judge_scorer import is_judge
 from prefloop.loop.provenance import models_read
 from prefloop.loop.scoring import scorer_roles
 from prefloop.records import Prompt
@@ -23,27 +21,23 @@ from prefloop.runtime import start_world
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class ScoreVerdict:
     """What a difference of scores says of a pair."""
 
     choice: Choice
     margin: float
 
 
-def verdict(first: float, second: float, *, tie_width: float) -> Verdict:
+def verdict(first: float, second: float, *, tie_width: float) -> ScoreVerdict:
     """The higher score wins, unless the two are equal or closer than `tie_width`."""
     difference = first - second
     if difference == 0 or abs(difference) < tie_width:
-        return Verdict(choice="tie", margin=0.0)
-    return Verdict(choice="a" if difference > 0 else "b", margin=abs(difference))
+        return ScoreVerdict(choice="tie", margin=0.0)
+    return ScoreVerdict(choice="a" if difference > 0 else "b", margin=abs(difference))
 
 
 def score_pairs(config: ScorePairsConfig) -> str:
     """Pair stored completions, compare them by score, and say what was made; the store's name."""
-    if any(is_judge(named.name) for named in scorers_named(config.reward_model)):
-        raise InputError(
-            f"reward_model is {config.reward_model!r}; a judge compares pairs itself, with `prefloop label judge`"
-        )
     world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     names, _ = scorer_roles(config.reward_model)
     scorer = EnsembleScorer.load(

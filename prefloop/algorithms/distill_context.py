@@ -105,6 +105,7 @@ def train(config: DistillContextConfig) -> Path:
         if not_taken := what_is_not_taken(roles.policy.model, source.sampling):
             run.say(not_taken)
         session.begin()
+        every = config.eval_every
         updater = session.updater(
             parameters_of(roles.policy, config.optim, name="policy"), updates=config.steps
         )
@@ -114,7 +115,7 @@ def train(config: DistillContextConfig) -> Path:
             if step == 1:
                 _check(roles, drawing, rollout, behind)
             metrics = _learn(roles, updater, rollout, behind, source.world)
-            if session.due(step, config.eval_every):
+            if session.due(step, every):
                 metrics |= _heldout(roles, drawing, heldout, step)
             run.log(step, metrics)
             if shows_rollouts(run, step):

@@ -76,15 +76,7 @@ def filter_comparisons(config: FilterConfig) -> str:
         given, least_certainty=config.least_certainty, least_margin=config.least_said_margin
     )
     unsure = len(given) - len(records)
-    kept, of_models = records, ""
-    if config.reward_models and records:
-        result = _by_models(config, records, world)
-        done = {"drop": "left out", "flip": "flipped", "keep": "kept"}[config.disagreed]
-        kept = result.kept
-        of_models = (
-            f"; the models agree with {result.agreed}, find {result.ambiguous} ambiguous (left out) "
-            f"and disagree with {result.disagreed} ({done})"
-        )
+    kept, of_models = _by_models(config, records, world)
     found = f"{len(kept)} of {len(given)} comparisons; ambiguous by their own label {unsure} (left out){of_models}"
     if not kept:
         raise InputError(
@@ -102,8 +94,6 @@ def filter_comparisons(config: FilterConfig) -> str:
 
 def _read(config: FilterConfig, world: World) -> tuple[tuple[Comparison, ...], str]:
     """The comparisons; those that a model is to read are checked for length."""
-    if not config.reward_models:
-        return world.on_main(lambda: plain_comparisons(config.data, config.store))
     names = (named for given in config.reward_models for named in scorers_named(given))
     readers = [named.name for named in names if named.kind != "function"]
     if not readers:
@@ -113,7 +103,12 @@ def _read(config: FilterConfig, world: World) -> tuple[tuple[Comparison, ...], s
     return (*read.train.records, *read.heldout.records), read.read.summary
 
 
-def _by_models(config: FilterConfig, records: Sequence[Comparison], world: World) -> Filtered:
+def _by_models(
+    config: FilterConfig, records: Sequence[Comparison], world: World
+) -> tuple[Sequence[Comparison], str]:
+    """Those that the models keep, and what they said in words; all and nothing where there is no model."""
+    if not (config.reward_models and records):
+        return records, ""
     scorer = EnsembleScorer.load(config.reward_models, config.compute, world, rules=config.reward)
     prompts = [record.prompt.in_context(record.context) for record in records]
     data = config.data
@@ -121,6 +116,11 @@ def _by_models(config: FilterConfig, records: Sequence[Comparison], world: World
     texts = [(record.chosen, record.rejected) for record in records]
     scores = scorer.of_texts(prompts, texts, budgets=cut)
     better, worse = scores.view(-1, 2).unbind(1)
-    return filter_by_margin(
+    result = filter_by_margin(
         records, (better - worse).tolist(), least=config.least_margin, disagreed=config.disagreed
+    )
+    done = {"drop": "left out", "flip": "flipped", "keep": "kept"}[config.disagreed]
+    return result.kept, (
+        f"; the models agree with {result.agreed}, find {result.ambiguous} ambiguous (left out) "
+        f"and disagree with {result.disagreed} ({done})"
     )

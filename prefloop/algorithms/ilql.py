@@ -113,12 +113,13 @@ def train(config: ILQLConfig) -> Path:
             opened.save(folder)
             heads.save(folder / FOLDER)
 
+        follow_every = config.target_every
         for step in session.steps(save=save, updater=updater):
             own = scored.take(world.share(batches.at(step)))
             metrics = _learn(learner, updater, own, session)
             if step == 1:
                 _check_start(metrics["cql"], heads)
-            if updater.steps % config.target_every == 0 and not metrics["skipped"]:
+            if updater.steps % follow_every == 0 and not metrics["skipped"]:
                 heads.follow(config.target_rate)
             if session.due(step, every):
                 metrics |= _heldout(learner, heldout, session)

@@ -122,20 +122,9 @@ def train_objective(
             batch = [train_part[place] for place in world.share(batches.at(step))]
             whole = Whole(task=task, examples=batch, running=running.values, seed=config.run.seed, step=step)
             metrics = _step(task, updater, whole, sft_coef=config.sft_coef, check=unchecked)
-            if "expected" in metrics:
-                expected, observed = metrics.pop("expected"), metrics.pop("unregularised")
-                if not metrics["skipped"]:
-                    noise = NOISE[config.compute.dtype] * max(1.0, abs(expected))
-                    check_start(
-                        f"{loss} loss",
-                        observed,
-                        expected,
-                        noise,
-                        way_out=WAY_OUT.format(cache=reference.cache),
-                    )
-            if not metrics[
-                "skipped"
-            ]:  # NaN would stay for good, and a step that was skipped has changed nothing
+            _check_first(loss, metrics, noise=NOISE[config.compute.dtype], cache=reference.cache)
+            # NaN would stay for good, and a step that was skipped has changed nothing.
+            if not metrics["skipped"]:
                 unchecked = False
                 running.values = dict(whole.result().running or running.values)
             if follow.every and step % follow.every == 0:
@@ -225,6 +214,21 @@ def _step(task: Task, updater: Updater, whole: Whole, *, sft_coef: float, check:
     result = updater.step(in_step(whole.parts), loss, replay=lambda: replayable(groups))
     shared = {name: value.item() for name, value in whole.result().shared.items()}
     return {**result.metrics(), **metrics.reduce(world), **shared}
+
+
+def _check_first(loss: str, metrics: dict[str, float], *, noise: float, cache: Path) -> None:
+    """Take the numbers of the check out of a first step's metrics, and raise where the loss is not what the formula gives there."""
+    if "expected" not in metrics:
+        return
+    expected, observed = metrics.pop("expected"), metrics.pop("unregularised")
+    if not metrics["skipped"]:
+        check_start(
+            f"{loss} loss",
+            observed,
+            expected,
+            noise * max(1.0, abs(expected)),
+            way_out=WAY_OUT.format(cache=cache),
+        )
 
 
 def _heldout_metrics(

@@ -6,7 +6,7 @@ interruption with what is missing.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from prefloop.loop.roles import check_prompt_room
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_policy
 from prefloop.models.q_heads import FOLDER, load_q_heads
-from prefloop.models.roles import vocabulary_size
+from prefloop.models.roles import Policy, vocabulary_size
 from prefloop.models.weights import weights_sha256
 from prefloop.records import Completion, Prompt
 from prefloop.rollout import make_rollout, sample
@@ -47,11 +47,8 @@ def sample_completions(config: SampleConfig) -> str:
         say_what_is_not_taken(policy.model, config.sampling)
     check_vocabulary(tokenizer, vocabulary_size(policy))
     check_prompt_room(policy, chosen, new_tokens=config.sampling.max_new_tokens)
-    drawer: Drawer = policy
-    if config.ilql_beta:
-        heads = load_q_heads(Path(config.model), policy.device)
-        drawer = Perturbed(policy=policy, heads=heads, beta=config.ilql_beta)
-    name, checkpoint = world.on_main(lambda: _add_checkpoint(config))
+    drawer, identify = _drawer(policy, config.model, ilql_beta=config.ilql_beta)
+    name, checkpoint = world.on_main(lambda: _add_checkpoint(config, identify))
     missing = world.on_main(lambda: _missing(config, checkpoint, chosen))
     k, size = config.completions_per_prompt, max(1, ROUNDS * config.sampling.batch_size * world.size)
     per_write = max(world.size, size // k)
@@ -88,6 +85,24 @@ def sample_completions(config: SampleConfig) -> str:
     return config.store
 
 
+Identify = Callable[[str, str], tuple[str, str]]
+"""A model's name and the hash of its weights -> those of the policy that is drawn from."""
+
+
+def _drawer(policy: Policy, model: str, *, ilql_beta: float) -> tuple[Drawer, Identify]:
+    """What is drawn from: the policy, or the policy steered by its heads, which is another one for each beta."""
+    if not ilql_beta:
+        return policy, lambda name, weights: (name, weights)
+
+    def steered(name: str, weights: str) -> tuple[str, str]:
+        of_heads = weights_sha256(str(Path(model) / FOLDER))
+        digest = hashlib.sha256(f"{weights} {of_heads} {ilql_beta!r}".encode())
+        return f"{name} (ilql_beta {ilql_beta:g})", digest.hexdigest()
+
+    heads = load_q_heads(Path(model), policy.device)
+    return Perturbed(policy=policy, heads=heads, beta=ilql_beta), steered
+
+
 def _prompts(config: SampleConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[Prompts, Read]:
     """The prompts of the part that is asked for."""
     train, heldout, read = prompts(config.data, tokenizer, config.store)
@@ -104,14 +119,10 @@ def _prompts(config: SampleConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[
     return chosen, read
 
 
-def _add_checkpoint(config: SampleConfig) -> tuple[str, int]:
+def _add_checkpoint(config: SampleConfig, identify: Identify) -> tuple[str, int]:
     """The policy's name and id in the store."""
     with Store.open(config.store) as store:
-        name, weights = name_in_store(config.model, store), weights_sha256(config.model)
-        if config.ilql_beta:  # another policy than the one without its heads, and than one with another beta
-            of_heads = weights_sha256(str(Path(config.model) / FOLDER))
-            name = f"{name} (ilql_beta {config.ilql_beta:g})"
-            weights = hashlib.sha256(f"{weights} {of_heads} {config.ilql_beta!r}".encode()).hexdigest()
+        name, weights = identify(name_in_store(config.model, store), weights_sha256(config.model))
         return name, store.add_checkpoint(name, kind="policy", weights_sha256=weights)
 
 

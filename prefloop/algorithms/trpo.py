@@ -87,13 +87,14 @@ def train(config: TRPOConfig) -> Path:
             save_policy(models.policy, session.tokenizer, folder)
             save_classifier(models.critic, session.tokenizer, folder / CRITIC)
 
+        warmup = config.critic.warmup_steps
         for step in session.steps(save=save, critic=critic_updater, kl_coef=kl_coef, scores=models.shape):
             rollout = source.draw(models.policy, step, k=k)
             scores = models.score(rollout)
             experience, metrics = estimate_advantages(rule, models, rollout, scores, kl_coef.in_reward)
             if step == 1 and session.models.reference_is_start():
                 source.check("kl", metrics["kl_distance"])
-            if step > config.critic.warmup_steps:
+            if step > warmup:
                 metrics |= _move_policy(region, models.policy, old, experience, world, source.check)
             metrics |= _fit_critic(
                 models,

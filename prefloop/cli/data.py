@@ -1,18 +1,22 @@
 """`prefloop data`."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from prefloop import data
 from prefloop.cli.printing import show, show_left_out, show_new
+from prefloop.configs.common import require_effect
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
 from prefloop.data.detect import column_words
 from prefloop.data.votes import ROLES, read_votes, source_holds_votes
-from prefloop.errors import InputError
+
+C = TypeVar("C", CheckConfig, ImportConfig)
+T = TypeVar("T")
 
 
 def check(config: CheckConfig) -> int:
     """Print what a source holds; 1 if there are bad rows in it."""
-    return (_check_votes if _holds_votes(config) else _check_records)(config)
+    return _by_content(config, votes=_check_votes, records=_check_records)
 
 
 def _check_records(config: CheckConfig) -> int:
@@ -30,15 +34,16 @@ def _check_records(config: CheckConfig) -> int:
     return int(bool(report.summary.bad or (report.against and report.against.bad)))
 
 
-def _holds_votes(config: CheckConfig | ImportConfig) -> bool:
-    """Whether a source holds votes, by its own columns or by what `columns` says they are."""
+def _by_content(config: C, *, votes: Callable[[C], T], records: Callable[[C], T]) -> T:
+    """What is done with a source that holds votes, by its own columns or by what `columns` says they are; or with one that holds records."""
     data.check_split(config.source, config.split)
     if config.format:
-        return False
+        return records(config)
     named = {each.partition("=")[0].strip() for each in column_words(config.columns)}
-    return source_holds_votes(
+    holds_votes = source_holds_votes(
         config.source, split=config.split, columns=config.columns if named <= set(ROLES) else ()
     )
+    return votes(config) if holds_votes else records(config)
 
 
 def _check_votes(config: CheckConfig) -> int:
@@ -63,17 +68,17 @@ def _counter(name: str) -> Callable[[str], int] | None:
 
 def import_records(config: ImportConfig) -> None:
     """Read a source and write it into a store."""
-    (_import_votes if _holds_votes(config) else _import_records)(config)
+    _by_content(config, votes=_import_votes, records=_import_records)
 
 
 def _import_records(config: ImportConfig) -> None:
     from prefloop.data.importing import import_records as write
     from prefloop.data.store import Store
 
-    if config.outputs:
-        raise InputError(
-            f"outputs applies to votes between models, and {config.source} holds none; leave it out"
-        )
+    require_effect(
+        config,
+        (True, ("outputs",), f"which applies to votes between models, and {config.source} holds none"),
+    )
     loaded = data.load_records(
         config.source, skip_bad=config.skip_bad, limit=config.limit, **data.how(config)
     )
@@ -115,11 +120,7 @@ def _import_votes(config: ImportConfig) -> None:
     from prefloop.data.vote_import import import_votes, settle
     from prefloop.feedback.voted import read_vote_files
 
-    for name, standard in (("author", "human"), ("limit", 0)):
-        if getattr(config, name) != standard:
-            raise InputError(
-                f"{name} is {getattr(config, name)!r}, which does not apply to votes between models; leave it out"
-            )
+    require_effect(config, (True, ("author", "limit"), "which does not apply to votes between models"))
     (file,) = read_vote_files(
         [config.source],
         split=config.split,

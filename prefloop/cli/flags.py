@@ -50,7 +50,7 @@ def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] 
     kinds, short = names_of(cls), short_names(cls)
     rest, places = list(arguments), list(positional)
     found: dict[str, Given] = {}
-    config = ""
+    file = ""
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--"):
@@ -74,12 +74,12 @@ def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] 
         words = [attached] if equals else _take(rest, kind, may_be_next=bool(places))
         value = _read(words, kind, flag)
         if name == CONFIG:
-            if config:
-                raise InputError(f"--config is given twice, {config} and {value}; put both into one file")
-            config = value
+            if file:
+                raise InputError(f"--config is given twice, {file} and {value}; put both into one file")
+            file = value
         else:
             _put(found, name, Given(value=value, where=flag))
-    return Flags(config=config, given=_tree(found))
+    return Flags(config=file, given=_tree(found))
 
 
 def _unexpected(argument: str, short: Mapping[str, str]) -> str:

@@ -34,8 +34,7 @@ def judge(config: JudgeConfig) -> str:
             rows = pairs.rows(report)
             write_lines(config.labels, "".join(rows), setting="labels")
             print(f"wrote {len(rows)} comparisons to {config.labels}")
-        if config.injection and report.verdicts:
-            result = pairs.try_injection(report, config.injection)
+        if result := pairs.try_injection(report, config.injection):
             print(
                 f"  an instruction injected into the worse completion flipped {result.turned} of {result.tried} verdicts"
                 f" (its probability rose by {result.mean_gain:.2f} on average; {result.unreadable} gave none)"
@@ -55,8 +54,7 @@ def score(config: LabelScoreConfig) -> None:
         found = score_stored(config, store, cached or model)
         print("\n".join(_score_lines(config, found)))
         _warn_of_own(store, config.called)
-        if config.injection:
-            result = found.try_injection(config.injection)
+        if result := found.try_injection(config.injection):
             print(
                 f"  an instruction injected into a completion raised {result.raised} of {result.tried} scores by a tenth of the scale or more"
                 f" (by {result.mean_gain:.2f} on average)"

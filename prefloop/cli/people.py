@@ -49,7 +49,7 @@ def invite(config: InviteConfig) -> None:
             days=config.days,
             note=config.note,
         )
-    people = "one person" if config.uses == 1 else f"{config.uses} people"
+    people = {1: "one person"}.get(config.uses, f"{config.uses} people")
     print(f"This link lets {people} in as {config.role}, within {config.days} days; it is shown only once:\n")
     print(f"    {config.public_url.rstrip('/')}/join/{secret}\n")
 
@@ -75,8 +75,7 @@ def set_members(config: ProjectMembersConfig) -> None:
         project = studio.find_project(config.project)
         members.change(studio, project.id, add=config.add, role=config.role, remove=config.remove, by=None)
         settings = replace(project.settings, access=config.access or project.settings.access)
-        if settings != project.settings:
-            studio.change_project(project.id, settings)
+        studio.change_project(project.id, settings)
         found = members.members(studio, project.id)
     print(f"project {settings.name!r} is open to {_OPEN_TO[settings.access]}; {len(found)} members")
     for each in found:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefloop.configs.common import Compute, Rows, in_store, require, require_rows
+from prefloop.configs.common import Compute, Rows, in_store, require, require_effect, require_rows
 
 Method = Literal["dpo", "ipo", "simpo", "orpo", "ppo", "grpo", "rloo", "online_dpo"]
 OFFLINE: tuple[Method, ...] = ("dpo", "ipo", "simpo", "orpo")
@@ -102,21 +102,21 @@ def _require(config: PlanConfig) -> None:
     twice = {name for name in config.method if config.method.count(name) > 1}
     require(not twice, f"method names {', '.join(sorted(twice))} twice; name each once")
     require(config.rank >= 1, f"rank is {config.rank}; it must be 1 or more")
-    require(
-        config.weights != "all" or config.rank == 16,
-        f"rank is {config.rank}, but weights is all, which trains no adapters; leave it out",
-    )
     require(config.lr >= 0, f"lr is {config.lr}; it must be 0 (the method's default) or more")
     require(config.beta > 0, f"beta is {config.beta}; it must be above 0")
     require(config.kl >= 0, f"kl is {config.kl}; it must be 0 (off) or more")
-    for name, off, methods in (
-        ("beta", config.beta == 0.1, {"dpo", "ipo", "online_dpo"}),
-        ("kl", config.kl == 0.05, {"ppo", "grpo", "rloo"}),
-    ):
-        require(
-            off or bool(methods & set(config.method)),
-            f"{name} is {getattr(config, name)}, but {' and '.join(config.method)} {'has' if len(config.method) == 1 else 'have'} none; leave it out",
-        )
+    why = f"which does not apply to {' and '.join(config.method)}"
+    require_effect(
+        config,
+        (not {"dpo", "ipo", "online_dpo"} & {*config.method}, ("beta",), why),
+        (not {"ppo", "grpo", "rloo"} & {*config.method}, ("kl",), why),
+        (
+            {*config.method} <= {*OFFLINE},
+            ("prompts",),
+            "but method names none that samples",
+        ),
+        (config.weights == "all", ("rank",), "but weights is all, which trains no adapters"),
+    )
     require(config.minutes >= 0, f"minutes is {config.minutes}; it must be 0 (no limit) or more")
     require(config.eval_prompts >= 2, f"eval_prompts is {config.eval_prompts}; an interval needs 2 or more")
     require(
@@ -126,10 +126,6 @@ def _require(config: PlanConfig) -> None:
     require(
         bool(config.judge),
         "judge is empty; set it to `reward`, or name a .yaml file or a function `module:name`",
-    )
-    require(
-        not config.prompts or not set(config.method) <= set(OFFLINE),
-        f"prompts is {config.prompts!r}, but {' and '.join(config.method)} do not sample; leave it out, or add a method that does",
     )
     require(
         config.compute.dtype == "float32",

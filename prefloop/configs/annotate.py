@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prefloop.configs.common import Compute, require
-from prefloop.configs.scorers import Combining
+from prefloop.configs.judge import SCORER
+from prefloop.configs.scorers import Combining, scorers_named
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,5 +34,9 @@ class ScorePairsConfig:
     def __post_init__(self) -> None:
         require(bool(self.store), "store is empty; name the store that holds the completions")
         require(bool(self.annotator), "annotator is empty; give a name")
+        require(
+            not any(named.name.startswith(SCORER) for named in scorers_named(self.reward_model)),
+            f"reward_model is {self.reward_model!r}; a judge compares pairs itself, with `prefloop label judge`",
+        )
         require(self.tie_width >= 0, f"tie_width is {self.tie_width}; it must be 0 (no ties) or more")
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")

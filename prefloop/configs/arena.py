@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from prefloop.configs.common import require
+from prefloop.configs.common import require, require_effect
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,29 +68,23 @@ class ArenaConfig:
                 f", not both: files are {' '.join(self.files)}, store is {self.store!r}" if self.store else ""
             ),
         )
-        of_files = ("columns", "outputs", "skip_bad", "turns", "languages", "by")
+        of_files = ("columns", "outputs", "skip_bad", "turns", "languages", "by", "split")
         of_store = ("each_round", "rounds", "kinds")
-        for name in of_store if self.files else of_files:
-            where = ("a store", "files") if self.files else ("files", "a store")
-            require(
-                not getattr(self, name),
-                f"{name} is {getattr(self, name)!r}, which applies to votes of {where[0]}; these are of {where[1]}, so leave it out",
-            )
-        require(
-            bool(self.files) or self.split == "train",
-            f"split is {self.split!r}, which applies to votes of files; these are of a store, so leave it out",
+        require_effect(
+            self,
+            (bool(self.files), of_store, "which applies to votes of a store; these are of files"),
+            (not self.files, of_files, "which applies to votes of files; these are of a store"),
+            (
+                self.method == "elo",
+                ("intervals", "clusters", "prior"),
+                "but method is elo, which has no interval and no prior",
+            ),
+            (
+                self.intervals != "bootstrap",
+                ("resamples", "seed"),
+                f"but intervals is {self.intervals}, which draws nothing (bootstrap does)",
+            ),
         )
-        elo = self.method == "elo"
-        for name, usual in (("intervals", "posterior"), ("clusters", "prompt"), ("prior", None)):
-            require(
-                not elo or getattr(self, name) == usual,
-                f"{name} is {getattr(self, name)}, but method is elo, which has no interval and no prior; leave it out, or use another method",
-            )
-        for name, usual in (("resamples", 200), ("seed", 0)):
-            require(
-                self.intervals == "bootstrap" or getattr(self, name) == usual,
-                f"{name} is {getattr(self, name)}, but intervals is {self.intervals}, which draws nothing; leave it out, or use bootstrap",
-            )
         require(
             self.prior is None or 0 <= self.prior < float("inf"),
             f"prior is {self.prior}; it must be a precision, 0 (maximum likelihood) or more",

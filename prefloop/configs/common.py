@@ -1,8 +1,9 @@
 """The small configurations that the stages compose. No torch here: the command line reads these to print help."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from prefloop.errors import InputError
 
@@ -11,6 +12,18 @@ def require(condition: bool, message: str) -> None:
     """Raise `InputError` unless a setting makes sense; the message names the field, its value and what would be right."""
     if not condition:
         raise InputError(message)
+
+
+def require_effect(settings: Any, *rules: tuple[bool, Sequence[str], str]) -> None:
+    """Raise `InputError` for the first setting that was given and has no effect.
+
+    A rule is a condition, the settings that have no effect where it holds, and why, which goes on after `NAME is VALUE, `.
+    """
+    usual = {field.name: field.default for field in fields(settings)}
+    for name, why in ((name, why) for applies, names, why in rules if applies for name in names):
+        value = getattr(settings, name)
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        require(value == usual[name], f"{name} is {shown}, {why}; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

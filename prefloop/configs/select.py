@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefloop.configs.common import Compute, require
+from prefloop.configs.common import Compute, require, require_effect
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,26 +45,22 @@ class SelectConfig:
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
         require(self.overlap >= 1, f"overlap is {self.overlap}; it must be 1 or more")
         require(self.prior > 0, f"prior is {self.prior}; it must be above 0")
-        require(
-            bool(self.project) or self.overlap == 1,
-            f"overlap is {self.overlap}, but project is empty; name the new project that it is for, or leave overlap out",
-        )
-        require(
-            self.strategy != "uniform" or self.uniform == 0.2,
-            f"uniform is {self.uniform}, but strategy is uniform, which draws all pairs uniformly; leave uniform out, or choose another strategy",
-        )
-        require(
-            self.strategy == "information" or self.prior == 0.01,
-            f"prior is {self.prior}, but strategy is {self.strategy}, which fits no ratings; leave prior out, or use information",
+        strategy = self.strategy
+        require_effect(
+            self,
+            (not self.project, ("overlap",), "but project is empty: it is for a new project"),
+            (strategy == "uniform", ("uniform",), "but strategy is uniform, which draws all pairs uniformly"),
+            (
+                strategy != "information",
+                ("prior",),
+                f"but strategy is {strategy}, which fits no ratings (information does)",
+            ),
+            (strategy == "conflict", ("checkpoints",), "but conflict takes pairs that were judged already"),
         )
         needs = self.strategy in ("disagreement", "margin")
         require(
             bool(self.scores) == needs,
             f"strategy is {self.strategy}, which reads {'scores; name a file of `prefloop data score`' if needs else 'no scores; leave scores out'}",
-        )
-        require(
-            self.strategy != "conflict" or not self.checkpoints,
-            "checkpoints are named, but conflict takes pairs that were judged already; leave checkpoints out",
         )
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate
-from prefloop.evaluation.plots import DARK, LIGHT, STYLE, PlotRow, Reference, interval_chart, line_chart
+from prefloop.evaluation.plots import DARK, LIGHT, STYLE, PlotRow, ReferenceLine, interval_chart, line_chart
 from prefloop.evaluation.visible_text import shown
 from prefloop.evaluation.wording import minus, number, percent
 from prefloop.feedback.ratings import BASE, Interval, Leaderboard, LengthControlled, Rating
@@ -87,7 +87,7 @@ def rounds_chart(arena: Arena) -> str:
             Series(label=name, x=[float(at) for at in rounds], y=value, low=low, high=high, slot=slot % 8)
         )
     return line_chart(
-        series, title="Ratings over rounds", x_label="round", y_label="rating", references=[Reference(value=BASE, label="average or anchor")]
+        series, title="Ratings over rounds", x_label="round", y_label="rating", references=[ReferenceLine(value=BASE, label="average or anchor")]
     )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def ratings_chart(rows: Sequence[Rating], *, title: str, votes: int) -> str:
         for row in rows
     ]
     return interval_chart(
-        estimates, title=title, x_label="rating (400 points are odds of 10 to 1)", references=[Reference(value=BASE, label="average or anchor")]
+        estimates, title=title, x_label="rating (400 points are odds of 10 to 1)", references=[ReferenceLine(value=BASE, label="average or anchor")]
     )  # fmt: skip
 
 

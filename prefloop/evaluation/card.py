@@ -33,7 +33,7 @@ _TITLES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class ModelResults:
     """What an evaluation says of the model."""
 
     numbers: Mapping[str, Estimate]
@@ -58,7 +58,7 @@ class Card:
     """The lineage; None if no store knows the model."""
     settings: Mapping[str, Any]
     """Of the run that made it, those that are not the defaults."""
-    measured: Measured | None
+    measured: ModelResults | None
     files: Mapping[str, str]
     """SHA-256 of files with weights, by name."""
 
@@ -174,10 +174,10 @@ def _judges(card: Card) -> str:
         if kind == "human":
             people.update(people=1, judgements=count)
         else:
-            settings = node.facts.get("settings") or {}
-            model = f", model `{public(str(settings['model']))}`" if settings.get("model") else ""
+            model = (node.facts.get("settings") or {}).get("model")
+            by = f", model `{public(str(model))}`" if model else ""
             lines.append(
-                f"{'an AI judge' if kind == 'ai' else 'a simulated annotator'}, `{node.name}`{model}: {count} judgements"
+                f"{'an AI judge' if kind == 'ai' else 'a simulated annotator'}, `{node.name}`{by}: {count} judgements"
             )
     if people:
         who = f"{people['people']} people" if people["people"] > 1 else "one person"

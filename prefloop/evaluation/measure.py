@@ -34,7 +34,7 @@ from prefloop.evaluation.summary import (
 )
 from prefloop.evaluation.text_metrics import check_metrics, references_of
 from prefloop.evaluation.win_rate import WinMatrix
-from prefloop.feedback.utility import find_utility, is_log_odds
+from prefloop.feedback.utility import find_gold, is_log_odds
 from prefloop.loop import inputs
 from prefloop.records import Comparison, Demonstration, Prompt
 from prefloop.runtime.environment import environment
@@ -108,7 +108,7 @@ def setting_of(config: EvalConfig | BestOfNConfig, world: World) -> Setting:
 
 def gold_of(config: EvalConfig | BestOfNConfig) -> Gold | None:
     """The gold judge, where one is named."""
-    return find_utility(config.gold) if config.gold else None
+    return find_gold(config.gold)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -92,7 +92,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reference:
+class ReferenceLine:
     """A dashed line at a value that means something."""
 
     value: float
@@ -133,7 +133,7 @@ def line_chart(
     title: str,
     x_label: str,
     y_label: str,
-    references: Sequence[Reference] = (),
+    references: Sequence[ReferenceLine] = (),
     smooth: bool = False,
     percent_axis: bool = False,
     include: Sequence[float] = (),
@@ -166,7 +166,7 @@ def interval_chart(
     *,
     title: str,
     x_label: str,
-    references: Sequence[Reference] = (),
+    references: Sequence[ReferenceLine] = (),
     percent_axis: bool = False,
     include: Sequence[float] = (),
 ) -> str:
@@ -272,7 +272,7 @@ def category_chart(
     title: str,
     x_label: str,
     y_label: str,
-    references: Sequence[Reference] = (),
+    references: Sequence[ReferenceLine] = (),
     percent_axis: bool = True,
     height: float = 260,
 ) -> str:
@@ -367,7 +367,7 @@ def _x_axis(x: Axis, bottom: float, label: str, percent_axis: bool = False) -> l
     return [*parts, text(label, x.end, bottom + 33, anchor="end")]
 
 
-def _reference(reference: Reference, x: Axis, y: Axis) -> str:
+def _reference(reference: ReferenceLine, x: Axis, y: Axis) -> str:
     at = y.at(reference.value)
     line = element("line", x1=x.start, x2=x.end, y1=at, y2=at, cls="reference")
     return line + text(reference.label, x.end, at - 5, anchor="end")

@@ -12,7 +12,7 @@ from prefloop.configs.adapters import CONFIG, Adapter, adapter_of, read_object
 from prefloop.data.store import Node, Store, nearest_store
 from prefloop.data.store import lineage as find_lineage
 from prefloop.errors import InputError
-from prefloop.evaluation.card import Card, Kind, Measured, is_hub_name, write_card
+from prefloop.evaluation.card import Card, Kind, ModelResults, is_hub_name, write_card
 from prefloop.evaluation.json_files import decode
 from prefloop.evaluation.reward_model_quality import RewardModelQuality
 from prefloop.evaluation.summary import Summary, read_summary
@@ -232,7 +232,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _measured(folder: Path, given: str) -> Measured | None:
+def _measured(folder: Path, given: str) -> ModelResults | None:
     """What an evaluation in the project folder, or the reward stage itself, says of this model."""
     whole = folder.parent if folder.name == ADAPTER else folder
     project = whole.parent.parent
@@ -244,7 +244,7 @@ def _measured(folder: Path, given: str) -> Measured | None:
     summary = read_summary(file) if file.is_file() else None
     found = dict(_numbers(summary, file.parent, whole)) if summary else {}
     if summary and found:
-        return Measured(
+        return ModelResults(
             numbers=found,
             units=summary.units,
             on=[*map(str, summary.data)] or list(summary.notes),
@@ -255,7 +255,7 @@ def _measured(folder: Path, given: str) -> Measured | None:
     heldout = whole.parent / "heldout.json"
     if heldout.is_file():
         quality = decode(RewardModelQuality, read_object(heldout), f"{heldout}: ")
-        return Measured(
+        return ModelResults(
             numbers={
                 "accuracy on held-out comparisons": quality.accuracy,
                 "Brier score": quality.calibration.brier,

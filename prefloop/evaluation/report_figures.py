@@ -9,7 +9,7 @@ from prefloop.evaluation.label_noise import ceiling_words
 from prefloop.evaluation.plots import (
     PlotRow,
     Point,
-    Reference,
+    ReferenceLine,
     bar_chart,
     category_chart,
     interval_chart,
@@ -42,7 +42,7 @@ def win_rates(summary: Summary | None, slots: Slots) -> Figure | None:
         rows,
         title=title,
         x_label="share of held-out prompts won, ties as a half",
-        references=[Reference(value=0.5, label=f"as good as {summary.start}")],
+        references=[ReferenceLine(value=0.5, label=f"as good as {summary.start}")],
         percent_axis=True,
         include=[0.4, 1.0],
     )
@@ -128,12 +128,12 @@ def reward_model_accuracy(
         if quality
         else []
     )
-    references = [Reference(value=0.5, label="chance")]
-    references += [Reference(value=ceiling, label=f"ceiling {percent(ceiling)}")] if ceiling else []
+    references = [ReferenceLine(value=0.5, label="chance")]
+    references += [ReferenceLine(value=ceiling, label=f"ceiling {percent(ceiling)}")] if ceiling else []
     agreed = quality.label_ceiling if quality and not ceiling else None
     if agreed:
         bounds = dict.fromkeys((agreed.at_least, agreed.at_most))
-        references += [Reference(value=each, label=f"ceiling {percent(each)}") for each in bounds]
+        references += [ReferenceLine(value=each, label=f"ceiling {percent(each)}") for each in bounds]
     caption = "Held-out comparisons that the reward model orders as the label does, with 95 % intervals."
     if ceiling:
         caption += f" The labels are noisy: a perfect model would agree with {percent(ceiling)} of them."
@@ -177,7 +177,7 @@ def accuracy_by_length(quality: RewardModelQuality) -> Figure:
         title="Accuracy by length difference",
         x_label="chosen minus rejected length",
         y_label="accuracy on held-out comparisons",
-        references=[Reference(value=0.5, label="")],
+        references=[ReferenceLine(value=0.5, label="")],
     )
     higher = quality.length.longer_scores_higher
     caption = (

@@ -10,7 +10,7 @@ from typing import Any
 from prefloop.configs.common import HELDOUT, Selecting, require_selects
 from prefloop.data.store import Export, Filters, Store
 from prefloop.data.store.selecting import DISAGREEMENT, ROUNDING
-from prefloop.data.store.values import Aggregated, DatasetVersion, ExportKind, Part
+from prefloop.data.store.values import AggregatedLabel, DatasetVersion, ExportKind, Part
 from prefloop.errors import InputError
 from prefloop.feedback.aggregated import AggregatedPair, aggregated_pairs
 from prefloop.feedback.judged import pair_labels, read_judged, summary_of
@@ -90,9 +90,9 @@ def _as_json(chosen: Selecting) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.said.items()}
 
 
-def _fixed(pair: AggregatedPair) -> Aggregated:
+def _fixed(pair: AggregatedPair) -> AggregatedLabel:
     item = pair.judged[0]
-    return Aggregated(
+    return AggregatedLabel(
         item=item.item,
         choice="a" if pair.comparison.chosen == item.completions[0] else "b",
         p_soft=pair.comparison.p_soft,

@@ -83,7 +83,7 @@ def read_judged(
         by_id = {row.id: row for row in rows}
         found = []
         slots = _slots(session)
-        table, item, annotator = models.Judgement, models.Item, models.Annotator
+        table, item, annotator = models.JudgementRow, models.ItemRow, models.AnnotatorRow
         ids = list(by_id)
         for start in range(0, len(ids), CHUNK):
             statement = (
@@ -121,7 +121,7 @@ def read_judged(
 
 def _slots(session: Session) -> dict[int, tuple[str, ...]]:
     """Item -> the models behind its slots."""
-    slot, completion = models.ItemCompletion, models.Completion
+    slot, completion = models.ItemCompletionRow, models.CompletionRow
     called = checkpoint_names(session)
     found: dict[int, list[str]] = {}
     statement = (
@@ -136,7 +136,7 @@ def _slots(session: Session) -> dict[int, tuple[str, ...]]:
 
 def gold_choices(store: Store, *, annotator: str = "", rounds: tuple[int, ...] = ()) -> dict[int, str]:
     """Item -> the choice that is known to be right, of pairs: what the studio's gold items say, and over that what `annotator` judged in these rounds."""
-    task, item = studio_models.Task, models.Item
+    task, item = studio_models.TaskRow, models.ItemRow
     with store.database.read() as session:
         rows = session.execute(
             select(task.item_id, task.gold)
@@ -153,7 +153,7 @@ def gold_choices(store: Store, *, annotator: str = "", rounds: tuple[int, ...] =
 
 def checkpoint_names(session: Session) -> dict[int, str]:
     """Id -> what a checkpoint is called here: its name, with the beginning of its weights' hash where two have one name."""
-    checkpoint = models.Checkpoint
+    checkpoint = models.CheckpointRow
     rows = session.execute(select(checkpoint.id, checkpoint.name, checkpoint.weights_sha256)).all()
     same = Counter(name for _, name, _ in rows)
     return {id: name if same[name] == 1 else f"{name}@{sha[:8] or id}" for id, name, sha in rows}

@@ -14,6 +14,11 @@ from prefloop.verifiers import open_verifier
 TOY = "toy"
 
 
+def find_gold(name: str) -> Utility | None:
+    """The utility of this name, as `find_utility` has it; None where none is named."""
+    return find_utility(name) if name else None
+
+
 def find_utility(name: str) -> Utility:
     """`toy`, the folder of a fitted judge, a verifier (`exact:COLUMN`), or `module:function` for a function of (prompt, completion) that gives a number.
 

@@ -119,8 +119,8 @@ def _from_pretrained(
 
 def _dequantised() -> dict[str, Any]:
     """What makes transformers unpack every weight of a .gguf file; releases without the setting always do."""
-    settings = getattr(transformers, "GgufConfig", None)
-    return {"quantization_config": settings(dequantize=True)} if settings is not None else {}
+    unpacking = getattr(transformers, "GgufConfig", None)
+    return {} if unpacking is None else {"quantization_config": unpacking(dequantize=True)}
 
 
 def load_config(name: str, compute: Compute) -> PretrainedConfig | None:

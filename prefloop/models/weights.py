@@ -88,11 +88,11 @@ def weights_sha256(name: str) -> str:
     if adapter is not None:
         return _of_adapter(adapter)
     place = model_name(name)
-    config, files = _local(place) if Path(place.source).is_dir() else _from_hub(name, place)
+    about, files = _local(place) if Path(place.source).is_dir() else _from_hub(name, place)
     for file in files:
         _add(digest, file)
-    if config is not None and config.exists():
-        digest.update(json.dumps(read_object(config), sort_keys=True).encode())
+    if about is not None and about.exists():
+        digest.update(json.dumps(read_object(about), sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -22,7 +22,7 @@ from prefloop.configs.recipes import RoundsConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sample import SampleConfig
 from prefloop.feedback.simulate import SimulatedAnnotator
-from prefloop.feedback.utility import find_utility
+from prefloop.feedback.utility import find_gold
 from prefloop.recipes import toy
 from prefloop.recipes.clock import Clock
 from prefloop.recipes.plan import Plan
@@ -165,9 +165,8 @@ def _toy_world(config: RoundsConfig, plan: Plan) -> Ground:
 
 def _given(config: RoundsConfig, plan: Plan) -> Ground:
     del plan
-    annotator = None
-    if config.utility:
-        annotator = simulated_annotator(find_utility(config.utility), flip=config.flip, seed=config.seed)
+    gold = find_gold(config.utility)
+    annotator = None if gold is None else simulated_annotator(gold, flip=config.flip, seed=config.seed)
     return Ground(annotator=annotator, first={}, settings=())
 
 

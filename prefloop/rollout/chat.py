@@ -65,6 +65,11 @@ def _lines(interactive: bool) -> Iterator[str]:
             return
 
 
+def _opening(system: str) -> tuple[Message, ...]:
+    """What a conversation begins with: the system message, if there is one."""
+    return (Message(role="system", content=system),) if system else ()
+
+
 class OpenChat:
     """What was said so far, and how answers are drawn."""
 
@@ -72,7 +77,8 @@ class OpenChat:
         self, config: ChatConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, out: TextIO
     ) -> None:
         self.remembers = bool(tokenizer.chat_template)
-        if config.system and not self.remembers:
+        opening = _opening(config.system)
+        if opening and not self.remembers:
             raise InputError(
                 f"system is set, but the tokenizer of {config.model} has no chat template; leave it out"
             )
@@ -81,7 +87,7 @@ class OpenChat:
         self._out = out
         self._sampling = config.sampling
         self._seed = config.seed
-        self._opening = (Message(role="system", content=config.system),) if config.system else ()
+        self._opening = opening
         self._messages: tuple[Message, ...] = self._opening
         self._lines: tuple[Demonstration, ...] = ()
         self._answers = 0

@@ -98,16 +98,16 @@ def _setting() -> Any:
 
 @contextlib.contextmanager
 def _by(library: Library) -> Iterator[None]:
-    settings = _setting()
-    if settings is None:
+    switch = _setting()
+    if switch is None:
         yield
         return
-    before = settings.fp32_precision
-    settings.fp32_precision = _PRECISION[library]
+    before = switch.fp32_precision
+    switch.fp32_precision = _PRECISION[library]
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        switch.fp32_precision = before
 
 
 def choose() -> MatrixProducts:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from prefloop.data.store import studio_models
 from prefloop.studio.values import PROJECT_ROLES, NotAllowed, NotFound, ProjectRole
 
-_Account, _Member, _Project = studio_models.Account, studio_models.Membership, studio_models.Project
+_Account, _Member, _Project = studio_models.AccountRow, studio_models.MembershipRow, studio_models.ProjectRow
 
 
 @cache

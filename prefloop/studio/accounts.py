@@ -40,8 +40,8 @@ _few = BoundedSemaphore(2)
 """Each check takes 64 MiB; many at once, for somebody who tries passwords, would take all memory."""
 _NOBODY = _hasher.hash(secrets.token_urlsafe(16))
 """Checked where there is no such login, so that it takes as long."""
-_Account, _Session, _Token = studio_models.Account, studio_models.WebSession, studio_models.ApiToken
-_Member = studio_models.Membership
+_Account, _Session, _Token = studio_models.AccountRow, studio_models.WebSessionRow, studio_models.ApiTokenRow
+_Member = studio_models.MembershipRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,11 +131,11 @@ def who_of(studio: Studio, account: int) -> Who:
 
 def add_account(
     session: Session, login: str, password_hash: str, role: str, now: datetime
-) -> studio_models.Account:
+) -> studio_models.AccountRow:
     """Write an account down, within a transaction; `Conflict` for a login that is taken."""
     if session.scalar(select(_Account.id).where(_Account.login == login)) is not None:
         raise Conflict(f"the login {login} is taken; choose another one")
-    annotator = models.Annotator(
+    annotator = models.AnnotatorRow(
         name=f"person-{secrets.token_hex(4)}", kind="human", settings={"by": "studio"}, created_at=now
     )
     session.add(annotator)
@@ -242,7 +242,7 @@ def _leads() -> ColumnElement[str]:
 
 
 @cache
-def _by_cookie() -> Select[studio_models.Account, str, str, int, datetime]:
+def _by_cookie() -> Select[studio_models.AccountRow, str, str, int, datetime]:
     """The account of a session. Made once: every request asks for it."""
     return (
         select(_Account, _Session.csrf, _leads(), _Session.id, _Session.seen_at)
@@ -256,7 +256,7 @@ def _by_cookie() -> Select[studio_models.Account, str, str, int, datetime]:
 
 
 @cache
-def _by_token() -> Select[studio_models.Account, studio_models.ApiToken, str]:
+def _by_token() -> Select[studio_models.AccountRow, studio_models.ApiTokenRow, str]:
     """The account of a token."""
     return (
         select(_Account, _Token, _leads())
@@ -372,7 +372,9 @@ def save_settings(studio: Studio, who: Who, settings: dict[str, Any]) -> None:
 def people(studio: Studio) -> list[Person]:
     """Every account, oldest first."""
     said = (
-        select(func.count()).where(models.Judgement.annotator_id == _Account.annotator_id).scalar_subquery()
+        select(func.count())
+        .where(models.JudgementRow.annotator_id == _Account.annotator_id)
+        .scalar_subquery()
     )
     signed_in = (
         select(func.count())
@@ -381,8 +383,8 @@ def people(studio: Studio) -> list[Person]:
     )
     with studio.read() as session:
         rows = session.execute(
-            select(_Account, models.Annotator.name, said, signed_in)
-            .join(models.Annotator, models.Annotator.id == _Account.annotator_id)
+            select(_Account, models.AnnotatorRow.name, said, signed_in)
+            .join(models.AnnotatorRow, models.AnnotatorRow.id == _Account.annotator_id)
             .order_by(_Account.id)
         )
         return [
@@ -448,7 +450,7 @@ def anonymise(studio: Studio, id: int, *, by: int | None) -> str:
     with studio.write() as session:
         row = account_of(session, id)
         _keep_an_admin(session, row)
-        name = session.get_one(models.Annotator, row.annotator_id).name
+        name = session.get_one(models.AnnotatorRow, row.annotator_id).name
         audit.write(
             session,
             now=studio.clock(),
@@ -457,14 +459,14 @@ def anonymise(studio: Studio, id: int, *, by: int | None) -> str:
             entity="annotator",
             id=row.annotator_id,
         )
-        own = (studio_models.PasswordReset, studio_models.RecoveryCode, studio_models.SecondStep)
+        own = (studio_models.PasswordResetRow, studio_models.RecoveryCodeRow, studio_models.SecondStepRow)
         for table in (_Session, _Token, _Member, *own):
             session.execute(delete(table).where(table.account_id == id))
         session.delete(row)
         return name
 
 
-def account_of(session: Session, id: int) -> studio_models.Account:
+def account_of(session: Session, id: int) -> studio_models.AccountRow:
     """The account with this id, or `NotFound`."""
     row = session.get(_Account, id) if id < 2**31 else None
     if row is None:
@@ -472,14 +474,14 @@ def account_of(session: Session, id: int) -> studio_models.Account:
     return row
 
 
-def _keep_an_admin(session: Session, row: studio_models.Account) -> None:
+def _keep_an_admin(session: Session, row: studio_models.AccountRow) -> None:
     """Raise `Conflict` for the last one. All admins are locked: of two who shut each other out at once, the second is refused."""
     admins = select(_Account.id).where(_Account.role == "admin", _Account.active).order_by(_Account.id)
     if session.scalars(admins.with_for_update()).all() == [row.id]:
         raise Conflict("this is the only admin; make somebody else an admin first")
 
 
-def _who(row: studio_models.Account, *, scopes: tuple[Scope, ...], csrf: str, leads: Any = "") -> Who:
+def _who(row: studio_models.AccountRow, *, scopes: tuple[Scope, ...], csrf: str, leads: Any = "") -> Who:
     role: Any = row.role
     return Who(
         account=row.id,

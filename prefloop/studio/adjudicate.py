@@ -35,7 +35,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 """Kind of project whose items are adjudicated -> what can be decided."""
 _NO_ANSWER = ("skip", "withdrawn", "cant_tell", "ranking", "rated", "edited")
-_Task, _Judgement, _Adjudication = studio_models.Task, models.Judgement, studio_models.Adjudication
+_Task, _Judgement, _Adjudication = studio_models.TaskRow, models.JudgementRow, studio_models.AdjudicationRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ class Case:
 
 def said_of(session: Session, project: int) -> dict[int, list[Said]]:
     """Item -> the current answers of people to it, decisions left out, for items of a project whose answer is not known."""
-    later, detail = aliased(_Judgement), studio_models.JudgementDetail
+    later, detail = aliased(_Judgement), studio_models.JudgementDetailRow
     rows = session.execute(
         select(
             _Task.item_id,
@@ -85,7 +85,7 @@ def said_of(session: Session, project: int) -> dict[int, list[Said]]:
             detail.flags,
         )
         .join(_Judgement, _Judgement.item_id == _Task.item_id)
-        .join(models.Annotator, models.Annotator.id == _Judgement.annotator_id)
+        .join(models.AnnotatorRow, models.AnnotatorRow.id == _Judgement.annotator_id)
         .outerjoin(detail, detail.judgement_id == _Judgement.id)
         .outerjoin(later, later.supersedes_id == _Judgement.id)
         .outerjoin(_Adjudication, _Adjudication.judgement_id == _Judgement.id)
@@ -95,7 +95,7 @@ def said_of(session: Session, project: int) -> dict[int, list[Said]]:
             ~_Task.archived,
             later.id.is_(None),
             _Adjudication.judgement_id.is_(None),
-            models.Annotator.kind == "human",
+            models.AnnotatorRow.kind == "human",
             _Judgement.choice.not_in(_NO_ANSWER),
         )
         .order_by(_Judgement.id)
@@ -250,7 +250,7 @@ def _decide(
         ],
     )
     session.execute(
-        insert(studio_models.JudgementDetail).values(
+        insert(studio_models.JudgementDetailRow).values(
             judgement_id=id,
             assignment_id=None,
             rationale=reason,
@@ -284,10 +284,10 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _decisions(session: Session, project: int) -> dict[int, models.Judgement]:
+def _decisions(session: Session, project: int) -> dict[int, models.JudgementRow]:
     """Item -> the decision that holds: the last one."""
     later = aliased(_Judgement)
-    rows: Sequence[models.Judgement] = session.scalars(
+    rows: Sequence[models.JudgementRow] = session.scalars(
         select(_Judgement)
         .join(_Adjudication, _Adjudication.judgement_id == _Judgement.id)
         .join(_Task, _Task.item_id == _Judgement.item_id)
@@ -308,7 +308,7 @@ def _identity(session: Session, person: int, now: datetime) -> int:
     )
     if known is not None:
         return known
-    row = models.Annotator(
+    row = models.AnnotatorRow(
         name=f"adjudicator-{secrets.token_hex(4)}",
         kind="human",
         settings={"by": "studio", "adjudicates": True},

@@ -15,7 +15,7 @@ from prefloop.studio import adjudicate
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound, Project
 
-_Task, _Assignment, _Judgement = studio_models.Task, studio_models.Assignment, models.Judgement
+_Task, _Assignment, _Judgement = studio_models.TaskRow, studio_models.AssignmentRow, models.JudgementRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ def excerpt(text: object, length: int = 160) -> str:
 
 def rounds(studio: Studio) -> list[LoopRound]:
     """Every turn of the loop: what was sampled, asked, judged and trained."""
-    item, slot, completion = models.Item, models.ItemCompletion, models.Completion
+    item, slot, completion = models.ItemRow, models.ItemCompletionRow, models.CompletionRow
     with studio.read() as session:
         strategies: dict[int, dict[str, int]] = {}
         for number, strategy, count in session.execute(
@@ -79,32 +79,32 @@ def rounds(studio: Studio) -> list[LoopRound]:
             strategies.setdefault(number, {})[strategy] = count
         policies: dict[int, list[str]] = {}
         for number, name in session.execute(
-            select(item.round, models.Checkpoint.name)
+            select(item.round, models.CheckpointRow.name)
             .join(slot, slot.item_id == item.id)
             .join(completion, completion.id == slot.completion_id)
-            .join(models.Checkpoint, models.Checkpoint.id == completion.checkpoint_id)
+            .join(models.CheckpointRow, models.CheckpointRow.id == completion.checkpoint_id)
             .distinct()
-            .order_by(models.Checkpoint.name)
+            .order_by(models.CheckpointRow.name)
         ):
             policies.setdefault(number, []).append(name)
         later = aliased(_Judgement)
         said: dict[int, dict[str, int]] = {}
         for number, kind, count in session.execute(
-            select(item.round, models.Annotator.kind, func.count())
+            select(item.round, models.AnnotatorRow.kind, func.count())
             .join(_Judgement, _Judgement.item_id == item.id)
-            .join(models.Annotator, models.Annotator.id == _Judgement.annotator_id)
+            .join(models.AnnotatorRow, models.AnnotatorRow.id == _Judgement.annotator_id)
             .outerjoin(later, later.supersedes_id == _Judgement.id)
             .where(later.id.is_(None), _Judgement.choice != "withdrawn")
-            .group_by(item.round, models.Annotator.kind)
+            .group_by(item.round, models.AnnotatorRow.kind)
         ):
             said.setdefault(number, {})[kind] = count
-        member, link, run = models.ExportJudgement, models.TrainingRunExport, models.TrainingRun
+        member, link, run = models.ExportJudgementRow, models.TrainingRunExportRow, models.TrainingRunRow
         trained: dict[int, list[RunOnJudgements]] = {}
         made = dict(
             session.execute(
-                select(models.Checkpoint.training_run_id, models.Checkpoint.name)
-                .where(models.Checkpoint.training_run_id.is_not(None))
-                .order_by(models.Checkpoint.id)
+                select(models.CheckpointRow.training_run_id, models.CheckpointRow.name)
+                .where(models.CheckpointRow.training_run_id.is_not(None))
+                .order_by(models.CheckpointRow.id)
             ).all()
         )
         for number, row in session.execute(
@@ -153,7 +153,7 @@ def _report(store: Path, folder: str) -> str:
 def report_of(studio: Studio, run: int) -> Path:
     """The report of a training run's project. Raises `NotFound` if there is none."""
     with studio.read() as session:
-        row = session.get(models.TrainingRun, run)
+        row = session.get(models.TrainingRunRow, run)
         report = "" if row is None else _report(studio.store.folder, row.folder)
     if not report:
         raise NotFound("this run has no report yet; `prefloop report` makes one")

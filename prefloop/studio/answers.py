@@ -36,7 +36,7 @@ _OTHERS: Mapping[str, Choice] = {
 
 
 def judgement(
-    project: Project, row: studio_models.Assignment, answer: Answer, *, key: str, item: int, version: str
+    project: Project, row: studio_models.AssignmentRow, answer: Answer, *, key: str, item: int, version: str
 ) -> Judgement:
     """An answer in places as a judgement in slots; `InputError` if the project does not ask for such an answer.
 
@@ -141,7 +141,7 @@ def _check_ratings(project: Project, answer: Answer) -> None:
 
 
 def plain_judgement(
-    row: studio_models.Assignment,
+    row: studio_models.AssignmentRow,
     *,
     choice: Choice,
     key: str,
@@ -167,9 +167,9 @@ def plain_judgement(
     )
 
 
-def same(session: Session, known: models.Judgement, said: Judgement, answer: Answer) -> None:
+def same(session: Session, known: models.JudgementRow, said: Judgement, answer: Answer) -> None:
     """`Conflict` unless the stored judgement is what is sent again."""
-    detail = session.get_one(studio_models.JudgementDetail, known.id)
+    detail = session.get_one(studio_models.JudgementDetailRow, known.id)
     stored = (
         known.choice,
         known.ranking,
@@ -195,7 +195,7 @@ def same(session: Session, known: models.Judgement, said: Judgement, answer: Ans
 
 
 def as_draft(
-    before: models.Judgement, detail: studio_models.JudgementDetail | None, order: Sequence[int]
+    before: models.JudgementRow, detail: studio_models.JudgementDetailRow | None, order: Sequence[int]
 ) -> dict[str, Any]:
     """An answer as the page would have kept it unfinished, in places, so that undoing a slip does not lose what was typed."""
     place = {slot: index for index, slot in enumerate(order)}

@@ -32,7 +32,7 @@ MOST_HELD = 3
 """Leases an annotator holds in one project: the item on the screen, the next one, and one left over from another window."""
 Pool = Literal["work", "known", "practice", "qualification"]
 """Which items: those that people judge, known answers among them, and those that come before the work."""
-_Task, _Assignment, _Judgement = studio_models.Task, studio_models.Assignment, models.Judgement
+_Task, _Assignment, _Judgement = studio_models.TaskRow, studio_models.AssignmentRow, models.JudgementRow
 
 
 def lease(
@@ -103,7 +103,7 @@ def lease(
 
 def _take(
     session: Session, project: Project, annotator: int, gate: Gate, random: Random | secrets.SystemRandom
-) -> studio_models.Task | None:
+) -> studio_models.TaskRow | None:
     """Choose a task and take one of its places."""
     mine = {"project": project.id, "annotator": annotator}
     # Questions whose answer is known are asked among others, not alone: without another one there is none of them.
@@ -122,7 +122,7 @@ def _take(
 
 
 @cache
-def _held() -> Select[studio_models.Assignment]:
+def _held() -> Select[studio_models.AssignmentRow]:
     """What the annotator holds in the project, oldest first."""
     return (
         select(_Assignment)
@@ -139,11 +139,11 @@ def _held() -> Select[studio_models.Assignment]:
 @cache
 def _slots() -> Select[int]:
     """How many completions an item has."""
-    return select(func.count()).where(models.ItemCompletion.item_id == bindparam("item"))
+    return select(func.count()).where(models.ItemCompletionRow.item_id == bindparam("item"))
 
 
 @cache
-def _before() -> Select[studio_models.Assignment]:
+def _before() -> Select[studio_models.AssignmentRow]:
     """The annotator's earlier assignment of a task."""
     return select(_Assignment).where(
         _Assignment.task_id == bindparam("task"), _Assignment.annotator_id == bindparam("annotator")
@@ -151,7 +151,7 @@ def _before() -> Select[studio_models.Assignment]:
 
 
 @cache
-def _expired() -> Select[studio_models.Assignment]:
+def _expired() -> Select[studio_models.AssignmentRow]:
     """Leases that have run out."""
     return (
         select(_Assignment)
@@ -165,14 +165,14 @@ def _expired() -> Select[studio_models.Assignment]:
 def _annotator() -> Select[int]:
     """An annotator, locked."""
     return (
-        select(models.Annotator.id)
-        .where(models.Annotator.id == bindparam("annotator"))
+        select(models.AnnotatorRow.id)
+        .where(models.AnnotatorRow.id == bindparam("annotator"))
         .with_for_update(key_share=True)
     )
 
 
 @cache
-def _own() -> Select[studio_models.Assignment, int, int]:
+def _own() -> Select[studio_models.AssignmentRow, int, int]:
     """An annotator's assignment, locked, with its project and item."""
     return (
         select(_Assignment, _Task.project_id, _Task.item_id)
@@ -183,13 +183,13 @@ def _own() -> Select[studio_models.Assignment, int, int]:
 
 
 @cache
-def _said() -> Select[models.Judgement]:
+def _said() -> Select[models.JudgementRow]:
     """The judgement with a key."""
     return select(_Judgement).where(_Judgement.idempotency_key == bindparam("key"))
 
 
 @cache
-def _candidates(pool: Pool) -> Select[studio_models.Task]:
+def _candidates(pool: Pool) -> Select[studio_models.TaskRow]:
     """Open tasks that the annotator has not been asked, best first; one row, locked."""
     annotator = bindparam("annotator")
     answered = select(_Assignment.id).where(
@@ -290,16 +290,18 @@ def submit(
     return Receipt(token=token, state=_state(row), judgement=id, feedback=feedback)
 
 
-def _anew(session: Session, said: Judgement, row: studio_models.Assignment) -> Judgement:
+def _anew(session: Session, said: Judgement, row: studio_models.AssignmentRow) -> Judgement:
     """The judgement, in place of the one that was sent back. What was rewritten with that one is withdrawn."""
     assert row.judgement_id is not None
-    detail = session.get(studio_models.JudgementDetail, row.judgement_id)
+    detail = session.get(studio_models.JudgementDetailRow, row.judgement_id)
     if detail is not None and detail.edit_judgement_id is not None:
         withdraw(session, session.get_one(_Judgement, detail.edit_judgement_id))
     return replace(said, supersedes=row.judgement_id)
 
 
-def _feedback(task: studio_models.Task, said: Judgement, row: studio_models.Assignment) -> Feedback | None:
+def _feedback(
+    task: studio_models.TaskRow, said: Judgement, row: studio_models.AssignmentRow
+) -> Feedback | None:
     """What somebody is told of an answer to a practice item."""
     if task.stage != "practice":
         return None
@@ -307,7 +309,7 @@ def _feedback(task: studio_models.Task, said: Judgement, row: studio_models.Assi
     return Feedback(right=said.choice == task.gold, expected=expected, note=task.gold_note)
 
 
-def _occupy(session: Session, row: studio_models.Assignment) -> None:
+def _occupy(session: Session, row: studio_models.AssignmentRow) -> None:
     """The answer takes its place in the overlap: the lease's own, or one that is still free."""
     if row.state == "leased":
         row.state = "submitted"
@@ -404,13 +406,15 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
     return shown(session, project, row)
 
 
-def _check_last_turn(session: Session, row: studio_models.Assignment) -> None:
+def _check_last_turn(session: Session, row: studio_models.AssignmentRow) -> None:
     """Raise `Conflict` if a conversation has gone on from an answer: what was said later rests on it."""
-    turn = studio_models.ChatTurn
+    turn = studio_models.ChatTurnRow
     mine = select(turn.chat_id, turn.position).where(turn.assignment_id == row.id)
     chat, position = session.execute(mine).one()
     # The chat, so that nothing is said meanwhile.
-    session.execute(select(studio_models.Chat.id).where(studio_models.Chat.id == chat).with_for_update())
+    session.execute(
+        select(studio_models.ChatRow.id).where(studio_models.ChatRow.id == chat).with_for_update()
+    )
     if session.scalar(select(turn.id).where(turn.chat_id == chat, turn.position > position).limit(1)):
         raise Conflict("the conversation has continued from this answer; start a new one instead")
 
@@ -434,7 +438,7 @@ def give_all_back(session: Session, project: int, annotator: int) -> None:
         _release(session, row.task_id)
 
 
-def give_back_task(session: Session, task: studio_models.Task) -> None:
+def give_back_task(session: Session, task: studio_models.TaskRow) -> None:
     """Return an item from everybody who has it in front of them, within a transaction that has locked it."""
     for row in session.scalars(
         select(_Assignment).where(_Assignment.task_id == task.id, _Assignment.state == "leased")
@@ -445,7 +449,7 @@ def give_back_task(session: Session, task: studio_models.Task) -> None:
     session.flush()
 
 
-def is_open(task: studio_models.Task) -> bool:
+def is_open(task: studio_models.TaskRow) -> bool:
     """Whether an item can be offered."""
     return task.taken < task.overlap and not task.archived
 
@@ -462,7 +466,7 @@ def save_draft(
         row.expires_at = now + timedelta(seconds=project.settings.lease_seconds)
 
 
-def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.Assignment, Project, int]:
+def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.AssignmentRow, Project, int]:
     """The annotator's own assignment, locked, its project, and the number of its item; `NotFound` for who does not belong there any more."""
     found = session.execute(_own(), {"token": token, "annotator": annotator}).one_or_none()
     if found is None:
@@ -472,13 +476,15 @@ def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.A
     return row, project_of(session, project), item
 
 
-def shown(session: Session, project: Project, row: studio_models.Assignment, *, note: str = "") -> Assignment:
+def shown(
+    session: Session, project: Project, row: studio_models.AssignmentRow, *, note: str = ""
+) -> Assignment:
     """An assignment as its page may see it. `note`: with which it was sent back."""
     draft = row.draft
     if note and row.judgement_id is not None and not draft:
         before = session.get_one(_Judgement, row.judgement_id)
         draft = answers.as_draft(
-            before, session.get(studio_models.JudgementDetail, before.id), row.order_shown
+            before, session.get(studio_models.JudgementDetailRow, before.id), row.order_shown
         )
     task = session.get_one(_Task, row.task_id)  # without a query where the session has just taken it
     (item,) = judging.items(session, [task.item_id])
@@ -503,18 +509,18 @@ def lock_annotator(session: Session, annotator: int) -> None:
         raise NotFound("there is no such annotator")
 
 
-def _state(row: studio_models.Assignment) -> Any:
+def _state(row: studio_models.AssignmentRow) -> Any:
     return row.state
 
 
-def _locked_task(session: Session, task: int) -> studio_models.Task:
+def _locked_task(session: Session, task: int) -> studio_models.TaskRow:
     # `populate_existing`: what this session read before another transaction changed it is read again.
     return session.scalars(
         select(_Task).where(_Task.id == task).with_for_update().execution_options(populate_existing=True)
     ).one()
 
 
-def _known(session: Session, key: str) -> models.Judgement | None:
+def _known(session: Session, key: str) -> models.JudgementRow | None:
     return session.scalars(_said(), {"key": key}).one_or_none()
 
 
@@ -528,7 +534,7 @@ def _superseding(session: Session, said: Judgement) -> Judgement:
     return replace(said, supersedes=current.id)
 
 
-def withdraw(session: Session, before: models.Judgement) -> None:
+def withdraw(session: Session, before: models.JudgementRow) -> None:
     """Take a judgement back, by one that supersedes it."""
     judging.judge(
         session,
@@ -546,10 +552,10 @@ def withdraw(session: Session, before: models.Judgement) -> None:
     )
 
 
-def withdraw_answer(session: Session, before: models.Judgement) -> studio_models.JudgementDetail | None:
+def withdraw_answer(session: Session, before: models.JudgementRow) -> studio_models.JudgementDetailRow | None:
     """Take an answer back, and the preference for what was rewritten with it; what was said besides the choice."""
     withdraw(session, before)
-    detail = session.get(studio_models.JudgementDetail, before.id)
+    detail = session.get(studio_models.JudgementDetailRow, before.id)
     if detail is not None and detail.edit_judgement_id is not None:
         withdraw(session, session.get_one(_Judgement, detail.edit_judgement_id))
     return detail
@@ -559,7 +565,7 @@ def _write_detail(
     session: Session, judgement: int, assignment: int, answer: Answer, edit: int | None
 ) -> None:
     session.execute(
-        insert(studio_models.JudgementDetail).values(
+        insert(studio_models.JudgementDetailRow).values(
             judgement_id=judgement,
             assignment_id=assignment,
             rationale=answer.rationale,

@@ -20,7 +20,7 @@ from prefloop.studio.values import NotFound
 
 READABLE = 100
 """Characters a second that nobody reads: 1,000 words a minute. People read about 238 (Brysbaert, J. Mem. Lang. 109, 2019)."""
-_Task, _Assignment, _Judgement = studio_models.Task, studio_models.Assignment, models.Judgement
+_Task, _Assignment, _Judgement = studio_models.TaskRow, studio_models.AssignmentRow, models.JudgementRow
 _AGREE = ("a", "b", "tie", "both_bad", "good", "bad")
 """Choices that two people can both make; rankings and levels are none."""
 
@@ -67,7 +67,7 @@ def people(studio: Studio, project: int) -> list[AtWork]:
         settings = projects.project_of(session, project).settings
         rows = session.execute(_answers(project)).all()
         lengths = dict(session.execute(_lengths(project)).all())
-        table = studio_models.Standing
+        table = studio_models.StandingRow
         standing = {
             annotator: (state, why)
             for annotator, state, why in session.execute(
@@ -131,7 +131,7 @@ def _answers(project: int) -> Select[*tuple[Any, ...]]:
 
 def _lengths(project: int) -> Select[int, int]:
     """Item -> characters of its replies, of items that somebody was asked."""
-    slot, completion = models.ItemCompletion, models.Completion
+    slot, completion = models.ItemCompletionRow, models.CompletionRow
     asked = select(_Task.item_id).join(_Assignment, _Assignment.task_id == _Task.id)
     return (
         select(slot.item_id, func.sum(func.length(completion.text)))
@@ -158,7 +158,7 @@ def _qualification(project: int) -> Select[int, int, int]:
 
 
 def _names(session: Session, ids: set[int]) -> dict[int, tuple[str, str, str | None]]:
-    account, annotator = studio_models.Account, models.Annotator
+    account, annotator = studio_models.AccountRow, models.AnnotatorRow
     rows = session.execute(
         select(annotator.id, annotator.name, annotator.kind, account.login)
         .outerjoin(account, account.annotator_id == annotator.id)
@@ -247,7 +247,7 @@ def set_standing(
 
     def work(session: Session) -> None:
         projects.project_of(session, project)
-        found = session.scalar(select(models.Annotator.id).where(models.Annotator.name == pseudonym))
+        found = session.scalar(select(models.AnnotatorRow.id).where(models.AnnotatorRow.name == pseudonym))
         if found is None:
             raise NotFound("there is no such annotator")
         assign.lock_annotator(session, found)

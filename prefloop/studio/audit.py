@@ -22,7 +22,7 @@ def write(
 ) -> None:
     """Add an event. `annotator` is None for the command line and for people who are not signed in."""
     session.execute(
-        insert(studio_models.AuditEvent).values(
+        insert(studio_models.AuditEventRow).values(
             at=now,
             annotator_id=annotator,
             action=action,

@@ -28,7 +28,7 @@ from prefloop.studio.values import LONGEST_TEXT, NotFound, Talk
 
 STRATEGY = "chat"
 """How the items of chats came to be, in the store."""
-_Chat, _Turn, _Assignment = studio_models.Chat, studio_models.ChatTurn, studio_models.Assignment
+_Chat, _Turn, _Assignment = studio_models.ChatRow, studio_models.ChatTurnRow, studio_models.AssignmentRow
 
 
 def open_chat(session: Session, id: int, annotator: int, *, new: bool, now: datetime) -> str:
@@ -157,7 +157,7 @@ def answered(
     prompt = Prompt(content=to_answer(session, turn))
     ids = [_written(session, prompt, candidate) for candidate in candidates]
     (item,), _ = add_items(session, [ids], kind="pair", strategy=STRATEGY, round=0)
-    task = studio_models.Task(
+    task = studio_models.TaskRow(
         project_id=project.id,
         item_id=item,
         queue=0.0,
@@ -233,7 +233,7 @@ def shown(session: Session, token: str, annotator: int) -> Talk:
     )
 
 
-def _owned(session: Session, token: str, annotator: int, *, lock: bool = False) -> studio_models.Chat:
+def _owned(session: Session, token: str, annotator: int, *, lock: bool = False) -> studio_models.ChatRow:
     """The annotator's own conversation."""
     statement = select(_Chat).where(_Chat.token == token, _Chat.annotator_id == annotator)
     row = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
@@ -243,7 +243,7 @@ def _owned(session: Session, token: str, annotator: int, *, lock: bool = False) 
     return row
 
 
-def _turns(session: Session, chat: int) -> Sequence[studio_models.ChatTurn]:
+def _turns(session: Session, chat: int) -> Sequence[studio_models.ChatTurnRow]:
     return session.scalars(select(_Turn).where(_Turn.chat_id == chat).order_by(_Turn.position)).all()
 
 
@@ -251,14 +251,14 @@ def _by_user(text: str) -> Message:
     return Message(role="user", content=text)
 
 
-def _is_over(session: Session, turn: studio_models.ChatTurn) -> bool:
+def _is_over(session: Session, turn: studio_models.ChatTurnRow) -> bool:
     """Whether a turn has its judgement, or will never have one."""
     if turn.assignment_id is None:
         return turn.state == "failed"
     return session.get_one(_Assignment, turn.assignment_id).judgement_id is not None
 
 
-def _history(session: Session, turns: Sequence[studio_models.ChatTurn]) -> tuple[Message, ...]:
+def _history(session: Session, turns: Sequence[studio_models.ChatTurnRow]) -> tuple[Message, ...]:
     """What was said in these turns, without those that led nowhere."""
     messages: list[Message] = []
     for turn in turns:
@@ -268,15 +268,15 @@ def _history(session: Session, turns: Sequence[studio_models.ChatTurn]) -> tuple
     return tuple(messages)
 
 
-def _went_on(session: Session, turn: studio_models.ChatTurn) -> str | None:
+def _went_on(session: Session, turn: studio_models.ChatTurnRow) -> str | None:
     """The answer that goes on the conversation; None if neither does."""
     if turn.assignment_id is None:
         return None
     row = session.get_one(_Assignment, turn.assignment_id)
     if row.judgement_id is None:
         return None
-    said = session.get_one(models.Judgement, row.judgement_id)
-    detail = session.get(studio_models.JudgementDetail, said.id)
+    said = session.get_one(models.JudgementRow, row.judgement_id)
+    detail = session.get(studio_models.JudgementDetailRow, said.id)
     if detail is not None and detail.edited:
         return detail.edited
     slots = {"a": 0, "b": 1, "tie": row.order_shown[0]}

@@ -14,7 +14,7 @@ from prefloop.studio.notes import Said
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound
 
-_Note, _Task, _Assignment = studio_models.Note, studio_models.Task, studio_models.Assignment
+_Note, _Task, _Assignment = studio_models.NoteRow, studio_models.TaskRow, studio_models.AssignmentRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ def send_back(studio: Studio, project: int, token: str, text: str, *, by: int) -
             raise Conflict("there is no answer to send back: it was skipped, undone or never given")
         if notes.last_kind(session, row.id) == "sent_back":
             raise Conflict("this answer has been sent back already, and waits for its annotator")
-        account = studio_models.Account
+        account = studio_models.AccountRow
         there = select(account.id).where(account.annotator_id == row.annotator_id, account.active)
         if session.scalar(there) is None:
             raise Conflict("whoever gave this answer can no longer sign in; ask somebody else instead")
@@ -82,7 +82,7 @@ def settle(studio: Studio, project: int, token: str, text: str, *, by: int) -> N
     studio.write_twice(work)
 
 
-def _row(session: Session, token: str, project: int) -> studio_models.Assignment:
+def _row(session: Session, token: str, project: int) -> studio_models.AssignmentRow:
     row = session.scalars(
         select(_Assignment)
         .join(_Task, _Task.id == _Assignment.task_id)
@@ -96,18 +96,28 @@ def _row(session: Session, token: str, project: int) -> studio_models.Assignment
 
 def open_disputes(studio: Studio, projects: Sequence[int], *, limit: int = 100) -> list[Dispute]:
     """Answers that wait for whoever runs these projects, the longest waiting first."""
-    project, account, detail = studio_models.Project, studio_models.Account, studio_models.JudgementDetail
+    project, account, detail = (
+        studio_models.ProjectRow,
+        studio_models.AccountRow,
+        studio_models.JudgementDetailRow,
+    )
     with studio.read() as session:
         rows = session.execute(
             select(
-                _Assignment, _Task, project, models.Judgement, detail, models.Annotator.name, account.login
+                _Assignment,
+                _Task,
+                project,
+                models.JudgementRow,
+                detail,
+                models.AnnotatorRow.name,
+                account.login,
             )
             .join(_Note, _Note.assignment_id == _Assignment.id)
             .join(_Task, _Task.id == _Assignment.task_id)
             .join(project, project.id == _Task.project_id)
-            .join(models.Annotator, models.Annotator.id == _Assignment.annotator_id)
+            .join(models.AnnotatorRow, models.AnnotatorRow.id == _Assignment.annotator_id)
             .outerjoin(account, account.annotator_id == _Assignment.annotator_id)
-            .outerjoin(models.Judgement, models.Judgement.id == _Assignment.judgement_id)
+            .outerjoin(models.JudgementRow, models.JudgementRow.id == _Assignment.judgement_id)
             .outerjoin(detail, detail.judgement_id == _Assignment.judgement_id)
             .where(_Note.kind == "dispute", notes.is_last(), _Task.project_id.in_(projects))
             .order_by(_Note.id)

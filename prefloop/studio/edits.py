@@ -15,10 +15,10 @@ from prefloop.studio.answers import PLACES, same_text
 from prefloop.studio.values import Answer, Project
 
 HUMAN = "human"
-_Judgement = models.Judgement
+_Judgement = models.JudgementRow
 
 
-def current_judgement(session: Session, item: int, annotator: int) -> models.Judgement | None:
+def current_judgement(session: Session, item: int, annotator: int) -> models.JudgementRow | None:
     return session.scalars(
         select(_Judgement)
         .where(_Judgement.item_id == item, _Judgement.annotator_id == annotator)
@@ -30,7 +30,7 @@ def current_judgement(session: Session, item: int, annotator: int) -> models.Jud
 def write_edit(
     session: Session,
     project: Project,
-    row: studio_models.Assignment,
+    row: studio_models.AssignmentRow,
     answer: Answer,
     judgement: int,
     said: Judgement,
@@ -45,8 +45,8 @@ def write_edit(
     if any(same_text(answer.edited, shown) for shown in item.completions):
         raise InputError("edited equals a reply that was shown; change something, or leave edited out")
     source = session.scalars(
-        select(models.ItemCompletion.completion_id).where(
-            models.ItemCompletion.item_id == said.item, models.ItemCompletion.slot == source_slot
+        select(models.ItemCompletionRow.completion_id).where(
+            models.ItemCompletionRow.item_id == said.item, models.ItemCompletionRow.slot == source_slot
         )
     ).one()
     author = add_checkpoint(
@@ -68,9 +68,9 @@ def write_edit(
     (made,) = add_completions(session, [written], author)
     (pair,), _ = add_items(session, [sorted((source, made))], kind="pair", strategy="edit", round=item.round)
     slots: Sequence[int] = session.scalars(
-        select(models.ItemCompletion.completion_id)
-        .where(models.ItemCompletion.item_id == pair)
-        .order_by(models.ItemCompletion.slot)
+        select(models.ItemCompletionRow.completion_id)
+        .where(models.ItemCompletionRow.item_id == pair)
+        .order_by(models.ItemCompletionRow.slot)
     ).all()
     choice: Literal["a", "b"] = "a" if slots[0] == made else "b"
     current = current_judgement(session, pair, row.annotator_id)

@@ -138,9 +138,7 @@ def import_loaded(
     def work(session: Session) -> tuple[Project, int, int, int]:
         now = studio.clock()
         project = into if isinstance(into, Project) else projects.create(session, settings, now=now, by=by)
-        before = projects.project_of(session, project.id).settings
-        if before != settings:
-            project = projects.change(session, project.id, settings, now=now, by=by)
+        project = projects.change(session, project.id, settings, now=now, by=by)
         items, right = _write(session, groups, kind, author=author, round=round)
         known = {item: said for item, said in right.items() if said} if gold else {}
         begun = _asks_for(project.settings, stage, len(known))

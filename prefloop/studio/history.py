@@ -7,7 +7,7 @@ from prefloop.data.store import judging, models, studio_models
 from prefloop.studio import notes
 from prefloop.studio.values import Past
 
-_Task, _Assignment = studio_models.Task, studio_models.Assignment
+_Task, _Assignment = studio_models.TaskRow, studio_models.AssignmentRow
 _WORDS = {
     "tie": "equally good",
     "both_bad": "all of them are bad",
@@ -26,9 +26,9 @@ _STRENGTH = {
 def of(session: Session, annotator: int, *, project: int | None, offset: int, limit: int) -> list[Past]:
     """At most `limit` answers after the first `offset`."""
     judgement, detail, project_table = (
-        models.Judgement,
-        studio_models.JudgementDetail,
-        studio_models.Project,
+        models.JudgementRow,
+        studio_models.JudgementDetailRow,
+        studio_models.ProjectRow,
     )
     statement = (
         select(_Assignment, judgement, detail, project_table, _Task.item_id)
@@ -73,7 +73,7 @@ def of(session: Session, annotator: int, *, project: int | None, offset: int, li
 
 
 def in_words(
-    said: models.Judgement, detail: studio_models.JudgementDetail, order: list[int], levels: int
+    said: models.JudgementRow, detail: studio_models.JudgementDetailRow, order: list[int], levels: int
 ) -> str:
     """What was said, by the places that the annotator saw."""
     if said.choice in ("a", "b"):

@@ -19,8 +19,8 @@ from prefloop.studio.values import PROJECT_ROLES, NotAllowed, NotFound, checked_
 InvitedRole = Literal["annotator", "adjudicator", "manager", "admin"]
 DAYS, MOST_DAYS, MOST_USES, LONGEST_NOTE = 7, 365, 1000, 100
 SETUP_HOURS = 24
-_Account, _Invitation = studio_models.Account, studio_models.Invitation
-_Link = studio_models.InvitationProject
+_Account, _Invitation = studio_models.AccountRow, studio_models.InvitationRow
+_Link = studio_models.InvitationProjectRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +157,7 @@ def accept_as(studio: Studio, secret: str, who: Who) -> None:
 
 
 def _use(
-    session: Session, row: Any, account: studio_models.Account, to: Sequence[int] | Any, now: datetime
+    session: Session, row: Any, account: studio_models.AccountRow, to: Sequence[int] | Any, now: datetime
 ) -> None:
     """Count a use, and write the memberships down."""
     row.uses, row.used_at = row.uses + 1, now
@@ -217,7 +217,7 @@ def revoke(studio: Studio, id: int, *, by: int | None) -> None:
 
 def _projects(session: Session, id: int) -> dict[int, str]:
     """Number -> name of a link's projects."""
-    table = studio_models.Project
+    table = studio_models.ProjectRow
     rows = (
         select(table.id, table.name)
         .join(_Link, _Link.project_id == table.id)
@@ -226,12 +226,12 @@ def _projects(session: Session, id: int) -> dict[int, str]:
     return dict(session.execute(rows.order_by(table.id)).all())  # type: ignore[arg-type]
 
 
-def _role(row: studio_models.Invitation) -> InvitedRole:
+def _role(row: studio_models.InvitationRow) -> InvitedRole:
     return row.role  # type: ignore[return-value]  # as the database checks
 
 
 def _state(
-    row: studio_models.Invitation, now: datetime
+    row: studio_models.InvitationRow, now: datetime
 ) -> Literal["pending", "used up", "expired", "revoked"]:
     if row.revoked_at is not None:
         return "revoked"
@@ -240,7 +240,7 @@ def _state(
     return "expired" if row.expires_at <= now else "pending"
 
 
-def _open(session: Session, secret: str, now: datetime, *, lock: bool = False) -> studio_models.Invitation:
+def _open(session: Session, secret: str, now: datetime, *, lock: bool = False) -> studio_models.InvitationRow:
     statement = select(_Invitation).where(_Invitation.token_sha256 == hash_of(secret))
     row = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
     over = row is not None and row.setup and session.scalar(select(_Account.id).limit(1)) is not None

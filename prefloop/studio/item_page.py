@@ -18,7 +18,7 @@ from prefloop.studio.notes import Said
 from prefloop.studio.service import Studio
 from prefloop.studio.values import GOLD_OVERLAP, STAGES, NotFound, Stage
 
-_Task, _Assignment, _Judgement = studio_models.Task, studio_models.Assignment, models.Judgement
+_Task, _Assignment, _Judgement = studio_models.TaskRow, studio_models.AssignmentRow, models.JudgementRow
 LONGEST_NOTE = 2000
 
 
@@ -107,30 +107,30 @@ def item_page(studio: Studio, project: int, task: int) -> ItemPage:
     with studio.read() as session:
         asked = projects.project_of(session, project)
         row = _task(session, project, task)
-        item = session.get_one(models.Item, row.item_id)
-        prompt = session.get_one(models.Prompt, item.prompt_id)
+        item = session.get_one(models.ItemRow, row.item_id)
+        prompt = session.get_one(models.PromptRow, item.prompt_id)
         completions = session.scalars(
-            select(models.Completion)
-            .join(models.ItemCompletion, models.ItemCompletion.completion_id == models.Completion.id)
-            .where(models.ItemCompletion.item_id == item.id)
-            .order_by(models.ItemCompletion.slot)
+            select(models.CompletionRow)
+            .join(models.ItemCompletionRow, models.ItemCompletionRow.completion_id == models.CompletionRow.id)
+            .where(models.ItemCompletionRow.item_id == item.id)
+            .order_by(models.ItemCompletionRow.slot)
         ).all()
         authors = authors_of(session, [item.id])[item.id]
         characters = sum(len(each.text) for each in completions)
         answers = _answers(session, row, characters, asked.settings.least_seconds)
         versions = {each.guideline_version for each in answers} - {""}
-        kept = studio_models.GuidelineVersion
+        kept = studio_models.GuidelineVersionRow
         texts = session.execute(
             select(kept.version, kept.text).where(kept.project_id == project, kept.version.in_(versions))
         )
         exports = set(
             session.scalars(
-                select(models.ExportJudgement.export_id)
-                .join(_Judgement, _Judgement.id == models.ExportJudgement.judgement_id)
+                select(models.ExportJudgementRow.export_id)
+                .join(_Judgement, _Judgement.id == models.ExportJudgementRow.judgement_id)
                 .where(_Judgement.item_id == item.id)
             )
         )
-        version = models.DatasetVersion
+        version = models.DatasetVersionRow
         named = session.execute(
             select(version.name, version.version, version.export_id)
             .where(version.export_id.in_(exports))
@@ -171,14 +171,14 @@ def item_page(studio: Studio, project: int, task: int) -> ItemPage:
     return ItemPage(prompt=prompt_of(content), replies=replies, **page)
 
 
-def _task(session: Session, project: int, task: int) -> studio_models.Task:
+def _task(session: Session, project: int, task: int) -> studio_models.TaskRow:
     row = session.get(_Task, task)
     if row is None or row.project_id != project:
         raise NotFound(f"item {task} is not in this project")
     return row
 
 
-def _sampling(row: models.Completion) -> str:
+def _sampling(row: models.CompletionRow) -> str:
     if not row.tokens:
         return ""
     parts = [f"temperature {row.temperature:g}", f"top-p {row.top_p:g}"]
@@ -189,12 +189,12 @@ def _sampling(row: models.Completion) -> str:
 
 
 def _answers(
-    session: Session, task: studio_models.Task, characters: int, least_seconds: float
+    session: Session, task: studio_models.TaskRow, characters: int, least_seconds: float
 ) -> tuple[GivenAnswer, ...]:
-    account, detail = studio_models.Account, studio_models.JudgementDetail
+    account, detail = studio_models.AccountRow, studio_models.JudgementDetailRow
     rows = session.execute(
-        select(_Judgement, detail, models.Annotator, account.login, account.active)
-        .join(models.Annotator, models.Annotator.id == _Judgement.annotator_id)
+        select(_Judgement, detail, models.AnnotatorRow, account.login, account.active)
+        .join(models.AnnotatorRow, models.AnnotatorRow.id == _Judgement.annotator_id)
         .outerjoin(account, account.annotator_id == _Judgement.annotator_id)
         .outerjoin(detail, detail.judgement_id == _Judgement.id)
         .where(_Judgement.item_id == task.item_id)
@@ -207,12 +207,12 @@ def _answers(
     told = notes.of(session, [row.id for row in assignments.values()])
     decisions = set(
         session.scalars(
-            select(studio_models.Adjudication.judgement_id)
-            .join(_Judgement, _Judgement.id == studio_models.Adjudication.judgement_id)
+            select(studio_models.AdjudicationRow.judgement_id)
+            .join(_Judgement, _Judgement.id == studio_models.AdjudicationRow.judgement_id)
             .where(_Judgement.item_id == task.item_id)
         )
     )
-    by_person: dict[int, list[tuple[models.Judgement, studio_models.JudgementDetail | None]]] = {}
+    by_person: dict[int, list[tuple[models.JudgementRow, studio_models.JudgementDetailRow | None]]] = {}
     people = {}
     for said, more, annotator, login, active in rows:
         by_person.setdefault(said.annotator_id, []).append((said, more))

@@ -23,12 +23,12 @@ from prefloop.studio.at_work import READABLE
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Project
 
-_Task, _Assignment, _Judgement = studio_models.Task, studio_models.Assignment, models.Judgement
+_Task, _Assignment, _Judgement = studio_models.TaskRow, studio_models.AssignmentRow, models.JudgementRow
 _Detail, _Item, _Slot, _Completion = (
-    studio_models.JudgementDetail,
-    models.Item,
-    models.ItemCompletion,
-    models.Completion,
+    studio_models.JudgementDetailRow,
+    models.ItemRow,
+    models.ItemCompletionRow,
+    models.CompletionRow,
 )
 State = Literal["", "open", "complete", "unanswered", "archived"]
 Known = Literal["", "work", "known", "practice", "qualification"]
@@ -161,7 +161,7 @@ def _matching(project: Project, wanted: Wanted) -> Select[int]:
             .exists()
         )
     if wanted.annotator:
-        named = select(models.Annotator.id).where(models.Annotator.name == wanted.annotator)
+        named = select(models.AnnotatorRow.id).where(models.AnnotatorRow.name == wanted.annotator)
         conditions.append(answers.where(_Assignment.annotator_id.in_(named)).exists())
     if wanted.divided:
         choices = select(func.count(_Judgement.choice.distinct())).select_from(_Assignment)
@@ -224,9 +224,9 @@ def _has(word: str) -> ColumnElement[bool]:
     """Whether a word is in the prompt, in a completion, or in a reason for an answer."""
     prompt = (
         select(_Item.id)
-        .join(models.Prompt, models.Prompt.id == _Item.prompt_id)
+        .join(models.PromptRow, models.PromptRow.id == _Item.prompt_id)
         # As JSON, in which other characters than ASCII stand as numbers; so does the word here.
-        .where(_Item.id == _Task.item_id, _like(cast(models.Prompt.content, Text), json.dumps(word)[1:-1]))
+        .where(_Item.id == _Task.item_id, _like(cast(models.PromptRow.content, Text), json.dumps(word)[1:-1]))
     )
     completion = (
         select(_Slot.item_id)
@@ -241,7 +241,7 @@ def _has(word: str) -> ColumnElement[bool]:
     return or_(prompt.exists(), completion.exists(), why.exists())
 
 
-def _shown(session: Session, tasks: Sequence[studio_models.Task]) -> list[Found]:
+def _shown(session: Session, tasks: Sequence[studio_models.TaskRow]) -> list[Found]:
     ids = [task.id for task in tasks]
     said: dict[int, dict[str, int]] = {}
     flags: dict[int, list[str]] = {}
@@ -304,7 +304,7 @@ class Choices:
 
 def choices(studio: Studio, project: int) -> Choices:
     """What is there to filter by."""
-    account, annotator = studio_models.Account, models.Annotator
+    account, annotator = studio_models.AccountRow, models.AnnotatorRow
     mine = _Task.project_id == project
     with studio.read() as session:
         called = checkpoint_names(session)
@@ -433,7 +433,13 @@ def _chunks_of(session: Session, project: Project, tasks: Sequence[int] | Wanted
 
 
 def _change(
-    session: Session, row: studio_models.Task, action: Action, *, number: float, audience: str, first: float
+    session: Session,
+    row: studio_models.TaskRow,
+    action: Action,
+    *,
+    number: float,
+    audience: str,
+    first: float,
 ) -> None:
     if action == "archive":
         row.archived = True
@@ -453,7 +459,7 @@ def _change(
         assign.give_back_task(session, row)
 
 
-def _take_answers_back(session: Session, row: studio_models.Task) -> None:
+def _take_answers_back(session: Session, row: studio_models.TaskRow) -> None:
     """Withdraw what was answered, so that everybody can be asked again."""
     for given in session.scalars(
         select(_Assignment).where(_Assignment.task_id == row.id, _Assignment.judgement_id.is_not(None))

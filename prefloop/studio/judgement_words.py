@@ -17,7 +17,7 @@ def slot_name(slot: int) -> str:
     return chr(ord("a") + slot) if slot < 26 else str(slot + 1)
 
 
-def in_slots(said: models.Judgement, detail: studio_models.JudgementDetail | None) -> str:
+def in_slots(said: models.JudgementRow, detail: studio_models.JudgementDetailRow | None) -> str:
     """What was said: `a is better (2)`, with the strength where one was asked."""
     if said.choice in ("a", "b"):
         return f"{said.choice} is better" + (f" ({said.strength})" if said.strength else "")

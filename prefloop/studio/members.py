@@ -12,8 +12,8 @@ from prefloop.studio import access, assign, audit, projects
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound, ProjectRole
 
-_Account, _Member = studio_models.Account, studio_models.Membership
-_Task, _Assignment = studio_models.Task, studio_models.Assignment
+_Account, _Member = studio_models.AccountRow, studio_models.MembershipRow
+_Task, _Assignment = studio_models.TaskRow, studio_models.AssignmentRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +47,9 @@ def members(studio: Studio, project: int) -> list[Member]:
     with studio.read() as session:
         projects.project_of(session, project)
         rows = session.execute(
-            select(_Account, _Member, models.Annotator.name, answers)
+            select(_Account, _Member, models.AnnotatorRow.name, answers)
             .join(_Member, _Member.account_id == _Account.id)
-            .join(models.Annotator, models.Annotator.id == _Account.annotator_id)
+            .join(models.AnnotatorRow, models.AnnotatorRow.id == _Account.annotator_id)
             .where(_Member.project_id == project)
             .order_by(_Account.login)
         )
@@ -161,7 +161,7 @@ def _remove(session: Session, project: int, person: int, *, now: datetime, by: i
     )
 
 
-def _membership(session: Session, project: int, account: int) -> studio_models.Membership | None:
+def _membership(session: Session, project: int, account: int) -> studio_models.MembershipRow | None:
     return session.scalars(
         select(_Member).where(_Member.project_id == project, _Member.account_id == account)
     ).one_or_none()

@@ -16,7 +16,7 @@ from prefloop.data.store import models, studio_models
 from prefloop.errors import InputError
 from prefloop.studio import audit
 
-_Note, _Task, _Assignment = studio_models.Note, studio_models.Task, studio_models.Assignment
+_Note, _Task, _Assignment = studio_models.NoteRow, studio_models.TaskRow, studio_models.AssignmentRow
 LONGEST = 2000
 """Characters of a note."""
 
@@ -33,7 +33,7 @@ class Said:
 
 
 def add(
-    session: Session, row: studio_models.Assignment, kind: str, text: str, *, now: datetime, by: int
+    session: Session, row: studio_models.AssignmentRow, kind: str, text: str, *, now: datetime, by: int
 ) -> None:
     """Write a note down, within a transaction."""
     text = text.replace("\r\n", "\n").strip()
@@ -63,10 +63,10 @@ def last_kind(session: Session, assignment: int) -> str:
 
 def of(session: Session, assignments: Collection[int], *, reader: int | None = None) -> dict[int, list[Said]]:
     """Assignment -> its notes, oldest first. `reader`: the annotator who reads them, who is not told by whom they are."""
-    account = studio_models.Account
+    account = studio_models.AccountRow
     rows = session.execute(
-        select(_Note, models.Annotator.name, account.login)
-        .outerjoin(models.Annotator, models.Annotator.id == _Note.annotator_id)
+        select(_Note, models.AnnotatorRow.name, account.login)
+        .outerjoin(models.AnnotatorRow, models.AnnotatorRow.id == _Note.annotator_id)
         .outerjoin(account, account.annotator_id == _Note.annotator_id)
         .where(_Note.assignment_id.in_(assignments))
         .order_by(_Note.id)
@@ -100,7 +100,7 @@ def waiting(session: Session) -> dict[int, int]:
 
 
 @cache
-def sent_back() -> Select[studio_models.Assignment, str]:
+def sent_back() -> Select[studio_models.AssignmentRow, str]:
     """The annotator's answers in a project that were sent back and wait for them, oldest first, with the note."""
     return (
         select(_Assignment, _Note.text)

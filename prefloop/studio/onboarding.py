@@ -17,11 +17,11 @@ from prefloop.data.store.values import Conflict
 from prefloop.studio import audit
 from prefloop.studio.values import Project, Stage
 
-_Task, _Assignment, _Judgement = studio_models.Task, studio_models.Assignment, models.Judgement
+_Task, _Assignment, _Judgement = studio_models.TaskRow, studio_models.AssignmentRow, models.JudgementRow
 _Account, _Standing, _Reading = (
-    studio_models.Account,
-    studio_models.Standing,
-    studio_models.GuidelineReading,
+    studio_models.AccountRow,
+    studio_models.StandingRow,
+    studio_models.GuidelineReadingRow,
 )
 PAUSED = "Your work here is paused. The managers of the project have been told, and can let you continue."
 
@@ -246,7 +246,7 @@ def change(
     )
 
 
-def _standing(session: Session, project: int, annotator: int) -> studio_models.Standing | None:
+def _standing(session: Session, project: int, annotator: int) -> studio_models.StandingRow | None:
     return session.scalars(
         select(_Standing).where(_Standing.project_id == project, _Standing.annotator_id == annotator)
     ).one_or_none()

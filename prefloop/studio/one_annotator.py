@@ -43,12 +43,12 @@ class OneAnnotator:
 
 def one_annotator(studio: Studio, name: str, *, most: int = 20) -> OneAnnotator:
     """Everything about an annotator, by pseudonym. Raises `NotFound`."""
-    account = studio_models.Account
+    account = studio_models.AccountRow
     with studio.read() as session:
         row = session.execute(
-            select(models.Annotator, account.login)
-            .outerjoin(account, account.annotator_id == models.Annotator.id)
-            .where(models.Annotator.name == name)
+            select(models.AnnotatorRow, account.login)
+            .outerjoin(account, account.annotator_id == models.AnnotatorRow.id)
+            .where(models.AnnotatorRow.name == name)
         ).one_or_none()
         if row is None:
             raise NotFound("there is no such annotator")
@@ -56,8 +56,8 @@ def one_annotator(studio: Studio, name: str, *, most: int = 20) -> OneAnnotator:
         kind, since = annotator.kind, annotator.created_at
         gold = dict(
             session.execute(
-                select(studio_models.Task.item_id, studio_models.Task.gold).where(
-                    studio_models.Task.gold != "", studio_models.Task.stage == ""
+                select(studio_models.TaskRow.item_id, studio_models.TaskRow.gold).where(
+                    studio_models.TaskRow.gold != "", studio_models.TaskRow.stage == ""
                 )
             ).all()
         )

@@ -14,7 +14,7 @@ from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound
 
 RESET_HOURS = 24
-_Account, _Reset = studio_models.Account, studio_models.PasswordReset
+_Account, _Reset = studio_models.AccountRow, studio_models.PasswordResetRow
 
 
 def change_password(studio: Studio, who: Who, current: str, new: str) -> None:
@@ -99,7 +99,7 @@ def reset(studio: Studio, secret: str, password: str) -> int:
 
 def _open(
     session: Session, secret: str, now: datetime, *, lock: bool = False
-) -> tuple[studio_models.PasswordReset, studio_models.Account]:
+) -> tuple[studio_models.PasswordResetRow, studio_models.AccountRow]:
     statement = (
         select(_Reset, _Account)
         .join(_Account, _Account.id == _Reset.account_id)
@@ -111,7 +111,7 @@ def _open(
     return found[0], found[1]
 
 
-def _set(session: Session, row: studio_models.Account, password_hash: str) -> None:
+def _set(session: Session, row: studio_models.AccountRow, password_hash: str) -> None:
     """The new password; sessions end, and links that would set another are void."""
     row.password_hash = password_hash
     end_sessions(session, row.id)

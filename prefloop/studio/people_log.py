@@ -14,7 +14,7 @@ from prefloop.studio import notes, onboarding, people_tags, quotas
 from prefloop.studio.projects import project_of
 from prefloop.studio.service import Studio
 
-_Task, _Assignment = studio_models.Task, studio_models.Assignment
+_Task, _Assignment = studio_models.TaskRow, studio_models.AssignmentRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +89,7 @@ def _free() -> CompoundSelect[int, int]:
     asked = select(_Assignment.task_id).where(
         _Assignment.annotator_id == annotator, _Assignment.state.not_in(("expired", "returned"))
     )
-    later, judgement = aliased(models.Judgement), models.Judgement
+    later, judgement = aliased(models.JudgementRow), models.JudgementRow
     judged = select(judgement.item_id).where(
         judgement.annotator_id == annotator,
         judgement.choice != "withdrawn",
@@ -102,10 +102,10 @@ def _free() -> CompoundSelect[int, int]:
 
 def events(studio: Studio, *, before: int | None, limit: int) -> list[Event]:
     """The audit log, newest first."""
-    table = studio_models.AuditEvent
+    table = studio_models.AuditEventRow
     statement = (
-        select(table, models.Annotator.name)
-        .outerjoin(models.Annotator, models.Annotator.id == table.annotator_id)
+        select(table, models.AnnotatorRow.name)
+        .outerjoin(models.AnnotatorRow, models.AnnotatorRow.id == table.annotator_id)
         .order_by(table.id.desc())
         .limit(limit)
     )

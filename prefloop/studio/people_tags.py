@@ -18,7 +18,7 @@ from prefloop.studio.values import NotFound
 
 KINDS = ("group", "skill", "language")
 _TAG = re.compile(r"(group|skill|language):[\w][\w .+#-]{0,38}")
-_Account, _Tag = studio_models.Account, studio_models.AccountTag
+_Account, _Tag = studio_models.AccountRow, studio_models.AccountTagRow
 
 
 def checked_tag(given: str) -> str:
@@ -41,8 +41,8 @@ def checked(session: Session, given: str) -> str:
     name = audience.removeprefix("person:")
     there = (
         select(_Account.id)
-        .join(models.Annotator, models.Annotator.id == _Account.annotator_id)
-        .where(models.Annotator.name == name)
+        .join(models.AnnotatorRow, models.AnnotatorRow.id == _Account.annotator_id)
+        .where(models.AnnotatorRow.name == name)
     )
     if session.scalar(there) is None:
         raise InputError(f"there is no account with the pseudonym {name!r}")
@@ -51,7 +51,7 @@ def checked(session: Session, given: str) -> str:
 
 def offered(annotator: ColumnElement[int]) -> ColumnElement[bool]:
     """Whether an item may be offered to an annotator: it is kept for nobody, for them, or for a tag of theirs."""
-    task, name = studio_models.Task, models.Annotator
+    task, name = studio_models.TaskRow, models.AnnotatorRow
     tags = select(_Tag.tag).join(_Account, _Account.id == _Tag.account_id)
     person = select(literal("person:", name.name.type).concat(name.name)).where(name.id == annotator)
     return or_(
@@ -104,9 +104,9 @@ def in_words(session: Session, audiences: Collection[str]) -> dict[str, str]:
     """Whom items are kept for, for whoever runs the project: a person by the login."""
     names = [each.removeprefix("person:") for each in audiences if each.startswith("person:")]
     rows = session.execute(
-        select(models.Annotator.name, _Account.login)
-        .join(_Account, _Account.annotator_id == models.Annotator.id)
-        .where(models.Annotator.name.in_(names))
+        select(models.AnnotatorRow.name, _Account.login)
+        .join(_Account, _Account.annotator_id == models.AnnotatorRow.id)
+        .where(models.AnnotatorRow.name.in_(names))
     )
     logins = {f"person:{name}": f"person {login}" for name, login in rows}
     return {each: logins.get(each, each.replace(":", " ", 1)) if each else "everybody" for each in audiences}

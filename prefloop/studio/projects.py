@@ -30,19 +30,25 @@ from prefloop.studio.values import (
 
 DELETED = "deleted project"
 """Beginning of the name of a row that stays for the withdrawn answers that lead to it."""
-_Task, _Assignment = studio_models.Task, studio_models.Assignment
+_Task, _Assignment = studio_models.TaskRow, studio_models.AssignmentRow
 
 
 def create(session: Session, settings: ProjectSettings, *, now: datetime, by: int | None = None) -> Project:
     """A new project; `Conflict` if there is one of that name."""
-    if session.scalar(select(studio_models.Project.id).where(studio_models.Project.name == settings.name)):
-        raise Conflict(f"there is a project {settings.name!r} already; choose another name")
-    row = studio_models.Project(**_columns(settings), state="open", created_at=now)
+    _check_free(session, settings.name)
+    row = studio_models.ProjectRow(**_columns(settings), state="open", created_at=now)
     session.add(row)
     session.flush()
     _keep_guidelines(session, row.id, settings.guidelines, now)
     audit.write(session, now=now, annotator=by, action="create", entity="project", id=row.id)
     return _project(row)
+
+
+def _check_free(session: Session, name: str, *, but: int | None = None) -> None:
+    """Raise `Conflict` where a project has this name, but for one of that id."""
+    found = session.scalar(select(studio_models.ProjectRow.id).where(studio_models.ProjectRow.name == name))
+    if found not in (None, but):
+        raise Conflict(f"there is a project {name!r} already; choose another name")
 
 
 def change(
@@ -58,13 +64,11 @@ def change(
     row = _row(session, id, lock=True)
     columns, before = _columns(settings), _columns(_project(row).settings)
     changed = {name: value for name, value in columns.items() if value != before[name]}
+    if not changed and state in (None, row.state):
+        return _project(row)
     if "kind" in changed:
         raise InputError(f"project {row.name!r} is of kind {row.kind}; make another project for another kind")
-    same_name = select(studio_models.Project.id).where(
-        studio_models.Project.name == settings.name, studio_models.Project.id != id
-    )
-    if session.scalar(same_name):
-        raise Conflict(f"there is a project {settings.name!r} already; choose another name")
+    _check_free(session, settings.name, but=id)
     for name, value in changed.items():
         setattr(row, name, value)
     if state is not None:
@@ -89,7 +93,7 @@ def change(
 
 def _keep_guidelines(session: Session, project: int, text: str, now: datetime) -> None:
     """Keep guidelines under their version, which the judgements made under them have."""
-    table, version = studio_models.GuidelineVersion, version_of(text)
+    table, version = studio_models.GuidelineVersionRow, version_of(text)
     if version and session.get(table, (project, version)) is None:
         session.add(table(project_id=project, version=version, text=text, created_at=now))
         session.flush()
@@ -112,7 +116,7 @@ def project_of(session: Session, id: int) -> Project:
 
 def find(session: Session, given: str) -> Project:
     """The project that a user names by number or name."""
-    table = studio_models.Project
+    table = studio_models.ProjectRow
     row = session.scalars(select(table).where(table.name == given)).one_or_none()
     if row is None and given.isdecimal() and int(given) < 2**31:
         row = session.get(table, int(given))
@@ -124,7 +128,7 @@ def find(session: Session, given: str) -> Project:
 
 def all_of(session: Session) -> list[Project]:
     """Every project, oldest first."""
-    table = studio_models.Project
+    table = studio_models.ProjectRow
     there = select(table).where(table.state != "deleted").order_by(table.id)
     return [_project(row) for row in session.scalars(there)]
 
@@ -194,7 +198,9 @@ def _check_items(session: Session, project: Project, items: Sequence[int]) -> No
     wanted = ITEM_KIND[project.settings.kind]
     kinds: dict[int, str] = {}
     for chunk in chunks(items):
-        found = session.execute(select(models.Item.id, models.Item.kind).where(models.Item.id.in_(chunk)))
+        found = session.execute(
+            select(models.ItemRow.id, models.ItemRow.kind).where(models.ItemRow.id.in_(chunk))
+        )
         kinds |= dict(found.all())
     for item in items:
         if item not in kinds:
@@ -269,8 +275,8 @@ def _done(session: Session, project: int) -> int:
     )
 
 
-def _row(session: Session, id: int, *, lock: bool = False) -> studio_models.Project:
-    statement = select(studio_models.Project).where(studio_models.Project.id == id)
+def _row(session: Session, id: int, *, lock: bool = False) -> studio_models.ProjectRow:
+    statement = select(studio_models.ProjectRow).where(studio_models.ProjectRow.id == id)
     row = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
     if row is None or row.state == "deleted":
         raise NotFound(f"project {id} does not exist")
@@ -284,7 +290,7 @@ def _columns(settings: ProjectSettings) -> dict[str, Any]:
     return columns
 
 
-def _project(row: studio_models.Project) -> Project:
+def _project(row: studio_models.ProjectRow) -> Project:
     kind: Any = row.kind
     render: Any = row.render
     access: Any = row.access

@@ -114,7 +114,7 @@ def _agreement(
 
 def logins(studio: Studio) -> dict[str, str]:
     """Pseudonym -> login, for admins, who see people by the name they know."""
-    account, annotator = studio_models.Account, models.Annotator
+    account, annotator = studio_models.AccountRow, models.AnnotatorRow
     with studio.read() as session:
         rows = session.execute(
             select(annotator.name, account.login).join(account, account.annotator_id == annotator.id)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from prefloop.data.store import studio_models
 from prefloop.data.store.models import UtcTime
 
-_Task, _Assignment = studio_models.Task, studio_models.Assignment
+_Task, _Assignment = studio_models.TaskRow, studio_models.AssignmentRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class Allowance:
 
 def allowance(session: Session, project: int, annotator: int, now: datetime) -> Allowance:
     """What a person may still answer. A day begins at midnight UTC."""
-    row = session.get_one(studio_models.Project, project)
+    row = session.get_one(studio_models.ProjectRow, project)
     if not row.daily_quota and not row.quota:
         return Allowance(left=None, why="")
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)

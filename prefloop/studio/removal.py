@@ -12,7 +12,7 @@ from prefloop.studio import assign, audit, projects
 from prefloop.studio.edits import current_judgement
 from prefloop.studio.service import Studio
 
-_Task, _Assignment, _Chat = studio_models.Task, studio_models.Assignment, studio_models.Chat
+_Task, _Assignment, _Chat = studio_models.TaskRow, studio_models.AssignmentRow, studio_models.ChatRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,32 +48,32 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
         name = projects.project_of(session, id).settings.name
         if confirm != name:
             raise InputError(f"{confirm!r} is not the project's name; type {name!r} to delete it")
-        row = session.get_one(studio_models.Project, id, with_for_update=True)
+        row = session.get_one(studio_models.ProjectRow, id, with_for_update=True)
         gone = _removal(session, id)
-        said_in = models.Judgement.id.in_(_answered(id)) | models.Judgement.id.in_(_decided(id))
-        said = session.scalars(select(models.Judgement).where(said_in)).all()
+        said_in = models.JudgementRow.id.in_(_answered(id)) | models.JudgementRow.id.in_(_decided(id))
+        said = session.scalars(select(models.JudgementRow).where(said_in)).all()
         for judgement in said:
             if current_judgement(session, judgement.item_id, judgement.annotator_id) is judgement:
                 assign.withdraw(session, judgement)
         tasks = select(_Task.id).where(_Task.project_id == id)
         chats = select(_Chat.id).where(_Chat.project_id == id)
-        session.execute(delete(studio_models.ChatTurn).where(studio_models.ChatTurn.chat_id.in_(chats)))
+        session.execute(delete(studio_models.ChatTurnRow).where(studio_models.ChatTurnRow.chat_id.in_(chats)))
         session.execute(delete(_Chat).where(_Chat.project_id == id))
         _end_links(session, id, studio.clock())
         for table in (
-            studio_models.Membership,
-            studio_models.Standing,
-            studio_models.GuidelineReading,
-            studio_models.GuidelineVersion,
+            studio_models.MembershipRow,
+            studio_models.StandingRow,
+            studio_models.GuidelineReadingRow,
+            studio_models.GuidelineVersionRow,
         ):
             session.execute(delete(table).where(table.project_id == id))
-        of_notes = studio_models.Note.assignment_id.in_(
+        of_notes = studio_models.NoteRow.assignment_id.in_(
             select(_Assignment.id).where(_Assignment.task_id.in_(tasks))
         )
-        session.execute(delete(studio_models.Note).where(of_notes))
+        session.execute(delete(studio_models.NoteRow).where(of_notes))
         # What was said in it refers to the assignments of its answers, which is never changed: those stay, and lead nowhere.
-        kept = select(studio_models.JudgementDetail.assignment_id).where(
-            studio_models.JudgementDetail.assignment_id.is_not(None)
+        kept = select(studio_models.JudgementDetailRow.assignment_id).where(
+            studio_models.JudgementDetailRow.assignment_id.is_not(None)
         )
         session.execute(
             delete(_Assignment).where(_Assignment.task_id.in_(tasks), _Assignment.id.not_in(kept))
@@ -111,9 +111,9 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
 def _end_links(session: Session, project: int, now: datetime) -> None:
     """Take the project off invitation links; those that led to nothing else no longer work."""
     link, invitation, other = (
-        studio_models.InvitationProject,
-        studio_models.Invitation,
-        aliased(studio_models.InvitationProject),
+        studio_models.InvitationProjectRow,
+        studio_models.InvitationRow,
+        aliased(studio_models.InvitationProjectRow),
     )
     elsewhere = exists().where(other.invitation_id == link.invitation_id, other.project_id != project)
     alone = select(link.invitation_id).where(link.project_id == project, ~elsewhere)
@@ -132,7 +132,7 @@ def _answered(project: int):
         .join(_Task, _Task.id == _Assignment.task_id)
         .where(_Task.project_id == project, _Assignment.judgement_id.is_not(None))
     )
-    detail = studio_models.JudgementDetail
+    detail = studio_models.JudgementDetailRow
     edits = select(detail.edit_judgement_id).where(
         detail.judgement_id.in_(own), detail.edit_judgement_id.is_not(None)
     )
@@ -141,18 +141,21 @@ def _answered(project: int):
 
 def _decided(project: int):
     """The decisions of adjudicators that hold on a project's items; not on those that another project asks too, where they hold on."""
-    mine, other, later = _Task, aliased(_Task), aliased(models.Judgement)
+    mine, other, later = _Task, aliased(_Task), aliased(models.JudgementRow)
     elsewhere = exists().where(
         other.item_id == mine.item_id,
         other.project_id != project,
-        other.project_id == studio_models.Project.id,
-        studio_models.Project.state != "deleted",
+        other.project_id == studio_models.ProjectRow.id,
+        studio_models.ProjectRow.state != "deleted",
     )
     return (
-        select(models.Judgement.id)
-        .join(studio_models.Adjudication, studio_models.Adjudication.judgement_id == models.Judgement.id)
-        .join(mine, mine.item_id == models.Judgement.item_id)
-        .outerjoin(later, later.supersedes_id == models.Judgement.id)
+        select(models.JudgementRow.id)
+        .join(
+            studio_models.AdjudicationRow,
+            studio_models.AdjudicationRow.judgement_id == models.JudgementRow.id,
+        )
+        .join(mine, mine.item_id == models.JudgementRow.item_id)
+        .outerjoin(later, later.supersedes_id == models.JudgementRow.id)
         .where(mine.project_id == project, later.id.is_(None), ~elsewhere)
     )
 

@@ -11,7 +11,7 @@ from prefloop.studio.accounts import Who, account_of, end_sessions, hash_of
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound
 
-_Session = studio_models.WebSession
+_Session = studio_models.WebSessionRow
 _BROWSERS = (
     ("Edg", "Edge"),
     ("OPR", "Opera"),

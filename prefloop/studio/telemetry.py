@@ -163,8 +163,8 @@ class _OfStore:
             yield GaugeMetricFamily(name, text, value=value)
 
     def _counts(self) -> Mapping[str, tuple[str, int]] | None:
-        leased = studio_models.Assignment.state == "leased"
-        waiting = studio_models.ChatTurn.state == "waiting"
+        leased = studio_models.AssignmentRow.state == "leased"
+        waiting = studio_models.ChatTurnRow.state == "waiting"
         try:
             with self.store.database.read() as session:
                 return {
@@ -175,7 +175,9 @@ class _OfStore:
                     "prefloop_annotators_at_work": (
                         "People who are answering an item.",
                         session.scalar(
-                            select(func.count(studio_models.Assignment.annotator_id.distinct())).where(leased)
+                            select(func.count(studio_models.AssignmentRow.annotator_id.distinct())).where(
+                                leased
+                            )
                         )
                         or 0,
                     ),

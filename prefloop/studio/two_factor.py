@@ -29,7 +29,7 @@ STEP_MINUTES = 5
 MOST_FAILURES, BLOCK_MINUTES = 10, 15
 RECOVERY_CODES = 10
 _SECRET = re.compile(r"[A-Z2-7]{32}")
-_Step, _Recovery = studio_models.SecondStep, studio_models.RecoveryCode
+_Step, _Recovery = studio_models.SecondStepRow, studio_models.RecoveryCodeRow
 
 
 def new_secret() -> str:
@@ -162,7 +162,7 @@ def owes(studio: Studio, secret: str) -> bool:
         return session.scalar(found) is not None
 
 
-def _refused(session: Session, row: studio_models.Account, code: str, now: datetime) -> str:
+def _refused(session: Session, row: studio_models.AccountRow, code: str, now: datetime) -> str:
     """Take a code, app's or recovery, and write down that it is used; why it is not taken, empty if it is."""
     # One code of an account after the other: none is taken twice, no failure is forgotten.
     session.refresh(row, with_for_update=True)
@@ -195,7 +195,7 @@ def _step_of(secret: str, code: str, now: datetime, *, after: int) -> int | None
     return None
 
 
-def _use_recovery(session: Session, row: studio_models.Account, code: str, now: datetime) -> bool:
+def _use_recovery(session: Session, row: studio_models.AccountRow, code: str, now: datetime) -> bool:
     found = session.scalars(
         select(_Recovery).where(_Recovery.account_id == row.id, _Recovery.code_sha256 == _hash(row.id, code))
     ).one_or_none()

@@ -144,9 +144,9 @@ def _from_hub(place: ModelName, file: str) -> Path | None:
 def _load(place: ModelName, folder: Path, trust_remote_code: bool) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    settings = folder / "tokenizer_config.json"
-    if not place.gguf and settings.is_file() and (folder / "tokenizer.json").is_file():
-        declared = read_object(settings).get("tokenizer_class")
+    about = folder / "tokenizer_config.json"
+    if not place.gguf and about.is_file() and (folder / "tokenizer.json").is_file():
+        declared = read_object(about).get("tokenizer_class")
         if declared in _EXACT_CLASSES:
             # AutoTokenizer would let the model's architecture choose a class, which rebuilds the tokenizer its own way
             return PreTrainedTokenizerFast.from_pretrained(str(folder))

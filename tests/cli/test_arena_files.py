@@ -131,7 +131,7 @@ def test_without_answers_there_is_no_length(battles: str, capsys: pytest.Capture
         ("arena", "name files of votes (prefloop arena battles.csv) or the store"),
         ("arena battles.csv --store s.db", "not both: files are battles.csv, store is 's.db'"),
         ("arena battles.csv --each_round", "each_round is True, which applies to votes of a store"),
-        ("arena --store s.db --turns 1", "turns is ('1',), which applies to votes of files"),
+        ("arena --store s.db --turns 1", "turns is 1, which applies to votes of files"),
         ("arena no.csv", "no.csv: there is no such file"),
         ("dpo battles.csv", "unexpected argument 'battles.csv'; did you mean `--data battles.csv`?"),
         (

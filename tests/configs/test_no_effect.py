@@ -110,7 +110,7 @@ TABLE: list[Row] = [
         {"store": "s", "strategy": "conflict"},
         {"checkpoints": ("a",)},
         {"strategy": "uniform"},
-        "leave checkpoints out",
+        "judged already",
     ),
     (ArenaConfig, {"store": "s"}, {"resamples": 50}, {"intervals": "bootstrap"}, "draws nothing"),
     (ArenaConfig, {"store": "s"}, {"seed": 1}, {"intervals": "bootstrap"}, "draws nothing"),

@@ -185,7 +185,7 @@ def test_models_made_from_each_other_in_a_circle_end(sqlite_store: Store) -> Non
     first, second = store.add_checkpoint("first"), store.add_checkpoint("second")
     run = store.begin_training_run("sft", config={}, start=first, models_read={"reference": second})
     with store.database.write() as session:
-        session.execute(update(models.Checkpoint).values(training_run_id=run))
+        session.execute(update(models.CheckpointRow).values(training_run_id=run))
     tree = lineage(store, "first")
     assert [(at.role, at.name, "repeated" in at.facts) for at in tree.walk() if at.kind == "checkpoint"] == [
         ("", "first", False),
@@ -196,7 +196,7 @@ def test_models_made_from_each_other_in_a_circle_end(sqlite_store: Store) -> Non
     ]
     parent = store.add_checkpoint("child", parent=first)
     with store.database.write() as session:
-        session.execute(update(models.Checkpoint).values(training_run_id=None, parent_id=parent))
+        session.execute(update(models.CheckpointRow).values(training_run_id=None, parent_id=parent))
     assert [at.name for at in lineage(store, "child").walk()] == ["child", "child"]
 
 

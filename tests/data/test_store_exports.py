@@ -184,9 +184,9 @@ def test_empty_completions_can_be_left_out_and_counted(sqlite_store: Store, tmp_
 # Training runs
 
 
-def row(store: Store, run: int) -> models.TrainingRun:
+def row(store: Store, run: int) -> models.TrainingRunRow:
     with store.database.read() as session:
-        found = session.get_one(models.TrainingRun, run)
+        found = session.get_one(models.TrainingRunRow, run)
         session.expunge(found)
         return found
 
@@ -217,7 +217,7 @@ def test_a_run_from_its_beginning_to_its_end(store: Store) -> None:
     assert ended.started_at <= ended.finished_at
     with store.database.read() as session:
         for id, step in ((halfway, 50), (last, 100)):
-            made = session.get_one(models.Checkpoint, id)
+            made = session.get_one(models.CheckpointRow, id)
             assert (made.training_run_id, made.parent_id, made.stage, made.step) == (run, sft, "dpo", step)
     assert store.counts()["training_run_export"] == 1
     with pytest.raises(Conflict, match="has finished already"):

@@ -70,7 +70,7 @@ def judged_store(request: pytest.FixtureRequest, new_url: Callable[[str], str]) 
         yield store
 
 
-FROZEN = (models.Judgement, models.Export, models.ExportJudgement, models.ExportPrompt)
+FROZEN = (models.JudgementRow, models.ExportRow, models.ExportJudgementRow, models.ExportPromptRow)
 
 
 @pytest.mark.parametrize("table", FROZEN, ids=lambda table: table.__tablename__)
@@ -83,13 +83,13 @@ def test_rows_that_were_said_cannot_be_deleted(judged_store: Store, table: type[
 @pytest.mark.parametrize(
     ("table", "change"),
     [
-        (models.Judgement, {"choice": "b"}),
-        (models.Judgement, {"duration_ms": 1}),
-        (models.Export, {"sha256": "0" * 64}),
-        (models.ExportJudgement, {"position": 5}),
-        (models.ExportPrompt, {"position": 5}),
-        (models.Completion, {"text": "something else"}),
-        (models.ItemCompletion, {"slot": 5}),
+        (models.JudgementRow, {"choice": "b"}),
+        (models.JudgementRow, {"duration_ms": 1}),
+        (models.ExportRow, {"sha256": "0" * 64}),
+        (models.ExportJudgementRow, {"position": 5}),
+        (models.ExportPromptRow, {"position": 5}),
+        (models.CompletionRow, {"text": "something else"}),
+        (models.ItemCompletionRow, {"slot": 5}),
     ],
     ids=lambda value: value.__tablename__ if isinstance(value, type) else "".join(value),
 )
@@ -106,11 +106,11 @@ def test_no_way_round_the_refusal(judged_store: Store) -> None:
 
     def change_an_object() -> None:
         with judged_store.database.write() as session:
-            session.get_one(models.Judgement, 1).choice = "b"
+            session.get_one(models.JudgementRow, 1).choice = "b"
 
     def replace_the_row() -> None:
         with judged_store.database.write() as session:
-            columns = ", ".join(column.name for column in models.Judgement.__table__.columns)
+            columns = ", ".join(column.name for column in models.JudgementRow.__table__.columns)
             session.execute(
                 text(f"INSERT OR REPLACE INTO judgement ({columns}) SELECT {columns} FROM judgement")
             )
@@ -128,7 +128,7 @@ def test_no_way_round_the_refusal(judged_store: Store) -> None:
 
 
 def test_texts_that_were_judged_cannot_be_deleted(judged_store: Store) -> None:
-    for table in (models.Completion, models.Prompt, models.Annotator, models.Item):
+    for table in (models.CompletionRow, models.PromptRow, models.AnnotatorRow, models.ItemRow):
 
         def empty_it(table: type[models.Base] = table) -> None:
             with judged_store.database.write() as session:
@@ -216,7 +216,7 @@ def test_the_database_itself_keeps_chains_whole(store: Store) -> None:
         def insert(wrong: Judgement = wrong) -> None:
             with store.database.write() as session:
                 row = judging._row(wrong) | {"created_at": datetime.now(UTC)}
-                session.add(models.Judgement(**row))
+                session.add(models.JudgementRow(**row))
 
         with pytest.raises(IntegrityError):
             insert()

@@ -13,7 +13,7 @@ from prefloop.evaluation.intervals import Estimate
 from prefloop.evaluation.plots import (
     PlotRow,
     Point,
-    Reference,
+    ReferenceLine,
     bar_chart,
     category_chart,
     interval_chart,
@@ -62,7 +62,7 @@ def every_chart(label: str, values: list[float]) -> list[str]:
         PlotRow(label=label, estimate=estimate(v, v - 0.1, v + 0.2), slot=i) for i, v in enumerate(values)
     ]
     x = list(range(len(values)))
-    references = [Reference(value=0.5, label=label)]
+    references = [ReferenceLine(value=0.5, label=label)]
     series = [Series(label=label, x=x, y=values, low=[v - 1 for v in values], high=[v + 1 for v in values])]
     return [
         line_chart(

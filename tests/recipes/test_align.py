@@ -12,7 +12,7 @@ from prefloop.configs.common import Compute, LoRA
 from prefloop.data.split import position
 from prefloop.errors import InputError
 from prefloop.recipes.align import cost, decide
-from prefloop.recipes.align.cost import Machine, Model, Rows, shape_of
+from prefloop.recipes.align.cost import Machine, Model, RowCounts, shape_of
 from prefloop.recipes.align.estimate import estimates
 from prefloop.recipes.align.look import look, rendered, template_line
 from prefloop.recipes.align.parts import JUDGE, MEASURE, Parts
@@ -75,7 +75,7 @@ def test_a_forward_pass_is_counted_as_the_architecture_page_says() -> None:
         positions=9,
     )
     model = Model(shape=shape, machine=replace(MACHINE, copy=float("inf")), rank=0, item=4, base=0.0)
-    rows = Rows(prompts=3, completions=2, prompt_tokens=5, completion_tokens=7)
+    rows = RowCounts(prompts=3, completions=2, prompt_tokens=5, completion_tokens=7)
     assert rows.tokens == 3 * 5 + 3 * 2 * 7
     assert model.forward(rows) == pytest.approx(2 * 1000 * 57 / 1e11 + 2 * 42 * 50 * 8 / 8e10)
     assert model.learn(rows) == pytest.approx(6 * 1000 * 57 / 1e11 + 8 * 42 * 50 * 8 / 8e10)
@@ -183,7 +183,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"method": ("dpo", "dpo")}, "twice"),
     ({"beta": 0.2, "method": ("grpo",)}, "grpo has none"),
     ({"kl": 0.2, "method": ("dpo", "ipo")}, "dpo and ipo have none"),
-    ({"prompts": "p.jsonl"}, "dpo do not sample"),
+    ({"prompts": "p.jsonl"}, "method names none that samples"),
     ({"weights": "all", "rank": 8}, "trains no adapters"),
     ({"compute": Compute(dtype="bfloat16")}, "--precision bfloat16"),
     ({"minutes": -1.0}, "minutes is -1"),

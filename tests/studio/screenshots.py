@@ -45,7 +45,7 @@ def fill(studio: Studio) -> dict[str, int]:
 
         groups: dict[int, list[int]] = {}
         for prompt, completion in session.execute(
-            select(models.Completion.prompt_id, models.Completion.id).order_by(models.Completion.id)
+            select(models.CompletionRow.prompt_id, models.CompletionRow.id).order_by(models.CompletionRow.id)
         ):
             groups.setdefault(prompt, []).append(completion)
     ranks = store.add_items(list(groups.values()), kind="rank")

@@ -163,7 +163,7 @@ def test_a_ranking_is_stored_in_slots(studio: Studio) -> None:
         from prefloop.data.store import models
 
         ids = list(
-            session.scalars(select(models.Completion.id).order_by(models.Completion.id.desc()).limit(4))
+            session.scalars(select(models.CompletionRow.id).order_by(models.CompletionRow.id.desc()).limit(4))
         )
     items = studio.store.add_items([ids], kind="rank")
     project = studio.create_project(ProjectSettings(name="r", kind="rank"))
@@ -237,7 +237,7 @@ def test_the_guideline_version_is_that_of_the_moment(studio: Studio) -> None:
         from prefloop.data.store import models
 
         stored = list(
-            session.scalars(select(models.Judgement.guideline_version).order_by(models.Judgement.id))
+            session.scalars(select(models.JudgementRow.guideline_version).order_by(models.JudgementRow.id))
         )
     assert stored == versions
     assert len(set(versions)) == 2
@@ -286,7 +286,9 @@ def test_the_order_is_kept_when_an_item_is_taken_up_again(studio: Studio, clock:
     studio.expire()
     with studio.read() as session:
         order = session.scalar(
-            select(studio_models.Assignment.order_shown).where(studio_models.Assignment.token == first.token)
+            select(studio_models.AssignmentRow.order_shown).where(
+                studio_models.AssignmentRow.token == first.token
+            )
         )
     seen = []
     while (got := studio.lease(project, ann)) is not None:

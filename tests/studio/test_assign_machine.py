@@ -36,7 +36,7 @@ LEASE = 100
 PEOPLE = 4
 _marks = count()
 
-Task, Assignment = studio_models.Task, studio_models.Assignment
+Task, Assignment = studio_models.TaskRow, studio_models.AssignmentRow
 
 
 class Crash(Exception):
@@ -67,7 +67,7 @@ class Annotators(RuleBasedStateMachine):
         with self.store.database.read() as session:
             prompts = list(
                 session.scalars(
-                    select(models.Prompt.id).order_by(models.Prompt.id.desc()).limit(items + gold)
+                    select(models.PromptRow.id).order_by(models.PromptRow.id.desc()).limit(items + gold)
                 )
             )
         pairs = self.store.add_pairs(prompts=prompts).ids
@@ -180,7 +180,7 @@ class Annotators(RuleBasedStateMachine):
     def every_acknowledged_answer_is_there_once(self) -> None:
         if not hasattr(self, "project"):
             return
-        judgement, detail = models.Judgement, studio_models.JudgementDetail
+        judgement, detail = models.JudgementRow, studio_models.JudgementDetailRow
         superseded = select(judgement.supersedes_id).where(judgement.supersedes_id.is_not(None))
         with self.store.database.read() as session:
             rows = session.execute(

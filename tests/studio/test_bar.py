@@ -121,7 +121,11 @@ def test_what_fails_leaves_neither_an_answer_nor_its_audit(
         with studio.read() as session:
             return tuple(
                 session.scalar(select(func.count()).select_from(table))
-                for table in (models.Judgement, studio_models.JudgementDetail, studio_models.AuditEvent)
+                for table in (
+                    models.JudgementRow,
+                    studio_models.JudgementDetailRow,
+                    studio_models.AuditEventRow,
+                )
             )
 
     before = counts()

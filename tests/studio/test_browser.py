@@ -201,7 +201,7 @@ def test_ranking_and_rating_by_keyboard(studio: Studio, browser: Any) -> None:
         from prefloop.data.store import models
 
         ids = list(
-            session.scalars(select(models.Completion.id).order_by(models.Completion.id.desc()).limit(3))
+            session.scalars(select(models.CompletionRow.id).order_by(models.CompletionRow.id.desc()).limit(3))
         )
     rank = studio.create_project(ProjectSettings(name="rank", kind="rank")).id
     studio.add_tasks(rank, studio.store.add_items([ids], kind="rank"))

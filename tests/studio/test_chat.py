@@ -130,8 +130,8 @@ def test_both_models_and_seeds_are_recorded_and_the_order_is_drawn(
     assert len({row.seed for row in drawn}) == 12
     assert {(row.temperature, row.tokens, row.logprob) for row in drawn} == {(0.9, 7, -3.0)}
     with studio.read() as session:
-        orders = {tuple(order) for order in session.scalars(select(studio_models.Assignment.order_shown))}
-        assert set(session.scalars(select(models.Item.strategy))) == {chats.STRATEGY}
+        orders = {tuple(order) for order in session.scalars(select(studio_models.AssignmentRow.order_shown))}
+        assert set(session.scalars(select(models.ItemRow.strategy))) == {chats.STRATEGY}
     assert orders == {(0, 1), (1, 0)}
 
 

@@ -263,7 +263,7 @@ def test_versions_that_are_not_there_and_names_that_cannot_be(judged: Studio) ->
 
 
 @pytest.mark.parametrize(
-    "table", [models.DatasetVersion, models.ExportPair], ids=lambda table: table.__tablename__
+    "table", [models.DatasetVersionRow, models.ExportPairRow], ids=lambda table: table.__tablename__
 )
 def test_what_was_saved_cannot_be_changed_or_deleted(judged: Studio, table: type[models.Base]) -> None:
     save(judged.store, "helpful", "comparisons", Selecting(aggregate="majority"))
@@ -365,8 +365,8 @@ def test_the_commands(
 
 def judgements_of(store: Store) -> list[tuple[int, str]]:
     with store.database.read() as session:
-        table = models.Judgement
+        table = models.JudgementRow
         rows = session.execute(
-            select(table.id, models.Annotator.name).join(models.Annotator).order_by(table.id)
+            select(table.id, models.AnnotatorRow.name).join(models.AnnotatorRow).order_by(table.id)
         )
         return [(id, name) for id, name in rows]

@@ -81,7 +81,7 @@ def test_a_version_is_saved_listed_and_compared_on_pages(studio: Studio, project
 
 def boss_pseudonym(studio: Studio, boss: Person) -> str:
     with studio.read() as session:
-        return session.get_one(models.Annotator, boss.who.annotator).name
+        return session.get_one(models.AnnotatorRow, boss.who.annotator).name
 
 
 @pytest.mark.parametrize(

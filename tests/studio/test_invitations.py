@@ -95,7 +95,7 @@ def test_what_opens_a_link_is_shown_once_and_stored_as_a_hash(
     told += [boss.client.get(path).text for path in ("/admin/people", f"/admin/projects/{closed}/members")]
     assert not [each for each in told if secret in each]
     with studio.read() as session:
-        row = session.scalars(select(studio_models.Invitation)).one()
+        row = session.scalars(select(studio_models.InvitationRow)).one()
         assert row.token_sha256 == accounts.hash_of(secret)
 
 

@@ -52,9 +52,9 @@ def tasks(studio: Studio, project: int, **wanted: Any) -> list[int]:
     """Places, from 0, of the items found, in the order they were added."""
     with studio.read() as session:
         known = session.scalars(
-            select(studio_models.Task.id)
-            .where(studio_models.Task.project_id == project)
-            .order_by(studio_models.Task.id)
+            select(studio_models.TaskRow.id)
+            .where(studio_models.TaskRow.project_id == project)
+            .order_by(studio_models.TaskRow.id)
         ).all()
     found = find(studio, project, Wanted(**wanted))
     assert items.count(studio, project, Wanted(**wanted)) == len(found)
@@ -330,5 +330,5 @@ def test_items_of_an_older_store_are_there_for_everybody(store: Store) -> None:
     assert tasks(studio, project) == [0, 1, 2, 3]
     assert tasks(studio, project, state="open") == [0, 1, 2, 3]
     with studio.read() as session:
-        content = session.scalars(select(models.Prompt.content)).first()
+        content = session.scalars(select(models.PromptRow.content)).first()
     assert json.dumps(content)

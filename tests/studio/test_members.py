@@ -254,6 +254,6 @@ def test_an_older_store_shows_everybody_what_they_saw(store: Store) -> None:
     assert studio.project(kept.id) == kept
     with studio.read() as session:
         seen = {name: access.roles(session, one.annotator)[kept.id] for name, one in who.items()}
-        assert session.scalars(select(studio_models.Membership)).all() == []
+        assert session.scalars(select(studio_models.MembershipRow)).all() == []
     assert seen == {"ann": "annotator", "judy": "adjudicator", "boss": "manager"}
     assert studio.project(secret.id).state == "archived"

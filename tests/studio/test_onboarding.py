@@ -57,7 +57,7 @@ def test_guidelines_come_first_and_again_when_they_change(studio: Studio) -> Non
     assert old.status_code == 409
     ann.submit(ann.next(project)["token"], {"choice": "first"})
     with studio.read() as session:
-        table, texts = models.Judgement, studio_models.GuidelineVersion
+        table, texts = models.JudgementRow, studio_models.GuidelineVersionRow
         given = session.scalars(select(table.guideline_version).order_by(table.id)).all()
         # What was answered under the first ones keeps their version, whose text is kept.
         assert given == [version_of("Be *fair*"), version_of("Be kind")]
@@ -84,7 +84,7 @@ def test_practice_then_qualification_then_work(studio: Studio) -> None:
     project, items = make(studio)
     say, ann = sides(studio), Person(studio)
     with studio.write() as session:
-        task = studio_models.Task
+        task = studio_models.TaskRow
         session.scalars(select(task).where(task.item_id == items[0])).one().gold_note = "It names the place."
     told = []
     for right in (True, False):
@@ -230,7 +230,7 @@ def test_an_older_store_keeps_its_guidelines_under_their_version(store: Store) -
     store.database.migrate()
     assert studio.project(project).settings == ProjectSettings(name="p", guidelines=text)
     with studio.read() as session:
-        table = studio_models.GuidelineVersion
+        table = studio_models.GuidelineVersionRow
         assert session.execute(select(table.version, table.text)).all() == [(version_of(text), text)]
 
 

@@ -140,7 +140,7 @@ def test_no_link_for_who_is_shut_out_and_none_works_for_them(
 
 def test_only_the_hash_of_a_link_is_stored_and_it_goes_with_the_account(studio: Studio, ann: Person) -> None:
     secret = passwords.new_reset(studio, ann.who.account, by=None)
-    table = studio_models.PasswordReset
+    table = studio_models.PasswordResetRow
     with studio.read() as session:
         assert session.scalars(select(table.token_sha256)).all() == [accounts.hash_of(secret)]
     accounts.add_person(studio, "boss", PASSWORD, "admin")

@@ -238,12 +238,12 @@ def test_nothing_of_it_is_told(studio: Studio, ann: Person) -> None:
     told += [ann.client.get("/settings/two-factor").text, ann.send("GET", "/me").text]
     assert not [text for text in told for hidden in (secret, *codes) if hidden in text]
     with studio.read() as session:
-        stored = session.scalars(select(studio_models.RecoveryCode.code_sha256)).all()
+        stored = session.scalars(select(studio_models.RecoveryCodeRow.code_sha256)).all()
     assert len(stored) == 10
     assert not set(stored) & set(codes)
     accounts.anonymise(studio, ann.who.account, by=None)
     with studio.read() as session:
-        assert session.scalars(select(studio_models.RecoveryCode)).all() == []
+        assert session.scalars(select(studio_models.RecoveryCodeRow)).all() == []
 
 
 def test_sessions_and_accounts_of_an_older_store_go_on(store: Store) -> None:

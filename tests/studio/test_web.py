@@ -81,13 +81,15 @@ def test_what_opens_a_door_is_stored_as_a_hash(studio: Studio, ann: Person) -> N
     token = accounts.new_token(studio, ann.who, "script", ["read"])
     cookie = ann.client.cookies["prefloop_session"]
     with studio.read() as session:
-        account = session.scalars(select(studio_models.Account)).one()
+        account = session.scalars(select(studio_models.AccountRow)).one()
         assert account.password_hash.startswith("$argon2id$")
         assert PASSWORD not in account.password_hash
-        assert session.scalars(select(studio_models.WebSession.token_sha256)).one() == accounts.hash_of(
+        assert session.scalars(select(studio_models.WebSessionRow.token_sha256)).one() == accounts.hash_of(
             cookie
         )
-        assert session.scalars(select(studio_models.ApiToken.token_sha256)).one() == accounts.hash_of(token)
+        assert session.scalars(select(studio_models.ApiTokenRow.token_sha256)).one() == accounts.hash_of(
+            token
+        )
 
 
 def test_cookies_are_out_of_reach_of_scripts_and_other_sites(studio: Studio) -> None:
@@ -568,4 +570,4 @@ def test_an_anonymised_annotator_leaves_judgements_and_exports_as_they_were(
     assert studio.store.exported(export.id) == before
     assert before[0].annotator == pseudonym  # type: ignore[union-attr]
     with studio.read() as session:
-        assert "ann" not in session.scalars(select(studio_models.Account.login)).all()
+        assert "ann" not in session.scalars(select(studio_models.AccountRow.login)).all()

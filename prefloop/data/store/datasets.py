@@ -107,8 +107,8 @@ def save(
     Raises `InputError` for a name that cannot be one, and where the name is that of records of another kind.
     """
     check_name(name)
-    table = models.DatasetVersion
-    taken = session.get_one(models.Export, export)
+    table = models.DatasetVersionRow
+    taken = session.get_one(models.ExportRow, export)
     newest = session.execute(
         _versions().where(table.name == name).order_by(table.version.desc()).limit(1)
     ).one_or_none()
@@ -147,7 +147,7 @@ def check_name(name: str) -> None:
 
 def versions(session: Session, name: str = "") -> list[DatasetVersion]:
     """All versions, or those of one name, by name and number. `InputError`, with near names, for one that is not there."""
-    table = models.DatasetVersion
+    table = models.DatasetVersionRow
     statement = _versions().order_by(table.name, table.version)
     if name:
         statement = statement.where(table.name == name)
@@ -173,7 +173,7 @@ def find(session: Session, given: str) -> DatasetVersion:
 
 def names_of_export(session: Session, export: int) -> list[str]:
     """The versions that an export was saved as, as `NAME@3`."""
-    table = models.DatasetVersion
+    table = models.DatasetVersionRow
     rows = session.execute(
         select(table.name, table.version).where(table.export_id == export).order_by(table.id)
     )
@@ -181,21 +181,21 @@ def names_of_export(session: Session, export: int) -> list[str]:
 
 
 def _no_such(session: Session, name: str) -> str:
-    known = sorted(set(session.scalars(select(models.DatasetVersion.name))))
+    known = sorted(set(session.scalars(select(models.DatasetVersionRow.name))))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0)
     there = f"the nearest are {', '.join(near)}" if near else "save one with `prefloop data save`"
     return f"dataset {name!r} is not in the store; {there}"
 
 
-def _versions() -> Select[models.DatasetVersion, models.Export, str]:
+def _versions() -> Select[models.DatasetVersionRow, models.ExportRow, str]:
     return (
-        select(models.DatasetVersion, models.Export, models.Annotator.name)
-        .join(models.Export, models.Export.id == models.DatasetVersion.export_id)
-        .outerjoin(models.Annotator, models.Annotator.id == models.DatasetVersion.annotator_id)
+        select(models.DatasetVersionRow, models.ExportRow, models.AnnotatorRow.name)
+        .join(models.ExportRow, models.ExportRow.id == models.DatasetVersionRow.export_id)
+        .outerjoin(models.AnnotatorRow, models.AnnotatorRow.id == models.DatasetVersionRow.annotator_id)
     )
 
 
-def _value(found: Row[models.DatasetVersion, models.Export, str]) -> DatasetVersion:
+def _value(found: Row[models.DatasetVersionRow, models.ExportRow, str]) -> DatasetVersion:
     row, export, made_by = found
     return DatasetVersion(
         name=row.name,

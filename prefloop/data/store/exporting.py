@@ -20,7 +20,7 @@ from prefloop.data.store.selecting import (
     judged_of,
     prompts,
 )
-from prefloop.data.store.values import EXPORT_KINDS, Aggregated, Export, ExportKind, Filters, Selection
+from prefloop.data.store.values import EXPORT_KINDS, AggregatedLabel, Export, ExportKind, Filters, Selection
 from prefloop.data.store.writing import insert_new, now, sha256
 from prefloop.data.write import split_by_prompts, write_jsonl
 from prefloop.errors import InputError
@@ -44,20 +44,20 @@ def export(
 def export_aggregated(
     session: Session,
     filters: Mapping[str, Any],
-    pairs: Sequence[Aggregated],
+    pairs: Sequence[AggregatedLabel],
     left_out: Mapping[str, int],
     path: Path | None,
     label: str,
 ) -> Export:
     """The same for comparisons that several judgements each were made into. `filters` say how, too."""
     members = [judgement for pair in pairs for judgement in pair.judgements]
-    of_ids = select(models.Judgement.id).where(models.Judgement.id.in_(members))
+    of_ids = select(models.JudgementRow.id).where(models.JudgementRow.id.in_(members))
     records = _aggregated_records(pairs, judged_of(session, of_ids))
     selection = Selection(records=tuple(records), left_out=left_out)
     made, new = _fix(session, "comparisons", filters, members, selection, path, label)
     if new:
         session.execute(
-            insert(models.ExportPair),
+            insert(models.ExportPairRow),
             [
                 {
                     "export_id": made.id,
@@ -96,7 +96,7 @@ def _fix(
         "left_out": dict(selection.left_out),
         "created_at": now(),
     }
-    table = models.Export
+    table = models.ExportRow
     same = select(table).where(table.key == row["key"])
     known = session.scalars(same).one_or_none()
     new = known is None
@@ -125,7 +125,7 @@ def _in_words(filters: Mapping[str, Any]) -> str:
     )
 
 
-def export_of(row: models.Export, *, files: tuple[tuple[str, int], ...] = ()) -> Export:
+def export_of(row: models.ExportRow, *, files: tuple[tuple[str, int], ...] = ()) -> Export:
     """A row as what callers are given."""
     kind: Any = row.kind
     return Export(
@@ -134,31 +134,31 @@ def export_of(row: models.Export, *, files: tuple[tuple[str, int], ...] = ()) ->
 
 
 MEMBER_TABLES: dict[str, tuple[type[models.Base], str]] = {
-    "prompts": (models.ExportPrompt, "prompt_id"),
+    "prompts": (models.ExportPromptRow, "prompt_id"),
     **dict.fromkeys(
         ("comparisons", "rankings", "labels", "scores", "demonstrations"),
-        (models.ExportJudgement, "judgement_id"),
+        (models.ExportJudgementRow, "judgement_id"),
     ),
 }
 
 
 def exported(session: Session, id: int, label: str) -> tuple[JudgedRecord | Prompt, ...]:
     """The records of an export, made again from the rows it is made of and checked against its hash."""
-    row = session.get(models.Export, id)
+    row = session.get(models.ExportRow, id)
     if row is None:
         raise InputError(f"{label}: has no export {id}")
     records: Sequence[JudgedRecord | Prompt]
     if row.kind == "prompts":
-        member = models.ExportPrompt
+        member = models.ExportPromptRow
         found = session.execute(
-            select(models.Prompt.content)
-            .join(member, member.prompt_id == models.Prompt.id)
+            select(models.PromptRow.content)
+            .join(member, member.prompt_id == models.PromptRow.id)
             .where(member.export_id == id)
             .order_by(member.position)
         )
         records = [prompt_of(content) for (content,) in found]
     else:
-        member = models.ExportJudgement
+        member = models.ExportJudgementRow
         members = select(member.judgement_id).where(member.export_id == id)
         # What was superseded later was current then.
         rows = [replace(row, superseded=False) for row in judged_of(session, members)]
@@ -173,15 +173,15 @@ def exported(session: Session, id: int, label: str) -> tuple[JudgedRecord | Prom
     return tuple(records)
 
 
-def _pairs_of(session: Session, id: int, rows: Sequence[JudgedRow]) -> list[Aggregated]:
+def _pairs_of(session: Session, id: int, rows: Sequence[JudgedRow]) -> list[AggregatedLabel]:
     """The comparisons of an export that aggregates; none of another."""
     behind: dict[int, list[int]] = {}
     for row in rows:
         behind.setdefault(row.item, []).append(row.id)
-    table = models.ExportPair
+    table = models.ExportPairRow
     found = session.scalars(select(table).where(table.export_id == id).order_by(table.position))
     return [
-        Aggregated(
+        AggregatedLabel(
             item=pair.item_id,
             choice="a" if pair.choice == "a" else "b",
             p_soft=pair.p_soft,
@@ -191,7 +191,7 @@ def _pairs_of(session: Session, id: int, rows: Sequence[JudgedRow]) -> list[Aggr
     ]
 
 
-def _aggregated_records(pairs: Sequence[Aggregated], rows: Sequence[JudgedRow]) -> list[Comparison]:
+def _aggregated_records(pairs: Sequence[AggregatedLabel], rows: Sequence[JudgedRow]) -> list[Comparison]:
     """One comparison a pair; of a single judgement it keeps the annotator."""
     of_item = {row.item: row for row in rows}
     records = []

@@ -48,9 +48,9 @@ def prompt_of(content: Any) -> Prompt:
 def open_items(session: Session, annotator: int, *, rounds: Sequence[int], limit: int) -> list[Item]:
     """Items that the annotator has not judged, oldest first."""
     _known_annotators(session, [annotator])
-    table = models.Item
-    judged = select(models.Judgement.id).where(
-        models.Judgement.item_id == table.id, models.Judgement.annotator_id == annotator
+    table = models.ItemRow
+    judged = select(models.JudgementRow.id).where(
+        models.JudgementRow.item_id == table.id, models.JudgementRow.annotator_id == annotator
     )
     statement = select(table.id).where(~judged.exists()).order_by(table.id)
     if rounds:
@@ -62,21 +62,21 @@ def open_items(session: Session, annotator: int, *, rounds: Sequence[int], limit
 
 def items(session: Session, ids: Sequence[int]) -> list[Item]:
     """The items with these ids, in their order."""
-    table = models.Item
+    table = models.ItemRow
     found: dict[int, Item] = {}
     for chunk in chunks(ids):
         texts: dict[int, list[str]] = {}
         slots = (
-            select(models.ItemCompletion.item_id, models.Completion.text)
-            .join(models.Completion)
-            .where(models.ItemCompletion.item_id.in_(chunk))
-            .order_by(models.ItemCompletion.item_id, models.ItemCompletion.slot)
+            select(models.ItemCompletionRow.item_id, models.CompletionRow.text)
+            .join(models.CompletionRow)
+            .where(models.ItemCompletionRow.item_id.in_(chunk))
+            .order_by(models.ItemCompletionRow.item_id, models.ItemCompletionRow.slot)
         )
         for item, completion in session.execute(slots):
             texts.setdefault(item, []).append(completion)
         rows = session.execute(
-            select(table.id, table.kind, table.round, models.Prompt.content)
-            .join(models.Prompt)
+            select(table.id, table.kind, table.round, models.PromptRow.content)
+            .join(models.PromptRow)
             .where(table.id.in_(chunk))
         )
         for id, kind, round, content in rows:
@@ -120,7 +120,9 @@ def judge(session: Session, judgements: Sequence[Judgement]) -> list[int]:
     moment = now()
     ids = {key: id for key, (id, _) in before.items()}
     if new:
-        statement = insert(models.Judgement).returning(models.Judgement.id, sort_by_parameter_order=True)
+        statement = insert(models.JudgementRow).returning(
+            models.JudgementRow.id, sort_by_parameter_order=True
+        )
         made = session.scalars(statement, [row | {"created_at": moment} for row in new.values()])
         ids |= zip(new, made, strict=True)
     return [ids[row["idempotency_key"]] for row in rows]
@@ -191,7 +193,7 @@ def _row(judgement: Judgement) -> dict[str, Any]:
 
 
 def _by_key(session: Session, keys: Sequence[str]) -> dict[str, tuple[int, dict[str, Any]]]:
-    table = models.Judgement
+    table = models.JudgementRow
     columns = [getattr(table, field) for field in FIELDS]
     found: dict[str, tuple[int, dict[str, Any]]] = {}
     for chunk in chunks(keys):
@@ -207,9 +209,9 @@ def _slots(session: Session, ids: Iterable[int]) -> dict[int, tuple[str, int]]:
     found: dict[int, tuple[str, int]] = {}
     for chunk in chunks(sorted(ids)):
         rows = session.execute(
-            select(models.Item.id, models.Item.kind, models.ItemCompletion.slot)
-            .join(models.ItemCompletion, models.ItemCompletion.item_id == models.Item.id)
-            .where(models.Item.id.in_(chunk))
+            select(models.ItemRow.id, models.ItemRow.kind, models.ItemCompletionRow.slot)
+            .join(models.ItemCompletionRow, models.ItemCompletionRow.item_id == models.ItemRow.id)
+            .where(models.ItemRow.id.in_(chunk))
         )
         for id, kind, slot in rows:
             found[id] = (kind, max(slot + 1, found.get(id, (kind, 0))[1]))
@@ -218,7 +220,7 @@ def _slots(session: Session, ids: Iterable[int]) -> dict[int, tuple[str, int]]:
 
 def _known_annotators(session: Session, ids: Iterable[int]) -> None:
     for chunk in chunks(sorted(ids)):
-        known = set(session.scalars(select(models.Annotator.id).where(models.Annotator.id.in_(chunk))))
+        known = set(session.scalars(select(models.AnnotatorRow.id).where(models.AnnotatorRow.id.in_(chunk))))
         missing = [id for id in chunk if id not in known]
         if missing:
             raise InputError(f"annotator {missing[0]} is not in the store; add them first")
@@ -226,7 +228,7 @@ def _known_annotators(session: Session, ids: Iterable[int]) -> None:
 
 def _current(session: Session, items: Iterable[int]) -> dict[tuple[int, int], int]:
     """(item, annotator) -> the judgement that no other supersedes."""
-    table = models.Judgement
+    table = models.JudgementRow
     current: dict[tuple[int, int], int] = {}
     for chunk in chunks(sorted(items)):
         rows = session.execute(

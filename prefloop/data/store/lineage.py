@@ -70,7 +70,7 @@ def lineage(store: Store, checkpoint: str | int) -> Node:
 
 
 def _checkpoint(session: Session, id: int, role: str, seen: set[int]) -> Node:
-    row = session.get_one(models.Checkpoint, id)
+    row = session.get_one(models.CheckpointRow, id)
     facts: dict[str, Any] = {"kind": row.kind, "stage": row.stage}
     if row.stage:
         facts["step"] = row.step
@@ -82,12 +82,12 @@ def _checkpoint(session: Session, id: int, role: str, seen: set[int]) -> Node:
     if row.training_run_id is None and row.weights_sha256:
         # A copy or another path to the same folder: the same weights were made by the same run.
         twin = session.scalars(
-            select(models.Checkpoint)
+            select(models.CheckpointRow)
             .where(
-                models.Checkpoint.weights_sha256 == row.weights_sha256,
-                models.Checkpoint.training_run_id.is_not(None),
+                models.CheckpointRow.weights_sha256 == row.weights_sha256,
+                models.CheckpointRow.training_run_id.is_not(None),
             )
-            .order_by(models.Checkpoint.id)
+            .order_by(models.CheckpointRow.id)
             .limit(1)
         ).one_or_none()
         if twin is not None:
@@ -103,7 +103,7 @@ def _checkpoint(session: Session, id: int, role: str, seen: set[int]) -> Node:
 
 
 def _training_run(session: Session, id: int, seen: set[int]) -> Node:
-    row = session.get_one(models.TrainingRun, id)
+    row = session.get_one(models.TrainingRunRow, id)
     facts = {
         "status": row.status,
         "reason": row.reason,
@@ -112,23 +112,23 @@ def _training_run(session: Session, id: int, seen: set[int]) -> Node:
         "finished": "" if row.finished_at is None else row.finished_at.isoformat(timespec="seconds"),
         "version": row.version,
     }
-    read = models.TrainingRunModel
+    read = models.TrainingRunModelRow
     roles = session.execute(
         select(read.role, read.checkpoint_id).where(read.training_run_id == id).order_by(read.role)
     )
     # The model that training went on from comes first, whatever the others are called.
     in_order = sorted(roles, key=lambda pair: pair.role != "start")
     children = [_checkpoint(session, checkpoint, role, seen) for role, checkpoint in in_order]
-    source = models.TrainingRunSource
+    source = models.TrainingRunSourceRow
     for one in session.scalars(select(source).where(source.training_run_id == id).order_by(source.position)):
         facts_of = {"rows": one.rows, "sha256": one.sha256}
         children.append(Node(kind="source", role=one.role, name=one.name, facts=facts_of))
-    link = models.TrainingRunExport
+    link = models.TrainingRunExportRow
     exports = session.scalars(
-        select(models.Export)
-        .join(link, link.export_id == models.Export.id)
+        select(models.ExportRow)
+        .join(link, link.export_id == models.ExportRow.id)
         .where(link.training_run_id == id)
-        .order_by(models.Export.id)
+        .order_by(models.ExportRow.id)
     ).all()
     children += [_export(session, export, seen) for export in exports]
     return Node(
@@ -136,7 +136,7 @@ def _training_run(session: Session, id: int, seen: set[int]) -> Node:
     )
 
 
-def _export(session: Session, export: models.Export, seen: set[int]) -> Node:
+def _export(session: Session, export: models.ExportRow, seen: set[int]) -> Node:
     facts = {
         "dataset": " ".join(names_of_export(session, export.id)),
         "rows": export.rows,
@@ -152,17 +152,17 @@ def _export(session: Session, export: models.Export, seen: set[int]) -> Node:
 
 def _annotators(session: Session, export: int) -> list[Node]:
     """Who judged: how often, what they chose, and how often what stood first, which should be half."""
-    judgement, member = models.Judgement, models.ExportJudgement
+    judgement, member = models.JudgementRow, models.ExportJudgementRow
     rows = session.execute(
-        select(models.Annotator, judgement.choice, judgement.order_shown)
-        .join(judgement, judgement.annotator_id == models.Annotator.id)
+        select(models.AnnotatorRow, judgement.choice, judgement.order_shown)
+        .join(judgement, judgement.annotator_id == models.AnnotatorRow.id)
         .join(member, member.judgement_id == judgement.id)
         .where(member.export_id == export)
-        .order_by(models.Annotator.id)
+        .order_by(models.AnnotatorRow.id)
     )
     choices: dict[int, dict[str, int]] = {}
     first: dict[int, int] = {}
-    who: dict[int, models.Annotator] = {}
+    who: dict[int, models.AnnotatorRow] = {}
     for annotator, choice, order_shown in rows:
         who[annotator.id] = annotator
         counts = choices.setdefault(annotator.id, {})
@@ -186,15 +186,15 @@ def _annotators(session: Session, export: int) -> list[Node]:
 
 def _policies(session: Session, export: int, seen: set[int]) -> list[Node]:
     """The checkpoints whose completions were judged."""
-    slot, judgement, member = models.ItemCompletion, models.Judgement, models.ExportJudgement
+    slot, judgement, member = models.ItemCompletionRow, models.JudgementRow, models.ExportJudgementRow
     rows = session.execute(
-        select(models.Completion.checkpoint_id, func.count(models.Completion.id.distinct()))
-        .join(slot, slot.completion_id == models.Completion.id)
+        select(models.CompletionRow.checkpoint_id, func.count(models.CompletionRow.id.distinct()))
+        .join(slot, slot.completion_id == models.CompletionRow.id)
         .join(judgement, judgement.item_id == slot.item_id)
         .join(member, member.judgement_id == judgement.id)
         .where(member.export_id == export)
-        .group_by(models.Completion.checkpoint_id)
-        .order_by(models.Completion.checkpoint_id)
+        .group_by(models.CompletionRow.checkpoint_id)
+        .order_by(models.CompletionRow.checkpoint_id)
     ).all()
     return [
         Node(

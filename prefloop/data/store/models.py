@@ -87,7 +87,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {str: AnyText(), datetime: UtcTime(), Any: JSON(), float: Float()}  # noqa: RUF012
 
 
-class Prompt(Base):
+class PromptRow(Base):
     """What completions answer. Its part (train or held out) is a function of `sha256`, never stored."""
 
     __tablename__ = "prompt"
@@ -102,7 +102,7 @@ class Prompt(Base):
     created_at: Mapped[datetime]
 
 
-class TrainingRun(Base):
+class TrainingRunRow(Base):
     """One run of a training stage."""
 
     __tablename__ = "training_run"
@@ -125,7 +125,7 @@ class TrainingRun(Base):
     finished_at: Mapped[datetime | None]
 
 
-class Checkpoint(Base):
+class CheckpointRow(Base):
     """A model: a folder or a name, with the weights it held. `human` stands for people as the authors of text."""
 
     __tablename__ = "checkpoint"
@@ -145,7 +145,7 @@ class Checkpoint(Base):
     created_at: Mapped[datetime]
 
 
-class Completion(Base):
+class CompletionRow(Base):
     """What a checkpoint answered. The same sample drawn again is the same row."""
 
     __tablename__ = "completion"
@@ -180,7 +180,7 @@ class Completion(Base):
     created_at: Mapped[datetime]
 
 
-class Annotator(Base):
+class AnnotatorRow(Base):
     """Who judges: a person, a model, or a simulation with a known utility."""
 
     __tablename__ = "annotator"
@@ -193,7 +193,7 @@ class Annotator(Base):
     created_at: Mapped[datetime]
 
 
-class Item(Base):
+class ItemRow(Base):
     """Something to judge: K completions of one prompt, a pair (K = 2), a list to rank, or one by itself."""
 
     __tablename__ = "item"
@@ -211,7 +211,7 @@ class Item(Base):
     created_at: Mapped[datetime]
 
 
-class ItemCompletion(Base):
+class ItemCompletionRow(Base):
     """A completion of an item. Slots count from 0; of a pair, slot 0 is `a` and slot 1 is `b`, whatever side they are shown on."""
 
     __tablename__ = "item_completion"
@@ -222,7 +222,7 @@ class ItemCompletion(Base):
     completion_id: Mapped[int] = mapped_column(ForeignKey("completion.id"), index=True)
 
 
-class Judgement(Base):
+class JudgementRow(Base):
     """What an annotator said of an item. Rows are only ever added.
 
     One annotator's judgements of one item form a chain by `supersedes_id`: the first partial index allows one beginning, the unique key
@@ -265,7 +265,7 @@ class Judgement(Base):
     created_at: Mapped[datetime] = mapped_column(index=True)
 
 
-class Export(Base):
+class ExportRow(Base):
     """A data set taken from the store, fixed by its content hash."""
 
     __tablename__ = "export"
@@ -282,7 +282,7 @@ class Export(Base):
     created_at: Mapped[datetime]
 
 
-class ExportJudgement(Base):
+class ExportJudgementRow(Base):
     """A judgement that an export was made of, in order."""
 
     __tablename__ = "export_judgement"
@@ -293,7 +293,7 @@ class ExportJudgement(Base):
     judgement_id: Mapped[int] = mapped_column(ForeignKey("judgement.id"), index=True)
 
 
-class ExportPrompt(Base):
+class ExportPromptRow(Base):
     """A prompt that an export was made of, in order."""
 
     __tablename__ = "export_prompt"
@@ -304,7 +304,7 @@ class ExportPrompt(Base):
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), index=True)
 
 
-class ExportPair(Base):
+class ExportPairRow(Base):
     """A comparison that an export made of several judgements of a pair, in order. They are in `export_judgement`."""
 
     __tablename__ = "export_pair"
@@ -317,7 +317,7 @@ class ExportPair(Base):
     p_soft: Mapped[float]
 
 
-class DatasetVersion(Base):
+class DatasetVersionRow(Base):
     """An export that was saved under a name. Rows are only ever added."""
 
     __tablename__ = "dataset_version"
@@ -338,7 +338,7 @@ class DatasetVersion(Base):
     created_at: Mapped[datetime]
 
 
-class TrainingRunModel(Base):
+class TrainingRunModelRow(Base):
     """A checkpoint that a run read: `start` (the weights it went on from), `reference`, `reward_model`, `critic`, ..."""
 
     __tablename__ = "training_run_model"
@@ -348,7 +348,7 @@ class TrainingRunModel(Base):
     checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoint.id"), index=True)
 
 
-class TrainingRunExport(Base):
+class TrainingRunExportRow(Base):
     """An export that a run read."""
 
     __tablename__ = "training_run_export"
@@ -357,7 +357,7 @@ class TrainingRunExport(Base):
     export_id: Mapped[int] = mapped_column(ForeignKey("export.id"), primary_key=True, index=True)
 
 
-class TrainingRunSource(Base):
+class TrainingRunSourceRow(Base):
     """Data from outside the store that a run read, by name and content hash."""
 
     __tablename__ = "training_run_source"

@@ -25,15 +25,14 @@ def begin(
     stage: str,
     *,
     config: Mapping[str, Any],
-    start: int | None,
-    models_read: Mapping[str, int],
+    roles: Mapping[str, int],
     exports: Sequence[int],
     sources: Sequence[Source],
     folder: str,
     resume: bool,
 ) -> int:
-    """Write down that a run begins. A resumed run is the newest unfinished one of its stage and folder, if there is one."""
-    table = models.TrainingRun
+    """Write down that a run begins; `roles` are the checkpoints it reads, by role. A resumed run is the newest unfinished one of its stage and folder, if there is one."""
+    table = models.TrainingRunRow
     if resume:
         unfinished = (
             select(table.id)
@@ -45,9 +44,8 @@ def begin(
         if known is not None:
             session.execute(update(table).where(table.id == known).values(status="running", reason=""))
             return known
-    roles = dict(models_read) if start is None else {START: start, **models_read}
-    _known(session, models.Checkpoint, roles.values(), "checkpoint")
-    _known(session, models.Export, exports, "export")
+    _known(session, models.CheckpointRow, roles.values(), "checkpoint")
+    _known(session, models.ExportRow, exports, "export")
     run = table(
         stage=stage,
         folder=folder,
@@ -62,10 +60,10 @@ def begin(
     session.add(run)
     session.flush()
     read: list[tuple[type[models.Base], list[dict[str, Any]]]] = [
-        (models.TrainingRunModel, [{"role": role, "checkpoint_id": id} for role, id in roles.items()]),
-        (models.TrainingRunExport, [{"export_id": id} for id in dict.fromkeys(exports)]),
+        (models.TrainingRunModelRow, [{"role": role, "checkpoint_id": id} for role, id in roles.items()]),
+        (models.TrainingRunExportRow, [{"export_id": id} for id in dict.fromkeys(exports)]),
         (
-            models.TrainingRunSource,
+            models.TrainingRunSourceRow,
             [
                 {"position": position, "name": at.name, "sha256": at.sha256, "rows": at.rows, "role": at.role}
                 for position, at in enumerate(sources)
@@ -105,8 +103,8 @@ def add_run_checkpoint(
     """Write down a checkpoint that a run has saved on its way."""
     row = _run(session, run)
     start = session.scalar(
-        select(models.TrainingRunModel.checkpoint_id).where(
-            models.TrainingRunModel.training_run_id == run, models.TrainingRunModel.role == START
+        select(models.TrainingRunModelRow.checkpoint_id).where(
+            models.TrainingRunModelRow.training_run_id == run, models.TrainingRunModelRow.role == START
         )
     )
     return add_checkpoint(
@@ -129,10 +127,10 @@ def stop(session: Session, run: int, status: Stopped, reason: str) -> None:
     row.status, row.reason, row.finished_at = status, without_passwords(reason), now()
 
 
-def find_checkpoint(session: Session, given: str | int, home: Path) -> models.Checkpoint:
+def find_checkpoint(session: Session, given: str | int, home: Path) -> models.CheckpointRow:
     """The checkpoint that a user names: by id, name, path (from here or from the store's folder `home`), or the first 8 or more digits
     of its weights' hash; the newest one where several fit. `InputError` lists near names."""
-    table = models.Checkpoint
+    table = models.CheckpointRow
     newest_first = select(table).order_by(table.id.desc())
     if isinstance(given, int):
         found = session.get(table, given)
@@ -164,8 +162,8 @@ def find_checkpoint(session: Session, given: str | int, home: Path) -> models.Ch
     raise InputError(f"checkpoint {str(given)!r} is not in the store; the nearest are {', '.join(near)}")
 
 
-def _run(session: Session, run: int) -> models.TrainingRun:
-    row = session.get(models.TrainingRun, run)
+def _run(session: Session, run: int) -> models.TrainingRunRow:
+    row = session.get(models.TrainingRunRow, run)
     if row is None:
         raise InputError(f"training run {run} is not in the store; begin it first")
     return row
@@ -173,7 +171,7 @@ def _run(session: Session, run: int) -> models.TrainingRun:
 
 def _known(
     session: Session,
-    table: type[models.Checkpoint] | type[models.Export],
+    table: type[models.CheckpointRow] | type[models.ExportRow],
     ids: Sequence[int] | Any,
     what: str,
 ) -> None:

@@ -68,7 +68,9 @@ class GoldShare:
 
 def prompts(session: Session, *, part: Part, heldout: float) -> list[tuple[int, Prompt]]:
     """Stored prompts with their ids, oldest first."""
-    rows = session.execute(select(models.Prompt.id, models.Prompt.content).order_by(models.Prompt.id))
+    rows = session.execute(
+        select(models.PromptRow.id, models.PromptRow.content).order_by(models.PromptRow.id)
+    )
     found = ((id, prompt_of(content)) for id, content in rows)
     return [(id, prompt) for id, prompt in found if _in_part(prompt, part, heldout)]
 
@@ -77,8 +79,8 @@ def completions(
     session: Session, checkpoints: Sequence[int], *, part: Part, heldout: float
 ) -> list[Completion]:
     """Stored completions (of these checkpoints, if any are named), oldest first."""
-    table = models.Completion
-    statement = select(table, models.Checkpoint.name).join(models.Checkpoint).order_by(table.id)
+    table = models.CompletionRow
+    statement = select(table, models.CheckpointRow.name).join(models.CheckpointRow).order_by(table.id)
     if checkpoints:
         statement = statement.where(table.checkpoint_id.in_(checkpoints))
     by_id = dict(prompts(session, part=part, heldout=heldout))
@@ -103,14 +105,14 @@ def completions(
 
 def judged(session: Session, filters: Filters) -> list[JudgedRow]:
     """Judgements that pass the filters, superseded ones included, in the order they were made."""
-    table, item = models.Judgement, models.Item
+    table, item = models.JudgementRow, models.ItemRow
     statement = select(table.id).join(item, item.id == table.item_id)
     if filters.annotators:
         _known_names(session, filters.annotators)
-        of_names = select(models.Annotator.id).where(models.Annotator.name.in_(filters.annotators))
+        of_names = select(models.AnnotatorRow.id).where(models.AnnotatorRow.name.in_(filters.annotators))
         statement = statement.where(table.annotator_id.in_(of_names))
     if filters.kinds:
-        of_kinds = select(models.Annotator.id).where(models.Annotator.kind.in_(filters.kinds))
+        of_kinds = select(models.AnnotatorRow.id).where(models.AnnotatorRow.kind.in_(filters.kinds))
         statement = statement.where(table.annotator_id.in_(of_kinds))
     if filters.projects:
         statement = statement.where(_in_projects(session, filters.projects))
@@ -150,16 +152,23 @@ def agreement_of(rows: Sequence[JudgedRow]) -> dict[int, float]:
 def gold_shares(session: Session, projects: Sequence[str] = ()) -> list[GoldShare]:
     """How often each annotator got the known answers of each project (of these, if any are named) right; by project and name."""
     task, project, table, later = (
-        studio_models.Task,
-        studio_models.Project,
-        models.Judgement,
-        aliased(models.Judgement),
+        studio_models.TaskRow,
+        studio_models.ProjectRow,
+        models.JudgementRow,
+        aliased(models.JudgementRow),
     )
     statement = (
-        select(project.id, project.name, models.Annotator.id, models.Annotator.name, table.choice, task.gold)
+        select(
+            project.id,
+            project.name,
+            models.AnnotatorRow.id,
+            models.AnnotatorRow.name,
+            table.choice,
+            task.gold,
+        )
         .join(task, task.project_id == project.id)
         .join(table, table.item_id == task.item_id)
-        .join(models.Annotator, models.Annotator.id == table.annotator_id)
+        .join(models.AnnotatorRow, models.AnnotatorRow.id == table.annotator_id)
         .outerjoin(later, later.supersedes_id == table.id)
         .where(
             task.gold != "",
@@ -167,7 +176,7 @@ def gold_shares(session: Session, projects: Sequence[str] = ()) -> list[GoldShar
             later.id.is_(None),
             table.choice.not_in(("skip", "withdrawn")),
         )
-        .order_by(project.id, models.Annotator.name)
+        .order_by(project.id, models.AnnotatorRow.name)
     )
     if projects:
         statement = statement.where(project.name.in_(projects))
@@ -193,8 +202,8 @@ def _of_those_who_passed(session: Session, filters: Filters) -> set[int]:
     for each in gold_shares(session, filters.projects):
         if each.passed(filters.gold_passed, filters.gold_answered):
             passed.setdefault(each.project, []).append(each.annotator)
-    table = models.Judgement
-    found = set(session.scalars(select(studio_models.Adjudication.judgement_id)))
+    table = models.JudgementRow
+    found = set(session.scalars(select(studio_models.AdjudicationRow.judgement_id)))
     for project, annotators in passed.items():
         theirs = select(table.id).where(_made_in([project]), table.annotator_id.in_(annotators))
         found.update(session.scalars(theirs))
@@ -206,8 +215,8 @@ def _set_aside(session: Session, rows: Sequence[JudgedRow], *, adjudicated: bool
 
     Practice and qualification come before an annotator's work, so they are none of it. Archived items are out of use with their answers.
     """
-    marked = set(session.scalars(select(studio_models.Adjudication.judgement_id)))
-    task = studio_models.Task
+    marked = set(session.scalars(select(studio_models.AdjudicationRow.judgement_id)))
+    task = studio_models.TaskRow
     left_out = dict.fromkeys(session.scalars(_given_to(task.archived.is_(True))), ARCHIVED)
     left_out |= dict.fromkeys(session.scalars(_given_to(task.stage != "")), PRACTICE)
     decided = {
@@ -228,7 +237,7 @@ def _set_aside(session: Session, rows: Sequence[JudgedRow], *, adjudicated: bool
 
 def _given_to(tasks: ColumnElement[bool]) -> CompoundSelect[int]:
     """Judgements given to some tasks, and those that prefer what was rewritten in them."""
-    task, row, detail = studio_models.Task, studio_models.Assignment, studio_models.JudgementDetail
+    task, row, detail = studio_models.TaskRow, studio_models.AssignmentRow, studio_models.JudgementDetailRow
     said = (
         select(detail.judgement_id, detail.edit_judgement_id)
         .join(row, row.id == detail.assignment_id)
@@ -368,14 +377,20 @@ def _usable(
 
 def judged_of(session: Session, ids: Select[Any]) -> list[JudgedRow]:
     """The judgements whose ids a query gives, in the order they were made."""
-    table, item, slot = models.Judgement, models.Item, models.ItemCompletion
-    detail = studio_models.JudgementDetail
+    table, item, slot = models.JudgementRow, models.ItemRow, models.ItemCompletionRow
+    detail = studio_models.JudgementDetailRow
     later = aliased(table)
     rows = session.execute(
         select(
-            table, models.Annotator.name, item.kind, item.prompt_id, later.id, detail.ratings, detail.edited
+            table,
+            models.AnnotatorRow.name,
+            item.kind,
+            item.prompt_id,
+            later.id,
+            detail.ratings,
+            detail.edited,
         )
-        .join(models.Annotator, models.Annotator.id == table.annotator_id)
+        .join(models.AnnotatorRow, models.AnnotatorRow.id == table.annotator_id)
         .join(item, item.id == table.item_id)
         .outerjoin(later, later.supersedes_id == table.id)
         .outerjoin(detail, detail.judgement_id == table.id)
@@ -385,15 +400,15 @@ def judged_of(session: Session, ids: Select[Any]) -> list[JudgedRow]:
     of_items = select(table.item_id).where(table.id.in_(ids))
     texts: dict[int, list[str]] = {}
     for id, completion in session.execute(
-        select(slot.item_id, models.Completion.text)
-        .join(models.Completion)
+        select(slot.item_id, models.CompletionRow.text)
+        .join(models.CompletionRow)
         .where(slot.item_id.in_(of_items))
         .order_by(slot.item_id, slot.slot)
     ):
         texts.setdefault(id, []).append(completion)
     of_prompts = select(item.prompt_id).where(item.id.in_(of_items))
     contents = session.execute(
-        select(models.Prompt.id, models.Prompt.content).where(models.Prompt.id.in_(of_prompts))
+        select(models.PromptRow.id, models.PromptRow.content).where(models.PromptRow.id.in_(of_prompts))
     )
     by_id = {id: prompt_of(content) for id, content in contents}
     return [
@@ -488,7 +503,7 @@ def _in_part(prompt: Prompt, part: Part, heldout: float) -> bool:
 
 def _in_projects(session: Session, names: Sequence[str]) -> ColumnElement[bool]:
     """The judgements made in these projects. Raises `InputError`, with near names, for one that is not there."""
-    project = studio_models.Project
+    project = studio_models.ProjectRow
     known = sorted(session.scalars(select(project.name).where(project.state != "deleted")))
     for name in names:
         if name not in known:
@@ -499,19 +514,19 @@ def _in_projects(session: Session, names: Sequence[str]) -> ColumnElement[bool]:
 
 def _made_in(projects: Sequence[int]) -> ColumnElement[bool]:
     """A judgement of an item that these projects ask about, or one that was made of a better reply written there."""
-    task, detail = studio_models.Task, studio_models.JudgementDetail
+    task, detail = studio_models.TaskRow, studio_models.JudgementDetailRow
     items = select(task.item_id).where(task.project_id.in_(projects))
     edits = (
         select(detail.edit_judgement_id)
-        .join(studio_models.Assignment, studio_models.Assignment.id == detail.assignment_id)
-        .join(task, task.id == studio_models.Assignment.task_id)
+        .join(studio_models.AssignmentRow, studio_models.AssignmentRow.id == detail.assignment_id)
+        .join(task, task.id == studio_models.AssignmentRow.task_id)
         .where(task.project_id.in_(projects), detail.edit_judgement_id.is_not(None))
     )
-    return or_(models.Judgement.item_id.in_(items), models.Judgement.id.in_(edits))
+    return or_(models.JudgementRow.item_id.in_(items), models.JudgementRow.id.in_(edits))
 
 
 def _known_names(session: Session, names: Sequence[str]) -> None:
-    known = sorted(session.scalars(select(models.Annotator.name)))
+    known = sorted(session.scalars(select(models.AnnotatorRow.name)))
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0) or ["none yet"]

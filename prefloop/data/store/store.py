@@ -16,7 +16,7 @@ from prefloop.data.store import datasets, exporting, judging, models, runs, sele
 from prefloop.data.store.database import Database, open_database
 from prefloop.data.store.values import (
     AddedItems,
-    Aggregated,
+    AggregatedLabel,
     AnnotatorKind,
     Conflict,
     DatasetVersion,
@@ -214,7 +214,7 @@ class Store:
         """Items by id, in that order; all of them, oldest first, if none are named."""
         with self._database.read() as session:
             if ids is None:
-                ids = session.scalars(select(models.Item.id).order_by(models.Item.id)).all()
+                ids = session.scalars(select(models.ItemRow.id).order_by(models.ItemRow.id)).all()
             return judging.items(session, ids)
 
     def open_items(self, annotator: int, *, rounds: Sequence[int] = (), limit: int = 0) -> list[Item]:
@@ -278,7 +278,7 @@ class Store:
     def export_aggregated(
         self,
         filters: Mapping[str, Any],
-        pairs: Sequence[Aggregated],
+        pairs: Sequence[AggregatedLabel],
         left_out: Mapping[str, int],
         path: str | Path | None = None,
     ) -> Export:
@@ -332,7 +332,7 @@ class Store:
     def training_run_config(self, id: int) -> Mapping[str, Any]:
         """The settings of a run, as JSON types."""
         with self._database.read() as session:
-            return session.get_one(models.TrainingRun, id).config
+            return session.get_one(models.TrainingRunRow, id).config
 
     def begin_training_run(
         self,
@@ -356,8 +356,7 @@ class Store:
                 session,
                 stage,
                 config=config,
-                start=start,
-                models_read=models_read or {},
+                roles={**({} if start is None else {runs.START: start}), **(models_read or {})},
                 exports=exports,
                 sources=sources,
                 folder=folder,

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from prefloop.data.store.models import Base
 
 
-class Project(Base):
+class ProjectRow(Base):
     """A kind of question put to people, with its guidelines and rules."""
 
     __tablename__ = "project"
@@ -68,7 +68,7 @@ class Project(Base):
     created_at: Mapped[datetime]
 
 
-class GuidelineVersion(Base):
+class GuidelineVersionRow(Base):
     """Guidelines as they once stood. Every judgement keeps the version that its annotator had read."""
 
     __tablename__ = "guideline_version"
@@ -81,7 +81,7 @@ class GuidelineVersion(Base):
     created_at: Mapped[datetime]
 
 
-class GuidelineReading(Base):
+class GuidelineReadingRow(Base):
     """An annotator said that they have read a version of the guidelines."""
 
     __tablename__ = "guideline_reading"
@@ -94,7 +94,7 @@ class GuidelineReading(Base):
     at: Mapped[datetime]
 
 
-class Standing(Base):
+class StandingRow(Base):
     """Whether an annotator may go on in a project. Who has no row has neither qualified nor been paused."""
 
     __tablename__ = "standing"
@@ -116,7 +116,7 @@ class Standing(Base):
     changed_at: Mapped[datetime]
 
 
-class Task(Base):
+class TaskRow(Base):
     """An item that a project asks about. `taken` counts submitted answers and running leases; the database itself keeps it within the overlap."""
 
     __tablename__ = "task"
@@ -151,7 +151,7 @@ class Task(Base):
     """Whom it is kept for: a tag, or `person:PSEUDONYM`; empty for everybody."""
 
 
-class Assignment(Base):
+class AssignmentRow(Base):
     """An item in front of an annotator. `token` is all that the annotator's page knows of it."""
 
     __tablename__ = "assignment"
@@ -179,7 +179,7 @@ class Assignment(Base):
     """What the page had when it was left: an unfinished answer, `{}` for none."""
 
 
-class Note(Base):
+class NoteRow(Base):
     """A word on an answer, between its annotator and whoever runs the project. The last one says where the answer stands. Rows are only ever added."""
 
     __tablename__ = "note"
@@ -194,7 +194,7 @@ class Note(Base):
     at: Mapped[datetime]
 
 
-class JudgementDetail(Base):
+class JudgementDetailRow(Base):
     """What an annotator said besides the choice. Rows are only ever added."""
 
     __tablename__ = "judgement_detail"
@@ -213,7 +213,7 @@ class JudgementDetail(Base):
     """The judgement that prefers that reply to the one it was made from."""
 
 
-class Chat(Base):
+class ChatRow(Base):
     """A conversation of an annotator with the models that are served. Each turn's two candidates are an item like any other."""
 
     __tablename__ = "chat"
@@ -229,7 +229,7 @@ class Chat(Base):
     started_at: Mapped[datetime]
 
 
-class ChatTurn(Base):
+class ChatTurnRow(Base):
     """A message of the annotator and, once they are written, the assignment that asks which of two answers is better."""
 
     __tablename__ = "chat_turn"
@@ -253,7 +253,7 @@ class ChatTurn(Base):
     created_at: Mapped[datetime]
 
 
-class Adjudication(Base):
+class AdjudicationRow(Base):
     """Marks a judgement that decides where people disagreed, made in sight of what they said. Rows are only ever added."""
 
     __tablename__ = "adjudication"
@@ -265,7 +265,7 @@ class Adjudication(Base):
     """Who decided, as an annotator. The judgement itself stands under a name of its own, so that it is not a vote of theirs."""
 
 
-class Account(Base):
+class AccountRow(Base):
     """A person who can sign in. Removing the row makes the annotator anonymous."""
 
     __tablename__ = "account"
@@ -290,7 +290,7 @@ class Account(Base):
     totp_blocked_until: Mapped[datetime | None]
 
 
-class AccountTag(Base):
+class AccountTagRow(Base):
     """A group, a skill or a language of a person: `group:NAME`, `skill:NAME`, `language:CODE`."""
 
     __tablename__ = "account_tag"
@@ -301,7 +301,7 @@ class AccountTag(Base):
     tag: Mapped[str]
 
 
-class RecoveryCode(Base):
+class RecoveryCodeRow(Base):
     """A code that takes the place of an authenticator app's, once: the row goes when it is used."""
 
     __tablename__ = "recovery_code"
@@ -311,7 +311,7 @@ class RecoveryCode(Base):
     code_sha256: Mapped[str] = mapped_column(String(64), unique=True)
 
 
-class SecondStep(Base):
+class SecondStepRow(Base):
     """A browser that gave the right password and owes the second factor. It can do nothing else."""
 
     __tablename__ = "second_step"
@@ -322,7 +322,7 @@ class SecondStep(Base):
     expires_at: Mapped[datetime]
 
 
-class Membership(Base):
+class MembershipRow(Base):
     """A person's role in a project. Admins need none."""
 
     __tablename__ = "membership"
@@ -338,7 +338,7 @@ class Membership(Base):
     created_at: Mapped[datetime]
 
 
-class WebSession(Base):
+class WebSessionRow(Base):
     """A browser that is signed in. The cookie's value is not stored, only its hash."""
 
     __tablename__ = "web_session"
@@ -355,7 +355,7 @@ class WebSession(Base):
     """Kind of browser and system, for its owner to know it by; never a version or an address."""
 
 
-class ApiToken(Base):
+class ApiTokenRow(Base):
     """A key for programs, shown once. `prefix` finds it in a list, the hash checks it."""
 
     __tablename__ = "api_token"
@@ -371,7 +371,7 @@ class ApiToken(Base):
     expires_at: Mapped[datetime | None]
 
 
-class Invitation(Base):
+class InvitationRow(Base):
     """A link that makes accounts, so many and until then."""
 
     __tablename__ = "invitation"
@@ -397,7 +397,7 @@ class Invitation(Base):
     revoked_at: Mapped[datetime | None]
 
 
-class InvitationProject(Base):
+class InvitationProjectRow(Base):
     """A project that who comes by a link belongs to."""
 
     __tablename__ = "invitation_project"
@@ -410,7 +410,7 @@ class InvitationProject(Base):
     )
 
 
-class PasswordReset(Base):
+class PasswordResetRow(Base):
     """A link that sets a new password for an account, once: the row goes when it is used."""
 
     __tablename__ = "password_reset"
@@ -422,7 +422,7 @@ class PasswordReset(Base):
     expires_at: Mapped[datetime]
 
 
-class AuditEvent(Base):
+class AuditEventRow(Base):
     """Who did what, written in the transaction that did it. People stand in it by number, so it holds no name. Rows are only ever added."""
 
     __tablename__ = "audit_event"

@@ -190,7 +190,7 @@ class Export:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Aggregated:
+class AggregatedLabel:
     """One comparison that several judgements of a pair were made into."""
 
     item: int

@@ -85,7 +85,7 @@ def add_prompts(
     moment = now()
     insert_new(
         session,
-        models.Prompt,
+        models.PromptRow,
         [
             {
                 "sha256": key,
@@ -101,7 +101,7 @@ def add_prompts(
     ids: dict[str, int] = {}
     for chunk in chunks(list(new)):
         found = session.execute(
-            select(models.Prompt.sha256, models.Prompt.id).where(models.Prompt.sha256.in_(chunk))
+            select(models.PromptRow.sha256, models.PromptRow.id).where(models.PromptRow.sha256.in_(chunk))
         )
         ids.update((key, id) for key, id in found)
     return [ids[key] for key in hashes]
@@ -121,7 +121,7 @@ def add_checkpoint(
     """Id of a checkpoint. Without a hash of its weights it is taken to be the newest one of that name; its kind is that of the first time."""
     if not name:
         raise InputError("a checkpoint's name is empty; give its folder or its name on the hub")
-    table = models.Checkpoint
+    table = models.CheckpointRow
     same = select(table).where(table.name == name).order_by(table.id.desc()).limit(1)
     if weights_sha256:
         same = same.where(table.weights_sha256 == weights_sha256)
@@ -159,7 +159,7 @@ def add_annotator(session: Session, name: str, *, kind: AnnotatorKind, settings:
         raise InputError("an annotator's name is empty; give one")
     if kind not in ANNOTATOR_KINDS:
         raise InputError(f"annotator {name} is of kind {kind!r}; it must be {', '.join(ANNOTATOR_KINDS)}")
-    table = models.Annotator
+    table = models.AnnotatorRow
     row = {"name": name, "kind": kind, "settings": json_safe(settings), "created_at": now()}
     insert_new(session, table, [row], ["name"])
     known = session.scalars(select(table).where(table.name == name)).one()
@@ -173,7 +173,7 @@ def add_annotator(session: Session, name: str, *, kind: AnnotatorKind, settings:
 
 def add_completions(session: Session, completions: Sequence[Completion], checkpoint: int) -> list[int]:
     """Ids of the completions, in their order."""
-    name = session.scalar(select(models.Checkpoint.name).where(models.Checkpoint.id == checkpoint))
+    name = session.scalar(select(models.CheckpointRow.name).where(models.CheckpointRow.id == checkpoint))
     if name is None:
         raise InputError(f"checkpoint {checkpoint} is not in the store; add it first")
     for completion in completions:
@@ -198,7 +198,7 @@ def add_completions(session: Session, completions: Sequence[Completion], checkpo
         }
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-    table = models.Completion
+    table = models.CompletionRow
     columns = [table.prompt_id, table.seed, table.sample_index, table.temperature, table.top_p, table.top_k]
     columns.append(table.text_sha256)
     unique = [column.key for column in columns]
@@ -239,9 +239,9 @@ def add_items(
     known: dict[int, tuple[int, str]] = {}
     for chunk in chunks(members):
         rows = session.execute(
-            select(models.Completion.id, models.Completion.prompt_id, models.Completion.text_sha256).where(
-                models.Completion.id.in_(chunk)
-            )
+            select(
+                models.CompletionRow.id, models.CompletionRow.prompt_id, models.CompletionRow.text_sha256
+            ).where(models.CompletionRow.id.in_(chunk))
         )
         known.update((id, (prompt, text)) for id, prompt, text in rows)
     keys = []
@@ -263,7 +263,7 @@ def add_items(
         for key, group in groups_by_key.items()
     ]
     if new:
-        session.execute(insert(models.Item), new)
+        session.execute(insert(models.ItemRow), new)
     ids = before | _items_by_key(session, list(groups_by_key))
     slots = [
         {"item_id": ids[key], "slot": slot, "completion_id": completion}
@@ -271,14 +271,16 @@ def add_items(
         for slot, completion in enumerate(group)
     ]
     if slots:
-        session.execute(insert(models.ItemCompletion), slots)
+        session.execute(insert(models.ItemCompletionRow), slots)
     return [ids[key] for key in keys], len(new)
 
 
 def _items_by_key(session: Session, keys: Sequence[str]) -> dict[str, int]:
     ids: dict[str, int] = {}
     for chunk in chunks(keys):
-        found = session.execute(select(models.Item.key, models.Item.id).where(models.Item.key.in_(chunk)))
+        found = session.execute(
+            select(models.ItemRow.key, models.ItemRow.id).where(models.ItemRow.key.in_(chunk))
+        )
         ids.update((key, id) for key, id in found)
     return ids
 
@@ -314,10 +316,10 @@ def add_pairs(
     """Pair the stored completions of each prompt: all pairs of different texts, or one of them by `seed`."""
     if strategy not in PAIR_STRATEGIES:
         raise InputError(f"strategy is {strategy!r}; it must be {' or '.join(PAIR_STRATEGIES)}")
-    table = models.Completion
+    table = models.CompletionRow
     statement = (
-        select(table.id, table.text_sha256, table.prompt_id, models.Prompt.sha256)
-        .join(models.Prompt)
+        select(table.id, table.text_sha256, table.prompt_id, models.PromptRow.sha256)
+        .join(models.PromptRow)
         .order_by(table.prompt_id, table.checkpoint_id, table.seed, table.sample_index, table.id)
     )
     if checkpoints:

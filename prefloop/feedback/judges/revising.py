@@ -104,9 +104,11 @@ class StoredRevisions:
             for number, step in enumerate(steps, 1)
         ]
 
-    def try_injection(self, report: RevisionReport, count: int) -> tuple[int, int]:
-        """Revise the first `count` again with an instruction to the reviser planted; see `try_revision_injection`."""
+    def try_injection(self, report: RevisionReport, count: int) -> tuple[int, int] | None:
+        """Revise the first `count` again with an instruction to the reviser planted; see `try_revision_injection`. None of none."""
         some = [self.completions[place] for place in sorted(report.steps)][:count]
+        if not some:
+            return None
         return try_revision_injection(self._rework, [(one.prompt, one.text) for one in some])
 
     def _rework(self, prompt: Prompt, text: str) -> tuple[Revision, ...]:

@@ -53,9 +53,11 @@ class JudgedPairs:
             if _decides(verdict) and not math.isnan(verdict.probability)
         ]
 
-    def try_injection(self, report: JudgeReport, count: int) -> InjectionResult:
-        """Judge the first `count` decided pairs again with an instruction to the judge planted; see `try_injection`."""
+    def try_injection(self, report: JudgeReport, count: int) -> InjectionResult | None:
+        """Judge the first `count` decided pairs again with an instruction to the judge planted; see `try_injection`. None of none."""
         verdicts = report.verdicts
+        if not (count and verdicts):
+            return None
         decided = [item for item in self.items if item.id in verdicts and _decides(verdicts[item.id])]
         return try_injection(self._judge, decided[:count], verdicts)
 
@@ -128,9 +130,11 @@ class StoredScores:
             for one, value in self.scored
         ]
 
-    def try_injection(self, count: int) -> ScoreInjection:
-        """Score the first `count` again with an instruction to the judge planted; see `try_score_injection`."""
+    def try_injection(self, count: int) -> ScoreInjection | None:
+        """Score the first `count` again with an instruction to the judge planted; see `try_score_injection`. None of none."""
         some = self.scored[:count]
+        if not some:
+            return None
         prompts, texts = [one.prompt for one, _ in some], [one.text for one, _ in some]
         return try_score_injection(self.scorer, prompts, texts, [value for _, value in some])
 

@@ -57,10 +57,10 @@ def candidates(store: Store, *, checkpoints: Sequence[int] = ()) -> list[Candida
     """Pairs of different texts by these checkpoints (all, if none is named) that no item asks about yet. Each pair of texts once."""
     with store.database.read() as session:
         names, asked = checkpoint_names(session), _asked(session)
-        table = models.Completion
+        table = models.CompletionRow
         statement = (
-            select(table.id, table.text_sha256, table.checkpoint_id, models.Prompt.sha256)
-            .join(models.Prompt)
+            select(table.id, table.text_sha256, table.checkpoint_id, models.PromptRow.sha256)
+            .join(models.PromptRow)
             .order_by(table.prompt_id, table.checkpoint_id, table.seed, table.sample_index, table.id)
         )
         if checkpoints:
@@ -78,10 +78,10 @@ def candidates(store: Store, *, checkpoints: Sequence[int] = ()) -> list[Candida
 
 def _asked(session: Session, round: int | None = None) -> set[str]:
     """Keys of the pairs that are items, of one round or of any."""
-    item, slot, completion = models.Item, models.ItemCompletion, models.Completion
+    item, slot, completion = models.ItemRow, models.ItemCompletionRow, models.CompletionRow
     statement = (
-        select(item.id, models.Prompt.sha256, completion.text_sha256)
-        .join(models.Prompt, models.Prompt.id == item.prompt_id)
+        select(item.id, models.PromptRow.sha256, completion.text_sha256)
+        .join(models.PromptRow, models.PromptRow.id == item.prompt_id)
         .join(slot, slot.item_id == item.id)
         .join(completion, completion.id == slot.completion_id)
         .where(item.kind == "pair")
@@ -176,7 +176,7 @@ def _items(
     session: Session, ids: Iterable[int], shown: Mapping[int, JudgedItem]
 ) -> list[tuple[int, CandidatePair]]:
     """Items as candidates; a pair that was asked in several rounds once, the newest."""
-    slot = models.ItemCompletion
+    slot = models.ItemCompletionRow
     found: dict[str, tuple[int, CandidatePair]] = {}
     for id in sorted(ids):
         a, b = session.scalars(select(slot.completion_id).where(slot.item_id == id).order_by(slot.slot)).all()

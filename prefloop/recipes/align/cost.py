@@ -203,7 +203,7 @@ def measure(shape: Shape, compute: Compute) -> Machine:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rows:
+class RowCounts:
     """Prompts with their completions, as many tokens each on average."""
 
     prompts: float
@@ -256,16 +256,16 @@ class Model:
     base: float
     """MiB of the process before it loads a model."""
 
-    def forward(self, rows: Rows, *, heads: float = 1.0) -> float:
+    def forward(self, rows: RowCounts, *, heads: float = 1.0) -> float:
         """A pass without gradients; `heads` times over the vocabulary."""
         return self._trunk(rows, passes=1.0) + self._logits(rows, operations=2 * heads)
 
-    def learn(self, rows: Rows, *, head: bool = True) -> float:
+    def learn(self, rows: RowCounts, *, head: bool = True) -> float:
         """A pass forward and backward."""
         operations = (8 if not self.rank else 6) if head else 0
         return self._trunk(rows, passes=2.0 if self.rank else 3.0) + self._logits(rows, operations=operations)
 
-    def _trunk(self, rows: Rows, *, passes: float) -> float:
+    def _trunk(self, rows: RowCounts, *, passes: float) -> float:
         shape, machine = self.shape, self.machine
         products = 2 * shape.trunk * rows.tokens * passes / machine.layer
         low = 2 * self.rank * shape.adapter * rows.tokens * (3 if passes > 1 else 1) / (machine.layer * THIN)
@@ -274,16 +274,16 @@ class Model:
         passing = 4 * PASSING * shape.layers * shape.width * rows.tokens * back / machine.copy
         return products + low + attention + passing
 
-    def _logits(self, rows: Rows, *, operations: float) -> float:
+    def _logits(self, rows: RowCounts, *, operations: float) -> float:
         numbers = rows.predicted * self.shape.vocabulary
         return operations * numbers * self.shape.width / self.machine.head + (
             4 * LOGITS * numbers * operations / 2 / self.machine.copy
         )
 
-    def draw(self, rows: Rows, *, batch: int) -> float:
+    def draw(self, rows: RowCounts, *, batch: int) -> float:
         """Drawing completions, `batch` at a time."""
         shape, machine = self.shape, self.machine
-        read = Rows(
+        read = RowCounts(
             prompts=rows.prompts, completions=0, prompt_tokens=rows.prompt_tokens, completion_tokens=0
         )
         together = min(batch, rows.count)
@@ -330,7 +330,7 @@ class Model:
         """MiB of the merged copy that is saved of a model with adapters."""
         return self.shape.trunk * self.item / 2**20 if self.rank else 0.0
 
-    def cache(self, rows: Rows, *, batch: int) -> float:
+    def cache(self, rows: RowCounts, *, batch: int) -> float:
         """MiB of the decoder: the cache of its rows, and its own copy of the weights in the order it multiplies them."""
         together = min(batch, rows.count)
         tokens = together * (rows.prompt_tokens + rows.completion_tokens)

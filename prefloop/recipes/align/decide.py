@@ -12,7 +12,7 @@ from prefloop.configs.common import LoRA, RunSettings
 from prefloop.errors import InputError
 from prefloop.models.load import device_of
 from prefloop.recipes.align.cost import Cost, Machine, Model, measure
-from prefloop.recipes.align.estimate import Estimate, estimates
+from prefloop.recipes.align.estimate import StageEstimate, estimates
 from prefloop.recipes.align.look import Seen
 from prefloop.recipes.align.parts import prompts_of
 from prefloop.recipes.align.stages import (
@@ -52,7 +52,7 @@ class Decided:
     """Why this precision."""
     sizes: Sizes
     stages: tuple[Stage, ...]
-    estimates: tuple[Estimate, ...]
+    estimates: tuple[StageEstimate, ...]
     free_mib: float
     """Memory that is free now."""
 
@@ -74,7 +74,7 @@ def decide(config: PlanConfig, seen: Seen, project: Path, *, resume: bool = Fals
     free = free_mib(config)
     choice = _that_fits(config, seen, choice, model, free, project)
 
-    def at(sizes: Sizes) -> tuple[tuple[Stage, ...], tuple[Estimate, ...]]:
+    def at(sizes: Sizes) -> tuple[tuple[Stage, ...], tuple[StageEstimate, ...]]:
         made = stages(config, seen, sizes, choice, project, resume=resume)
         return made, estimates(made, sizes, seen.lengths, model, judge=seen.layout.own_judge)
 

@@ -10,7 +10,7 @@ from prefloop.configs.prefer import PreferConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
 from prefloop.loop.shown import SHOWN, SHOWN_TOKENS
-from prefloop.recipes.align.cost import ROOM_MIB, Cost, Model, Rows
+from prefloop.recipes.align.cost import ROOM_MIB, Cost, Model, RowCounts
 from prefloop.recipes.align.look import Lengths
 from prefloop.recipes.align.parts import CURVES
 from prefloop.recipes.align.stages import Settings, Sizes, Stage
@@ -19,7 +19,7 @@ Online = PPOConfig | CriticFreeConfig | OnlineDPOConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
+class StageEstimate:
     """A stage and what it takes."""
 
     stage: str
@@ -28,16 +28,16 @@ class Estimate:
 
 def estimates(
     stages: tuple[Stage, ...], sizes: Sizes, lengths: Lengths, model: Model, *, judge: bool
-) -> tuple[Estimate, ...]:
+) -> tuple[StageEstimate, ...]:
     """All stages, the evaluation last. What policies write is taken to be as long as they may write: an upper bound."""
     found = [
-        Estimate(stage=each.name, cost=stage_cost(each.settings, lengths, model, _records(each, sizes)))
+        StageEstimate(stage=each.name, cost=stage_cost(each.settings, lengths, model, _records(each, sizes)))
         for each in stages
     ]
     policies = [each for each in stages if each.name not in ("sft", "judge", "reward")]
     scorers = int(judge) + any(each.name == "reward" for each in stages)
     measured = _measuring(sizes, lengths, model, policies=len(policies), scorers=scorers)
-    return (*found, Estimate(stage="evaluate", cost=measured))
+    return (*found, StageEstimate(stage="evaluate", cost=measured))
 
 
 def _records(stage: Stage, sizes: Sizes) -> int:
@@ -62,8 +62,8 @@ def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int)
     k = 1 if isinstance(settings, SFTConfig) else 2
     scoring = isinstance(settings, RewardConfig)
 
-    def rows(share: float) -> Rows:
-        return Rows(
+    def rows(share: float) -> RowCounts:
+        return RowCounts(
             prompts=records * share,
             completions=k,
             prompt_tokens=lengths.prompt,
@@ -87,9 +87,9 @@ def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int)
     return Cost(seconds=seconds, mib=model.held() + working)
 
 
-def _shown(heldout: float, lengths: Lengths) -> Rows:
+def _shown(heldout: float, lengths: Lengths) -> RowCounts:
     """Completions of held-out prompts that a stage shows at its end."""
-    return Rows(
+    return RowCounts(
         prompts=max(1.0, min(SHOWN, heldout)),
         completions=1,
         prompt_tokens=lengths.prompt,
@@ -105,8 +105,8 @@ def _has_reference(settings: Settings) -> bool:
     return not isinstance(settings, PreferConfig) or settings.loss not in ("simpo", "orpo")
 
 
-def _drawn(lengths: Lengths, prompts: float, completions: float) -> Rows:
-    return Rows(
+def _drawn(lengths: Lengths, prompts: float, completions: float) -> RowCounts:
+    return RowCounts(
         prompts=prompts,
         completions=completions,
         prompt_tokens=lengths.prompt,
@@ -124,7 +124,7 @@ def _a_step(batch: int, prompts: int) -> float:
     return prompts / math.ceil(prompts / batch) if prompts else batch
 
 
-def _online_step(settings: Online, rows: Rows, model: Model) -> float:
+def _online_step(settings: Online, rows: RowCounts, model: Model) -> float:
     seconds = model.draw(rows, batch=settings.sampling.batch_size) + model.forward(rows, heads=0)
     referenced = isinstance(settings, OnlineDPOConfig) or settings.kl.coef > 0
     seconds += model.forward(rows) if referenced else 0.0
@@ -134,7 +134,7 @@ def _online_step(settings: Online, rows: Rows, model: Model) -> float:
     return seconds
 
 
-def _online_memory(settings: Online, rows: Rows, model: Model, micro: int) -> float:
+def _online_memory(settings: Online, rows: RowCounts, model: Model, micro: int) -> float:
     per_minibatch = rows.tokens / settings.minibatches
     critic = isinstance(settings, PPOConfig)
     # With adapters policy, reference, critic and PPO's reward model share the trunk; the others load their reward model beside it.
@@ -149,7 +149,7 @@ def _measuring(sizes: Sizes, lengths: Lengths, model: Model, *, policies: int, s
     answers = _drawn(lengths, sizes.prompts, sizes.answers)
     each = model.draw(answers, batch=64) + model.forward(answers) + scorers * model.forward(answers, heads=0)
     against = model.forward(answers, heads=2) + model.forward(answers, heads=0)
-    compared = Rows(
+    compared = RowCounts(
         prompts=sizes.measure,
         completions=2,
         prompt_tokens=lengths.prompt,

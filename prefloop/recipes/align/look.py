@@ -1,18 +1,19 @@
 """What `align` is given, looked at before anything is decided: the model's shape and template, the comparisons as tokens, the machine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.align import PlanConfig
 from prefloop.data import HowLoaded, how, load_comparisons, load_demonstrations, load_prompts
-from prefloop.data.load import LoadSummary
+from prefloop.data.load import Loaded, LoadSummary
 from prefloop.errors import InputError
 from prefloop.evaluation.visible_text import shown
 from prefloop.recipes.align.cost import Shape, shape_of
-from prefloop.recipes.align.parts import Name, Parts, drawn
+from prefloop.recipes.align.parts import Name, Parts, R, drawn
 from prefloop.records import Comparison, Conversation, Demonstration, Prompt
 from prefloop.text import encode_all, load_tokenizer
 from prefloop.text.groups import Group
@@ -68,30 +69,23 @@ def look(config: PlanConfig) -> Seen:
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     comparisons, read, chat = _comparisons(config, tokenizer)
     left_out: dict[str, int] = {"bad rows": len(read.bad)}
-    if config.data.limit:
-        left_out["beyond data.limit"] = max(0, len(comparisons) - config.data.limit)
-        comparisons = drawn(comparisons, config.data.limit, seed=config.seed, name="limit")
+    limit = config.data.limit or len(comparisons)
+    left_out["beyond data.limit"] = max(0, len(comparisons) - limit)
+    comparisons = drawn(comparisons, limit, seed=config.seed, name="limit")
     kept, example, lengths = _within_budgets(config, shape, tokenizer, comparisons, left_out)
     layout = Parts(own_judge=config.judge == "reward")
     parts = layout.split(kept)
     _check_parts(parts, layout, len(kept))
-    demonstrations = prompts = ()
-    if config.demonstrations:
-        given = load_demonstrations(config.demonstrations, chat=chat, max_gb=config.data.max_gb).records
-        demonstrations = tuple(layout.not_measuring(given))
-        left_out["demonstrations of prompts in the measuring part"] = len(given) - len(demonstrations)
-    if config.prompts:
-        asked = load_prompts(config.prompts, chat=chat, max_gb=config.data.max_gb).records
-        prompts = tuple(layout.not_measuring(asked))
-        left_out["given prompts in the measuring part"] = len(asked) - len(prompts)
-    for name, asked_for, found in (
-        ("demonstrations", config.demonstrations, demonstrations),
-        ("prompts", config.prompts, prompts),
-    ):
-        if asked_for and not found:
-            raise InputError(
-                f"{name} is {asked_for!r}, but all of its prompts are in the measuring part; give others"
-            )
+    max_gb = config.data.max_gb
+    demonstrations, left_out["demonstrations of prompts in the measuring part"] = _not_measuring(
+        "demonstrations",
+        config.demonstrations,
+        partial(load_demonstrations, chat=chat, max_gb=max_gb),
+        layout,
+    )
+    prompts, left_out["given prompts in the measuring part"] = _not_measuring(
+        "prompts", config.prompts, partial(load_prompts, chat=chat, max_gb=max_gb), layout
+    )
     return Seen(
         shape=shape,
         tokenizer=tokenizer,
@@ -105,6 +99,19 @@ def look(config: PlanConfig) -> Seen:
         demonstrations=demonstrations,
         prompts=prompts,
     )
+
+
+def _not_measuring(
+    name: str, file: str, load: Callable[[str], Loaded[R]], layout: Parts
+) -> tuple[tuple[R, ...], int]:
+    """The records of a file whose prompts measure nothing, and how many others it has; nothing where none is named."""
+    if not file:
+        return (), 0
+    given = load(file).records
+    kept = tuple(layout.not_measuring(given))
+    if not kept:
+        raise InputError(f"{name} is {file!r}, but all of its prompts are in the measuring part; give others")
+    return kept, len(given) - len(kept)
 
 
 def _comparisons(

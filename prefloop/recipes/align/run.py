@@ -27,13 +27,13 @@ from prefloop.evaluation.tables import policy_table, reward_model_lines
 from prefloop.evaluation.wording import said
 from prefloop.recipes.align.cost import Cost, Machine
 from prefloop.recipes.align.decide import Decided, decide
-from prefloop.recipes.align.estimate import Estimate
+from prefloop.recipes.align.estimate import StageEstimate
 from prefloop.recipes.align.judges import check_judge
 from prefloop.recipes.align.look import Seen, look
 from prefloop.recipes.align.parts import drawn, prompts_of, write_all
 from prefloop.recipes.align.results import Results, measure, to_json
 from prefloop.recipes.align.screen import duration, screen
-from prefloop.recipes.align.stages import Choice, Sizes, stages
+from prefloop.recipes.align.stages import Choice, Sizes, stages, start_of
 from prefloop.recipes.clock import Clock
 from prefloop.recipes.project import SETTINGS, check_free, enter
 from prefloop.runtime import start_world
@@ -81,18 +81,13 @@ def align(config: AlignConfig) -> Path:
                 lambda stage=stage: stage.train(stage.settings),
                 resume=config.resume,
             )
-        start = _start(config, project)
+        start = start_of(config, project)
         results = clock.stage("evaluate", lambda: measure(decided, start, project, world))
     except KeyboardInterrupt as stop:
         what = str(stop).partition("; resume with: ")[0] or "stopped"
         again = f"{program(world)} align --config {shlex.quote(str(project / SETTINGS))} --resume true"
         raise Interrupted(f"{what}; resume with: {again}") from stop
     return world.on_main(lambda: _write(config, decided, results, clock, project))
-
-
-def _start(config: PlanConfig, project: Path) -> str:
-    """What the policies start from."""
-    return str(project / "sft" / "final") if config.demonstrations else config.model
 
 
 def _ready(config: AlignConfig, project: Path) -> Decided:
@@ -178,7 +173,7 @@ def _agreed(config: AlignConfig, kept: dict[str, Any], seen: Seen, project: Path
         sizes=sizes,
         stages=stages(config, seen, sizes, choice, project, resume=True),
         estimates=tuple(
-            Estimate(stage=each["stage"], cost=Cost(seconds=each["seconds"], mib=each["mib"]))
+            StageEstimate(stage=each["stage"], cost=Cost(seconds=each["seconds"], mib=each["mib"]))
             for each in kept["stages"]
         ),
         free_mib=kept["free_mib"],

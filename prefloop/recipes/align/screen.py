@@ -69,9 +69,9 @@ def _judge(decided: Decided) -> str:
 
 def _table(decided: Decided) -> str:
     rows = [("stage", "reads", "lr", "batch", "steps", "time", "memory")]
-    settings = {each.name: each for each in decided.stages}
+    by_name = {each.name: each for each in decided.stages}
     for each in decided.estimates:
-        about = _about(settings[each.stage], decided) if each.stage in settings else _measured(decided)
+        about = _about(by_name[each.stage], decided) if each.stage in by_name else _measured(decided)
         rows.append((each.stage, *about, duration(each.cost.seconds), f"{each.cost.mib / GIB:.1f} GiB"))
     total = decided.total
     rows.append(("all", "", "", "", "", duration(total.seconds), f"{total.mib / GIB:.1f} GiB at most"))

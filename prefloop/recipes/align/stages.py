@@ -152,6 +152,11 @@ def stages(
     return tuple(found)
 
 
+def start_of(config: PlanConfig, project: Path) -> str:
+    """What the policies start from: the model, or what SFT makes of it."""
+    return str(project / "sft" / "final") if config.demonstrations else config.model
+
+
 @dataclass(frozen=True, slots=True)
 class _Maker:
     """Settings of one project."""
@@ -166,7 +171,7 @@ class _Maker:
     @property
     def start(self) -> str:
         """What the policies start from."""
-        return str(self.project / "sft" / "final") if self.config.demonstrations else self.config.model
+        return start_of(self.config, self.project)
 
     def run(self, stage: str) -> RunSettings:
         return RunSettings(

@@ -44,7 +44,7 @@ def strategies(store: Store) -> Counter[tuple[int, str]]:  # noqa: F811
     with store.database.read() as session:
         return Counter(
             (round, strategy)
-            for round, strategy in session.execute(select(models.Item.round, models.Item.strategy))
+            for round, strategy in session.execute(select(models.ItemRow.round, models.ItemRow.strategy))
         )
 
 
