@@ -342,14 +342,15 @@ def test_pair_weights_by_hand():
         ({"second": [1, 7]}, "second names model 7"),
         ({"outcome": [0, 9]}, "an outcome must be"),
         ({"weight": [1.0, -1.0]}, "a weight is negative"),
-        ({"features": np.array([[math.nan], [0.0]]), "feature_names": ["f"]}, "a feature is not finite"),
+        ({"features": np.array([[math.nan], [0.0]]), "feature_names": ("f",)}, "a feature is not finite"),
         ({"features": np.zeros((2, 1))}, "shape"),
     ],
 )
 def test_votes_that_make_no_sense(change: dict, message: str):
     whole: dict[str, Any] = {"first": [0, 1], "second": [1, 0], "outcome": [0, 1]} | change
+    features = {name: whole.pop(name) for name in ("features", "feature_names") if name in whole}
     with pytest.raises(ValueError, match=message):
-        make_votes(["a", "b"], **whole)
+        replace(make_votes(["a", "b"], **whole), **features)
 
 
 def test_rankings_that_make_no_sense():
