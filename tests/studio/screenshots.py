@@ -88,10 +88,10 @@ def fill(studio: Studio) -> dict[str, int]:
     studio.add_tasks(made["practice"], ids[43:46], gold=dict.fromkeys(ids[43:46], "a"), stage="qualification")
     studio.add_tasks(made["practice"], ids[46:])
     with studio.write() as session:
-        from prefloop.data.store.studio_models import Task
+        from prefloop.data.store.studio_models import TaskRow
 
         note = "It says what to do, in steps; the other one breaks off."
-        session.execute(update(Task).where(Task.stage == "practice").values(gold_note=note))
+        session.execute(update(TaskRow).where(TaskRow.stage == "practice").values(gold_note=note))
     at_work.set_standing(
         studio,
         shared,
