@@ -175,7 +175,7 @@ def _greedy_answers(
     roles: ScoredPolicy, source: PromptSource, rounds: Rounds, *, version: int
 ) -> tuple[Rollout, Tensor]:
     """The greedy completion of each of this process's prompts of the last round, and its score."""
-    greedy = replace(source.sampling, temperature=0.0)
+    greedy = replace(source.sampling, temperature=0.0, top_p=1.0, top_k=0)
     rollout = source.draw(
         roles.policy, rounds.done, k=1, first_key=GREEDY_KEYS, sampling=greedy, version=version
     )

@@ -21,7 +21,14 @@ from torch import Tensor
 
 from prefloop.configs.reward import RewardConfig
 from prefloop.data.load import is_strict
-from prefloop.loop.inputs import Examples, examples, open_reader, refuse_one_kind, refuse_soft_labels
+from prefloop.loop.inputs import (
+    Examples,
+    examples,
+    open_reader,
+    refuse_no_margins,
+    refuse_one_kind,
+    refuse_soft_labels,
+)
 from prefloop.loop.learn import update
 from prefloop.loop.ordinal import Thresholds
 from prefloop.loop.provenance import models_read
@@ -60,6 +67,8 @@ def train(config: RewardConfig) -> Path:
     refuse_one_kind(inputs, f"loss {name}")
     if name != "bradley_terry":
         refuse_soft_labels(inputs, f"loss {name}", "use bradley_terry")
+    if config.margin:
+        refuse_no_margins(inputs)
     models = models_read(reader.world, model=config.model)
     headline = ("loss", "error" if spec.data == "scores" else "accuracy")
     with open_training(config, reader, inputs, stage="reward", models=models, headline=headline) as (

@@ -113,6 +113,11 @@ class Sampling:
         require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 (greedy) or more")
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1")
         require(self.top_k >= 0, f"top_k is {self.top_k}; it must be 0 (off) or more")
+        require(
+            self.temperature > 0 or (self.top_p == 1 and self.top_k == 0),
+            f"temperature is 0, which always takes the most likely token, so top_p {self.top_p} and top_k {self.top_k} have no effect; "
+            "leave them out, or raise temperature",
+        )
         require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be 1 or more")
 
 

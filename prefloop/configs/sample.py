@@ -31,6 +31,11 @@ class SampleConfig:
             self.completions_per_prompt >= 1,
             f"completions_per_prompt is {self.completions_per_prompt}; it must be 1 or more",
         )
+        require(
+            self.sampling.temperature > 0 or self.completions_per_prompt == 1,
+            f"completions_per_prompt is {self.completions_per_prompt}, but at sampling.temperature 0 a prompt's completions are all the same; "
+            "set it to 1, or raise the temperature",
+        )
         require(self.ilql_beta >= 0, f"ilql_beta is {self.ilql_beta}; it must be 0 (off) or more")
         require(
             self.part in ("train", "heldout", "all"),

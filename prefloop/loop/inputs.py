@@ -530,6 +530,15 @@ def refuse_soft_labels(inputs: Inputs[Any], what: str, way_out: str) -> None:
         )
 
 
+def refuse_no_margins(inputs: Inputs[Any]) -> None:
+    """`InputError` if margins are to be subtracted and no comparison has one."""
+    records = (*inputs.train.records, *inputs.heldout.records)
+    if not any(record.margin for record in records if isinstance(record, Comparison)):
+        raise InputError(
+            "margin is on, but no comparison has a margin above 0, so it would change nothing; give the rows a column margin, or set margin to false"
+        )
+
+
 def store_of(out: str, store: str) -> str:
     """The project's store: as configured, else `prefloop.db` beside the run folder."""
     return store or str(Path(out).resolve().parent / "prefloop.db")

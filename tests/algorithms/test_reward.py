@@ -9,8 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from prefloop.algorithms.reward import train
 from prefloop.configs.common import Data, LoRA, Optim, RunSettings
 from prefloop.configs.reward import RewardConfig
+from prefloop.errors import InputError
 from prefloop.loop.inputs import comparisons
 from prefloop.models.load import load_reward_model, reward_moments
 from prefloop.rollout.scoring import score_groups
@@ -149,3 +151,8 @@ def test_an_adapter_learns_the_rule_too(project: Path, tmp_path: Path) -> None: 
     assert row["heldout_accuracy"] > 0.9
     scores = heldout_scores(settings)  # by the merged model
     assert (scores[:, 0] > scores[:, 1]).float().mean() == pytest.approx(row["heldout_accuracy"])
+
+
+def test_margins_that_no_comparison_has_are_refused(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no comparison has a margin above 0"):
+        train(config(project, tmp_path / "reward", margin=True))

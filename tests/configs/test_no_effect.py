@@ -19,6 +19,7 @@ from prefloop.configs.label import (
     SimulateConfig,
 )
 from prefloop.configs.ppo import KL, RewardShaping
+from prefloop.configs.sample import SampleConfig
 from prefloop.configs.scorers import Combining
 from prefloop.configs.select import SelectConfig
 from prefloop.errors import InputError
@@ -38,6 +39,21 @@ TABLE: list[Row] = [
     (ServeConfig, {}, {"answers": ChatAnswers(temperature=0.5)}, {"chat": ("m",)}, "chat names no model"),
     (ServeConfig, ON_SERVER, {"answers": ChatAnswers(device="cpu")}, {"chat": ("m",)}, "no checkpoint"),
     (ServeConfig, {"chat": ("m",)}, {"answers": ChatAnswers(key_variable="K")}, ON_SERVER, "no address"),
+    (Sampling, {"temperature": 0.0}, {"top_p": 0.9}, {"temperature": 0.5}, "most likely token"),
+    (Sampling, {"temperature": 0.0}, {"top_k": 5}, {"temperature": 0.5}, "most likely token"),
+    (
+        SampleConfig,
+        {
+            "model": "m",
+            "data": Data(source="p.jsonl"),
+            "store": "s",
+            "completions_per_prompt": 1,
+            "sampling": Sampling(temperature=0.0),
+        },
+        {"completions_per_prompt": 4},
+        {"sampling": Sampling(temperature=0.5)},
+        "all the same",
+    ),
     (LabelImportConfig, {"source": "f"}, {"gold_share": 0.2}, {"gold": True}, "gold is off"),
     (LabelImportConfig, {"source": "f"}, {"gold_stage": "practice"}, {"gold": True}, "gold is off"),
     (
