@@ -106,7 +106,7 @@ def from_environment() -> FastAPI:
         if name.startswith(_ENVIRONMENT)
     }
     set_up_logs(json=given["LOG_FORMAT"] == "json")
-    watches = [log_request] if given["LOG_REQUESTS"] else []
+    watches: list[Watch] = [log_request] if given["LOG_REQUESTS"] else []
     if given["METRICS"]:
         watches.append(counting())
     store = Store.open(given["STORE"])
