@@ -20,7 +20,14 @@ from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.prefix import parsed
 from prefloop.studio.responders import EndpointResponder, Served, serving
 from prefloop.studio.service import Studio
-from prefloop.studio.telemetry import counting, log_request, parse_address, serving_metrics, set_up_logs
+from prefloop.studio.telemetry import (
+    Watch,
+    counting,
+    log_request,
+    parse_address,
+    serving_metrics,
+    set_up_logs,
+)
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ENVIRONMENT = "PREFLOOP_STUDIO_"
