@@ -153,6 +153,11 @@ def test_nothing_to_export_is_an_error_that_says_why(sqlite_store: Store, tmp_pa
     assert list(tmp_path.glob("*.jsonl")) == []
     with pytest.raises(
         InputError,
+        match=r"no rankings .*; it has judgements of comparisons, which `prefer` trains on; label first$",
+    ):
+        store.export("rankings")
+    with pytest.raises(
+        InputError,
         match="'preferences'; it must be one of comparisons, rankings, labels, scores, demonstrations, prompts",
     ):
         store.export("preferences")  # type: ignore[arg-type]

@@ -72,6 +72,21 @@ def export_aggregated(
     return made
 
 
+_ASKED = {"comparisons": "pair", "rankings": "rank", "labels": "single", "scores": "single"}
+"""Kind of export -> kind of item that its judgements are of."""
+_JUDGED = {"pair": "comparisons", "rank": "rankings", "single": "labels or scores"}
+
+
+def _others(session: Session, kind: ExportKind) -> str:
+    """What else the store has judgements of, for those who asked for the wrong kind; empty for nothing."""
+    item, judgement = models.ItemRow, models.JudgementRow
+    judged = select(item.kind).distinct().join(judgement, judgement.item_id == item.id)
+    there = session.scalars(judged.where(item.kind != _ASKED.get(kind)).order_by(item.kind)).all()
+    if not there:
+        return ""
+    return f"; it has judgements of {' and '.join(_JUDGED[each] for each in there)}, which `prefer` trains on"
+
+
 def _fix(
     session: Session,
     kind: ExportKind,
@@ -85,7 +100,9 @@ def _fix(
     if not selection.records:
         left_out = ", ".join(f"{reason} {count}" for reason, count in selection.left_out.items()) or "nothing"
         asked, way_out = (f" with {_in_words(filters)}", ", or filter less") if filters else ("", "")
-        raise InputError(f"{label}: no {kind} to export{asked} (left out: {left_out}); label first{way_out}")
+        raise InputError(
+            f"{label}: no {kind} to export{asked} (left out: {left_out}){_others(session, kind)}; label first{way_out}"
+        )
     digest = content_hash(selection.records)
     row = {
         "key": sha256([kind, filters, digest]),
