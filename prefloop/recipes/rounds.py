@@ -26,7 +26,7 @@ from prefloop.feedback.utility import find_gold
 from prefloop.recipes import toy
 from prefloop.recipes.clock import Clock
 from prefloop.recipes.plan import Plan
-from prefloop.recipes.rounds_feedback import Feedback, feedback_of, simulated_annotator
+from prefloop.recipes.rounds_feedback import RoundFeedback, feedback_of, simulated_annotator
 from prefloop.recipes.rounds_results import evaluate, write_results
 from prefloop.records import Prompt
 from prefloop.runtime import World
@@ -194,7 +194,7 @@ def loop(config: RoundsConfig, plan: Plan, clock: Clock, world: World, *, comman
     )
 
 
-def _one(config: RoundsConfig, turn: RoundPlan, feedback: Feedback, clock: Clock, world: World) -> None:
+def _one(config: RoundsConfig, turn: RoundPlan, feedback: RoundFeedback, clock: Clock, world: World) -> None:
     """One round's stages."""
     name, project = f"round {turn.number}", Path(turn.reward.run.out)
     clock.stage(f"{name}: sample", lambda: sample_completions(turn.sample))

@@ -48,7 +48,7 @@ class PairAnnotator:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Feedback:
+class RoundFeedback:
     """How a round's samples become comparisons."""
 
     compare: Callable[[int, str], object]
@@ -59,15 +59,15 @@ class Feedback:
     """Who compares the rounds' policies with each other; nobody where nobody judges on demand."""
 
 
-def feedback_of(config: RoundsConfig, plan: Plan, annotator: SimulatedAnnotator | None) -> Feedback:
+def feedback_of(config: RoundsConfig, plan: Plan, annotator: SimulatedAnnotator | None) -> RoundFeedback:
     """Who compares, as the settings say. `annotator` knows the truth, where anybody does."""
     knows = () if annotator is None else (_simulated(annotator),)
     if config.annotator == "studio":
-        return Feedback(
+        return RoundFeedback(
             compare=lambda number, policy: _people(config, plan, number, policy), filters=PEOPLE, arena=knows
         )
     if config.judge == "self":
-        return Feedback(
+        return RoundFeedback(
             compare=lambda number, policy: _itself(config, plan, number, policy),
             filters=Filters(kinds=("ai",)),
             arena=knows,
@@ -77,7 +77,7 @@ def feedback_of(config: RoundsConfig, plan: Plan, annotator: SimulatedAnnotator 
     return _on_demand(config, plan, *knows, kind="simulated")
 
 
-def _on_demand(config: RoundsConfig, plan: Plan, who: PairAnnotator, *, kind: AnnotatorKind) -> Feedback:
+def _on_demand(config: RoundsConfig, plan: Plan, who: PairAnnotator, *, kind: AnnotatorKind) -> RoundFeedback:
     """Feedback of somebody who judges any pairs."""
 
     def compare(number: int, policy: str) -> None:
@@ -85,7 +85,7 @@ def _on_demand(config: RoundsConfig, plan: Plan, who: PairAnnotator, *, kind: An
             id = who.register(store)
             who.label(store, id, _waiting(store, config, number, policy, id))
 
-    return Feedback(compare=compare, filters=Filters(kinds=(kind,)), arena=(who,))
+    return RoundFeedback(compare=compare, filters=Filters(kinds=(kind,)), arena=(who,))
 
 
 def simulated_annotator(

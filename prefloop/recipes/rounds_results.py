@@ -32,7 +32,7 @@ from prefloop.feedback.ratings import Leaderboard, leaderboard
 from prefloop.models.load import load_reward_model
 from prefloop.recipes.clock import Clock
 from prefloop.recipes.plan import Plan
-from prefloop.recipes.rounds_feedback import Feedback, judge_arena
+from prefloop.recipes.rounds_feedback import RoundFeedback, judge_arena
 from prefloop.records import Prompt
 from prefloop.rollout.scoring import score_groups
 from prefloop.runtime import World
@@ -88,7 +88,7 @@ def evaluate(
     plan: Plan,
     policies: Mapping[str, str],
     reward_models: Sequence[str],
-    feedback: Feedback,
+    feedback: RoundFeedback,
     *,
     gold: Callable[[Prompt, str], float] | None,
     world: World,
@@ -153,7 +153,7 @@ def _scores(
 
 def _quality(
     plan: Plan,
-    feedback: Feedback,
+    feedback: RoundFeedback,
     number: int,
     reward_model: str,
     setting: Setting,
@@ -178,7 +178,7 @@ def _quality(
 
 
 def _arena(
-    config: RoundsConfig, plan: Plan, policies: Mapping[str, str], feedback: Feedback
+    config: RoundsConfig, plan: Plan, policies: Mapping[str, str], feedback: RoundFeedback
 ) -> tuple[Leaderboard, ...]:
     """Ratings of the rounds' policies, from comparisons of their stored samples that are made now, in a round after the last."""
     if not feedback.arena:
@@ -210,7 +210,7 @@ def _rounds(
     scores: Sequence[Mapping[int, np.ndarray]],
     qualities: Sequence[RewardModelQuality | None],
     boards: Sequence[Leaderboard],
-    feedback: Feedback,
+    feedback: RoundFeedback,
 ) -> tuple[RoundRow, ...]:
     """The table."""
     gold = [_gold(measured, place) for place in range(len(policies))]

@@ -31,7 +31,7 @@ PREPARE = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class CellTask:
     """A cell with a seed, or what a seed's cells share."""
 
     study: str
@@ -62,7 +62,7 @@ class Task:
         return self.stem.with_name(f"{self.stem.name}.log")
 
 
-def do(task: Task) -> float:
+def do(task: CellTask) -> float:
     """Do a task and write its numbers; the processor seconds it took."""
     study = find_study(task.study)
     settings = load_config(study.settings, Path(task.out) / SETTINGS)
@@ -106,7 +106,9 @@ def commit() -> str:
     return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
 
 
-def do_all(tasks: Sequence[Task], *, jobs: int, cores: int, done: Callable[[Task, float], None]) -> list[str]:
+def do_all(
+    tasks: Sequence[CellTask], *, jobs: int, cores: int, done: Callable[[CellTask, float], None]
+) -> list[str]:
     """Do the tasks, `jobs` at a time; what failed, a line a task. `done` is called with each that was finished."""
     failed: list[str] = []
     if jobs == 1:
@@ -120,7 +122,7 @@ def do_all(tasks: Sequence[Task], *, jobs: int, cores: int, done: Callable[[Task
             else:
                 done(task, took)
         return failed
-    queue: SimpleQueue[Task] = SimpleQueue()
+    queue: SimpleQueue[CellTask] = SimpleQueue()
     for task in tasks:
         queue.put(task)
     workers: list[subprocess.Popen[str]] = []
@@ -170,7 +172,7 @@ def _start(threads: int) -> subprocess.Popen[str]:
     )
 
 
-def _ask(worker: subprocess.Popen[str], task: Task) -> dict[str, Any]:
+def _ask(worker: subprocess.Popen[str], task: CellTask) -> dict[str, Any]:
     """What a worker answers; that it died, where it did."""
     assert worker.stdin
     assert worker.stdout
@@ -190,7 +192,7 @@ def work() -> None:
         orders: SimpleQueue[str] = SimpleQueue()
         threading.Thread(target=_listen, args=(orders,), daemon=True).start()
         while line := orders.get():
-            task = Task(**json.loads(line))
+            task = CellTask(**json.loads(line))
             try:
                 with task.log.open("w", encoding="utf-8") as log, _into(log):
                     answer: dict[str, Any] = {"seconds": do(task)}
@@ -215,17 +217,17 @@ def _into(log: Any):
         yield
 
 
-def _add_traceback(task: Task) -> None:
+def _add_traceback(task: CellTask) -> None:
     with task.log.open("a", encoding="utf-8") as log:
         traceback.print_exc(file=log)
 
 
-def _line(task: Task, error: Exception) -> str:
+def _line(task: CellTask, error: Exception) -> str:
     said = str(error).splitlines() or [type(error).__name__]
     return f"{task.label}: {said[0]}; see {task.log}"
 
 
-def finished(task: Task) -> bool:
+def finished(task: CellTask) -> bool:
     """Whether a task was done before."""
     return task.result.exists() and "numbers" in read_json(task.result)
 

@@ -14,7 +14,7 @@ from prefloop.evaluation.intervals import Estimate
 from prefloop.evaluation.plots import Point, scatter_chart
 from prefloop.evaluation.wording import said
 from prefloop.studies.letters import (
-    World,
+    Letters,
     best_of,
     compare,
     distribution,
@@ -27,16 +27,16 @@ from prefloop.studies.letters import (
     train_on_reward,
 )
 from prefloop.studies.study import (
-    Cell,
-    Figure,
-    Finding,
     Numbers,
     Place,
-    Report,
-    Results,
     Study,
+    StudyCell,
+    StudyFigure,
+    StudyFinding,
+    StudyReport,
+    StudyResults,
     StudySettings,
-    Table,
+    StudyTable,
     over_seeds,
     sure,
 )
@@ -82,12 +82,12 @@ class FrontierSettings(StudySettings):
     ns: tuple[int, ...] = (2, 4, 16, 64, 256)
 
 
-def cells(settings: FrontierSettings) -> list[Cell]:
+def cells(settings: FrontierSettings) -> list[StudyCell]:
     """A method a cell: it is swept inside, for a point takes half a second."""
-    return [Cell(name=name) for name in (OPTIMUM, MODEL_OPTIMUM, BEST_OF_N, *OFFLINE, *ONLINE, PPO_GOLD)]
+    return [StudyCell(name=name) for name in (OPTIMUM, MODEL_OPTIMUM, BEST_OF_N, *OFFLINE, *ONLINE, PPO_GOLD)]
 
 
-def work(settings: FrontierSettings, cell: Cell, place: Place) -> Numbers:
+def work(settings: FrontierSettings, cell: StudyCell, place: Place) -> Numbers:
     """The method's points."""
     world = make_world(
         prompts=settings.prompts, letters=settings.letters, longest=settings.longest, seed=place.seed
@@ -137,7 +137,7 @@ def _strengths(settings: FrontierSettings, method: str) -> Sequence[float]:
     return settings.betas if method in OFFLINE else settings.kl_coefs
 
 
-def _point(world: World, scores: Tensor, strength: float, p: Tensor) -> dict[str, float]:
+def _point(world: Letters, scores: Tensor, strength: float, p: Tensor) -> dict[str, float]:
     return {
         "strength": strength,
         "kl": kl(p, world.probabilities),
@@ -162,7 +162,7 @@ def best(name: str) -> Callable[[Numbers], float]:
     return lambda numbers: max(numbers["points"], key=lambda point: point["gold"])[name]
 
 
-def report(settings: FrontierSettings, results: Results) -> Report:
+def report(settings: FrontierSettings, results: StudyResults) -> StudyReport:
     """The frontiers, and the claims about who is above whom."""
     rows = tuple(
         (
@@ -181,10 +181,10 @@ def report(settings: FrontierSettings, results: Results) -> Report:
         "highest",
         "at KL",
     )
-    return Report(
+    return StudyReport(
         findings=tuple(_findings(results)),
-        table=Table(columns=columns, rows=rows),
-        figure=Figure(
+        table=StudyTable(columns=columns, rows=rows),
+        figure=StudyFigure(
             drawing=_drawing(results),
             caption="true reward against KL to the reference (GRPO, RLOO and the optimum of the model are in the table)",
         ),
@@ -199,13 +199,15 @@ def report(settings: FrontierSettings, results: Results) -> Report:
     )
 
 
-def _share(results: Results, name: str, level: float) -> Estimate:
+def _share(results: StudyResults, name: str, level: float) -> Estimate:
     """Of the true reward that is to be had at a KL, in %."""
     pairs = zip(results.each(name, at("gold", level)), results.each(OPTIMUM, at("gold", level)), strict=True)
     return over_seeds([100 * own / whole for own, whole in pairs])
 
 
-def _compared(results: Results, one: str, other: str, name: str = "gold") -> tuple[str, list[bool | None]]:
+def _compared(
+    results: StudyResults, one: str, other: str, name: str = "gold"
+) -> tuple[str, list[bool | None]]:
     """The difference of two frontiers in words, and whether it is above 0, at every level that both reach."""
     words, verdicts = [], []
     for level in LEVELS:
@@ -223,7 +225,7 @@ def _all(verdicts: Sequence[bool | None]) -> bool | None:
     return True if verdicts and all(verdicts) else None
 
 
-def _findings(results: Results) -> list[Finding]:
+def _findings(results: StudyResults) -> list[StudyFinding]:
     claims = (
         ("dpo", "ppo", "DPO's true reward is above PPO's at every KL", "arXiv:2305.18290, figure 2"),
         ("dpo", PPO_GOLD, "it is even above that of PPO with the true reward", "arXiv:2305.18290, figure 2"),
@@ -235,12 +237,14 @@ def _findings(results: Results) -> list[Finding]:
     for one, other, claim, source in claims:
         words, verdicts = _compared(results, one, other)
         found.append(
-            Finding(expected=claim, source=source, found=f"{one} less {other}: {words}", holds=_all(verdicts))
+            StudyFinding(
+                expected=claim, source=source, found=f"{one} less {other}: {words}", holds=_all(verdicts)
+            )
         )
     words, _ = _compared(results, BEST_OF_N, MODEL_OPTIMUM, "proxy")
     gap = results.difference(BEST_OF_N, MODEL_OPTIMUM, at("proxy", 2.0))
     found.append(
-        Finding(
+        StudyFinding(
             expected="best-of-n is close to the best policy at its KL",
             source="arXiv:2401.01879",
             found=f"the reward model's score of best of n less that of its optimum: {words}",
@@ -250,7 +254,7 @@ def _findings(results: Results) -> list[Finding]:
     return found
 
 
-def _drawing(results: Results) -> str:
+def _drawing(results: StudyResults) -> str:
     points = []
     for slot, name in enumerate(DRAWN):
         by_seed = list(results.numbers[name].values())

@@ -84,7 +84,7 @@ def make_tree(letters: int, longest: int) -> Tree:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class World:
+class Letters:
     """A reference and the true reward of every completion, of P prompts."""
 
     tree: Tree
@@ -101,7 +101,7 @@ class World:
         return distribution(self.tree, self.reference)
 
 
-def make_world(*, prompts: int, letters: int, longest: int, seed: int) -> World:
+def make_world(*, prompts: int, letters: int, longest: int, seed: int) -> Letters:
     """A world of its own for every seed."""
     draw = torch.Generator().manual_seed(seed)
     tree = make_tree(letters, longest)
@@ -129,7 +129,7 @@ def make_world(*, prompts: int, letters: int, longest: int, seed: int) -> World:
     p = distribution(tree, reference)
     rest = _standard(rest, p)
     repeats = ((tree.tokens[:, 1:] == tree.tokens[:, :-1]) & tree.mask[:, 1:]).sum(1).float()
-    return World(
+    return Letters(
         tree=tree, reference=reference, gold=_standard(rest - REPEAT_PRICE * repeats, p), features=features
     )
 
@@ -161,12 +161,12 @@ def expected(p: Float[Tensor, "P S"], reward: Float[Tensor, "P S"]) -> float:
     return float((p * reward).sum(1).mean())
 
 
-def tilted(world: World, reward: Float[Tensor, "P S"], beta: float) -> Float[Tensor, "P S"]:
+def tilted(world: Letters, reward: Float[Tensor, "P S"], beta: float) -> Float[Tensor, "P S"]:
     """The policy that KL-regularised reinforcement learning aims at: π_ref exp(r / β) / Z."""
     return (world.probabilities.log() + reward / beta).softmax(-1)
 
 
-def best_of(world: World, reward: Float[Tensor, "P S"], n: int) -> Float[Tensor, "P S"]:
+def best_of(world: Letters, reward: Float[Tensor, "P S"], n: int) -> Float[Tensor, "P S"]:
     """The distribution of the best of n by a reward, exact by order statistics: F(r)ⁿ - F(r-)ⁿ, shared by completions of equal reward."""
     p = world.probabilities.double()
     order = reward.argsort(dim=1)
@@ -196,7 +196,7 @@ class Comparisons:
         )
 
 
-def compare(world: World, count: int, *, temperature: float, draw: torch.Generator) -> Comparisons:
+def compare(world: Letters, count: int, *, temperature: float, draw: torch.Generator) -> Comparisons:
     """An annotator who prefers a to b with probability σ((gold a - gold b) / temperature)."""
     p = world.probabilities
     prompt = torch.randint(len(p), (count,), generator=draw)
@@ -208,7 +208,7 @@ def compare(world: World, count: int, *, temperature: float, draw: torch.Generat
 
 
 def fit_reward_model(
-    world: World,
+    world: Letters,
     data: Comparisons,
     *,
     width: int,
@@ -249,7 +249,7 @@ def fit_reward_model(
     return _standard(scores, world.probabilities) if float(scores.std()) > 0 else scores
 
 
-def accuracy(world: World, scores: Float[Tensor, "P S"], *, pairs: int = 20_000, seed: int = 0) -> float:
+def accuracy(world: Letters, scores: Float[Tensor, "P S"], *, pairs: int = 20_000, seed: int = 0) -> float:
     """Share of the reference's pairs, of different true reward, that scores order as the true reward does."""
     draw = torch.Generator().manual_seed(seed)
     p = world.probabilities
@@ -260,7 +260,7 @@ def accuracy(world: World, scores: Float[Tensor, "P S"], *, pairs: int = 20_000,
 
 
 def train_on_comparisons(
-    world: World, data: Comparisons, loss: str, *, steps: int, seed: int, settings: Mapping[str, Any]
+    world: Letters, data: Comparisons, loss: str, *, steps: int, seed: int, settings: Mapping[str, Any]
 ) -> Float[Tensor, "P N V"]:
     """A policy by one of the objectives of `prefer`: Adam from the reference on minibatches, at a rate that falls to zero."""
     objective = OBJECTIVES[loss]
@@ -316,7 +316,7 @@ def _adam(parameters: Sequence[Tensor], rate: float, steps: int) -> tuple[Any, A
 
 
 def train_on_reward(
-    world: World,
+    world: Letters,
     reward: Float[Tensor, "P S"],
     method: str,
     *,

@@ -19,7 +19,7 @@ from prefloop.evaluation.text_statistics import reward_hacking_alarms
 from prefloop.evaluation.wording import number, percent, said
 from prefloop.losses.reward_model import ensemble_mean, ensemble_penalised, ensemble_worst
 from prefloop.studies.letters import (
-    World,
+    Letters,
     accuracy,
     best_of,
     compare,
@@ -30,16 +30,16 @@ from prefloop.studies.letters import (
     tilted,
 )
 from prefloop.studies.study import (
-    Cell,
-    Figure,
-    Finding,
     Numbers,
     Place,
-    Report,
-    Results,
     Study,
+    StudyCell,
+    StudyFigure,
+    StudyFinding,
+    StudyReport,
+    StudyResults,
     StudySettings,
-    Table,
+    StudyTable,
     over_seeds,
     sure,
 )
@@ -77,27 +77,27 @@ class OveroptimisationSettings(StudySettings):
     """Completions of a policy that the alarm sees."""
 
 
-def cells(settings: OveroptimisationSettings) -> list[Cell]:
+def cells(settings: OveroptimisationSettings) -> list[StudyCell]:
     """Reward models by comparisons and by width, and ensembles."""
     width, count = settings.widths[-2], settings.comparisons[-2]
     by_data = [
-        Cell(name=f"{each:,} comparisons", given={"comparisons": each, "width": width})
+        StudyCell(name=f"{each:,} comparisons", given={"comparisons": each, "width": width})
         for each in settings.comparisons
     ]
     by_width = [
-        Cell(name=f"width {each}", given={"comparisons": count, "width": each})
+        StudyCell(name=f"width {each}", given={"comparisons": count, "width": each})
         for each in settings.widths
         if each != width
     ]
     ensembles = [
-        Cell(name=name, given={"comparisons": settings.comparisons[1], "width": width, "ensemble": name})
+        StudyCell(name=name, given={"comparisons": settings.comparisons[1], "width": width, "ensemble": name})
         for name in (*ENSEMBLES,)
         if settings.members
     ]
     return [*by_data, *by_width, *ensembles]
 
 
-def work(settings: OveroptimisationSettings, cell: Cell, place: Place) -> Numbers:
+def work(settings: OveroptimisationSettings, cell: StudyCell, place: Place) -> Numbers:
     """Both curves of one reward model, and at which points of RL's the alarm rings."""
     world = make_world(
         prompts=settings.prompts, letters=settings.letters, longest=settings.longest, seed=place.seed
@@ -129,7 +129,7 @@ def work(settings: OveroptimisationSettings, cell: Cell, place: Place) -> Number
     }
 
 
-def _point(world: World, scores: Tensor, p: Tensor) -> dict[str, float]:
+def _point(world: Letters, scores: Tensor, p: Tensor) -> dict[str, float]:
     return {
         "d": max(0.0, kl(p, world.probabilities)) ** 0.5,
         "gold": expected(p, world.gold),
@@ -138,7 +138,7 @@ def _point(world: World, scores: Tensor, p: Tensor) -> dict[str, float]:
 
 
 def _alarm(
-    world: World, scores: Tensor, betas: Sequence[float], settings: OveroptimisationSettings, seed: int
+    world: Letters, scores: Tensor, betas: Sequence[float], settings: OveroptimisationSettings, seed: int
 ) -> list[bool]:
     """Whether the report's alarm of reward hacking rings for each policy of the curve, from completions drawn as `eval` draws them."""
     draw = torch.Generator().manual_seed(20_000 + seed)
@@ -197,7 +197,7 @@ def fitted(curve: str, form: str, what: str) -> Callable[[Numbers], float]:
     return measure
 
 
-def report(settings: OveroptimisationSettings, results: Results) -> Report:
+def report(settings: OveroptimisationSettings, results: StudyResults) -> StudyReport:
     """Accuracy, peaks, laws and the alarm."""
     rows = tuple(
         (
@@ -226,10 +226,10 @@ def report(settings: OveroptimisationSettings, results: Results) -> Report:
         "R² (RL)",
         "R² (best of n)",
     )
-    return Report(
+    return StudyReport(
         findings=tuple(_findings(settings, results)),
-        table=Table(columns=columns, rows=rows),
-        figure=Figure(
+        table=StudyTable(columns=columns, rows=rows),
+        figure=StudyFigure(
             drawing=_drawing(settings, results), caption="true reward against the square root of KL"
         ),
         remarks=(
@@ -240,13 +240,13 @@ def report(settings: OveroptimisationSettings, results: Results) -> Report:
     )
 
 
-def _findings(settings: OveroptimisationSettings, results: Results) -> list[Finding]:
+def _findings(settings: OveroptimisationSettings, results: StudyResults) -> list[StudyFinding]:
     by_data = [f"{each:,} comparisons" for each in settings.comparisons]
     widths = [by_data[-2] if each == settings.widths[-2] else f"width {each}" for each in settings.widths]
     source = "arXiv:2210.10760"
     falls = [results.difference_of((name, peak("rl", "gold")), (name, last("gold"))) for name in by_data]
     found = [
-        Finding(
+        StudyFinding(
             expected="true reward rises, peaks, and falls while the reward model's score goes on rising",
             source=f"{source}, figure 1",
             found="from the peak to the end it falls by "
@@ -267,7 +267,7 @@ def _findings(settings: OveroptimisationSettings, results: Results) -> list[Find
             parts.append(f"{name} {said(gain)}")
             verdicts.append(sure(gain, above=0.0))
         found.append(
-            Finding(
+            StudyFinding(
                 expected=f"ensembles ({settings.members} members) lose less true reward when optimised far",
                 source="Coste et al., arXiv:2310.02743",
                 found=f"true reward at the end above that of a single model on {single}: " + ", ".join(parts),
@@ -277,11 +277,11 @@ def _findings(settings: OveroptimisationSettings, results: Results) -> list[Find
     return found
 
 
-def _rises(results: Results, names: Sequence[str], what: str, source: str) -> Finding:
+def _rises(results: StudyResults, names: Sequence[str], what: str, source: str) -> StudyFinding:
     """Whether the highest true reward is higher at the end of a row than at its beginning."""
     gain = results.difference(names[-1], names[0], peak("rl", "gold"))
     heights = ", ".join(f"{number(results.mean(name, peak('rl', 'gold')).value)} ({name})" for name in names)
-    return Finding(
+    return StudyFinding(
         expected=f"{what} moves the peak up",
         source=source,
         found=f"{heights}; from the first to the last {said(gain)}",
@@ -289,7 +289,7 @@ def _rises(results: Results, names: Sequence[str], what: str, source: str) -> Fi
     )
 
 
-def _laws(results: Results, names: Sequence[str], source: str) -> Finding:
+def _laws(results: StudyResults, names: Sequence[str], source: str) -> StudyFinding:
     own = [results.mean(name, fitted("bon", "bon", "r2")) for name in names]
     other = [
         results.difference_of((name, fitted("bon", "bon", "r2")), (name, fitted("bon", "rl", "r2")))
@@ -299,7 +299,7 @@ def _laws(results: Results, names: Sequence[str], source: str) -> Finding:
     ranges = " to ".join(number(each) for each in (min(e.value for e in own), max(e.value for e in own)))
     rl_range = " to ".join(number(each) for each in (min(e.value for e in rl), max(e.value for e in rl)))
     better = sum(each.value > 0 for each in other)
-    return Finding(
+    return StudyFinding(
         expected="d (α − β d) describes best of n, d (α − β log d) RL, with d = √KL",
         source=f"{source}, section 3.2",
         found=(
@@ -310,9 +310,9 @@ def _laws(results: Results, names: Sequence[str], source: str) -> Finding:
     )
 
 
-def _chance(results: Results, name: str, source: str) -> Finding:
+def _chance(results: StudyResults, name: str, source: str) -> StudyFinding:
     found = results.mean(name, "accuracy")
-    return Finding(
+    return StudyFinding(
         expected="fewer than about 2,000 comparisons leave a reward model near chance",
         source=f"{source}, section 3.5",
         found=f"{said(found)} % right after {name}; this world is far smaller than text",
@@ -320,7 +320,7 @@ def _chance(results: Results, name: str, source: str) -> Finding:
     )
 
 
-def _alarms(results: Results) -> Finding:
+def _alarms(results: StudyResults) -> StudyFinding:
     """Over all reward models and seeds: from the peak on until true reward has fallen by a tenth, after that, and before the peak."""
     falls = in_time = ever = false = quiet = 0
     for one in (one for seeds in results.numbers.values() for one in seeds.values()):
@@ -333,7 +333,7 @@ def _alarms(results: Results) -> Finding:
             in_time += bool(rings[top : top + int(fallen[0]) + 1].any())
             ever += bool(rings[top:].any())
     runs = sum(map(len, results.numbers.values()))
-    return Finding(
+    return StudyFinding(
         expected="the report's alarm of reward hacking rings before true reward has fallen by a tenth from its peak",
         source="what a user would hope for",
         found=(
@@ -344,7 +344,7 @@ def _alarms(results: Results) -> Finding:
     )
 
 
-def _drawing(settings: OveroptimisationSettings, results: Results) -> str:
+def _drawing(settings: OveroptimisationSettings, results: StudyResults) -> str:
     grid = np.linspace(0.0, FURTHEST, 27).tolist()
     lines = [(f"{each:,} comparisons", "rl", f"RL, {each:,} comparisons") for each in settings.comparisons]
     last = f"{settings.comparisons[-2]:,} comparisons"

@@ -12,7 +12,7 @@ from prefloop.evaluation.json_files import write_text
 from prefloop.evaluation.plots import standalone
 from prefloop.evaluation.wording import number, said
 from prefloop.studies.known import STUDIES
-from prefloop.studies.study import Entry, Finding, Report, Study, Table
+from prefloop.studies.study import Entry, Study, StudyFinding, StudyReport, StudyTable
 
 HEAD = """# Studies: published curves made again
 
@@ -36,7 +36,7 @@ class Made:
     cells: int
 
 
-def section(name: str, study: Study, report: Report, made: Made, *, figure: str) -> str:
+def section(name: str, study: Study, report: StudyReport, made: Made, *, figure: str) -> str:
     """The study's section; `figure` is the address of its drawing."""
     how = (
         f"{made.cells} cells, {made.seeds} seed{'s' if made.seeds != 1 else ''}; {made.machine}; {made.hours:.2f} processor hours; "
@@ -55,13 +55,13 @@ def section(name: str, study: Study, report: Report, made: Made, *, figure: str)
     return f"<!-- study {name} -->\n" + "\n\n".join(parts) + "\n"
 
 
-def _findings(findings: tuple[Finding, ...]) -> Table:
+def _findings(findings: tuple[StudyFinding, ...]) -> StudyTable:
     words = {True: "yes", False: "no", None: "open"}
     rows = tuple((f"{each.expected} ({each.source})", each.found, words[each.holds]) for each in findings)
-    return Table(columns=("published", "here", "holds"), rows=rows)
+    return StudyTable(columns=("published", "here", "holds"), rows=rows)
 
 
-def markdown(table: Table) -> str:
+def markdown(table: StudyTable) -> str:
     """With intervals in brackets."""
     lines = [table.columns, ("--",) * len(table.columns), *(map(_cell, row) for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -75,7 +75,7 @@ def _cell(entry: Entry) -> str:
     return number(entry) if isinstance(entry, float) else str(entry).replace("|", "\\|")
 
 
-def as_csv(table: Table) -> str:
+def as_csv(table: StudyTable) -> str:
     """An estimate is three columns: its value, `low` and `high`."""
     wide = [any(isinstance(row[at], Estimate) for row in table.rows) for at in range(len(table.columns))]
     text = io.StringIO()
@@ -95,7 +95,7 @@ def as_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def write_docs(docs: Path, name: str, study: Study, report: Report, made: Made) -> Path:
+def write_docs(docs: Path, name: str, study: Study, report: StudyReport, made: Made) -> Path:
     """Put the study's section into `studies.md`, in the place of an older one, and its figure beside it; the page."""
     page, figure = docs / "studies.md", f"figures/studies/{name}.svg"
     write_text(docs / figure, standalone(report.figure.drawing))

@@ -19,10 +19,10 @@ from prefloop.runtime.checkpoint import compare_fingerprints
 from prefloop.runtime.environment import flatten
 from prefloop.runtime.files import writing
 from prefloop.runtime.interrupt import Interrupted
-from prefloop.studies.cells import PREPARE, SETTINGS, Task, do_all, finished
+from prefloop.studies.cells import PREPARE, SETTINGS, CellTask, do_all, finished
 from prefloop.studies.known import STUDIES, find_study, listing, settings_of
 from prefloop.studies.page import Made, as_csv, section, write_docs
-from prefloop.studies.study import Report, Results, Study, StudySettings, Table
+from prefloop.studies.study import Study, StudyReport, StudyResults, StudySettings, StudyTable
 
 FIGURE = "figure.svg"
 _MAY_DIFFER = ("out", "list", "seeds", "jobs", "data", "docs", "minutes")
@@ -123,7 +123,7 @@ def run_one(config: StudyConfig) -> int:
         seeds=settings.seeds,
         cells=len(numbers),
     )
-    report = found.report(settings, Results(numbers=numbers))
+    report = found.report(settings, StudyResults(numbers=numbers))
     _write(config, found, report, made)
     return 0
 
@@ -143,25 +143,25 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _tasks(config: StudyConfig, study: Study, settings: StudySettings) -> list[Task]:
+def _tasks(config: StudyConfig, study: Study, settings: StudySettings) -> list[CellTask]:
     """What the cells share first; then seed after seed, so that a study that is stopped has whole seeds."""
     names = ([PREPARE] if study.prepare else []) + [cell.name for cell in study.cells(settings)]
     tasks = [
-        Task(study=config.name, out=config.out, cell=name, seed=seed, data=config.data)
+        CellTask(study=config.name, out=config.out, cell=name, seed=seed, data=config.data)
         for seed in range(settings.seeds)
         for name in names
     ]
     return sorted(tasks, key=lambda task: task.cell != PREPARE)
 
 
-def _do(tasks: list[Task], config: StudyConfig) -> list[str]:
+def _do(tasks: list[CellTask], config: StudyConfig) -> list[str]:
     """Do the tasks that are not finished, those that others need first; what failed."""
     jobs = _jobs(config)
     count = sum(finished(task) for task in tasks)
     if count:
         print(f"{count} of {len(tasks)} cells were finished before")
 
-    def done(task: Task, took: float) -> None:
+    def done(task: CellTask, took: float) -> None:
         nonlocal count
         count += 1
         print(f"[{count}/{len(tasks)}] {task.label}: {took:.1f} s", flush=True)
@@ -182,7 +182,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _write(config: StudyConfig, study: Study, report: Report, made: Made) -> None:
+def _write(config: StudyConfig, study: Study, report: StudyReport, made: Made) -> None:
     """table.csv, figure.svg, study.md and study.json; the section of the documentation where that is asked for."""
     out = Path(config.out)
     text = section(config.name, study, report, made, figure=FIGURE)
@@ -205,7 +205,7 @@ def _write(config: StudyConfig, study: Study, report: Report, made: Made) -> Non
         print(f"wrote {write_docs(Path(config.docs), config.name, study, report, made)}")
 
 
-def _rows(table: Table) -> list[dict[str, Any]]:
+def _rows(table: StudyTable) -> list[dict[str, Any]]:
     return [dict(zip(table.columns, encode(row), strict=True)) for row in table.rows]
 
 

@@ -23,7 +23,7 @@ class StudySettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class StudyCell:
     """One setting of a study."""
 
     name: str
@@ -44,7 +44,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Results:
+class StudyResults:
     """The numbers of all cells."""
 
     numbers: Mapping[str, Mapping[int, Numbers]]
@@ -76,7 +76,7 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class StudyFinding:
     """A published claim, and what the numbers say of it."""
 
     expected: str
@@ -90,7 +90,7 @@ Entry = Estimate | float | int | str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
+class StudyTable:
     """Rows of numbers."""
 
     columns: tuple[str, ...]
@@ -98,7 +98,7 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
+class StudyFigure:
     """A drawing, made by `evaluation.plots`."""
 
     drawing: str
@@ -106,13 +106,13 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class StudyReport:
     """What came of a study."""
 
-    findings: tuple[Finding, ...]
-    table: Table
-    figure: Figure
-    further: tuple[Table, ...] = ()
+    findings: tuple[StudyFinding, ...]
+    table: StudyTable
+    figure: StudyFigure
+    further: tuple[StudyTable, ...] = ()
     """Tables beside the main one."""
     remarks: tuple[str, ...] = ()
     """What a reader must know to read the numbers rightly."""
@@ -126,9 +126,9 @@ class Study:
     question: str
     settings: type[Any]
     """A subclass of `StudySettings`."""
-    cells: Callable[[Any], Sequence[Cell]]
-    work: Callable[[Any, Cell, Place], Numbers]
-    report: Callable[[Any, Results], Report]
+    cells: Callable[[Any], Sequence[StudyCell]]
+    work: Callable[[Any, StudyCell, Place], Numbers]
+    report: Callable[[Any, StudyResults], StudyReport]
     prepare: Callable[[Any, Place], None] | None = None
     """What a seed's cells share, made before them."""
 

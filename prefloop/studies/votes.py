@@ -35,16 +35,16 @@ from prefloop.feedback.ratings import (
 from prefloop.feedback.ratings.fit import Fit
 from prefloop.feedback.select import most_informative
 from prefloop.studies.study import (
-    Cell,
-    Figure,
-    Finding,
     Numbers,
     Place,
-    Report,
-    Results,
     Study,
+    StudyCell,
+    StudyFigure,
+    StudyFinding,
+    StudyReport,
+    StudyResults,
     StudySettings,
-    Table,
+    StudyTable,
     over_seeds,
     sure,
 )
@@ -103,18 +103,18 @@ class VotesSettings(StudySettings):
     """Groups of each size, a seed."""
 
 
-def cells(settings: VotesSettings) -> list[Cell]:
+def cells(settings: VotesSettings) -> list[StudyCell]:
     """Each strategy in each design, and groups of systems rated at equal length."""
     asked = [
-        Cell(name=f"{design}, {strategy}", given={"design": design, "strategy": strategy})
+        StudyCell(name=f"{design}, {strategy}", given={"design": design, "strategy": strategy})
         for design in DESIGNS
         for strategy in STRATEGIES
     ]
-    groups = [Cell(name=f"rates of {size} systems", given={"group": size}) for size in settings.groups]
-    return [*asked, *groups, Cell(name=TOGETHER, given={"group": 0})]
+    groups = [StudyCell(name=f"rates of {size} systems", given={"group": size}) for size in settings.groups]
+    return [*asked, *groups, StudyCell(name=TOGETHER, given={"group": 0})]
 
 
-def work(settings: VotesSettings, cell: Cell, place: Place) -> Numbers:
+def work(settings: VotesSettings, cell: StudyCell, place: Place) -> Numbers:
     """One strategy's curve, or the errors of one size of groups."""
     judged = read(place.data)
     if "group" in cell.given:
@@ -123,7 +123,7 @@ def work(settings: VotesSettings, cell: Cell, place: Place) -> Numbers:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Judged:
+class JudgedVotes:
     """All votes. Arrays are `[systems, prompts]`, NaN where there is no vote."""
 
     names: tuple[str, ...]
@@ -138,7 +138,7 @@ class Judged:
 
 
 @cache
-def read(folder: str) -> Judged:
+def read(folder: str) -> JudgedVotes:
     """The votes and how long the answers are. Raises `InputError` where the files are not AlpacaEval's."""
     length: dict[tuple[str, str], int] = {}
     won: dict[str, dict[str, float]] = {}
@@ -161,7 +161,7 @@ def read(folder: str) -> Judged:
         ]
         return np.array(rows, dtype=np.float64)
 
-    return Judged(
+    return JudgedVotes(
         names=tuple(names),
         won=table(lambda name, prompt: won[name][prompt]),
         length=table(lambda name, prompt: length[prompt, name]),
@@ -190,7 +190,7 @@ class Pool:
     """For each pair its outcomes in the order in which they are asked: 0 the first, 1 the second, 2 a tie."""
 
 
-def make_pool(judged: Judged, design: str, seed: int) -> Pool:
+def make_pool(judged: JudgedVotes, design: str, seed: int) -> Pool:
     """The pairs of a design, their prompts in an order of the seed's own."""
     systems = len(judged.names)
     won = np.vstack([judged.won, np.full(judged.won.shape[1], 0.5)])
@@ -205,7 +205,9 @@ def make_pool(judged: Judged, design: str, seed: int) -> Pool:
     return Pool(first=first, second=second, outcomes=tuple(outcomes))
 
 
-def asked_by(judged: Judged, settings: VotesSettings, seed: int, *, design: str, strategy: str) -> Numbers:
+def asked_by(
+    judged: JudgedVotes, settings: VotesSettings, seed: int, *, design: str, strategy: str
+) -> Numbers:
     """Shares of pairs of systems in the right order, and the mean error of win rates, after each batch."""
     pool = make_pool(judged, design, seed)
     draw = np.random.default_rng([seed, 2])
@@ -237,7 +239,7 @@ def _upper(truth: Floats) -> NDArray[np.bool_]:
     return np.triu(truth[:, None] != truth, 1)
 
 
-def _certain(judged: Judged) -> NDArray[np.bool_]:
+def _certain(judged: JudgedVotes) -> NDArray[np.bool_]:
     """Pairs of systems whose order by all votes is beyond chance: the difference on common prompts is 1.96 standard errors or more."""
     won = np.vstack([judged.won, np.full(judged.won.shape[1], 0.5)])
     found = np.zeros((len(won), len(won)), dtype=np.bool_)
@@ -248,12 +250,12 @@ def _certain(judged: Judged) -> NDArray[np.bool_]:
     return found
 
 
-def fitted(judged: Judged, pool: Pool, taken: Ints) -> Fit:
+def fitted(judged: JudgedVotes, pool: Pool, taken: Ints) -> Fit:
     """Bradley and Terry's model of the votes so far."""
     return fit(pair_likelihood(_votes(judged, pool, taken)))
 
 
-def _votes(judged: Judged, pool: Pool, taken: Ints) -> Votes:
+def _votes(judged: JudgedVotes, pool: Pool, taken: Ints) -> Votes:
     outcome = np.concatenate([each[:count] for each, count in zip(pool.outcomes, taken, strict=True)])
     return make_votes(
         [*judged.names, BASELINE], np.repeat(pool.first, taken), np.repeat(pool.second, taken), outcome
@@ -299,7 +301,7 @@ def _interval(pool: Pool, taken: Ints, room: Ints, count: int, found: Fit, draw:
 CHOOSE = {"information": _information, "interval": _interval}
 
 
-def rate_errors(judged: Judged, settings: VotesSettings, *, size: int, seed: int) -> Numbers:
+def rate_errors(judged: JudgedVotes, settings: VotesSettings, *, size: int, seed: int) -> Numbers:
     """Mean distance, in points, of rates at equal length from the published ones; `size` 0 fits all systems once."""
     draw = np.random.default_rng([seed, 3])
     everyone = list(range(len(judged.names)))
@@ -329,7 +331,7 @@ def rate_errors(judged: Judged, settings: VotesSettings, *, size: int, seed: int
     )
 
 
-def _rows(judged: Judged, at: int) -> Floats:
+def _rows(judged: JudgedVotes, at: int) -> Floats:
     """`[prompts, 4]` prompt, preference, length, the baseline's length, of one system's votes."""
     asked = np.flatnonzero(np.isfinite(judged.won[at]))
     columns = (judged.won[at], judged.length[at], judged.baseline_length[at])
@@ -357,7 +359,7 @@ def at_votes(name: str, votes: int) -> Any:
     return measure
 
 
-def report(settings: VotesSettings, results: Results) -> Report:
+def report(settings: VotesSettings, results: StudyResults) -> StudyReport:
     """The curves, how many votes each level takes, and how near the rates at equal length come."""
     asked = [name for name in results.numbers if "," in name]
     half = settings.votes // 4
@@ -382,11 +384,11 @@ def report(settings: VotesSettings, results: Results) -> Report:
         f"all pairs right at {settings.votes}, %",
         "error of win rates, points",
     )
-    return Report(
+    return StudyReport(
         findings=(*_against_uniform(results), _lengths(results)),
-        table=Table(columns=columns, rows=tuple(rows)),
+        table=StudyTable(columns=columns, rows=tuple(rows)),
         further=(_rate_table(results),),
-        figure=Figure(
+        figure=StudyFigure(
             drawing=_drawing(settings, results, asked),
             caption="certain pairs of systems in the right order, by votes",
         ),
@@ -397,7 +399,7 @@ def report(settings: VotesSettings, results: Results) -> Report:
     )
 
 
-def _against_uniform(results: Results) -> list[Finding]:
+def _against_uniform(results: StudyResults) -> list[StudyFinding]:
     found = []
     for strategy in STRATEGIES[1:]:
         parts, fewer = [], over_seeds([])
@@ -412,7 +414,7 @@ def _against_uniform(results: Results) -> list[Finding]:
                 f"uniform {number(results.mean(uniform, votes_until(0.95)).value)}, that is {said(fewer)} fewer"
             )
         found.append(
-            Finding(
+            StudyFinding(
                 expected=f"between any two systems, `{strategy}` takes fewer votes than uniform pairs (about a third fewer there)",
                 source="Chatbot Arena, arXiv:2403.04132",
                 found="; ".join(parts),
@@ -422,10 +424,10 @@ def _against_uniform(results: Results) -> list[Finding]:
     return found
 
 
-def _lengths(results: Results) -> Finding:
+def _lengths(results: StudyResults) -> StudyFinding:
     whole = next(iter(results.numbers[TOGETHER].values()))
     raw, together = (mean_interval(whole[f"{name} each"]) for name in ("raw", "together"))
-    return Finding(
+    return StudyFinding(
         expected="at equal length, GPT-4's votes give the leaderboard's length-controlled rates",
         source="Dubois et al. 2024, arXiv:2404.04475",
         found=f"{said(together)} points from them on average over systems; the raw rates are {said(raw)} points away",
@@ -433,7 +435,7 @@ def _lengths(results: Results) -> Finding:
     )
 
 
-def _rate_table(results: Results) -> Table:
+def _rate_table(results: StudyResults) -> StudyTable:
     rows: list[tuple[Any, ...]] = []
     whole = next(iter(results.numbers[TOGETHER].values()))
     for name in ("raw", "alone", "together"):
@@ -443,12 +445,12 @@ def _rate_table(results: Results) -> Table:
         if cell.startswith("rates of ") and cell != TOGETHER:
             largest = max(results.each(cell, "together largest"))
             rows.append((cell.replace("rates", "groups"), results.mean(cell, "together"), largest, "seeds"))
-    return Table(
+    return StudyTable(
         columns=("rate at equal length", "error, points", "largest", "interval over"), rows=tuple(rows)
     )
 
 
-def _drawing(settings: VotesSettings, results: Results, asked: Sequence[str]) -> str:
+def _drawing(settings: VotesSettings, results: StudyResults, asked: Sequence[str]) -> str:
     """From where the strategies begin to choose."""
     series = []
     for slot, name in enumerate(asked):

@@ -10,7 +10,7 @@ from prefloop.data.store import judging, models, studio_models
 from prefloop.data.store.values import Conflict
 from prefloop.records import Prompt
 from prefloop.studio import access, assign, history, notes
-from prefloop.studio.notes import Said
+from prefloop.studio.notes import SaidNote
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound
 
@@ -18,7 +18,7 @@ _Note, _Task, _Assignment = studio_models.NoteRow, studio_models.TaskRow, studio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Dispute:
+class OpenDispute:
     """An answer that waits for whoever runs the project."""
 
     project: int
@@ -30,7 +30,7 @@ class Dispute:
     """Of who answered, or their pseudonym."""
     said: str
     """Their answer in words, by the places that they saw."""
-    notes: tuple[Said, ...]
+    notes: tuple[SaidNote, ...]
 
 
 def send_back(studio: Studio, project: int, token: str, text: str, *, by: int) -> None:
@@ -94,7 +94,7 @@ def _row(session: Session, token: str, project: int) -> studio_models.Assignment
     return row
 
 
-def open_disputes(studio: Studio, projects: Sequence[int], *, limit: int = 100) -> list[Dispute]:
+def open_disputes(studio: Studio, projects: Sequence[int], *, limit: int = 100) -> list[OpenDispute]:
     """Answers that wait for whoever runs these projects, the longest waiting first."""
     project, account, detail = (
         studio_models.ProjectRow,
@@ -126,7 +126,7 @@ def open_disputes(studio: Studio, projects: Sequence[int], *, limit: int = 100) 
         said_of = notes.of(session, [row.id for row, *_ in rows])
         items = judging.items(session, [task.item_id for _, task, *_ in rows])
         return [
-            Dispute(
+            OpenDispute(
                 project=asked.id,
                 project_name=asked.name,
                 task=task.id,

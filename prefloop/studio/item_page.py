@@ -14,7 +14,7 @@ from prefloop.studio import access, audit, judgement_words, notes, projects
 from prefloop.studio.assign import is_open
 from prefloop.studio.at_work import is_too_fast
 from prefloop.studio.items import authors_of
-from prefloop.studio.notes import Said
+from prefloop.studio.notes import SaidNote
 from prefloop.studio.service import Studio
 from prefloop.studio.values import GOLD_OVERLAP, STAGES, NotFound, Stage
 
@@ -23,7 +23,7 @@ LONGEST_NOTE = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
+class ShownReply:
     """A completion of the item."""
 
     text: str
@@ -66,7 +66,7 @@ class GivenAnswer:
     """Whether it is an adjudicator's."""
     earlier: tuple[Step, ...]
     """What they had said before, oldest first."""
-    notes: tuple[Said, ...]
+    notes: tuple[SaidNote, ...]
     can_send_back: bool
 
 
@@ -81,7 +81,7 @@ class ItemPage:
     round: int
     prompt: Prompt
     origin: str
-    replies: tuple[Reply, ...]
+    replies: tuple[ShownReply, ...]
     answers: tuple[GivenAnswer, ...]
     datasets: tuple[str, ...]
     """Versions that have an answer to it, as `NAME@2`; exports without a name are counted in `exports`."""
@@ -163,7 +163,7 @@ def item_page(studio: Studio, project: int, task: int) -> ItemPage:
         }
     trees = {checkpoint: lineage(studio.store, checkpoint).render() for _, _, checkpoint, _ in about}
     replies = tuple(
-        Reply(text=text, model=name, sampling=sampling, provenance=trees[checkpoint])
+        ShownReply(text=text, model=name, sampling=sampling, provenance=trees[checkpoint])
         for text, name, checkpoint, sampling in about
     )
     from prefloop.data.store.judging import prompt_of

@@ -86,7 +86,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class FoundItems:
     """An item in the browser."""
 
     task: int
@@ -119,7 +119,7 @@ def words_of(text: str) -> list[str]:
 
 def find(
     studio: Studio, project: int, wanted: Wanted, *, before: int | None = None, limit: int = PAGE
-) -> list[Found]:
+) -> list[FoundItems]:
     """A project's items, the newest first; of those before one, the next page."""
     with studio.read() as session:
         asked = projects.project_of(session, project)
@@ -241,7 +241,7 @@ def _has(word: str) -> ColumnElement[bool]:
     return or_(prompt.exists(), completion.exists(), why.exists())
 
 
-def _shown(session: Session, tasks: Sequence[studio_models.TaskRow]) -> list[Found]:
+def _shown(session: Session, tasks: Sequence[studio_models.TaskRow]) -> list[FoundItems]:
     ids = [task.id for task in tasks]
     said: dict[int, dict[str, int]] = {}
     flags: dict[int, list[str]] = {}
@@ -257,7 +257,7 @@ def _shown(session: Session, tasks: Sequence[studio_models.TaskRow]) -> list[Fou
     authors = authors_of(session, [task.item_id for task in tasks])
     words = people_tags.in_words(session, {task.audience for task in tasks})
     return [
-        Found(
+        FoundItems(
             task=task.id,
             item=task.item_id,
             prompt=item.prompt,

@@ -22,7 +22,7 @@ LONGEST = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Said:
+class SaidNote:
     """A note."""
 
     kind: str
@@ -61,7 +61,9 @@ def last_kind(session: Session, assignment: int) -> str:
     return session.scalar(last) or ""
 
 
-def of(session: Session, assignments: Collection[int], *, reader: int | None = None) -> dict[int, list[Said]]:
+def of(
+    session: Session, assignments: Collection[int], *, reader: int | None = None
+) -> dict[int, list[SaidNote]]:
     """Assignment -> its notes, oldest first. `reader`: the annotator who reads them, who is not told by whom they are."""
     account = studio_models.AccountRow
     rows = session.execute(
@@ -71,12 +73,12 @@ def of(session: Session, assignments: Collection[int], *, reader: int | None = N
         .where(_Note.assignment_id.in_(assignments))
         .order_by(_Note.id)
     )
-    found: dict[int, list[Said]] = {}
+    found: dict[int, list[SaidNote]] = {}
     for note, name, login in rows:
         named = login or name or ""
         told = named if reader is None else "you" if note.annotator_id == reader else "the project"
         found.setdefault(note.assignment_id, []).append(
-            Said(kind=note.kind, by=told, text=note.text, at=note.at)
+            SaidNote(kind=note.kind, by=told, text=note.text, at=note.at)
         )
     return found
 

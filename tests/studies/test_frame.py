@@ -23,16 +23,16 @@ from prefloop.evaluation.plots import PlotRow, interval_chart
 from prefloop.studies import known, run
 from prefloop.studies.known import Known
 from prefloop.studies.study import (
-    Cell,
-    Figure,
-    Finding,
     Numbers,
     Place,
-    Report,
-    Results,
     Study,
+    StudyCell,
+    StudyFigure,
+    StudyFinding,
+    StudyReport,
+    StudyResults,
     StudySettings,
-    Table,
+    StudyTable,
     over_seeds,
     sure,
 )
@@ -50,7 +50,7 @@ class DoublingSettings(StudySettings):
     broken: int = 0
 
 
-def _work(settings: DoublingSettings, cell: Cell, place: Place) -> Numbers:
+def _work(settings: DoublingSettings, cell: StudyCell, place: Place) -> Numbers:
     done.append(f"{cell.name} {place.seed}")
     print("a line for the log")
     assert place.folder.is_dir()
@@ -65,14 +65,16 @@ def _prepare(settings: DoublingSettings, place: Place) -> None:
     (place.prepared / "ten").write_text("10")
 
 
-def _report(settings: DoublingSettings, results: Results) -> Report:
+def _report(settings: DoublingSettings, results: StudyResults) -> StudyReport:
     found = results.mean("2", "value")
-    return Report(
-        findings=(Finding(expected="it doubles", source="arithmetic", found=f"{found.value}", holds=True),),
-        table=Table(
+    return StudyReport(
+        findings=(
+            StudyFinding(expected="it doubles", source="arithmetic", found=f"{found.value}", holds=True),
+        ),
+        table=StudyTable(
             columns=("number", "value", "n"), rows=(("one", results.mean("1", "value"), 1), ("two", found, 2))
         ),
-        figure=Figure(
+        figure=StudyFigure(
             drawing=interval_chart([PlotRow(label="2", estimate=found)], title="t", x_label="x"),
             caption="doubled",
         ),
@@ -83,7 +85,7 @@ DOUBLING = Study(
     title="Doubling",
     question="Is it double?",
     settings=DoublingSettings,
-    cells=lambda settings: [Cell(name=str(n), given={"number": n}) for n in settings.numbers],
+    cells=lambda settings: [StudyCell(name=str(n), given={"number": n}) for n in settings.numbers],
     work=_work,
     report=_report,
     prepare=_prepare,
@@ -253,7 +255,7 @@ def test_all_runs_what_fits_and_says_what_is_left(
 
 
 def test_numbers_over_seeds() -> None:
-    results = Results(
+    results = StudyResults(
         numbers={
             "a": {0: {"x": 1.0}, 1: {"x": 3.0}, 2: {"x": None}},
             "b": {0: {"x": 0.0}, 1: {"x": 1.0}, 2: {"x": 5}},

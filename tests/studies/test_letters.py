@@ -13,7 +13,7 @@ from prefloop.configs.study import StudyConfig
 from prefloop.studies import frontier, overoptimisation
 from prefloop.studies.letters import (
     Comparisons,
-    World,
+    Letters,
     accuracy,
     best_of,
     compare,
@@ -32,11 +32,11 @@ from tests.losses.tabular import SEQUENCES
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def world() -> Letters:
     return make_world(prompts=2, letters=2, longest=3, seed=0)
 
 
-def test_all_completions_are_there_once(world: World) -> None:
+def test_all_completions_are_there_once(world: Letters) -> None:
     tree = make_tree(2, 3)
     found = [tuple(row[mask].tolist()) for row, mask in zip(tree.tokens, tree.mask, strict=True)]
     assert sorted(found) == sorted(SEQUENCES)
@@ -45,7 +45,7 @@ def test_all_completions_are_there_once(world: World) -> None:
     assert expected(world.probabilities, world.gold.square()) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_best_of_three_is_that_of_all_triples(world: World) -> None:
+def test_the_best_of_three_is_that_of_all_triples(world: Letters) -> None:
     """With rewards that are equal here and there: each of the equal best is as likely as it was drawn."""
     reward = (2 * world.gold).round()
     found = best_of(world, reward, 3)
@@ -60,7 +60,7 @@ def test_the_best_of_three_is_that_of_all_triples(world: World) -> None:
     assert kl(best_of(world, world.gold, 3), world.probabilities) <= math.log(3) - 2 / 3 + 1e-6
 
 
-def test_the_tilted_policy_is_the_best_one(world: World) -> None:
+def test_the_tilted_policy_is_the_best_one(world: Letters) -> None:
     p, draw = world.probabilities, torch.Generator().manual_seed(0)
 
     def value(policy: torch.Tensor) -> float:
@@ -72,7 +72,7 @@ def test_the_tilted_policy_is_the_best_one(world: World) -> None:
         assert value(other) < value(best)
 
 
-def test_a_sure_annotator_is_always_right_and_a_reward_model_learns_it(world: World) -> None:
+def test_a_sure_annotator_is_always_right_and_a_reward_model_learns_it(world: Letters) -> None:
     draw = torch.Generator().manual_seed(0)
     data = compare(world, 400, temperature=1e-6, draw=draw)
     differ = data.chosen != data.rejected
@@ -84,7 +84,7 @@ def test_a_sure_annotator_is_always_right_and_a_reward_model_learns_it(world: Wo
 
 
 @pytest.mark.parametrize("loss", frontier.OFFLINE.values())
-def test_offline_methods_learn_what_is_preferred(world: World, loss: str) -> None:
+def test_offline_methods_learn_what_is_preferred(world: Letters, loss: str) -> None:
     draw = torch.Generator().manual_seed(1)
     data: Comparisons = compare(world, 400, temperature=0.2, draw=draw)
     table = train_on_comparisons(world, data, loss, steps=40, seed=0, settings={"beta": 0.3})
@@ -92,7 +92,7 @@ def test_offline_methods_learn_what_is_preferred(world: World, loss: str) -> Non
 
 
 @pytest.mark.parametrize("method", frontier.ONLINE)
-def test_online_methods_climb_towards_the_optimum(world: World, method: str) -> None:
+def test_online_methods_climb_towards_the_optimum(world: Letters, method: str) -> None:
     def reached(kl_coef: float) -> torch.Tensor:
         table = train_on_reward(world, world.gold, method, kl_coef=kl_coef, steps=60, k=16, seed=0)
         return distribution(world.tree, table)

@@ -7,11 +7,11 @@ import pytest
 
 from prefloop.errors import InputError
 from prefloop.studies import votes
-from prefloop.studies.votes import Judged, VotesSettings, asked_by, make_pool, read, votes_until
+from prefloop.studies.votes import JudgedVotes, VotesSettings, asked_by, make_pool, read, votes_until
 from tests.studies.made_up import write_votes
 
 NAN = float("nan")
-HAND = Judged(
+HAND = JudgedVotes(
     names=("good", "bad"),
     won=np.array([[1.0, 1.0, 1.0, NAN], [0.0, 1.0, 0.0, 0.0]]),
     length=np.ones((2, 4)),
