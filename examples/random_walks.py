@@ -31,7 +31,7 @@ from prefloop.configs.sft import SFTConfig
 from prefloop.data import write_jsonl
 from prefloop.data.random_walks import LETTERS, LONGEST, NODES, make_graph, optimality, scored_walks, spell
 from prefloop.evaluation.curves import Series
-from prefloop.evaluation.plots import Reference, line_chart, standalone
+from prefloop.evaluation.plots import ReferenceLine, line_chart, standalone
 from prefloop.models.load import as_policy, load_policy, save_policy
 from prefloop.models.q_heads import load_q_heads
 from prefloop.records import Demonstration, Prompt
@@ -283,7 +283,7 @@ def plot(results: dict[int, dict[str, dict[str, float]]]) -> str:
     }
     places = [float(place) for place in range(len(BETAS))]
     lines = [Series(label="ilql", x=places, y=[mean[f"ilql {beta:g}"] for beta in BETAS], slot=1)]
-    levels = [Reference(value=mean[name], label=name) for name in mean if not name.startswith("ilql")]
+    levels = [ReferenceLine(value=mean[name], label=name) for name in mean if not name.startswith("ilql")]
     said = ", ".join(f"{beta:g}" for beta in BETAS)
     drawing = line_chart(
         lines,

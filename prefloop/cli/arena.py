@@ -73,8 +73,9 @@ def _of_files(config: ArenaConfig) -> Read:
             "style is true, and the files do not hold the answers; name a file of them with --outputs"
         )
     votes = [vote for file in files for vote in file.votes]
-    for field, setting in (("turn", "turns"), ("language", "languages"), ("judge", "annotators")):
-        votes = votes_where(votes, field, getattr(config, setting), setting=setting)
+    votes = votes_where(votes, "turn", config.turns, setting="turns")
+    votes = votes_where(votes, "language", config.languages, setting="languages")
+    votes = votes_where(votes, "judge", config.annotators, setting="annotators")
     soft = sum(vote.p_first not in (0.0, 0.5, 1.0) for vote in votes)
     if soft:
         print(f"soft preferences, each taken as two votes weighted by its probability: {soft}")

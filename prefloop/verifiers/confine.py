@@ -194,4 +194,5 @@ def main():
         os._exit(0)  # threads that go on, and functions registered for the end, are not waited for
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -56,6 +56,10 @@ def test_from_an_empty_folder_to_a_stored_answer(tmp_path: Path) -> None:
             page = browser.get(made.headers["location"]).text
             csrf = re.findall(r'"csrf": "([^"]+)"', page)[0]
             headers = {"X-CSRF-Token": csrf, "Idempotency-Key": "12345678"}
+            first = browser.post("/api/v1/assignments/next", json={"project": 1}, headers=headers).json()
+            read = {"version": first["guidelines"]["version"]}
+            done = browser.post("/api/v1/projects/1/guidelines/read", json=read, headers=headers)
+            assert done.status_code == 204
             asked = browser.post("/api/v1/assignments/next", json={"project": 1}, headers=headers).json()
             token = asked["assignment"]["token"]
             answer = browser.post(

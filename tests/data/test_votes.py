@@ -133,7 +133,7 @@ def test_alpaca_eval_annotations(tmp_path: Path) -> None:
     assert first.prompt == Prompt(content="Say hi.")
     for wrong, field in ((2.5, "2.5"), (None, "null")):
         path.write_text(json.dumps([rows[0], {**rows[0], "preference": wrong}]), encoding="utf-8")
-        with pytest.raises(InputError, match=rf"annotations.json:1: `preference` is {field}"):
+        with pytest.raises(InputError, match=rf"annotations.json:1 \(element 2\): `preference` is {field}"):
             read_votes(path)
 
 

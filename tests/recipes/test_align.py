@@ -181,8 +181,8 @@ def test_rates_of_short_runs_are_higher_up_to_a_bound() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"method": ()}, "method is empty"),
     ({"method": ("dpo", "dpo")}, "twice"),
-    ({"beta": 0.2, "method": ("grpo",)}, "grpo has none"),
-    ({"kl": 0.2, "method": ("dpo", "ipo")}, "dpo and ipo have none"),
+    ({"beta": 0.2, "method": ("grpo",)}, "beta is 0.2, which does not apply to grpo"),
+    ({"kl": 0.2, "method": ("dpo", "ipo")}, "kl is 0.2, which does not apply to dpo and ipo"),
     ({"prompts": "p.jsonl"}, "method names none that samples"),
     ({"weights": "all", "rank": 8}, "trains no adapters"),
     ({"compute": Compute(dtype="bfloat16")}, "--precision bfloat16"),

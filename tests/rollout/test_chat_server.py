@@ -52,7 +52,7 @@ def test_a_checkpoint_is_served_from_a_process_that_ends_with_who_started_it(
         assert httpx.post(url, json=asked, headers=key).status_code == 200
         refused = httpx.post(url, json={**asked, "stop": ["."]}, headers=key)
         assert refused.status_code == 400
-        assert "does not know stop" in refused.json()["error"]["message"]
+        assert "does not support stop" in refused.json()["error"]["message"]
         assert httpx.get(served.base_url, headers=key).status_code == 501
         assert httpx.post(served.base_url, json={}, headers=key).status_code == 404
     with pytest.raises(httpx.TransportError):

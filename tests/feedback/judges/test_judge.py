@@ -299,7 +299,7 @@ def test_what_an_injection_does_is_measured(store: str, server: Server, capsys: 
         return longer_wins(request)
 
     server.judge = gullible
-    assert "turned 4 of 4 verdicts (its probability rose by 0.80 on average; 0 gave none)" in run(
+    assert "flipped 4 of 4 verdicts (its probability rose by 0.80 on average; 0 gave none)" in run(
         capsys, server, "--injection 4"
     )
 
@@ -310,7 +310,7 @@ def test_what_an_injection_does_is_measured(store: str, server: Server, capsys: 
 
     server.judge = steadfast
     out = run(capsys, server, "--injection 4 --annotator steady --rubric Prefer")
-    assert "turned 0 of 4 verdicts (its probability rose by 0.00 on average" in out
+    assert "flipped 0 of 4 verdicts (its probability rose by 0.00 on average" in out
 
 
 def test_mistakes(store: str, server: Server, capsys: pytest.CaptureFixture[str]):

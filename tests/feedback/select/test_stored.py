@@ -170,7 +170,10 @@ def test_the_command_makes_items_for_people_and_simulations(
         ("--strategy uniform --scores x", "strategy is uniform, which reads no scores"),
         ("--uniform 0", "it must be a share above 0"),
         ("--strategy conflict", "every pair that both people and an AI judge"),
-        ("--strategy conflict --checkpoints x", "leave checkpoints out"),
+        (
+            "--strategy conflict --checkpoints x",
+            "checkpoints is x, but conflict takes pairs that were judged already; leave it out",
+        ),
         ("--checkpoints nobody", "nobody"),
     ],
 )
