@@ -81,9 +81,9 @@ def settings_of(name: str, *, size: Size, given: Sequence[str] = (), seeds: int 
 
 def listing() -> str:
     """What `prefloop study --list` prints."""
-    lines = []
+    lines, width = [], max(map(len, STUDIES))
     for name, known in STUDIES.items():
-        lines.append(f"{name:14} {known.summary}")
+        lines.append(f"{name:{width}}  {known.summary}")
         reads = f"; reads {known.reads} (--data FOLDER)" if known.reads else ""
-        lines.append(f"{'':14} {known.minutes:g} processor minutes at size small{reads}")
+        lines.append(f"{'':{width}}  {known.minutes:g} processor minutes at size small{reads}")
     return "\n".join(lines)
