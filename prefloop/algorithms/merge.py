@@ -70,7 +70,7 @@ def merge(config: MergeConfig) -> Path:
 
 def _check_shapes(base: dict[str, Tensor], state: dict[str, Tensor], name: str, of: str) -> None:
     for key in dict.fromkeys([*base, *state]):
-        shapes = [tuple(each[key].shape) if key in each else None for each in (base, state)]
+        shapes = [tuple(weights[key].shape) if key in weights else None for weights in (base, state)]
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"model {name!r} is not of the shape of {of!r}: {key} is {shapes[1] or 'not there'}, not {shapes[0] or 'there'}; "

@@ -24,8 +24,8 @@ class AlignPlan:
         self.mib = decided.total.mib
         """Most memory, MiB, by the estimate."""
         self.stages = [
-            {"stage": each.stage, "seconds": each.cost.seconds, "mib": each.cost.mib}
-            for each in decided.estimates
+            {"stage": estimate.stage, "seconds": estimate.cost.seconds, "mib": estimate.cost.mib}
+            for estimate in decided.estimates
         ]
         """A row for each stage in order."""
 
@@ -60,7 +60,7 @@ class Aligned:
     @property
     def policies(self) -> dict[str, PolicyRun]:
         """The trained policies by method."""
-        names = [each["name"] for each in self.numbers["policies"]]
+        names = [policy["name"] for policy in self.numbers["policies"]]
         return {name: PolicyRun(name, self.folder / name) for name in names}
 
     @property

@@ -140,10 +140,10 @@ def name_of(value: Any) -> Any:
 
 def _verifier_name(config: VerifierConfig) -> str:
     """A verifier's short name, or where more is set than that says, the name of a file of its settings, so that a run goes on without it."""
-    said = config.said
-    if set(said) == {"kind", "column"} and "," not in config.column:
+    words = config.stated
+    if set(words) == {"kind", "column"} and "," not in config.column:
         return f"{config.kind}:{config.column}"
-    return FILE + str(_kept(yaml.safe_dump(said, allow_unicode=True, sort_keys=False), ".yaml"))
+    return FILE + str(_kept(yaml.safe_dump(words, allow_unicode=True, sort_keys=False), ".yaml"))
 
 
 def rows_file(data: Any) -> Any:

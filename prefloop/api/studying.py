@@ -34,8 +34,11 @@ class FinishedStudy:
         return self.folder / "figure.svg"
 
     def __repr__(self) -> str:
-        said = {True: "holds", False: "does not hold", None: "open"}
-        lines = [f"{said[each['holds']]}: {each['expected']}; here {each['found']}" for each in self.findings]
+        words = {True: "holds", False: "does not hold", None: "open"}
+        lines = [
+            f"{words[finding['holds']]}: {finding['expected']}; here {finding['found']}"
+            for finding in self.findings
+        ]
         return "\n".join([f"FinishedStudy({str(self.folder)!r})", *lines])
 
 

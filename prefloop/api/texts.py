@@ -68,7 +68,10 @@ class TextPolicy:
         except TypeError as error:
             raise InputError(f"generate: {error}; it takes the settings of sampling") from None
         single = isinstance(prompts, str | Prompt) or _is_chat(prompts)
-        asked = [self._prompt(each) for each in cast(list[PromptLike], [prompts] if single else prompts)]
+        asked = [
+            self._prompt(one_prompt)
+            for one_prompt in cast(list[PromptLike], [prompts] if single else prompts)
+        ]
         if seed is None:
             seed, self._drawn = 1_000_003 + self._drawn, self._drawn + 1
         with self.policy.active() as model:
@@ -148,7 +151,7 @@ def _is_chat(prompts: Any) -> bool:
     return (
         isinstance(prompts, list | tuple)
         and bool(prompts)
-        and all(isinstance(each, Mapping) for each in prompts)
+        and all(isinstance(prompt, Mapping) for prompt in prompts)
     )
 
 

@@ -613,7 +613,7 @@ def find(arguments: Sequence[str]) -> tuple[str, Command, list[str]]:
             word = " ".join(rest[:words])
             if word in members:
                 return f"{first} {word}", known[f"{first} {word}"], rest[words:]
-        longer = [each.partition(" ")[2] for each in members if each.startswith(f"{rest[0]} ")]
+        longer = [member.partition(" ")[2] for member in members if member.startswith(f"{rest[0]} ")]
         if longer:
             raise InputError(f"prefloop {first} {rest[0]} needs a subcommand: {', '.join(longer)}")
         raise InputError(f"prefloop {first} {rest[0]} is not a command; {_nearest(rest[0], members)}")

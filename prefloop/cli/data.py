@@ -39,7 +39,7 @@ def _by_content(config: C, *, votes: Callable[[C], T], records: Callable[[C], T]
     data.check_split(config.source, config.split)
     if config.format:
         return records(config)
-    named = {each.partition("=")[0].strip() for each in column_words(config.columns)}
+    named = {word.partition("=")[0].strip() for word in column_words(config.columns)}
     holds_votes = source_holds_votes(
         config.source, split=config.split, columns=config.columns if named <= set(ROLES) else ()
     )

@@ -83,9 +83,11 @@ def _records(before: DatasetVersion, after: DatasetVersion, found: Difference) -
         "after": after.to_json(),
         "counts": asdict(found.changes),
         "records": {
-            "added": [plain(each) for each in found.added],
-            "removed": [plain(each) for each in found.removed],
-            "changed": [{"before": plain(each.before), "after": plain(each.after)} for each in found.changed],
+            "added": [plain(record) for record in found.added],
+            "removed": [plain(record) for record in found.removed],
+            "changed": [
+                {"before": plain(change.before), "after": plain(change.after)} for change in found.changed
+            ],
         },
     }
 
@@ -102,8 +104,8 @@ def _differing(before: DatasetVersion, after: DatasetVersion, found: Difference,
             lines.append(f"  {name}: {_shown(was)} before, {_shown(now)} now")
     for what, records in (("added", found.added), ("removed", found.removed)):
         lines += [f"  {what}: {_described(record)}" for record in records[:examples]]
-    for each in found.changed[:examples]:
-        lines += [f"  changed: {_described(each.before)}", f"  now:     {_described(each.after)}"]
+    for change in found.changed[:examples]:
+        lines += [f"  changed: {_described(change.before)}", f"  now:     {_described(change.after)}"]
     return "\n".join(lines)
 
 
@@ -127,21 +129,21 @@ def _described(record: Taken) -> str:
     """A record in one line."""
     match record:
         case Comparison():
-            said = f"{_short(record.chosen)} over {_short(record.rejected)}"
-            said += f", p_soft {record.p_soft:g}" if record.p_soft != 1 else ""
-            said += f", margin {record.margin:g}" if record.margin else ""
+            text = f"{_short(record.chosen)} over {_short(record.rejected)}"
+            text += f", p_soft {record.p_soft:g}" if record.p_soft != 1 else ""
+            text += f", margin {record.margin:g}" if record.margin else ""
         case Ranking():
-            said = " > ".join(_short(text) for text in record.completions)
+            text = " > ".join(_short(text) for text in record.completions)
         case Label():
-            said = f"{_short(record.completion)} is {'good' if record.good else 'bad'}"
+            text = f"{_short(record.completion)} is {'good' if record.good else 'bad'}"
         case Score():
-            said = f"{_short(record.completion)} scores {record.value:g}"
+            text = f"{_short(record.completion)} scores {record.value:g}"
         case Demonstration():
-            said = _short(record.completion)
+            text = _short(record.completion)
         case Prompt():
             return _short(_visible(record))
     annotator = getattr(record, "annotator", "")
-    return f"{_short(_visible(record.prompt))}: {said}" + (f" ({annotator})" if annotator else "")
+    return f"{_short(_visible(record.prompt))}: {text}" + (f" ({annotator})" if annotator else "")
 
 
 def _visible(prompt: Prompt) -> str:

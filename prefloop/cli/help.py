@@ -74,17 +74,17 @@ def sections(cls: Any, prefix: str, doc: str, base: Any) -> Iterator[tuple[str, 
         else:
             own.append((name, kind, default, docs.get(field.name, "")))
     yield prefix[:-1], doc, own
-    for each in inner:
-        yield from sections(*each)
+    for command in inner:
+        yield from sections(*command)
 
 
 def field_docs(cls: Any) -> dict[str, str]:
     """The docstring under each field of a dataclass and of those it inherits from, found in their source."""
     docs: dict[str, str] = {}
-    for each in reversed(cls.__mro__):
-        if not is_dataclass(each):
+    for base in reversed(cls.__mro__):
+        if not is_dataclass(base):
             continue
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cast(type, each)))).body
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cast(type, base)))).body
         assert isinstance(definition, ast.ClassDef)
         for field, below in pairwise(definition.body):
             if (

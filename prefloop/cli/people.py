@@ -78,8 +78,8 @@ def set_members(config: ProjectMembersConfig) -> None:
         studio.change_project(project.id, settings)
         found = members.members(studio, project.id)
     print(f"project {settings.name!r} is open to {_OPEN_TO[settings.access]}; {len(found)} members")
-    for each in found:
-        print(f"  {each.login}  {each.role}  {each.answers} answers")
+    for member in found:
+        print(f"  {member.login}  {member.role}  {member.answers} answers")
 
 
 _OPEN_TO = {"everyone": "everybody with an account", "members": "members only"}

@@ -150,7 +150,7 @@ def overview(group: str = "") -> str:
             for name, command in known.items()
             if name.startswith(f"{group} ")
         }
-        examples = [each for name in members for each in known[f"{group} {name}"].examples]
+        examples = [example for name in members for example in known[f"{group} {name}"].examples]
         return pages.overview(f"prefloop {group}", GROUPS[group], members, (), examples=examples)
     return pages.overview(
         "prefloop", ABOUT, {name: command.summary for name, command in known.items()}, NOTES

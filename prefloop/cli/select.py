@@ -22,7 +22,7 @@ def select(config: SelectConfig) -> str:
             prior=config.prior,
         )
         chosen = choose(
-            [each.key for each in offered],
+            [pair.key for pair in offered],
             best_first,
             strategy=config.strategy,
             count=config.count,
@@ -30,7 +30,7 @@ def select(config: SelectConfig) -> str:
             seed=config.seed,
         )
         ids = stored.add(store, offered, chosen, round=config.round)
-        counts = Counter(each.strategy for each in chosen)
+        counts = Counter(pair.strategy for pair in chosen)
         shown = ", ".join(f"{strategy} {count}" for strategy, count in counts.items())
         print(f"{store.label}: {len(ids)} of {len(offered)} pairs chosen ({shown}), in round {config.round}")
         if len(ids) < config.count:

@@ -115,7 +115,7 @@ def _base(named: str, folder: Path, given: str) -> str:
     if not named:
         raise InputError(f"{folder / CONFIG} names no base (base_model_name_or_path); {way_out}")
     path = Path(named).expanduser()
-    places = [path] if path.is_absolute() else [path, *(each / path for each in folder.resolve().parents)]
+    places = [path] if path.is_absolute() else [path, *(parent / path for parent in folder.resolve().parents)]
     for place in places:
         if place.is_dir() or (place.is_file() and place.suffix == GGUF):
             if place.resolve() == folder.resolve():

@@ -201,12 +201,12 @@ class Selecting:
         require_selecting(self)
 
     @property
-    def said(self) -> dict[str, object]:
+    def stated(self) -> dict[str, object]:
         """The settings that are not as they are by default, by name."""
         return {
-            each.name: getattr(self, each.name)
-            for each in fields(Selecting)
-            if getattr(self, each.name) != each.default
+            setting.name: getattr(self, setting.name)
+            for setting in fields(Selecting)
+            if getattr(self, setting.name) != setting.default
         }
 
     @property
@@ -240,7 +240,9 @@ def require_selecting(chosen: Selecting) -> None:
         chosen.gold_passed > 0 or chosen.gold_answered == GOLD_ANSWERED,
         f"gold_answered is {chosen.gold_answered}, but gold_passed is 0, so nobody has to pass; set gold_passed, or leave it out",
     )
-    require(all(each >= 0 for each in chosen.rounds), f"rounds are {list(chosen.rounds)}; each is 0 or more")
+    require(
+        all(number >= 0 for number in chosen.rounds), f"rounds are {list(chosen.rounds)}; each is 0 or more"
+    )
 
 
 OF_SOME_KINDS = {
@@ -253,7 +255,7 @@ OF_SOME_KINDS = {
 
 def require_selects(chosen: Selecting, kind: str, *, prefix: str = "") -> None:
     """Raise `InputError` if a kind of record has no use for a setting. `prefix` stands before the setting's name in what is said."""
-    for name, value in chosen.said.items():
+    for name, value in chosen.stated.items():
         kinds, what = OF_SOME_KINDS.get(name, ((kind,), ""))
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
         require(

@@ -43,7 +43,11 @@ def find_function(spec: str, *, what: str) -> Callable[..., Any]:
     load = _import_file if module_name.endswith(".py") else _import
     module = load(module_name, f"{what} {spec!r}")
     if not hasattr(module, name):
-        public = [each for each in vars(module) if not each.startswith("_") and callable(vars(module)[each])]
+        public = [
+            variable
+            for variable in vars(module)
+            if not variable.startswith("_") and callable(vars(module)[variable])
+        ]
         near = difflib.get_close_matches(name, public, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(public) or 'no functions'}"
         raise InputError(
@@ -66,14 +70,14 @@ def call(function: Callable[..., Any], *arguments: Any, what: str, **named: Any)
 
 
 def numbers_in(
-    result: object, count: int, *, what: str, each: str, where: Callable[[int], str]
+    result: object, count: int, *, what: str, unit: str, where: Callable[[int], str]
 ) -> list[float]:
     """What a user's function returned as finite numbers, one for each of `count` things, which `each` names ("completion"); `where` says
     of one what it is. 0.0 is a number like others.
 
     Raises `InputError` naming the function, what it returned (type or shape) and what is wanted; nothing is flattened, converted or cut.
     """
-    wanted = f"it must return a sequence of {count} numbers, one for each {each}"
+    wanted = f"it must return a sequence of {count} numbers, one for each {unit}"
     shape = getattr(result, "shape", None)
     if shape is not None and len(shape) != 1:
         raise InputError(f"{what} returned an array of shape {list(shape)}; {wanted}")
@@ -82,7 +86,7 @@ def numbers_in(
     values = call(list, result, what=what)
     if len(values) != count:
         raise InputError(
-            f"{what} returned {len(values)} values for {count} {each}s; it must return one for each"
+            f"{what} returned {len(values)} values for {count} {unit}s; it must return one for each"
         )
     return [number_in(value, what=what, where=where(index)) for index, value in enumerate(values)]
 

@@ -122,7 +122,7 @@ class ServeConfig:
             bool(self.chat) or self.answers == ChatAnswers(),
             "answers are set, but chat names no model that could answer; name one, or leave answers out",
         )
-        addresses = [each for each in self.chat if each.startswith(("http://", "https://"))]
+        addresses = [answer for answer in self.chat if answer.startswith(("http://", "https://"))]
         require(
             self.answers.device == "auto" or len(addresses) < len(self.chat),
             f"answers.device is {self.answers.device}, but chat names no checkpoint to run here; leave it out",
@@ -132,11 +132,13 @@ class ServeConfig:
             f"answers.key_variable is {self.answers.key_variable}, but chat names no address that a key is sent to; leave it out",
         )
         require(len(self.chat) <= 2, f"chat names {len(self.chat)} models; give one or two")
-        for each in self.chat:
-            require(bool(each.strip()), "chat names an empty model; give a folder, a hub name or an address")
+        for answer in self.chat:
             require(
-                not each.startswith(("http://", "https://")) or bool(each.partition("#")[2]),
-                f"chat is {each}, an address without a model; write it as {each.rstrip('#')}#MODEL",
+                bool(answer.strip()), "chat names an empty model; give a folder, a hub name or an address"
+            )
+            require(
+                not answer.startswith(("http://", "https://")) or bool(answer.partition("#")[2]),
+                f"chat is {answer}, an address without a model; write it as {answer.rstrip('#')}#MODEL",
             )
 
 

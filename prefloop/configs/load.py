@@ -228,7 +228,7 @@ def is_optional(kind: Any) -> bool:
 
 def inner_of(kind: Any) -> Any:
     """X of `X | None`."""
-    (inner,) = (each for each in get_args(kind) if each is not types.NoneType)
+    (inner,) = (arg for arg in get_args(kind) if arg is not types.NoneType)
     return inner
 
 
@@ -308,10 +308,10 @@ def default_of(field: Any) -> Any:
 
 def _place(message: str, given: Mapping[str, "Given | Tree"]) -> str:
     """Where the settings stand that a message names first; empty for flags, which are named by the message itself."""
-    said = [
+    places = [
         (message.find(name), value) for name, value in _leaves(given) if re.search(rf"\b{name}\b", message)
     ]
-    where = min(said, key=lambda pair: pair[0])[1].where if said else ""
+    where = min(places, key=lambda pair: pair[0])[1].where if places else ""
     return "" if where.removeprefix("--").split("=")[0] in message else where
 
 

@@ -61,7 +61,7 @@ def first_is_model(given: str) -> bool:
 
 def reader(given: str) -> str:
     """The first model among the scorers, whose tokens texts are measured in. Raises `InputError` if all are Python functions."""
-    models = [each.name for each in scorers_named(given) if each.kind != "function"]
+    models = [scorer.name for scorer in scorers_named(given) if scorer.kind != "function"]
     if not models:
         raise InputError(
             f"reward_model is {given!r}, which names Python functions only; a model is needed here"
@@ -77,11 +77,11 @@ def check_combining(names: tuple[Named, ...], rules: Combining) -> None:
         f"reward.combine is {rules.combine}, but reward_model names one scorer; name several with commas between them, or leave it out",
     )
     require(
-        rules.beta == 1 or any(each.kind == "implicit" for each in names),
+        rules.beta == 1 or any(scorer.kind == "implicit" for scorer in names),
         f"reward.beta is {rules.beta}, but reward_model names no log-ratio POLICY@REFERENCE; leave it out",
     )
     require(
-        not rules.context or any(each.kind != "function" for each in names),
+        not rules.context or any(scorer.kind != "function" for scorer in names),
         "reward.context is set, but a Python function reads the prompt as it is; leave it out",
     )
 
@@ -104,9 +104,9 @@ def _named(part: str, given: str) -> Named:
 def _models(part: str) -> list[str]:
     """The models between the @ signs, each with its revision."""
     models: list[str] = []
-    for each in part.split("@"):
-        if models and each and "@" not in models[-1] and is_revision(each, models[-1]):
-            models[-1] += f"@{each}"
+    for model in part.split("@"):
+        if models and model and "@" not in models[-1] and is_revision(model, models[-1]):
+            models[-1] += f"@{model}"
         else:
-            models.append(each)
+            models.append(model)
     return models

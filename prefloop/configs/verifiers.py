@@ -62,11 +62,11 @@ class VerifierConfig:
         )
         for name in ("seconds", "memory_mb", "output_kb", "workers"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for each in fields(self):
-            value, kinds = getattr(self, each.name), _OF_KINDS.get(each.name, KINDS)
+        for setting in fields(self):
+            value, kinds = getattr(self, setting.name), _OF_KINDS.get(setting.name, KINDS)
             require(
-                self.kind in kinds or value == each.default,
-                f"{each.name} is {value!r}, but kind is {self.kind}, which has no use for it; leave it out",
+                self.kind in kinds or value == setting.default,
+                f"{setting.name} is {value!r}, but kind is {self.kind}, which has no use for it; leave it out",
             )
         try:
             regex.compile(self.extract)
@@ -74,12 +74,12 @@ class VerifierConfig:
             require(False, f"extract is {self.extract!r}, which is not a regular expression: {error}")
 
     @property
-    def said(self) -> dict[str, Any]:
+    def stated(self) -> dict[str, Any]:
         """The settings that are not defaults, by name."""
         return {
-            each.name: getattr(self, each.name)
-            for each in fields(self)
-            if getattr(self, each.name) != each.default
+            setting.name: getattr(self, setting.name)
+            for setting in fields(self)
+            if getattr(self, setting.name) != setting.default
         }
 
 

@@ -377,8 +377,8 @@ def _turns(record: Record) -> tuple[Message, ...]:
 
 
 def _labelled(item: _Item, turns: Sequence[Message]) -> bool:
-    said = [turn.content for turn in turns] + [text for _, text in item.completions]
-    return any(_SPEAKER.search(text) for text in said)
+    texts = [turn.content for turn in turns] + [text for _, text in item.completions]
+    return any(_SPEAKER.search(text) for text in texts)
 
 
 def _echoes(item: _Item) -> bool:

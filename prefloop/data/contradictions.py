@@ -21,7 +21,7 @@ class _Order:
 
 
 @dataclass(slots=True)
-class _Said:
+class _Seen:
     """What rows said of one prompt's completions so far."""
 
     pairs: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -33,16 +33,16 @@ class _Said:
 
 def contradictions(records: Iterable[tuple[Record, str]]) -> list[str]:
     """`ROW contradicts EARLIER ROW` for each row that judges two completions of a prompt, or one completion, otherwise than an earlier row."""
-    said: defaultdict[Hashable, _Said] = defaultdict(_Said)
+    seen: defaultdict[Hashable, _Seen] = defaultdict(_Seen)
     labels: dict[tuple[Prompt, str, bool], str] = {}
     found: list[str] = []
     for record, origin in records:
         earlier: str | None = None
         if isinstance(record, Comparison):
             asked = record.prompt.in_context(record.context)
-            earlier = _judge(said[asked], (record.chosen, record.rejected), origin)
+            earlier = _judge(seen[asked], (record.chosen, record.rejected), origin)
         elif isinstance(record, Ranking):
-            earlier = _judge(said[record.prompt], record.completions, origin)
+            earlier = _judge(seen[record.prompt], record.completions, origin)
         elif isinstance(record, Label):
             earlier = labels.get((record.prompt, record.completion, not record.good))
             labels.setdefault((record.prompt, record.completion, record.good), origin)
@@ -51,33 +51,33 @@ def contradictions(records: Iterable[tuple[Record, str]]) -> list[str]:
     return found
 
 
-def _judge(said: _Said, best_first: Sequence[str], origin: str) -> str | None:
+def _judge(seen: _Seen, best_first: Sequence[str], origin: str) -> str | None:
     """The first earlier row found that says otherwise; what is said is kept."""
     if len(best_first) > _SHORT:
-        return _judge_long(said, tuple(best_first), origin)
+        return _judge_long(seen, tuple(best_first), origin)
     earlier = None
     pairs = [(one, two) for at, one in enumerate(best_first) for two in best_first[at + 1 :]]
     for better, worse in pairs:
-        earlier = earlier or said.pairs.get((worse, better))
-        said.pairs.setdefault((better, worse), origin)
-    for order in said.orders if earlier is None else ():
+        earlier = earlier or seen.pairs.get((worse, better))
+        seen.pairs.setdefault((better, worse), origin)
+    for order in seen.orders if earlier is None else ():
         if _disagree(best_first, order.places):
             return order.origin
     return earlier
 
 
-def _judge_long(said: _Said, best_first: tuple[str, ...], origin: str) -> str | None:
+def _judge_long(seen: _Seen, best_first: tuple[str, ...], origin: str) -> str | None:
     places = {completion: place for place, completion in enumerate(best_first)}
     opposite = (
         where
-        for (better, worse), where in said.pairs.items()
+        for (better, worse), where in seen.pairs.items()
         if better in places and worse in places and places[better] > places[worse]
     )
-    other = (order.origin for order in said.orders if _disagree(best_first, order.places))
+    other = (order.origin for order in seen.orders if _disagree(best_first, order.places))
     earlier = next(opposite, None) or next(other, None)
-    if best_first not in said.known:
-        said.known.add(best_first)
-        said.orders.append(_Order(places=places, origin=origin))
+    if best_first not in seen.known:
+        seen.known.add(best_first)
+        seen.orders.append(_Order(places=places, origin=origin))
     return earlier
 
 

@@ -82,7 +82,7 @@ class RowReading:
         else:
             rows = [row]
         try:
-            return [parse(_as_chat(each) if self.chat else each) for each in rows]
+            return [parse(_as_chat(other) if self.chat else other) for other in rows]
         except RowError as error:
             field = re.split(r"[.\[]", error.field)[0]
             given = dict(self.columns).get(field, field)
@@ -123,18 +123,18 @@ def read_columns(
 ) -> dict[str, str]:
     """What `column_words` say, as column of the format -> column of the source. Raises `InputError` for what is not one of `known`."""
     pairs: dict[str, str] = {}
-    for each in column_words(given):
-        column, equals, of = (part.strip() for part in each.partition("="))
+    for word in column_words(given):
+        column, equals, of = (part.strip() for part in word.partition("="))
         if not equals or not of:
             raise InputError(
-                f"{setting} has {each!r}; write column=its name in the file, for example {example}"
+                f"{setting} has {word!r}; write column=its name in the file, for example {example}"
             )
         if column not in known:
             near = difflib.get_close_matches(column, known, n=1)
             turned = f"; swap them: {of}={column}" if of in known else ""
             hint = turned or (f"; did you mean {near[0]}?" if near else "")
             raise InputError(
-                f"{setting} has {each!r}, and no format has a column {column!r}{hint} (there are {', '.join(known)})"
+                f"{setting} has {word!r}, and no format has a column {column!r}{hint} (there are {', '.join(known)})"
             )
         if column in pairs:
             raise InputError(f"{setting} gives {column} twice, {pairs[column]} and {of}; keep one of the two")
@@ -209,7 +209,7 @@ def _said(
                 f"{source}: data.format is {format} ({', '.join(layout.columns)}), but there is no column {', '.join(lacking)}; "
                 f"the columns are {names(there)}{suggestion(there, (), wanted)}"
             )
-        made: FormatName | None = next((each for each in layout.makes if each in wanted), None)
+        made: FormatName | None = next((kind for kind in layout.makes if kind in wanted), None)
         if made is None:
             raise InputError(
                 f"{source}: rows of {format} give {_about(layout.makes)}; needed here is: {describe_formats(_known(wanted))}"
@@ -257,7 +257,7 @@ def _told(
         if len(layouts) == 1 and not usable:
             return _said(there, source, wanted, layouts[0], {})
     if len(usable) + len(layouts) != 1:
-        hint = "".join(f"; {said}" for name, said in hints.items() if name in found and not usable)
+        hint = "".join(f"; {hint}" for name, hint in hints.items() if name in found and not usable)
         raise InputError(_no_format(source, renamed, rows, found, [*usable, *layouts], wanted) + hint)
     if usable == ["implicit"]:
         chosen = [row.values.get(given.get("chosen", "chosen")) for row in rows]

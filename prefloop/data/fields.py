@@ -38,10 +38,10 @@ def as_text(value: object, field: str) -> str:
 
 def filled(value: object, field: str, what: str) -> str:
     """The value, if it is text with more in it than white space."""
-    said = as_text(value, field)
-    if not said or said.isspace():
-        raise RowError(field, show(said), f"the {what} is empty", f"write the {what}, or leave the row out")
-    return said
+    text = as_text(value, field)
+    if not text or text.isspace():
+        raise RowError(field, show(text), f"the {what} is empty", f"write the {what}, or leave the row out")
+    return text
 
 
 def annotator(row: Row) -> str:

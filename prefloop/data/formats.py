@@ -76,9 +76,9 @@ def _conversation(row: Row) -> Conversation:
     turns = chats.chat(row, fields.items(row, "messages"), "messages")
     first = next((index for index, turn in enumerate(turns) if turn.role == "assistant"), None)
     if first is None:
-        said = ", ".join(turn.role for turn in turns)
+        roles = ", ".join(turn.role for turn in turns)
         raise RowError(
-            "messages", f"messages of {said}", "no turn is the assistant's", "add the assistant's answer"
+            "messages", f"messages of {roles}", "no turn is the assistant's", "add the assistant's answer"
         )
     if first == 0 or turns[first - 1].role != "user":
         raise RowError(

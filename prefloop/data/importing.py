@@ -75,7 +75,7 @@ class _Judged:
         return tuple(groups.values())
 
     @property
-    def said(self) -> tuple[tuple[frozenset[str], ...], float, int]:
+    def judgement(self) -> tuple[tuple[frozenset[str], ...], float, int]:
         """What is the same where a judgement is repeated."""
         return tuple(map(frozenset, self.groups)), self.margin, self.top
 
@@ -103,18 +103,18 @@ def import_records(
         raise InputError(
             f"{source}: holds rows of format {loaded.summary.format}; a store takes prompts, demonstrations, chats, comparisons and rankings"
         )
-    soft = [each for each in records if isinstance(each, Comparison) and each.p_soft != 1]
+    soft = [record for record in records if isinstance(record, Comparison) and record.p_soft != 1]
     if soft:
         raise InputError(
             f"{soft[0].origin or source}: p_soft is {soft[0].p_soft:g} ({len(soft)} rows have one); a store keeps single judgements and aggregates "
             "them itself (`prefloop label export --aggregate`): train on the file, or leave the column p_soft out"
         )
-    in_context = [each for each in records if isinstance(each, Comparison) and each.context]
+    in_context = [record for record in records if isinstance(record, Comparison) and record.context]
     if in_context:
         raise InputError(
             f"{in_context[0].origin or source}: it has a context ({len(in_context)} rows do), which a store does not keep; train on the file"
         )
-    deep = [each for each in records if isinstance(each, Ranking) and each.top > 1]
+    deep = [record for record in records if isinstance(record, Ranking) and record.top > 1]
     if deep:
         raise InputError(
             f"{deep[0].origin or source}: top is {deep[0].top} ({len(deep)} rows have more than 1); a store keeps whole rankings and the best of "
@@ -193,7 +193,7 @@ def _settle(judgements: Sequence[_Judged]) -> tuple[list[_Judged], int, list[str
         known = first.setdefault(judged.key, judged)
         if known is judged:
             continue
-        if known.said == judged.said:
+        if known.judgement == judged.judgement:
             repeated += 1
         else:
             bad.append(

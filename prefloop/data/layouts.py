@@ -106,9 +106,9 @@ def _binarized_chat(row: Row) -> Sequence[Values]:
 def _rated(row: Row) -> tuple[str, list[tuple[str, float]]]:
     """UltraFeedback's completions, each with the mean of its ratings (`fine-grained_score`)."""
     rated = []
-    for index, each in enumerate(fields.items(row, "completions")):
+    for index, item in enumerate(fields.items(row, "completions")):
         place = f"completions[{index}]"
-        inner = Row(values=each if isinstance(each, Mapping) else {}, origin=row.origin, typed=row.typed)
+        inner = Row(values=item if isinstance(item, Mapping) else {}, origin=row.origin, typed=row.typed)
         field = next(
             (name for name in ("fine-grained_score", "overall_score") if inner.values.get(name) is not None),
             "fine-grained_score",
@@ -187,8 +187,8 @@ def _by_strength(row: Row, prompt: Any, first: str, second: str, field: str) -> 
 
 def _nectar(row: Row) -> Sequence[Values]:
     ranked = []
-    for index, each in enumerate(fields.items(row, "answers")):
-        inner = Row(values=each if isinstance(each, Mapping) else {}, origin=row.origin, typed=row.typed)
+    for index, item in enumerate(fields.items(row, "answers")):
+        inner = Row(values=item if isinstance(item, Mapping) else {}, origin=row.origin, typed=row.typed)
         try:
             ranked.append((fields.number(inner, "rank"), fields.text(inner, "answer")))
         except RowError as error:
@@ -277,7 +277,7 @@ def _turns(text: str) -> str | list[Values]:
     if len(pieces) == 1:
         return text
     roles = ["user", *(role.lower() for role in pieces[1::2])]
-    turns = [{"role": role, "content": said} for role, said in zip(roles, pieces[::2], strict=True)]
+    turns = [{"role": role, "content": text} for role, text in zip(roles, pieces[::2], strict=True)]
     return turns if turns[0]["content"].strip() else turns[1:]
 
 

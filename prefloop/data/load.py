@@ -411,13 +411,13 @@ def _convert(
                     late = _late_columns(row, columns, reading)
                     columns.update(late)
                     made.late_columns.extend(column for column in late if column not in read)
-                said = reading.records(row)
-                records = [each for record in said for each in convert(record, row)]
+                own = reading.records(row)
+                records = [converted for record in own for converted in convert(record, row)]
             except RowError as error:
                 made.bad.append(error.at(row.origin))
                 continue
             made.used += 1
-            made.equal += not said
+            made.equal += not own
             made.records.extend(records)
             made.origins.extend(row.origin for _ in records)
     if limit and len(made.records) > limit:

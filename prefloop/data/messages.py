@@ -115,10 +115,10 @@ def completion(value: object, field: str) -> str:
     if isinstance(value, list):
         turns = messages(value, field)
         if len(turns) != 1 or turns[0].role != "assistant":
-            said = ", ".join(turn.role for turn in turns)
+            roles = ", ".join(turn.role for turn in turns)
             raise RowError(
                 field,
-                f"messages of {said}",
+                f"messages of {roles}",
                 "a completion must be one assistant message",
                 "move the turns before the last to the prompt",
             )
@@ -135,11 +135,11 @@ def completion(value: object, field: str) -> str:
 
 def answer_of(turn: Message, field: str) -> str:
     """The text of an assistant's turn that is a completion, which has no place for anything beside the text."""
-    for key, said in (("tool_calls", turn.tool_calls), ("reasoning_content", turn.reasoning)):
-        if said:
+    for key, value in (("tool_calls", turn.tool_calls), ("reasoning_content", turn.reasoning)):
+        if value:
             raise RowError(
                 f"{field}.{key}",
-                show(said if isinstance(said, str) else [call.name for call in said]),
+                show(value if isinstance(value, str) else [call.name for call in value]),
                 "a completion must be plain text",
                 "write it as text, as the model's template renders it, or train on whole chats (column `messages`)",
             )
@@ -150,7 +150,7 @@ def _message(item: object, field: str) -> Message:
     if not isinstance(item, Mapping):
         raise RowError(field, show(item), "it must be a message", 'write {"role": ..., "content": ...}')
     spoken = "from" if item.get("role") is None and "from" in item else "role"
-    said = "value" if item.get("content") is None and "value" in item else "content"
+    column = "value" if item.get("content") is None and "value" in item else "content"
     name = item.get(spoken)
     if name is None:
         _missing(item, field, spoken)
@@ -170,14 +170,16 @@ def _message(item: object, field: str) -> Message:
             f"{field}.weight", show(item["weight"]), "every answer of a chat is trained on alike", "end the chat before it, or leave the row out"
         )  # fmt: skip
     if name == "function_call":
-        return Message(role="assistant", content="", tool_calls=(_call(item.get(said), f"{field}.{said}"),))
+        return Message(
+            role="assistant", content="", tool_calls=(_call(item.get(column), f"{field}.{column}"),)
+        )
     calls = _calls(item.get("tool_calls"), f"{field}.tool_calls") if role == "assistant" else ()
-    content = item.get(said)
+    content = item.get(column)
     if content is None and not calls and role not in ("system", "tool"):
-        _missing(item, field, said)
-    text = _text(content, f"{field}.{said}")
+        _missing(item, field, column)
+    text = _text(content, f"{field}.{column}")
     if not text.strip() and not calls and role not in ("system", "tool"):
-        filled(text, f"{field}.{said}", "message")
+        filled(text, f"{field}.{column}", "message")
     return Message(
         role=cast(Role, role),
         content=text,
@@ -239,14 +241,14 @@ def _call(value: Any, field: str) -> ToolCall:
             'write {"function": {"name": ..., "arguments": {...}}}',
         )
     arguments = function.get("arguments")
-    said = _from_json({} if arguments in (None, "") else arguments, f"{field}.arguments", "{...}")
-    if not isinstance(said, Mapping):
+    parsed = _from_json({} if arguments in (None, "") else arguments, f"{field}.arguments", "{...}")
+    if not isinstance(parsed, Mapping):
         raise RowError(
             f"{field}.arguments", show(arguments), "the arguments must be a JSON object", "write {...}"
         )
     return ToolCall(
         name=function["name"],
-        arguments=arguments if isinstance(arguments, str) and arguments else _to_json(said, field),
+        arguments=arguments if isinstance(arguments, str) and arguments else _to_json(parsed, field),
         id=as_text(value.get("id") or "", f"{field}.id"),
     )
 

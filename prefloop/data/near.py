@@ -30,17 +30,17 @@ def near_pairs(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int
     known: defaultdict[int, list[int]] = defaultdict(list)
     whole: dict[str, int] = {}
     for place, text in enumerate(left):
-        said = folded(text)
-        if whole.setdefault(said, place) == place:
-            for least in _sketch(_hashes(said)):
+        words = folded(text)
+        if whole.setdefault(words, place) == place:
+            for least in _sketch(_hashes(words)):
                 if len(known[least]) < _CANDIDATES:
                     known[least].append(place)
     pairs: list[tuple[int, int]] = []
     for place, text in enumerate(right):
-        said = folded(text)
-        near = whole.get(said) if said else None
+        words = folded(text)
+        near = whole.get(words) if words else None
         if near is None:
-            near = _nearest(said, left, known)
+            near = _nearest(words, left, known)
         if near is not None:
             pairs.append((place, near))
     return pairs
@@ -52,8 +52,8 @@ def folded(text: str) -> str:
     return _BETWEEN.sub(" ", plain.casefold()).strip()
 
 
-def _nearest(said: str, left: Sequence[str], known: dict[int, list[int]]) -> int | None:
-    hashes = _hashes(said)
+def _nearest(words: str, left: Sequence[str], known: dict[int, list[int]]) -> int | None:
+    hashes = _hashes(words)
     pieces = np.unique(hashes)
     candidates = Counter(place for least in _sketch(hashes) for place in known.get(least, ()))
     best, nearest = NEAR, None
@@ -68,11 +68,11 @@ def _nearest(said: str, left: Sequence[str], known: dict[int, list[int]]) -> int
     return nearest
 
 
-def _hashes(said: str) -> np.ndarray:
+def _hashes(words: str) -> np.ndarray:
     """The hash of each piece; of a text shorter than three pieces none, for a word makes it another."""
-    if len(said) < 3 * PIECE:
+    if len(words) < 3 * PIECE:
         return np.empty(0, np.uint64)
-    letters = np.frombuffer(said.encode("utf-32-le"), np.uint32).astype(np.uint64)
+    letters = np.frombuffer(words.encode("utf-32-le"), np.uint32).astype(np.uint64)
     hashes = np.zeros(len(letters) - PIECE + 1, np.uint64)
     for at in range(PIECE):  # a polynomial in the letters, modulo 2^64, then mixed
         hashes = hashes * _MIX + letters[at : at + len(hashes)]

@@ -127,7 +127,7 @@ def _folder(name: str, folder: Path, split: str) -> NamedSource:
         return NamedSource(name=name, kind="files", split=split, files=tuple(files))
     chosen = tuple(path for path in files if splits[path] == split)
     if not chosen:
-        found = sorted({said or path.name for path, said in splits.items()})
+        found = sorted({stated or path.name for path, stated in splits.items()})
         raise InputError(
             f"{name}: split is {split!r}, and no file of this folder begins with it; it has: {', '.join(found)}"
         )

@@ -58,7 +58,7 @@ def _answer(row: Row) -> tuple[str, str, Prompt, str]:
     named = by_lower(row.values)
 
     def of(*columns: str) -> str:
-        column = next((named[each] for each in columns if each in named), "")
+        column = next((named[name] for name in columns if name in named), "")
         if not column:
             raise RowError(columns[0], MISSING, f"there is no column of {', '.join(columns)}", "add it")
         return column
@@ -67,6 +67,6 @@ def _answer(row: Row) -> tuple[str, str, Prompt, str]:
     text = fields.as_text(
         fields.required(row, of("completion", "output", "response", "answer")), "completion"
     )
-    prompt = prompt_in(row, next((named[each] for each in ALIASES["prompt"] if each in named), None))
-    key = word_of(row, next((named[each] for each in ALIASES["prompt_id"] if each in named), None))
+    prompt = prompt_in(row, next((named[name] for name in ALIASES["prompt"] if name in named), None))
+    key = word_of(row, next((named[name] for name in ALIASES["prompt_id"] if name in named), None))
     return key or key_of(prompt), model, prompt, text

@@ -160,8 +160,8 @@ def _settle(votes: Sequence[Vote]) -> tuple[list[Vote], int, list[str]]:
         known = first.setdefault((vote.judge, vote.prompt, sides), vote)
         if known is vote:
             continue
-        said = vote.choice if known.models == vote.models else OTHER_SIDE[vote.choice]
-        if said == known.choice:
+        choice = vote.choice if known.models == vote.models else OTHER_SIDE[vote.choice]
+        if choice == known.choice:
             repeated += 1
         else:
             bad.append(f"{vote.origin}: {vote.judge} judges this differently in {known.origin}")

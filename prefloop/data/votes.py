@@ -405,8 +405,8 @@ def _outcome(row: Row, found: _Columns, models: tuple[str, str]) -> tuple[VoteCh
 def _spelled(row: Row, column: str, models: tuple[str, str]) -> tuple[VoteChoice, float]:
     """A winner in words: a side, a model's name, or neither."""
     value = fields.required(row, column)
-    said = str(value).strip()
-    word = said.lower()
+    spelled = str(value).strip()
+    word = spelled.lower()
     meant: set[VoteChoice] = set()
     if word in FIRST:
         meant.add("a")
@@ -417,7 +417,7 @@ def _spelled(row: Row, column: str, models: tuple[str, str]) -> tuple[VoteChoice
     if word in BOTH_BAD:
         meant.add("both_bad")
     if models[0] != models[1] and word not in ("0", "1", "2"):
-        meant |= {"a"} if said == models[0] else {"b"} if said == models[1] else set()
+        meant |= {"a"} if spelled == models[0] else {"b"} if spelled == models[1] else set()
     if len(meant) > 1:
         raise RowError(
             column, show(value), f"it is a side and a model's name ({' against '.join(models)}), and they differ",
@@ -440,16 +440,16 @@ def _why_unknown(word: str, models: tuple[str, str]) -> str:
 
 
 def _one_hot(row: Row, columns: Sequence[str]) -> tuple[VoteChoice, float]:
-    said = [_number(fields.required(row, column)) for column in columns]
-    for column, value in zip(columns, said, strict=True):
+    numbers = [_number(fields.required(row, column)) for column in columns]
+    for column, value in zip(columns, numbers, strict=True):
         if value not in (0, 1):
             raise RowError(column, show(row.values[column]), "it must be 0 or 1", "write 1 for what was said")
-    if sum(value or 0 for value in said) != 1:
+    if sum(value or 0 for value in numbers) != 1:
         raise RowError(
             " and ".join(columns), ", ".join(show(row.values[column]) for column in columns),
             "one of them must be 1", "write 1 for the winner, or for the tie",
         )  # fmt: skip
-    found: VoteChoice = ("a", "b", "tie")[said.index(1)]
+    found: VoteChoice = ("a", "b", "tie")[numbers.index(1)]
     return found, {"a": 1.0, "b": 0.0}.get(found, 0.5)
 
 

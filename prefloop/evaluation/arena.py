@@ -49,7 +49,7 @@ def rounds_table(arena: Arena) -> str:
     rows = [("model", *(f"round {at}" for at in sorted(arena.rounds)))]
     for name in _models_of_rounds(arena):
         found = [_rating_in(arena.rounds[at], name) for at in sorted(arena.rounds)]
-        rows.append((name, *(_with_interval(each) if each else "" for each in found)))
+        rows.append((name, *(_with_interval(result) if result else "" for result in found)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(["ratings round by round", *(f"  {line}" for line in lines), f"! {_ROUNDS_NOTE}"])
@@ -80,7 +80,7 @@ def rounds_chart(arena: Arena) -> str:
     for slot, name in enumerate(_models_of_rounds(arena)[:MOST_LINES], start=1):
         found = [_rating_in(arena.rounds[at], name) for at in rounds]
         value, low, high = (
-            [getattr(each.rating, end) if each else math.nan for each in found]
+            [getattr(result.rating, end) if result else math.nan for result in found]
             for end in ("value", "low", "high")
         )
         series.append(
@@ -106,14 +106,14 @@ def _win_cells(arena: Arena) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            percent(each.raw.value),
-            _percents(*each.raw.interval),
-            percent(each.controlled.value) if not each.reason else "",
-            _percents(each.low, each.high),
-            str(each.raw.n),
-            f"no rate at equal length: {each.reason}" if each.reason else "",
+            percent(win_rate.raw.value),
+            _percents(*win_rate.raw.interval),
+            percent(win_rate.controlled.value) if not win_rate.reason else "",
+            _percents(win_rate.low, win_rate.high),
+            str(win_rate.raw.n),
+            f"no rate at equal length: {win_rate.reason}" if win_rate.reason else "",
         )
-        for name, each in sorted(arena.win_rates.items(), key=lambda item: -item[1].raw.value)
+        for name, win_rate in sorted(arena.win_rates.items(), key=lambda item: -item[1].raw.value)
     ]
 
 
@@ -135,7 +135,7 @@ def leaderboard_table(board: Leaderboard) -> str:
         lines.append(f"ties: {name} {interval_words(board.tie_parameter, 2)}")
     if board.style:
         lines.append("style, change in the log-odds of winning per standard deviation:")
-        lines += [f"  {each.name} {interval_words(each.value, 3)}" for each in board.style]
+        lines += [f"  {feature.name} {interval_words(feature.value, 3)}" for feature in board.style]
     lines += [f"! {warning}" for warning in board.warnings]
     return "\n".join(lines)
 
@@ -266,7 +266,7 @@ def _board(heading: str, board: Leaderboard) -> dict[str, object]:
         "basis": basis(board),
         "headings": _HEADINGS,
         "groups": groups,
-        "style": [(each.name, interval_words(each.value, 3)) for each in board.style],
+        "style": [(feature.name, interval_words(feature.value, 3)) for feature in board.style],
         "ties": interval_words(board.tie_parameter, 2) if board.tie_parameter is not None else "",
         "warnings": board.warnings,
     }

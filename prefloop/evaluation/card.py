@@ -156,9 +156,9 @@ def _made(card: Card) -> str:
             if child.kind == "export"
         ]
         day = str(run.facts["started"])[:10]
-        said = f"**{stage}** ({day}, prefloop {run.facts['version']})"
+        line = f"**{stage}** ({day}, prefloop {run.facts['version']})"
         lines.append(
-            "; ".join(filter(None, [said, ", ".join(models), f"data: {', '.join(read)}" if read else ""]))
+            "; ".join(filter(None, [line, ", ".join(models), f"data: {', '.join(read)}" if read else ""]))
         )
     return "## How it was made\n\n" + "\n".join(f"{number}. {line}." for number, line in enumerate(lines, 1))
 
@@ -211,7 +211,7 @@ def _results(card: Card) -> str:
         rows.append(
             f"| {title} | {estimate.value:.4g} | {interval} | {estimate.n} | {card.measured.units.get(name, '')} |"
         )
-    notes = [*card.measured.on, *(f"**Alarm:** {each}" for each in card.measured.alarms)]
+    notes = [*card.measured.on, *(f"**Alarm:** {alarm}" for alarm in card.measured.alarms)]
     return "\n\n".join(["## Results", "\n".join(rows), *(_public(note) for note in notes)])
 
 

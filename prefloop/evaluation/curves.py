@@ -46,16 +46,16 @@ def strips(curves: Sequence[Series], x: Axis, y: Axis, x_label: str, percent_axi
     """Upright strips that say every line's value at a step on hover; about 80 at most."""
     places = sorted({a for s in curves for a in s.x if math.isfinite(a)})
     places = places[:: max(1, math.ceil(len(places) / 80))]
-    said: dict[float, list[str]] = {a: [] for a in places}
+    labels: dict[float, list[str]] = {a: [] for a in places}
     for s in curves:
         for a, b in zip(s.x, s.y, strict=True):
-            if a in said and math.isfinite(b):
-                said[a].append(f"{s.label} {percent(b) if percent_axis else number(b)}")
+            if a in labels and math.isfinite(b):
+                labels[a].append(f"{s.label} {percent(b) if percent_axis else number(b)}")
     edges = [x.start, *((x.at(a) + x.at(b)) / 2 for a, b in pairwise(places)), x.end]
     return [
         element(
             "rect",
-            tooltip(f"{x_label} {number(a)}: " + ", ".join(said[a])),
+            tooltip(f"{x_label} {number(a)}: " + ", ".join(labels[a])),
             x=edges[i],
             y=y.end,
             width=edges[i + 1] - edges[i],
@@ -63,7 +63,7 @@ def strips(curves: Sequence[Series], x: Axis, y: Axis, x_label: str, percent_axi
             cls="target",
         )
         for i, a in enumerate(places)
-        if said[a]
+        if labels[a]
     ]
 
 
@@ -98,15 +98,15 @@ def said_series(series: Series, percent_axis: bool) -> str:
 
 
 def _path(xs: Sequence[float], ys: Sequence[float] | np.ndarray, x: Axis, y: Axis) -> str:
-    said, pen = [], "M"
+    points, pen = [], "M"
     for a, b in zip(xs, ys, strict=True):
         if math.isfinite(a) and math.isfinite(b):
             # h0 makes a value with a gap on both sides a dot; without it nothing is drawn.
-            said.append(f"{pen}{x.at(a):.1f} {y.at(float(b)):.1f}" + ("h0" if pen == "M" else ""))
+            points.append(f"{pen}{x.at(a):.1f} {y.at(float(b)):.1f}" + ("h0" if pen == "M" else ""))
             pen = "L"
         else:
             pen = "M"
-    return "".join(said)
+    return "".join(points)
 
 
 def _band(series: Series, x: Axis, y: Axis) -> str:

@@ -179,7 +179,7 @@ def bootstrap_statistic(
         return without_interval(value, len(rows))
     sums = np.zeros((count, rows.shape[1]))
     np.add.at(sums, members, rows)
-    drawn = [statistic(each) for each in resampled(sums, resamples, seed)]
+    drawn = [statistic(sample) for sample in resampled(sums, resamples, seed)]
     tail = tail_of(count, confidence)
     low, high = np.quantile(drawn, [tail, 1 - tail])
     if low == high:
@@ -247,5 +247,5 @@ def _finite(values: Numbers, name: str) -> NDArray[np.float64]:
 def _same_length(**arrays: NDArray[np.float64]) -> None:
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"{said} numbers; they are paired, so give as many of each")
+        lengths_found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"{lengths_found} numbers; they are paired, so give as many of each")

@@ -140,10 +140,10 @@ def at(where: str, name: str) -> str:
     return f"{where}{name}" if where.endswith(" ") else f"{where}.{name}"
 
 
-def _expect(kind: Any, value: Any, where: str, said: str) -> Any:
+def _expect(kind: Any, value: Any, where: str, expected: str) -> Any:
     # bool is an int to Python, and never what a number's place wants.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{where.rstrip(': ')} is {json.dumps(value)[:80]}; it must be {said}")
+        raise InputError(f"{where.rstrip(': ')} is {json.dumps(value)[:80]}; it must be {expected}")
     return value
 
 

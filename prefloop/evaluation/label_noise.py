@@ -15,9 +15,9 @@ def ceiling_of_soft_labels(comparisons: Sequence[Comparison]) -> float | None:
 
     It takes `p_soft` at its word: as the probability that `chosen` is the better one.
     """
-    if all(each.p_soft == 1 for each in comparisons):
+    if all(comparison.p_soft == 1 for comparison in comparisons):
         return None
-    return ceiling_of_probabilities([each.p_soft for each in comparisons])
+    return ceiling_of_probabilities([comparison.p_soft for comparison in comparisons])
 
 
 def ceiling_of_agreement(comparisons: Sequence[Comparison]) -> NoiseCeiling | None:
@@ -26,12 +26,14 @@ def ceiling_of_agreement(comparisons: Sequence[Comparison]) -> NoiseCeiling | No
     Comparisons of one pair, whichever way round, are its labels: agreement is among those who named a side. Soft labels are no single judgements
     and are not counted.
     """
-    said: dict[tuple[str, str, tuple[str, ...]], Counter[int]] = defaultdict(Counter)
-    for each in comparisons:
-        if each.p_soft == 1:
-            texts = tuple(sorted((each.chosen, each.rejected)))
-            said[each.prompt.sha256, each.context, texts][int(each.chosen == texts[1])] += 1
-    kept = {place: counts for place, counts in said.items() if counts.total() > 1}
+    votes: dict[tuple[str, str, tuple[str, ...]], Counter[int]] = defaultdict(Counter)
+    for comparison in comparisons:
+        if comparison.p_soft == 1:
+            texts = tuple(sorted((comparison.chosen, comparison.rejected)))
+            votes[comparison.prompt.sha256, comparison.context, texts][
+                int(comparison.chosen == texts[1])
+            ] += 1
+    kept = {place: counts for place, counts in votes.items() if counts.total() > 1}
     several = list(kept.values())
     if len(several) < 2:
         return None

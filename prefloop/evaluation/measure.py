@@ -161,7 +161,7 @@ def _references(metrics: Sequence[str], data: Data, prompts: Sequence[Prompt]) -
                 known.setdefault(prompt.sha256, []).append(record.completion)
             else:  # the last answer of a chat
                 answers = record.messages[len(prompt.content) :][:1]
-                known.setdefault(prompt.sha256, []).extend(str(each.content) for each in answers)
+                known.setdefault(prompt.sha256, []).extend(str(answer.content) for answer in answers)
     return references_of(known, prompts, metrics, data.source)
 
 

@@ -32,7 +32,9 @@ class MeasuredPart:
 def models_named(policies: Sequence[str], reward_model: str) -> tuple[str, ...]:
     """Every model behind policies and scorers, in order, each once."""
     scorers = scorers_named(reward_model) if reward_model else ()
-    of_scorers = [name for each in scorers if each.kind != "function" for name in (each.name, each.reference)]
+    of_scorers = [
+        name for scorer in scorers if scorer.kind != "function" for name in (scorer.name, scorer.reference)
+    ]
     return tuple(dict.fromkeys(name for name in (*policies, *of_scorers) if name))
 
 
@@ -122,7 +124,7 @@ def _reads(run: Node, source: str, read: Read, home: Path) -> bool:
     """Whether a run read this source, by name or by content."""
     if in_store(source):
         return any(child.kind == "export" for child in run.children)
-    contents = {each.sha256 for each in read.sources}
+    contents = {place.sha256 for place in read.sources}
     ours = Path(source).resolve()
     return any(
         child.kind == "source"

@@ -24,7 +24,7 @@ from prefloop.evaluation.svg import (
     tick_labels,
     tooltip,
 )
-from prefloop.evaluation.wording import number, percent, said
+from prefloop.evaluation.wording import number, percent, with_interval
 
 STYLE = """
 .chart { display: block; width: 100%; height: auto; font-size: 12px; overflow: visible; }
@@ -117,7 +117,9 @@ def standalone(drawing: str) -> str:
         "--paper": "#15181c",
         **DARK,
     }
-    root, at_night = (" ".join(f"{name}: {value};" for name, value in each.items()) for each in (light, dark))
+    root, at_night = (
+        " ".join(f"{name}: {value};" for name, value in theme.items()) for theme in (light, dark)
+    )
     style = (
         f"<style>svg {{ {root} background: var(--paper); font-family: sans-serif; }}"
         f"@media (prefers-color-scheme: dark) {{ svg {{ {at_night} }} }}{STYLE}</style>"
@@ -141,7 +143,7 @@ def line_chart(
     height: float = 250,
 ) -> str:
     """Lines over a common axis. `smooth` draws the values faintly and their running mean boldly; many points are averaged in groups."""
-    curves = [thinned(each) for each in series]
+    curves = [thinned(curve) for curve in series]
     keys, top = _head(y_label, [(s.label, s.slot) for s in series] if len(series) > 1 else [])
     flat = [v for s in curves for v in (*s.y, *s.low, *s.high)] + [r.value for r in references]
     y = axis(flat, height - 38, top, include=include)
@@ -154,8 +156,8 @@ def line_chart(
         body.append(
             text("no finite value was logged", (left + WIDTH) / 2, (top + y.start) / 2, anchor="middle")
         )
-    for each in curves:
-        body += curve(each, x, y, smooth=smooth)
+    for line in curves:
+        body += curve(line, x, y, smooth=smooth)
     body += strips(curves, x, y, x_label, percent_axis)
     spoken = "; ".join(said_series(s, percent_axis) for s in series)
     return chart(height, body, title=title, description=f"{y_label or title} over {x_label}. {spoken}.")
@@ -171,7 +173,7 @@ def interval_chart(
     include: Sequence[float] = (),
 ) -> str:
     """One estimate a row: its mark, its interval and its numbers."""
-    written = [said(row.estimate, share=percent_axis) for row in rows]
+    written = [with_interval(row.estimate, share=percent_axis) for row in rows]
     left, right = _row_margins([row.label for row in rows], written)
     top = 24 if references else 6  # room for what the references mean
     bottom = top + 8 + 34 * len(rows)
@@ -287,14 +289,16 @@ def category_chart(
     column = (x.end - x.start) / max(1, len(rows))
     for i, row in enumerate(rows):
         middle = x.at(i)
-        hint = tooltip(f"{row.label}: {said(row.estimate, share=percent_axis)}, n = {row.estimate.n}")
+        hint = tooltip(
+            f"{row.label}: {with_interval(row.estimate, share=percent_axis)}, n = {row.estimate.n}"
+        )
         body += [
             element("g", hint, *_upright(row.estimate, row.slot, middle, y), cls=f"s{row.slot % 8}"),
             text(shorten(row.label, column), middle, y.start + 17, cls="label", anchor="middle"),
             text(f"n = {row.estimate.n}", middle, y.start + 32, anchor="middle"),
         ]
     body.append(text(x_label, x.end, y.start + 49, anchor="end"))
-    spoken = "; ".join(f"{row.label}: {said(row.estimate, share=percent_axis)}" for row in rows)
+    spoken = "; ".join(f"{row.label}: {with_interval(row.estimate, share=percent_axis)}" for row in rows)
     return chart(height, body, title=title, description=f"{y_label} by {x_label}. {spoken}.")
 
 
@@ -309,14 +313,14 @@ def reliability_diagram(
     body = [text(y_label, 0, 12), *_horizontal_grid(y, True), *_x_axis(x, y.start, x_label, True)]
     total = sum(o.n for o in observed)
     for p, o in zip(predicted, observed, strict=True):
-        tall = 0.3 * (y.start - y.end) * o.n / max(1, *(each.n for each in observed))
+        tall = 0.3 * (y.start - y.end) * o.n / max(1, *(rate.n for rate in observed))
         hint = tooltip(f"{percent(o.n / total)} of comparisons (n = {o.n})")
         body.append(
             element("rect", hint, x=x.at(p) - 9, y=y.start - tall, width=18, height=tall, rx=1, cls="shade")
         )
     body.append(element("line", x1=x.at(0.5), y1=y.at(0.5), x2=x.at(1), y2=y.at(1), cls="reference"))
     for p, o in zip(predicted, observed, strict=True):
-        hint = tooltip(f"predicted {percent(p)}, observed {said(o, share=True)}, n = {o.n}")
+        hint = tooltip(f"predicted {percent(p)}, observed {with_interval(o, share=True)}, n = {o.n}")
         body.append(element("g", hint, *_upright(o, 1, x.at(p), y), cls="s1"))
     spoken = "; ".join(
         f"predicted {percent(p)}, observed {percent(o.value)}"
@@ -398,7 +402,7 @@ def _upright(e: Estimate, slot: int, at: float, y: Axis) -> list[str]:
 
 def _cross(p: Point, x: Axis, y: Axis, x_label: str, y_label: str) -> str:
     at = x.at(p.x.value)
-    parts = [tooltip(f"{p.label} {p.note}\n{y_label}: {said(p.y)}\n{x_label}: {said(p.x)}")]
+    parts = [tooltip(f"{p.label} {p.note}\n{y_label}: {with_interval(p.y)}\n{x_label}: {with_interval(p.x)}")]
     if math.isfinite(p.x.low) and math.isfinite(p.x.high) and p.x.high > p.x.low:
         level = y.at(p.y.value)
         parts.append(element("line", x1=x.at(p.x.low), x2=x.at(p.x.high), y1=level, y2=level, cls="interval"))
@@ -416,6 +420,6 @@ def _cross(p: Point, x: Axis, y: Axis, x_label: str, y_label: str) -> str:
     return element("g", *parts, cls=f"s{p.slot % 8}")
 
 
-def _row_margins(labels: Sequence[str], said: Sequence[str]) -> tuple[float, float]:
+def _row_margins(labels: Sequence[str], values: Sequence[str]) -> tuple[float, float]:
     left = min(170.0, 14 + max((text_width(label) for label in labels), default=0))
-    return left, 14 + max((text_width(numbers) for numbers in said), default=0)
+    return left, 14 + max((text_width(value) for value in values), default=0)

@@ -51,7 +51,7 @@ class Package:
     def size(self) -> int:
         """Bytes."""
         return sum(
-            len(each) if isinstance(each, bytes) else each.stat().st_size for each in self.content.values()
+            len(part) if isinstance(part, bytes) else part.stat().st_size for part in self.content.values()
         )
 
     def write_card(self) -> None:
@@ -308,9 +308,9 @@ def upload(
         changes = [CommitOperationDelete(path_in_repo=file) for file in stale]
         changes += [
             CommitOperationAdd(
-                path_in_repo=file, path_or_fileobj=each if isinstance(each, bytes) else str(each)
+                path_in_repo=file, path_or_fileobj=part if isinstance(part, bytes) else str(part)
             )
-            for file, each in sorted(content.items())
+            for file, part in sorted(content.items())
         ]
         message = message or f"{name.partition('/')[2]}, by prefloop {__version__}"
         return str(api.create_commit(name, changes, commit_message=message, revision=revision).commit_url)
@@ -323,6 +323,6 @@ def _reason(error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"the hub does not accept the login ({status}); log in with `hf auth login`, or set HF_TOKEN to a token with write access"
-    causes = [each for each in (error, error.__cause__) if each is not None]
-    reason = ": ".join(" ".join(str(each).split()) or type(each).__name__ for each in causes)
+    causes = [cause for cause in (error, error.__cause__) if cause is not None]
+    reason = ": ".join(" ".join(str(cause).split()) or type(cause).__name__ for cause in causes)
     return str(without_passwords(reason[:400]))

@@ -137,8 +137,8 @@ def collect(project_dir: str | Path) -> ReportData:
     """
     folder = Path(project_dir)
     if not folder.is_dir():
-        said = "is not a folder" if folder.exists() else "does not exist"
-        raise InputError(f"{folder} {said}; give the project folder that `prefloop run` wrote with --out")
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {problem}; give the project folder that `prefloop run` wrote with --out")
     missing = []
     summary = evaluation = None
     if (folder / "summary.json").exists():
@@ -154,7 +154,7 @@ def collect(project_dir: str | Path) -> ReportData:
             "There is no evaluation.json, so samples and reward-model tables are left out; `prefloop eval` writes it."
         )
     metrics = {}
-    ran = {each.stage for each in summary.stages} if summary else set[str]()
+    ran = {done.stage for done in summary.stages} if summary else set[str]()
     for stage, heading in {**STAGES, **FURTHER_STAGES}.items():
         path = folder / stage / "metrics.jsonl"
         if not path.exists():
@@ -361,7 +361,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         facts.append(("Seed", str(summary.seed)))
     if "prefloop" in summary.versions:
         facts.append(("prefloop", summary.versions["prefloop"]))
-    return [(name, said) for name, said in facts if "nan" not in said]
+    return [(name, value) for name, value in facts if "nan" not in value]
 
 
 def _reward_figures(summary: Summary | None, evaluation: Evaluation | None) -> list[Figure]:

@@ -21,7 +21,7 @@ from prefloop.evaluation.reward_model_quality import BestOf, LengthBin, RewardMo
 from prefloop.evaluation.summary import Evaluation, RewardModelSummary, StageTime, Summary
 from prefloop.evaluation.text_statistics import TextStatistics
 from prefloop.evaluation.training_curves import Figure
-from prefloop.evaluation.wording import number, percent, said
+from prefloop.evaluation.wording import number, percent, with_interval
 
 Slots = Mapping[str, int]
 """A policy's colour and shape, the same in every figure."""
@@ -133,7 +133,7 @@ def reward_model_accuracy(
     agreed = quality.label_ceiling if quality and not ceiling else None
     if agreed:
         bounds = dict.fromkeys((agreed.at_least, agreed.at_most))
-        references += [ReferenceLine(value=each, label=f"ceiling {percent(each)}") for each in bounds]
+        references += [ReferenceLine(value=bound, label=f"ceiling {percent(bound)}") for bound in bounds]
     caption = "Held-out comparisons that the reward model orders as the label does, with 95 % intervals."
     if ceiling:
         caption += f" The labels are noisy: a perfect model would agree with {percent(ceiling)} of them."
@@ -182,8 +182,8 @@ def accuracy_by_length(quality: RewardModelQuality) -> Figure:
     higher = quality.length.longer_scores_higher
     caption = (
         "If it is low on the left and high on the right, the model rewards length."
-        f" It scores the longer completion higher in {said(higher, share=True)} of comparisons;"
-        f" the judge chose it in {said(quality.length.longer_is_chosen, share=True)}."
+        f" It scores the longer completion higher in {with_interval(higher, share=True)} of comparisons;"
+        f" the judge chose it in {with_interval(quality.length.longer_is_chosen, share=True)}."
     )
     return Figure(title="Accuracy by length difference", svg=svg, caption=caption)
 

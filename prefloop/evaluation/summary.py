@@ -57,7 +57,7 @@ class PolicySummary:
     @classmethod
     def from_json(cls, value: Any, where: str) -> "PolicySummary":
         """The opposite of `to_json`; any unknown key that holds an estimate is a further one."""
-        known = {each.name for each in fields(cls)}
+        known = {field.name for field in fields(cls)}
         others = value if isinstance(value, dict) else {}
         further = {
             key: decode(Estimate, item, at(where, key))
@@ -103,10 +103,10 @@ class MeasuredData:
 
     def __str__(self) -> str:
         reason = f": {self.why}" if self.why else ""
-        said = f"{self.measured} {self.what} of {self.rows} rows in {self.source} are measured (part {self.part}{reason})"
+        text = f"{self.measured} {self.what} of {self.rows} rows in {self.source} are measured (part {self.part}{reason})"
         left_out = ", ".join(f"{count} {why}" for why, count in self.left_out.items())
-        said += f"; left out: {left_out}" if left_out else ""
-        return said + (
+        text += f"; left out: {left_out}" if left_out else ""
+        return text + (
             f"; {self.truncated} of the rows are truncated to the token budgets" if self.truncated else ""
         )
 

@@ -16,11 +16,15 @@ FONT = 12
 
 def element(name: str, *children: str, **attributes: str | float) -> str:
     """One element. `cls` is the class, underscores become hyphens; attribute values are escaped, children must be already."""
-    said = "".join(
+    attributes_text = "".join(
         f' {"class" if key == "cls" else key.replace("_", "-")}="{_value(value)}"'
         for key, value in attributes.items()
     )
-    return f"<{name}{said}>{''.join(children)}</{name}>" if children else f"<{name}{said}/>"
+    return (
+        f"<{name}{attributes_text}>{''.join(children)}</{name}>"
+        if children
+        else f"<{name}{attributes_text}/>"
+    )
 
 
 def text(content: str, x: float, y: float, *, cls: str = "", anchor: str = "start") -> str:

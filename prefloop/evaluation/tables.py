@@ -7,7 +7,7 @@ from prefloop.evaluation.intervals import Estimate
 from prefloop.evaluation.label_noise import ceiling_words
 from prefloop.evaluation.reward_model_quality import BestOf, RewardModelQuality
 from prefloop.evaluation.summary import PolicySummary
-from prefloop.evaluation.wording import said
+from prefloop.evaluation.wording import with_interval
 
 CHANCE = 0.5
 
@@ -58,30 +58,32 @@ def best_of_table(curve: Sequence[BestOf]) -> str:
 def reward_model_lines(quality: RewardModelQuality) -> str:
     """Accuracy beside what is possible and what chance gives, calibration, and what length explains."""
     accuracy, length, calibration = quality.accuracy, quality.length, quality.calibration
-    lines = [f"accuracy {said(accuracy, share=True)} on {accuracy.n} comparisons; chance is 50 %"]
+    lines = [f"accuracy {with_interval(accuracy, share=True)} on {accuracy.n} comparisons; chance is 50 %"]
     if quality.ceiling is not None:
         lines.append(f"  at most {quality.ceiling:.1%} can be expected on labels this noisy")
     if quality.label_ceiling is not None:
         lines.append(f"  {ceiling_words(quality.label_ceiling)}")
     if quality.gold_accuracy is not None:
-        lines.append(f"  {said(quality.gold_accuracy, share=True)} against the gold judge")
+        lines.append(f"  {with_interval(quality.gold_accuracy, share=True)} against the gold judge")
     lines.append(f"  {_what_it_shows(accuracy)}")
     lines.append(
         f"  calibration error {calibration.expected_error:.3f} (by chance alone {calibration.expected_error_by_chance:.3f}), "
-        f"log loss {said(calibration.log_loss)} (0.693 for a model that guesses)"
+        f"log loss {with_interval(calibration.log_loss)} (0.693 for a model that guesses)"
     )
     if calibration.error_interval is not None:
-        lines.append(f"  calibration error, resampled by prompt: {said(calibration.error_interval)}")
-    lines.append(f"  always choosing the longer completion: {said(length.longer_is_chosen, share=True)}")
+        lines.append(f"  calibration error, resampled by prompt: {with_interval(calibration.error_interval)}")
+    lines.append(
+        f"  always choosing the longer completion: {with_interval(length.longer_is_chosen, share=True)}"
+    )
     if length.correlation is not None:
-        lines.append(f"  correlation of score and length: {said(length.correlation)}")
+        lines.append(f"  correlation of score and length: {with_interval(length.correlation)}")
     lines += [
-        f"  accuracy where the chosen one is {which}: {said(rate, share=True)} ({rate.n})"
+        f"  accuracy where the chosen one is {which}: {with_interval(rate, share=True)} ({rate.n})"
         for which, rate in (("longer", length.chosen_longer), ("shorter", length.chosen_shorter))
         if rate is not None
     ]
     lines += [
-        f"  accuracy where chosen minus rejected has {part.low:g} to {part.high:g} tokens: {said(part.accuracy, share=True)} ({part.accuracy.n})"
+        f"  accuracy where chosen minus rejected has {part.low:g} to {part.high:g} tokens: {with_interval(part.accuracy, share=True)} ({part.accuracy.n})"
         for part in length.bins
     ]
     return "\n".join(lines)
@@ -101,4 +103,4 @@ def _what_it_shows(accuracy: Estimate) -> str:
 
 
 def _cell(estimate: Estimate | None, *, share: bool = False) -> str:
-    return "" if estimate is None else said(estimate, share=share)
+    return "" if estimate is None else with_interval(estimate, share=share)

@@ -80,8 +80,8 @@ def _bleu(texts: Sequence[str], references: Sequence[Sequence[str]], clusters: A
     def bleu(sums: np.ndarray) -> float:
         counts, totals = sums[:4], sums[4:8]
         return Metric.compute_bleu(
-            correct=[int(each) for each in counts],
-            total=[int(each) for each in totals],
+            correct=[int(count) for count in counts],
+            total=[int(total) for total in totals],
             sys_len=int(sums[8]),
             ref_len=int(sums[9]),
             smooth_method="exp",
@@ -110,7 +110,7 @@ def _own(
         result,
         len(texts),
         what=what,
-        each="completion",
+        unit="completion",
         where=lambda index: f"item {index} (prompt {shown(prompts[index].to_json())})",
     )
 
@@ -120,7 +120,7 @@ def references_of(
 ) -> list[list[str]]:
     """The references of each prompt, from those by the prompts' hashes. Raises `InputError` if a metric needs one that is not there."""
     found = [list(known.get(prompt.sha256, ())) for prompt in prompts]
-    lacking = sum(not each for each in found)
+    lacking = sum(not reference for reference in found)
     if lacking and needs_references(names):
         raise InputError(
             f"metrics {', '.join(name for name in names if name in _PACKAGES)} compare with references, but {lacking} of {len(prompts)} prompts in {source} "

@@ -19,7 +19,7 @@ from prefloop.evaluation.intervals import (
     within,
     without_interval,
 )
-from prefloop.evaluation.wording import said
+from prefloop.evaluation.wording import with_interval
 
 Words = tuple[str, ...]
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -163,8 +163,12 @@ def reward_hacking_alarms(
         return []
     fell = _most(gold_gain) < 0
     return [
-        f"{name}: the reward model's score rose by {said(proxy_gain)} over {start}, but the {judged} "
-        + (f"fell: change {said(gold_gain)}." if fell else f"did not clearly rise: change {said(gold_gain)}.")
+        f"{name}: the reward model's score rose by {with_interval(proxy_gain)} over {start}, but the {judged} "
+        + (
+            f"fell: change {with_interval(gold_gain)}."
+            if fell
+            else f"did not clearly rise: change {with_interval(gold_gain)}."
+        )
         + " The policy may be exploiting the reward model: raise the KL's weight, train fewer steps, or compare samples of this policy and fit the "
         "reward model again."
     ]
@@ -175,31 +179,31 @@ def text_alarms(name: str, *, before: TextStatistics, after: TextStatistics) -> 
     alarms = []
     if after.length.value > 1.5 * before.length.value and _above(after.length, before.length):
         alarms.append(
-            f"{name}: completions grew from {said(before.length)} to {said(after.length)}; check that the reward does not favour length: look at the rate at equal length, or remove length from the score (`reward.residual`, or `--loss simpo`)."
+            f"{name}: completions grew from {with_interval(before.length)} to {with_interval(after.length)}; check that the reward does not favour length: look at the rate at equal length, or remove length from the score (`reward.residual`, or `--loss simpo`)."
         )
     if after.length.value < before.length.value / 2 and _above(before.length, after.length):
         alarms.append(
-            f"{name}: completions shrank from {said(before.length)} to {said(after.length)}; check in the samples that it still answers; if not, raise the KL weight (or beta), or train fewer steps."
+            f"{name}: completions shrank from {with_interval(before.length)} to {with_interval(after.length)}; check in the samples that it still answers; if not, raise the KL weight (or beta), or train fewer steps."
         )
     if after.repetition.value > before.repetition.value + 0.05 and _above(
         after.repetition, before.repetition
     ):
         alarms.append(
-            f"{name}: the share of repeated 3-grams rose from {said(before.repetition, share=True)} to {said(after.repetition, share=True)}; it repeats itself: raise the KL weight (or beta), or train fewer steps."
+            f"{name}: the share of repeated 3-grams rose from {with_interval(before.repetition, share=True)} to {with_interval(after.repetition, share=True)}; it repeats itself: raise the KL weight (or beta), or train fewer steps."
         )
     if after.ended.value < before.ended.value - 0.1 and _above(before.ended, after.ended):
         alarms.append(
-            f"{name}: completions that end with a stop token fell from {said(before.ended, share=True)} to {said(after.ended, share=True)}; it hits the token limit: allow longer completions, or subtract `reward.missing_eos`."
+            f"{name}: completions that end with a stop token fell from {with_interval(before.ended, share=True)} to {with_interval(after.ended, share=True)}; it hits the token limit: allow longer completions, or subtract `reward.missing_eos`."
         )
     if after.similarity.value > before.similarity.value + 0.15 and _above(
         after.similarity, before.similarity
     ):
         alarms.append(
-            f"{name}: completions to different prompts have become similar: similarity {said(after.similarity)}, was {said(before.similarity)} (mode collapse): raise the KL weight (or beta), or train fewer steps."
+            f"{name}: completions to different prompts have become similar: similarity {with_interval(after.similarity)}, was {with_interval(before.similarity)} (mode collapse): raise the KL weight (or beta), or train fewer steps."
         )
     if after.duplicates.value > before.duplicates.value + 0.1 and _above(after.duplicates, before.duplicates):
         alarms.append(
-            f"{name}: {said(after.duplicates, share=True)} of completions answer several prompts word for word, was {said(before.duplicates, share=True)} (mode collapse): raise the KL weight (or beta), or train fewer steps."
+            f"{name}: {with_interval(after.duplicates, share=True)} of completions answer several prompts word for word, was {with_interval(before.duplicates, share=True)} (mode collapse): raise the KL weight (or beta), or train fewer steps."
         )
     return alarms
 

@@ -55,7 +55,7 @@ def interval_of(estimate: Estimate, *, share: bool = False, joint: str = " to ")
     return f"{_rounded(estimate.low, estimate)}{joint}{_rounded(estimate.high, estimate)}"
 
 
-def said(estimate: Estimate, *, share: bool = False) -> str:
+def with_interval(estimate: Estimate, *, share: bool = False) -> str:
     """Value and interval: `1.21 [1.07, 1.35]`, `78 % [72, 83]`, `16 [no spread, no interval]`."""
     interval = interval_of(estimate, share=share, joint=", ").removesuffix(f"{SPACE}%")
     return f"{value_of(estimate, share=share)} [{interval}]" if interval else value_of(estimate, share=share)

@@ -20,17 +20,23 @@ def win_rates_against(judged: Sequence[JudgedItem], baseline: str) -> Mapping[st
     error counts prompts. Raises `InputError`, with the models there are, for a baseline that was compared with none.
     """
     rows: dict[str, dict[int, list[tuple[float, float, int, int]]]] = defaultdict(lambda: defaultdict(list))
-    for each in judged:
-        if each.kind != "pair" or each.choice not in OUTCOMES or each.models[0] == each.models[1]:
+    for judgement in judged:
+        if (
+            judgement.kind != "pair"
+            or judgement.choice not in OUTCOMES
+            or judgement.models[0] == judgement.models[1]
+        ):
             continue
-        if baseline not in each.models:
+        if baseline not in judgement.models:
             continue
-        own = 1 - each.models.index(baseline)
-        preference = PREFERENCE[each.choice] if own == 0 else 1 - PREFERENCE[each.choice]
-        lengths = len(each.completions[own]), len(each.completions[1 - own])
-        rows[each.models[own]][each.prompt_id].append((each.weight, preference, *lengths))
+        own = 1 - judgement.models.index(baseline)
+        preference = PREFERENCE[judgement.choice] if own == 0 else 1 - PREFERENCE[judgement.choice]
+        lengths = len(judgement.completions[own]), len(judgement.completions[1 - own])
+        rows[judgement.models[own]][judgement.prompt_id].append((judgement.weight, preference, *lengths))
     if not rows:
-        names = sorted({name for each in judged if each.kind == "pair" for name in each.models})
+        names = sorted(
+            {name for judgement in judged if judgement.kind == "pair" for name in judgement.models}
+        )
         raise InputError(
             f"baseline is {baseline!r}, which no vote compares with another model; the models are {', '.join(names) or 'no models yet'}"
         )

@@ -40,7 +40,7 @@ class AggregatedPair:
             **({"p_soft": one.p_soft} if soft else {}),
             "votes": len(self.judged),
             "agreement": round(self.agreement, DIGITS),
-            "annotators": [each.annotator for each in self.judged],
+            "annotators": [judgement.annotator for judgement in self.judged],
         }
 
 
@@ -57,11 +57,11 @@ def aggregated_pairs(table: PairLabels, how: How) -> tuple[list[AggregatedPair],
     pairs: list[AggregatedPair] = []
     if how == "each":
         for cells in (cells for cells, kept in zip(table.judged, whole, strict=True) if kept):
-            for each in (each for each in cells if each is not None):
-                if each.choice in ("a", "b"):
-                    pairs.append(_pair((each,), each.choice == "a", 1.0, 1.0))
+            for cell in (cell for cell in cells if cell is not None):
+                if cell.choice in ("a", "b"):
+                    pairs.append(_pair((cell,), cell.choice == "a", 1.0, 1.0))
                 else:
-                    left_out[each.choice] += 1
+                    left_out[cell.choice] += 1
         return pairs, dict(left_out)
     labels = int(table.labels.counts.sum())
     if how != "majority" and labels < ENOUGH:
@@ -75,7 +75,7 @@ def aggregated_pairs(table: PairLabels, how: How) -> tuple[list[AggregatedPair],
         if label not in (0, 1):
             left_out["undecided" if label < 0 else str(table.labels.categories[label])] += 1
             continue
-        judged = tuple(each for each in table.judged[at] if each is not None)
+        judged = tuple(judgement for judgement in table.judged[at] if judgement is not None)
         p_soft = float(soft[at] if label == 0 else 1 - soft[at])
         pairs.append(_pair(judged, label == 0, p_soft, float(found.agreement[at])))
     return pairs, dict(left_out)

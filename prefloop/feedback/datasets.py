@@ -87,7 +87,7 @@ def save(
 
 
 def _as_json(chosen: Selecting) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.said.items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.stated.items()}
 
 
 def _fixed(pair: AggregatedPair) -> AggregatedLabel:
@@ -96,5 +96,5 @@ def _fixed(pair: AggregatedPair) -> AggregatedLabel:
         item=item.item,
         choice="a" if pair.comparison.chosen == item.completions[0] else "b",
         p_soft=pair.comparison.p_soft,
-        judgements=tuple(each.judgement for each in pair.judged),
+        judgements=tuple(judgement.judgement for judgement in pair.judged),
     )

@@ -176,38 +176,38 @@ def votes_of(judged: Sequence[JudgedItem], *, style: bool = False) -> ReadVotes:
         else:
             kept.append(judgement)
     if not pairs and not lists:
-        said = ", ".join(f"{reason} {count}" for reason, count in left_out.items()) or "nothing was judged"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in left_out.items()) or "nothing was judged"
         raise InputError(
-            f"no judgement compares the answers of two models ({said}); pair completions of different checkpoints and label them"
+            f"no judgement compares the answers of two models ({reasons}); pair completions of different checkpoints and label them"
         )
-    names = sorted({name for each in (*pairs, *lists) for name in each.models})
+    names = sorted({name for item in (*pairs, *lists) for name in item.models})
     number = {name: at for at, name in enumerate(names)}
-    annotators = {name: at for at, name in enumerate(sorted({each.annotator for each in judged}))}
+    annotators = {name: at for at, name in enumerate(sorted({judgement.annotator for judgement in judged}))}
     votes = make_votes(
         names,
-        [number[each.models[0]] for each in pairs],
-        [number[each.models[1]] for each in pairs],
-        [OUTCOMES[each.choice] for each in pairs],
-        prompt=[each.prompt_id for each in pairs],
-        annotator=[annotators[each.annotator] for each in pairs],
-        weight=[each.weight for each in pairs],
-        counted=[each.counted for each in pairs],
+        [number[pair.models[0]] for pair in pairs],
+        [number[pair.models[1]] for pair in pairs],
+        [OUTCOMES[pair.choice] for pair in pairs],
+        prompt=[pair.prompt_id for pair in pairs],
+        annotator=[annotators[pair.annotator] for pair in pairs],
+        weight=[pair.weight for pair in pairs],
+        counted=[pair.counted for pair in pairs],
     )
     if style:
         votes = with_style(
             votes,
             style_differences(
-                [each.completions[0] for each in pairs], [each.completions[1] for each in pairs]
+                [pair.completions[0] for pair in pairs], [pair.completions[1] for pair in pairs]
             ),
         )
     rankings = Rankings(
         names=tuple(names),
         groups=tuple(
-            tuple(tuple(number[each.models[slot]] for slot in group) for group in each.ranking)
-            for each in lists
+            tuple(tuple(number[ranking.models[slot]] for slot in group) for group in ranking.ranking)
+            for ranking in lists
         ),
-        prompt=np.array([each.prompt_id for each in lists], np.intp),
-        annotator=np.array([annotators[each.annotator] for each in lists], np.intp),
+        prompt=np.array([ranking.prompt_id for ranking in lists], np.intp),
+        annotator=np.array([annotators[ranking.annotator] for ranking in lists], np.intp),
         weight=np.ones(len(lists)),
     )
     return ReadVotes(votes=votes, rankings=rankings, left_out=dict(left_out))
@@ -229,19 +229,19 @@ def _why_no_vote(judgement: JudgedItem) -> str:
 
 def _with_best_as_pairs(judged: Sequence[JudgedItem]) -> Iterator[JudgedItem]:
     """The same judgements, a best of K as its K-1 pairs: the best against each other one, which says nothing of those."""
-    for each in judged:
-        if each.kind != "rank" or each.choice != "best":
-            yield each
+    for judgement in judged:
+        if judgement.kind != "rank" or judgement.choice != "best":
+            yield judgement
             continue
-        ((best,),) = each.ranking
-        for slot in (slot for slot in range(len(each.models)) if slot != best):
+        ((best,),) = judgement.ranking
+        for slot in (slot for slot in range(len(judgement.models)) if slot != best):
             yield replace(
-                each,
+                judgement,
                 kind="pair",
                 choice="a",
                 ranking=(),
-                models=(each.models[best], each.models[slot]),
-                completions=(each.completions[best], each.completions[slot]),
+                models=(judgement.models[best], judgement.models[slot]),
+                completions=(judgement.completions[best], judgement.completions[slot]),
             )
 
 
@@ -261,7 +261,7 @@ class PairLabels:
     @property
     def prompts(self) -> NDArray[np.intp]:
         """`[items]` which prompt each is of."""
-        return np.array([each.prompt_id for each in self.items], np.intp)
+        return np.array([item.prompt_id for item in self.items], np.intp)
 
 
 def pair_labels(judged: Sequence[JudgedItem]) -> PairLabels:
@@ -269,23 +269,23 @@ def pair_labels(judged: Sequence[JudgedItem]) -> PairLabels:
 
     Raises `InputError` if there is none.
     """
-    kept = [each for each in judged if each.kind == "pair" and each.choice in OUTCOMES]
+    kept = [judgement for judgement in judged if judgement.kind == "pair" and judgement.choice in OUTCOMES]
     if not kept:
         raise InputError("nobody has judged a pair yet; label some first")
-    rows = {each.item: each for each in reversed(kept)}
-    order = {item: at for at, item in enumerate(dict.fromkeys(each.item for each in kept))}
-    names = sorted({each.annotator for each in kept})
+    rows = {judgement.item: judgement for judgement in reversed(kept)}
+    order = {item: at for at, item in enumerate(dict.fromkeys(judgement.item for judgement in kept))}
+    names = sorted({judgement.annotator for judgement in kept})
     column = {name: at for at, name in enumerate(names)}
     table = np.full((len(order), len(names)), MISSING, np.intp)
     cells: list[list[JudgedItem | None]] = [[None] * len(names) for _ in order]
-    most = max(1, *(each.strength for each in kept))
+    most = max(1, *(judgement.strength for judgement in kept))
     strengths = np.full((len(order), len(names)), MISSING, np.intp)
-    for each in kept:
-        at = order[each.item], column[each.annotator]
-        table[at] = OUTCOMES[each.choice]
-        cells[at[0]][at[1]] = each
-        if each.choice != "both_bad":
-            signed = {"a": -1, "b": 1, "tie": 0}[each.choice] * max(1, each.strength)
+    for judgement in kept:
+        at = order[judgement.item], column[judgement.annotator]
+        table[at] = OUTCOMES[judgement.choice]
+        cells[at[0]][at[1]] = judgement
+        if judgement.choice != "both_bad":
+            signed = {"a": -1, "b": 1, "tie": 0}[judgement.choice] * max(1, judgement.strength)
             strengths[at] = signed + most
     return PairLabels(
         labels=make_labels(table, tuple(OUTCOMES), names),

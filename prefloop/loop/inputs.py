@@ -127,8 +127,8 @@ def open_reader(run: RunSettings, compute: Compute, model: str) -> Reader:
 
 def another(data: Data, source: str) -> Data:
     """The same settings for a second source; a split is said of the first, and of this one only where it has any."""
-    said = has_splits(source) or not data.source
-    return replace(data, source=source, split=data.split if said else "train")
+    splits = has_splits(source) or not data.source
+    return replace(data, source=source, split=data.split if splits else "train")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +147,7 @@ def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> t
         raise InputError(
             f"data.source is `{data.source}`, but a store holds no such records; name a file, a folder or a data set"
         )
-    for name, value in data.select.said.items():
+    for name, value in data.select.stated.items():
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
         raise InputError(
             f"data.select.{name} is {shown}, but {data.source} is not the store, where judgements are known; leave it out, or read data.source store"
@@ -225,7 +225,7 @@ def _version(store: Store, data: Data, kind: str = "") -> DatasetVersion:
             f"data.source is {data.source}, but dataset {version.label} holds {version.export.kind}, and {kind} are needed here; "
             f"save some with `prefloop data save NAME --kind {kind}`"
         )
-    for name in data.select.said:
+    for name in data.select.stated:
         raise InputError(
             f"data.select.{name} is set, but data.source is {data.source}, which was selected when it was saved; leave it out, or read data.source store"
         )
@@ -420,7 +420,7 @@ def prompts(
             )
         records, origins, read = _prompts_in_store(data, store)
     else:
-        needed = [(each.column, partial(problem_with, each)) for each in verifiers]
+        needed = [(verifier.column, partial(problem_with, verifier)) for verifier in verifiers]
         loaded, read = _from_files(data, load_prompts, needed=needed)
         records, origins = loaded.records, loaded.origins
         if needed:

@@ -120,7 +120,7 @@ def checked_preference(preference: Preference, *, name: str) -> Preference:
     ) -> Sequence[float]:
         what = f"preference function {name}"
         result = call(preference, prompts, first, second, what=what)
-        values = numbers_in(result, len(prompts), what=what, each="pair", where=lambda index: f"pair {index}")
+        values = numbers_in(result, len(prompts), what=what, unit="pair", where=lambda index: f"pair {index}")
         for index, value in enumerate(values):
             if not 0 <= value <= 1:
                 raise InputError(

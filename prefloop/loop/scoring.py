@@ -55,8 +55,8 @@ def models_of(world: World, *, model: str, reward_model: str, reference: str = "
 
 def verifier_content(name: str) -> Content:
     """What a verifier checks, for a run's fingerprint."""
-    said = json.dumps(read_verifier(name).said, sort_keys=True)
-    return Content(what=f"the settings of {name}", sha256=hashlib.sha256(said.encode()).hexdigest())
+    content = json.dumps(read_verifier(name).stated, sort_keys=True)
+    return Content(what=f"the settings of {name}", sha256=hashlib.sha256(content.encode()).hexdigest())
 
 
 def open_scorer(

@@ -59,7 +59,7 @@ def run_blocks(model: PreTrainedModel, batch: Batch, rows: ReadRows | None = Non
     if rows is not None:
         rows = rows.widened(rows=0, entries=filling(wanted, batch.input_ids.device))
     x = trunk.embed_tokens(batch.input_ids)
-    cos, sin = (each[0] for each in trunk.rotary_emb(x, batch.position_ids[None]))
+    cos, sin = (part[0] for part in trunk.rotary_emb(x, batch.position_ids[None]))
     half = cos.shape[-1] // 2  # the second half repeats the first
     turns = cos[:, None, :half].contiguous(), sin[:, None, :half].contiguous()
     layers = trunk.layers[: trunk.config.num_hidden_layers]
@@ -93,7 +93,7 @@ def run_block(
     )
     if hasattr(attention, "q_norm"):
         query, key = _norm(attention.q_norm, query)[1], _norm(attention.k_norm, key)[1]
-    query, key = (_Rotate.apply(each, *turns) for each in (query, key))
+    query, key = (_Rotate.apply(heads, *turns) for heads in (query, key))
     out = attend_row(query[None], key[None], value.transpose(0, 1)[None], layout, attention.scaling)  # pyright: ignore[reportOptionalSubscript]
     out = out[0].flatten(1)
     if rows is not None:

@@ -185,7 +185,7 @@ def _without_output(config: Any) -> None:
     for key in ("target_modules", "modules_to_save"):
         value = getattr(config, key, None)
         if isinstance(value, list | set):
-            setattr(config, key, [each for each in value if each != _OUTPUT] or None)
+            setattr(config, key, [part for part in value if part != _OUTPUT] or None)
 
 
 def _embedding_rows(tensors: dict[str, Tensor], module: str) -> int:
@@ -199,7 +199,7 @@ def _embedding_rows(tensors: dict[str, Tensor], module: str) -> int:
 
 
 def _module_name(model: PreTrainedModel, wanted: nn.Module | None) -> str:
-    return next((name.split(".")[-1] for name, each in model.named_modules() if each is wanted), "")
+    return next((name.split(".")[-1] for name, submodule in model.named_modules() if submodule is wanted), "")
 
 
 def _fit_vocabulary(model: PreTrainedModel, adapter: Adapter, tensors: dict[str, Tensor]) -> None:
@@ -258,5 +258,5 @@ def _misfit(adapter: Adapter) -> str:
 def _line(error: Exception) -> str:
     """The line of an error that says what is wrong; PyTorch begins with one that says where."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = next((line for line in lines if "mismatch" in line), lines[0] if lines else type(error).__name__)
-    return (said if len(said) <= 300 else f"{said[:300]} ...").rstrip(".")
+    line = next((line for line in lines if "mismatch" in line), lines[0] if lines else type(error).__name__)
+    return (line if len(line) <= 300 else f"{line[:300]} ...").rstrip(".")

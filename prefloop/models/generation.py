@@ -79,20 +79,20 @@ def settle(generation: GenerationConfig, name: str) -> None:
     if _fault(generation) is None:
         return
     before = generation.to_diff_dict()
-    drawn = [each for each, unset in _DRAWS.items() if getattr(generation, each, None) not in (None, unset)]
+    drawn = [name for name, unset in _DRAWS.items() if getattr(generation, name, None) not in (None, unset)]
     if generation.temperature == 0:
         generation.do_sample = False
-        for each in drawn:
-            setattr(generation, each, None)
+        for name in drawn:
+            setattr(generation, name, None)
     elif drawn and not generation.do_sample:
         generation.do_sample = True
     if (generation.num_beams or 1) == 1:
-        for each, unset in _BEAMS.items():
-            if getattr(generation, each) not in (None, unset):
-                setattr(generation, each, None)
+        for name, unset in _BEAMS.items():
+            if getattr(generation, name) not in (None, unset):
+                setattr(generation, name, None)
     if not generation.return_dict_in_generate:
-        for each in generation.extra_output_flags:
-            setattr(generation, each, None)
+        for flag in generation.extra_output_flags:
+            setattr(generation, flag, None)
     if generation.use_cache is False:
         generation.cache_implementation = None
     if generation.pad_token_id is not None and generation.pad_token_id < 0:
@@ -121,8 +121,8 @@ def _fault(generation: GenerationConfig) -> str | None:
 
 def say_what_is_not_taken(model: PreTrainedModel, sampling: Sampling) -> None:
     """Log what `what_is_not_taken` finds."""
-    if said := what_is_not_taken(model, sampling):
-        log.warning("%s", said)
+    if not_taken := what_is_not_taken(model, sampling):
+        log.warning("%s", not_taken)
 
 
 def what_is_not_taken(model: PreTrainedModel, sampling: Sampling) -> str:
@@ -139,16 +139,16 @@ def what_is_not_taken(model: PreTrainedModel, sampling: Sampling) -> str:
     flags = {key: value for key, value in asked.items() if key in ("temperature", "top_p", "top_k")}
     flags = {key: value for key, value in flags.items() if value != getattr(sampling, key)}
     others = [key for key in asked if key not in ("temperature", "top_p", "top_k")]
-    said = []
+    not_taken = []
     if flags:
-        said.append(
+        not_taken.append(
             "samples with "
             + ", ".join(f"{key} {getattr(sampling, key):g}" for key in flags)
             + ", not with the model's own settings; to use those: "
             + " ".join(f"--sampling.{key} {value:g}" for key, value in flags.items())
         )
     if others:
-        said.append(f"does not know {', '.join(f'{key} = {asked[key]}' for key in others)}")
-    if not said:
+        not_taken.append(f"does not know {', '.join(f'{key} = {asked[key]}' for key in others)}")
+    if not not_taken:
         return ""
-    return f"generation_config.json of {model.name_or_path}: prefloop {'; it '.join(said)}."
+    return f"generation_config.json of {model.name_or_path}: prefloop {'; it '.join(not_taken)}."

@@ -211,9 +211,9 @@ def load_adapter_weights(peft: "PeftModel", name: str, folder: Path) -> dict[str
     try:
         result = set_peft_model_state_dict(peft, weights if has_head else adapter, adapter_name=name)
     except RuntimeError as error:  # another rank, or another base
-        said = [line.strip() for line in str(error).splitlines() if "mismatch" in line]
+        mismatches = [line.strip() for line in str(error).splitlines() if "mismatch" in line]
         raise InputError(
-            f"the adapter in {folder} does not fit this model: {said[0] if said else error}"
+            f"the adapter in {folder} does not fit this model: {mismatches[0] if mismatches else error}"
         ) from error
     if result.unexpected_keys:
         raise InputError(

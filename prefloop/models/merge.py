@@ -56,8 +56,8 @@ def merged(
         start = tensor.float()
         changes = torch.stack(
             [
-                trimmed(each[name].float() - start, density)
-                for each, density in zip(trained, densities, strict=True)
+                trimmed(state[name].float() - start, density)
+                for state, density in zip(trained, densities, strict=True)
             ]
         )
         result[name] = (start + scale * METHODS[method](changes, of)).to(tensor.dtype)

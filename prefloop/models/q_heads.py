@@ -136,8 +136,8 @@ def load_q_heads(checkpoint_folder: Path, device: torch.device) -> QHeads:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        said = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise InputError(
-            f"{folder / _CONFIG} and {_WEIGHTS} do not fit together ({said[-1].strip() if said else error}); restore both"
+            f"{folder / _CONFIG} and {_WEIGHTS} do not fit together ({lines[-1].strip() if lines else error}); restore both"
         ) from error
     return heads.to(device)

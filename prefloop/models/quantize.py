@@ -75,7 +75,7 @@ def plain_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     for name, module in model.named_modules():
         if is_quantised_linear(module):
             key = f"{name}.weight"
-            for packed in [each for each in weights if each.startswith(f"{key}.")]:
+            for packed in [name for name in weights if name.startswith(f"{key}.")]:
                 del weights[packed]
             weight = _dequantised(module).to(dtype)
             weights[key] = weight.T.contiguous() if lies_across(module) else weight

@@ -33,12 +33,14 @@ def mesh_of(world: World, kind: str) -> DeviceMesh:
     place = world.device.type
     if kind == "full":
         return init_device_mesh(place, (world.size,), mesh_dim_names=("shard",))
-    each = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    if not 1 < each < world.size or world.size % each:
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    if not 1 < local_size < world.size or world.size % local_size:
         raise InputError(
-            f"compute.shard is hybrid, which shards a model over the processes of each machine, but there are {world.size} processes, {each} on this machine; set it to full"
+            f"compute.shard is hybrid, which shards a model over the processes of each machine, but there are {world.size} processes, {local_size} on this machine; set it to full"
         )
-    return init_device_mesh(place, (world.size // each, each), mesh_dim_names=("replicate", "shard"))
+    return init_device_mesh(
+        place, (world.size // local_size, local_size), mesh_dim_names=("replicate", "shard")
+    )
 
 
 def shard(*roles: Policy | RewardModel | Critic, mesh: DeviceMesh, world: World, dtype: torch.dtype) -> None:

@@ -99,24 +99,24 @@ def plan(sequences: Sequence[tuple[tuple[int, int], ...]]) -> AttentionPlan:
 
 def _joins(one: Stretch, members: Sequence[Stretch]) -> bool:
     """Whether a stretch with at least as many keys as the members have pays in their bucket."""
-    queries = max(one.queries, *(each.queries for each in members), 0)
-    before = len(members) * max(each.queries for each in members) * members[-1].seen
+    queries = max(one.queries, *(member.queries for member in members), 0)
+    before = len(members) * max(member.queries for member in members) * members[-1].seen
     after = (len(members) + 1) * queries * one.seen
     return after <= BUCKET and after - before - one.queries * one.seen <= PADDING
 
 
 def _bucket(members: Sequence[Stretch]) -> Bucket:
-    b, q = len(members), max(each.queries for each in members)
-    k = max(each.seen for each in members)
+    b, q = len(members), max(member.queries for member in members)
+    k = max(member.seen for member in members)
     query_rows, key_rows = np.zeros((b, q), np.int64), np.zeros((b, k), np.int64)
     filled = np.zeros((b, q), bool)
     bias = np.zeros((b, q, k), np.float32)
-    for i, each in enumerate(members):
-        query_rows[i, : each.queries] = np.arange(each.start, each.stop)
-        key_rows[i, : each.seen] = np.concatenate([np.arange(*keys) for keys in each.keys])
-        filled[i, : each.queries] = True
-        last_seen = np.arange(each.seen - each.queries, each.seen)
-        bias[i, : each.queries][np.arange(k)[None, :] > last_seen[:, None]] = -np.inf
+    for i, member in enumerate(members):
+        query_rows[i, : member.queries] = np.arange(member.start, member.stop)
+        key_rows[i, : member.seen] = np.concatenate([np.arange(*keys) for keys in member.keys])
+        filled[i, : member.queries] = True
+        last_seen = np.arange(member.seen - member.queries, member.seen)
+        bias[i, : member.queries][np.arange(k)[None, :] > last_seen[:, None]] = -np.inf
     flat = filled.reshape(-1)
     return Bucket(
         members=b,
@@ -185,14 +185,14 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         heads, n, _ = query.shape
         if plan.buckets:  # gathers copy what does not stand together, each time
-            query, key, value = (each.contiguous() for each in (query, key, value))
+            query, key, value = (part.contiguous() for part in (query, key, value))
         out = query.new_empty(n, heads, value.shape[2])
         for one in plan.stretches:
             p = _probabilities(query[:, one.start : one.stop], _keys(key, one), scaling)
             out[one.start : one.stop] = torch.bmm(p, _keys(value, one)).transpose(0, 1)
         for bucket in plan.buckets:
             q = _gathered(query, bucket.query_rows, bucket.members)
-            k, v = (_gathered(each, bucket.key_rows, bucket.members) for each in (key, value))
+            k, v = (_gathered(part, bucket.key_rows, bucket.members) for part in (key, value))
             result = torch.bmm(_bucket_probabilities(q, k, bucket, scaling), v)
             result = result.view(heads, -1, result.shape[-1]).transpose(0, 1)
             out.index_copy_(0, bucket.rows, result.index_select(0, bucket.filled))
@@ -212,7 +212,7 @@ class _Attention(torch.autograd.Function):
         # Memory in the order of the row, which is what came before attention: the projections.
         grad_query = query.new_empty(query.shape[1], heads, query.shape[2])
         grad_key, grad_value = (
-            each.new_zeros(each.shape[1], heads, each.shape[2]).transpose(0, 1) for each in (key, value)
+            part.new_zeros(part.shape[1], heads, part.shape[2]).transpose(0, 1) for part in (key, value)
         )
         for one in ctx.plan.stretches:
             q, g = query[:, one.start : one.stop], grad[:, one.start : one.stop]
@@ -230,7 +230,7 @@ class _Attention(torch.autograd.Function):
                     place += stop - start
         for bucket in ctx.plan.buckets:
             q = _gathered(query, bucket.query_rows, bucket.members)
-            k, v = (_gathered(each, bucket.key_rows, bucket.members) for each in (key, value))
+            k, v = (_gathered(part, bucket.key_rows, bucket.members) for part in (key, value))
             g = grad.index_select(1, bucket.query_rows).index_fill_(1, bucket.padding, 0.0)
             g = g.view(-1, q.shape[1], g.shape[2])
             p = _bucket_probabilities(q, k, bucket, scaling)
@@ -257,7 +257,7 @@ def attend(
     heads, kv_heads = query.shape[0], key.shape[0]
     coarse = query.dtype
     wide = coarse if coarse in (torch.float32, torch.float64) else torch.float32
-    query, key, value = (each.to(wide) for each in (query, key, value))
+    query, key, value = (part.to(wide) for part in (query, key, value))
     if heads != kv_heads:
-        key, value = (each.repeat_interleave(heads // kv_heads, dim=0) for each in (key, value))
+        key, value = (part.repeat_interleave(heads // kv_heads, dim=0) for part in (key, value))
     return _Attention.apply(query, key, value, plan, scaling).to(coarse)  # pyright: ignore[reportAttributeAccessIssue]

@@ -53,7 +53,7 @@ def check_files(folder: Path) -> None:
         shards = read_object(folder / _INDEX).get("weight_map")
         if not isinstance(shards, dict):
             raise InputError(f"{folder / _INDEX} has no weight_map; restore it, or save the model again")
-        for shard in sorted({str(each) for each in shards.values()}):
+        for shard in sorted({str(file) for file in shards.values()}):
             if not (folder / shard).is_file():
                 raise InputError(f"{folder / shard} is missing ({_INDEX} names it); restore it")
 

@@ -85,7 +85,7 @@ class Clock:
         return max(self._peak, peak_rss_mb())
 
     def _write(self) -> None:
-        stages = {name: {"seconds": each.seconds, "done": each.done} for name, each in self._spent.items()}
+        stages = {name: {"seconds": spent.seconds, "done": spent.done} for name, spent in self._spent.items()}
         with suppress(OSError):  # a full disk: the stage says so itself
             write_whole(
                 self._file, json.dumps({"stages": stages, "peak_rss_mb": self._peak}, indent=1) + "\n"

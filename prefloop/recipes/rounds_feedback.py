@@ -216,7 +216,7 @@ def judge_itself(store: Store, policy: str, *, number: int, pairs: int, seed: in
     for (prompt, one), score in zip(asked, scores, strict=True):
         if score is not None:
             scored.setdefault(prompt, []).append((score, one))
-    made = [_best_over_worst(store, checkpoint, annotator, number, each) for each in scored.values()]
+    made = [_best_over_worst(store, checkpoint, annotator, number, scores) for scores in scored.values()]
     print(
         f"compare: {sum(made)} judgements by {name} on {len(several)} prompts; unreadable {failures.unreadable} of {len(asked)} scores, "
         f"equal on {len(made) - sum(made)} prompts"
@@ -227,7 +227,7 @@ def _best_over_worst(
     store: Store, checkpoint: int, annotator: int, number: int, scored: Sequence[tuple[float, Completion]]
 ) -> bool:
     """Write the comparison of a prompt's best and worst sample; False if their scores are equal."""
-    best, worst = max(scored, key=lambda each: each[0]), min(scored, key=lambda each: each[0])
+    best, worst = max(scored, key=lambda index: index[0]), min(scored, key=lambda index: index[0])
     if best[0] == worst[0]:
         return False
     ids = store.add_completions([best[1], worst[1]], checkpoint)

@@ -26,7 +26,7 @@ from prefloop.evaluation.json_files import write_json
 from prefloop.evaluation.reward_model_quality import RewardModelQuality
 from prefloop.evaluation.tables import policy_table
 from prefloop.evaluation.win_rate import win_rate
-from prefloop.evaluation.wording import said
+from prefloop.evaluation.wording import with_interval
 from prefloop.feedback.judged import read_judged, votes_of
 from prefloop.feedback.ratings import Leaderboard, leaderboard
 from prefloop.models.load import load_reward_model
@@ -295,7 +295,7 @@ def rounds_table(rounds: Sequence[RoundRow]) -> str:
     """A line a round; columns that no round has are left out."""
 
     def cell(value: Estimate | None, *, share: bool = False) -> str:
-        return "" if value is None else said(value, share=share)
+        return "" if value is None else with_interval(value, share=share)
 
     rows = [
         [
@@ -362,7 +362,7 @@ def write_results(
         stages=clock.times,
         seed=plan.settings.seed,
         commands=(command,),
-        settings={type(each).__name__: asdict(each) for each in settings},
+        settings={type(setting).__name__: asdict(setting) for setting in settings},
         versions=environment(),
     )
     write_summary(project / "summary.json", summary)
@@ -397,11 +397,11 @@ def _sentence(row: RoundRow) -> str:
     """A round in words, for the report."""
     parts = [f"Round {row.number}: {row.labels} comparisons"]
     if row.accuracy is not None:
-        parts.append(f"reward model right on {said(row.accuracy, share=True)} of those held out")
+        parts.append(f"reward model right on {with_interval(row.accuracy, share=True)} of those held out")
     if row.wins_previous is not None:
-        parts.append(f"wins {said(row.wins_previous, share=True)} against round {row.number - 1}")
+        parts.append(f"wins {with_interval(row.wins_previous, share=True)} against round {row.number - 1}")
     if row.gap is not None:
-        parts.append(f"its reward model overstates the gain by {said(row.gap)} standard deviations")
+        parts.append(f"its reward model overstates the gain by {with_interval(row.gap)} standard deviations")
     if row.rating is not None:
-        parts.append(f"rating {said(row.rating)}")
+        parts.append(f"rating {with_interval(row.rating)}")
     return "; ".join(parts) + "."

@@ -290,7 +290,7 @@ def _write(plan: Plan, results: EvaluationResults, clock: Clock) -> Path:
 
 def _command(plan: Plan) -> str:
     """The command that makes the same numbers again: the settings that are not the defaults."""
-    defaults = {each.name: each.default for each in fields(plan.settings)}
+    defaults = {field.name: field.default for field in fields(plan.settings)}
     words = ["prefloop", "run", plan.recipe]
     for name, default in defaults.items():
         value = getattr(plan.settings, name)

@@ -98,14 +98,14 @@ class OpenChat:
             return True
         if line.startswith("/") and not line.startswith("//"):
             return self._obey(line)
-        said = line.removeprefix("/") if line.startswith("//") else line
+        text = line.removeprefix("/") if line.startswith("//") else line
         if not self.remembers:
-            prompt = Prompt(content=said)
+            prompt = Prompt(content=text)
             self._lines += (
                 Demonstration(prompt=prompt, completion=self._answer(encode_prompt(self._tokenizer, prompt))),
             )
             return True
-        messages = (*self._messages, Message(role="user", content=said))
+        messages = (*self._messages, Message(role="user", content=text))
         messages, ids = self._fit(messages)
         answer = self._answer(ids)
         self._messages = (*messages, Message(role="assistant", content=answer))
@@ -179,8 +179,8 @@ class OpenChat:
             raise InputError("/save has no file; write for example /save chat.jsonl")
         if Path(name).exists():
             raise InputError(f"{name} exists already; name another file")
-        said = self._messages[len(self._opening) :]
-        if not said and not self._lines:
+        turns = self._messages[len(self._opening) :]
+        if not turns and not self._lines:
             raise InputError("there is nothing to save yet")
         write_jsonl([Conversation(messages=self._messages)] if self.remembers else self._lines, name)
         self._print(f"[saved to {name}]\n")

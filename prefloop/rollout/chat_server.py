@@ -90,7 +90,9 @@ def _read(request: Mapping[str, Any]) -> tuple[tuple[Message, ...], Sampling, in
             f"this server does not support {', '.join(unknown)}; leave it out ({', '.join(_KNOWN)})"
         )
     try:
-        messages = tuple(Message(role=each["role"], content=each["content"]) for each in request["messages"])
+        messages = tuple(
+            Message(role=message["role"], content=message["content"]) for message in request["messages"]
+        )
         sampling = Sampling(
             max_new_tokens=int(request.get("max_completion_tokens") or request.get("max_tokens") or 256),
             temperature=float(request.get("temperature", 1.0)),
@@ -101,7 +103,9 @@ def _read(request: Mapping[str, Any]) -> tuple[tuple[Message, ...], Sampling, in
         seed = int(request.get("seed") or 0)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the request is invalid ({type(error).__name__}: {error})") from error
-    if not messages or any(each.role not in _ROLES or not isinstance(each.content, str) for each in messages):
+    if not messages or any(
+        message.role not in _ROLES or not isinstance(message.content, str) for message in messages
+    ):
         raise InputError(f"messages must be one or more, of the roles {', '.join(_ROLES)}, with text")
     if sampling.max_new_tokens > MOST_TOKENS or not 0 <= seed < 2**63:
         raise InputError(f"max_tokens must be {MOST_TOKENS} at most, and seed 0 or more, below 2**63")

@@ -51,7 +51,7 @@ def checked(scorer: Scorer, *, name: str) -> Scorer:
             result,
             len(completions),
             what=what,
-            each="completion",
+            unit="completion",
             where=lambda index: f"item {index} (prompt {shown(prompts[index].to_json())})",
         )
 

@@ -52,7 +52,7 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     dealt = [tensor for tensor in tensors if is_dealt(tensor)]
     if not dealt:
         return torch.nn.utils.get_total_norm(whole)
-    norms = [torch.linalg.vector_norm(each.to_local()) for each in dealt]
+    norms = [torch.linalg.vector_norm(gradient.to_local()) for gradient in dealt]
     squares = torch.stack(norms).double().square().sum()
     for axis, placement in enumerate(dealt[0].placements):
         if placement.is_shard():

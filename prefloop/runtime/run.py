@@ -444,16 +444,16 @@ def _find_checkpoint(
             f"{folder} has done {step} steps, more than the {own['total_steps']} asked for; "
             "ask for more, or start a new run in another folder"
         )
-    said = [
+    changed = [
         f"changed since the checkpoint: {change}"
         for change in changes
         if not change.startswith("run.resume:")
     ]
     if not checked:
-        said.append(
+        changed.append(
             f"{folder} was written before checkpoints had a manifest, so its files could not be checked"
         )
-    return (folder, saved), said
+    return (folder, saved), changed
 
 
 def _begin(settings: RunSettings, config: Any, start: int) -> Journal:

@@ -87,11 +87,11 @@ class Tracked:
 
     def _say(self, error: Exception) -> None:
         if not self._failed:
-            said = " ".join(str(error).split()) or type(error).__name__
+            message = " ".join(str(error).split()) or type(error).__name__
             log.warning(
                 "%s could not be reached: %s. The run continues; metrics.jsonl has all metrics.",
                 self._track,
-                said,
+                message,
             )
         self._failed = True
 

@@ -87,11 +87,11 @@ class Waits:
         missing = self._missing()
         names = _named(missing, self._hosts)
         if in_time:
-            said = f"{names} of {self._size} ended while the others waited; its error is above, if it printed one"
+            message = f"{names} of {self._size} ended while the others waited; its error is above, if it printed one"
         else:
-            said = f"{names} of {self._size} did not come within {self._minutes:g} minutes (compute.wait_minutes)"
+            message = f"{names} of {self._size} did not come within {self._minutes:g} minutes (compute.wait_minutes)"
         speakers = [rank for rank in range(self._size) if rank not in missing]
-        return PeerLost(said, speaks=bool(speakers) and speakers[0] == self._rank and not self._spoken())
+        return PeerLost(message, speaks=bool(speakers) and speakers[0] == self._rank and not self._spoken())
 
     def _spoken(self) -> bool:
         with contextlib.suppress(RuntimeError):

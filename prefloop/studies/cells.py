@@ -48,7 +48,9 @@ class CellTask:
     @property
     def stem(self) -> Path:
         """Its files, without their endings."""
-        name = "".join(each if each.isalnum() or each in ".-" else "-" for each in self.cell or "shared")
+        name = "".join(
+            letter if letter.isalnum() or letter in ".-" else "-" for letter in self.cell or "shared"
+        )
         return Path(self.out) / "cells" / f"{name}-seed-{self.seed}"
 
     @property
@@ -77,7 +79,7 @@ def do(task: CellTask) -> float:
         study.prepare(settings, place)
         numbers: Any = {}
     else:
-        cell = next(each for each in study.cells(settings) if each.name == task.cell)
+        cell = next(one for one in study.cells(settings) if one.name == task.cell)
         numbers = study.work(settings, cell, place)
         shutil.rmtree(folder)
     took = time.process_time() - began
@@ -154,8 +156,8 @@ def do_all(
                 worker.kill()
     for worker in workers:
         worker.communicate()
-    for each in serving:
-        each.result()
+    for cell in serving:
+        cell.result()
     return failed
 
 
@@ -223,8 +225,8 @@ def _add_traceback(task: CellTask) -> None:
 
 
 def _line(task: CellTask, error: Exception) -> str:
-    said = str(error).splitlines() or [type(error).__name__]
-    return f"{task.label}: {said[0]}; see {task.log}"
+    lines = str(error).splitlines() or [type(error).__name__]
+    return f"{task.label}: {lines[0]}; see {task.log}"
 
 
 def finished(task: CellTask) -> bool:

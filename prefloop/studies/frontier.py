@@ -12,7 +12,7 @@ from torch import Tensor
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate
 from prefloop.evaluation.plots import Point, scatter_chart
-from prefloop.evaluation.wording import said
+from prefloop.evaluation.wording import with_interval
 from prefloop.studies.letters import (
     Letters,
     best_of,
@@ -151,7 +151,7 @@ def at(name: str, level: float) -> Callable[[Numbers], float]:
 
     def measure(numbers: Numbers) -> float:
         points = sorted(numbers["points"], key=lambda point: point["kl"])
-        x, y = [0.0, *(each["kl"] for each in points)], [0.0, *(each[name] for each in points)]
+        x, y = [0.0, *(point["kl"] for point in points)], [0.0, *(point[name] for point in points)]
         return float(np.interp(level, x, y)) if level <= x[-1] else float("nan")
 
     return measure
@@ -213,7 +213,7 @@ def _compared(
     for level in LEVELS:
         found = results.difference(one, other, at(name, level))
         if found.n > 1:
-            words.append(f"{said(found)} at KL {level:g}")
+            words.append(f"{with_interval(found)} at KL {level:g}")
             verdicts.append(sure(found, above=0.0))
     return ", ".join(words) or "no KL that both reach", verdicts
 
@@ -263,19 +263,19 @@ def _drawing(results: StudyResults) -> str:
             points.append(
                 Point(
                     label=name,
-                    x=over_seeds([each["kl"] for each in own]),
-                    y=over_seeds([each["gold"] for each in own]),
+                    x=over_seeds([point["kl"] for point in own]),
+                    y=over_seeds([point["gold"] for point in own]),
                     slot=slot,
                 )
             )
-    grid = np.linspace(0, max(each.x.value for each in points) * 1.02, 30)
+    grid = np.linspace(0, max(point.x.value for point in points) * 1.02, 30)
     line = [results.mean(OPTIMUM, at("gold", float(level))) for level in grid]
     optimum = Series(
         label=OPTIMUM,
         x=grid.tolist(),
-        y=[each.value for each in line],
-        low=[each.low for each in line],
-        high=[each.high for each in line],
+        y=[point.value for point in line],
+        low=[point.low for point in line],
+        high=[point.high for point in line],
         slot=7,
     )
     return scatter_chart(

@@ -64,16 +64,16 @@ def settings_of(name: str, *, size: Size, given: Sequence[str] = (), seeds: int 
     """A study's settings of a size, with NAME=VALUE over them. Raises `InputError` as `load_config` does."""
     cls = find_study(name).settings
     over: Tree = {}
-    for each in given:
-        key, equals, value = each.partition("=")
+    for word in given:
+        key, equals, value = word.partition("=")
         if not equals or key not in types_of(cls):
-            raise InputError(f"settings has {each!r}: {unknown(key, cls) if equals else 'write NAME=VALUE'}")
+            raise InputError(f"settings has {word!r}: {unknown(key, cls) if equals else 'write NAME=VALUE'}")
         try:
             over[key] = Given(
                 value=accept(yaml.safe_load(value), types_of(cls)[key]), where=f"settings {key}"
             )
         except (Mismatch, yaml.YAMLError) as error:
-            raise InputError(f"settings has {each!r}; {key} must be {error}") from None
+            raise InputError(f"settings has {word!r}; {key} must be {error}") from None
     if seeds:
         over["seeds"] = Given(value=seeds, where="--seeds")
     return load_config(cls, SETTINGS / name / f"{size}.yaml", over)

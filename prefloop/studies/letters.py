@@ -255,8 +255,8 @@ def accuracy(world: Letters, scores: Float[Tensor, "P S"], *, pairs: int = 20_00
     p = world.probabilities
     prompt = torch.randint(len(p), (pairs,), generator=draw)
     sides = torch.multinomial(p[prompt], 2, replacement=True, generator=draw)
-    true, said = (one[prompt[:, None], sides].diff(dim=1).squeeze(1) for one in (world.gold, scores))
-    return float((torch.sign(true) == torch.sign(said))[true != 0].float().mean())
+    true, scored = (one[prompt[:, None], sides].diff(dim=1).squeeze(1) for one in (world.gold, scores))
+    return float((torch.sign(true) == torch.sign(scored))[true != 0].float().mean())
 
 
 def train_on_comparisons(
@@ -290,7 +290,7 @@ def train_on_comparisons(
                 name: value.detach()
                 for name, value in quantities(
                     objective.data,
-                    [each for each in objective.prepare_names if each not in MISMATCHED],
+                    [name for name in objective.prepare_names if name not in MISMATCHED],
                     numbers,
                 ).items()
             }
@@ -301,7 +301,7 @@ def train_on_comparisons(
             result = call(objective.prepare, {**known, **settings, **state})
             running = dict(result.running) or running
             extra = {**result.shared, **result.each}
-        known = quantities(objective.data, [each for each in objective.names if each not in extra], numbers)
+        known = quantities(objective.data, [name for name in objective.names if name not in extra], numbers)
         losses = call(objective.loss, {**known, **extra, **settings})
         optimizer.zero_grad()
         example_mean(losses, examples=len(losses)).backward()

@@ -16,7 +16,7 @@ from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import paired_difference
 from prefloop.evaluation.plots import line_chart
 from prefloop.evaluation.text_statistics import reward_hacking_alarms
-from prefloop.evaluation.wording import number, percent, said
+from prefloop.evaluation.wording import number, percent, with_interval
 from prefloop.losses.reward_model import ensemble_mean, ensemble_penalised, ensemble_worst
 from prefloop.studies.letters import (
     Letters,
@@ -81,13 +81,13 @@ def cells(settings: OveroptimisationSettings) -> list[StudyCell]:
     """Reward models by comparisons and by width, and ensembles."""
     width, count = settings.widths[-2], settings.comparisons[-2]
     by_data = [
-        StudyCell(name=f"{each:,} comparisons", given={"comparisons": each, "width": width})
-        for each in settings.comparisons
+        StudyCell(name=f"{pairs:,} comparisons", given={"comparisons": pairs, "width": width})
+        for pairs in settings.comparisons
     ]
     by_width = [
-        StudyCell(name=f"width {each}", given={"comparisons": count, "width": each})
-        for each in settings.widths
-        if each != width
+        StudyCell(name=f"width {wide}", given={"comparisons": count, "width": wide})
+        for wide in settings.widths
+        if wide != width
     ]
     ensembles = [
         StudyCell(name=name, given={"comparisons": settings.comparisons[1], "width": width, "ensemble": name})
@@ -116,7 +116,7 @@ def work(settings: OveroptimisationSettings, cell: StudyCell, place: Place) -> N
     ]
     scores = members[0]
     if "ensemble" in cell.given:
-        flat = torch.stack([each.flatten() for each in members])
+        flat = torch.stack([member.flatten() for member in members])
         scores = ENSEMBLES[cell.given["ensemble"]](flat).reshape(scores.shape)
     betas = np.geomspace(8.0, 0.02, 40).tolist()
     ns = [2**power for power in range(settings.most.bit_length())]
@@ -162,7 +162,7 @@ def gold_at(curve: str, d: float) -> Callable[[Numbers], float]:
 
     def measure(numbers: Numbers) -> float:
         points = sorted(numbers[curve], key=lambda point: point["d"])
-        x, y = [0.0, *(each["d"] for each in points)], [0.0, *(each["gold"] for each in points)]
+        x, y = [0.0, *(point["d"] for point in points)], [0.0, *(point["gold"] for point in points)]
         return float(np.interp(d, x, y)) if d <= x[-1] else float("nan")
 
     return measure
@@ -185,8 +185,8 @@ def fitted(curve: str, form: str, what: str) -> Callable[[Numbers], float]:
     """
 
     def measure(numbers: Numbers) -> float:
-        points = [each for each in numbers[curve] if 0.05 < each["d"] <= FURTHEST]
-        d, gold = (np.array([each[name] for each in points]) for name in ("d", "gold"))
+        points = [point for point in numbers[curve] if 0.05 < point["d"] <= FURTHEST]
+        d, gold = (np.array([point[name] for point in points]) for name in ("d", "gold"))
         design = np.stack([d, -d * (d if form == "bon" else np.log(d))], axis=1)
         found, *_ = np.linalg.lstsq(design, gold, rcond=None)
         if what != "r2":
@@ -241,8 +241,8 @@ def report(settings: OveroptimisationSettings, results: StudyResults) -> StudyRe
 
 
 def _findings(settings: OveroptimisationSettings, results: StudyResults) -> list[StudyFinding]:
-    by_data = [f"{each:,} comparisons" for each in settings.comparisons]
-    widths = [by_data[-2] if each == settings.widths[-2] else f"width {each}" for each in settings.widths]
+    by_data = [f"{pairs:,} comparisons" for pairs in settings.comparisons]
+    widths = [by_data[-2] if wide == settings.widths[-2] else f"width {wide}" for wide in settings.widths]
     source = "arXiv:2210.10760"
     falls = [results.difference_of((name, peak("rl", "gold")), (name, last("gold"))) for name in by_data]
     found = [
@@ -250,7 +250,7 @@ def _findings(settings: OveroptimisationSettings, results: StudyResults) -> list
             expected="true reward rises, peaks, and falls while the reward model's score goes on rising",
             source=f"{source}, figure 1",
             found="from the peak to the end it falls by "
-            + ", ".join(f"{said(fall)} ({name})" for name, fall in zip(by_data, falls, strict=True)),
+            + ", ".join(f"{with_interval(fall)} ({name})" for name, fall in zip(by_data, falls, strict=True)),
             holds=True if all(sure(fall, above=0.05) for fall in falls[:-1]) else None,
         ),
         _rises(results, by_data, "more comparisons", f"{source}, figure 3"),
@@ -264,7 +264,7 @@ def _findings(settings: OveroptimisationSettings, results: StudyResults) -> list
         parts, verdicts = [], []
         for name in ENSEMBLES:
             gain = results.difference(name, single, last("gold"))
-            parts.append(f"{name} {said(gain)}")
+            parts.append(f"{name} {with_interval(gain)}")
             verdicts.append(sure(gain, above=0.0))
         found.append(
             StudyFinding(
@@ -284,7 +284,7 @@ def _rises(results: StudyResults, names: Sequence[str], what: str, source: str) 
     return StudyFinding(
         expected=f"{what} moves the peak up",
         source=source,
-        found=f"{heights}; from the first to the last {said(gain)}",
+        found=f"{heights}; from the first to the last {with_interval(gain)}",
         holds=sure(gain, above=0.0),
     )
 
@@ -296,9 +296,9 @@ def _laws(results: StudyResults, names: Sequence[str], source: str) -> StudyFind
         for name in names
     ]
     rl = [results.mean(name, fitted("rl", "rl", "r2")) for name in names]
-    ranges = " to ".join(number(each) for each in (min(e.value for e in own), max(e.value for e in own)))
-    rl_range = " to ".join(number(each) for each in (min(e.value for e in rl), max(e.value for e in rl)))
-    better = sum(each.value > 0 for each in other)
+    ranges = " to ".join(number(value) for value in (min(e.value for e in own), max(e.value for e in own)))
+    rl_range = " to ".join(number(value) for value in (min(e.value for e in rl), max(e.value for e in rl)))
+    better = sum(point.value > 0 for point in other)
     return StudyFinding(
         expected="d (α − β d) describes best of n, d (α − β log d) RL, with d = √KL",
         source=f"{source}, section 3.2",
@@ -315,7 +315,7 @@ def _chance(results: StudyResults, name: str, source: str) -> StudyFinding:
     return StudyFinding(
         expected="fewer than about 2,000 comparisons leave a reward model near chance",
         source=f"{source}, section 3.5",
-        found=f"{said(found)} % right after {name}; this world is far smaller than text",
+        found=f"{with_interval(found)} % right after {name}; this world is far smaller than text",
         holds=False if found.low > 55 else (True if found.high < 55 else None),
     )
 
@@ -324,7 +324,7 @@ def _alarms(results: StudyResults) -> StudyFinding:
     """Over all reward models and seeds: from the peak on until true reward has fallen by a tenth, after that, and before the peak."""
     falls = in_time = ever = false = quiet = 0
     for one in (one for seeds in results.numbers.values() for one in seeds.values()):
-        gold = np.array([each["gold"] for each in one["rl"]])
+        gold = np.array([point["gold"] for point in one["rl"]])
         rings, top = np.array(one["alarm"]), int(gold.argmax())
         false, quiet = false + int(rings[:top].sum()), quiet + top
         fallen = np.flatnonzero(gold[top:] < 0.9 * gold[top])
@@ -346,21 +346,23 @@ def _alarms(results: StudyResults) -> StudyFinding:
 
 def _drawing(settings: OveroptimisationSettings, results: StudyResults) -> str:
     grid = np.linspace(0.0, FURTHEST, 27).tolist()
-    lines = [(f"{each:,} comparisons", "rl", f"RL, {each:,} comparisons") for each in settings.comparisons]
+    lines = [(f"{pairs:,} comparisons", "rl", f"RL, {pairs:,} comparisons") for pairs in settings.comparisons]
     last = f"{settings.comparisons[-2]:,} comparisons"
     lines.append((last, "bon", f"best of n, {last}"))
     series = []
     for slot, (cell, curve, label) in enumerate(lines):
         seeds = len(results.numbers[cell])
         found = [over_seeds([0.0] * seeds), *(results.mean(cell, gold_at(curve, d)) for d in grid[1:])]
-        whole = [each if each.n == seeds else over_seeds([]) for each in found]  # else it is of other seeds
+        whole = [
+            point if point.n == seeds else over_seeds([]) for point in found
+        ]  # else it is of other seeds
         series.append(
             Series(
                 label=label,
                 x=grid,
-                y=[each.value for each in whole],
-                low=[each.low for each in whole],
-                high=[each.high for each in whole],
+                y=[point.value for point in whole],
+                low=[point.low for point in whole],
+                high=[point.high for point in whole],
                 slot=slot,
             )
         )

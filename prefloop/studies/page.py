@@ -10,7 +10,7 @@ from pathlib import Path
 from prefloop.evaluation.intervals import Estimate
 from prefloop.evaluation.json_files import write_text
 from prefloop.evaluation.plots import standalone
-from prefloop.evaluation.wording import number, said
+from prefloop.evaluation.wording import number, with_interval
 from prefloop.studies.known import STUDIES
 from prefloop.studies.study import Entry, Study, StudyFinding, StudyReport, StudyTable
 
@@ -57,7 +57,10 @@ def section(name: str, study: Study, report: StudyReport, made: Made, *, figure:
 
 def _findings(findings: tuple[StudyFinding, ...]) -> StudyTable:
     words = {True: "yes", False: "no", None: "open"}
-    rows = tuple((f"{each.expected} ({each.source})", each.found, words[each.holds]) for each in findings)
+    rows = tuple(
+        (f"{finding.expected} ({finding.source})", finding.found, words[finding.holds])
+        for finding in findings
+    )
     return StudyTable(columns=("published", "here", "holds"), rows=rows)
 
 
@@ -71,7 +74,7 @@ def _cell(entry: Entry) -> str:
     if entry is None:
         return ""
     if isinstance(entry, Estimate):
-        return said(entry) if entry.n else "–"
+        return with_interval(entry) if entry.n else "–"
     return number(entry) if isinstance(entry, float) else str(entry).replace("|", "\\|")
 
 
@@ -82,7 +85,7 @@ def as_csv(table: StudyTable) -> str:
     write = csv.writer(text, lineterminator="\n")
     names = zip(table.columns, wide, strict=True)
     write.writerow(
-        [each for name, w in names for each in ([name, f"{name} low", f"{name} high"] if w else [name])]
+        [column for name, w in names for column in ([name, f"{name} low", f"{name} high"] if w else [name])]
     )
     for row in table.rows:
         cells: list[Entry] = []
@@ -101,7 +104,7 @@ def write_docs(docs: Path, name: str, study: Study, report: StudyReport, made: M
     write_text(docs / figure, standalone(report.figure.drawing))
     known = _sections(page.read_text(encoding="utf-8")) if page.exists() else {}
     known = {**known, name: section(name, study, report, made, figure=figure)}
-    write_text(page, "\n".join([HEAD, *(known[each] for each in STUDIES if each in known)]))
+    write_text(page, "\n".join([HEAD, *(known[study] for study in STUDIES if study in known)]))
     return page
 
 

@@ -111,15 +111,15 @@ def run_one(config: StudyConfig) -> int:
         print(f"{len(failed)} cells failed; retry them with --resume", file=sys.stderr)
         return 1
     own = [read_json(task.result) for task in tasks]
-    cells = [each for each in own if each["cell"] != PREPARE]
+    cells = [cell for cell in own if cell["cell"] != PREPARE]
     numbers: dict[str, dict[int, Any]] = {}
-    for each in cells:
-        numbers.setdefault(each["cell"], {})[each["seed"]] = each["numbers"]
+    for cell in cells:
+        numbers.setdefault(cell["cell"], {})[cell["seed"]] = cell["numbers"]
     made = Made(
         command=shlex.join(_words(config, shown=True)),
-        commits=tuple(sorted({each["commit"] for each in own} - {""})),
+        commits=tuple(sorted({record["commit"] for record in own} - {""})),
         machine=f"{_cores()} cores, CPU",
-        hours=sum(each["processor_seconds"] for each in own) / 3600,
+        hours=sum(record["processor_seconds"] for record in own) / 3600,
         seeds=settings.seeds,
         cells=len(numbers),
     )

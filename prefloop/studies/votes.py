@@ -23,7 +23,7 @@ from prefloop.errors import InputError
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import mean_interval
 from prefloop.evaluation.plots import line_chart
-from prefloop.evaluation.wording import number, said
+from prefloop.evaluation.wording import number, with_interval
 from prefloop.feedback.ratings import (
     Votes,
     fit,
@@ -216,7 +216,7 @@ def asked_by(
     truth = np.append(judged.rates, 0.5)
     known = _certain(judged)
     while taken.sum() < settings.votes:
-        room = np.array([len(each) for each in pool.outcomes]) - taken
+        room = np.array([len(outcome) for outcome in pool.outcomes]) - taken
         count = min(settings.batch, settings.votes - int(taken.sum()), int(room.sum()))
         if not count:
             break
@@ -256,7 +256,7 @@ def fitted(judged: JudgedVotes, pool: Pool, taken: Ints) -> Fit:
 
 
 def _votes(judged: JudgedVotes, pool: Pool, taken: Ints) -> Votes:
-    outcome = np.concatenate([each[:count] for each, count in zip(pool.outcomes, taken, strict=True)])
+    outcome = np.concatenate([outcome[:count] for outcome, count in zip(pool.outcomes, taken, strict=True)])
     return make_votes(
         [*judged.names, BASELINE], np.repeat(pool.first, taken), np.repeat(pool.second, taken), outcome
     )
@@ -313,21 +313,21 @@ def rate_errors(judged: JudgedVotes, settings: VotesSettings, *, size: int, seed
         rows = [_rows(judged, at) for at in group]
         published = [PUBLISHED[judged.names[at]] for at in group]
         table = np.concatenate(rows)
-        model = np.repeat(np.arange(len(group)), [len(each) for each in rows])
+        model = np.repeat(np.arange(len(group)), [len(row) for row in rows])
         together = length_controlled_win_rates(model, table[:, 0].astype(np.intp), *table[:, 1:].T)
         found["together"] += [
             100 * one.controlled.value - wanted for one, wanted in zip(together, published, strict=True)
         ]
-        found["raw"] += [
-            100 * each[:, 1].mean() - wanted for each, wanted in zip(rows, published, strict=True)
-        ]
+        found["raw"] += [100 * row[:, 1].mean() - wanted for row, wanted in zip(rows, published, strict=True)]
         if not size:
-            alone = [length_controlled_win_rate(*each[:, 1:].T).controlled.value for each in rows]
+            alone = [length_controlled_win_rate(*row[:, 1:].T).controlled.value for row in rows]
             found["alone"] = [100 * one - wanted for one, wanted in zip(alone, published, strict=True)]
-    numbers: dict[str, Any] = {name: float(np.abs(each).mean()) for name, each in found.items() if each}
-    numbers |= {f"{name} largest": float(np.abs(each).max()) for name, each in found.items() if each}
+    numbers: dict[str, Any] = {name: float(np.abs(error).mean()) for name, error in found.items() if error}
+    numbers |= {f"{name} largest": float(np.abs(error).max()) for name, error in found.items() if error}
     return (
-        numbers if size else numbers | {f"{name} each": np.abs(each).tolist() for name, each in found.items()}
+        numbers
+        if size
+        else numbers | {f"{name} each": np.abs(error).tolist() for name, error in found.items()}
     )
 
 
@@ -411,7 +411,7 @@ def _against_uniform(results: StudyResults) -> list[StudyFinding]:
                 continue
             parts.append(
                 f"{design}: {number(results.mean(own, votes_until(0.95)).value)} votes until 95 %, "
-                f"uniform {number(results.mean(uniform, votes_until(0.95)).value)}, that is {said(fewer)} fewer"
+                f"uniform {number(results.mean(uniform, votes_until(0.95)).value)}, that is {with_interval(fewer)} fewer"
             )
         found.append(
             StudyFinding(
@@ -430,7 +430,7 @@ def _lengths(results: StudyResults) -> StudyFinding:
     return StudyFinding(
         expected="at equal length, GPT-4's votes give the leaderboard's length-controlled rates",
         source="Dubois et al. 2024, arXiv:2404.04475",
-        found=f"{said(together)} points from them on average over systems; the raw rates are {said(raw)} points away",
+        found=f"{with_interval(together)} points from them on average over systems; the raw rates are {with_interval(raw)} points away",
         holds=True if together.high < raw.low else None,
     )
 
@@ -455,16 +455,16 @@ def _drawing(settings: VotesSettings, results: StudyResults, asked: Sequence[str
     series = []
     for slot, name in enumerate(asked):
         seeds: Mapping[int, Numbers] = results.numbers[name]
-        places = min((each["votes"] for each in seeds.values()), key=len)
+        places = min((result["votes"] for result in seeds.values()), key=len)
         kept = [at for at, votes in enumerate(places) if votes >= settings.first]
-        found = [over_seeds([100 * each["certain"][at] for each in seeds.values()]) for at in kept]
+        found = [over_seeds([100 * result["certain"][at] for result in seeds.values()]) for at in kept]
         series.append(
             Series(
                 label=name,
                 x=[float(places[at]) for at in kept],
-                y=[each.value for each in found],
-                low=[each.low for each in found],
-                high=[each.high for each in found],
+                y=[result.value for result in found],
+                low=[result.low for result in found],
+                high=[result.high for result in found],
                 slot=slot,
             )
         )

@@ -371,7 +371,7 @@ def save_settings(studio: Studio, who: Who, settings: dict[str, Any]) -> None:
 
 def people(studio: Studio) -> list[Person]:
     """Every account, oldest first."""
-    said = (
+    judgements = (
         select(func.count())
         .where(models.JudgementRow.annotator_id == _Account.annotator_id)
         .scalar_subquery()
@@ -383,7 +383,7 @@ def people(studio: Studio) -> list[Person]:
     )
     with studio.read() as session:
         rows = session.execute(
-            select(_Account, models.AnnotatorRow.name, said, signed_in)
+            select(_Account, models.AnnotatorRow.name, judgements, signed_in)
             .join(models.AnnotatorRow, models.AnnotatorRow.id == _Account.annotator_id)
             .order_by(_Account.id)
         )

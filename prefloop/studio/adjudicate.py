@@ -121,12 +121,12 @@ def queue(studio: Studio, project: Project, person: int) -> list[int]:
         return []
     with studio.read() as session:
         access.check(session, project.id, person, "adjudicator")
-        said = said_of(session, project.id)
+        answers = said_of(session, project.id)
         done = _decisions(session, project.id)
     waiting = {
-        item: Counter(each.choice for each in given)
-        for item, given in said.items()
-        if item not in done and person not in {each.annotator for each in given}
+        item: Counter(answer.choice for answer in given)
+        for item, given in answers.items()
+        if item not in done and person not in {answer.annotator for answer in given}
     }
     return sorted(
         (item for item, counts in waiting.items() if len(counts) > 1),
@@ -148,18 +148,18 @@ def case(studio: Studio, project: int, item: int, person: int) -> Case:
 
 def _case(session: Session, project: Project, item: int, person: int) -> Case:
     access.check(session, project.id, person, "adjudicator")
-    said = said_of(session, project.id).get(item, [])
+    answers = said_of(session, project.id).get(item, [])
     if (
         project.settings.kind not in KINDS
-        or len({each.choice for each in said}) < 2
-        or person in {each.annotator for each in said}
+        or len({answer.choice for answer in answers}) < 2
+        or person in {answer.annotator for answer in answers}
     ):
         raise NotFound("there is no such disagreement for you to decide")
     (found,) = judging.items(session, [item])
     order = order_for(item, person, len(found.completions))
     last = _decisions(session, project.id).get(item)
     settings = project.settings
-    shuffled = sorted(said, key=lambda each: _digest(f"{each.judgement} {person}"))
+    shuffled = sorted(answers, key=lambda answer: _digest(f"{answer.judgement} {person}"))
     return Case(
         project=project.id,
         project_name=settings.name,
@@ -167,7 +167,7 @@ def _case(session: Session, project: Project, item: int, person: int) -> Case:
         item=item,
         prompt=found.prompt,
         completions=tuple(found.completions[slot] for slot in order),
-        said=tuple((in_place(each.choice, order), each.rationale, each.flags) for each in shuffled),
+        said=tuple((in_place(answer.choice, order), answer.rationale, answer.flags) for answer in shuffled),
         decided=in_place(last.choice, order) if last else "",
         last=last.id if last else 0,
         choices=tuple(

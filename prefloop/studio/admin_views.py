@@ -88,7 +88,7 @@ def rounds(studio: Studio) -> list[LoopRound]:
         ):
             policies.setdefault(number, []).append(name)
         later = aliased(_Judgement)
-        said: dict[int, dict[str, int]] = {}
+        counts: dict[int, dict[str, int]] = {}
         for number, kind, count in session.execute(
             select(item.round, models.AnnotatorRow.kind, func.count())
             .join(_Judgement, _Judgement.item_id == item.id)
@@ -97,7 +97,7 @@ def rounds(studio: Studio) -> list[LoopRound]:
             .where(later.id.is_(None), _Judgement.choice != "withdrawn")
             .group_by(item.round, models.AnnotatorRow.kind)
         ):
-            said.setdefault(number, {})[kind] = count
+            counts.setdefault(number, {})[kind] = count
         member, link, run = models.ExportJudgementRow, models.TrainingRunExportRow, models.TrainingRunRow
         trained: dict[int, list[RunOnJudgements]] = {}
         made = dict(
@@ -135,7 +135,7 @@ def rounds(studio: Studio) -> list[LoopRound]:
             policies=tuple(policies.get(number, ())),
             items=sum(strategies[number].values()),
             strategies=strategies[number],
-            judgements=said.get(number, {}),
+            judgements=counts.get(number, {}),
             runs=tuple(trained.get(number, ())),
         )
         for number in sorted(strategies)
@@ -163,8 +163,8 @@ def report_of(studio: Studio, run: int) -> Path:
 def disagreements(studio: Studio, project: Project, limit: int = 30) -> list[Disagreement]:
     """Items that people judged differently, the most divided first."""
     with studio.read() as session:
-        said = adjudicate.said_of(session, project.id)
-        counts = {item: Counter(each.choice for each in each_said) for item, each_said in said.items()}
+        answers = adjudicate.said_of(session, project.id)
+        counts = {item: Counter(answer.choice for answer in given) for item, given in answers.items()}
         divided = sorted(
             (item for item, count in counts.items() if len(count) > 1),
             key=lambda item: (max(counts[item].values()) / counts[item].total(), item),
@@ -176,7 +176,7 @@ def disagreements(studio: Studio, project: Project, limit: int = 30) -> list[Dis
             prompt=item.prompt,
             completions=item.completions,
             said=dict(counts[item.id].most_common()),
-            rationales=tuple(each.rationale for each in said[item.id] if each.rationale),
+            rationales=tuple(answer.rationale for answer in answers[item.id] if answer.rationale),
         )
         for item in items
     ]

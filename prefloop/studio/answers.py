@@ -167,7 +167,7 @@ def plain_judgement(
     )
 
 
-def same(session: Session, known: models.JudgementRow, said: Judgement, answer: Answer) -> None:
+def same(session: Session, known: models.JudgementRow, judgement: Judgement, answer: Answer) -> None:
     """`Conflict` unless the stored judgement is what is sent again."""
     detail = session.get_one(studio_models.JudgementDetailRow, known.id)
     stored = (
@@ -181,10 +181,10 @@ def same(session: Session, known: models.JudgementRow, said: Judgement, answer: 
         detail.edited,
     )
     sent = (
-        said.choice,
-        [list(group) for group in said.ranking],
-        said.strength,
-        said.duration_ms,
+        judgement.choice,
+        [list(group) for group in judgement.ranking],
+        judgement.strength,
+        judgement.duration_ms,
         answer.rationale,
         list(answer.flags),
         dict(answer.ratings),

@@ -268,10 +268,10 @@ class ProjectOut(BaseModel):
 def turns(prompt: Prompt, render: str) -> list[Turn]:
     """A prompt as its turns."""
     if isinstance(prompt.content, str):
-        said = [("prompt", prompt.content)]
+        lines = [("prompt", prompt.content)]
     else:
-        said = [(message.role, message.shown) for message in prompt.content]
-    return [Turn(role=role, html=to_html(text, render), source=text) for role, text in said]
+        lines = [(message.role, message.shown) for message in prompt.content]
+    return [Turn(role=role, html=to_html(text, render), source=text) for role, text in lines]
 
 
 def assignment_clips(base: str, completions: Sequence[str]) -> list[str]:
@@ -304,11 +304,11 @@ def assignment_out(assignment: Assignment, root: str) -> AssignmentOut:
 
 
 def _receipt_out(receipt: Receipt) -> ReceiptOut:
-    said = receipt.feedback
+    feedback = receipt.feedback
     return ReceiptOut(
         token=receipt.token,
         state=receipt.state,
-        feedback=None if said is None else FeedbackOut(**asdict(said)),
+        feedback=None if feedback is None else FeedbackOut(**asdict(feedback)),
     )
 
 
@@ -439,9 +439,9 @@ def history(
 ) -> list[PastOut]:
     """Your answers, newest first."""
     studio = studio_of(request)
-    renders = {each.id: each.settings.render for each in studio.projects()}
+    renders = {known.id: known.settings.render for known in studio.projects()}
     past = studio.history(who.annotator, project=project, before=offset, limit=limit)
-    return [_past_out(each, renders[each.project]) for each in past]
+    return [_past_out(entry, renders[entry.project]) for entry in past]
 
 
 @router.get("/me", tags=["work"])
@@ -465,11 +465,13 @@ def list_projects(request: Request, who: Who = Depends(reader)) -> list[ProjectO
     """The projects that you belong to, and how far they are."""
     studio = studio_of(request)
     roles = members.roles(studio, who.annotator)
-    projects = [each for each in studio.projects() if each.id in roles]
+    projects = [project for project in studio.projects() if project.id in roles]
     progress = studio.progress([project.id for project in projects])
     return [
-        _project_out(each, progress[each.id], everything=who.may_manage and roles[each.id] == "manager")
-        for each in projects
+        _project_out(
+            project, progress[project.id], everything=who.may_manage and roles[project.id] == "manager"
+        )
+        for project in projects
     ]
 
 

@@ -18,7 +18,7 @@ Admin = Annotated[Who, Depends(admin)]
 def list_sessions(request: Request, who: Annotated[Who, Depends(reader)]) -> list[dict[str, Any]]:
     """The browsers in which you are signed in."""
     cookie = request.cookies.get(COOKIE, "")
-    return [asdict(each) for each in sessions.sessions_of(studio_of(request), who, cookie)]
+    return [asdict(session) for session in sessions.sessions_of(studio_of(request), who, cookie)]
 
 
 @router.delete("/me/sessions/{id}", status_code=204)

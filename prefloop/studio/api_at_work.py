@@ -27,8 +27,8 @@ def _out(person: AtWork) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            return None if value.get("n") == 0 else {name: plain(each) for name, each in value.items()}
-        return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+            return None if value.get("n") == 0 else {name: plain(item) for name, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
     return plain(asdict(person))
 
@@ -36,7 +36,7 @@ def _out(person: AtWork) -> dict[str, Any]:
 @router.get("/projects/{id}/people")
 def list_people(request: Request, id: Number, who: Manager) -> list[dict[str, Any]]:
     """Who works in a project: agreement, known answers and accuracy with 95 % intervals, change in time, answers given too fast."""
-    return [_out(each) for each in at_work.people(studio_of(request), id)]
+    return [_out(person) for person in at_work.people(studio_of(request), id)]
 
 
 @router.put("/projects/{id}/standing", status_code=204)

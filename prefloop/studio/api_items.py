@@ -74,7 +74,7 @@ def find_items(
 ) -> list[dict[str, Any]]:
     """Items of a project, the newest first; `before` the last one's `task` is the next page."""
     found = items.find(studio_of(request), id, Wanted(**body.model_dump()), before=before, limit=limit)
-    return [asdict(each) | {"prompt": each.prompt.to_json()} for each in found]
+    return [asdict(item) | {"prompt": item.prompt.to_json()} for item in found]
 
 
 @router.post("/projects/{id}/items/actions")
@@ -121,7 +121,7 @@ def settle(request: Request, id: Number, body: SentBackIn, who: Manager) -> Resp
 def list_disputes(request: Request, id: Number, who: Manager) -> list[dict[str, Any]]:
     """Disputes that wait in a project, the longest waiting first."""
     found = disputes.open_disputes(studio_of(request), [id])
-    return [asdict(each) | {"prompt": each.prompt.to_json()} for each in found]
+    return [asdict(dispute) | {"prompt": dispute.prompt.to_json()} for dispute in found]
 
 
 @router.post("/assignments/{token}/dispute", status_code=204)

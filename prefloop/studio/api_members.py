@@ -45,7 +45,7 @@ Inviter = Annotated[Who, Depends(_inviter)]
 @router.get("/projects/{id}/members")
 def list_members(request: Request, id: Number, who: Manager) -> list[dict[str, Any]]:
     """The members of a project. In one that is open to everybody, others belong to it too."""
-    return [asdict(each) for each in members.members(studio_of(request), id)]
+    return [asdict(member) for member in members.members(studio_of(request), id)]
 
 
 @router.put("/projects/{id}/members", status_code=204)
@@ -65,7 +65,7 @@ def remove_member(request: Request, id: Number, person: Number, who: Manager) ->
 @router.get("/invitations")
 def list_invitations(request: Request, who: Inviter) -> list[dict[str, Any]]:
     """Invitation links, without their secret part: an admin's are all of them, a manager's those to their projects."""
-    return [asdict(each) for each in invitations.links(studio_of(request), by=who.annotator)]
+    return [asdict(invitation) for invitation in invitations.links(studio_of(request), by=who.annotator)]
 
 
 @router.post("/invitations", status_code=201)

@@ -153,7 +153,8 @@ def _http_error(request: Request, error: Exception) -> Response:
 def _not_valid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     told = "; ".join(
-        f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:5]
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors()[:5]
     )
     # A text with half a character cannot be sent back as it came.
     return _told(request, 422, told.encode("utf-8", "replace").decode(), {})

@@ -254,21 +254,21 @@ def submit(
     lock_annotator(session, annotator)
     row, project, item = owned(session, token, annotator)
     version = onboarding.version_read(session, project, annotator)
-    said = answers.judgement(project, row, answer, key=key, item=item, version=version)
+    judgement = answers.judgement(project, row, answer, key=key, item=item, version=version)
     task = session.get_one(_Task, row.task_id)
-    feedback = _feedback(task, said, row)
-    known = _known(session, said.idempotency_key)
+    feedback = _feedback(task, judgement, row)
+    known = _known(session, judgement.idempotency_key)
     if known is not None:
-        answers.same(session, known, said, answer)
+        answers.same(session, known, judgement, answer)
         return Receipt(token=token, state=_state(row), judgement=known.id, feedback=feedback)
     again = row.state in ("submitted", "surplus") and notes.last_kind(session, row.id) == "sent_back"
     if row.state in ("submitted", "skipped", "surplus") and not again:
         raise Conflict(
             "this item was answered already, perhaps in another window; undo that answer to change it"
         )
-    said = _anew(session, said, row) if again else _superseding(session, said)
-    (id,) = judging.judge(session, [said])
-    edit = write_edit(session, project, row, answer, id, said) if answer.edited.strip() else None
+    judgement = _anew(session, judgement, row) if again else _superseding(session, judgement)
+    (id,) = judging.judge(session, [judgement])
+    edit = write_edit(session, project, row, answer, id, judgement) if answer.edited.strip() else None
     _write_detail(session, id, row.id, answer, edit)
     if again:
         notes.add(session, row, "revised", answer.rationale[: notes.LONGEST], now=now, by=annotator)
@@ -290,23 +290,23 @@ def submit(
     return Receipt(token=token, state=_state(row), judgement=id, feedback=feedback)
 
 
-def _anew(session: Session, said: Judgement, row: studio_models.AssignmentRow) -> Judgement:
+def _anew(session: Session, judgement: Judgement, row: studio_models.AssignmentRow) -> Judgement:
     """The judgement, in place of the one that was sent back. What was rewritten with that one is withdrawn."""
     assert row.judgement_id is not None
     detail = session.get(studio_models.JudgementDetailRow, row.judgement_id)
     if detail is not None and detail.edit_judgement_id is not None:
         withdraw(session, session.get_one(_Judgement, detail.edit_judgement_id))
-    return replace(said, supersedes=row.judgement_id)
+    return replace(judgement, supersedes=row.judgement_id)
 
 
 def _feedback(
-    task: studio_models.TaskRow, said: Judgement, row: studio_models.AssignmentRow
+    task: studio_models.TaskRow, judgement: Judgement, row: studio_models.AssignmentRow
 ) -> Feedback | None:
     """What somebody is told of an answer to a practice item."""
     if task.stage != "practice":
         return None
     expected = answers.in_place(task.gold, row.order_shown)
-    return Feedback(right=said.choice == task.gold, expected=expected, note=task.gold_note)
+    return Feedback(right=judgement.choice == task.gold, expected=expected, note=task.gold_note)
 
 
 def _occupy(session: Session, row: studio_models.AssignmentRow) -> None:
@@ -328,20 +328,20 @@ def skip(session: Session, token: str, annotator: int, *, key: str, reason: str,
     lock_annotator(session, annotator)
     row, project, item = owned(session, token, annotator)
     version = onboarding.version_read(session, project, annotator)
-    said = answers.plain_judgement(
+    judgement = answers.plain_judgement(
         row, choice="skip", key=key, item=item, strength=0, duration_ms=0, version=version
     )
     answer = Answer(choice="tie", rationale=reason)
-    known = _known(session, said.idempotency_key)
+    known = _known(session, judgement.idempotency_key)
     if known is not None:
-        answers.same(session, known, said, answer)
+        answers.same(session, known, judgement, answer)
         return Receipt(token=token, state=_state(row), judgement=known.id)
     if row.state in ("submitted", "skipped", "surplus"):
         raise Conflict(
             "this item was answered already, perhaps in another window; undo that answer to change it"
         )
-    said = _superseding(session, said)
-    (id,) = judging.judge(session, [said])
+    judgement = _superseding(session, judgement)
+    (id,) = judging.judge(session, [judgement])
     _write_detail(session, id, row.id, answer, None)
     if row.state == "leased":
         _release(session, row.task_id)
@@ -524,14 +524,14 @@ def _known(session: Session, key: str) -> models.JudgementRow | None:
     return session.scalars(_said(), {"key": key}).one_or_none()
 
 
-def _superseding(session: Session, said: Judgement) -> Judgement:
+def _superseding(session: Session, judgement: Judgement) -> Judgement:
     """The judgement, superseding the annotator's withdrawn one of the same item if there is one."""
-    current = current_judgement(session, said.item, said.annotator)
+    current = current_judgement(session, judgement.item, judgement.annotator)
     if current is None:
-        return said
+        return judgement
     if current.choice != "withdrawn":
         raise Conflict("you have judged this item already, elsewhere; it needs no second answer")
-    return replace(said, supersedes=current.id)
+    return replace(judgement, supersedes=current.id)
 
 
 def withdraw(session: Session, before: models.JudgementRow) -> None:

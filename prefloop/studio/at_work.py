@@ -103,7 +103,7 @@ def people(studio: Studio, project: int) -> list[AtWork]:
         for id, (name, kind, login) in names.items()
         for stands in (standing.get(id, ("new" if id in qualified else "working", "")),)
     ]
-    return sorted(found, key=lambda each: (-each.answers, each.pseudonym))
+    return sorted(found, key=lambda person: (-person.answers, person.pseudonym))
 
 
 def _answers(project: int) -> Select[*tuple[Any, ...]]:
@@ -210,20 +210,20 @@ def _agrees(choice: str, votes: Counter[str]) -> bool | None:
     others = votes.copy()
     others[choice] -= 1
     most = max(others.values())
-    best = [each for each, count in others.items() if count == most]
+    best = [other for other, count in others.items() if count == most]
     return choice == best[0] if most > 0 and len(best) == 1 else None
 
 
 def _accuracy(rows: Sequence[Row[Any]]) -> dict[int, Share]:
     """Annotator -> right answers by the `one_coin` model; empty where no item has two answers."""
-    said = [row for row in rows if row.choice in _AGREE]
-    items = {item: at for at, item in enumerate(dict.fromkeys(row.item_id for row in said))}
-    annotators = {id: at for at, id in enumerate(dict.fromkeys(row.annotator_id for row in said))}
-    categories = tuple(each for each in _AGREE if any(row.choice == each for row in said))
+    decided = [row for row in rows if row.choice in _AGREE]
+    items = {item: at for at, item in enumerate(dict.fromkeys(row.item_id for row in decided))}
+    annotators = {id: at for at, id in enumerate(dict.fromkeys(row.annotator_id for row in decided))}
+    categories = tuple(choice for choice in _AGREE if any(row.choice == choice for row in decided))
     table = np.full((len(items), len(annotators)), MISSING, np.intp)
-    for row in said:
+    for row in decided:
         table[items[row.item_id], annotators[row.annotator_id]] = categories.index(row.choice)
-    if not said or not ((table != MISSING).sum(1) > 1).any():
+    if not decided or not ((table != MISSING).sum(1) > 1).any():
         return {}
     fitted = fit_annotators(Labels(table=table, categories=categories), "one_coin")
     return {

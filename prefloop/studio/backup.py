@@ -121,5 +121,5 @@ def _run(program: str, arguments: list[str], where: str) -> None:
         env=os.environ | ({"PGPASSWORD": str(given)} if given else {}),
     )
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(f"{program} failed: {without_passwords(said)}")
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InputError(f"{program} failed: {without_passwords(reason)}")

@@ -275,15 +275,15 @@ def _went_on(session: Session, turn: studio_models.ChatTurnRow) -> str | None:
     row = session.get_one(_Assignment, turn.assignment_id)
     if row.judgement_id is None:
         return None
-    said = session.get_one(models.JudgementRow, row.judgement_id)
-    detail = session.get(studio_models.JudgementDetailRow, said.id)
+    judgement = session.get_one(models.JudgementRow, row.judgement_id)
+    detail = session.get(studio_models.JudgementDetailRow, judgement.id)
     if detail is not None and detail.edited:
         return detail.edited
     slots = {"a": 0, "b": 1, "tie": row.order_shown[0]}
-    if said.choice not in slots:
+    if judgement.choice not in slots:
         return None
-    (item,) = judging.items(session, [said.item_id])
-    return item.completions[slots[said.choice]]
+    (item,) = judging.items(session, [judgement.item_id])
+    return item.completions[slots[judgement.choice]]
 
 
 def _written(session: Session, prompt: Prompt, candidate: Candidate) -> int:

@@ -134,9 +134,9 @@ def open_disputes(studio: Studio, projects: Sequence[int], *, limit: int = 100) 
                 prompt=item.prompt,
                 login=login or name,
                 said="taken back"
-                if said is None
-                else history.in_words(said, more, row.order_shown, asked.strength_levels),
+                if judgement is None
+                else history.in_words(judgement, more, row.order_shown, asked.strength_levels),
                 notes=tuple(said_of[row.id]),
             )
-            for (row, task, asked, said, more, name, login), item in zip(rows, items, strict=True)
+            for (row, task, asked, judgement, more, name, login), item in zip(rows, items, strict=True)
         ]

@@ -32,21 +32,21 @@ def write_edit(
     project: Project,
     row: studio_models.AssignmentRow,
     answer: Answer,
-    judgement: int,
-    said: Judgement,
+    judgement_id: int,
+    judgement: Judgement,
 ) -> int | None:
     """The better reply as a completion by people, and a judgement that prefers it to what it was made from.
 
     Id of that judgement, or None if it was said before. Raises `InputError` if the text is that of a reply that was shown.
     """
-    (item,) = judging.items(session, [said.item])
+    (item,) = judging.items(session, [judgement.item])
     place = PLACES.get(answer.choice, 0)
     source_slot = row.order_shown[place]
     if any(same_text(answer.edited, shown) for shown in item.completions):
         raise InputError("edited equals a reply that was shown; change something, or leave edited out")
     source = session.scalars(
         select(models.ItemCompletionRow.completion_id).where(
-            models.ItemCompletionRow.item_id == said.item, models.ItemCompletionRow.slot == source_slot
+            models.ItemCompletionRow.item_id == judgement.item, models.ItemCompletionRow.slot == source_slot
         )
     ).one()
     author = add_checkpoint(
@@ -84,9 +84,9 @@ def write_edit(
                 annotator=row.annotator_id,
                 choice=choice,
                 order_shown=(0, 1) if slots[0] == source else (1, 0),
-                guideline_version=said.guideline_version,
+                guideline_version=judgement.guideline_version,
                 supersedes=None if current is None else current.id,
-                idempotency_key=f"edit {judgement}",
+                idempotency_key=f"edit {judgement_id}",
             )
         ],
     )

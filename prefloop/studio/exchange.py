@@ -140,7 +140,7 @@ def import_loaded(
         project = into if isinstance(into, Project) else projects.create(session, settings, now=now, by=by)
         project = projects.change(session, project.id, settings, now=now, by=by)
         items, right = _write(session, groups, kind, author=author, round=round)
-        known = {item: said for item, said in right.items() if said} if gold else {}
+        known = {item: choice for item, choice in right.items() if choice} if gold else {}
         begun = _asks_for(project.settings, stage, len(known))
         if begun != project.settings:
             project = projects.change(session, project.id, begun, now=now, by=by)
@@ -343,8 +343,8 @@ def export_files(
     aggregate = {} if chosen.aggregate == "each" else {"aggregate": chosen.aggregate}
     written = [write_jsonl(part, file, format=format) for file, part in split_by_prompts(records, target)]
     manifests = []
-    for each in written:
-        read = load_records(each.path).records
+    for file in written:
+        read = load_records(file.path).records
         manifest = {
             "manifest": MANIFEST,
             "prefloop": __version__,
@@ -352,18 +352,18 @@ def export_files(
             "export": made.id,
             **aggregate,
             "kind": kind,
-            "file": each.path.name,
-            "format": each.format,
+            "file": file.path.name,
+            "format": file.format,
             "filters": Filters.of(chosen, part=part, heldout=heldout).to_json(),
-            "rows": each.rows,
+            "rows": file.rows,
             "left_out": dict(made.left_out),
             # Of everything; what is read of one file of two, or of demonstrations written as messages, has another hash.
             "content_sha256": made.sha256,
             "read_sha256": content_hash(read),
-            "file_sha256": _file_hash(each.path),
+            "file_sha256": _file_hash(file.path),
             "created_at": studio.clock().isoformat(timespec="seconds"),
         }
-        _replace(manifest_of(each.path), json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
+        _replace(manifest_of(file.path), json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
         manifests.append(manifest)
     with studio.write() as session:
         audit.write(
@@ -373,7 +373,7 @@ def export_files(
             action="export",
             entity="export",
             id=made.id,
-            detail={"kind": kind, "rows": sum(each.rows for each in written), **aggregate},
+            detail={"kind": kind, "rows": sum(file.rows for file in written), **aggregate},
         )
     return manifests
 

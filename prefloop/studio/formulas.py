@@ -44,7 +44,7 @@ def with_formulas(reader: MarkdownIt) -> MarkdownIt:
 def _inline(state: StateInline, silent: bool) -> bool:
     """A formula within a line of text."""
     text, at = state.src, state.pos
-    opening = next((each for each in _CLOSE if text.startswith(each, at)), "")
+    opening = next((closing for closing in _CLOSE if text.startswith(closing, at)), "")
     if not opening:
         return False
     begin = at + len(opening)
@@ -92,17 +92,17 @@ def _block(state: StateBlock, begin: int, end: int, silent: bool) -> bool:
         return False
     first = state.src[state.bMarks[begin] + state.tShift[begin] : state.eMarks[begin]]
     delimiters = {"\\[": "\\]", "$$": "$$"} | _BEGIN
-    opening = next((each for each in delimiters if first.startswith(each)), "")
+    opening = next((delimiter for delimiter in delimiters if first.startswith(delimiter)), "")
     if not opening:
         return False
     closing, line = delimiters[opening], begin
-    said = first[len(opening) :]
-    while closing not in said:
+    text = first[len(opening) :]
+    while closing not in text:
         line += 1
         if line >= end or state.sCount[line] < state.blkIndent:
             return False
-        said = state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]
-    if not said.rstrip().endswith(closing) or said.count(closing) > 1:
+        text = state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]
+    if not text.rstrip().endswith(closing) or text.count(closing) > 1:
         return False  # there is text behind it: it is within a line
     if not silent:
         token = state.push("formula", "div", 0)

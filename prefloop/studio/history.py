@@ -50,7 +50,7 @@ def of(session: Session, annotator: int, *, project: int | None, offset: int, li
     items = judging.items(session, [item for *_, item in rows])
     told = notes.of(session, [row.id for row, *_ in rows], reader=annotator)
     past = []
-    for (row, said, more, asked, _), item in zip(rows, items, strict=True):
+    for (row, answer, more, asked, _), item in zip(rows, items, strict=True):
         state: object = row.state
         assert state in ("submitted", "skipped", "surplus")
         assert row.finished_at is not None
@@ -62,32 +62,32 @@ def of(session: Session, annotator: int, *, project: int | None, offset: int, li
                 prompt=item.prompt,
                 completions=tuple(item.completions[slot] for slot in row.order_shown),
                 state=state,
-                said=in_words(said, more, row.order_shown, asked.strength_levels),
+                said=in_words(answer, more, row.order_shown, asked.strength_levels),
                 rationale=more.rationale,
                 at=row.finished_at,
                 can_undo=asked.state == "open" and asked.kind != "chat",
-                notes=tuple((each.kind, each.by, each.text) for each in told.get(row.id, ())),
+                notes=tuple((feedback.kind, feedback.by, feedback.text) for feedback in told.get(row.id, ())),
             )
         )
     return past
 
 
 def in_words(
-    said: models.JudgementRow, detail: studio_models.JudgementDetailRow, order: list[int], levels: int
+    judgement: models.JudgementRow, detail: studio_models.JudgementDetailRow, order: list[int], levels: int
 ) -> str:
     """What was said, by the places that the annotator saw."""
-    if said.choice in ("a", "b"):
-        place = order.index("ab".index(said.choice)) + 1
-        return f"{place} is {_STRENGTH.get(levels, {}).get(said.strength, 'better')}"
-    if said.choice == "best":
-        return f"{order.index(said.ranking[0][0]) + 1} is the best"
-    if said.choice == "ranking":
+    if judgement.choice in ("a", "b"):
+        place = order.index("ab".index(judgement.choice)) + 1
+        return f"{place} is {_STRENGTH.get(levels, {}).get(judgement.strength, 'better')}"
+    if judgement.choice == "best":
+        return f"{order.index(judgement.ranking[0][0]) + 1} is the best"
+    if judgement.choice == "ranking":
         place_of = {slot: place + 1 for place, slot in enumerate(order)}
         groups = [
             " = ".join(str(place) for place in sorted(place_of[slot] for slot in group))
-            for group in said.ranking
+            for group in judgement.ranking
         ]
         return " > ".join(groups)
-    if said.choice == "rated":
+    if judgement.choice == "rated":
         return ", ".join(f"{name} {level}" for name, level in detail.ratings.items())
-    return _WORDS[said.choice]
+    return _WORDS[judgement.choice]

@@ -116,9 +116,9 @@ def item_page(studio: Studio, project: int, task: int) -> ItemPage:
             .order_by(models.ItemCompletionRow.slot)
         ).all()
         authors = authors_of(session, [item.id])[item.id]
-        characters = sum(len(each.text) for each in completions)
+        characters = sum(len(completion.text) for completion in completions)
         answers = _answers(session, row, characters, asked.settings.least_seconds)
-        versions = {each.guideline_version for each in answers} - {""}
+        versions = {answer.guideline_version for answer in answers} - {""}
         kept = studio_models.GuidelineVersionRow
         texts = session.execute(
             select(kept.version, kept.text).where(kept.project_id == project, kept.version.in_(versions))
@@ -138,8 +138,8 @@ def item_page(studio: Studio, project: int, task: int) -> ItemPage:
         ).all()
         content = prompt.content
         about = [
-            (each.text, name, checkpoint, _sampling(each))
-            for each, (checkpoint, name) in zip(completions, authors, strict=True)
+            (text.text, name, checkpoint, _sampling(text))
+            for text, (checkpoint, name) in zip(completions, authors, strict=True)
         ]
         page = {
             "task": task,
@@ -214,9 +214,9 @@ def _answers(
     )
     by_person: dict[int, list[tuple[models.JudgementRow, studio_models.JudgementDetailRow | None]]] = {}
     people = {}
-    for said, more, annotator, login, active in rows:
-        by_person.setdefault(said.annotator_id, []).append((said, more))
-        people[said.annotator_id] = (annotator, login, active)
+    for judgement, more, annotator, login, active in rows:
+        by_person.setdefault(judgement.annotator_id, []).append((judgement, more))
+        people[judgement.annotator_id] = (annotator, login, active)
     found = []
     for person, given in by_person.items():
         (last, more), (annotator, login, active) = given[-1], people[person]

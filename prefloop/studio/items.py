@@ -243,7 +243,7 @@ def _has(word: str) -> ColumnElement[bool]:
 
 def _shown(session: Session, tasks: Sequence[studio_models.TaskRow]) -> list[FoundItems]:
     ids = [task.id for task in tasks]
-    said: dict[int, dict[str, int]] = {}
+    choices: dict[int, dict[str, int]] = {}
     flags: dict[int, list[str]] = {}
     for task, choice, marked in session.execute(
         select(_Assignment.task_id, _Judgement.choice, _Detail.flags)
@@ -251,7 +251,7 @@ def _shown(session: Session, tasks: Sequence[studio_models.TaskRow]) -> list[Fou
         .outerjoin(_Detail, _Detail.judgement_id == _Judgement.id)
         .where(_Assignment.task_id.in_(ids), _Assignment.state.in_(_ANSWERED))
     ):
-        counts = said.setdefault(task, {})
+        counts = choices.setdefault(task, {})
         counts[choice] = counts.get(choice, 0) + 1
         flags.setdefault(task, []).extend(marked or ())
     authors = authors_of(session, [task.item_id for task in tasks])
@@ -263,7 +263,7 @@ def _shown(session: Session, tasks: Sequence[studio_models.TaskRow]) -> list[Fou
             prompt=item.prompt,
             completions=item.completions,
             models=tuple(name for _, name in authors[task.item_id]),
-            said=said.get(task.id, {}),
+            said=choices.get(task.id, {}),
             taken=task.taken,
             overlap=task.overlap,
             score=-task.queue or 0.0,
@@ -327,9 +327,9 @@ def choices(studio: Studio, project: int) -> Choices:
             select(_Item.strategy, _Item.round).join(_Task, _Task.item_id == _Item.id).where(mine).distinct()
         ).all()
         return Choices(
-            models=tuple(sorted(((id, called[id]) for id in of_models), key=lambda each: each[1])),
+            models=tuple(sorted(((id, called[id]) for id in of_models), key=lambda option: option[1])),
             annotators=tuple(
-                sorted(((name, login or name) for name, login in people), key=lambda each: each[1])
+                sorted(((name, login or name) for name, login in people), key=lambda option: option[1])
             ),
             strategies=tuple(sorted({strategy for strategy, _ in picked})),
             rounds=tuple(sorted({number for _, number in picked})),

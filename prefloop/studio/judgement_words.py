@@ -17,14 +17,14 @@ def slot_name(slot: int) -> str:
     return chr(ord("a") + slot) if slot < 26 else str(slot + 1)
 
 
-def in_slots(said: models.JudgementRow, detail: studio_models.JudgementDetailRow | None) -> str:
+def in_slots(judgement: models.JudgementRow, detail: studio_models.JudgementDetailRow | None) -> str:
     """What was said: `a is better (2)`, with the strength where one was asked."""
-    if said.choice in ("a", "b"):
-        return f"{said.choice} is better" + (f" ({said.strength})" if said.strength else "")
-    if said.choice == "best":
-        return f"{slot_name(said.ranking[0][0])} is the best"
-    if said.choice == "ranking":
-        return " > ".join(" = ".join(map(slot_name, group)) for group in said.ranking)
-    if said.choice == "rated" and detail is not None:
+    if judgement.choice in ("a", "b"):
+        return f"{judgement.choice} is better" + (f" ({judgement.strength})" if judgement.strength else "")
+    if judgement.choice == "best":
+        return f"{slot_name(judgement.ranking[0][0])} is the best"
+    if judgement.choice == "ranking":
+        return " > ".join(" = ".join(map(slot_name, group)) for group in judgement.ranking)
+    if judgement.choice == "rated" and detail is not None:
         return ", ".join(f"{name} {level}" for name, level in detail.ratings.items())
-    return _WORDS.get(said.choice, said.choice)
+    return _WORDS.get(judgement.choice, judgement.choice)

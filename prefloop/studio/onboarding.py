@@ -108,21 +108,21 @@ def _before_work(session: Session, project: Project, annotator: int) -> Gate:
 @cache
 def _known() -> Select[str, int, int, int]:
     """Of practice and qualification: items, those that the annotator has answered or skipped, and those they got right."""
-    said, later = aliased(_Judgement), aliased(_Judgement)
-    superseded = select(later.id).where(later.supersedes_id == said.id).exists()
+    earlier, later = aliased(_Judgement), aliased(_Judgement)
+    superseded = select(later.id).where(later.supersedes_id == earlier.id).exists()
     return (
         select(
             _Task.stage,
             func.count(_Task.id),
-            func.count(said.id),
-            func.count(case((said.choice == _Task.gold, 1))),
+            func.count(earlier.id),
+            func.count(case((earlier.choice == _Task.gold, 1))),
         )
         .outerjoin(
-            said,
+            earlier,
             and_(
-                said.item_id == _Task.item_id,
-                said.annotator_id == bindparam("annotator"),
-                said.choice != "withdrawn",
+                earlier.item_id == _Task.item_id,
+                earlier.annotator_id == bindparam("annotator"),
+                earlier.choice != "withdrawn",
                 ~superseded,
             ),
         )

@@ -63,7 +63,7 @@ def one_annotator(studio: Studio, name: str, *, most: int = 20) -> OneAnnotator:
         )
     judged = read_judged(studio.store, Filters())
     found, others = _figures(judged, gold, name)
-    own = [each for each in judged if each.annotator == name]
+    own = [judgement for judgement in judged if judgement.annotator == name]
     return OneAnnotator(
         name=name,
         login=login or "",
@@ -87,15 +87,15 @@ def _figures(
         return None, ()
     answers = [
         PairChoice(
-            annotator=each.annotator,
-            item=each.item,
-            choice=each.choice,
-            left="ab"[each.order_shown[0]],
-            seconds=each.duration_ms / 1000,
+            annotator=cell.annotator,
+            item=cell.item,
+            choice=cell.choice,
+            left="ab"[cell.order_shown[0]],
+            seconds=cell.duration_ms / 1000,
         )
         for cells in table.judged
-        for each in cells
-        if each is not None
+        for cell in cells
+        if cell is not None
     ]
     mine = names.index(name)
     shares, kappas, common = agreement_matrix(table.labels)
@@ -109,5 +109,5 @@ def _figures(
         if at != mine and common[mine, at]
     ]
     return figures(answers, table.labels, gold=gold)[mine], tuple(
-        sorted(others, key=lambda each: (-each.agreement.n, each.name))
+        sorted(others, key=lambda other: (-other.agreement.n, other.name))
     )

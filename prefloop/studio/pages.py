@@ -255,7 +255,9 @@ def join(request: Request, secret: str, form: Form) -> Response:
         return answer
     # Straight to the first question, where there is one.
     belongs = members.roles(studio, joined.annotator)
-    open_projects = [each.id for each in studio.projects() if each.state == "open" and each.id in belongs]
+    open_projects = [
+        project.id for project in studio.projects() if project.state == "open" and project.id in belongs
+    ]
     to = f"/label/{open_projects[0]}" if open_projects else "/"
     return let_in(request, joined.account, to)
 
@@ -297,12 +299,19 @@ def queue(request: Request) -> Response:
         return RedirectResponse(f"{root_of(request)}/login", 303)
     studio = studio_of(request)
     belongs = members.roles(studio, who.annotator)
-    projects = [each for each in studio.projects() if each.state != "archived" and each.id in belongs]
+    projects = [
+        project for project in studio.projects() if project.state != "archived" and project.id in belongs
+    ]
     progress = studio.progress([project.id for project in projects])
     with studio.read() as session:
         now = studio.clock()
-        mine = {each.id: people_log.counts(session, each.id, who.annotator, now) for each in projects}
-        why = {each.id: people_log.why_nothing(session, each.id, who.annotator, now) for each in projects}
+        mine = {
+            project.id: people_log.counts(session, project.id, who.annotator, now) for project in projects
+        }
+        why = {
+            project.id: people_log.why_nothing(session, project.id, who.annotator, now)
+            for project in projects
+        }
     return page(request, "queue", who, projects=projects, progress=progress, mine=mine, why=why)
 
 
@@ -375,7 +384,7 @@ def clip_file(request: Request, name: str) -> FileResponse:
 def history_page(request: Request, who: Signed, offset: Offset = 0) -> Response:
     """One's own answers."""
     studio = studio_of(request)
-    renders = {each.id: each.settings.render for each in studio.projects()}
+    renders = {project.id: project.settings.render for project in studio.projects()}
     past = studio.history(who.annotator, before=offset, limit=51)
     return page(
         request,
@@ -445,7 +454,7 @@ def admin_page(request: Request, who: Signed) -> Response:
         raise HTTPException(403, "only an admin, or the manager of a project, may see this page")
     studio = studio_of(request)
     roles = members.roles(studio, who.annotator)
-    projects = [each for each in studio.projects() if roles.get(each.id) == "manager"]
+    projects = [project for project in studio.projects() if roles.get(project.id) == "manager"]
     with studio.read() as session:
         held_up, disputed = onboarding.held_up(session), notes.waiting(session)
     return page(
@@ -631,7 +640,7 @@ def quality_page(request: Request, who: Admin, project: Offset | None = None) ->
     """Agreement between people, and ratings of the models, of one project or of all."""
     studio = studio_of(request)
     chosen = "Everything" if project is None else studio.project(project).settings.name
-    pairs = [each for each in studio.projects() if each.settings.kind in ("pair", "clip", "chat")]
+    pairs = [own for own in studio.projects() if own.settings.kind in ("pair", "clip", "chat")]
     return page(
         request,
         "quality",
@@ -639,7 +648,7 @@ def quality_page(request: Request, who: Admin, project: Offset | None = None) ->
         found=quality(studio, () if project is None else (chosen,)),
         chosen=chosen,
         choices=[("Everything", f"{root_of(request)}/admin/quality")]
-        + [(each.settings.name, f"{root_of(request)}/admin/quality?project={each.id}") for each in pairs],
+        + [(pair.settings.name, f"{root_of(request)}/admin/quality?project={pair.id}") for pair in pairs],
     )
 
 
@@ -678,7 +687,7 @@ def people_page(request: Request, who: Admin) -> Response:
         people=people,
         tags={person.account: tags.get(person.account, []) for person in people},
         links=invitations.links(studio, by=who.annotator),
-        projects=[each for each in studio.projects() if each.state != "archived"],
+        projects=[project for project in studio.projects() if project.state != "archived"],
     )
 
 

@@ -43,11 +43,11 @@ def queue_page(
     studio = studio_of(request)
     roles = members.roles(studio, who.annotator)
     waiting = [
-        (each, adjudicate.queue(studio, each, who.annotator))
-        for each in studio.projects()
-        if each.settings.kind in adjudicate.KINDS
-        and project in (None, each.id)
-        and roles.get(each.id) in ("adjudicator", "manager")
+        (own, adjudicate.queue(studio, own, who.annotator))
+        for own in studio.projects()
+        if own.settings.kind in adjudicate.KINDS
+        and project in (None, own.id)
+        and roles.get(own.id) in ("adjudicator", "manager")
     ]
     if project is not None and waiting and waiting[0][1]:
         return RedirectResponse(f"{root_of(request)}/adjudicate/{project}/{waiting[0][1][0]}", 303)

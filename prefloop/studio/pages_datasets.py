@@ -53,8 +53,8 @@ def save_page(request: Request, who: Admin, form: Form, project: Offset) -> Resp
         )
     except InputError as error:
         return _datasets(request, who, project, error=str(error), form=form)
-    said = version.label if new else f"={version.label}"
-    return RedirectResponse(f"{root_of(request)}/admin/datasets?project={project}&saved={said}", 303)
+    saved = version.label if new else f"={version.label}"
+    return RedirectResponse(f"{root_of(request)}/admin/datasets?project={project}&saved={saved}", 303)
 
 
 def _number(form: dict[str, str], name: str, nothing: float) -> float:
@@ -78,7 +78,7 @@ def _datasets(
     of = None if project is None else studio.project(project)
     found = studio.store.datasets()
     if of is not None:
-        found = [each for each in found if of.settings.name in each.chosen.get("projects", ())]
+        found = [dataset for dataset in found if of.settings.name in dataset.chosen.get("projects", ())]
     address = f"{root_of(request)}/admin/datasets"
     given = {name: (form or {}).get(name, "") for name in FIELDS}
     if of is not None and form is None:
@@ -91,8 +91,8 @@ def _datasets(
         who,
         status=422 if error else 200,
         project=of,
-        versions=sorted(found, key=lambda each: each.created_at, reverse=True),
-        commands={each.label: command_for(each, studio.store.label) for each in found},
+        versions=sorted(found, key=lambda dataset: dataset.created_at, reverse=True),
+        commands={dataset.label: command_for(dataset, studio.store.label) for dataset in found},
         kinds=() if of is None else EXPORTS[of.settings.kind],
         given=given,
         adjudicated="adjudicated" in (form or {}),
@@ -100,7 +100,7 @@ def _datasets(
         saved=saved.removeprefix("="),
         nothing_new=saved.startswith("="),
         choices=[(None, "Everything", address)]
-        + [(each.id, each.settings.name, f"{address}?project={each.id}") for each in studio.projects()],
+        + [(own.id, own.settings.name, f"{address}?project={own.id}") for own in studio.projects()],
         shown=shown,
     )
 
@@ -139,17 +139,17 @@ def shown(value: Any) -> str:
 def lines(record: Any) -> list[tuple[str, str]]:
     """A record as names and texts, in the order to read them."""
     prompt = getattr(record, "prompt", record)
-    said = [("prompt", excerpt(prompt))]
+    lines = [("prompt", excerpt(prompt))]
     for name in ("chosen", "rejected", "completion"):
         if hasattr(record, name):
-            said.append((name, getattr(record, name)))
-    said += [(f"rank {at}", text) for at, text in enumerate(getattr(record, "completions", ()), 1)]
+            lines.append((name, getattr(record, name)))
+    lines += [(f"rank {at}", text) for at, text in enumerate(getattr(record, "completions", ()), 1)]
     if hasattr(record, "good"):
-        said.append(("label", "good" if record.good else "bad"))
+        lines.append(("label", "good" if record.good else "bad"))
     if hasattr(record, "value"):
-        said.append(("score", f"{record.value:g}"))
+        lines.append(("score", f"{record.value:g}"))
     if getattr(record, "p_soft", 1.0) != 1.0:
-        said.append(("how sure", f"{record.p_soft:.0%}"))
+        lines.append(("how sure", f"{record.p_soft:.0%}"))
     if getattr(record, "annotator", ""):
-        said.append(("annotator", record.annotator))
-    return said
+        lines.append(("annotator", record.annotator))
+    return lines

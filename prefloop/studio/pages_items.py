@@ -94,7 +94,9 @@ def items_page(
 def _people(studio: Studio, project: int, who: Who) -> list[tuple[str, str]]:
     """Whom items can be assigned to: pseudonym and login. A manager is shown the members only."""
     known = accounts.people(studio) if who.is_admin else members.members(studio, project)
-    return sorted(((each.pseudonym, each.login) for each in known if each.active), key=lambda each: each[1])
+    return sorted(
+        ((person.pseudonym, person.login) for person in known if person.active), key=lambda person: person[1]
+    )
 
 
 @router.post("/admin/projects/{id}/items")
@@ -104,7 +106,7 @@ def act(request: Request, id: Id, who: Manager, form: FormLists) -> Response:
     check_csrf(who, plain.get("csrf", ""))
     action: Any = plain.get("action", "")
     marked = form.get("task", [])
-    if not all(each.isdecimal() and int(each) < 2**31 for each in marked):
+    if not all(item.isdecimal() and int(item) < 2**31 for item in marked):
         raise HTTPException(422, "task must be the numbers that the page holds")
     wanted = wanted_of(plain)
     every = plain.get("which") == "all"
@@ -114,7 +116,7 @@ def act(request: Request, id: Id, who: Manager, form: FormLists) -> Response:
         studio_of(request),
         id,
         action,
-        wanted if every else [int(each) for each in marked],
+        wanted if every else [int(item) for item in marked],
         value=plain.get(f"value_{action}", ""),
         by=who.annotator,
     )

@@ -15,10 +15,12 @@ def members_page(request: Request, id: Id, who: Manager) -> Response:
     """Who belongs to a project, and as what."""
     studio = studio_of(request)
     found = members.members(studio, id)
-    known = {each.login for each in found}
+    known = {member.login for member in found}
     # Only an admin is shown who else has an account; a manager has to know the login.
     others = (
-        [each.login for each in accounts.people(studio) if each.login not in known] if who.is_admin else []
+        [person.login for person in accounts.people(studio) if person.login not in known]
+        if who.is_admin
+        else []
     )
     return page(
         request,

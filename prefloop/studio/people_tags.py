@@ -102,11 +102,14 @@ def tags_of(session: Session) -> dict[int, list[str]]:
 
 def in_words(session: Session, audiences: Collection[str]) -> dict[str, str]:
     """Whom items are kept for, for whoever runs the project: a person by the login."""
-    names = [each.removeprefix("person:") for each in audiences if each.startswith("person:")]
+    names = [audience.removeprefix("person:") for audience in audiences if audience.startswith("person:")]
     rows = session.execute(
         select(models.AnnotatorRow.name, _Account.login)
         .join(_Account, _Account.annotator_id == models.AnnotatorRow.id)
         .where(models.AnnotatorRow.name.in_(names))
     )
     logins = {f"person:{name}": f"person {login}" for name, login in rows}
-    return {each: logins.get(each, each.replace(":", " ", 1)) if each else "everybody" for each in audiences}
+    return {
+        audience: logins.get(audience, audience.replace(":", " ", 1)) if audience else "everybody"
+        for audience in audiences
+    }

@@ -103,7 +103,9 @@ def _agreement(
     )
     raw = raw_agreement(labels, prompts=table.prompts)
     alpha = krippendorff_alpha(labels, prompts=table.prompts, resamples=200)
-    sided = raw_agreement(labels, ignoring=[labels.categories.index(each) for each in ("tie", "both_bad")])
+    sided = raw_agreement(
+        labels, ignoring=[labels.categories.index(choice) for choice in ("tie", "both_bad")]
+    )
     ceiling = None
     if math.isfinite(sided.value):
         found = noise_ceiling(sided)

@@ -51,8 +51,8 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
         row = session.get_one(studio_models.ProjectRow, id, with_for_update=True)
         gone = _removal(session, id)
         said_in = models.JudgementRow.id.in_(_answered(id)) | models.JudgementRow.id.in_(_decided(id))
-        said = session.scalars(select(models.JudgementRow).where(said_in)).all()
-        for judgement in said:
+        judgements = session.scalars(select(models.JudgementRow).where(said_in)).all()
+        for judgement in judgements:
             if current_judgement(session, judgement.item_id, judgement.annotator_id) is judgement:
                 assign.withdraw(session, judgement)
         tasks = select(_Task.id).where(_Task.project_id == id)

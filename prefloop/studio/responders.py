@@ -108,9 +108,10 @@ def two_answers(responders: Sequence[Responder], messages: Sequence[Message]) ->
     with ThreadPoolExecutor(2) as pool:
         for _ in range(DRAWS):
             drawn = [
-                pool.submit(each.reply, messages, seed=secrets.randbelow(2**31)) for each in (first, second)
+                pool.submit(answer.reply, messages, seed=secrets.randbelow(2**31))
+                for answer in (first, second)
             ]
-            a, b = (each.result() for each in drawn)
+            a, b = (answer.result() for answer in drawn)
             texts = {a.text.strip(), b.text.strip()}
             if all(texts) and len(texts) == 2:
                 return a, b
@@ -179,5 +180,5 @@ def _start(model: str, device: str) -> tuple[subprocess.Popen[str], int, str]:
         process.stdin.close()
         process.wait()
         raise InputError(f"chat is {model!r}, which cannot be served; the line above says why")
-    said = json.loads(line)
-    return process, int(said["port"]), str(said["weights_sha256"])
+    answer = json.loads(line)
+    return process, int(answer["port"]), str(answer["weights_sha256"])

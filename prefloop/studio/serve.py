@@ -60,7 +60,7 @@ def serve(config: ServeConfig) -> None:
             "STORE": config.store,
             "CHAT": json.dumps(
                 {
-                    "served": [asdict(replace(each, policy=store.name_of(each.policy))) for each in served],
+                    "served": [asdict(replace(link, policy=store.name_of(link.policy))) for link in served],
                     "answers": asdict(config.answers),
                 }
             ),
@@ -135,7 +135,7 @@ def _chat_work(studio: Studio, given: str) -> ChatWork | None:
     if not told["served"]:
         return None
     answers = ChatAnswers(**told["answers"])
-    responders = [EndpointResponder(Served(**each), answers) for each in told["served"]]
+    responders = [EndpointResponder(Served(**chat), answers) for chat in told["served"]]
     return ChatWork(studio, responders, patience=60 + answers.attempts * 3 * answers.timeout)
 
 

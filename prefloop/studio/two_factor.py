@@ -82,7 +82,9 @@ def turn_on(studio: Studio, who: Who, secret: str, code: str, password: str) -> 
         row.totp_secret, row.totp_step = secret, step
         row.totp_failures, row.totp_blocked_until = 0, None
         session.execute(delete(_Recovery).where(_Recovery.account_id == row.id))
-        session.add_all(_Recovery(account_id=row.id, code_sha256=_hash(row.id, each)) for each in codes)
+        session.add_all(
+            _Recovery(account_id=row.id, code_sha256=_hash(row.id, one_code)) for one_code in codes
+        )
         audit.write(
             session, now=now, annotator=who.annotator, action="second factor on", entity="account", id=row.id
         )

@@ -41,35 +41,37 @@ def write_messages(
 ) -> list[dict[str, Any]]:
     """Messages as templates read them, every text in them escaped. An empty system message is an absent one."""
 
-    def said(text: str) -> str:
+    def safe_text(text: str) -> str:
         return escape(text, control)
 
     written: list[dict[str, Any]] = []
     tools: list[Any] = []
     for message in messages:
-        tools += [_escaped(_parsed(tool, "the tool"), said) for tool in message.tools]
+        tools += [_escaped(_parsed(tool, "the tool"), safe_text) for tool in message.tools]
         if message.role == "system" and not message.content.strip():
             continue
-        fields: dict[str, Any] = {"role": message.role, "content": said(message.content)}
+        fields: dict[str, Any] = {"role": message.role, "content": safe_text(message.content)}
         if message.reasoning:
-            fields[_reasoning_name(tokenizer)] = said(message.reasoning)
+            fields[_reasoning_name(tokenizer)] = safe_text(message.reasoning)
         if message.tool_calls:
-            fields["tool_calls"] = [_call(call, said) for call in message.tool_calls]
-        fields |= {"tool_call_id": said(message.tool_call_id)} if message.tool_call_id else {}
-        fields |= {"name": said(message.name)} if message.name else {}
+            fields["tool_calls"] = [_call(call, safe_text) for call in message.tool_calls]
+        fields |= {"tool_call_id": safe_text(message.tool_call_id)} if message.tool_call_id else {}
+        fields |= {"name": safe_text(message.name)} if message.name else {}
         written.append(fields)
     if tools and written:
         written[0]["tools"] = tools
     return written
 
 
-def _call(call: ToolCall, said: Callable[[str], str]) -> dict[str, Any]:
+def _call(call: ToolCall, safe_text: Callable[[str], str]) -> dict[str, Any]:
     """A call with its arguments as an object, which is what templates expect."""
     function = {
-        "name": said(call.name),
-        "arguments": _escaped(_parsed(call.arguments, f"the arguments of the call of {call.name}"), said),
+        "name": safe_text(call.name),
+        "arguments": _escaped(
+            _parsed(call.arguments, f"the arguments of the call of {call.name}"), safe_text
+        ),
     }
-    named = {"id": said(call.id)} if call.id else {}
+    named = {"id": safe_text(call.id)} if call.id else {}
     return {**named, "type": "function", "function": function}
 
 
@@ -83,13 +85,13 @@ def _parsed(text: str, what: str) -> dict[str, Any]:
     return value
 
 
-def _escaped(value: Any, said: Callable[[str], str]) -> Any:
+def _escaped(value: Any, safe_text: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return said(value)
+        return safe_text(value)
     if isinstance(value, list):
-        return [_escaped(item, said) for item in value]
+        return [_escaped(item, safe_text) for item in value]
     if isinstance(value, dict):
-        return {said(key): _escaped(item, said) for key, item in value.items()}
+        return {safe_text(key): _escaped(item, safe_text) for key, item in value.items()}
     return value
 
 

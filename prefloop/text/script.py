@@ -96,10 +96,10 @@ def write_completions(
     parts = []
     for text, stops in zip(texts, ended, strict=True):
         if stops:
-            said = _answer(tokenizer, known, opening.text, messages, text, origin)
+            span = _answer(tokenizer, known, opening.text, messages, text, origin)
         else:
-            said = TextSpan(text=_unfinished(_turn_of(known), text, origin), stop=(), trained=True)
-        parts.append((said,))
+            span = TextSpan(text=_unfinished(_turn_of(known), text, origin), stop=(), trained=True)
+        parts.append((span,))
     return Script(opening=opening, completions=tuple(parts))
 
 

@@ -163,7 +163,7 @@ def _as_the_file_has_it(tokenizer: Any) -> "PreTrainedTokenizerBase":
 
     written = json.loads(tokenizer.backend_tokenizer.to_str())
     size = len(written["model"]["vocab"])  # a file's control tokens stand among the others
-    own = [each for each in written["added_tokens"] if each["id"] < size]
+    own = [token for token in written["added_tokens"] if token["id"] < size]
     if len(own) == len(written["added_tokens"]):
         return tokenizer
     written["added_tokens"] = own

@@ -85,15 +85,15 @@ def run_program(
             timed_out = True
         finally:
             _end(process)
-        said = _read(result, 1 << 12)
-        if said.startswith("not confined: "):
+        output = _read(result, 1 << 12)
+        if output.startswith("not confined: "):
             raise InputError(
-                f"programs cannot be confined on this machine ({said.removeprefix('not confined: ')}); run on Linux with seccomp, or set "
+                f"programs cannot be confined on this machine ({output.removeprefix('not confined: ')}); run on Linux with seccomp, or set "
                 "unconfined true in the verifier's file if you trust the programs with all that you can do"
             )
         most = limits.output_kb << 10
         return Ran(
-            passed=said == token, output=_read(out, most), errors=_read(err, most), timed_out=timed_out
+            passed=output == token, output=_read(out, most), errors=_read(err, most), timed_out=timed_out
         )
 
 

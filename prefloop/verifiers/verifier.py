@@ -41,7 +41,9 @@ class Verifier:
             with ThreadPoolExecutor(self.config.workers) as pool:
                 found = list(pool.map(self._passes, prompts, completions, wanted))
         else:
-            found = [self._is_right(text, each) for text, each in zip(completions, wanted, strict=True)]
+            found = [
+                self._is_right(text, expected) for text, expected in zip(completions, wanted, strict=True)
+            ]
         return [self.config.right if right else self.config.wrong for right in found]
 
     def _wanted(self, prompt: Prompt) -> Any:
@@ -72,7 +74,7 @@ class Verifier:
         if self.config.kind == "number":
             number = last_number(answer)
             return number is not None and number == last_number(_text(wanted))
-        alike = [_text(each) for each in (wanted if isinstance(wanted, list) else [wanted])]
+        alike = [_text(answer) for answer in (wanted if isinstance(wanted, list) else [wanted])]
         return self._same(answer) in map(self._same, alike)
 
     def _same(self, text: str) -> str:
@@ -125,8 +127,8 @@ def problem_with(config: VerifierConfig, value: Any) -> str:
     what = f"{config.column} is {shown(value)}"
     match config.kind:
         case "exact":
-            each = value if isinstance(value, list) else [value]
-            fits = bool(each) and all(isinstance(item, str | int | float) for item in each)
+            answers = value if isinstance(value, list) else [value]
+            fits = bool(answers) and all(isinstance(item, str | int | float) for item in answers)
             return "" if fits else f"{what}; write text, a number, or a list of them"
         case "number":
             one = isinstance(value, str | int | float) and not isinstance(value, bool)
@@ -140,7 +142,9 @@ def problem_with(config: VerifierConfig, value: Any) -> str:
                 return f"{what}, which is not a regular expression ({error})"
             return ""
         case "code":
-            listed = isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
+            listed = (
+                isinstance(value, list) and bool(value) and all(isinstance(answer, str) for answer in value)
+            )
             if (isinstance(value, str) and value.strip()) or listed or _is_cases(value):
                 return ""
             return f'{what}; write Python tests (text or a list of texts), or a list of {{"input": ..., "output": ...}}'
@@ -188,10 +192,10 @@ def _is_cases(value: Any) -> bool:
         isinstance(value, list)
         and bool(value)
         and all(
-            isinstance(each, Mapping)
-            and isinstance(each.get("input"), str)
-            and isinstance(each.get("output"), str)
-            for each in value
+            isinstance(case, Mapping)
+            and isinstance(case.get("input"), str)
+            and isinstance(case.get("output"), str)
+            for case in value
         )
     )
 

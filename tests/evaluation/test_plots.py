@@ -22,7 +22,7 @@ from prefloop.evaluation.plots import (
     scatter_chart,
 )
 from prefloop.evaluation.svg import WIDTH, axis, element, shorten, text_width, tick_labels
-from prefloop.evaluation.wording import interval_of, number, percent, said
+from prefloop.evaluation.wording import interval_of, number, percent, with_interval
 
 NAN = math.nan
 HOSTILE = "<script>alert(1)</script>\"'& \u202e\x00\ud800 ]]> --"
@@ -215,10 +215,10 @@ def test_numbers_in_words():
     assert [percent(x) for x in (0, 0.5, 0.013, 0.991, 1, NAN)] == [
         *("0\u00a0%", "50\u00a0%", "1.3\u00a0%", "99.1\u00a0%", "100\u00a0%", "–"),
     ]
-    assert said(estimate(1.2345, 1.01, 1.41)) == "1.23 [1.01, 1.41]"
-    assert said(estimate(-0.004, -0.14, 0.13)) == "0.00 [−0.14, 0.13]"
-    assert said(estimate(3.0)) == "3"
-    assert said(estimate(1000.0, 1000 - 1e-10, 1000 + 1e-10)) == "1000"  # an anchor's rating
+    assert with_interval(estimate(1.2345, 1.01, 1.41)) == "1.23 [1.01, 1.41]"
+    assert with_interval(estimate(-0.004, -0.14, 0.13)) == "0.00 [−0.14, 0.13]"
+    assert with_interval(estimate(3.0)) == "3"
+    assert with_interval(estimate(1000.0, 1000 - 1e-10, 1000 + 1e-10)) == "1000"  # an anchor's rating
     assert [number(x) for x in (999.7, 9_999.7, 999_999)] == ["1000", "10\u00a0k", "1\u00a0M"]
-    assert said(estimate(100.1234, 100.1224, 100.1244)) == "100.123 [100.122, 100.124]"
+    assert with_interval(estimate(100.1234, 100.1224, 100.1244)) == "100.123 [100.122, 100.124]"
     assert interval_of(estimate(0.78, 0.72, 0.83), share=True) == "72 to 83\u00a0%"

@@ -217,7 +217,7 @@ def in_plain_words(label: str) -> Iterator[None]:
 def _explain(error: Exception) -> str:
     """What happened and the way out, in one line."""
     cause = getattr(error, "orig", None) or error
-    said = " ".join(str(cause).split())
+    message = " ".join(str(cause).split())
     ways_out = {
         "not a database": "name a file that prefloop wrote, or one that does not exist yet",
         "malformed": "the file is damaged; restore a backup, or save what can be read with `sqlite3 FILE .recover`",
@@ -228,10 +228,10 @@ def _explain(error: Exception) -> str:
         "no password supplied": "give it in PGPASSWORD or ~/.pgpass, or in the URL (user:password@host)",
         "disk i/o error": "check the disk, and that it is a local one: SQLite needs that; use PostgreSQL otherwise",
     }
-    way_out = next((out for sign, out in ways_out.items() if sign in said.lower()), None)
+    way_out = next((out for sign, out in ways_out.items() if sign in message.lower()), None)
     if way_out is None:
         way_out = "check that the database can be reached and that host, name, user and password are right"
-    return f"{said}; {way_out}"
+    return f"{message}; {way_out}"
 
 
 def _url(where: str | Path) -> URL:

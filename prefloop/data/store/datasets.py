@@ -60,7 +60,7 @@ def difference(before: Sequence[Taken], after: Sequence[Taken]) -> Difference:
     for record in after:
         there = old.get(_question(record), [])
         line = canonical_json(record)
-        equal = next((at for at, each in enumerate(there) if canonical_json(each) == line), None)
+        equal = next((at for at, record in enumerate(there) if canonical_json(record) == line), None)
         if equal is None:
             unmatched.append((_question(record), record))
         else:
@@ -128,7 +128,7 @@ def save(
         version=1 if newest is None else newest[0].version + 1,
         export_id=export,
         chosen=dict(chosen),
-        changes={each: getattr(changes, each) for each in ("added", "removed", "changed", "same")},
+        changes={part: getattr(changes, part) for part in ("added", "removed", "changed", "same")},
         note=note,
         annotator_id=annotator,
         created_at=now(),
@@ -140,7 +140,9 @@ def save(
 
 def check_name(name: str) -> None:
     """Raise `InputError` for what cannot be a dataset's name."""
-    fits = name.isascii() and name[:1].isalnum() and all(each.isalnum() or each in "._-" for each in name)
+    fits = (
+        name.isascii() and name[:1].isalnum() and all(letter.isalnum() or letter in "._-" for letter in name)
+    )
     if not fits or len(name) > 100:
         raise InputError(f"dataset's name is {name!r}; it is {NAME}")
 
@@ -165,9 +167,9 @@ def find(session: Session, given: str) -> DatasetVersion:
         raise InputError(f"dataset is {given!r}; write it as NAME, or NAME@3 for version 3")
     if not at:
         return found[-1]
-    for each in found:
-        if number == str(each.version):
-            return each
+    for dataset in found:
+        if number == str(dataset.version):
+            return dataset
     raise InputError(f"dataset {name} has no version {number!r}; the newest is {found[-1].label}")
 
 

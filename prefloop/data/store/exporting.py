@@ -84,7 +84,7 @@ def _others(session: Session, kind: ExportKind) -> str:
     there = session.scalars(judged.where(item.kind != _ASKED.get(kind)).order_by(item.kind)).all()
     if not there:
         return ""
-    return f"; it has judgements of {' and '.join(_JUDGED[each] for each in there)}, which `prefer` trains on"
+    return f"; it has judgements of {' and '.join(_JUDGED[kind] for kind in there)}, which `prefer` trains on"
 
 
 def _fix(

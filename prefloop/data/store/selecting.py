@@ -142,11 +142,11 @@ def judged(session: Session, filters: Filters) -> list[JudgedRow]:
 
 def agreement_of(rows: Sequence[JudgedRow]) -> dict[int, float]:
     """Item -> the share of its annotators who give the commonest answer, of items that somebody answered. Skips are no answers."""
-    said: dict[int, Counter[str]] = {}
+    choices: dict[int, Counter[str]] = {}
     for row in rows:
         if not _stands_not(row) and row.choice in ANSWERS:
-            said.setdefault(row.item, Counter())[row.choice] += 1
-    return {item: max(counts.values()) / counts.total() for item, counts in said.items()}
+            choices.setdefault(row.item, Counter())[row.choice] += 1
+    return {item: max(counts.values()) / counts.total() for item, counts in choices.items()}
 
 
 def gold_shares(session: Session, projects: Sequence[str] = ()) -> list[GoldShare]:
@@ -199,9 +199,9 @@ def gold_shares(session: Session, projects: Sequence[str] = ()) -> list[GoldShar
 def _of_those_who_passed(session: Session, filters: Filters) -> set[int]:
     """Judgements made in a project by annotators who passed its known answers, and the decisions of adjudicators, who are asked none."""
     passed: dict[int, list[int]] = {}
-    for each in gold_shares(session, filters.projects):
-        if each.passed(filters.gold_passed, filters.gold_answered):
-            passed.setdefault(each.project, []).append(each.annotator)
+    for share in gold_shares(session, filters.projects):
+        if share.passed(filters.gold_passed, filters.gold_answered):
+            passed.setdefault(share.project, []).append(share.annotator)
     table = models.JudgementRow
     found = set(session.scalars(select(studio_models.AdjudicationRow.judgement_id)))
     for project, annotators in passed.items():
@@ -238,15 +238,15 @@ def _set_aside(session: Session, rows: Sequence[JudgedRow], *, adjudicated: bool
 def _given_to(tasks: ColumnElement[bool]) -> CompoundSelect[int]:
     """Judgements given to some tasks, and those that prefer what was rewritten in them."""
     task, row, detail = studio_models.TaskRow, studio_models.AssignmentRow, studio_models.JudgementDetailRow
-    said = (
+    own = (
         select(detail.judgement_id, detail.edit_judgement_id)
         .join(row, row.id == detail.assignment_id)
         .join(task, task.id == row.task_id)
         .where(tasks)
         .subquery()
     )
-    edits = select(said.c.edit_judgement_id).where(said.c.edit_judgement_id.is_not(None))
-    return union(select(said.c.judgement_id), edits)
+    edits = select(own.c.edit_judgement_id).where(own.c.edit_judgement_id.is_not(None))
+    return union(select(own.c.judgement_id), edits)
 
 
 def compare(rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False) -> Selection[Comparison]:

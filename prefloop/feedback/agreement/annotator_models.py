@@ -64,25 +64,25 @@ def fit_annotators(
     given = np.unique(labels.table[there])
     given = given if len(given) > 1 else np.union1d(given, [0, 1])
     item, who = np.nonzero(there)
-    said = np.searchsorted(given, labels.table[there])
+    labels_given = np.searchsorted(given, labels.table[there])
     items, people, size = len(there), there.shape[1], len(given)
     random = np.random.default_rng(seed)
     # Ties of the majority are broken at random.
-    votes = np.bincount(item * size + said, minlength=items * size).reshape(items, size)
+    votes = np.bincount(item * size + labels_given, minlength=items * size).reshape(items, size)
     truth = (votes + random.random(votes.shape) / 2).argmax(1)
     share, strength = 0.75, 8.0
     posterior, prior = np.zeros((items, size)), np.zeros(size)
     confusion, right = np.zeros((people, size, size)), []
     for sweep in range(sweeps):
         common = random.dirichlet(np.bincount(truth, minlength=size) + 1.0)
-        answers = np.bincount((who * size + truth[item]) * size + said, minlength=people * size**2).reshape(
-            people, size, size
-        )
+        answers = np.bincount(
+            (who * size + truth[item]) * size + labels_given, minlength=people * size**2
+        ).reshape(people, size, size)
         drawn = _draw_confusion(random, answers, _pseudo_counts(share, strength, size), model)
         share, strength = _draw_crowd(random, drawn, model)
         log = np.log(drawn)
         joint = np.log(common) + np.stack(
-            [np.bincount(item, log[who, k, said], items) for k in range(size)], 1
+            [np.bincount(item, log[who, k, labels_given], items) for k in range(size)], 1
         )
         chance = np.exp(joint - joint.max(1, keepdims=True))
         chance /= chance.sum(1, keepdims=True)

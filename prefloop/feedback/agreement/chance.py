@@ -130,9 +130,9 @@ def krippendorff_alpha(
     size = len(labels.categories)
     if not len(counts):
         return Agreement(value=math.nan, low=math.nan, high=math.nan, items=0)
-    each = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(size)
-    each /= (counts.sum(1) - 1)[:, None, None]
-    flat = each.reshape(len(counts), -1)
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(size)
+    pairs /= (counts.sum(1) - 1)[:, None, None]
+    flat = pairs.reshape(len(counts), -1)
     distance = DISTANCES[metric](labels)
     value = _alpha(flat.sum(0)[None], size, distance)[0]
     members = _members(used, prompts)

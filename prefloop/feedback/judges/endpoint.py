@@ -291,8 +291,8 @@ def _read(response: httpx.Response) -> Reply:
         usage = body.get("usage") or {}
         first: dict[str, float] = {}
         listed = ((choice.get("logprobs") or {}).get("content") or [])[:1]
-        for each in listed[0].get("top_logprobs") or [] if listed else []:
-            first[str(each["token"])] = float(each["logprob"])
+        for token in listed[0].get("top_logprobs") or [] if listed else []:
+            first[str(token["token"])] = float(token["logprob"])
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         ended, logprob = choice.get("finish_reason") != "length", float(choice.get("logprob") or 0.0)
     except (KeyError, IndexError, TypeError, AttributeError) as error:

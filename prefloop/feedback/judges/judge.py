@@ -141,10 +141,10 @@ class PairJudge:
         """Both orders, averaged. Raises `Unreadable`, `CallFailed`, `OverBudget` or `InputError`."""
         rubrics = self._rubrics(a, b)
         forth = _mean(
-            [self._first_is_better(Question(prompt=prompt, first=a, second=b), each) for each in rubrics]
+            [self._first_is_better(Question(prompt=prompt, first=a, second=b), rubric) for rubric in rubrics]
         )
         back = _mean(
-            [self._first_is_better(Question(prompt=prompt, first=b, second=a), each) for each in rubrics]
+            [self._first_is_better(Question(prompt=prompt, first=b, second=a), rubric) for rubric in rubrics]
         )
         probability = (forth + 1 - back) / 2
         consistent = _side(forth) == -_side(back)
@@ -183,10 +183,10 @@ class PairJudge:
 
 def _rubrics_of(settings: JudgeSettings) -> Callable[[str, str], Sequence[str]]:
     """Two texts -> what the pair is judged by, the same in both orders."""
-    each = [as_rubric([principle]) for principle in settings.principles]
-    if each and settings.drawn:
-        return lambda a, b: [each[drawn_order(len(each), settings.seed, a, b)[0]]]
-    return lambda a, b: each or [settings.rubric]
+    rubrics = [as_rubric([principle]) for principle in settings.principles]
+    if rubrics and settings.drawn:
+        return lambda a, b: [rubrics[drawn_order(len(rubrics), settings.seed, a, b)[0]]]
+    return lambda a, b: rubrics or [settings.rubric]
 
 
 def judge_items(

@@ -53,18 +53,18 @@ def soft_score(reply: Reply, *, best: int = 10) -> float:
     give it, so take `best` 9 for them. Raises `Unreadable` if no number is likely.
     """
     masses = [_mass(reply.first_token, str(score)) for score in range(1, best + 1)]
-    return expected_score(masses, said=reply.text)
+    return expected_score(masses, reply=reply.text)
 
 
-def expected_score(masses: Sequence[float], *, said: str = "") -> float:
+def expected_score(masses: Sequence[float], *, reply: str = "") -> float:
     """The mean of the scores 1, 2, ... by their probabilities, mapped to [-1, 1] (direct RLAIF, arXiv:2309.00267).
 
     2 (Σ_i i p_i / Σ_i p_i - 1) / (best - 1) - 1, with p_i the probability of answering i and `best` the number of them. Raises `Unreadable`
-    where all together have less than `LEAST_MASS`; `said` is what the model answered instead.
+    where all together have less than `LEAST_MASS`; `reply` is what the model answered instead.
     """
     total, best = sum(masses), len(masses)
     if not total >= LEAST_MASS:
-        raise Unreadable(f"probability of a number as the answer is {total:.3f}, reply {said[:80]!r}")
+        raise Unreadable(f"probability of a number as the answer is {total:.3f}, reply {reply[:80]!r}")
     mean = sum(score * mass for score, mass in enumerate(masses, 1)) / total
     return 2 * (mean - 1) / (best - 1) - 1
 

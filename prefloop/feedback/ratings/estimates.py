@@ -98,7 +98,7 @@ def by_posterior(
         expit(gaps.quantile(0.975)),
     )
     value[second, first], low[second, first], high[second, first] = (
-        1 - each[first, second] for each in (value, high, low)
+        1 - bound[first, second] for bound in (value, high, low)
     )
     # The maximum itself where the caller asked for one; of a mixture, what the truth is as likely above as below.
     centre = ratings.quantile(0.5) if prior is None else relative @ fitted.parameters

@@ -48,14 +48,14 @@ def length_controlled_win_rates(
             usable[at], reason[at] = False, "the difference of lengths is the same on every prompt"
     if usable.sum() < FEWEST_MODELS:
         reason = [
-            each or f"{int(usable.sum())} models to learn from, {FEWEST_MODELS} are needed" for each in reason
+            why or f"{int(usable.sum())} models to learn from, {FEWEST_MODELS} are needed" for why in reason
         ]
         usable[:] = False
     rates = [
         LengthControlled(
-            raw=each, controlled=WinRate(value=math.nan, standard_error=math.nan, n=each.n), reason=why
+            raw=rate, controlled=WinRate(value=math.nan, standard_error=math.nan, n=rate.n), reason=why
         )
-        for each, why in zip(raw, reason, strict=True)
+        for rate, why in zip(raw, reason, strict=True)
     ]
     if not usable.any():
         return tuple(rates)

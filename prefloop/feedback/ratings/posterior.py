@@ -221,11 +221,11 @@ def _inflation(fit: Fit, label: Ints, clusters: int) -> Floats:
         return same
     scores = likelihood.scores(fit.parameters) * likelihood.weight[:, None]
     factor = cho_factor(fit.curvature)
-    each = (scores * cho_solve(factor, scores.T).T).sum(1)[likelihood.row]
+    squares = (scores * cho_solve(factor, scores.T).T).sum(1)[likelihood.row]
     members = csr_array((np.ones(len(label)), (label, likelihood.row)), shape=(clusters, len(scores)))
     sums = members @ scores
     together = float((sums * cho_solve(factor, sums.T).T).sum()) * clusters / max(1, clusters - 1)
-    alone, weighed = float(each.sum()), float(each @ same)
+    alone, weighed = float(squares.sum()), float(squares @ same)
     found = (together - alone) / weighed if weighed > 0 else 1.0
     found = float(np.clip(found, 0.0, 1.0)) if clusters > 1 else 1.0
     return same * (found * pairs + CORRELATION * PAIRS) / (pairs + PAIRS)

@@ -36,7 +36,7 @@ def choose(
     drawn = sorted(range(len(keys)), key=lambda at: draw(seed, keys[at]))
     wanted = count if strategy == UNIFORM else math.ceil(uniform * count - 1e-9)
     taken = [ChosenPair(place=at, strategy=UNIFORM) for at in drawn[:wanted]]
-    known = {each.place for each in taken}
+    known = {taken_pair.place for taken_pair in taken}
     rest = [at for at in best_first if at not in known] if strategy != UNIFORM else []
     return taken + [ChosenPair(place=at, strategy=strategy) for at in rest[: count - len(taken)]]
 

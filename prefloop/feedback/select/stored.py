@@ -73,7 +73,7 @@ def candidates(store: Store, *, checkpoints: Sequence[int] = ()) -> list[Candida
         for prompt, members in by_prompt.items()
         for (one, (a, by_a)), (other, (b, by_b)) in combinations(members.items(), 2)
     ]
-    return [each for each in found if each.key not in asked]
+    return [item for item in found if item.key not in asked]
 
 
 def _asked(session: Session, round: int | None = None) -> set[str]:
@@ -101,23 +101,23 @@ def by_disagreement(offered: Sequence[CandidatePair], scores: Mapping[Key, Seque
         raise InputError(
             "the scores come from one scorer, but disagreement needs several; name more than one in `prefloop data score`"
         )
-    return ranked(disagreement(first, second), [each.key for each in offered])
+    return ranked(disagreement(first, second), [pair.key for pair in offered])
 
 
 def by_margin(offered: Sequence[CandidatePair], scores: Mapping[Key, Sequence[float]]) -> list[int]:
     """Places, those first whose margin is nearest to 0; of several scorers their mean margin."""
     first, second = _scores(offered, scores)
-    return ranked(uncertainty((first - second).mean(axis=0)), [each.key for each in offered])
+    return ranked(uncertainty((first - second).mean(axis=0)), [pair.key for pair in offered])
 
 
 def _scores(offered: Sequence[CandidatePair], scores: Mapping[Key, Sequence[float]]) -> tuple[Floats, Floats]:
     """`[members, pairs]` of the first and of the second completions."""
-    missing = sum(key not in scores for each in offered for key in each.scored)
+    missing = sum(key not in scores for pair in offered for key in pair.scored)
     if missing:
         raise InputError(
             f"{missing} of {2 * len(offered)} completions have no scores in the file; run `prefloop data score` on the same store and checkpoints"
         )
-    sides = (np.array([scores[each.scored[side]] for each in offered]).T for side in (0, 1))
+    sides = (np.array([scores[pair.scored[side]] for pair in offered]).T for side in (0, 1))
     first, second = sides
     return first, second
 
@@ -133,14 +133,14 @@ def by_information(store: Store, offered: Sequence[CandidatePair], count: int, *
     except InputError:  # nobody has compared two models yet
         votes = None
     known = list(votes.names) if votes is not None else []
-    names = [*known, *sorted({name for each in offered for name in each.models} - set(known))]
+    names = [*known, *sorted({name for pair in offered for name in pair.models} - set(known))]
     place = {name: at for at, name in enumerate(names)}
     precision, strengths = prior * np.eye(len(names)), np.zeros(len(names))
     if votes is not None and len(votes):
         found = fit(pair_likelihood(votes), prior=prior)
         precision[: len(known), : len(known)] = found.curvature[: len(known), : len(known)]
         strengths[: len(known)] = found.strengths
-    usable = [at for at, each in enumerate(offered) if each.models[0] != each.models[1]]
+    usable = [at for at, pair in enumerate(offered) if pair.models[0] != pair.models[1]]
     usable.sort(key=lambda at: offered[at].key)  # of pairs that tell the same, not the first in the store
     rows = np.zeros((len(usable), len(names)))
     for row, at in enumerate(usable):
@@ -156,19 +156,19 @@ def conflicts(store: Store, *, round: int) -> tuple[list[CandidatePair], list[in
     """
     pairs: dict[int, dict[bool, list[float]]] = defaultdict(lambda: {False: [], True: []})
     shown: dict[int, JudgedItem] = {}
-    for each in read_judged(store):
-        if each.kind == "pair" and each.choice in PREFERS:
-            pairs[each.item][each.annotator_kind == "ai"].append(PREFERS[each.choice])
-            shown[each.item] = each
-    both = [item for item, said in pairs.items() if said[False] and said[True]]
+    for judgement in read_judged(store):
+        if judgement.kind == "pair" and judgement.choice in PREFERS:
+            pairs[judgement.item][judgement.annotator_kind == "ai"].append(PREFERS[judgement.choice])
+            shown[judgement.item] = judgement
+    both = [item for item, choices in pairs.items() if choices[False] and choices[True]]
     with store.database.read() as session:
         asked = _asked(session, round)
-        offered = [each for each in _items(session, both, shown) if each[1].key not in asked]
+        offered = [item for item in _items(session, both, shown) if item[1].key not in asked]
     people = np.array([float(np.mean(pairs[item][False])) for item, _ in offered], np.float64)
     judge = np.array([float(np.mean(pairs[item][True])) for item, _ in offered], np.float64)
     worth = conflict(people, judge)
-    found = [each for _, each in offered]
-    order = ranked(worth, [each.key for each in found])
+    found = [pair for _, pair in offered]
+    order = ranked(worth, [pair.key for pair in found])
     return found, [at for at in order if worth[at] > 0]
 
 
@@ -201,10 +201,10 @@ def add(
 ) -> list[int]:
     """Make items of those chosen, each with its strategy; ids in the order of `chosen`."""
     ids: dict[int, int] = {}
-    for strategy in dict.fromkeys(each.strategy for each in chosen):
-        places = [each.place for each in chosen if each.strategy == strategy]
+    for strategy in dict.fromkeys(pair.strategy for pair in chosen):
+        places = [pair.place for pair in chosen if pair.strategy == strategy]
         made = store.add_items(
             [offered[at].completions for at in places], kind="pair", strategy=strategy, round=round
         )
         ids.update(zip(places, made, strict=True))
-    return [ids[each.place] for each in chosen]
+    return [ids[pair.place] for pair in chosen]

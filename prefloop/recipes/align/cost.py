@@ -173,7 +173,7 @@ def measure(shape: Shape, compute: Compute) -> Machine:
     vocabulary = torch.randn(shape.vocabulary, shape.width, device=device)
     few = torch.randn(chunk, shape.width, device=device)
     with large_products():
-        layer = fastest(lambda: [x @ each.T for each in weights], threads=every) / len(weights)
+        layer = fastest(lambda: [x @ weight.T for weight in weights], threads=every) / len(weights)
         head = fastest(lambda: few @ vocabulary.T, threads=every)
         single = fastest(lambda: x @ weights[0].T, threads=every)
         narrow_x, narrow = x.bfloat16(), weights[0].bfloat16()
@@ -183,7 +183,7 @@ def measure(shape: Shape, compute: Compute) -> Machine:
     copied = fastest(lambda: target.copy_(source), threads=every)
     step = torch.randn(ROWS, shape.width, device=device)
     read, many = (
-        fastest(lambda rows=rows: [step[:rows] @ each.T for each in weights], threads=every)
+        fastest(lambda rows=rows: [step[:rows] @ weight.T for weight in weights], threads=every)
         / (weight_bytes * len(weights))
         for rows in (1, ROWS)
     )
@@ -323,8 +323,8 @@ class Model:
     def activations(self, tokens: float) -> float:
         """MiB of a micro-batch."""
         shape = self.shape
-        each = KEPT * shape.width + 2 * shape.inner
-        return ROOM_MIB + 4 * tokens * shape.layers * each * HELD / 2**20
+        per_token = KEPT * shape.width + 2 * shape.inner
+        return ROOM_MIB + 4 * tokens * shape.layers * per_token * HELD / 2**20
 
     def merging(self) -> float:
         """MiB of the merged copy that is saved of a model with adapters."""

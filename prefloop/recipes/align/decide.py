@@ -59,8 +59,8 @@ class Decided:
     @property
     def total(self) -> Cost:
         """Of all stages, which run one after the other."""
-        costs = [each.cost for each in self.estimates]
-        return Cost(seconds=sum(each.seconds for each in costs), mib=max(each.mib for each in costs))
+        costs = [estimate.cost for estimate in self.estimates]
+        return Cost(seconds=sum(cost.seconds for cost in costs), mib=max(cost.mib for cost in costs))
 
 
 def decide(config: PlanConfig, seen: Seen, project: Path, *, resume: bool = False) -> Decided:
@@ -79,7 +79,7 @@ def decide(config: PlanConfig, seen: Seen, project: Path, *, resume: bool = Fals
         return made, estimates(made, sizes, seen.lengths, model, judge=seen.layout.own_judge)
 
     sizes = _in_time(
-        config, whole(config, seen), lambda sizes: sum(each.cost.seconds for each in at(sizes)[1])
+        config, whole(config, seen), lambda sizes: sum(estimate.cost.seconds for estimate in at(sizes)[1])
     )
     made, costs = at(sizes)
     return Decided(
@@ -191,11 +191,11 @@ def _that_fits(
     if device_of(config.compute).type == "cpu":
         given = min(given, ON_CPU)
     tried = choice
-    for tokens in dict.fromkeys((given, *(each for each in MICRO_BATCHES if each < given))):
+    for tokens in dict.fromkeys((given, *(size for size in MICRO_BATCHES if size < given))):
         tried = replace(choice, compute=replace(choice.compute, micro_batch_tokens=tokens))
         made = stages(config, seen, sizes, tried, project)
         costs = estimates(made, sizes, seen.lengths, model, judge=seen.layout.own_judge)
-        if max(each.cost.mib for each in costs) <= FILLED * free:
+        if max(estimate.cost.mib for estimate in costs) <= FILLED * free:
             return tried
     return replace(
         tried,

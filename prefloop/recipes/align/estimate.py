@@ -31,11 +31,13 @@ def estimates(
 ) -> tuple[StageEstimate, ...]:
     """All stages, the evaluation last. What policies write is taken to be as long as they may write: an upper bound."""
     found = [
-        StageEstimate(stage=each.name, cost=stage_cost(each.settings, lengths, model, _records(each, sizes)))
-        for each in stages
+        StageEstimate(
+            stage=stage.name, cost=stage_cost(stage.settings, lengths, model, _records(stage, sizes))
+        )
+        for stage in stages
     ]
-    policies = [each for each in stages if each.name not in ("sft", "judge", "reward")]
-    scorers = int(judge) + any(each.name == "reward" for each in stages)
+    policies = [stage for stage in stages if stage.name not in ("sft", "judge", "reward")]
+    scorers = int(judge) + any(stage.name == "reward" for stage in stages)
     measured = _measuring(sizes, lengths, model, policies=len(policies), scorers=scorers)
     return (*found, StageEstimate(stage="evaluate", cost=measured))
 
@@ -147,7 +149,9 @@ def _online_memory(settings: Online, rows: RowCounts, model: Model, micro: int) 
 def _measuring(sizes: Sizes, lengths: Lengths, model: Model, *, policies: int, scorers: int) -> Cost:
     """Every policy answers and is compared with the start; every scorer reads the answers and the comparisons that measure it."""
     answers = _drawn(lengths, sizes.prompts, sizes.answers)
-    each = model.draw(answers, batch=64) + model.forward(answers) + scorers * model.forward(answers, heads=0)
+    per_policy = (
+        model.draw(answers, batch=64) + model.forward(answers) + scorers * model.forward(answers, heads=0)
+    )
     against = model.forward(answers, heads=2) + model.forward(answers, heads=0)
     compared = RowCounts(
         prompts=sizes.measure,
@@ -155,7 +159,7 @@ def _measuring(sizes: Sizes, lengths: Lengths, model: Model, *, policies: int, s
         prompt_tokens=lengths.prompt,
         completion_tokens=lengths.completion,
     )
-    seconds = (1 + policies) * each + policies * against + scorers * model.forward(compared, heads=0)
+    seconds = (1 + policies) * per_policy + policies * against + scorers * model.forward(compared, heads=0)
     seconds += model.opened(1 + policies + 2 * scorers, adapters=0)
     frozen = 2.0 if model.rank else 1.0
     return Cost(

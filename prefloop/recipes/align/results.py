@@ -16,7 +16,7 @@ from prefloop.evaluation.reward_model_quality import RewardModelQuality, reward_
 from prefloop.evaluation.summary import EvaluatedPolicy, PolicySummary
 from prefloop.evaluation.text_statistics import reward_hacking_alarms, text_alarms
 from prefloop.evaluation.win_rate import win_rate, win_rate_at_equal_length, win_scores
-from prefloop.evaluation.wording import percent, said
+from prefloop.evaluation.wording import percent, with_interval
 from prefloop.recipes.align.decide import Decided
 from prefloop.recipes.align.judges import Answers, Judge, open_judge
 from prefloop.recipes.align.look import someone
@@ -154,7 +154,7 @@ def _model_quality(
 
 def _answers(policy: EvaluatedPolicy) -> Answers:
     """All of them, prompt after prompt."""
-    answers = [one for each in policy.completions for one in each]
+    answers = [one for group in policy.completions for one in group]
     return Answers(texts=[one.text for one in answers], ended=[one.ended for one in answers])
 
 
@@ -167,7 +167,7 @@ def _against_start(
     """
     first, *others = results.evaluated
     before = _answers(first)
-    places = np.repeat(np.arange(len(prompts)), [len(each) for each in first.completions])
+    places = np.repeat(np.arange(len(prompts)), [len(group) for group in first.completions])
     asked = [prompts[int(place)] for place in places]
     base = judge.scores(asked, before)
     rows = [replace(results.policies[0], gold=None if base is None else mean_interval(base, clusters=places))]
@@ -180,7 +180,7 @@ def _against_start(
         known = np.isfinite(odds)
         even, clusters = np.zeros(int(known.sum())), places[known]
         wins = win_rate(odds[known], even, clusters=clusters)
-        lengths = [_tokens(each)[known] for each in (policy, first)]
+        lengths = [_tokens(run)[known] for run in (policy, first)]
         outcomes.append(
             Outcome(
                 name=policy.name,
@@ -206,7 +206,7 @@ def _against_start(
 
 
 def _tokens(policy: EvaluatedPolicy) -> np.ndarray:
-    return np.array([one.tokens for each in policy.completions for one in each])
+    return np.array([one.tokens for group in policy.completions for one in group])
 
 
 def _alarms(
@@ -218,8 +218,8 @@ def _alarms(
 ) -> list[str]:
     """What went off for one policy."""
     proxies = [
-        [one.proxy for some in each.completions for one in some if one.proxy is not None]
-        for each in (policy, first)
+        [one.proxy for some in run.completions for one in some if one.proxy is not None]
+        for run in (policy, first)
     ]
     found = text_alarms(policy.name, before=first.text, after=policy.text)
     if judged is not None and all(proxies):
@@ -237,13 +237,13 @@ def judge_alarms(quality: RewardModelQuality, called: str) -> list[str]:
     accuracy, longer = quality.accuracy, quality.length.longer_is_chosen
     if not accuracy.low > 0.5:
         return [
-            f"The verdict is by {called}, which is right on {said(accuracy, share=True)} of {accuracy.n} comparisons that it has not seen; this "
+            f"The verdict is by {called}, which is right on {with_interval(accuracy, share=True)} of {accuracy.n} comparisons that it has not seen; this "
             "does not show that it is better than chance, so neither is the verdict. Give more comparisons, or an AI judge (`--judge judge.yaml`)."
         ]
     if accuracy.value <= longer.value:
         return [
-            f"The verdict is by {called}, which is right on {said(accuracy, share=True)} of comparisons that it has not seen; choosing the longer "
-            f"answer is right on {said(longer, share=True)}. It may know little but length: use the rate at equal length, more "
+            f"The verdict is by {called}, which is right on {with_interval(accuracy, share=True)} of comparisons that it has not seen; choosing the longer "
+            f"answer is right on {with_interval(longer, share=True)}. It may know little but length: use the rate at equal length, more "
             "comparisons, or an AI judge (`--judge judge.yaml`)."
         ]
     return []
@@ -251,19 +251,19 @@ def judge_alarms(quality: RewardModelQuality, called: str) -> list[str]:
 
 def verdict(outcomes: Sequence[Outcome], judge: RewardModelQuality, called: str, author: str) -> str:
     """The best policy against the start, in a sentence or two."""
-    best = max(outcomes, key=lambda each: each.wins.value)
+    best = max(outcomes, key=lambda side: side.wins.value)
     wins, accuracy = best.wins, judge.accuracy
     length = "Its answers are as long"
     if abs(best.longer) >= 0.005:
         length = f"Its answers are {percent(abs(best.longer))} {'longer' if best.longer > 0 else 'shorter'}"
     equal = (
-        f"; at equal length {said(best.at_equal_length, share=True)}"
+        f"; at equal length {with_interval(best.at_equal_length, share=True)}"
         if best.at_equal_length is not None
         else ""
     )
     return (
-        f"{_begin(best, judge)}: it is preferred on {said(wins, share=True)} of {_counted(best)} by {called}. {length}{equal}. The judge agrees with "
-        f"{author or 'the labels'} on {said(accuracy, share=True)} of {accuracy.n} comparisons that it has not seen."
+        f"{_begin(best, judge)}: it is preferred on {with_interval(wins, share=True)} of {_counted(best)} by {called}. {length}{equal}. The judge agrees with "
+        f"{author or 'the labels'} on {with_interval(accuracy, share=True)} of {accuracy.n} comparisons that it has not seen."
     )
 
 
@@ -303,11 +303,11 @@ def to_json(results: Results, took: Mapping[str, float], decided: Decided) -> di
         "reward_model_quality": results.reward_model,
         "stages": [
             {
-                "stage": each.stage,
-                "estimated_seconds": each.cost.seconds,
-                "seconds": took.get(each.stage),
-                "estimated_mib": each.cost.mib,
+                "stage": estimate.stage,
+                "estimated_seconds": estimate.cost.seconds,
+                "seconds": took.get(estimate.stage),
+                "estimated_mib": estimate.cost.mib,
             }
-            for each in decided.estimates
+            for estimate in decided.estimates
         ],
     }

@@ -24,7 +24,7 @@ from prefloop.evaluation import (
 )
 from prefloop.evaluation.json_files import write_json
 from prefloop.evaluation.tables import policy_table, reward_model_lines
-from prefloop.evaluation.wording import said
+from prefloop.evaluation.wording import with_interval
 from prefloop.recipes.align.cost import Cost, Machine
 from prefloop.recipes.align.decide import Decided, decide
 from prefloop.recipes.align.estimate import StageEstimate
@@ -148,7 +148,7 @@ def _to_keep(decided: Decided) -> dict[str, Any]:
         "gradient_checkpointing": decided.choice.compute.gradient_checkpointing,
         "why": decided.why,
         "free_mib": decided.free_mib,
-        "stages": [{"stage": each.stage, **asdict(each.cost)} for each in decided.estimates],
+        "stages": [{"stage": estimate.stage, **asdict(estimate.cost)} for estimate in decided.estimates],
     }
 
 
@@ -173,8 +173,8 @@ def _agreed(config: AlignConfig, kept: dict[str, Any], seen: Seen, project: Path
         sizes=sizes,
         stages=stages(config, seen, sizes, choice, project, resume=True),
         estimates=tuple(
-            StageEstimate(stage=each["stage"], cost=Cost(seconds=each["seconds"], mib=each["mib"]))
-            for each in kept["stages"]
+            StageEstimate(stage=stage["stage"], cost=Cost(seconds=stage["seconds"], mib=stage["mib"]))
+            for stage in kept["stages"]
         ),
         free_mib=kept["free_mib"],
     )
@@ -182,7 +182,7 @@ def _agreed(config: AlignConfig, kept: dict[str, Any], seen: Seen, project: Path
 
 def _write(config: AlignConfig, decided: Decided, results: Results, clock: Clock, project: Path) -> Path:
     """align.json, summary.json, evaluation.json and report.html; prints the tables. The report."""
-    took = {each.stage: each.seconds for each in clock.times}
+    took = {spent.stage: spent.seconds for spent in clock.times}
     with Store.open(str(project / "prefloop.db")) as store:
         trees = [lineage(store, str(project / name / "final")).render() for name in config.method]
     quality, shape = results.judge, decided.seen.shape
@@ -245,25 +245,29 @@ def _notes(decided: Decided, results: Results, took: dict[str, float]) -> tuple[
     notes = [
         f"The comparisons are by {author}. Policies, judge and measurement use different prompts, so no evaluation data was trained on.",
         *(
-            f"{each.name}: preferred on {said(each.wins, share=True)}"
-            + (f", at equal length {said(each.at_equal_length, share=True)}" if each.at_equal_length else "")
-            + f"; answers {each.longer:+.0%} in length"
-            + (f"; no answer from the judge on {each.unjudged} pairs" if each.unjudged else "")
+            f"{outcome.name}: preferred on {with_interval(outcome.wins, share=True)}"
+            + (
+                f", at equal length {with_interval(outcome.at_equal_length, share=True)}"
+                if outcome.at_equal_length
+                else ""
+            )
+            + f"; answers {outcome.longer:+.0%} in length"
+            + (f"; no answer from the judge on {outcome.unjudged} pairs" if outcome.unjudged else "")
             + "."
-            for each in results.outcomes
+            for outcome in results.outcomes
         ),
     ]
     if results.reward_model is not None:
         notes.append(
-            f"The policies' own reward model is right on {said(results.reward_model.accuracy, share=True)} of the held-out comparisons."
+            f"The policies' own reward model is right on {with_interval(results.reward_model.accuracy, share=True)} of the held-out comparisons."
         )
     left_out = [f"{count:,} {why}" for why, count in decided.seen.left_out.items()]
     if left_out:
         notes.append(f"Left out of {decided.seen.read.read:,} rows: {', '.join(left_out)}.")
     pairs = [
-        f"{each.stage} {duration(each.cost.seconds)} and {duration(took[each.stage])}"
-        for each in decided.estimates
-        if each.stage in took
+        f"{estimate.stage} {duration(estimate.cost.seconds)} and {duration(took[estimate.stage])}"
+        for estimate in decided.estimates
+        if estimate.stage in took
     ]
     notes.append(f"Estimated and taken: {', '.join(pairs)}.")
     return tuple(notes)
@@ -282,11 +286,11 @@ def _command(config: AlignConfig) -> str:
 
 def _flags(settings: Any, prefix: str) -> list[str]:
     words: list[str] = []
-    for each in fields(settings):
-        value, name = getattr(settings, each.name), f"{prefix}{each.name}"
+    for field in fields(settings):
+        value, name = getattr(settings, field.name), f"{prefix}{field.name}"
         if is_dataclass(value):
             words += _flags(value, f"{name}.")
-        elif value != each.default and name not in ("resume", "yes"):
+        elif value != field.default and name not in ("resume", "yes"):
             items = value if isinstance(value, tuple) else (value,)
             words += [
                 f"--{'data' if name == 'data.source' else name}",

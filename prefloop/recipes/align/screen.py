@@ -28,13 +28,13 @@ def screen(decided: Decided) -> str:
         ("machine", f"{machine.device}, {machine.threads} thread{'s' if machine.threads > 1 else ''}, {machine.layer / 1e9:.0f} GFLOP/s measured; {decided.free_mib / GIB:.1f} GiB of memory free"),
     ]  # fmt: skip
     width = max(len(name) for name, _ in lines)
-    text = "\n".join(f"{name.ljust(width)}  {said}" for name, said in lines)
+    text = "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines)
     return f"{text}\n\n{_table(decided)}{_short_of(decided)}"
 
 
 def _parts(decided: Decided) -> str:
     sizes, all_of_it = decided.sizes, whole(decided.config, decided.seen)
-    said = [
+    parts = [
         f"{getattr(sizes, name):,} of {getattr(all_of_it, name):,} {what}"
         for name, what in (
             (
@@ -49,8 +49,8 @@ def _parts(decided: Decided) -> str:
         if getattr(all_of_it, name)
     ]
     if sizes.answers > 1:
-        said[-1] += f" {sizes.answers} times each"
-    return f"{', '.join(said)}; split by prompt, so no evaluation data is trained on"
+        parts[-1] += f" {sizes.answers} times each"
+    return f"{', '.join(parts)}; split by prompt, so no evaluation data is trained on"
 
 
 def _trained(decided: Decided) -> str:
@@ -69,10 +69,12 @@ def _judge(decided: Decided) -> str:
 
 def _table(decided: Decided) -> str:
     rows = [("stage", "reads", "lr", "batch", "steps", "time", "memory")]
-    by_name = {each.name: each for each in decided.stages}
-    for each in decided.estimates:
-        about = _about(by_name[each.stage], decided) if each.stage in by_name else _measured(decided)
-        rows.append((each.stage, *about, duration(each.cost.seconds), f"{each.cost.mib / GIB:.1f} GiB"))
+    by_name = {stage.name: stage for stage in decided.stages}
+    for estimate in decided.estimates:
+        about = _about(by_name[estimate.stage], decided) if estimate.stage in by_name else _measured(decided)
+        rows.append(
+            (estimate.stage, *about, duration(estimate.cost.seconds), f"{estimate.cost.mib / GIB:.1f} GiB")
+        )
     total = decided.total
     rows.append(("all", "", "", "", "", duration(total.seconds), f"{total.mib / GIB:.1f} GiB at most"))
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
