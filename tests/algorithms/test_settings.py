@@ -168,9 +168,13 @@ def attributes(folder: Path) -> Iterator[str]:
                     yield node.attr
 
 
+@pytest.fixture(scope="module")
+def used() -> set[str]:
+    return set(attributes(Path(prefloop.__file__).parent))
+
+
 @pytest.mark.parametrize("cls", OTHERS)
-def test_settings_of_other_commands_are_named_somewhere(cls: Any) -> None:  # K7 R4
-    used = set(attributes(Path(prefloop.__file__).parent))
+def test_settings_of_other_commands_are_named_somewhere(cls: Any, used: set[str]) -> None:  # K7 R4
     assert [field.name for field in dataclasses.fields(cls) if field.name not in used] == []
 
 

@@ -15,7 +15,7 @@ from prefloop.studio.values import ProjectSettings
 from tests.studio.live import PASSWORD, Watch, new_page, served, sign_in, why_no_browser
 from tests.studio.made import fill
 from tests.studio.talker import Talker
-from tests.studio.test_browser import answer, compare_all, wait_stored
+from tests.studio.test_browser import answer, compare_all, wait_saved, wait_stored
 
 pytestmark = pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "there is a browser")
 
@@ -102,7 +102,7 @@ def test_a_rewrite_goes_with_the_side_it_was_opened_from_and_comes_back_with_it(
     at.press("u")
     at.page.wait_for_selector(".response.chosen")
     answer(at.page, "1", "Enter")
-    wait_stored(at.page, at.studio, at.project, 1)
+    wait_saved(at.page)
     assert at.pairs() == {(first, second), (f"{first}!", first)}
     assert at.rewrites() == [f"{first}!"]
 
@@ -191,7 +191,7 @@ def test_undo_works_without_a_connection(at: At) -> None:  # P3
     assert at.texts() == third
     at.page.wait_for_selector("#saved.waiting")
     at.page.unroute("**/api/**")
-    at.page.wait_for_function("() => document.getElementById('saved').textContent === 'saved'")
+    wait_saved(at.page)
     assert at.pairs() == set()
     assert at.studio.store.comparisons().left_out["tie"] == 1
     assert at.studio.progress([at.project])[at.project].submitted == 1
@@ -397,6 +397,20 @@ def test_ranks_are_gone_where_all_are_bad(studio: Studio, browser: Any) -> None:
         assert watch.wrong == []
 
 
+def test_an_answer_on_a_connection_that_hangs_is_sent_again(at: At) -> None:
+    first, second = at.texts()
+    at.page.evaluate(
+        "() => { const real = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = (milliseconds) => real(milliseconds / 200); }"
+    )
+    at.page.route("**/submit", lambda route: None)  # neither answered nor refused
+    answer(at.page, "1", "Enter")
+    at.page.wait_for_selector("#saved.waiting")
+    assert "the server does not answer" in at.page.text_content("#saved")
+    at.page.unroute("**/submit")
+    wait_saved(at.page)
+    assert at.pairs() == {(first, second)}
+
+
 def test_two_windows_keep_each_others_answers(at: At) -> None:  # P3
     fill(at.studio.store, 1, mark="other")
     project = at.studio.create_project(ProjectSettings(name="other")).id
@@ -407,7 +421,9 @@ def test_two_windows_keep_each_others_answers(at: At) -> None:  # P3
     other.wait_for_load_state("networkidle")
     for page in (at.page, other):
         page.route("**/submit", lambda route: route.abort())
+        page.bring_to_front()
         page.keyboard.press("1")
+        page.wait_for_selector(".response.chosen")
         page.keyboard.press("Enter")
         page.wait_for_selector("#saved.waiting")
     other.close()

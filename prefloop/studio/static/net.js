@@ -14,18 +14,21 @@ export class Refused extends Error {
   constructor(status, text) { super(text); this.status = status; }
 }
 
-export async function send(method, path, body, csrf, { headers = {}, keepalive = false } = {}) {
+const PATIENCE = 60000; // milliseconds until an answer that is on its way is sent again; the server takes it once
+
+export async function send(method, path, body, csrf, { headers = {}, keepalive = false, signal = undefined } = {}) {
   let answer;
   try {
     answer = await fetch(root + path, {
       method,
       keepalive,
+      signal,
       credentials: "same-origin",
       headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf, Accept: "application/json", ...headers },
       body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
     });
-  } catch {
-    throw new Refused(0, "the server cannot be reached");
+  } catch (error) {
+    throw new Refused(0, error.name === "TimeoutError" ? "the server does not answer" : "the server cannot be reached");
   }
   if (answer.status === 204) return null;
   let said = null;
@@ -102,7 +105,7 @@ export class Outbox {
       letter.tried = true;
       let said = null;
       try {
-        said = await send("POST", `/api/v1/assignments/${letter.token}/${letter.what}`, letter.body, this.csrf, { headers: { "Idempotency-Key": letter.key } });
+        said = await send("POST", `/api/v1/assignments/${letter.token}/${letter.what}`, letter.body, this.csrf, { headers: { "Idempotency-Key": letter.key }, signal: AbortSignal.timeout(PATIENCE) });
         wait = 500;
       } catch (error) {
         if (passing(error.status)) {
