@@ -23,9 +23,9 @@ from prefloop.studies.letters import (
     kl,
     make_world,
     tilted,
-    train_on_comparisons,
     train_on_reward,
 )
+from prefloop.studies.offline import paired, train_by_objective
 from prefloop.studies.study import (
     Numbers,
     Place,
@@ -104,9 +104,9 @@ def work(settings: FrontierSettings, cell: StudyCell, place: Place) -> Numbers:
         if cell.name == BEST_OF_N:
             return best_of(world, scores, int(strength))
         if cell.name in OFFLINE:
-            table = train_on_comparisons(
+            table = train_by_objective(
                 world,
-                data,
+                paired(data),
                 OFFLINE[cell.name],
                 steps=settings.offline_steps,
                 seed=place.seed,

@@ -46,6 +46,11 @@ STUDIES: Mapping[str, Known] = {
         study="prefloop.studies.overoptimisation:STUDY",
         minutes=1.5,
     ),
+    "objectives": Known(
+        summary="all objectives of `prefer`, tuned equally: which is better than DPO",
+        study="prefloop.studies.objectives:STUDY",
+        minutes=8.0,
+    ),
 }
 """In the order in which `all` runs them and the page shows them."""
 

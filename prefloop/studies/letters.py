@@ -6,7 +6,7 @@ So a reward model learns little about repetition from the reference's own sample
 reward are sums over all completions, not estimates; and the best policy at each KL is known in closed form.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -30,8 +30,6 @@ from prefloop.losses import (
     token_mean,
     whiten,
 )
-from prefloop.losses.objectives import OBJECTIVES, call
-from prefloop.losses.quantities import MISMATCHED, TokenNumbers, quantities
 
 REPEAT_PRICE = 1.5
 """What a letter costs that is the same as the one before, in standard deviations of the rest of the reward."""
@@ -161,6 +159,16 @@ def expected(p: Float[Tensor, "P S"], reward: Float[Tensor, "P S"]) -> float:
     return float((p * reward).sum(1).mean())
 
 
+def win_rate(one: Float[Tensor, "P S"], other: Float[Tensor, "P S"], reward: Float[Tensor, "P S"]) -> float:
+    """How often a completion of one policy has a higher reward than the other policy's, ties as a half; exact, the mean over prompts."""
+    ranked, order = reward.sort(dim=1)
+    below = torch.nn.functional.pad(other.gather(1, order).cumsum(1), (1, 0))
+    first = torch.searchsorted(ranked, ranked, side="left")
+    last = torch.searchsorted(ranked, ranked, side="right")
+    wins = (below.gather(1, first) + below.gather(1, last)) / 2
+    return float((one.gather(1, order) * wins).sum(1).mean())
+
+
 def tilted(world: Letters, reward: Float[Tensor, "P S"], beta: float) -> Float[Tensor, "P S"]:
     """The policy that KL-regularised reinforcement learning aims at: π_ref exp(r / β) / Z."""
     return (world.probabilities.log() + reward / beta).softmax(-1)
@@ -249,6 +257,14 @@ def fit_reward_model(
     return _standard(scores, world.probabilities) if float(scores.std()) > 0 else scores
 
 
+def soft_labels(scores: Float[Tensor, "P S"], data: Comparisons) -> Float[Tensor, " M"]:
+    """How likely each chosen completion is the better one, σ(a gap of scores), with the a that makes the comparisons likeliest."""
+    gap = scores[data.prompt, data.chosen] - scores[data.prompt, data.rejected]
+    scales = torch.logspace(-1.5, 1.5, 61)[:, None]
+    losses = -torch.nn.functional.logsigmoid(scales * gap).mean(1)
+    return torch.sigmoid(scales[losses.argmin()] * gap)
+
+
 def accuracy(world: Letters, scores: Float[Tensor, "P S"], *, pairs: int = 20_000, seed: int = 0) -> float:
     """Share of the reference's pairs, of different true reward, that scores order as the true reward does."""
     draw = torch.Generator().manual_seed(seed)
@@ -259,58 +275,8 @@ def accuracy(world: Letters, scores: Float[Tensor, "P S"], *, pairs: int = 20_00
     return float((torch.sign(true) == torch.sign(scored))[true != 0].float().mean())
 
 
-def train_on_comparisons(
-    world: Letters, data: Comparisons, loss: str, *, steps: int, seed: int, settings: Mapping[str, Any]
-) -> Float[Tensor, "P N V"]:
-    """A policy by one of the objectives of `prefer`: Adam from the reference on minibatches, at a rate that falls to zero."""
-    objective = OBJECTIVES[loss]
-    settings = {**objective.settings, **settings}
-    draw = torch.Generator().manual_seed(seed)
-    table = world.reference.clone().requires_grad_()
-    reference = token_logprobs(world.tree, world.reference)
-    running = dict(objective.running)
-    optimizer, schedule = _adam([table], RATE, steps)
-    count = len(data.prompt)
-    for _ in range(steps):
-        some = data.take(torch.randint(count, (min(256, count),), generator=draw))
-        prompt = some.prompt.repeat_interleave(2)
-        at = torch.stack([some.chosen, some.rejected], 1).flatten()
-        policy = token_logprobs(world.tree, table)
-        rows = len(at)
-        numbers = TokenNumbers(
-            logprobs=policy[prompt, at],
-            mask=world.tree.mask[at],
-            group=torch.arange(rows) // (2 if objective.data == "comparisons" else 1),
-            labels=torch.tensor([1.0, 0.0]).repeat(rows // 2),
-            reference=reference[prompt, at],
-        )
-        extra: dict[str, Any] = {}
-        if objective.prepare:
-            known = {
-                name: value.detach()
-                for name, value in quantities(
-                    objective.data,
-                    [name for name in objective.prepare_names if name not in MISMATCHED],
-                    numbers,
-                ).items()
-            }
-            other = at.roll(1)  # each prompt with the completion of another example
-            known["policy_mismatched"] = policy[prompt, other].sum(1).detach()
-            known["reference_mismatched"] = reference[prompt, other].sum(1)
-            state = {"running": running, "draw": draw}
-            result = call(objective.prepare, {**known, **settings, **state})
-            running = dict(result.running) or running
-            extra = {**result.shared, **result.each}
-        known = quantities(objective.data, [name for name in objective.names if name not in extra], numbers)
-        losses = call(objective.loss, {**known, **extra, **settings})
-        optimizer.zero_grad()
-        example_mean(losses, examples=len(losses)).backward()
-        optimizer.step()
-        schedule.step()
-    return table.detach()
-
-
-def _adam(parameters: Sequence[Tensor], rate: float, steps: int) -> tuple[Any, Any]:
+def adam(parameters: Sequence[Tensor], rate: float, steps: int) -> tuple[Any, Any]:
+    """Adam with a rate that falls to a hundredth over the steps: the optimiser and its schedule."""
     optimizer = torch.optim.Adam(parameters, lr=rate)
     return optimizer, torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
 
@@ -332,7 +298,7 @@ def train_on_reward(
     values = torch.zeros(world.reference.shape[:2], requires_grad=True)
     reference = token_logprobs(tree, world.reference)
     updates = 1 if method == "rloo" else 2  # RLOO's surrogate is right for one update only
-    optimizer, schedule = _adam([table, values], RATE, steps * updates)
+    optimizer, schedule = adam([table, values], RATE, steps * updates)
     prompt = torch.arange(len(reference)).repeat_interleave(k)
     for _ in range(steps):
         with torch.no_grad():
