@@ -124,6 +124,27 @@ STAGES: Mapping[str, Command] = {
         ),
         single=True,
     ),
+    "label answers": Command(
+        summary="write answers to further questions, and marked spans, to a file",
+        settings="prefloop.configs.label_questions:AnswersConfig",
+        work="prefloop.cli.questions:write_answers",
+        examples=(
+            "prefloop label answers --store runs/first/prefloop.db --kind spans --out spans.jsonl",
+            "prefloop label answers --store runs/first/prefloop.db --kind steps --labels untrue --out steps.jsonl",
+        ),
+        single=True,
+    ),
+    "label questions": Command(
+        summary="print or set the further questions of a studio project",
+        settings="prefloop.configs.label_questions:QuestionsConfig",
+        work="prefloop.cli.questions:set_questions",
+        positional=("project",),
+        examples=(
+            "prefloop label questions Helpful --store runs/first/prefloop.db",
+            "prefloop label questions Helpful --store runs/first/prefloop.db --file questions.yaml",
+        ),
+        single=True,
+    ),
     "label project archive": Command(
         summary="archive a project of the studio, or open it again",
         settings="prefloop.configs.label:ProjectStateConfig",

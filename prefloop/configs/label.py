@@ -152,8 +152,8 @@ class LabelImportConfig(Rows):
     """Store to write to, created if missing."""
     project: str = "Comparisons"
     """Project, by name or number; a new name creates a project."""
-    kind: Literal["pair", "rank", "rate", "binary", "edit", "clip"] | None = None
-    """What a new project asks: compare two (`pair`, the default), rank several, rate on scales, good or bad, write a better one, compare clips."""
+    kind: Literal["pair", "rank", "best_worst", "rate", "binary", "edit", "clip"] | None = None
+    """What a new project asks: compare two (`pair`, the default), rank several, choose the best and the worst, rate on scales, good or bad, write a better one, compare clips."""
     overlap: int | None = None
     """How many annotators judge each item of a new project; 1 by default."""
     guidelines: str = ""

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from prefloop.data.store import models, studio_models
 from prefloop.data.store.values import Choice, Conflict, Judgement
 from prefloop.errors import InputError
+from prefloop.studio import question_answers
 from prefloop.studio.values import Answer, Project
 
 PLACES: Mapping[str, int] = {"first": 0, "second": 1}
@@ -16,6 +17,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "chat": ("first", "second", "tie", "both_bad"),
     "clip": ("first", "second", "tie", "both_bad", "cant_tell"),
     "rank": ("ranking", "best", "both_bad"),
+    "best_worst": ("ranking", "both_bad"),
     "rate": ("rated",),
     "binary": ("good", "bad"),
     "edit": ("edited", "good"),
@@ -58,6 +60,8 @@ def judgement(
         raise InputError("ranking is only for the choices `ranking` and `best`")
     if any(not 0 <= place < len(order) for group in answer.ranking for place in group):
         raise InputError(f"ranking is {answer.ranking}; places go from 0 to {len(order) - 1}")
+    if settings.kind == "best_worst" and answer.choice == "ranking":
+        _check_best_worst(answer.ranking, len(order))
     _check_ratings(project, answer)
     unknown = [flag for flag in answer.flags if flag not in settings.flags]
     if unknown or len(set(answer.flags)) != len(answer.flags):
@@ -78,6 +82,18 @@ def judgement(
         version=version,
         ranking=tuple(tuple(sorted(order[place] for place in group)) for group in answer.ranking),
     )
+
+
+def _check_best_worst(ranking: Sequence[Sequence[int]], count: int) -> None:
+    """One best, one worst, and all others together between them."""
+    places = sorted(place for group in ranking for place in group)
+    sizes = [len(group) for group in ranking]
+    wanted = [1, 1] if count == 2 else [1, count - 2, 1]
+    if places != list(range(count)) or sizes != wanted:
+        raise InputError(
+            f"ranking is {[list(group) for group in ranking]}; it must be the best place, all others, and the worst, for example "
+            f"{[[0], list(range(1, count - 1)), [count - 1]] if count > 2 else [[0], [1]]}"
+        )
 
 
 def in_place(choice: str, order: Sequence[int]) -> str:
@@ -190,7 +206,7 @@ def same(session: Session, known: models.JudgementRow, judgement: Judgement, ans
         dict(answer.ratings),
         answer.edited if answer.edited.strip() else "",
     )
-    if stored != sent:
+    if stored != sent or not question_answers.same(session, known.id, judgement.order_shown, answer):
         raise Conflict("this idempotency key was used for another answer; use a new one")
 
 

@@ -17,6 +17,7 @@ from prefloop.data.store.values import ExportKind
 from prefloop.records import Prompt
 from prefloop.studio import accounts, exchange, members, onboarding, passwords, people_log
 from prefloop.studio.accounts import Who
+from prefloop.studio.questions import LONGEST_COMMENT, MOST_SPANS, QuestionAnswer, Span
 from prefloop.studio.render import markdown, to_html
 from prefloop.studio.security import admin, limit, manager, reader, root_of, signed_in, studio_of, worker
 from prefloop.studio.values import (
@@ -74,6 +75,31 @@ class NextIn(Strict):
     have: list[Text] = Field(default=[], max_length=10, description="tokens that the page holds already")
 
 
+class QuestionAnswerIn(Strict):
+    question: Text = Field(max_length=40, description="its name")
+    value: int | Annotated[Text, Field(max_length=LONGEST_TEXT)] = Field(
+        description="a level, an option, or a text"
+    )
+    place: int | None = Field(
+        default=None, ge=0, le=1000, description="the reply it is about, by its place from 0"
+    )
+
+
+class SpanIn(Strict):
+    question: Text = Field(max_length=40, description="name of the question of kind spans")
+    place: int = Field(ge=0, le=1000, description="the reply, by its place from 0")
+    start: int = Field(
+        ge=0, lt=2**31, description="first character of the part, in Unicode characters from 0"
+    )
+    end: int = Field(ge=0, lt=2**31, description="the character after its last")
+    label: Text = Field(max_length=60)
+    comment: Text = Field(default="", max_length=LONGEST_COMMENT)
+
+
+Answers = Annotated[list[QuestionAnswerIn], Field(max_length=2000)]
+Spans = Annotated[list[SpanIn], Field(max_length=MOST_SPANS)]
+
+
 class AnswerIn(Strict):
     choice: Literal[
         "first", "second", "tie", "both_bad", "cant_tell", "ranking", "best", "good", "bad", "rated", "edited"
@@ -94,6 +120,8 @@ class AnswerIn(Strict):
         default="",
         description="the reply that `edited` was written from; refused if it is not the one chosen",
     )
+    answers: Answers = Field(default=[], description="to the project's further questions")
+    spans: Spans = Field(default=[], description="parts of the replies that you marked")
     duration_ms: int = Field(default=0, ge=0, le=10**12)
 
 
@@ -112,6 +140,8 @@ class DraftIn(Strict):
     edits: dict[Literal["first", "second"], Annotated[Text, Field(max_length=LONGEST_TEXT)]] = Field(
         default={}, description="rewrites by the reply they were written from; the page keeps both"
     )
+    answers: Answers = Field(default=[])
+    spans: Spans = Field(default=[])
 
 
 class ScaleIn(Strict):
@@ -208,6 +238,9 @@ class AssignmentOut(BaseModel):
     draft: dict[str, Any]
     stage: str = Field(description="practice or qualification; empty at work")
     note: str = Field(description="with which your answer was sent back, to be given again")
+    suggestion: str = Field(
+        description="a judge's verdict in places (first, tie, ...); empty where none is shown"
+    )
 
 
 class GuidelinesOut(BaseModel):
@@ -300,6 +333,7 @@ def assignment_out(assignment: Assignment, root: str) -> AssignmentOut:
         draft=dict(assignment.draft),
         stage=assignment.stage,
         note=assignment.note,
+        suggestion=assignment.suggestion,
     )
 
 
@@ -320,14 +354,17 @@ def _past_out(past: Past, render: str) -> PastOut:
     )
 
 
-_CHECKS = ("gold_share", "gold_floor", "gold_window", "qualify_share", "least_seconds")
-"""Settings that say how people are checked; those who are do not see them."""
+_HIDDEN = (
+    *("gold_share", "gold_floor", "gold_window", "qualify_share", "least_seconds"),
+    *("suggest_from", "suggest_share"),
+)
+"""Settings that say how people are checked, and which judge they are shown; those who are asked do not see them."""
 
 
 def _project_out(project: Project, progress: ProjectProgress, *, everything: bool) -> ProjectOut:
     settings = asdict(project.settings)
     if not everything:
-        for name in _CHECKS:
+        for name in _HIDDEN:
             settings.pop(name)
     shown = asdict(progress)
     if not everything:
@@ -396,6 +433,8 @@ def submit(
         rationale=body.rationale,
         edited=body.edited,
         edited_from=body.edited_from,
+        answers=tuple(QuestionAnswer(**each.model_dump()) for each in body.answers),
+        spans=tuple(Span(**each.model_dump()) for each in body.spans),
         duration_ms=body.duration_ms,
     )
     receipt = studio_of(request).submit(token, who.annotator, answer, key=key)
@@ -501,7 +540,8 @@ def change_project(
 ) -> ProjectOut:
     """New settings; answers keep the version of the guidelines they were given under."""
     studio = studio_of(request)
-    settings = body.settings(studio.project(id).settings.access)
+    before = studio.project(id).settings
+    settings = body.settings(before.access).asking_as(before)
     project = studio.change_project(id, settings, state=body.state, by=who.annotator)
     return _project_out(project, studio.progress([id])[id], everything=True)
 

@@ -24,6 +24,7 @@ from prefloop.studio import (
     api_datasets,
     api_items,
     api_members,
+    api_questions,
     pages,
     pages_account,
     pages_adjudicate,
@@ -31,6 +32,7 @@ from prefloop.studio import (
     pages_datasets,
     pages_items,
     pages_members,
+    pages_questions,
 )
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.prefix import Prefix, check_prefix, parsed
@@ -83,6 +85,7 @@ def make_app(
     app.include_router(api_account.router)
     app.include_router(api_at_work.router)
     app.include_router(api_items.router)
+    app.include_router(api_questions.router)
     app.include_router(pages.router)
     app.include_router(pages_adjudicate.router)
     app.include_router(pages_datasets.router)
@@ -90,6 +93,7 @@ def make_app(
     app.include_router(pages_account.router)
     app.include_router(pages_at_work.router)
     app.include_router(pages_items.router)
+    app.include_router(pages_questions.router)
     app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])
     app.add_api_route("/readyz", _ready, methods=["GET"], tags=["server"], response_model=None)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

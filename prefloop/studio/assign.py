@@ -22,7 +22,17 @@ from sqlalchemy.orm import Session, aliased
 from prefloop.data.store import judging, models, studio_models
 from prefloop.data.store.models import UtcTime
 from prefloop.data.store.values import Conflict, Judgement
-from prefloop.studio import access, answers, audit, notes, onboarding, people_tags, quotas
+from prefloop.studio import (
+    access,
+    answers,
+    audit,
+    notes,
+    onboarding,
+    people_tags,
+    question_answers,
+    quotas,
+    suggestions,
+)
 from prefloop.studio.edits import current_judgement, write_edit
 from prefloop.studio.onboarding import Gate
 from prefloop.studio.projects import project_of
@@ -94,6 +104,8 @@ def lease(
             draft={},
         )
         session.add(row)
+        session.flush()
+        suggestions.draw(session, project, row, task, random)
     else:
         # Left unanswered before. The order stays as it was: the annotator may remember it, and a draft speaks of it.
         row.state, row.leased_at, row.expires_at = "leased", now, expires
@@ -255,6 +267,7 @@ def submit(
     row, project, item = owned(session, token, annotator)
     version = onboarding.version_read(session, project, annotator)
     judgement = answers.judgement(project, row, answer, key=key, item=item, version=version)
+    question_answers.check(session, project, item, row.order_shown, answer)
     task = session.get_one(_Task, row.task_id)
     feedback = _feedback(task, judgement, row)
     known = _known(session, judgement.idempotency_key)
@@ -270,6 +283,7 @@ def submit(
     (id,) = judging.judge(session, [judgement])
     edit = write_edit(session, project, row, answer, id, judgement) if answer.edited.strip() else None
     _write_detail(session, id, row.id, answer, edit)
+    question_answers.write(session, id, item, row.order_shown, answer)
     if again:
         notes.add(session, row, "revised", answer.rationale[: notes.LONGEST], now=now, by=annotator)
     else:
@@ -380,7 +394,8 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
     detail = withdraw_answer(session, before)
     if notes.last_kind(session, row.id) == "sent_back":
         notes.add(session, row, "revised", "", now=now, by=annotator)
-    row.draft = answers.as_draft(before, detail, row.order_shown)
+    more = question_answers.as_draft(session, before.id, row.order_shown)
+    row.draft = answers.as_draft(before, detail, row.order_shown) | more
     row.judgement_id, row.finished_at = None, None
     expires = now + timedelta(seconds=project.settings.lease_seconds)
     if row.state == "submitted":
@@ -485,7 +500,7 @@ def shown(
         before = session.get_one(_Judgement, row.judgement_id)
         draft = answers.as_draft(
             before, session.get(studio_models.JudgementDetailRow, before.id), row.order_shown
-        )
+        ) | question_answers.as_draft(session, before.id, row.order_shown)
     task = session.get_one(_Task, row.task_id)  # without a query where the session has just taken it
     (item,) = judging.items(session, [task.item_id])
     return Assignment(
@@ -500,6 +515,7 @@ def shown(
         render=project.settings.render,
         note=note,
         stage=task.stage,  # type: ignore[arg-type]  # as the database checks
+        suggestion=suggestions.shown_with(session, project, row),
     )
 
 

@@ -10,7 +10,7 @@ from prefloop.data.store import models, studio_models
 from prefloop.data.store.lineage import lineage
 from prefloop.errors import InputError
 from prefloop.records import Prompt
-from prefloop.studio import access, audit, judgement_words, notes, projects
+from prefloop.studio import access, audit, judgement_words, notes, projects, question_answers
 from prefloop.studio.assign import is_open
 from prefloop.studio.at_work import is_too_fast
 from prefloop.studio.items import authors_of
@@ -58,6 +58,8 @@ class GivenAnswer:
     rationale: str
     flags: tuple[str, ...]
     edited: str
+    more: tuple[str, ...]
+    """Answers to further questions, and marked parts, a line each, by slots."""
     seconds: float
     too_fast: bool
     guideline_version: str
@@ -116,8 +118,8 @@ def item_page(studio: Studio, project: int, task: int) -> ItemPage:
             .order_by(models.ItemCompletionRow.slot)
         ).all()
         authors = authors_of(session, [item.id])[item.id]
-        characters = sum(len(completion.text) for completion in completions)
-        answers = _answers(session, row, characters, asked.settings.least_seconds)
+        written = [completion.text for completion in completions]
+        answers = _answers(session, row, written, asked.settings.least_seconds)
         versions = {answer.guideline_version for answer in answers} - {""}
         kept = studio_models.GuidelineVersionRow
         texts = session.execute(
@@ -189,7 +191,7 @@ def _sampling(row: models.CompletionRow) -> str:
 
 
 def _answers(
-    session: Session, task: studio_models.TaskRow, characters: int, least_seconds: float
+    session: Session, task: studio_models.TaskRow, completions: list[str], least_seconds: float
 ) -> tuple[GivenAnswer, ...]:
     account, detail = studio_models.AccountRow, studio_models.JudgementDetailRow
     rows = session.execute(
@@ -200,6 +202,8 @@ def _answers(
         .where(_Judgement.item_id == task.item_id)
         .order_by(_Judgement.id)
     ).all()
+    characters = sum(map(len, completions))
+    more_said = question_answers.in_words(session, [judgement.id for judgement, *_ in rows], completions)
     assignments = {
         row.annotator_id: row
         for row in session.scalars(select(_Assignment).where(_Assignment.task_id == task.id))
@@ -234,6 +238,7 @@ def _answers(
                 rationale=more.rationale if more else "",
                 flags=tuple(more.flags) if more else (),
                 edited=more.edited if more else "",
+                more=more_said[last.id],
                 seconds=last.duration_ms / 1000,
                 too_fast=is_too_fast(last.duration_ms, characters, least_seconds),
                 guideline_version=last.guideline_version,

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 PAIRS = ("pair", "clip", "chat")
-ALL = (*PAIRS, "rank", "rate", "binary", "edit")
+TEXTS = ("pair", "chat", "rank", "best_worst", "rate", "binary", "edit")
+ALL = (*PAIRS, "rank", "best_worst", "rate", "binary", "edit")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +27,7 @@ KEYS: Mapping[str, Key] = {
     "left": Key(key="ArrowLeft", says="towards the first", kinds=PAIRS),
     "right": Key(key="ArrowRight", says="towards the second", kinds=PAIRS),
     "tie": Key(key="3", says="equally good", kinds=PAIRS),
-    "both_bad": Key(key="0", says="all of them are bad", kinds=(*PAIRS, "rank")),
+    "both_bad": Key(key="0", says="all of them are bad", kinds=(*PAIRS, "rank", "best_worst")),
     "cant_tell": Key(key="4", says="cannot tell", kinds=("clip",)),
     "play": Key(key="p", says="play both clips from the beginning, or stop", kinds=("clip",)),
     "good": Key(key="1", says="good", kinds=("binary",)),
@@ -39,10 +40,9 @@ KEYS: Mapping[str, Key] = {
     "rationale": Key(key="r", says="say why"),
     "edit": Key(key="e", says="write a better reply", kinds=("pair", "chat", "edit")),
     "diff": Key(key="d", says="show what differs", kinds=("pair", "chat")),
-    "written": Key(
-        key="w",
-        says="show the raw text",
-        kinds=("pair", "chat", "rank", "rate", "binary", "edit"),
+    "written": Key(key="w", says="show the raw text", kinds=TEXTS),
+    "mark": Key(
+        key="m", says="mark a part: arrows choose it, with Shift more of it, Enter its label", kinds=TEXTS
     ),
     "new_chat": Key(key="n", says="start a new conversation", kinds=("chat",)),
     "guidelines": Key(key="g", says="guidelines"),

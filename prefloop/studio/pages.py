@@ -38,6 +38,7 @@ from prefloop.studio.api import download
 from prefloop.studio.keys import KEYS
 from prefloop.studio.one_annotator import one_annotator
 from prefloop.studio.quality import logins, quality
+from prefloop.studio.questions import for_page
 from prefloop.studio.render import ODD, markdown
 from prefloop.studio.security import (
     COOKIE,
@@ -334,11 +335,14 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
         "bothBad": settings.allow_both_bad,
         "flags": list(settings.flags),
         "scales": [{"name": scale.name, "levels": scale.levels} for scale in settings.scales],
+        "questions": for_page(settings.questions),
         "keys": {name: key.key for name, key in KEYS.items()} | dict(who.settings.get("keys", {})),
         "keyNames": {
             name: key.says
             for name, key in KEYS.items()
-            if settings.kind in key.kinds and (name != "written" or settings.render == "markdown")
+            if settings.kind in key.kinds
+            and (name != "written" or settings.render == "markdown")
+            and (name != "mark" or any(each.kind == "spans" for each in settings.questions))
         },
         "odd": ODD.pattern,
         "atOnce": bool(who.settings.get("at_once", False)),
@@ -561,7 +565,8 @@ def edit_project(request: Request, id: Id, who: Manager, form: Form) -> Response
     if state not in STATES:
         raise HTTPException(422, f"state must be one of {', '.join(STATES)}")
     try:
-        studio.change_project(id, _settings_of(form), state=state, by=who.annotator)
+        settings = _settings_of(form).asking_as(before.settings)
+        studio.change_project(id, settings, state=state, by=who.annotator)
     except InputError as error:
         return _project_form(request, who, id, before.settings, str(error), state=state, status=422)
     return RedirectResponse(f"{root_of(request)}/admin/projects/{id}", 303)

@@ -14,7 +14,8 @@ from prefloop.data.store import models, studio_models
 from prefloop.data.store.values import Conflict
 from prefloop.data.store.writing import chunks
 from prefloop.errors import InputError
-from prefloop.studio import audit
+from prefloop.studio import audit, question_answers, suggestions
+from prefloop.studio.questions import questions_of
 from prefloop.studio.values import (
     GOLD_OVERLAP,
     ITEM_KIND,
@@ -36,6 +37,7 @@ _Task, _Assignment = studio_models.TaskRow, studio_models.AssignmentRow
 def create(session: Session, settings: ProjectSettings, *, now: datetime, by: int | None = None) -> Project:
     """A new project; `Conflict` if there is one of that name."""
     _check_free(session, settings.name)
+    suggestions.check_judge(session, settings.suggest_from)
     row = studio_models.ProjectRow(**_columns(settings), state="open", created_at=now)
     session.add(row)
     session.flush()
@@ -69,6 +71,10 @@ def change(
     if "kind" in changed:
         raise InputError(f"project {row.name!r} is of kind {row.kind}; make another project for another kind")
     _check_free(session, settings.name, but=id)
+    if "suggest_from" in changed:
+        suggestions.check_judge(session, settings.suggest_from)
+    if "questions" in changed:
+        question_answers.check_change(session, id, settings.questions)
     for name, value in changed.items():
         setattr(row, name, value)
     if state is not None:
@@ -287,6 +293,7 @@ def _columns(settings: ProjectSettings) -> dict[str, Any]:
     columns = asdict(settings)
     columns["flags"] = list(settings.flags)
     columns["scales"] = [{"name": scale.name, "levels": scale.levels} for scale in settings.scales]
+    columns["questions"] = [question.to_json() for question in settings.questions]
     return columns
 
 
@@ -318,6 +325,9 @@ def _project(row: studio_models.ProjectRow) -> Project:
             gold_floor=row.gold_floor,
             gold_window=row.gold_window,
             least_seconds=row.least_seconds,
+            questions=questions_of(row.questions),
+            suggest_from=row.suggest_from,
+            suggest_share=row.suggest_share,
         ),
         state=state,
     )

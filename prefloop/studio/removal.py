@@ -71,6 +71,10 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
             select(_Assignment.id).where(_Assignment.task_id.in_(tasks))
         )
         session.execute(delete(studio_models.NoteRow).where(of_notes))
+        suggested = studio_models.SuggestionRow.assignment_id.in_(
+            select(_Assignment.id).where(_Assignment.task_id.in_(tasks))
+        )
+        session.execute(delete(studio_models.SuggestionRow).where(suggested))
         # What was said in it refers to the assignments of its answers, which is never changed: those stay, and lead nowhere.
         kept = select(studio_models.JudgementDetailRow.assignment_id).where(
             studio_models.JudgementDetailRow.assignment_id.is_not(None)

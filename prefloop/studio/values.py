@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -11,14 +11,16 @@ from prefloop.configs.common import require
 from prefloop.data.store.values import ExportKind
 from prefloop.errors import InputError
 from prefloop.records import Message, Prompt
+from prefloop.studio.questions import Question, QuestionAnswer, Span, check_questions
 
-ProjectKind = Literal["pair", "rank", "rate", "binary", "edit", "clip", "chat"]
+ProjectKind = Literal["pair", "rank", "best_worst", "rate", "binary", "edit", "clip", "chat"]
 PROJECT_KINDS: tuple[str, ...] = get_args(ProjectKind)
 ITEM_KIND: Mapping[str, Literal["pair", "rank", "single"]] = {
     "pair": "pair",
     "clip": "pair",
     "chat": "pair",
     "rank": "rank",
+    "best_worst": "rank",
     "rate": "single",
     "binary": "single",
     "edit": "single",
@@ -29,6 +31,7 @@ EXPORTS: Mapping[str, tuple[ExportKind, ...]] = {
     "clip": ("comparisons",),
     "chat": ("comparisons", "demonstrations"),
     "rank": ("rankings",),
+    "best_worst": ("rankings",),
     "rate": ("scores",),
     "binary": ("labels",),
     "edit": ("demonstrations", "comparisons"),
@@ -113,6 +116,12 @@ class ProjectSettings:
     """How many of the last known answers count for `gold_floor`; nobody is paused before they have given so many."""
     least_seconds: float = 0.0
     """Answers given in less time are marked as too fast. At 0, only those that are faster than anybody reads."""
+    questions: tuple[Question, ...] = ()
+    """What is asked beside the main question, in the order of the page."""
+    suggest_from: str = ""
+    """Judge whose verdicts people are shown, by name; empty for none."""
+    suggest_share: float = 0.0
+    """Share of assignments that show one. The others measure its influence."""
 
     def __post_init__(self) -> None:
         require(0 < len(self.name.strip()) <= 100, "a project's name must have 1 to 100 characters")
@@ -166,7 +175,21 @@ class ProjectSettings:
             0 <= self.least_seconds <= 3600,
             f"least_seconds is {self.least_seconds}; it must be 0 to 3600",
         )
+        check_questions(self.questions, kind=self.kind)
+        require(
+            0 < self.suggest_share <= 1 if self.suggest_from else self.suggest_share == 0,
+            f"suggest_share is {self.suggest_share}; it must be above 0 and 1 at most where suggest_from names a judge, and 0 elsewhere",
+        )
         require(len(self.guidelines) <= 100_000, "guidelines are longer than 100,000 characters")
+
+    def asking_as(self, other: "ProjectSettings") -> "ProjectSettings":
+        """These settings, with the further questions and the suggestions of others, which forms of their own change."""
+        return replace(
+            self,
+            questions=other.questions,
+            suggest_from=other.suggest_from,
+            suggest_share=other.suggest_share,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +239,10 @@ class Answer:
     """A better reply, written from the better one of those shown (or the only one)."""
     edited_from: Literal["", "first", "second"] = ""
     """The reply it was written from; it must be the one chosen. Empty: the one chosen."""
+    answers: tuple[QuestionAnswer, ...] = ()
+    """To the project's further questions."""
+    spans: tuple[Span, ...] = ()
+    """Parts of the replies that were marked."""
     duration_ms: int = 0
 
     def __post_init__(self) -> None:
@@ -246,6 +273,8 @@ class Assignment:
     """With which an answer was sent back, to be given again; empty otherwise."""
     stage: Stage
     """Whether it is practice or qualification. Known answers among the work do not show themselves."""
+    suggestion: str = ""
+    """A judge's verdict, in places (`first`, `tie`, ...); empty where none is shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,6 +57,7 @@ from prefloop.configs.label import (
     SimulateConfig,
     UserResetConfig,
 )
+from prefloop.configs.label_questions import AnswersConfig, QuestionsConfig
 from prefloop.configs.merge import MergeConfig
 from prefloop.configs.model_names import ModelName
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
@@ -100,6 +101,7 @@ OTHERS = (
     *(FollowPolicy, FilterConfig, RejectionConfig, MergeConfig),
     *(ScorePairsConfig, BestOfNConfig, Combining, Named),
     *(ServeConfig, ChatAnswers, LabelImportConfig, LabelExportConfig, BackupConfig, RestoreConfig),
+    *(AnswersConfig, QuestionsConfig),
     *(AskedModel, ScorerConfig, LabelScoreConfig, ReviseConfig, DistillContextConfig, RoundsConfig),
     *(
         UserResetConfig,

@@ -329,6 +329,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "SelfRewardingConfig": {"reward_model": "r"},
     "JudgeConfig": {"checkpoint": "c"},
     "ReviseConfig": {"checkpoint": "c"},
+    "AnswersConfig": {"out": "o.jsonl"},
     "VerifierConfig": {"kind": "exact"},
     "StudyConfig": {"name": "all", "out": "o"},
     "MergeConfig": {"models": ("a", "b")},

@@ -19,14 +19,22 @@ from prefloop.records import Prompt
 from prefloop.studio import accounts, at_work, demo, disputes, invitations
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.items import Wanted, find
+from prefloop.studio.questions import read_yaml
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectKind, ProjectSettings
 from tests.studio.films import write_films
 from tests.studio.live import MINUTES, opened, read_all, served, sign_in
 from tests.studio.made import completion
+from tests.studio.made import fill as fill_prompts
 from tests.studio.talker import Talker
 
 WIDE: Any = {"width": 1360, "height": 850}
+CRITERIA = """
+- {name: correct, kind: rating, ask: "How correct is it?", of: reply, required: true}
+- {name: wrong, kind: spans, ask: Mark what is wrong, options: [untrue, unclear]}
+- {name: tone, kind: choice, ask: "What is the tone of the better one?", options: [kind, neutral, rude]}
+- {name: why, kind: text, ask: "What would be better?"}
+"""
 FILMS = ("swing", "fall")
 PHONE: Any = {"width": 390, "height": 844}
 
@@ -60,6 +68,17 @@ def fill(studio: Studio) -> dict[str, int]:
         project = studio.create_project(ProjectSettings(name=name, kind=kind, guidelines=demo.GUIDELINES))
         studio.add_tasks(project.id, items)
         made[kind] = project.id
+    judge = store.add_annotator("judge", kind="ai")
+    for item in ids[50:]:
+        store.judge(Judgement(item=item, annotator=judge, choice="a", order_shown=(0, 1)))
+    criteria = ProjectSettings(
+        name="By criteria", questions=read_yaml(CRITERIA), suggest_from="judge", suggest_share=1.0
+    )
+    made["criteria"] = studio.create_project(criteria).id
+    studio.add_tasks(made["criteria"], ids[50:])
+    several = fill_prompts(store, 2, k=4, mark="s")
+    made["best_worst"] = studio.create_project(ProjectSettings(name="Best and worst", kind="best_worst")).id
+    studio.add_tasks(made["best_worst"], store.add_items([several[:4], several[4:]], kind="rank"))
     settings = ProjectSettings(name="Two of us", overlap=3, guidelines=demo.GUIDELINES)
     shared = studio.create_project(settings).id
     studio.add_tasks(shared, ids[:25])
@@ -266,6 +285,9 @@ class Shots:
         self.shot("guidelines", label["pair"], self.keys("g"), ready=card, theme="dark")
         self.shot("improve", label["pair"], self.keys("2", "f", "1", "e"), ready=card)
         self.shot("rank", label["rank"], self.keys("ArrowDown", "2", "ArrowDown", "1"), ready=card)
+        marking = self.keys("2", "m", "ArrowRight", "Shift+ArrowRight", "Enter")
+        self.shot("questions", label["criteria"], marking, ready=card)
+        self.shot("best-worst", label["best_worst"], self.keys("2", "Shift+Digit3"), ready=card)
         self.shot("rate", label["rate"], self.keys("4", "3"), ready=card)
         self.shot("binary", label["binary"], self.keys("1"), ready=card)
         self.shot("edit", label["edit"], ready=card)
@@ -277,6 +299,9 @@ class Shots:
         shared = self.projects["shared"]
         self.shot("decide", f"/adjudicate?project={shared}", self.keys("1"))
         self.practice(self.projects["practice"])
+        self.shot(
+            "compose", f"/admin/projects/{self.projects['criteria']}/questions", ready="#preview .response"
+        )
         self.shot("people-at-work", f"/admin/projects/{shared}/people")
         self.shot("items", f"/admin/projects/{shared}/items?divided=1")
         task = find(self.studio, shared, Wanted(divided=True))[0].task

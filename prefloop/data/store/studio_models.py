@@ -19,7 +19,9 @@ class ProjectRow(Base):
 
     __tablename__ = "project"
     __table_args__ = (
-        CheckConstraint("kind IN ('pair', 'rank', 'rate', 'binary', 'edit', 'clip', 'chat')", name="kind"),
+        CheckConstraint(
+            "kind IN ('pair', 'rank', 'best_worst', 'rate', 'binary', 'edit', 'clip', 'chat')", name="kind"
+        ),
         CheckConstraint("state IN ('open', 'paused', 'closed', 'archived', 'deleted')", name="state"),
         CheckConstraint("access IN ('members', 'everyone')", name="access"),
         CheckConstraint("daily_quota >= 0 AND quota >= 0", name="quotas"),
@@ -65,6 +67,12 @@ class ProjectRow(Base):
     """How many of the last known answers count for it."""
     least_seconds: Mapped[float]
     """Answers given in less time are marked as too fast; 0 = only those faster than anybody reads."""
+    questions: Mapped[Any]
+    """What is asked beside the main question: a list of `questions.Question` as JSON."""
+    suggest_from: Mapped[str]
+    """Name of the judge whose verdicts people are shown; empty for none."""
+    suggest_share: Mapped[float]
+    """Share of assignments that show one."""
     created_at: Mapped[datetime]
 
 
@@ -211,6 +219,53 @@ class JudgementDetailRow(Base):
     """The better reply that the annotator wrote; empty for none."""
     edit_judgement_id: Mapped[int | None] = mapped_column(ForeignKey("judgement.id"), index=True)
     """The judgement that prefers that reply to the one it was made from."""
+
+
+class QuestionAnswerRow(Base):
+    """What an annotator answered to a further question, with a judgement. Rows are only ever added."""
+
+    __tablename__ = "question_answer"
+    __table_args__ = (UniqueConstraint("judgement_id", "question", "completion_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    judgement_id: Mapped[int] = mapped_column(ForeignKey("judgement.id"))
+    completion_id: Mapped[int | None] = mapped_column(ForeignKey("completion.id"), index=True)
+    """The reply it is about; None if it is about the item."""
+    question: Mapped[str] = mapped_column(String(40))
+    """Name of the question."""
+    value: Mapped[Any]
+    """A level, an option, or a text."""
+
+
+class SpanRow(Base):
+    """A part of a completion that an annotator marked, with a judgement. Rows are only ever added."""
+
+    __tablename__ = "span"
+    __table_args__ = (CheckConstraint("start >= 0 AND stop > start", name="part"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    judgement_id: Mapped[int] = mapped_column(ForeignKey("judgement.id"), index=True)
+    completion_id: Mapped[int] = mapped_column(ForeignKey("completion.id"), index=True)
+    question: Mapped[str] = mapped_column(String(40))
+    """Name of the question."""
+    start: Mapped[int]
+    """First character, from 0."""
+    stop: Mapped[int]
+    """The character after the last."""
+    label: Mapped[str]
+    comment: Mapped[str]
+
+
+class SuggestionRow(Base):
+    """A judge's verdict on the item of an assignment, and whether the annotator was shown it. Drawn when the assignment is made."""
+
+    __tablename__ = "suggestion"
+
+    assignment_id: Mapped[int] = mapped_column(
+        ForeignKey("assignment.id"), primary_key=True, autoincrement=False
+    )
+    judgement_id: Mapped[int] = mapped_column(ForeignKey("judgement.id"), index=True)
+    shown: Mapped[bool]
 
 
 class ChatRow(Base):

@@ -2,6 +2,7 @@
 
 import { Outbox, passing, root, send } from "./net.js";
 import { Talk } from "./chat.js";
+import { Questions } from "./questions.js";
 import { Texts, make, sameText, typeset } from "./texts.js";
 
 const about = JSON.parse(document.getElementById("about").textContent);
@@ -55,6 +56,7 @@ for (const { token, what } of outbox.letters) if (what !== "undo") gone.set(toke
 
 // Elements
 
+const questions = new Questions({ asked: about.questions, find, odd: about.odd, say, markKey: shown(about.keys.mark), changed: () => { mark(); draft(); } });
 const texts = new Texts({ render: stage.dataset.render, odd: about.odd });
 
 function text(html, source) { return asWritten ? texts.written(source) : texts.read(html); }
@@ -256,6 +258,8 @@ function show(assignment) {
   find("prompt").replaceChildren(...assignment.prompt.map((turn) =>
     make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, turn.role === "prompt" ? "Prompt" : turn.role), text(turn.html, turn.source))));
   const count = assignment.sources.length;
+  questions.begin(assignment.sources, draft);
+  suggest(assignment.suggestion);
   find("responses").replaceChildren(...assignment.sources.map((source, place) => response(assignment, place, count)));
   find("rationale").value = current.answer.rationale;
   find("rationale-box").hidden = !current.answer.rationale;
@@ -270,10 +274,11 @@ function show(assignment) {
 function response(assignment, place, count) {
   const name = count === 1 ? "Response" : `Response ${place + 1}`;
   const head = make("header", {}, make("span", { class: "kind" }, name), make("span", { class: "mark" }));
-  const body = about.kind === "clip" ? clip(assignment.sources[place], name) : text(assignment.responses[place], assignment.sources[place]);
-  const card = make("article", { class: "response", "data-place": place, "aria-label": name }, head, body);
+  const body = about.kind === "clip" ? clip(assignment.sources[place], name) : questions.text(place) || text(assignment.responses[place], assignment.sources[place]);
+  const card = make("article", { class: "response", "data-place": place, "aria-label": name }, head, body, ...questions.ofReply(place));
   if (PAIR && EDITS) head.append(make("button", { type: "button", class: "quiet small", "aria-label": `Rewrite response ${place + 1}`, onclick: () => edit(SIDES[place]) }, "Rewrite"));
   if (about.kind === "rank") rankable(card, head, place, count);
+  if (about.kind === "best_worst") extreme(head, place);
   return card;
 }
 
@@ -317,7 +322,7 @@ function options() {
   }
   if (about.kind === "binary") return [{ choice: "good", level: 0, says: "Good", key: "good", side: true }, { choice: "bad", level: 0, says: "Bad", key: "bad", side: true }];
   if (about.kind === "edit") return [{ choice: "good", level: 0, says: "Good as it is", key: "fine" }];
-  if (about.kind === "rank") return about.bothBad ? [{ choice: "both_bad", level: 0, says: "All bad", key: "both_bad" }] : [];
+  if (about.kind === "rank" || about.kind === "best_worst") return about.bothBad ? [{ choice: "both_bad", level: 0, says: "All bad", key: "both_bad" }] : [];
   return [];
 }
 
@@ -372,10 +377,10 @@ function choose(choice, level, atOnce = about.atOnce) {
   }
   answer.choice = choice;
   answer.strength = sided && about.strength ? level : 0;
-  if (choice === "both_bad" && about.kind === "rank") { current.ranks = {}; answer.ranking = []; }
+  if (choice === "both_bad" && (about.kind === "rank" || about.kind === "best_worst")) { current.ranks = {}; answer.ranking = []; }
   mark();
   draft();
-  if (atOnce && about.kind !== "rank" && about.kind !== "rate") submit();
+  if (atOnce && !["rank", "best_worst", "rate"].includes(about.kind) && !questions.any) submit();
 }
 
 function step(direction) {
@@ -408,6 +413,7 @@ function mark() {
     card.classList.toggle("passed", passed);
     if (PAIR) card.querySelector(".mark").textContent = chosen ? `✓ ${LEVELS[about.strength][answer.strength || 1]}` : answer.choice === "tie" ? "= equally good" : answer.choice === "both_bad" ? "✗ bad" : "";
     if (about.kind === "rank") markRank(card, place);
+    if (about.kind === "best_worst") markExtreme(card, place);
   }
   editBox();
   const submitButton = find("submit");
@@ -415,10 +421,11 @@ function mark() {
 }
 
 function complete() {
-  if (!current) return false;
+  if (!current || questions.missing()) return false;
   const { answer } = current;
   if (about.kind === "rate") return about.scales.every((scale) => answer.ratings[scale.name]);
   if (about.kind === "rank") return answer.choice === "both_bad" || Object.keys(current.ranks).length >= 1;
+  if (about.kind === "best_worst") return answer.choice === "both_bad" || answer.choice === "ranking";
   if (about.kind === "edit") return answer.choice === "good" || Boolean(rewritten("first"));
   return Boolean(answer.choice);
 }
@@ -506,6 +513,48 @@ function markRank(card, place) {
   badge.classList.toggle("has", group >= 0);
 }
 
+// The best and the worst of several: all others stand between them.
+
+function extreme(head, place) {
+  head.append(make("span", { class: "chips" }, ...["best", "worst"].map((end) => make("button", {
+    type: "button", "data-end": end, "aria-pressed": "false", "aria-label": `Response ${place + 1} is the ${end}`, onclick: () => setExtreme(end, place) }, end === "best" ? "Best" : "Worst"))));
+}
+
+function setExtreme(end, place) {
+  const { answer, assignment } = current;
+  let [best, worst] = extremes();
+  if (end === "best") { best = best === place ? null : place; if (worst === best) worst = null; }
+  else { worst = worst === place ? null : place; if (worst === best) best = null; }
+  const others = assignment.sources.map((_, each) => each).filter((each) => each !== best && each !== worst);
+  answer.choice = best !== null && worst !== null ? "ranking" : "";
+  answer.ranking = answer.choice ? [[best], ...(others.length ? [others] : []), [worst]] : [];
+  current.ends = [best, worst];
+  mark();
+  draft();
+}
+
+function extremes() {
+  const { answer } = current;
+  if (answer.choice === "both_bad") return [null, null];
+  if (answer.choice === "ranking") return [answer.ranking[0][0], answer.ranking.at(-1)[0]];
+  return current.ends || [null, null];
+}
+
+function markExtreme(card, place) {
+  const [best, worst] = extremes();
+  card.classList.toggle("chosen", place === best);
+  card.classList.toggle("worst", place === worst);
+  for (const button of card.querySelectorAll("[data-end]")) button.setAttribute("aria-pressed", String(place === (button.dataset.end === "best" ? best : worst)));
+  card.querySelector(".mark").textContent = place === best ? "✓ best" : place === worst ? "✗ worst" : "";
+}
+
+// What a judge says of the item, where the project shows it.
+function suggest(choice) {
+  const words = { first: "1 is better", second: "2 is better", tie: "equally good", both_bad: "both bad", good: "good", bad: "bad" };
+  find("suggestion").hidden = !choice;
+  if (choice) find("suggestion").textContent = `An AI judge suggests: ${words[choice] || choice}. Decide for yourself.`;
+}
+
 // Giving answers
 
 function body() {
@@ -514,6 +563,8 @@ function body() {
     choice: answer.choice, strength: answer.strength, flags: answer.flags, rationale: answer.rationale.trim(),
     duration_ms: Math.round(current.seen + (document.hidden ? 0 : performance.now() - current.since)),
   };
+  Object.assign(said, questions.body());
+  if (about.kind === "best_worst" && answer.choice === "ranking") said.ranking = answer.ranking;
   if (about.kind === "rank" && (answer.choice === "ranking" || answer.choice === "best")) said.ranking = answer.ranking;
   if (about.kind === "rate") said.ratings = answer.ratings;
   const written = answer.choice !== "good" && rewritten(side());
@@ -527,7 +578,7 @@ function body() {
 
 function submit() {
   if (!current || undoing || told) return;
-  if (!complete()) { say(about.kind === "rank" ? "Rank at least two of them." : about.kind === "rate" ? "Rate every scale." : about.kind === "edit" ? "Change the reply, or say that it is good." : "Choose an answer first."); return; }
+  if (!complete()) { say(questions.missing() ? `Answer first: ${questions.missing()}` : about.kind === "best_worst" ? "Choose the best and the worst." : about.kind === "rank" ? "Rank at least two of them." : about.kind === "rate" ? "Rate every scale." : about.kind === "edit" ? "Change the reply, or say that it is good." : "Choose an answer first."); return; }
   leave("submit", body(), "Submitted");
 }
 
@@ -592,7 +643,7 @@ async function undoTurn({ assignment: { token } }) {
 function draftOf() {
   const { answer } = current;
   const edits = Object.fromEntries(SIDES.filter(rewritten).map((each) => [each, answer.edits[each]]));
-  return { choice: answer.choice, strength: answer.strength, ranking: answer.ranking, ratings: answer.ratings, flags: answer.flags, rationale: answer.rationale, edits };
+  return { choice: answer.choice, strength: answer.strength, ranking: answer.ranking, ratings: answer.ratings, flags: answer.flags, rationale: answer.rationale, edits, ...questions.body() };
 }
 
 function draft() {
@@ -685,7 +736,7 @@ function repaint() {
   [...find("prompt").querySelectorAll(".turn > .text")].forEach((node, at) => node.replaceWith(text(prompt[at].html, prompt[at].source)));
   for (const card of find("responses").children) {
     const place = Number(card.dataset.place);
-    card.querySelector(".text").replaceWith(both ? both[place] : text(responses[place], sources[place]));
+    card.querySelector(".text").replaceWith(both ? both[place] : questions.text(place) || text(responses[place], sources[place]));
   }
 }
 
@@ -712,6 +763,7 @@ const DO = {
   new_chat: () => talk.begin(), submit, skip, undo, edit: () => edit(), play, diff: toggleDiff, written: toggleWritten,
   flags: () => { flagging = !flagging; flags(); },
   rationale: () => openBox("rationale-box", "rationale"),
+  mark: () => questions.beginMark(),
   guidelines: () => dialog("guidelines"), help: () => dialog("help"),
 };
 
@@ -734,6 +786,7 @@ function pressed(event) {
   const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
   if (current && flagging && digit) { event.preventDefault(); toggleFlag(digit - 1); return; }
   if (current && about.kind === "rate" && rateKey(event, digit)) return;
+  if (current && about.kind === "best_worst" && extremeKey(event, digit)) return;
   if (current && about.kind === "rank" && rankKey(event, digit)) return;
   if (!name || !DO[name]) return;
   if (!current && !["guidelines", "help", "undo", "new_chat", "written"].includes(name)) return;
@@ -748,6 +801,15 @@ function rateKey(event, digit) {
   event.preventDefault();
   current.scale = Math.max(0, Math.min(about.scales.length - 1, current.scale + move));
   mark();
+  return true;
+}
+
+function extremeKey(event, digit) {
+  const at = event.code.match(/^Digit([1-9])$/);
+  const place = (event.shiftKey && at ? Number(at[1]) : digit) - 1;
+  if (!(place >= 0 && place < current.assignment.sources.length)) return false;
+  event.preventDefault();
+  setExtreme(event.shiftKey ? "worst" : "best", place);
   return true;
 }
 
@@ -777,6 +839,7 @@ for (const button of document.querySelectorAll("[data-close]")) button.addEventL
 for (const node of document.querySelectorAll("kbd[data-key]")) node.textContent = shown(about.keys[node.dataset.key]);
 find("keys").replaceChildren(...Object.entries(about.keyNames).flatMap(([name, says]) => [make("dt", {}, kbd(name)), make("dd", {}, says)]),
   ...(about.kind === "rank" ? [make("dt", {}, make("kbd", {}, "↑"), " ", make("kbd", {}, "↓")), make("dd", {}, "move between replies"), make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "its rank; the same rank twice is a tie")] : []),
+  ...(about.kind === "best_worst" ? [make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "the best one"), make("dt", {}, make("kbd", {}, "⇧1–9")), make("dd", {}, "the worst one")] : []),
   ...(about.kind === "rate" ? [make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "the level, then the next scale")] : []));
 find("rationale").addEventListener("input", (event) => { current.answer.rationale = event.target.value; draft(); });
 find("edited").addEventListener("input", (event) => {
