@@ -16,7 +16,7 @@ class EvalConfig:
     data: Data
     """Prompts. Records with completions give theirs. Comparisons are read with the same limits and split by the same `heldout`."""
     policies: tuple[str, ...] = ()
-    """Policies as name=folder; the others are compared with the first, which is usually SFT."""
+    """Policies as name=folder; the others are compared with the first, which is usually SFT. A run's folder `checkpoints` is all of them, as NAME-STEP."""
     reward_model: str = ""
     """Scores the policies' completions; with `comparisons` it is measured itself. Several with commas, a log-ratio POLICY@REFERENCE and
     `module:function` are scorers too."""

@@ -21,6 +21,7 @@ from prefloop.evaluation.evaluate import (
     evaluate_policies,
     evaluate_reward_model,
 )
+from prefloop.evaluation.over_training import checkpoints_in, series_alarms, series_of, step_of
 from prefloop.evaluation.parts import choose_part, measured_data, models_named
 from prefloop.evaluation.reward_model_quality import RewardModelQuality
 from prefloop.evaluation.summary import (
@@ -83,6 +84,8 @@ def measure(config: EvalConfig, world: World) -> Measurements:
             metrics=config.metrics,
             references=references,
         )
+        past = world.on_main(lambda: series_alarms(results.evaluated, series_of(folders)))
+        results = replace(results, alarms=(*results.alarms, *past))
     quality = _quality(config, comparisons.records, world) if comparisons.records else None
     alarms = dict.fromkeys((*prompts.alarms, *comparisons.alarms))
     return Measurements(
@@ -122,7 +125,8 @@ class Found(Generic[R]):
 
 
 def policies_of(given: tuple[str, ...]) -> dict[str, str]:
-    """Name -> folder, in the order given. Raises `InputError` for one without a name, or a name given twice."""
+    """Name -> folder, in the order given; a run's folder `checkpoints` is all of them, as NAME-STEP. Raises `InputError` for one without a name, or a name given
+    twice."""
     folders: dict[str, str] = {}
     for policy in given:
         name, equals, folder = policy.partition("=")
@@ -130,11 +134,14 @@ def policies_of(given: tuple[str, ...]) -> dict[str, str]:
             raise InputError(
                 f"policies has {policy!r}; write it as name=folder, for example sft=runs/first/sft/final"
             )
-        if name in folders:
-            raise InputError(
-                f"policies names {name!r} twice, {folders[name]} and {folder}; give each its own name"
-            )
-        folders[name] = folder
+        checkpoints = checkpoints_in(folder)
+        named = {f"{name}-{step_of(one)}": one for one in checkpoints} if checkpoints else {name: folder}
+        for own, where in named.items():
+            if own in folders:
+                raise InputError(
+                    f"policies names {own!r} twice, {folders[own]} and {where}; give each its own name"
+                )
+            folders[own] = where
     return folders
 
 

@@ -207,7 +207,12 @@ def build_report(data: ReportData) -> str:
         rows=rows,
         cards=headline_cards(summary, slots) if summary else [],
         outcome=[
-            f for f in (figures.win_rates(summary, slots), figures.frontier(summary, evaluation, slots)) if f
+            *(
+                f
+                for f in (figures.win_rates(summary, slots), figures.frontier(summary, evaluation, slots))
+                if f
+            ),
+            *figures.over_training(summary),
         ],
         head_to_head=head_to_head(evaluation) if evaluation else [],
         samples=samples[:SAMPLES_AT_ONCE],

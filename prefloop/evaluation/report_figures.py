@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate
 from prefloop.evaluation.label_noise import ceiling_words
+from prefloop.evaluation.over_training import series_of, step_of
 from prefloop.evaluation.plots import (
     PlotRow,
     Point,
@@ -110,6 +112,36 @@ def over_optimisation(curve: Sequence[BestOf]) -> list[Figure]:
         )
         for slot, (name, unit) in enumerate(units.items(), start=1)
     ]
+
+
+def over_training(summary: Summary | None) -> list[Figure]:
+    """Gold and reward-model score of a run's checkpoints by step, where several were evaluated."""
+    policies = {policy.name: policy for policy in (summary.policies if summary else ())}
+    found = []
+    for run, names in series_of({name: one.checkpoint for name, one in policies.items()}).items():
+        own = [policies[name] for name in names]
+        for slot, (which, unit) in enumerate((("proxy", "reward-model score"), ("gold", "gold score")), 1):
+            estimates: list[Estimate] = [
+                getattr(one, which) for one in own if getattr(one, which) is not None
+            ]
+            if len(estimates) < len(own):
+                continue
+            title = f"{Path(run).name}: {unit} over training"
+            line = Series(
+                label=unit,
+                x=[float(step_of(one.checkpoint) or 0) for one in own],
+                y=[estimate.value for estimate in estimates],
+                low=[estimate.low for estimate in estimates],
+                high=[estimate.high for estimate in estimates],
+                slot=slot,
+            )
+            svg = line_chart([line], title=title, x_label="step", y_label=unit)
+            caption = (
+                "The run's checkpoints on the same prompts; the band is the 95 % interval over prompts. Where the gold score turns down "
+                "while the reward model's score does not, the policy exploits the reward model."
+            )
+            found.append(Figure(title=title, svg=svg, caption=caption))
+    return found
 
 
 def reward_model_accuracy(

@@ -23,6 +23,7 @@ from prefloop.evaluation.arena import leaderboard_table
 from prefloop.evaluation.evaluate import PolicyResults, Setting, evaluate_policies, evaluate_reward_model
 from prefloop.evaluation.intervals import Estimate, mean_interval
 from prefloop.evaluation.json_files import write_json
+from prefloop.evaluation.over_training import series_alarms
 from prefloop.evaluation.reward_model_quality import RewardModelQuality
 from prefloop.evaluation.tables import policy_table
 from prefloop.evaluation.win_rate import win_rate
@@ -115,6 +116,8 @@ def evaluate(
         gold=gold,
         reward_model=reward_models[-1],
     )
+    past = world.on_main(lambda: series_alarms(measured.evaluated, {"the rounds": list(policies)}))
+    measured = replace(measured, alarms=(*measured.alarms, *past))
     scores = [
         _scores(name, measured, prompts, setting, places=(0, number - 1, number))
         for number, name in enumerate(reward_models, 1)

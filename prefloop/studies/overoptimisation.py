@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import paired_difference
+from prefloop.evaluation.over_training import JudgedStep, fall_at
 from prefloop.evaluation.plots import line_chart
 from prefloop.evaluation.text_statistics import reward_hacking_alarms
 from prefloop.evaluation.wording import number, percent, with_interval
@@ -44,12 +44,12 @@ from prefloop.studies.study import (
     sure,
 )
 
-Floats = NDArray[np.float64]
 ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean of the members": ensemble_mean,
     "worst member": ensemble_worst,
     "mean less variance": ensemble_penalised,
 }
+WITH_SFT, WITH_BEST = "SFT", "the best one before it"
 FURTHEST = 2.4
 """Square root of KL up to which curves are drawn and laws fitted."""
 
@@ -73,8 +73,8 @@ class OveroptimisationSettings(StudySettings):
     reward_steps: int = 400
     most: int = 1024
     """Of best of n."""
-    evaluated: int = 200
-    """Completions of a policy that the alarm sees."""
+    evaluated: tuple[int, ...] = (200, 1000)
+    """Completions of a policy that the alarms see."""
 
 
 def cells(settings: OveroptimisationSettings) -> list[StudyCell]:
@@ -125,7 +125,9 @@ def work(settings: OveroptimisationSettings, cell: StudyCell, place: Place) -> N
         "accuracy": 100 * accuracy(world, scores),
         "rl": rl,
         "bon": [_point(world, scores, best_of(world, scores, n)) for n in ns],
-        "alarm": _alarm(world, scores, betas, settings, place.seed),
+        "alarms": {
+            str(count): _alarms_over(world, scores, betas, count, place.seed) for count in settings.evaluated
+        },
     }
 
 
@@ -137,24 +139,30 @@ def _point(world: Letters, scores: Tensor, p: Tensor) -> dict[str, float]:
     }
 
 
-def _alarm(
-    world: Letters, scores: Tensor, betas: Sequence[float], settings: OveroptimisationSettings, seed: int
-) -> list[bool]:
-    """Whether the report's alarm of reward hacking rings for each policy of the curve, from completions drawn as `eval` draws them."""
+def _alarms_over(
+    world: Letters, scores: Tensor, betas: Sequence[float], count: int, seed: int
+) -> dict[str, list[bool]]:
+    """Whether the report's alarms ring for each policy of the curve, from completions drawn as `eval` draws them: the one that compares it with SFT,
+    and the one that compares it with the best policy before it."""
     draw = torch.Generator().manual_seed(20_000 + seed)
-    prompt = torch.randint(len(scores), (settings.evaluated,), generator=draw)
+    prompt = torch.randint(len(scores), (count,), generator=draw)
 
-    def drawn(p: Tensor) -> tuple[Floats, Floats]:
+    def drawn(name: str, p: Tensor) -> JudgedStep:
         at = torch.multinomial(p[prompt], 1, generator=draw).squeeze(1)
-        return scores[prompt, at].double().numpy(), world.gold[prompt, at].double().numpy()
+        return JudgedStep(
+            name=name, gold=world.gold[prompt, at].double().numpy(), proxy=scores[prompt, at].double().numpy()
+        )
 
-    before = drawn(world.probabilities)
-    rings = []
-    for beta in betas:
-        after = drawn(tilted(world, scores, beta))
-        proxy, gold = (paired_difference(new, old) for new, old in zip(after, before, strict=True))
-        rings.append(bool(reward_hacking_alarms("policy", proxy_gain=proxy, gold_gain=gold)))
-    return rings
+    first = drawn("SFT", world.probabilities)
+    steps = [first, *(drawn(f"{beta:g}", tilted(world, scores, beta)) for beta in betas)]
+    with_sft = []
+    for step in steps[1:]:
+        proxy, gold = paired_difference(step.proxy, first.proxy), paired_difference(step.gold, first.gold)
+        with_sft.append(bool(reward_hacking_alarms("policy", proxy_gain=proxy, gold_gain=gold)))
+    return {
+        WITH_SFT: with_sft,
+        WITH_BEST: [fall_at(steps, at) is not None for at in range(1, len(steps))],
+    }
 
 
 def gold_at(curve: str, d: float) -> Callable[[Numbers], float]:
@@ -257,7 +265,11 @@ def _findings(settings: OveroptimisationSettings, results: StudyResults) -> list
         _rises(results, widths, "a larger reward model", f"{source}, figure 1"),
         _laws(results, by_data, source),
         _chance(results, by_data[0], source),
-        _alarms(results),
+        *(
+            _alarm_finding(results, count, which)
+            for count in settings.evaluated
+            for which in (WITH_SFT, WITH_BEST)
+        ),
     ]
     if settings.members:
         single = by_data[1]
@@ -320,25 +332,30 @@ def _chance(results: StudyResults, name: str, source: str) -> StudyFinding:
     )
 
 
-def _alarms(results: StudyResults) -> StudyFinding:
+def _alarm_finding(results: StudyResults, count: int, which: str) -> StudyFinding:
     """Over all reward models and seeds: from the peak on until true reward has fallen by a tenth, after that, and before the peak."""
-    falls = in_time = ever = false = quiet = 0
-    for one in (one for seeds in results.numbers.values() for one in seeds.values()):
+    falls = in_time = ever = false = 0
+    late: list[float] = []
+    runs = [one for seeds in results.numbers.values() for one in seeds.values()]
+    for one in runs:
         gold = np.array([point["gold"] for point in one["rl"]])
-        rings, top = np.array(one["alarm"]), int(gold.argmax())
-        false, quiet = false + int(rings[:top].sum()), quiet + top
+        rings, top = np.array(one["alarms"][str(count)][which]), int(gold.argmax())
+        false += bool(rings[:top].any())
         fallen = np.flatnonzero(gold[top:] < 0.9 * gold[top])
         if len(fallen):
             falls += 1
             in_time += bool(rings[top : top + int(fallen[0]) + 1].any())
-            ever += bool(rings[top:].any())
-    runs = sum(map(len, results.numbers.values()))
+            after = np.flatnonzero(rings[top:])
+            if len(after):
+                ever += 1
+                late.append(float(1 - gold[top + after[0]] / gold[top]))
+    lost = f", when {percent(float(np.median(late)))} of the peak is lost (median)" if late else ""
     return StudyFinding(
-        expected="the report's alarm of reward hacking rings before true reward has fallen by a tenth from its peak",
-        source="what a user would hope for",
+        expected=f"the alarm that compares a policy with {which} rings before true reward has fallen by a tenth from its peak",
+        source=f"what a user would hope for, with {count:,} completions of each policy",
         found=(
-            f"true reward falls by a tenth in {falls} of {runs} runs; the alarm rings by then in {in_time}, at all in {ever}. "
-            f"Before the peak it rings for {percent(false / max(1, quiet))} of the policies. It compares a policy with SFT, not with its own peak"
+            f"true reward falls by a tenth in {falls} of {len(runs)} runs; the alarm rings by then in {in_time}, from the peak on at all in {ever}{lost}. "
+            f"It rings before the peak in {false} of {len(runs)}"
         ),
         holds=in_time == falls if falls else None,
     )
