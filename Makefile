@@ -53,10 +53,11 @@ align: setup
 	@echo "Talk to the policy:  $(BIN)/prefloop chat aligned/dpo/final"
 
 # JOBS processes, each with one thread: with several, small matrices spend their time waiting for each other, most of all on a busy machine.
-# The tests of a file stay in one process, which makes what they share once.
+# The tests of a file stay in one process, which makes what they share once. Compiled modules are kept, whatever the environment says: the programs
+# that tests start import the package each time.
 JOBS ?= 2
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Pages are wrapped by mdformat. Those that commands write are left as they are.
 WRITTEN := objectives oracles planted_bugs silent_bugs tiny_tasks studies
