@@ -51,6 +51,14 @@ def test_commands_are_what_the_command_line_reads(page: str, command: str):
         load_config(settings, "", flags.given)
 
 
+THREATS = re.findall(r"\[([^\]]+)\]\(\.\./(tests/[\w/]+\.py)\)", (ROOT / "docs/threats.md").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(("words", "file"), THREATS)
+def test_what_holds_a_threat_is_a_test(words: str, file: str) -> None:
+    assert f"\ndef test_{words.replace(' ', '_')}(" in (ROOT / file).read_text("utf-8")
+
+
 def test_there_are_commands():
     assert len(commands()) > 150
 
