@@ -18,7 +18,6 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 from bench.generation import make_model
 from bench.versus.cases import GENERATION_PROMPT, NEW_TOKENS, ROLLOUTS, SIZES, Size
-from prefloop.configs.common import RunSettings
 from prefloop.rollout.families import read_weights
 from prefloop.rollout.fused import FusedDecoder
 from prefloop.runtime.tune import tune
@@ -175,7 +174,7 @@ def main() -> None:
     parser.add_argument("--cpp_wrapper", action="store_true")
     parser.add_argument("--repeats", type=int, default=9)
     given = parser.parse_args()
-    tune(RunSettings(out="unused"))
+    tune()
     if given.what == "compiled":
         compiled(given.size, given.attention, given.columns, given.cpp_wrapper, given.repeats)
         return

@@ -143,7 +143,7 @@ def in_order(self: Any, step: int) -> list[int]:
 
 def generate(material: Path, pace: Pace) -> None:
     """As many tokens for as many prompts: no token is a stop token."""
-    tune(RunSettings(out="unused"))
+    tune()
     policy = load_policy(str(material / "policy"), compute())
     generator = torch.Generator().manual_seed(SEED)
     shape = (CONDITIONS.rollouts, GENERATION_PROMPT)

@@ -1,5 +1,6 @@
 """`prefloop label`."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from prefloop.feedback.simulated_labels import LabelQuality, label_quality, labe
 from prefloop.feedback.utility import find_utility
 
 if TYPE_CHECKING:
-    from prefloop.studio.values import ProjectSettings
+    from prefloop.studio.values import ProjectSettings, Stage
 
 
 def simulate(config: SimulateConfig) -> str:
@@ -62,6 +63,12 @@ def _quality_line(name: str, quality: LabelQuality | None) -> str:
     )
 
 
+STAGES: "Mapping[str, Stage]" = {"work": "", "practice": "practice", "qualification": "qualification"}
+"""What `gold_stage` is called in a project."""
+_AGGREGATED = {"each": "", "majority": ", majority", "dawid_skene": ", dawid_skene", "one_coin": ", one_coin"}
+"""How labels were aggregated, in words."""
+
+
 def import_items(config: LabelImportConfig) -> str:
     """Put a file's completions into a project; the store's name."""
     from prefloop.studio.into_project import import_into
@@ -84,7 +91,7 @@ def import_items(config: LabelImportConfig) -> str:
             author=config.author,
             gold=config.gold,
             gold_share=config.gold_share,
-            stage="" if config.gold_stage == "work" else config.gold_stage,
+            stage=STAGES[config.gold_stage],
             round=config.round,
         )
         plain = studio.progress([made.project])[made.project].items
@@ -92,7 +99,9 @@ def import_items(config: LabelImportConfig) -> str:
         f"{config.source}: {made.rows} records, {made.items} items in project {settings.name!r}, {made.new} of them new"
     )
     if made.known:
-        print(f"  {made.known} of them with a known answer; {_when_asked(settings, config, plain)}")
+        print(
+            f"  {made.known} of them with a known answer; {_when_asked(settings, config.gold_stage, plain)}"
+        )
     for count, what in (
         (made.bad, "bad rows left out"),
         (made.left_out, "prompts without two different completions"),
@@ -102,11 +111,11 @@ def import_items(config: LabelImportConfig) -> str:
     return config.store
 
 
-def _when_asked(settings: "ProjectSettings", config: LabelImportConfig, plain: int) -> str:
+def _when_asked(settings: "ProjectSettings", stage: str, plain: int) -> str:
     """When items with a known answer are asked, in words."""
-    if config.gold_stage == "practice":
+    if stage == "practice":
         return "they come before the work, and the right answer is shown"
-    if config.gold_stage == "qualification":
+    if stage == "qualification":
         return f"{settings.qualify_items} such items come before the work, and {settings.qualify_share:.0%} must be right"
     others = "" if plain else ", once the project has others too: import those without --gold"
     return f"{settings.gold_share:.0%} of the questions are such items{others}"
@@ -139,9 +148,7 @@ def export(config: LabelExportConfig) -> None:
             skip_bad=config.skip_bad,
         )
     for manifest in manifests:
-        made = f"export {manifest['export']}" + (
-            f", {config.aggregate}" if config.aggregate != "each" else ""
-        )
+        made = f"export {manifest['export']}{_AGGREGATED[config.aggregate]}"
         file = Path(config.out).with_name(manifest["file"])
         print(f"{file}: {manifest['rows']} {config.kind}, {made}, sha256 {manifest['content_sha256']}")
     if len(manifests) > 1:

@@ -95,11 +95,15 @@ def delete_project(config: ProjectDeleteConfig) -> None:
         project = studio.find_project(config.project)
         name = project.settings.name
         print(f"This deletes {removal.removal(studio, project.id)}.", flush=True)
-        if config.yes:
-            typed = name
-        elif sys.stdin.isatty():
-            typed = input("Type the project's name to delete it: ").strip()
-        else:
-            raise InputError(f"nothing was deleted: add --yes true to delete {name!r} without being asked")
-        removal.delete_project(studio, project.id, confirm=typed)
+        confirmed = _confirmed(name, asks=not config.yes)
+        removal.delete_project(studio, project.id, confirm=confirmed)
     print("deleted")
+
+
+def _confirmed(name: str, *, asks: bool) -> str:
+    """The name that is typed to confirm; the project's own where nobody is asked. Raises `InputError` without a terminal to ask at."""
+    if not asks:
+        return name
+    if not sys.stdin.isatty():
+        raise InputError(f"nothing was deleted: add --yes true to delete {name!r} without being asked")
+    return input("Type the project's name to delete it: ").strip()

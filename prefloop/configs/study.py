@@ -1,5 +1,6 @@
 """Settings of `prefloop study`."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,11 @@ class StudyConfig:
     """Folder of documentation: the study's section of `studies.md` and its figures there are written anew; empty writes only into --out."""
     minutes: float = 0.0
     """With `all`: start no study that would end after so many minutes, by what each took before; 0 for no limit."""
+
+    @property
+    def limit(self) -> float:
+        """Minutes by which a study of `all` must end to be started."""
+        return self.minutes if self.minutes and self.size == "small" else math.inf
 
     def __post_init__(self) -> None:
         require(

@@ -189,7 +189,7 @@ def training_loss(config: RewardConfig) -> Loss:
         ),
         "segments": partial(_segments, random_share=config.random_share),
     }
-    loss, coef = of_training[config.loss], config.centring
+    loss, coef, spec = of_training[config.loss], config.centring, REWARD_LOSSES[config.loss]
 
     def centred(of: Scored) -> Tensor:
         losses = loss(of)
@@ -197,7 +197,7 @@ def training_loss(config: RewardConfig) -> Loss:
         mean = scores.sum(dim=1) / present.sum(dim=1)
         return losses + coef * centring(mean, mean)
 
-    return centred if coef and REWARD_LOSSES[config.loss].shift_free else loss
+    return centred if coef and spec.shift_free else loss
 
 
 USABLE: Mapping[str, Callable[[Ranking], bool]] = {

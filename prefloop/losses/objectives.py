@@ -434,13 +434,15 @@ def settings_of(objective: Objective, given: Sequence[str], *, loss: str) -> dic
         fits, wanted = _LIMITS.get(name, (lambda value: True, ""))
         if not (math.isfinite(value) and fits(value)):
             raise InputError(f"settings: {name} is {value:g}; it must be {wanted or 'a finite number'}")
-    if loss == "exo_pair" and settings["label_smoothing"] == 0:
+    smoothing, least = settings.get("label_smoothing"), settings.get("least", -math.inf)
+    if loss == "exo_pair" and smoothing == 0:
         raise InputError(
             "settings: label_smoothing is 0, but exo_pair takes its logarithm; set it above 0, such as 0.001"
         )
-    if "least" in settings and settings["least"] > settings["most"]:
+    most = settings.get("most", math.inf)
+    if least > most:
         raise InputError(
-            f"settings: least is {settings['least']:g}, above most, {settings['most']:g}; weights are held between the two"
+            f"settings: least is {least:g}, above most, {most:g}; weights are held between the two"
         )
     return settings
 

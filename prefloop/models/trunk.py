@@ -178,16 +178,30 @@ def pad(batch: Batch) -> Padded:
     )
 
 
+def layer_types(config: PretrainedConfig) -> set[str]:
+    """The kinds of attention that a model's layers name; empty if they name none."""
+    return set(getattr(config, "layer_types", None) or ())
+
+
+def sliding_window(config: PretrainedConfig) -> tuple[int | None, bool]:
+    """Tokens that a layer with a sliding window sees, if there is one, and whether only some layers have it and take a mask by kind."""
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = layer_types(config)
+    if kinds:
+        return (window, True) if "sliding_attention" in kinds else (None, False)
+    return (window, False) if getattr(config, "use_sliding_window", True) else (None, False)
+
+
 def _static_reason(model: PreTrainedModel) -> str:
     """Why the configuration alone says that the model cannot be packed; empty if it does not."""
     if not model._supports_attention_backend:
         return "its attention cannot be replaced through the attention interface"
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    kinds = layer_types(config) - {"full_attention"}
     if kinds:
         return f"it has layers of kind {', '.join(sorted(kinds))}"
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    if window and not getattr(config, "layer_types", None):
+    window, _ = sliding_window(config)
+    if window:
         return f"it uses a sliding window of {window} tokens"
     return ""
 

@@ -70,18 +70,18 @@ def plan(config: IMDBConfig, project: Path) -> Plan:
 def _stages(config: IMDBConfig, project: Path, files: dict[str, str], judge: SentimentJudge) -> Plan:
     """The settings of every stage."""
     sft = str(project / "sft" / "final")
-    rates = _rates(config, files["demonstrations"])
+    start, rates, made = (_from_given if config.model else _from_new)(config, project, files)
     prompts = Data(source=files["prompts"], heldout=HELDOUT)
     sampling = Sampling(max_new_tokens=config.completion_tokens, batch_size=128)
     return Plan(
         recipe="imdb",
         settings=config,
         project=project,
-        pretrain=() if config.model else (_pretrain(config, project, files["texts"]),),
+        pretrain=made,
         sft=SFTConfig(
             run=_run(config, project, "sft"),
             data=Data(source=files["demonstrations"], heldout=HELDOUT),
-            model=config.model or str(project / "pretrain" / "final"),
+            model=start,
             batch_size=rates.sft_batch,
             epochs=1,
             optim=Optim(lr=rates.sft, schedule="cosine", warmup=0.03),
@@ -144,24 +144,33 @@ class _Rates:
     pairs_batch: int
 
 
-def _rates(config: IMDBConfig, demonstrations: str) -> _Rates:
-    """Those of the small model that is made here; for a given one, those of `align`."""
-    if not config.model:
-        return _Rates(
-            lora=LoRA(),
-            sft=3e-4,
-            reward=1e-3,
-            dpo=2.5e-4,
-            sampling=1e-4,
-            critic=3e-4,
-            sft_batch=64,
-            pairs_batch=32,
-        )
+_Start = tuple[str, _Rates, tuple[PretrainConfig, ...]]
+"""The model that SFT starts from, how it is trained, and the stage that makes it."""
+
+
+def _from_new(config: IMDBConfig, project: Path, files: dict[str, str]) -> _Start:
+    """A small model, pretrained here."""
+    rates = _Rates(
+        lora=LoRA(),
+        sft=3e-4,
+        reward=1e-3,
+        dpo=2.5e-4,
+        sampling=1e-4,
+        critic=3e-4,
+        sft_batch=64,
+        pairs_batch=32,
+    )
+    return str(project / "pretrain" / "final"), rates, (_pretrain(config, project, files["texts"]),)
+
+
+def _from_given(config: IMDBConfig, project: Path, files: dict[str, str]) -> _Start:
+    """A given model, at the rates of `align`."""
+    del project
     weights = shape_of(config.model, config.compute).weights
     lora = LoRA(rank=16, alpha=32.0) if weights >= SMALL else LoRA()
-    with Path(demonstrations).open(encoding="utf-8") as lines:
+    with Path(files["demonstrations"]).open(encoding="utf-8") as lines:
         shown = sum(1 for _ in lines)
-    return _Rates(
+    rates = _Rates(
         lora=lora,
         sft=rate(SUPERVISED, lora, steps_for(shown)),
         reward=rate(SCORING, lora, steps_for(config.pairs)),
@@ -171,6 +180,7 @@ def _rates(config: IMDBConfig, demonstrations: str) -> _Rates:
         sft_batch=batch_for(shown),
         pairs_batch=batch_for(config.pairs),
     )
+    return config.model, rates, ()
 
 
 def _run(config: IMDBConfig, project: Path, stage: str) -> RunSettings:

@@ -20,7 +20,8 @@ def train_and_measure(config: RewardConfig) -> Path:
     The numbers are printed and written to `heldout.json` in the run folder.
     """
     world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
-    if REWARD_LOSSES[config.loss].data not in ("comparisons", "rankings"):
+    reads = REWARD_LOSSES[config.loss].data
+    if reads not in ("comparisons", "rankings"):
         folder = training.train(config)
         world.say(
             f"loss {config.loss} reads no comparisons; measure the model on some with `prefloop eval --comparisons`"

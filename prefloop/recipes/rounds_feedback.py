@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -62,18 +63,17 @@ class RoundFeedback:
 def feedback_of(config: RoundsConfig, plan: Plan, annotator: SimulatedAnnotator | None) -> RoundFeedback:
     """Who compares, as the settings say. `annotator` knows the truth, where anybody does."""
     knows = () if annotator is None else (_simulated(annotator),)
-    if config.annotator == "studio":
-        return RoundFeedback(
-            compare=lambda number, policy: _people(config, plan, number, policy), filters=PEOPLE, arena=knows
-        )
-    if config.judge == "self":
-        return RoundFeedback(
-            compare=lambda number, policy: _itself(config, plan, number, policy),
-            filters=Filters(kinds=("ai",)),
-            arena=knows,
-        )
-    if config.judge:
-        return _on_demand(config, plan, _judge(config.judge, Path(plan.sample.store).parent), kind="ai")
+    alone = {
+        "studio": RoundFeedback(compare=partial(_people, config, plan), filters=PEOPLE, arena=knows),
+        "self": RoundFeedback(
+            compare=partial(_itself, config, plan), filters=Filters(kinds=("ai",)), arena=knows
+        ),
+    }
+    who = "studio" if config.annotator == "studio" else config.judge
+    if who in alone:
+        return alone[who]
+    if who:
+        return _on_demand(config, plan, _judge(who, Path(plan.sample.store).parent), kind="ai")
     return _on_demand(config, plan, *knows, kind="simulated")
 
 

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from prefloop.models.trunk import layer_types, sliding_window
 from prefloop.rollout.cache import PrefillCache, SlotCache
-from prefloop.rollout.families import layer_types, read_weights, sliding_window, text_config
+from prefloop.rollout.families import read_weights, text_config
 from prefloop.rollout.fused import FusedDecoder
 
 Prefill = TypeVar("Prefill")

@@ -25,6 +25,7 @@ from transformers import (
 from prefloop.models.adapters import is_lora_linear
 from prefloop.models.blocks import STATIC_ROPE
 from prefloop.models.gathering import has_hooks
+from prefloop.models.trunk import sliding_window
 
 FAMILIES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, GemmaForCausalLM)
 
@@ -32,20 +33,6 @@ FAMILIES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCaus
 def text_config(model: nn.Module) -> PreTrainedConfig:
     """The configuration of a model's text part."""
     return cast(PreTrainedConfig, model.config).get_text_config()
-
-
-def layer_types(config: PreTrainedConfig) -> set[str]:
-    """The kinds of attention that a model's layers name; empty if they name none."""
-    return set(getattr(config, "layer_types", None) or ())
-
-
-def sliding_window(config: PreTrainedConfig) -> tuple[int | None, bool]:
-    """Tokens that a layer with a sliding window sees, if there is one, and whether only some layers have it and take a mask by kind."""
-    window: int | None = getattr(config, "sliding_window", None)
-    kinds = layer_types(config)
-    if kinds:
-        return (window, True) if "sliding_attention" in kinds else (None, False)
-    return (window, False) if getattr(config, "use_sliding_window", True) else (None, False)
 
 
 _SMALL = 2**17

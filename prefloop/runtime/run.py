@@ -184,7 +184,7 @@ class Run:
                 before=before,
                 resources=stack.pop_all(),
             )
-        run.say(f"{stage}: {tune(settings)}")
+        run.say(f"{stage}: {tune(settings.tune)}")
         for change in changes:
             run.say(change)
         run._say_where_it_starts()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from prefloop.configs.common import RunSettings
 from prefloop.runtime import products
 from prefloop.runtime.heap import keeps_freed_memory
 
@@ -39,15 +38,15 @@ class Tuning:
         return f"{self.threads} threads ({self.threads_from}; {self.cores:g} cores available); allocator: {self.allocator}; matrix products: {self.products}"
 
 
-def tune(settings: RunSettings) -> Tuning:
-    """Set up allocator, threads and matrix products, unless `settings.tune` is off. Call once, before the first large tensor.
+def tune(on: bool = True) -> Tuning:
+    """Set up allocator, threads and matrix products, unless that is off (`run.tune`). Call once, before the first large tensor.
 
     The number of threads is that of physical cores, shared among the processes torchrun starts on this machine: a second thread on
     a core shares its arithmetic units and slows matrix products. OMP_NUM_THREADS wins where it is set (torchrun sets it to 1 if you do not).
     Under OMP_PROC_BIND the number is OpenMP's too: loading it has bound this thread to one core, which is then all that affinity shows.
     """
     cores = available_cores()
-    if not settings.tune:
+    if not on:
         products.leave()
         return Tuning(
             threads=torch.get_num_threads(),

@@ -253,7 +253,7 @@ def _findings(settings: OveroptimisationSettings, results: StudyResults) -> list
     widths = [by_data[-2] if wide == settings.widths[-2] else f"width {wide}" for wide in settings.widths]
     source = "arXiv:2210.10760"
     falls = [results.difference_of((name, peak("rl", "gold")), (name, last("gold"))) for name in by_data]
-    found = [
+    return [
         StudyFinding(
             expected="true reward rises, peaks, and falls while the reward model's score goes on rising",
             source=f"{source}, figure 1",
@@ -270,23 +270,25 @@ def _findings(settings: OveroptimisationSettings, results: StudyResults) -> list
             for count in settings.evaluated
             for which in (WITH_SFT, WITH_BEST)
         ),
+        *_ensembles(results, by_data[1], members=settings.members),
     ]
-    if settings.members:
-        single = by_data[1]
-        parts, verdicts = [], []
-        for name in ENSEMBLES:
-            gain = results.difference(name, single, last("gold"))
-            parts.append(f"{name} {with_interval(gain)}")
-            verdicts.append(sure(gain, above=0.0))
-        found.append(
-            StudyFinding(
-                expected=f"ensembles ({settings.members} members) lose less true reward when optimised far",
-                source="Coste et al., arXiv:2310.02743",
-                found=f"true reward at the end above that of a single model on {single}: " + ", ".join(parts),
-                holds=True if all(verdicts) else (False if False in verdicts else None),
-            )
+
+
+def _ensembles(results: StudyResults, single: str, *, members: int) -> list[StudyFinding]:
+    """How much less ensembles lose than the single model named; nothing where there are none."""
+    if not members:
+        return []
+    gains = {name: results.difference(name, single, last("gold")) for name in ENSEMBLES}
+    verdicts = [sure(gain, above=0.0) for gain in gains.values()]
+    return [
+        StudyFinding(
+            expected=f"ensembles ({members} members) lose less true reward when optimised far",
+            source="Coste et al., arXiv:2310.02743",
+            found=f"true reward at the end above that of a single model on {single}: "
+            + ", ".join(f"{name} {with_interval(gain)}" for name, gain in gains.items()),
+            holds=True if all(verdicts) else (False if False in verdicts else None),
         )
-    return found
+    ]
 
 
 def _rises(results: StudyResults, names: Sequence[str], what: str, source: str) -> StudyFinding:

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,14 @@ def study(config: StudyConfig) -> int | None:
     if config.list:
         print(listing())
         return None
-    return run_all(config) if config.name == ALL else run_one(config)
+    return {ALL: run_all}.get(config.name, run_one)(config)
 
 
 def run_all(config: StudyConfig) -> int:
     """Those that fit into the minutes and have their data, one after another; says what is left."""
     began, failed = time.monotonic(), 0
     left: list[str] = []
-    jobs = _jobs(config)
+    jobs, limit = _jobs(config), config.limit
     for name, known in STUDIES.items():
         folder = Path(config.out) / name
         own = replace(config, name=name, out=str(folder), minutes=0.0, data=_data_of(name, config.data))
@@ -56,11 +56,7 @@ def run_all(config: StudyConfig) -> int:
             print(f"{name}: finished before, in {folder}")
             continue
         wanted = known.minutes / jobs
-        if (
-            config.size == "small"
-            and config.minutes
-            and (time.monotonic() - began) / 60 + wanted > config.minutes
-        ):
+        if (time.monotonic() - began) / 60 + wanted > limit:
             left.append(f"{name}: about {wanted:.0f} minutes on {jobs} cores; {command}")
             continue
         print(f"\n{name}: {known.summary}", flush=True)
@@ -88,13 +84,8 @@ def _is_folder(data: str) -> bool:
 
 def run_one(config: StudyConfig) -> int:
     """Do the cells that are not done yet, then write everything that is made of their numbers."""
-    found, known = find_study(config.name), STUDIES[config.name]
-    if known.reads and not _is_folder(config.data):
-        raise InputError(
-            f"data is {config.data!r}, which is not a folder; the study {config.name} reads {known.reads}: name their folder with --data"
-        )
-    if config.data and not known.reads:
-        raise InputError(f"data is {config.data!r}, but the study {config.name} reads none; leave it out")
+    found = find_study(config.name)
+    _check_data(config.name, config.data)
     settings = settings_of(config.name, size=config.size, given=config.settings, seeds=config.seeds)
     out = Path(config.out)
     enter(out, config, may_differ=_MAY_DIFFER)
@@ -126,6 +117,17 @@ def run_one(config: StudyConfig) -> int:
     report = found.report(settings, StudyResults(numbers=numbers))
     _write(config, found, report, made)
     return 0
+
+
+def _check_data(name: str, data: str) -> None:
+    """Raise `InputError` if a study has no data to read, or data that it does not read."""
+    reads = STUDIES[name].reads
+    if reads and not _is_folder(data):
+        raise InputError(
+            f"data is {data!r}, which is not a folder; the study {name} reads {reads}: name their folder with --data"
+        )
+    if data and not reads:
+        raise InputError(f"data is {data!r}, but the study {name} reads none; leave it out")
 
 
 def _write_settings(file: Path, settings: StudySettings) -> None:
@@ -211,8 +213,11 @@ def _rows(table: StudyTable) -> list[dict[str, Any]]:
 
 def _words(config: StudyConfig, *, shown: bool = False) -> list[str]:
     """The command that makes the same numbers; `shown`, as a page shows it, with folders of no machine."""
-    words = ["prefloop", "study", config.name, "--out", f"runs/{config.name}" if shown else config.out]
-    words += ["--size", config.size] if config.size != "small" else []
-    words += ["--settings", *config.settings] if config.settings else []
-    words += ["--seeds", str(config.seeds)] if config.seeds else []
-    return words + (["--data", "DATA" if shown else config.data] if config.data else [])
+    if shown:
+        config = replace(config, out=f"runs/{config.name}", data=config.data and "DATA")
+    words = ["prefloop", "study", config.name, "--out", config.out]
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("size", "settings", "seeds", "data") and value != field.default:
+            words += [f"--{field.name}", *(value if isinstance(value, tuple) else [str(value)])]
+    return words

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,7 @@ def serve(config: ServeConfig) -> None:
         InputError: The address is taken, or is none of this machine's; nothing is made then.
     """
     _check_address(config.host, config.port)
-    if config.metrics:
-        parse_address(config.metrics)
+    watched = parse_address(config.metrics)
     address = Address(host=config.host, port=config.port, public=config.public_url)
     with serving(config.chat, config.answers) as served, Store.open(config.store) as store:
         studio = Studio(store)
@@ -65,15 +63,20 @@ def serve(config: ServeConfig) -> None:
                 }
             ),
             "HOSTS": " ".join(address.names()),
-            "NUMBERS": "1" if address.by_number else "",
+            "NUMBERS": _flag(address.by_number),
             "PUBLIC": config.public_url,
             "MEDIA": config.media,
             "METRICS": config.metrics,
             "LOG_FORMAT": config.log_format,
-            "LOG_REQUESTS": "1" if config.log_requests else "",
+            "LOG_REQUESTS": _flag(config.log_requests),
         }
-        with serving_metrics(config.metrics, store) if config.metrics else nullcontext():
+        with serving_metrics(watched, store):
             _run(address, told, workers=config.workers)
+
+
+def _flag(on: bool) -> str:
+    """As an environment variable."""
+    return "1" if on else ""
 
 
 def _fill(store: Store) -> str:

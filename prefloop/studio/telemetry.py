@@ -108,13 +108,16 @@ def counting() -> Watch:
 
 
 @contextmanager
-def serving_metrics(address: str, store: Store) -> Iterator[None]:
-    """Serve the numbers of this process and its children at `address`, written HOST:PORT, for as long as it lasts.
+def serving_metrics(address: tuple[str, int] | None, store: Store) -> Iterator[None]:
+    """Serve the numbers of this process and its children at a host and port for as long as it lasts; nothing without an address.
 
     Raises:
         InputError: Nothing can listen there.
     """
-    host, port = parse_address(address)
+    if address is None:
+        yield
+        return
+    host, port = address
     with tempfile.TemporaryDirectory(prefix="prefloop-metrics-") as folder:
         os.environ[_FOLDER] = folder
         from prometheus_client import CollectorRegistry, start_http_server
@@ -138,8 +141,10 @@ def serving_metrics(address: str, store: Store) -> Iterator[None]:
             del os.environ[_FOLDER]
 
 
-def parse_address(address: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`. Raises `InputError` for anything else."""
+def parse_address(address: str) -> tuple[str, int] | None:
+    """Host and port of `HOST:PORT`; None for an empty address. Raises `InputError` for anything else."""
+    if not address:
+        return None
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise InputError(f"metrics is {address!r}; write HOST:PORT, for example 127.0.0.1:9464")

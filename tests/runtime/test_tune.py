@@ -56,15 +56,15 @@ def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch: pytest
     monkeypatch.setattr("prefloop.runtime.tune.available_cores", lambda: 6.0)
     for processes, threads in (("1", 6), ("2", 3), ("4", 1), ("9", 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        assert tune(settings(tuned=True)).threads == torch.get_num_threads() == threads
-    assert "physical cores shared by 9 processes" in str(tune(settings(tuned=True)))
+        assert tune().threads == torch.get_num_threads() == threads
+    assert "physical cores shared by 9 processes" in str(tune())
 
 
 def test_omp_num_threads_wins_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", str(before))
     monkeypatch.setattr("prefloop.runtime.tune.available_cores", lambda: 64.0)
-    chosen = tune(settings(tuned=True))
+    chosen = tune()
     assert chosen.threads == before
     assert str(chosen).startswith(
         f"{before} threads (OMP_NUM_THREADS={before}; 64 cores available); allocator: "
@@ -74,7 +74,7 @@ def test_omp_num_threads_wins_and_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is known on Linux only")
 def test_threads_bound_by_openmp_stay_as_many_as_they_are() -> None:
     """Loading OpenMP binds the first thread to one core: counted by affinity, that would be all there is."""
-    code = "import torch; from prefloop.configs.common import RunSettings; from prefloop.runtime.tune import tune; print(tune(RunSettings(out='x')))"
+    code = "import torch; from prefloop.runtime.tune import tune; print(tune())"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     for bind, origin in (("true", "OMP_PROC_BIND=true"), ("false", "physical cores")):
         said = subprocess.run(
@@ -92,7 +92,7 @@ def test_threads_bound_by_openmp_stay_as_many_as_they_are() -> None:
 def test_off_leaves_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda n: pytest.fail("threads were set"))
     monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("the allocator was set"))
-    assert tune(settings(tuned=False)).allocator == "as it was"
+    assert tune(False).allocator == "as it was"
 
 
 def test_peak_memory_grows_with_what_was_used() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from prefloop.configs.align import PlanConfig
-from prefloop.configs.common import LoRA, RunSettings
+from prefloop.configs.common import LoRA
 from prefloop.errors import InputError
 from prefloop.models.load import device_of
 from prefloop.recipes.align.cost import Cost, Machine, Model, measure
@@ -65,7 +65,7 @@ class Decided:
 
 def decide(config: PlanConfig, seen: Seen, project: Path, *, resume: bool = False) -> Decided:
     """Measure the machine and choose. Raises `InputError` if the least there can be takes longer than `minutes`."""
-    tune(RunSettings(out=str(project)))  # as every stage does: the same threads and products are measured
+    tune()  # as every stage does: the same threads and products are measured
     machine = measure(seen.shape, config.compute)
     lora = _lora(config, seen)
     narrow = _narrow(config, machine)

@@ -141,15 +141,13 @@ def stages(
 ) -> tuple[Stage, ...]:
     """All stages in order."""
     made = _Maker(config, seen, sizes, choice, project, resume)
-    found: list[Stage] = []
-    if config.demonstrations:
-        found.append(Stage(name="sft", settings=made.sft(), train=sft.train))
-    if seen.layout.own_judge:
-        found.append(Stage(name="judge", settings=made.judge(), train=reward.train))
-    if online(config):
-        found.append(Stage(name="reward", settings=made.reward(), train=reward.train))
-    found += [made.method(name) for name in config.method]
-    return tuple(found)
+    before = (
+        ("sft", config.demonstrations, made.sft, sft.train),
+        ("judge", seen.layout.own_judge, made.judge, reward.train),
+        ("reward", online(config), made.reward, reward.train),
+    )
+    first = (Stage(name=name, settings=of(), train=train) for name, wanted, of, train in before if wanted)
+    return (*first, *map(made.method, config.method))
 
 
 def start_of(config: PlanConfig, project: Path) -> str:
