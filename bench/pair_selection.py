@@ -26,7 +26,7 @@ from prefloop.data.toy_world.gold import gold_components
 from prefloop.data.toy_world.world import draw_style, write_reply
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate, mean_interval, paired_difference
-from prefloop.evaluation.plots import line_chart, standalone
+from prefloop.evaluation.plots import Frame, line_chart, standalone
 from prefloop.feedback.select import choose, disagreement, most_informative, ranked, uncertainty
 from prefloop.feedback.select.acquisition import conflict
 
@@ -247,7 +247,7 @@ def picture(labels: Sequence[int], curves: Mapping[str, Floats]) -> str:
         )
     drawn = line_chart(
         series, title="Accuracy per label", x_label="labels", y_label="accuracy against gold, %",
-        include_x=[float(labels[0])],
+        frame=Frame(include_x=[float(labels[0])]),
     )  # fmt: skip
     return standalone(drawn)
 

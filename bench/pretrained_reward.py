@@ -18,7 +18,7 @@ from prefloop.algorithms import reward
 from prefloop.configs.common import Compute, Data, Optim, RunSettings
 from prefloop.configs.reward import RewardConfig
 from prefloop.data import load_comparisons, split, write_jsonl
-from prefloop.evaluation.evaluate import evaluate_reward_model
+from prefloop.evaluation.evaluate import TokenBudget, evaluate_reward_model
 from prefloop.models.generation import save_model
 from prefloop.models.load import load_policy
 from prefloop.records import Comparison
@@ -139,9 +139,7 @@ def show(
         heldout[: given.test or None],
         compute=COMPUTE,
         world=start_world(COMPUTE.device),
-        max_prompt_tokens=prompt,
-        max_completion_tokens=completion,
-        truncate=True,
+        budget=TokenBudget(prompt=prompt, completion=completion, truncate=True),
     )
     found = quality.accuracy
     print(

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench.versus.cases import SIZES, Work
 from prefloop.configs.common import Compute, RunSettings
 from prefloop.evaluation.curves import Series
-from prefloop.evaluation.plots import line_chart, standalone
+from prefloop.evaluation.plots import Frame, line_chart, standalone
 from prefloop.models.load import load_policy
 from prefloop.models.packing import pack
 from prefloop.models.roles import Policy
@@ -157,7 +157,7 @@ def main() -> None:
             title=f"Training step, {given.size}: cost of a token",
             x_label=label,
             y_label="microseconds a token",
-            include=(0.0,),
+            frame=Frame(include=(0.0,)),
         )
         (given.out / f"scaling-{name}-{given.size}.svg").write_text(standalone(drawing), encoding="utf-8")
 

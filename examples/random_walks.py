@@ -31,7 +31,7 @@ from prefloop.configs.sft import SFTConfig
 from prefloop.data import write_jsonl
 from prefloop.data.random_walks import LETTERS, LONGEST, NODES, make_graph, optimality, scored_walks, spell
 from prefloop.evaluation.curves import Series
-from prefloop.evaluation.plots import ReferenceLine, line_chart, standalone
+from prefloop.evaluation.plots import Frame, ReferenceLine, line_chart, standalone
 from prefloop.models.load import as_policy, load_policy, save_policy
 from prefloop.models.q_heads import load_q_heads
 from prefloop.records import Demonstration, Prompt
@@ -291,7 +291,7 @@ def plot(results: dict[int, dict[str, dict[str, float]]]) -> str:
         x_label=f"decoding beta of ilql: {said}",
         y_label="optimality",
         references=levels,
-        include=(0.0, 1.0),
+        frame=Frame(include=(0.0, 1.0)),
     )
     return standalone(drawing)
 

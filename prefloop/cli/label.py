@@ -71,6 +71,7 @@ _AGGREGATED = {"each": "", "majority": ", majority", "dawid_skene": ", dawid_ske
 
 def import_items(config: LabelImportConfig) -> str:
     """Put a file's completions into a project; the store's name."""
+    from prefloop.studio.exchange import ImportOptions
     from prefloop.studio.into_project import import_into
     from prefloop.studio.service import Studio
 
@@ -88,11 +89,13 @@ def import_items(config: LabelImportConfig) -> str:
             config.project,
             loaded,
             given={name: value for name, value in asked.items() if value is not None},
-            author=config.author,
-            gold=config.gold,
             gold_share=config.gold_share,
-            stage=STAGES[config.gold_stage],
-            round=config.round,
+            options=ImportOptions(
+                author=config.author,
+                gold=config.gold,
+                stage=STAGES[config.gold_stage],
+                round=config.round,
+            ),
         )
         plain = studio.progress([made.project])[made.project].items
     print(
@@ -142,8 +145,7 @@ def export(config: LabelExportConfig) -> None:
             config.kind,
             config.out,
             chosen=config,
-            part=config.part,
-            heldout=config.heldout,
+            split=exchange.Split(part=config.part, heldout=config.heldout),
             format=config.format or None,
             skip_bad=config.skip_bad,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.configs.common import Compute, Sampling
+from prefloop.configs.common import Compute, Data, Sampling
 from prefloop.configs.scorers import Combining
 from prefloop.evaluation.intervals import (
     Estimate,
@@ -97,6 +97,35 @@ class PolicyResults:
     """Of the first policy, where there are a gold judge, a reward model and several completions of each prompt."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextMeasures:
+    """What is measured on the texts."""
+
+    metrics: Sequence[str] = ()
+    """Named as in `text_metrics`."""
+    references: Sequence[Sequence[str]] = ()
+    """Each prompt's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenBudget:
+    """How many tokens of a comparison a reward model reads."""
+
+    prompt: int
+    completion: int
+    truncate: bool = False
+    """What is longer is cut as training cuts it; else it is an error."""
+
+    @classmethod
+    def of(cls, data: Data) -> "TokenBudget":
+        """That of the settings."""
+        return cls(
+            prompt=data.max_prompt_tokens,
+            completion=data.max_completion_tokens,
+            truncate=data.overlong == "truncate",
+        )
+
+
 def evaluate_policies(
     folders: Mapping[str, str],
     prompts: Sequence[Prompt],
@@ -106,13 +135,12 @@ def evaluate_policies(
     reward_model: str = "",
     rules: Combining = Combining(),  # noqa: B008  a frozen value
     gold_is_log_odds: bool = False,
-    metrics: Sequence[str] = (),
-    references: Sequence[Sequence[str]] = (),
+    texts: TextMeasures = TextMeasures(),
 ) -> PolicyResults:
     """Every policy on the same prompts with the same random numbers. The first is what the others are compared with.
 
     KL is to the first policy, on each policy's own completions, from the full next-token distributions. `gold_is_log_odds` adds the share of
-    completions with a gold utility above 0. `metrics` are named as in `text_metrics`; `references` are each prompt's. Only process 0's result is complete; all must call it.
+    completions with a gold utility above 0. Only process 0's result is complete; all must call it.
     """
     names = list(folders)
     tokenizers = {name: _tokenizer(folder, setting) for name, folder in folders.items()}
@@ -131,12 +159,12 @@ def evaluate_policies(
             say_what_is_not_taken(policy.model, setting.sampling)
         measured[name] = _measure(policy, tokenizers[name], reference, prompts, setting, gold, judge)
     places = [place for place in range(len(prompts)) for _ in range(setting.completions_per_prompt)]
-    its = [references[place] for place in places] if metrics else []
-    texts = {
-        name: measure_texts(metrics, *m.rollout.pairs(), its, clusters=places, seed=setting.seed)
+    references = [texts.references[place] for place in places] if texts.metrics else []
+    further = {
+        name: measure_texts(texts.metrics, *m.rollout.pairs(), references, clusters=places, seed=setting.seed)
         for name, m in measured.items()
     }
-    return _summarise(folders, measured, setting, gold is not None, gold_is_log_odds, texts)
+    return _summarise(folders, measured, setting, gold is not None, gold_is_log_odds, further)
 
 
 def _check_room(
@@ -356,11 +384,9 @@ def evaluate_reward_model(
     folder: str,
     comparisons: Sequence[Comparison],
     *,
+    budget: TokenBudget,
     compute: Compute,
     world: World,
-    max_prompt_tokens: int,
-    max_completion_tokens: int,
-    truncate: bool = False,
     gold: Gold | None = None,
     ceiling: float | None = None,
     rules: Combining = Combining(),  # noqa: B008  a frozen value
@@ -369,22 +395,21 @@ def evaluate_reward_model(
 
     `gold` adds the accuracy against noise-free utilities (unless they are equal in every pair), `ceiling` what a perfect model would reach on labels as noisy as these.
     Soft labels, and pairs with several labels, say that themselves (`label_noise`).
-    Comparisons over the budgets raise `InputError`, or with `truncate` are cut as training cuts them: nothing is left out of an evaluation
-    silently. What a model has no positions for is an `InputError` before it runs.
+    Comparisons over the budget raise `InputError`, unless it truncates: nothing is left out of an evaluation silently. What a model has no positions for is an `InputError` before it runs.
     """
     scorer = EnsembleScorer.load(folder, compute, world, rules=rules, normalise=False)
     encoded = encode_all(
         scorer.tokenizer,
         comparisons,
-        max_prompt_tokens=max_prompt_tokens,
-        max_completion_tokens=max_completion_tokens,
-        overlong="truncate" if truncate else "error",
+        max_prompt_tokens=budget.prompt,
+        max_completion_tokens=budget.completion,
+        overlong="truncate" if budget.truncate else "error",
     )
     _check_scorer_room(scorer, comparisons, encoded.groups)
     scores = scorer.of_texts(
         [c.prompt.in_context(c.context) for c in comparisons],
         [(c.chosen, c.rejected) for c in comparisons],
-        budgets=(max_prompt_tokens, max_completion_tokens) if truncate else None,
+        budgets=(budget.prompt, budget.completion) if budget.truncate else None,
     )
     chosen, rejected = scores.double().view(-1, 2).numpy().T
     clusters = [comparison.prompt.sha256 for comparison in comparisons]

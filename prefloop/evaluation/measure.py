@@ -18,6 +18,8 @@ from prefloop.evaluation.evaluate import (
     Gold,
     PolicyResults,
     Setting,
+    TextMeasures,
+    TokenBudget,
     evaluate_policies,
     evaluate_reward_model,
 )
@@ -81,8 +83,7 @@ def measure(config: EvalConfig, world: World) -> Measurements:
             gold_is_log_odds=bool(config.gold) and is_log_odds(config.gold),
             reward_model=config.reward_model,
             rules=config.reward,
-            metrics=config.metrics,
-            references=references,
+            texts=TextMeasures(metrics=config.metrics, references=references),
         )
         past = world.on_main(lambda: series_alarms(results.evaluated, series_of(folders)))
         results = replace(results, alarms=(*results.alarms, *past))
@@ -212,11 +213,9 @@ def _quality(config: EvalConfig, judged: Sequence[Comparison], world: World) -> 
     return evaluate_reward_model(
         config.reward_model,
         judged,
+        budget=TokenBudget.of(config.data),
         compute=config.compute,
         world=world,
-        max_prompt_tokens=config.data.max_prompt_tokens,
-        max_completion_tokens=config.data.max_completion_tokens,
-        truncate=config.data.overlong == "truncate",
         gold=gold_of(config),
         rules=config.reward,
     )

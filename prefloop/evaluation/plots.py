@@ -99,6 +99,15 @@ class ReferenceLine:
     label: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """How large a chart is, in pixels, and which values its axes hold whatever is drawn."""
+
+    height: float = 250
+    include: Sequence[float] = ()
+    include_x: Sequence[float] = (0.0,)
+
+
 def standalone(drawing: str) -> str:
     """A chart as a file of its own, with the colours that a report's page otherwise gives it: light, or dark where the reader's screen is."""
     light = {
@@ -138,18 +147,16 @@ def line_chart(
     references: Sequence[ReferenceLine] = (),
     smooth: bool = False,
     percent_axis: bool = False,
-    include: Sequence[float] = (),
-    include_x: Sequence[float] = (0.0,),
-    height: float = 250,
+    frame: Frame = Frame(),
 ) -> str:
     """Lines over a common axis. `smooth` draws the values faintly and their running mean boldly; many points are averaged in groups."""
     curves = [thinned(curve) for curve in series]
     keys, top = _head(y_label, [(s.label, s.slot) for s in series] if len(series) > 1 else [])
     flat = [v for s in curves for v in (*s.y, *s.low, *s.high)] + [r.value for r in references]
-    y = axis(flat, height - 38, top, include=include)
+    y = axis(flat, frame.height - 38, top, include=frame.include)
     body = [*keys, *_horizontal_grid(y, percent_axis)]
     left = _left(y, percent_axis)
-    x = axis([v for s in curves for v in s.x], left, WIDTH - 14, include=include_x, round_ends=False)
+    x = axis([v for s in curves for v in s.x], left, WIDTH - 14, include=frame.include_x, round_ends=False)
     body += _x_axis(x, y.start, x_label)
     body += [_reference(r, x, y) for r in references]
     if not any(math.isfinite(v) for s in curves for v in s.y):
@@ -160,7 +167,7 @@ def line_chart(
         body += curve(line, x, y, smooth=smooth)
     body += strips(curves, x, y, x_label, percent_axis)
     spoken = "; ".join(said_series(s, percent_axis) for s in series)
-    return chart(height, body, title=title, description=f"{y_label or title} over {x_label}. {spoken}.")
+    return chart(frame.height, body, title=title, description=f"{y_label or title} over {x_label}. {spoken}.")
 
 
 def interval_chart(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.metrics_log import MetricsLog
-from prefloop.evaluation.plots import line_chart
+from prefloop.evaluation.plots import Frame, line_chart
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +170,7 @@ def training(stage: str, log: MetricsLog) -> tuple[list[Figure], list[Figure]]:
                 x_label="step",
                 y_label="",
                 smooth=True,
-                height=170,
+                frame=Frame(height=170),
             ),
         )
         for name, values in log.values.items()

@@ -260,23 +260,17 @@ def ld_dpo_loss(
     policy_rejected: PerPair,
     reference_chosen: PerPair,
     reference_rejected: PerPair,
-    policy_chosen_shared: PerPair,
-    policy_rejected_shared: PerPair,
-    reference_chosen_shared: PerPair,
-    reference_rejected_shared: PerPair,
+    reference_margin_shared: PerPair,
     *,
     beta: float = 0.1,
     alpha: float = 0.5,
 ) -> PerPair:
     """Length-desensitised DPO, arXiv:2409.06411: tokens beyond the shorter completion's length count α times, in policy and reference.
 
-    The `_shared` sums are over a completion's first min(n_w, n_l) tokens. α = 1 is DPO; α = 0 looks at equally many tokens of both.
+    `reference_margin_shared` is h over each completion's first min(n_w, n_l) tokens. α = 1 is DPO; α = 0 looks at equally many tokens of both.
     """
     whole = margin_of(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
-    shared = margin_of(
-        policy_chosen_shared, policy_rejected_shared, reference_chosen_shared, reference_rejected_shared
-    )
-    return -logsigmoid(beta * (alpha * whole + (1 - alpha) * shared))
+    return -logsigmoid(beta * (alpha * whole + (1 - alpha) * reference_margin_shared))
 
 
 def gpo_exponential_loss(

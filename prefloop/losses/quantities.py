@@ -98,13 +98,21 @@ _ONE_SIDED: Mapping[str, Quantity] = {
     "{}_kl": _forward_kl,
     "{}_weight": _own_likelihood,
     "{}_contrast": _contrast,
-    "policy_{}_shared": _shared(lambda numbers: numbers.logprobs),
-    "reference_{}_shared": _shared(lambda numbers: asked(numbers.reference)),
 }
 
 
 def _side(of: Quantity, side: int) -> Quantity:
     return lambda numbers: of(numbers).view(-1, 2)[:, side]
+
+
+def _margin(policy: Quantity, reference: Quantity) -> Quantity:
+    """The chosen completion's log-ratio to the reference less the rejected one's."""
+
+    def margins(numbers: TokenNumbers) -> Tensor:
+        ratios = (policy(numbers) - reference(numbers)).view(-1, 2)
+        return ratios[:, 0] - ratios[:, 1]
+
+    return margins
 
 
 def list_places(group: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
@@ -150,7 +158,13 @@ QUANTITIES: Mapping[Data, Mapping[str, Quantity]] = {
         for side, word in enumerate(("chosen", "rejected"))
         for name, of in _ONE_SIDED.items()
     }
-    | {"p_soft": lambda numbers: numbers.labels.view(-1, 2)[:, 0]},
+    | {
+        "p_soft": lambda numbers: numbers.labels.view(-1, 2)[:, 0],
+        "reference_margin": _margin(_policy, _reference),
+        "reference_margin_shared": _margin(
+            _shared(lambda numbers: numbers.logprobs), _shared(lambda numbers: asked(numbers.reference))
+        ),
+    },
     "rankings": {
         **{name: _lists(of) for name, of in _EACH.items()},
         "present": _present,

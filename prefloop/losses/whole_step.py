@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from prefloop.losses.pairwise import PerPair, margin_of
+from prefloop.losses.pairwise import PerPair
 from prefloop.losses.unary import Each, Flag
 
 SMALLEST_STD = 1e-3
@@ -80,10 +80,7 @@ def _shift(now: Tensor, running: Mapping[str, float], decay: float) -> Prepared:
 
 
 def beta_dpo_step(
-    policy_chosen: PerPair,
-    policy_rejected: PerPair,
-    reference_chosen: PerPair,
-    reference_rejected: PerPair,
+    reference_margin: PerPair,
     *,
     running: Mapping[str, float],
     draw: torch.Generator,
@@ -95,10 +92,10 @@ def beta_dpo_step(
 ) -> Prepared:
     """β-DPO's β and filter, arXiv:2407.08639.
 
-    Running mean M and deviation σ of raw margins h (no β in them) are updated with the step first. A share `kept` of the comparisons is drawn
+    Running mean M and deviation σ of raw margins h (`reference_margin`, no β in it) are updated with the step first. A share `kept` of the comparisons is drawn
     without replacement with weights exp(-½((h - M)/σ)²); β = β₀(1 + a (mean h of those kept - M)), at least `smallest_beta`; a is `sensitivity`.
     """
-    h = margin_of(policy_chosen, policy_rejected, reference_chosen, reference_rejected).double()
+    h = reference_margin.double()
     mean = decay * running["mean"] + (1 - decay) * h.mean()
     std = decay * running["std"] + (1 - decay) * h.std(unbiased=False)
     log_weights = -0.5 * ((h - mean) / std.clamp(min=SMALLEST_STD)).square()
@@ -110,7 +107,7 @@ def beta_dpo_step(
     chosen[keys.topk(count).indices] = 1.0
     level = (h * chosen).sum() / count
     step_beta = (beta * (1 + sensitivity * (level - mean))).clamp(min=smallest_beta)
-    dtype = policy_chosen.dtype
+    dtype = reference_margin.dtype
     return Prepared(
         shared={"step_beta": step_beta.to(dtype)},
         each={"step_weight": (chosen * len(h) / count).to(dtype)},

@@ -163,6 +163,20 @@ class _Logprobs(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None
 
 
+@dataclass(frozen=True, slots=True)
+class _Frozen:
+    """A reference's rows and head, detached, at the temperature. Of no elements where it is not asked for."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+    factor: float
+
+    def logits(self, chunk: slice, room: Float[Tensor, "c V"]) -> Float[Tensor, "n V"]:
+        """Float32 logits of some rows, in the room's memory."""
+        return _logits(self.hidden[chunk], self.weight, self.bias, self.factor, room)
+
+
 class _Statistics(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -173,10 +187,7 @@ class _Statistics(torch.autograd.Function):
         targets: Tensor,
         factor: float,
         want: Want,
-        reference_hidden: Tensor,
-        reference_weight: Tensor,
-        reference_bias: Tensor,
-        reference_factor: float,
+        reference: _Frozen,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         rows = hidden.shape[0]
         logprobs = torch.empty(rows, dtype=torch.float32, device=hidden.device)
@@ -194,11 +205,7 @@ class _Statistics(torch.autograd.Function):
             if want.log_collision:
                 log_collision[chunk] = torch.logsumexp(2 * logp, dim=-1)
             if against:
-                logq = _log_softmax(
-                    _logits(
-                        reference_hidden[chunk], reference_weight, reference_bias, reference_factor, theirs
-                    )
-                )
+                logq = _log_softmax(reference.logits(chunk, theirs))
                 if want.forward_kl:
                     q = torch.exp(logq, out=scratch)
                     forward_kl[chunk] = q.mul_(logq - logp).sum(-1)
@@ -207,19 +214,17 @@ class _Statistics(torch.autograd.Function):
                     kl[chunk] = p.mul_(logq.sub_(logp)).sum(-1).neg_()
             if want.entropy:
                 entropy[chunk] = torch.exp(logp, out=scratch).mul_(logp).sum(-1).neg_()
-        ctx.save_for_backward(
-            hidden, weight, bias, targets, entropy, kl, reference_hidden, reference_weight, reference_bias
-        )
-        ctx.factor, ctx.reference_factor, ctx.want = factor, reference_factor, want
+        frozen = (reference.hidden, reference.weight, reference.bias)
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy, kl, *frozen)
+        ctx.factor, ctx.reference_factor, ctx.want = factor, reference.factor, want
         ctx.mark_non_differentiable(log_collision)
         return logprobs, entropy, kl, forward_kl, log_collision
 
     @staticmethod
     @large_products()
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, entropy, kl, reference_hidden, reference_weight, reference_bias = (
-            ctx.saved_tensors
-        )
+        hidden, weight, bias, targets, entropy, kl, *frozen = ctx.saved_tensors
+        reference = _Frozen(*frozen, ctx.reference_factor)
         grad_logprobs, grad_entropy, grad_kl, grad_forward_kl, _ = grads
         want: Want = ctx.want
         grad_hidden = torch.empty_like(hidden)
@@ -234,15 +239,7 @@ class _Statistics(torch.autograd.Function):
             coefficient = -grad_logprobs[chunk, None]
             logq = None
             if want.kl or want.forward_kl:
-                logq = _log_softmax(
-                    _logits(
-                        reference_hidden[chunk],
-                        reference_weight,
-                        reference_bias,
-                        ctx.reference_factor,
-                        theirs,
-                    )
-                )
+                logq = _log_softmax(reference.logits(chunk, theirs))
                 if want.kl:
                     coefficient = coefficient + grad_kl[chunk, None] * (logp - logq - kl[chunk, None])
                 if want.forward_kl:
@@ -261,7 +258,7 @@ class _Statistics(torch.autograd.Function):
             torch.mm(grad_logits, weight, out=grad_hidden[chunk])
             if grad_weight is not None:
                 grad_weight.addmm_(grad_logits.T, hidden[chunk])
-        return grad_hidden, grad_weight, grad_bias, *(None,) * 7
+        return grad_hidden, grad_weight, grad_bias, *(None,) * 4
 
 
 def token_statistics(
@@ -338,10 +335,12 @@ def _statistics(
         targets,
         head.scale / temperature,
         want,
-        reference_hidden,
-        reference_head.weight.detach(),
-        reference_head.bias.detach() / temperature,
-        reference_head.scale / temperature,
+        _Frozen(
+            reference_hidden,
+            reference_head.weight.detach(),
+            reference_head.bias.detach() / temperature,
+            reference_head.scale / temperature,
+        ),
     )  # pyright: ignore[reportGeneralTypeIssues]
     return TokenStatistics(
         logprobs=logprobs[:rows],

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from prefloop.data.split import part_of
 from prefloop.data.store import Filters, Store
@@ -17,36 +17,46 @@ POLL_SECONDS = 2.0
 PEOPLE = Filters(kinds=("human",))
 
 
-def prepare(
-    studio: Studio,
-    name: str,
-    *,
-    pairs: int,
-    labels: int,
-    heldout: float,
-    seed: int,
-    checkpoints: Sequence[int] = (),
-    number: int = 0,
-) -> int:
-    """A project with the samples' pairs (of these checkpoints, if any are named), unless it is there; its id.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskedPeople:
+    """What people are asked to compare, and how much of it."""
+
+    project: str
+    """Name of the project in the studio."""
+    pairs: int
+    """Pairs of samples in it."""
+    labels: int
+    """Comparisons to wait for."""
+    heldout: float
+    """Share of prompts that nothing is trained on."""
+    seed: int
+    checkpoints: Sequence[int] = ()
+    """Whose samples are paired; all if none are named."""
+    round: int = 0
+    """Round of the loop; 0 for a recipe without rounds."""
+
+
+def prepare(studio: Studio, asked: AskedPeople) -> int:
+    """A project with pairs of the samples, unless it is there; its id.
 
     The first `labels` questions asked have their share of held-out prompts, so that waiting for so many is enough.
     """
     try:
-        return studio.find_project(name).id
+        return studio.find_project(asked.project).id
     except NotFound:
         pass
-    store = studio.store
-    items = store.items(
-        store.add_pairs(strategy="random", seed=seed, round=number, checkpoints=checkpoints).ids
+    store, heldout, labels = studio.store, asked.heldout, asked.labels
+    added = store.add_pairs(
+        strategy="random", seed=asked.seed, round=asked.round, checkpoints=asked.checkpoints
     )
-    random.Random(f"{seed} people").shuffle(items)
-    items = items[:pairs]
+    items = store.items(added.ids)
+    random.Random(f"{asked.seed} people").shuffle(items)
+    items = items[: asked.pairs]
     held = [item.id for item in items if part_of(item.prompt, heldout=heldout) == "heldout"]
     train = [item.id for item in items if item.id not in set(held)]
     first_held = held[: max(FEWEST_HELDOUT, round(labels * heldout))]
     first = [*first_held, *train[: max(0, labels - len(first_held))]]
-    project = studio.create_project(ProjectSettings(name=name, guidelines=GUIDELINES))
+    project = studio.create_project(ProjectSettings(name=asked.project, guidelines=GUIDELINES))
     studio.add_tasks(project.id, [item.id for item in items], priorities=dict.fromkeys(first, 1.0))
     return project.id
 
@@ -60,38 +70,17 @@ def enough(store: Store, *, labels: int, heldout: float, rounds: Sequence[int] =
     return done, len(everything), held
 
 
-def wait_for_people(
-    where: str,
-    *,
-    name: str,
-    pairs: int,
-    labels: int,
-    heldout: float,
-    seed: int,
-    checkpoints: Sequence[int] = (),
-    number: int = 0,
-    sleep: Callable[[float], object] = time.sleep,
-) -> int:
+def wait_for_people(where: str, asked: AskedPeople, *, sleep: Callable[[float], object] = time.sleep) -> int:
     """Wait until people have made `labels` comparisons in the studio; how many there are. Ties and skips are not counted.
 
     Stopped while it waits, the recipe goes on here with `--resume true`.
     """
+    labels, rounds = asked.labels, (asked.round,) if asked.round else ()
     with Store.open(where) as store:
-        prepare(
-            Studio(store),
-            name,
-            pairs=pairs,
-            labels=labels,
-            heldout=heldout,
-            seed=seed,
-            checkpoints=checkpoints,
-            number=number,
-        )
+        prepare(Studio(store), asked)
         told = -1
         while True:
-            done, count, held = enough(
-                store, labels=labels, heldout=heldout, rounds=(number,) if number else ()
-            )
+            done, count, held = enough(store, labels=labels, heldout=asked.heldout, rounds=rounds)
             if done:
                 print(f"compare: {count} comparisons by people, {held} of them of held-out prompts")
                 return count

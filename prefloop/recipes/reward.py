@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prefloop.algorithms import reward as training
 from prefloop.configs.reward import RewardConfig
-from prefloop.evaluation.evaluate import evaluate_reward_model
+from prefloop.evaluation.evaluate import TokenBudget, evaluate_reward_model
 from prefloop.evaluation.json_files import encode, write_json
 from prefloop.evaluation.parts import MeasuredPart, measured_data
 from prefloop.evaluation.tables import reward_model_lines
@@ -39,11 +39,9 @@ def train_and_measure(config: RewardConfig) -> Path:
     quality = evaluate_reward_model(
         str(folder),
         heldout,
+        budget=TokenBudget.of(data),
         compute=config.compute,
         world=world,
-        max_prompt_tokens=data.max_prompt_tokens,
-        max_completion_tokens=data.max_completion_tokens,
-        truncate=data.overlong == "truncate",
     )
     known = len(inputs.train) + len(heldout)
     measured = measured_data(

@@ -29,7 +29,7 @@ from prefloop.feedback.simulate import SimulatedAnnotator, label_items
 from prefloop.loop.asked import open_chat
 from prefloop.loop.judge_scorer import read_scorer
 from prefloop.loop.local_judge import LocalChat
-from prefloop.recipes.people import PEOPLE, wait_for_people
+from prefloop.recipes.people import PEOPLE, AskedPeople, wait_for_people
 from prefloop.recipes.plan import Plan
 from prefloop.records import Completion, Prompt
 
@@ -165,16 +165,16 @@ def _people(config: RoundsConfig, plan: Plan, number: int, policy: str) -> None:
     """Wait for people to compare this round's samples."""
     with Store.open(plan.sample.store) as store:
         checkpoint = store.find_checkpoint(policy)
-    wait_for_people(
-        plan.sample.store,
-        name=f"round {number}",
+    asked = AskedPeople(
+        project=f"round {number}",
         pairs=config.pairs,
         labels=config.labels,
         heldout=plan.reward.data.heldout,
         seed=config.seed,
         checkpoints=[checkpoint],
-        number=number,
+        round=number,
     )
+    wait_for_people(plan.sample.store, asked)
 
 
 def _itself(config: RoundsConfig, plan: Plan, number: int, policy: str) -> None:

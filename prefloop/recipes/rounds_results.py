@@ -20,7 +20,13 @@ from prefloop.evaluation import (
     write_summary,
 )
 from prefloop.evaluation.arena import leaderboard_table
-from prefloop.evaluation.evaluate import PolicyResults, Setting, evaluate_policies, evaluate_reward_model
+from prefloop.evaluation.evaluate import (
+    PolicyResults,
+    Setting,
+    TokenBudget,
+    evaluate_policies,
+    evaluate_reward_model,
+)
 from prefloop.evaluation.intervals import Estimate, mean_interval
 from prefloop.evaluation.json_files import write_json
 from prefloop.evaluation.over_training import series_alarms
@@ -172,10 +178,9 @@ def _quality(
     return evaluate_reward_model(
         reward_model,
         judged,
+        budget=TokenBudget.of(plan.reward.data),
         compute=setting.compute,
         world=setting.world,
-        max_prompt_tokens=plan.reward.data.max_prompt_tokens,
-        max_completion_tokens=plan.reward.data.max_completion_tokens,
         gold=gold,
     )
 

@@ -24,6 +24,7 @@ from prefloop.evaluation import (
 from prefloop.evaluation.evaluate import (
     PolicyResults,
     Setting,
+    TokenBudget,
     best_of_n_curve,
     evaluate_policies,
     evaluate_reward_model,
@@ -33,7 +34,7 @@ from prefloop.evaluation.tables import policy_table, reward_model_lines
 from prefloop.feedback.simulate import SimulatedAnnotator, agreement_ceiling, label_items
 from prefloop.recipes import imdb, rounds, toy
 from prefloop.recipes.clock import Clock
-from prefloop.recipes.people import PEOPLE, wait_for_people
+from prefloop.recipes.people import PEOPLE, AskedPeople, wait_for_people
 from prefloop.recipes.plan import Plan
 from prefloop.recipes.project import SETTINGS, enter
 from prefloop.records import Prompt
@@ -159,14 +160,14 @@ def _trained(plan: Plan) -> tuple[str, ...]:
 def _compare(plan: Plan, annotator: SimulatedAnnotator) -> None:
     """Pair the samples and let the annotator judge a random choice of the pairs, or wait for people to judge some."""
     if plan.settings.annotator == "studio":
-        wait_for_people(
-            plan.sample.store,
-            name=plan.recipe,
+        asked = AskedPeople(
+            project=plan.recipe,
             pairs=plan.pairs,
             labels=plan.settings.labels,
             heldout=plan.reward.data.heldout,
             seed=plan.settings.seed,
         )
+        wait_for_people(plan.sample.store, asked)
         return
     with Store.open(plan.sample.store) as store:
         store.add_pairs(strategy="all", seed=plan.settings.seed)
@@ -223,10 +224,9 @@ def _evaluate(plan: Plan, annotator: SimulatedAnnotator, world: World) -> Evalua
     quality = evaluate_reward_model(
         reward_model,
         judged,
+        budget=TokenBudget.of(plan.reward.data),
         compute=plan.settings.compute,
         world=world,
-        max_prompt_tokens=plan.reward.data.max_prompt_tokens,
-        max_completion_tokens=plan.reward.data.max_completion_tokens,
         gold=plan.gold.utility,
         ceiling=None if by_people else agreement_ceiling(judged, [annotator]),
     )

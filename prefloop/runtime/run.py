@@ -87,6 +87,20 @@ _MAY_DIFFER = (
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Opened:
+    """A run folder that is open."""
+
+    source: tuple[Path, StateTree] | None
+    """The checkpoint to resume from: its folder and state."""
+    journal: Journal | None
+    """Writes the run's files; rank 0's."""
+    before: frozenset[str] | None
+    """What the folder held."""
+    resources: ExitStack
+    """What is closed with the run."""
+
+
 class Run:
     """A stage's run folder and loop. Made by `Run.open` on every process, used in a `with` statement; only rank 0 writes."""
 
@@ -99,10 +113,7 @@ class Run:
         total_steps: int,
         world: World,
         headline: Sequence[str],
-        source: tuple[Path, StateTree] | None,
-        journal: Journal | None,
-        before: frozenset[str] | None,
-        resources: ExitStack,
+        opened: _Opened,
     ) -> None:
         """Use `Run.open`, which makes the parts."""
         self.folder = Path(settings.out)
@@ -112,10 +123,10 @@ class Run:
         self.world = world
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=settings.keep)
         self._fingerprint = fingerprint
-        self._source = source
-        self._journal = journal
-        self._before = before
-        self._resources = resources
+        self._source = opened.source
+        self._journal = opened.journal
+        self._before = opened.before
+        self._resources = opened.resources
         self._stop = StopSignal(shown=world.is_main)
         self._progress = Progress(
             stage=stage, start=self.start, total=total_steps, headline=headline, shown=world.is_main
@@ -179,10 +190,7 @@ class Run:
                 total_steps=total_steps,
                 world=world,
                 headline=headline,
-                source=source,
-                journal=journal,
-                before=before,
-                resources=stack.pop_all(),
+                opened=_Opened(source=source, journal=journal, before=before, resources=stack.pop_all()),
             )
         run.say(f"{stage}: {tune(settings.tune)}")
         for change in changes:

@@ -22,7 +22,7 @@ from scipy.special import expit
 from prefloop.errors import InputError
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import mean_interval
-from prefloop.evaluation.plots import line_chart
+from prefloop.evaluation.plots import Frame, line_chart
 from prefloop.evaluation.wording import number, with_interval
 from prefloop.feedback.ratings import (
     Votes,
@@ -473,7 +473,7 @@ def _drawing(settings: VotesSettings, results: StudyResults, asked: Sequence[str
         title="Certain pairs of systems in the right order",
         x_label="votes",
         y_label="right, %",
-        height=380,
+        frame=Frame(height=380),
     )
 
 

@@ -197,29 +197,29 @@ def decide(
         raise InputError(f"reason is longer than {LONGEST_TEXT} characters")
     if not 8 <= len(key) <= 100:
         raise InputError("the idempotency key must have 8 to 100 characters, for example a UUID")
+    decision = _Decision(choice=choice, reason=reason, last=last, key=f"adjudicate {person} {item} {key}")
     return studio.write_twice(
-        lambda session: _decide(
-            session, project, item, person, choice, reason=reason, last=last, key=key, now=studio.clock()
-        )
+        lambda session: _decide(session, project, item, person, decision, now=studio.clock())
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Decision:
+    """What an adjudicator decided."""
+
+    choice: str
+    reason: str
+    last: int
+    """Number of the decision that the page showed."""
+    key: str
 
 
 def _decide(
-    session: Session,
-    project: int,
-    item: int,
-    person: int,
-    choice: str,
-    *,
-    reason: str,
-    last: int,
-    key: str,
-    now: datetime,
+    session: Session, project: int, item: int, person: int, decision: _Decision, *, now: datetime
 ) -> int:
+    choice = decision.choice
     lock_annotator(session, person)
-    known = session.scalar(
-        select(_Judgement.id).where(_Judgement.idempotency_key == f"adjudicate {person} {item} {key}")
-    )
+    known = session.scalar(select(_Judgement.id).where(_Judgement.idempotency_key == decision.key))
     if known is not None:
         return known
     # One decision of an item after the other.
@@ -230,7 +230,7 @@ def _decide(
     found = _case(session, asked, item, person)
     if choice not in found.choices:
         raise InputError(f"choice is {choice!r}; here it must be one of {', '.join(found.choices)}")
-    if last != found.last:
+    if decision.last != found.last:
         raise Conflict("somebody else has decided this in the meantime; reload the page")
     order = order_for(item, person, len(found.completions))
     identity = _identity(session, person, now)
@@ -245,7 +245,7 @@ def _decide(
                 order_shown=order,
                 guideline_version=asked.guideline_version,
                 supersedes=None if before is None else before.id,
-                idempotency_key=f"adjudicate {person} {item} {key}",
+                idempotency_key=decision.key,
             )
         ],
     )
@@ -253,7 +253,7 @@ def _decide(
         insert(studio_models.JudgementDetailRow).values(
             judgement_id=id,
             assignment_id=None,
-            rationale=reason,
+            rationale=decision.reason,
             flags=[],
             ratings={},
             edited="",

@@ -17,6 +17,7 @@ from prefloop.data.store.values import ExportKind
 from prefloop.records import Prompt
 from prefloop.studio import accounts, exchange, members, onboarding, passwords, people_log
 from prefloop.studio.accounts import Who
+from prefloop.studio.exchange import ImportOptions
 from prefloop.studio.questions import LONGEST_COMMENT, MOST_SPANS, QuestionAnswer, Span
 from prefloop.studio.render import markdown, to_html
 from prefloop.studio.security import admin, limit, manager, reader, root_of, signed_in, studio_of, worker
@@ -574,9 +575,11 @@ def import_items(
         id,
         body,
         name,
-        gold=what != "work",
-        stage=what if what in ("practice", "qualification") else "",
-        by=who.annotator,
+        ImportOptions(
+            gold=what != "work",
+            stage=what if what in ("practice", "qualification") else "",
+            by=who.annotator,
+        ),
         format=format,
         columns=named,
     )

@@ -256,9 +256,11 @@ def set_standing(
             session,
             project,
             found,
-            state=state,
-            qualified=None if paused else True,
-            why=" ".join(part for part in (why.strip(), onboarding.PAUSED) if part) if paused else "",
+            onboarding.NewStanding(
+                state=state,
+                qualified=None if paused else True,
+                why=" ".join(part for part in (why.strip(), onboarding.PAUSED) if part) if paused else "",
+            ),
             now=studio.clock(),
             by=by,
         )

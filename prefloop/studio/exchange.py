@@ -84,44 +84,50 @@ class _Group:
     """What the file says of it, where that can be a known answer: the better text, or `good` or `bad`."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportOptions:
+    """What the items of an import are."""
+
+    author: str = HUMAN
+    """Who wrote the completions."""
+    gold: bool = False
+    """Whether what the file says is the known answer."""
+    stage: Stage = ""
+    """Whether known answers are practice or qualification."""
+    round: int = 0
+    """Round of the loop."""
+    by: int | None = None
+    """The person who imports."""
+
+
 def import_file(
     studio: Studio,
     project: int,
     source: str | Path,
+    options: ImportOptions = ImportOptions(),
     *,
-    author: str = HUMAN,
-    gold: bool = False,
-    stage: Stage = "",
     skip_bad: bool = False,
     limit: int = 0,
-    round: int = 0,
-    by: int | None = None,
     **reading: Unpack[HowRead],
 ) -> ImportedItems:
     """Put what a file's completions ask into a project. Done again, it adds nothing.
 
     Any format of `data import` with completions: of comparisons and rankings the completions are taken, to be judged again; completions by
-    themselves are grouped by prompt where the project compares. With `gold`, what the file says is the known answer, and `stage` says whether
-    these items are practice or qualification. Judgements are not imported here: that is `data import`.
+    themselves are grouped by prompt where the project compares. Judgements are not imported here: that is `data import`.
     """
     loaded = load_records(source, skip_bad=skip_bad, limit=limit, **reading)
-    asked = studio.project(project)
-    return import_loaded(studio, asked, loaded, author=author, gold=gold, stage=stage, round=round, by=by)
+    return import_loaded(studio, studio.project(project), loaded, options)
 
 
 def import_loaded(
     studio: Studio,
     into: Project | ProjectSettings,
     loaded: Loaded[Record],
-    *,
-    author: str = HUMAN,
-    gold: bool = False,
-    stage: Stage = "",
-    round: int = 0,
-    by: int | None = None,
+    options: ImportOptions = ImportOptions(),
 ) -> ImportedItems:
     """Put records' completions into a project that is there, perhaps with new settings, or into a new one: all of it or nothing."""
     source, settings = loaded.summary.source, into.settings if isinstance(into, Project) else into
+    gold, stage, by = options.gold, options.stage, options.by
     if settings.kind == "chat":
         raise InputError(
             f"project {settings.name!r} is a chat: its items are made as people talk; import into another project"
@@ -139,7 +145,7 @@ def import_loaded(
         now = studio.clock()
         project = into if isinstance(into, Project) else projects.create(session, settings, now=now, by=by)
         project = projects.change(session, project.id, settings, now=now, by=by)
-        items, right = _write(session, groups, kind, author=author, round=round)
+        items, right = _write(session, groups, kind, author=options.author, round=options.round)
         known = {item: choice for item, choice in right.items() if choice} if gold else {}
         begun = _asks_for(project.settings, stage, len(known))
         if begun != project.settings:
@@ -190,10 +196,7 @@ def import_bytes(
     project: int,
     content: bytes,
     name: str,
-    *,
-    gold: bool = False,
-    stage: Stage = "",
-    by: int | None,
+    options: ImportOptions,
     **reading: Unpack[HowRead],
 ) -> ImportedItems:
     """`import_file` of an upload."""
@@ -203,7 +206,7 @@ def import_bytes(
         path = Path(folder) / Path(name).name
         path.write_bytes(content)
         try:
-            return import_file(studio, project, path, gold=gold, stage=stage, skip_bad=True, by=by, **reading)
+            return import_file(studio, project, path, options, skip_bad=True, **reading)
         except InputError as error:
             # Where the server keeps uploads is nobody's business, and the page has fields instead of flags.
             message = str(error).replace(f"{folder}/", "")
@@ -317,14 +320,22 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """Which prompts' records are written: of all, those trained on, or those held out."""
+
+    part: Part = "all"
+    heldout: float = HELDOUT
+    """Share of prompts that is held out."""
+
+
 def export_files(
     studio: Studio,
     kind: ExportKind,
     path: str | Path,
     *,
     chosen: Selecting | None = None,
-    part: Part = "all",
-    heldout: float = HELDOUT,
+    split: Split = Split(),
     format: FormatName | None = None,
     skip_bad: bool = False,
     by: int | None = None,
@@ -338,10 +349,11 @@ def export_files(
     """
     target = Path(path)
     chosen = chosen or Selecting()
+    part, heldout = split.part, split.heldout
     made = take(studio.store, kind, chosen, part=part, heldout=heldout, skip_bad=skip_bad)
     records: Sequence[Any] = studio.store.exported(made.id)
     aggregate = {} if chosen.aggregate == "each" else {"aggregate": chosen.aggregate}
-    written = [write_jsonl(part, file, format=format) for file, part in split_by_prompts(records, target)]
+    written = [write_jsonl(rows, file, format=format) for file, rows in split_by_prompts(records, target)]
     manifests = []
     for file in written:
         read = load_records(file.path).records

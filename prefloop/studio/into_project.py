@@ -5,13 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from prefloop.data.formats import Record
-from prefloop.data.importing import HUMAN
 from prefloop.data.load import Loaded
 from prefloop.errors import InputError
 from prefloop.studio import exchange
-from prefloop.studio.exchange import ImportedItems
+from prefloop.studio.exchange import ImportedItems, ImportOptions
 from prefloop.studio.service import Studio
-from prefloop.studio.values import NotFound, Project, ProjectSettings, Stage
+from prefloop.studio.values import NotFound, Project, ProjectSettings
 
 
 def import_into(
@@ -20,11 +19,8 @@ def import_into(
     loaded: Loaded[Record],
     *,
     given: Mapping[str, Any],
-    author: str = HUMAN,
-    gold: bool = False,
     gold_share: float | None = None,
-    stage: Stage = "",
-    round: int = 0,
+    options: ImportOptions = ImportOptions(),  # noqa: B008  a frozen value
 ) -> tuple[ProjectSettings, ImportedItems]:
     """Put records' completions into the project of this name or number; its settings, and what was made.
 
@@ -33,11 +29,8 @@ def import_into(
         name: Of the project.
         loaded: The records.
         given: Settings of a new project. A project that is there must have the same.
-        author: Who wrote the completions.
-        gold: Whether what the records say is the known answer.
         gold_share: Share of the questions that are known answers; None takes the project's, or a tenth.
-        stage: Whether the known answers are practice or qualification.
-        round: Round of the loop of the items.
+        options: What the items are.
 
     Raises:
         InputError: The project is there with other settings, or the records cannot be asked about in it.
@@ -49,7 +42,7 @@ def import_into(
         into = ProjectSettings(name=name, gold_share=gold_share or 0.0, **given)
     else:
         into = replace(into, settings=_with_gold(_unchanged(into.settings, given), gold_share))
-    made = exchange.import_loaded(studio, into, loaded, author=author, gold=gold, stage=stage, round=round)
+    made = exchange.import_loaded(studio, into, loaded, options)
     return studio.project(made.project).settings, made
 
 

@@ -152,9 +152,7 @@ def settle(session: Session, project: Project, annotator: int, found: Gate, *, n
         session,
         project.id,
         annotator,
-        state="working" if passed else "failed",
-        qualified=passed,
-        why=why,
+        NewStanding(state="working" if passed else "failed", qualified=passed, why=why),
         now=now,
         by=annotator,
         detail={"right": found.right, "answered": found.answered},
@@ -181,9 +179,11 @@ def check_gold(session: Session, project: Project, annotator: int, *, now: datet
         session,
         project.id,
         annotator,
-        state="paused",
-        qualified=True,
-        why=f"Too few of your answers to items with a known answer were right. {PAUSED}",
+        NewStanding(
+            state="paused",
+            qualified=True,
+            why=f"Too few of your answers to items with a known answer were right. {PAUSED}",
+        ),
         now=now,
         by=annotator,
         detail={"right": sum(counted), "answered": window},
@@ -211,27 +211,37 @@ def _last_gold() -> Select[Any, datetime | None]:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewStanding:
+    """Where a person stands in a project from now on."""
+
+    state: str
+    """`working`, `paused` or `failed`."""
+    why: str = ""
+    """What the person is told."""
+    qualified: bool | None = None
+    """None leaves it as it is."""
+
+
 def change(
     session: Session,
     project: int,
     annotator: int,
+    standing: NewStanding,
     *,
-    state: str,
-    qualified: bool | None,
-    why: str,
     now: datetime,
     by: int | None,
     detail: dict[str, int] | None = None,
 ) -> None:
-    """Write down where a person stands; `qualified` None leaves that as it is. Back at work, what they got wrong before no longer counts
-    against them."""
+    """Write down where a person stands. Back at work, what they got wrong before no longer counts against them."""
+    state = standing.state
     row = _standing(session, project, annotator)
     if row is None:
         row = _Standing(project_id=project, annotator_id=annotator, qualified=False, gold_since=None)
         session.add(row)
-    row.state, row.why, row.changed_at = state, why, now
-    if qualified is not None:
-        row.qualified = qualified
+    row.state, row.why, row.changed_at = state, standing.why, now
+    if standing.qualified is not None:
+        row.qualified = standing.qualified
     if state == "working":
         row.gold_since = now
     session.flush()

@@ -13,7 +13,7 @@ from prefloop.configs.common import Data, Optim, RunSettings
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.scorers import Combining
 from prefloop.data import load_comparisons, part_of, write_jsonl
-from prefloop.evaluation.evaluate import evaluate_reward_model
+from prefloop.evaluation.evaluate import TokenBudget, evaluate_reward_model
 from prefloop.losses.reward_model import REWARD_LOSSES
 from prefloop.records import Comparison, Prompt
 from prefloop.rollout.reward_scorers import EnsembleScorer
@@ -245,8 +245,7 @@ def length_bias(project: Path, out: Path, seed: int) -> dict[str, float]:
             heldout,
             compute=CPU,
             world=start_world("cpu"),
-            max_prompt_tokens=100,
-            max_completion_tokens=100,
+            budget=TokenBudget(prompt=100, completion=100),
         )
         length = quality.length
         assert length.correlation is not None

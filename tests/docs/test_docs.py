@@ -51,7 +51,9 @@ def test_commands_are_what_the_command_line_reads(page: str, command: str):
         load_config(settings, "", flags.given)
 
 
-THREATS = re.findall(r"\[([^\]]+)\]\(\.\./(tests/[\w/]+\.py)\)", (ROOT / "docs/threats.md").read_text("utf-8"))
+THREATS = re.findall(
+    r"\[([^\]]+)\]\(\.\./(tests/[\w/]+\.py)\)", (ROOT / "docs/threats.md").read_text("utf-8")
+)
 
 
 @pytest.mark.parametrize(("words", "file"), THREATS)

@@ -15,6 +15,7 @@ from prefloop.errors import InputError
 from prefloop.evaluation.evaluate import (
     PolicyResults,
     Setting,
+    TokenBudget,
     answer,
     best_of_n_curve,
     evaluate_policies,
@@ -155,8 +156,7 @@ def test_reward_model_accuracy_is_that_of_its_scores(models: dict[str, str]) -> 
         pairs,
         compute=CPU,
         world=start_world("cpu"),
-        max_prompt_tokens=128,
-        max_completion_tokens=64,
+        budget=TokenBudget(prompt=128, completion=64),
         gold=gold,
         ceiling=0.9,
     )
@@ -184,8 +184,7 @@ def test_gold_that_sees_no_difference_gives_no_accuracy(models: dict[str, str]) 
         comparisons(),
         compute=CPU,
         world=start_world("cpu"),
-        max_prompt_tokens=128,
-        max_completion_tokens=64,
+        budget=TokenBudget(prompt=128, completion=64),
         gold=lambda prompt, completion: 1.0,
     )
     assert quality.gold_accuracy is None
@@ -198,8 +197,7 @@ def test_comparisons_over_the_budget_are_refused_and_not_left_out(models: dict[s
             comparisons(),
             compute=CPU,
             world=start_world("cpu"),
-            max_prompt_tokens=128,
-            max_completion_tokens=3,
+            budget=TokenBudget(prompt=128, completion=3),
         )
 
 

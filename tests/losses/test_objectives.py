@@ -234,8 +234,8 @@ def test_methods_that_contain_others_reduce_to_them():  # K15
         "tdpo1 without KL": pairwise.tdpo1_loss(*p, zero, zero, beta=0.3),
         "tdpo2 at α = 0": pairwise.tdpo2_loss(*p, zero + 1, zero + 2, beta=0.3, alpha=0.0),
         "r_dpo at α = 0": pairwise.r_dpo_loss(*p, n, m, beta=0.3, alpha=0.0),
-        "ld_dpo at α = 1": pairwise.ld_dpo_loss(*p, *half, beta=0.3, alpha=1.0),
-        "ld_dpo of equal lengths": pairwise.ld_dpo_loss(*p, *p, beta=0.3, alpha=0.2),
+        "ld_dpo at α = 1": pairwise.ld_dpo_loss(*p, pairwise.margin_of(*half), beta=0.3, alpha=1.0),
+        "ld_dpo of equal lengths": pairwise.ld_dpo_loss(*p, pairwise.margin_of(*p), beta=0.3, alpha=0.2),
         "dpop without penalty": pairwise.dpop_loss(*p, beta=0.3, penalty=0.0),
         "robust at ε = 0": pairwise.robust_dpo_loss(*p, beta=0.3, label_smoothing=0.0),
         "rpo at α = 0": pairwise.rpo_loss(*p, n, beta=0.3, alpha=0.0),
@@ -443,13 +443,10 @@ def test_log_odds_lose_no_digits():
 
 def test_beta_dpo_filters_and_scales_as_its_formulas_say():
     chosen = torch.tensor([0.0, 1.0, 2.0, 3.0, 100.0]).double()
-    zero = torch.zeros(5, dtype=torch.float64)
     running = {"mean": 1.0, "std": 1.0}
     counts = torch.zeros(5)
     for seed in range(200):
-        result = beta_dpo_step(
-            chosen, zero, zero, zero, running=running, draw=torch.Generator().manual_seed(seed), kept=0.6
-        )
+        result = beta_dpo_step(chosen, running=running, draw=torch.Generator().manual_seed(seed), kept=0.6)
         weight = result.each["step_weight"]
         assert weight.sum() == pytest.approx(5)
         assert sorted(weight.tolist())[-1] == pytest.approx(5 / 3)
@@ -461,12 +458,8 @@ def test_beta_dpo_filters_and_scales_as_its_formulas_say():
         assert result.shared["step_beta"].item() == pytest.approx(expected)
     assert counts[4] == 0  # twenty deviations away: never while others are left
     assert counts[:4].min() > 40
-    again = beta_dpo_step(
-        chosen, zero, zero, zero, running=running, draw=torch.Generator().manual_seed(0), kept=0.6
-    )
-    first = beta_dpo_step(
-        chosen, zero, zero, zero, running=running, draw=torch.Generator().manual_seed(0), kept=0.6
-    )
+    again = beta_dpo_step(chosen, running=running, draw=torch.Generator().manual_seed(0), kept=0.6)
+    first = beta_dpo_step(chosen, running=running, draw=torch.Generator().manual_seed(0), kept=0.6)
     assert torch.equal(again.each["step_weight"], first.each["step_weight"])
 
 

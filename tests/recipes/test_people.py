@@ -13,13 +13,17 @@ from prefloop.data.split import part_of
 from prefloop.data.store import Filters, Store
 from prefloop.feedback.simulate import SimulatedAnnotator, label_items
 from prefloop.recipes import people, run, toy
-from prefloop.recipes.people import prepare, wait_for_people
+from prefloop.recipes.people import AskedPeople, prepare, wait_for_people
 from prefloop.studio import demo
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer
 from tests.recipes.minimal import shrink
 
 HELDOUT = 0.2
+
+
+def asked(labels: int) -> AskedPeople:
+    return AskedPeople(project="toy", pairs=60, labels=labels, heldout=HELDOUT, seed=0)
 
 
 def answer(where: str, count: int) -> int:
@@ -46,8 +50,8 @@ def where(tmp_path: Path) -> str:
 def test_the_first_questions_have_their_share_of_held_out_prompts(where: str) -> None:
     with Store.open(where) as store:
         studio = Studio(store)
-        project = prepare(studio, "toy", pairs=60, labels=20, heldout=HELDOUT, seed=0)
-        assert prepare(studio, "toy", pairs=60, labels=20, heldout=HELDOUT, seed=0) == project
+        project = prepare(studio, asked(20))
+        assert prepare(studio, asked(20)) == project
         assert studio.progress([project])[project].items == 60
     answer(where, 20)
     with Store.open(where) as store:
@@ -63,14 +67,14 @@ def test_it_waits_until_enough_is_compared_and_says_what_to_type(
     def sleep(_: float) -> None:
         naps.append(answer(where, 4))
 
-    count = wait_for_people(where, name="toy", pairs=60, labels=10, heldout=HELDOUT, seed=0, sleep=sleep)
+    count = wait_for_people(where, asked(10), sleep=sleep)
     assert (count, naps) == (12, [4, 4, 4])
     said = capsys.readouterr().out
     assert f"prefloop label serve --store {where}" in said
     assert "0 of 10" in said
     assert "12 comparisons by people" in said
     # Done again, it goes on at once.
-    assert wait_for_people(where, name="toy", pairs=60, labels=10, heldout=HELDOUT, seed=0, sleep=sleep) == 12
+    assert wait_for_people(where, asked(10), sleep=sleep) == 12
     assert len(naps) == 3
 
 

@@ -89,7 +89,12 @@ def test_known_answers_come_from_the_file(studio: Studio, tmp_path: Path) -> Non
     project = studio.create_project(ProjectSettings(name="p", gold_share=0.5)).id
     other = [{"prompt": f"q{n}", "chosen": f"x {n}", "rejected": f"y {n}"} for n in range(20)]
     exchange.import_file(studio, project, write(tmp_path / "plain.jsonl", other))
-    exchange.import_file(studio, project, write(tmp_path / "gold.jsonl", ROWS["comparisons"]), gold=True)
+    exchange.import_file(
+        studio,
+        project,
+        write(tmp_path / "gold.jsonl", ROWS["comparisons"]),
+        exchange.ImportOptions(gold=True),
+    )
     ann = studio.store.add_annotator("ann")
     while (got := studio.lease(project, ann)) is not None:
         good = [place for place, text in enumerate(got.completions) if text.startswith("good")]

@@ -9,7 +9,13 @@ import numpy as np
 
 from prefloop.data import load_comparisons
 from prefloop.evaluation import Estimate
-from prefloop.evaluation.evaluate import PolicyResults, Setting, evaluate_policies, evaluate_reward_model
+from prefloop.evaluation.evaluate import (
+    PolicyResults,
+    Setting,
+    TokenBudget,
+    evaluate_policies,
+    evaluate_reward_model,
+)
 from prefloop.evaluation.intervals import mean_interval, paired_difference
 from prefloop.evaluation.label_noise import ceiling_of_agreement, ceiling_of_soft_labels
 from prefloop.evaluation.reward_model_quality import RewardModelQuality, reward_model_quality
@@ -145,10 +151,9 @@ def _model_quality(
     return evaluate_reward_model(
         folder,
         comparisons,
+        budget=TokenBudget(prompt=lengths.max_prompt, completion=lengths.max_completion),
         compute=decided.choice.compute,
         world=world,
-        max_prompt_tokens=lengths.max_prompt,
-        max_completion_tokens=lengths.max_completion,
     )
 
 
