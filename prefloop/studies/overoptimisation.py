@@ -13,12 +13,8 @@ from torch import Tensor
 
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import paired_difference
-<<<<<<< HEAD
 from prefloop.evaluation.over_training import JudgedStep, fall_at
-from prefloop.evaluation.plots import line_chart
-=======
 from prefloop.evaluation.plots import Frame, line_chart
->>>>>>> 15f6655 (At most eight parameters everywhere: what belongs together is one value)
 from prefloop.evaluation.text_statistics import reward_hacking_alarms
 from prefloop.evaluation.wording import number, percent, with_interval
 from prefloop.losses.reward_model import ensemble_mean, ensemble_penalised, ensemble_worst
