@@ -53,7 +53,7 @@ def score_pairs(config: ScorePairsConfig) -> str:
     def write() -> None:
         judgements = [_judgement(config, annotator, item, scores) for item in items]
         with Store.open(config.store, create=False) as store:
-            store.judge_all(judgements)
+            store.add_judgements(judgements)
         counts = Counter(judgement.choice for judgement in judgements)
         listed = ", ".join(f"{choice} {count}" for choice, count in sorted(counts.items())) or "none"
         print(

@@ -40,9 +40,9 @@ def contradictions(records: Iterable[tuple[Record, str]]) -> list[str]:
         earlier: str | None = None
         if isinstance(record, Comparison):
             asked = record.prompt.in_context(record.context)
-            earlier = _judge(seen[asked], (record.chosen, record.rejected), origin)
+            earlier = _contradicted(seen[asked], (record.chosen, record.rejected), origin)
         elif isinstance(record, Ranking):
-            earlier = _judge(seen[record.prompt], record.completions, origin)
+            earlier = _contradicted(seen[record.prompt], record.completions, origin)
         elif isinstance(record, Label):
             earlier = labels.get((record.prompt, record.completion, not record.good))
             labels.setdefault((record.prompt, record.completion, record.good), origin)
@@ -51,10 +51,10 @@ def contradictions(records: Iterable[tuple[Record, str]]) -> list[str]:
     return found
 
 
-def _judge(seen: _Seen, best_first: Sequence[str], origin: str) -> str | None:
+def _contradicted(seen: _Seen, best_first: Sequence[str], origin: str) -> str | None:
     """The first earlier row found that says otherwise; what is said is kept."""
     if len(best_first) > _SHORT:
-        return _judge_long(seen, tuple(best_first), origin)
+        return _contradicted_long(seen, tuple(best_first), origin)
     earlier = None
     pairs = [(one, two) for at, one in enumerate(best_first) for two in best_first[at + 1 :]]
     for better, worse in pairs:
@@ -66,7 +66,7 @@ def _judge(seen: _Seen, best_first: Sequence[str], origin: str) -> str | None:
     return earlier
 
 
-def _judge_long(seen: _Seen, best_first: tuple[str, ...], origin: str) -> str | None:
+def _contradicted_long(seen: _Seen, best_first: tuple[str, ...], origin: str) -> str | None:
     places = {completion: place for place, completion in enumerate(best_first)}
     opposite = (
         where

@@ -265,7 +265,7 @@ def _judge(
                 idempotency_key=f"import {who} {item}",
             )
         )
-    store.judge_all(judgements)
+    store.add_judgements(judgements)
 
 
 def _hash(text: str) -> str:

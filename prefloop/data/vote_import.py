@@ -121,7 +121,7 @@ def import_votes(
                 idempotency_key=f"import {who[vote.judge]} {item}",
             )
         )
-    store.judge_all(judgements)
+    store.add_judgements(judgements)
     return ImportedVotes(
         prompts=len({vote.prompt for vote in votes}),
         completions=len(ids),

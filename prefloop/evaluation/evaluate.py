@@ -71,7 +71,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What one policy answered, and every judge's number for each completion, prompt after prompt."""
+    """What one policy answered, and what gold judge and reward model say of each completion, prompt after prompt."""
 
     rollout: Rollout
     gold: np.ndarray
@@ -149,7 +149,7 @@ def evaluate_policies(
         check_same_tokens(tokenizers[names[0]], tokenizers[name], what=what)
     _check_room(folders, tokenizers[names[0]], prompts, setting)
     reference = load_policy(folders[names[0]], setting.compute)
-    judge = _open_judge(reward_model, setting, rules) if reward_model else None
+    scorer = _open_scorer(reward_model, setting, rules) if reward_model else None
     measured: dict[str, Measured] = {}
     for name in names:
         setting.world.say(f"evaluating {name} on {len(prompts)} prompts")
@@ -157,7 +157,7 @@ def evaluate_policies(
         check_vocabulary(tokenizers[name], vocabulary_size(policy))
         if setting.world.is_main:
             say_what_is_not_taken(policy.model, setting.sampling)
-        measured[name] = _measure(policy, tokenizers[name], reference, prompts, setting, gold, judge)
+        measured[name] = _measure(policy, tokenizers[name], reference, prompts, setting, gold, scorer)
     places = [place for place in range(len(prompts)) for _ in range(setting.completions_per_prompt)]
     references = [texts.references[place] for place in places] if texts.metrics else []
     further = {
@@ -200,15 +200,15 @@ def _tokenizer(folder: str, setting: Setting) -> PreTrainedTokenizerBase:
     return load_tokenizer(folder, trust_remote_code=setting.compute.trust_remote_code)
 
 
-def _open_judge(reward_model: str, setting: Setting, rules: Combining) -> EnsembleScorer:
+def _open_scorer(reward_model: str, setting: Setting, rules: Combining) -> EnsembleScorer:
     """The scorers, a single one as it is."""
     return EnsembleScorer.load(reward_model, setting.compute, setting.world, rules=rules, normalise=False)
 
 
-def proxy_scores(judge: EnsembleScorer, rollout: Rollout, policy: PreTrainedTokenizerBase) -> np.ndarray:
+def proxy_scores(scorer: EnsembleScorer, rollout: Rollout, policy: PreTrainedTokenizerBase) -> np.ndarray:
     """Of every completion; `policy` is the tokenizer that drew them."""
-    members = judge.members_of(Drawn(rollout=rollout, tokenizer=policy))
-    return judge.combine(members).double().numpy()
+    members = scorer.members_of(Drawn(rollout=rollout, tokenizer=policy))
+    return scorer.combine(members).double().numpy()
 
 
 def _measure(
@@ -218,7 +218,7 @@ def _measure(
     prompts: Sequence[Prompt],
     setting: Setting,
     gold: Gold | None,
-    judge: EnsembleScorer | None,
+    scorer: EnsembleScorer | None,
 ) -> Measured:
     rollout = answer(policy, tokenizer, prompts, setting)
     groups, options = rollout.groups, {"tokens": setting.compute.micro_batch_tokens, "world": setting.world}
@@ -226,8 +226,8 @@ def _measure(
     utilities = proxy = np.array([])
     if gold:
         utilities = np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
-    if judge:
-        proxy = proxy_scores(judge, rollout, tokenizer)
+    if scorer:
+        proxy = proxy_scores(scorer, rollout, tokenizer)
     kl = np.zeros(len(texts))
     if policy is not reference:
         temperature = setting.sampling.temperature or 1.0
@@ -458,7 +458,7 @@ def best_of_n_curve(
     """Proxy and gold of the policy with best-of-n by the reward model, n up to `completions_per_prompt`."""
     tokenizer = _tokenizer(policy, setting)
     rollout = answer(load_policy(policy, setting.compute), tokenizer, prompts, setting)
-    proxy = proxy_scores(_open_judge(reward_model, setting, Combining()), rollout, tokenizer)
+    proxy = proxy_scores(_open_scorer(reward_model, setting, Combining()), rollout, tokenizer)
     asked, texts = rollout.pairs()
     utilities = np.array([gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)])
     shape = (len(prompts), setting.completions_per_prompt)

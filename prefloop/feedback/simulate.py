@@ -88,7 +88,9 @@ class Labelled:
     """Choice -> how often."""
 
 
-def judge(annotator: SimulatedAnnotator, item: Item, utilities: Sequence[float]) -> SimulatedChoice:
+def simulated_choice(
+    annotator: SimulatedAnnotator, item: Item, utilities: Sequence[float]
+) -> SimulatedChoice:
     """The annotator's verdict on an item whose completions have these utilities, by slot."""
     # By content, not by the store's id, which is another one in another store.
     content = [annotator.seed, annotator.name, item.round, item.kind, item.prompt.sha256, *item.completions]
@@ -126,7 +128,9 @@ def label_items(store: Store, annotator: SimulatedAnnotator, items: Iterable[Ite
         for completion in item.completions:
             if (prompt, completion) not in known:
                 known[prompt, completion] = annotator.utility_of(item.prompt, completion)
-        verdict = judge(annotator, item, [known[prompt, completion] for completion in item.completions])
+        verdict = simulated_choice(
+            annotator, item, [known[prompt, completion] for completion in item.completions]
+        )
         judgements.append(
             Judgement(
                 item=item.id,
@@ -137,7 +141,7 @@ def label_items(store: Store, annotator: SimulatedAnnotator, items: Iterable[Ite
                 idempotency_key=f"simulated {id} {item.id}",
             )
         )
-    written = store.judge_all(judgements)
+    written = store.add_judgements(judgements)
     return Labelled(
         judgements=tuple(written), choices=dict(Counter(judgement.choice for judgement in judgements))
     )

@@ -233,7 +233,7 @@ def _best_over_worst(
     ids = store.add_completions([best[1], worst[1]], checkpoint)
     (item,) = store.add_items([tuple(ids)], strategy="self", round=number)
     (shown,) = store.items([item])
-    store.judge(
+    store.add_judgement(
         Judgement(
             item=item,
             annotator=annotator,

@@ -43,15 +43,15 @@ class Rollout:
         ]
         return prompts, [text for texts in self.texts for text in texts]
 
-    def groups_for(self, judge: PreTrainedTokenizerBase, *, policy: PreTrainedTokenizerBase) -> list[Group]:
-        """The completions in the tokens that a judge reads: as they were drawn where those are the policy's (with the stop token that judges are trained with), else their texts encoded again."""
-        if judge.get_vocab() == policy.get_vocab() and judge.chat_template == policy.chat_template:
+    def groups_for(self, reader: PreTrainedTokenizerBase, *, policy: PreTrainedTokenizerBase) -> list[Group]:
+        """The completions in the tokens that another model reads: as they were drawn where those are the policy's (with the stop token that reward models are trained with), else their texts encoded again."""
+        if reader.get_vocab() == policy.get_vocab() and reader.chat_template == policy.chat_template:
             return [
-                with_trained_stops(judge, prompt, group, ended)
+                with_trained_stops(reader, prompt, group, ended)
                 for prompt, group, ended in zip(self.prompts, self.groups, self.ended, strict=True)
             ]
         return [
-            completions_group(judge, prompt, texts, ended=ended, origin="drawn")
+            completions_group(reader, prompt, texts, ended=ended, origin="drawn")
             for prompt, texts, ended in zip(self.prompts, self.texts, self.ended, strict=True)
         ]
 

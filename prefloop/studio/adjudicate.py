@@ -235,7 +235,7 @@ def _decide(
     order = order_for(item, person, len(found.completions))
     identity = _identity(session, person, now)
     before = current_judgement(session, item, identity)
-    (id,) = judging.judge(
+    (id,) = judging.add_judgements(
         session,
         [
             Judgement(

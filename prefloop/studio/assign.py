@@ -280,7 +280,7 @@ def submit(
             "this item was answered already, perhaps in another window; undo that answer to change it"
         )
     judgement = _anew(session, judgement, row) if again else _superseding(session, judgement)
-    (id,) = judging.judge(session, [judgement])
+    (id,) = judging.add_judgements(session, [judgement])
     edit = write_edit(session, project, row, answer, id, judgement) if answer.edited.strip() else None
     _write_detail(session, id, row.id, answer, edit)
     question_answers.write(session, id, item, row.order_shown, answer)
@@ -355,7 +355,7 @@ def skip(session: Session, token: str, annotator: int, *, key: str, reason: str,
             "this item was answered already, perhaps in another window; undo that answer to change it"
         )
     judgement = _superseding(session, judgement)
-    (id,) = judging.judge(session, [judgement])
+    (id,) = judging.add_judgements(session, [judgement])
     _write_detail(session, id, row.id, answer, None)
     if row.state == "leased":
         _release(session, row.task_id)
@@ -552,7 +552,7 @@ def _superseding(session: Session, judgement: Judgement) -> Judgement:
 
 def withdraw(session: Session, before: models.JudgementRow) -> None:
     """Take a judgement back, by one that supersedes it."""
-    judging.judge(
+    judging.add_judgements(
         session,
         [
             Judgement(

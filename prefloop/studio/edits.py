@@ -76,7 +76,7 @@ def write_edit(
     current = current_judgement(session, pair, row.annotator_id)
     if current is not None and current.choice == choice:
         return None  # said so already, of the same two texts
-    (id,) = judging.judge(
+    (id,) = judging.add_judgements(
         session,
         [
             Judgement(

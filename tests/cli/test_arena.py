@@ -65,7 +65,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             )
         skipped = opened.add_items([[made["weak"], made["strong"]]], round=7)[0]  # pyright: ignore[reportPossiblyUnboundVariable]
         judgements.append(Judgement(item=skipped, annotator=people[0], choice="skip", order_shown=(0, 1)))
-        opened.judge_all(judgements)
+        opened.add_judgements(judgements)
     return "s.db"
 
 

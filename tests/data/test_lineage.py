@@ -62,7 +62,7 @@ def run_loop(store: Store) -> int:
     )
     for annotator, choices, order in ((ann, "aab", (0, 1)), (bob, ["b", "b", "a", "tie"], (1, 0))):
         for item, choice in zip(items, choices, strict=False):
-            store.judge(Judgement(item=item, annotator=annotator, choice=choice, order_shown=order))  # type: ignore[arg-type]
+            store.add_judgement(Judgement(item=item, annotator=annotator, choice=choice, order_shown=order))  # type: ignore[arg-type]
     export = store.export("comparisons", Filters(part="all")).id
     run = store.begin_training_run("reward", config={}, start=sft, exports=[export])
     reward = store.finish_training_run(run, "runs/reward/final", weights_sha256=sha("c"), kind="reward_model")

@@ -100,7 +100,7 @@ def judged(store: Store, choice: Any, ranking: Any, prompt: Prompt = PROMPT, who
         for text in TEXTS
     ]
     (item,) = store.add_items([ids], kind="rank")
-    store.judge(
+    store.add_judgement(
         Judgement(
             item=item,
             annotator=store.add_annotator(who),

@@ -41,7 +41,7 @@ def judge_pairs(
         [sample(prompt, said, index) for prompt in prompts for index, said in enumerate(completions)], policy
     )
     items = store.add_items(list(zip(ids[::2], ids[1::2], strict=True)))
-    return store.judge_all(
+    return store.add_judgements(
         [
             Judgement(item=item, annotator=ann, choice=choice, order_shown=(0, 1), margin=0.5)  # type: ignore[arg-type]
             for item, choice in zip(items, choices, strict=True)
@@ -82,7 +82,7 @@ def test_an_export_stays_what_it_was(store: Store) -> None:
     export = store.export("comparisons")
     records = store.exported(export.id)
     ann = store.add_annotator("ann")
-    store.judge(Judgement(item=1, annotator=ann, choice="b", order_shown=(1, 0), supersedes=first))
+    store.add_judgement(Judgement(item=1, annotator=ann, choice="b", order_shown=(1, 0), supersedes=first))
     store.add_completions([sample(TEXTS[0], "three", 5)], store.add_checkpoint("sft"))
     later = store.export("comparisons")
     assert later.sha256 != export.sha256
@@ -112,7 +112,7 @@ def test_chats_rankings_and_prompts_are_files_that_read_back(sqlite_store: Store
         [sample(CHATS[0], said, index) for index, said in enumerate("xyz")], policy
     )
     (item,) = store.add_items([triple], kind="rank")
-    store.judge(
+    store.add_judgement(
         Judgement(
             item=item, annotator=ann, choice="ranking", order_shown=(0, 1, 2), ranking=((2,), (0,), (1,))
         )

@@ -64,7 +64,7 @@ def judged_store(request: pytest.FixtureRequest, new_url: Callable[[str], str]) 
     """A store with one judgement and exports of it. Tests share it, for nothing in it can be changed: that is what they try."""
     with Store.open(new_url(request.param)) as store:
         (item,) = add_pairs(store, ["p"])
-        store.judge(says(item, store.add_annotator("ann")))
+        store.add_judgement(says(item, store.add_annotator("ann")))
         store.export("comparisons")
         store.export("prompts")
         yield store
@@ -145,7 +145,7 @@ def test_open_items_are_those_an_annotator_has_not_judged(store: Store) -> None:
     first, second, third = add_pairs(store, ["p", "q", "r"])
     (later,) = add_pairs(store, ["p"], round=1)
     ann, bob = store.add_annotator("ann"), store.add_annotator("bob")
-    store.judge(says(second, ann, "skip"))
+    store.add_judgement(says(second, ann, "skip"))
     assert [item.id for item in store.open_items(ann)] == [first, third, later]
     assert [item.id for item in store.open_items(bob)] == [first, second, third, later]
     assert [item.id for item in store.open_items(bob, rounds=[1])] == [later]
@@ -171,30 +171,30 @@ def test_a_judgement_sent_twice_is_one(store: Store) -> None:
     item, other = add_pairs(store, ["p", "q"])
     ann = store.add_annotator("ann")
     judgement = says(item, ann, margin=0.5, strength=2, duration_ms=900, guideline_version="3")
-    first = store.judge(judgement)
-    assert store.judge(judgement) == first
-    assert store.judge_all([judgement, judgement, says(other, ann)])[:2] == [first, first]
+    first = store.add_judgement(judgement)
+    assert store.add_judgement(judgement) == first
+    assert store.add_judgements([judgement, judgement, says(other, ann)])[:2] == [first, first]
     with pytest.raises(Conflict, match="was used for another judgement of item"):
-        store.judge(replace(judgement, choice="b"))
+        store.add_judgement(replace(judgement, choice="b"))
     assert store.counts()["judgement"] == 2
 
 
 def test_a_second_opinion_must_supersede_the_first(store: Store) -> None:
     item, other = add_pairs(store, ["p", "q"])
     ann, bob = store.add_annotator("ann"), store.add_annotator("bob")
-    first = store.judge(says(item, ann, "a"))
+    first = store.add_judgement(says(item, ann, "a"))
     with pytest.raises(
         Conflict, match=rf"judged already, in judgement {first}; to correct it, supersede that one"
     ):
-        store.judge(says(item, ann, "b"))
+        store.add_judgement(says(item, ann, "b"))
     for wrong in (says(item, bob, "b", supersedes=first), says(other, ann, "b", supersedes=first)):
         with pytest.raises(Conflict, match="not a judgement of this item by this annotator"):
-            store.judge(wrong)
-    second = store.judge(says(item, ann, "b", supersedes=first))
+            store.add_judgement(wrong)
+    second = store.add_judgement(says(item, ann, "b", supersedes=first))
     with pytest.raises(Conflict, match=rf"judged already, in judgement {second}"):
-        store.judge(says(item, ann, "tie", supersedes=first))
+        store.add_judgement(says(item, ann, "tie", supersedes=first))
     with pytest.raises(Conflict, match="judged twice in one request"):
-        store.judge_all([says(other, ann, "a"), says(other, ann, "b")])
+        store.add_judgements([says(other, ann, "a"), says(other, ann, "b")])
     assert store.counts()["judgement"] == 2
     (comparison,) = store.comparisons().records
     assert (comparison.chosen, comparison.rejected) == ("bad p", "good p")
@@ -204,8 +204,8 @@ def test_the_database_itself_keeps_chains_whole(store: Store) -> None:
     """Past the checks in code, as two processes at once would come."""
     item, other = add_pairs(store, ["p", "q"])
     ann, bob = store.add_annotator("ann"), store.add_annotator("bob")
-    first = store.judge(says(item, ann))
-    second = store.judge(says(item, ann, supersedes=first))
+    first = store.add_judgement(says(item, ann))
+    second = store.add_judgement(says(item, ann, supersedes=first))
     for wrong in (
         says(item, ann),  # a second beginning
         says(item, ann, supersedes=first),  # a fork
@@ -245,7 +245,7 @@ def test_a_judgement_that_makes_no_sense_is_refused(
     items = add_pairs(store, ["p", "q"])
     ann = store.add_annotator("ann")
     with pytest.raises(InputError, match=message):
-        store.judge_all([says(items[1], ann), replace(says(items[0], ann), **change)])
+        store.add_judgements([says(items[1], ann), replace(says(items[0], ann), **change)])
     assert store.counts()["judgement"] == 0
 
 
@@ -258,9 +258,9 @@ def test_a_ranking_that_makes_no_sense_is_refused(
     store = sqlite_store
     item, ann = add_triple(store, "p"), store.add_annotator("ann")
     with pytest.raises(InputError, match="groups of two or more different slots from 0 to 2, none empty"):
-        store.judge(says(item, ann, "ranking", order_shown=(2, 0, 1), ranking=ranking))
+        store.add_judgement(says(item, ann, "ranking", order_shown=(2, 0, 1), ranking=ranking))
     with pytest.raises(InputError, match="of a rank it must be one of ranking, best, both_bad, skip"):
-        store.judge(says(item, ann, "a", order_shown=(2, 0, 1)))
+        store.add_judgement(says(item, ann, "a", order_shown=(2, 0, 1)))
 
 
 # Reading
@@ -271,11 +271,11 @@ def test_only_a_preference_becomes_chosen_and_rejected(store: Store) -> None:
     triple = add_triple(store, "p")
     ann, bob = store.add_annotator("ann"), store.add_annotator("bob")
     for item, choice in zip(items, ["a", "b", "tie", "both_bad", "skip"], strict=False):
-        store.judge(says(item, ann, choice, order_shown=(1, 0), margin=0.25))
-    first = store.judge(says(items[5], ann, "a"))
-    store.judge(says(items[5], ann, "tie", supersedes=first))
-    store.judge(says(triple, ann, "ranking", order_shown=(0, 1, 2), ranking=((2,), (0,))))
-    store.judge(says(items[0], bob, "b"))
+        store.add_judgement(says(item, ann, choice, order_shown=(1, 0), margin=0.25))
+    first = store.add_judgement(says(items[5], ann, "a"))
+    store.add_judgement(says(items[5], ann, "tie", supersedes=first))
+    store.add_judgement(says(triple, ann, "ranking", order_shown=(0, 1, 2), ranking=((2,), (0,))))
+    store.add_judgement(says(items[0], bob, "b"))
 
     selection = store.comparisons()
     a, b = Prompt(content="a"), Prompt(content="b")
@@ -295,14 +295,14 @@ def test_rankings_are_orders_with_their_ties(store: Store) -> None:
     (pair,) = add_pairs(store, ["pair"])
     ann = store.add_annotator("ann")
     seen = {"order_shown": (2, 0, 1)}
-    store.judge(says(whole, ann, "ranking", ranking=((1,), (2,), (0,)), **seen))
-    store.judge(says(partial, ann, "ranking", ranking=((2,), (0,)), **seen))
-    store.judge(says(tied, ann, "ranking", ranking=((2, 1), (0,)), **seen))
-    store.judge(says(skipped, ann, "skip", **seen))
-    store.judge(says(bad, ann, "both_bad", **seen))
-    first = store.judge(says(again, ann, "ranking", ranking=((0,), (1,)), **seen))
-    store.judge(says(again, ann, "ranking", ranking=((1,), (0,)), supersedes=first, **seen))
-    store.judge(says(pair, ann))
+    store.add_judgement(says(whole, ann, "ranking", ranking=((1,), (2,), (0,)), **seen))
+    store.add_judgement(says(partial, ann, "ranking", ranking=((2,), (0,)), **seen))
+    store.add_judgement(says(tied, ann, "ranking", ranking=((2, 1), (0,)), **seen))
+    store.add_judgement(says(skipped, ann, "skip", **seen))
+    store.add_judgement(says(bad, ann, "both_bad", **seen))
+    first = store.add_judgement(says(again, ann, "ranking", ranking=((0,), (1,)), **seen))
+    store.add_judgement(says(again, ann, "ranking", ranking=((1,), (0,)), supersedes=first, **seen))
+    store.add_judgement(says(pair, ann))
     selection = store.rankings()
     p0, p1, p2, p5 = (Prompt(content=f"p{number}") for number in (0, 1, 2, 5))
     assert selection.records == (
@@ -318,9 +318,9 @@ def test_filters(store: Store) -> None:
     names = [f"prompt {number}" for number in range(30)]
     first, second = add_pairs(store, names), add_pairs(store, names[:5], round=1)
     ann, bob = store.add_annotator("ann"), store.add_annotator("bob", kind="ai")
-    store.judge_all([says(item, ann) for item in first])
+    store.add_judgements([says(item, ann) for item in first])
     between = datetime.now(UTC)
-    store.judge_all([says(item, bob) for item in second])
+    store.add_judgements([says(item, bob) for item in second])
 
     def count(**filters: Any) -> Counter[str]:
         return Counter(record.annotator for record in store.comparisons(Filters(**filters)).records)
@@ -376,11 +376,11 @@ def test_any_history_reads_as_its_last_words(
             )
             judgement = says(items[item], annotators[annotator], choice, supersedes=target)
             if target == (chain[-1][0] if chain else None):
-                chain.append((store.judge(judgement), choice))
-                assert not again or store.judge(judgement) == chain[-1][0]
+                chain.append((store.add_judgement(judgement), choice))
+                assert not again or store.add_judgement(judgement) == chain[-1][0]
             else:
                 with pytest.raises(Conflict):
-                    store.judge(judgement)
+                    store.add_judgement(judgement)
         selection = store.comparisons()
         written = sum(map(len, chains.values()))
         last = {key: chain[-1] for key, chain in chains.items() if chain}

@@ -44,7 +44,7 @@ def write_everything(url: str, name: str) -> None:
             store.add_pairs()
         annotator = store.add_annotator(name)
         for item in store.open_items(annotator):
-            store.judge(Judgement(item=item.id, annotator=annotator, choice="a", order_shown=(0, 1)))
+            store.add_judgement(Judgement(item=item.id, annotator=annotator, choice="a", order_shown=(0, 1)))
 
 
 def test_processes_that_write_the_same_at_once_write_it_once(store_url: str) -> None:
@@ -75,7 +75,7 @@ def test_threads_sending_one_judgement_at_once_write_it_once(store: Store) -> No
 
     def send(_: int) -> int:
         start.wait()
-        return store.judge(same)
+        return store.add_judgement(same)
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(send, range(8))) == {1}
@@ -86,13 +86,13 @@ def test_of_two_corrections_at_once_one_is_a_conflict(store: Store) -> None:
     store.add_completions([drawn("p", index) for index in range(2)], store.add_checkpoint("sft"))
     (item,) = store.add_pairs().ids
     annotator = store.add_annotator("ann")
-    first = store.judge(Judgement(item=item, annotator=annotator, choice="a", order_shown=(0, 1)))
+    first = store.add_judgement(Judgement(item=item, annotator=annotator, choice="a", order_shown=(0, 1)))
     start = threading.Barrier(4)
 
     def correct(_: int) -> bool:
         start.wait()
         try:
-            store.judge(
+            store.add_judgement(
                 Judgement(item=item, annotator=annotator, choice="b", order_shown=(0, 1), supersedes=first)
             )
         except Conflict:
@@ -115,7 +115,7 @@ for item in store.open_items(annotator):
     judgement = Judgement(
         item=item.id, annotator=annotator, choice="a", order_shown=(0, 1), idempotency_key=f"key {item.id}"
     )
-    store.judge(judgement)
+    store.add_judgement(judgement)
     print(item.id, flush=True)
 """
 
@@ -162,5 +162,5 @@ def test_a_writer_killed_at_any_moment_loses_nothing_acknowledged(tmp_path: Path
             idempotency_key=f"key {acknowledged[-1]}",
         )
         before = store.counts()
-        store.judge(again)  # a client that did not hear the answer sends it again
+        store.add_judgement(again)  # a client that did not hear the answer sends it again
         assert store.counts() == before

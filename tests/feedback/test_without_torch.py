@@ -91,7 +91,7 @@ def folder(tmp_path: Path) -> Path:
             annotator = store.add_annotator(who, kind=kind)  # type: ignore[arg-type]
             for at, item in enumerate(asked):
                 choice = "a" if at % 3 or who == "judge" else "b"
-                store.judge(
+                store.add_judgement(
                     Judgement(item=item, annotator=annotator, choice=choice, order_shown=(at % 2, 1 - at % 2))
                 )
     scores = {key: (float(at % 5), 0.5) for at, each in enumerate(offered) for key in each.scored}

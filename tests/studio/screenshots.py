@@ -128,7 +128,7 @@ def fill(studio: Studio) -> dict[str, int]:
     made["clip"] = _clips(studio)
     annotator = store.add_annotator("simulated", kind="simulated")
     for item in ids[25:40]:
-        store.judge(Judgement(item=item, annotator=annotator, choice="a", order_shown=(0, 1)))
+        store.add_judgement(Judgement(item=item, annotator=annotator, choice="a", order_shown=(0, 1)))
     return made
 
 

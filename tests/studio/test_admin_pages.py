@@ -69,7 +69,7 @@ def test_an_annotators_page_has_figures_with_intervals(studio: Studio, boss: Per
     for name, choice in answers:
         who = studio.store.add_annotator(name)
         for item in items[:2]:  # what chance would ask now and then
-            studio.store.judge(Judgement(item=item, annotator=who, choice=choice, order_shown=(0, 1)))
+            studio.store.add_judgement(Judgement(item=item, annotator=who, choice=choice, order_shown=(0, 1)))
         while (got := studio.lease(project.id, who)) is not None:
             (item,) = (id for id, both in texts.items() if set(both) == set(got.completions))
             first_is_a = got.completions == texts[item]

@@ -146,7 +146,7 @@ def test_items_judged_elsewhere_are_not_asked(studio: Studio) -> None:
 
     project, (ann, *_) = make(studio)
     for item in studio.store.items():
-        studio.store.judge(Judgement(item=item.id, annotator=ann, choice="a", order_shown=(0, 1)))
+        studio.store.add_judgement(Judgement(item=item.id, annotator=ann, choice="a", order_shown=(0, 1)))
     assert studio.lease(project, ann) is None
 
 

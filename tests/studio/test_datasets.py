@@ -45,7 +45,7 @@ def judged(studio: Studio) -> Studio:
 
 def judge(store: Store, items: list[int], who: str, choices: str, *, after: int | None = None) -> list[int]:
     annotator = store.add_annotator(who)
-    return store.judge_all(
+    return store.add_judgements(
         [
             Judgement(
                 item=item,

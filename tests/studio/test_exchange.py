@@ -162,7 +162,7 @@ def test_a_backup_of_a_store_in_use_comes_back_whole(
         assert studio.lease(project, store.add_annotator("ann")) is None
         first = store.items()[0].id
         with pytest.raises(InputError, match="judged already"):
-            store.judge(
+            store.add_judgement(
                 Judgement(item=first, annotator=store.add_annotator("ann"), choice="b", order_shown=(0, 1))
             )
     with pytest.raises(InputError, match="exists already" if kind == "sqlite" else "holds a store already"):
@@ -301,7 +301,7 @@ def test_several_judgements_are_exported_as_one_soft_label(
         for who, choices in {"ann": "aaab", "bea": "aaaa", "cem": "abta"}.items():
             annotator = store.add_annotator(who)
             for item, choice in zip(items, choices, strict=True):
-                store.judge(
+                store.add_judgement(
                     Judgement(
                         item=item, annotator=annotator, order_shown=(0, 1),
                         choice={"t": "tie"}.get(choice, choice),  # type: ignore[arg-type]

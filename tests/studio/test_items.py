@@ -272,7 +272,7 @@ def test_an_items_page_has_every_answer_and_where_its_replies_come_from(studio: 
     robot = studio.store.add_annotator("robot", kind="ai")
     from prefloop.data.store import Judgement
 
-    studio.store.judge(Judgement(item=item.item, annotator=robot, choice="b", order_shown=(1, 0)))
+    studio.store.add_judgement(Judgement(item=item.item, annotator=robot, choice="b", order_shown=(1, 0)))
     page = boss.client.get(f"/admin/projects/{project}/items/{item.task}").text
     for text in (
         "And coffee?",

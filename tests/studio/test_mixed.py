@@ -32,7 +32,7 @@ def judged(store: Store, mixed: Path) -> int:
     project = studio.create_project(ProjectSettings(name="P")).id
     exchange.import_file(studio, project, mixed)
     ann = store.add_annotator("ann")
-    store.judge_all(
+    store.add_judgements(
         [Judgement(item=item.id, annotator=ann, choice="a", order_shown=(0, 1)) for item in store.items()]
     )
     return project

@@ -93,7 +93,7 @@ def items(session: Session, ids: Sequence[int]) -> list[Item]:
     return [found[id] for id in ids]
 
 
-def judge(session: Session, judgements: Sequence[Judgement]) -> list[int]:
+def add_judgements(session: Session, judgements: Sequence[Judgement]) -> list[int]:
     """Add judgements; ids in their order. All are written, or none.
 
     Raises `InputError` for one that makes no sense, `Conflict` for one that another row stands against: its idempotency key was used for

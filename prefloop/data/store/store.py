@@ -222,11 +222,11 @@ class Store:
         with self._database.read() as session:
             return judging.open_items(session, annotator, rounds=rounds, limit=limit)
 
-    def judge(self, judgement: Judgement) -> int:
-        """Add one judgement; see `judge_all`."""
-        return self.judge_all([judgement])[0]
+    def add_judgement(self, judgement: Judgement) -> int:
+        """Add one judgement; see `add_judgements`."""
+        return self.add_judgements([judgement])[0]
 
-    def judge_all(self, judgements: Sequence[Judgement]) -> list[int]:
+    def add_judgements(self, judgements: Sequence[Judgement]) -> list[int]:
         """Add judgements, all or none; ids in their order. Sent again with the same idempotency keys they change nothing.
 
         Raises `InputError` for one that makes no sense; `Conflict` if its key was used for another judgement, or the annotator has judged
@@ -234,13 +234,13 @@ class Store:
         """
         try:
             with self._database.write() as session:
-                return judging.judge(session, judgements)
+                return judging.add_judgements(session, judgements)
         except IntegrityError as error:
             # On PostgreSQL another connection can have written the same between our look and our insert. Looking again finds it.
             collision = error
         try:
             with self._database.write() as session:
-                return judging.judge(session, judgements)
+                return judging.add_judgements(session, judgements)
         except IntegrityError:
             raise Conflict(
                 "these judgements keep colliding with those of another process; send them again"

@@ -224,7 +224,7 @@ def keep_in(store: Store, annotator: int, seed: int = 0) -> Callable[[Item, Verd
 
     def keep(item: Item, verdict: Verdict) -> None:
         turned = int(boundary(seed, *item.completions), 16) % 2 == 1
-        store.judge(
+        store.add_judgement(
             Judgement(
                 item=item.id,
                 annotator=annotator,

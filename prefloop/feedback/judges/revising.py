@@ -186,7 +186,7 @@ def _write_comparison(
     (before,) = store.add_completions([original], annotator.policy)
     (new,) = store.add_completions([revised], annotator.checkpoint)
     (item,) = store.add_items([(before, new)], strategy="revision", round=round)
-    store.judge(
+    store.add_judgement(
         Judgement(
             item=item,
             annotator=annotator.id,

@@ -33,7 +33,7 @@ def fill(store: Store, policies: int = 3) -> None:  # noqa: F811
 
 def say(store: Store, item: int, who: str, choice: Choice, kind: str = "human") -> None:  # noqa: F811
     annotator = store.add_annotator(who, kind=kind)  # type: ignore[arg-type]
-    store.judge(Judgement(item=item, annotator=annotator, choice=choice, order_shown=(0, 1)))
+    store.add_judgement(Judgement(item=item, annotator=annotator, choice=choice, order_shown=(0, 1)))
 
 
 def strategies(store: Store) -> Counter[tuple[int, str]]:  # noqa: F811
