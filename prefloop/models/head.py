@@ -223,8 +223,8 @@ class _Statistics(torch.autograd.Function):
     @staticmethod
     @large_products()
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, entropy, kl, *frozen = ctx.saved_tensors
-        reference = _Frozen(*frozen, ctx.reference_factor)
+        hidden, weight, bias, targets, entropy, kl, rows, matrix, row = ctx.saved_tensors
+        reference = _Frozen(rows, matrix, row, ctx.reference_factor)
         grad_logprobs, grad_entropy, grad_kl, grad_forward_kl, _ = grads
         want: Want = ctx.want
         grad_hidden = torch.empty_like(hidden)

@@ -250,7 +250,8 @@ def report(settings: OveroptimisationSettings, results: StudyResults) -> StudyRe
 
 def _findings(settings: OveroptimisationSettings, results: StudyResults) -> list[StudyFinding]:
     by_data = [f"{pairs:,} comparisons" for pairs in settings.comparisons]
-    widths = [by_data[-2] if wide == settings.widths[-2] else f"width {wide}" for wide in settings.widths]
+    widths = [f"width {wide}" for wide in settings.widths]
+    widths[-2] = by_data[-2]  # the width of all other cells
     source = "arXiv:2210.10760"
     falls = [results.difference_of((name, peak("rl", "gold")), (name, last("gold"))) for name in by_data]
     return [

@@ -61,7 +61,7 @@ def stage_cost(settings: Settings, lengths: Lengths, model: Model, records: int)
         updates = settings.steps * settings.epochs * settings.minibatches
         seconds += (1 + critic) * model.updated(updates, checkpoints=_checkpoints(settings, settings.steps))
         return Cost(seconds=seconds, mib=mib)
-    k = {SFTConfig: 1}.get(type(settings), 2)
+    k = 1 if isinstance(settings, SFTConfig) else 2
     scoring = isinstance(settings, RewardConfig)
 
     def rows(share: float) -> RowCounts:
