@@ -17,9 +17,9 @@ from prefloop.feedback.simulate import (
     SimulatedAnnotator,
     SimulatedChoice,
     agreement_ceiling,
-    judge,
     label_items,
     prefers,
+    simulated_choice,
 )
 from prefloop.records import Comparison, Completion, Prompt
 
@@ -40,7 +40,7 @@ def pair(number: int, a: str = "aaa", b: str = "b") -> Item:
 
 
 def verdict(who: SimulatedAnnotator, item: Item) -> SimulatedChoice:
-    return judge(who, item, [length(item.prompt, completion) for completion in item.completions])
+    return simulated_choice(who, item, [length(item.prompt, completion) for completion in item.completions])
 
 
 def share(who: SimulatedAnnotator, choice: str, **texts: str) -> float:
