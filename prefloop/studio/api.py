@@ -434,8 +434,8 @@ def submit(
         rationale=body.rationale,
         edited=body.edited,
         edited_from=body.edited_from,
-        answers=tuple(QuestionAnswer(**each.model_dump()) for each in body.answers),
-        spans=tuple(Span(**each.model_dump()) for each in body.spans),
+        answers=tuple(QuestionAnswer(**answer.model_dump()) for answer in body.answers),
+        spans=tuple(Span(**span.model_dump()) for span in body.spans),
         duration_ms=body.duration_ms,
     )
     receipt = studio_of(request).submit(token, who.annotator, answer, key=key)

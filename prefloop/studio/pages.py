@@ -342,7 +342,7 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
             for name, key in KEYS.items()
             if settings.kind in key.kinds
             and (name != "written" or settings.render == "markdown")
-            and (name != "mark" or any(each.kind == "spans" for each in settings.questions))
+            and (name != "mark" or any(question.kind == "spans" for question in settings.questions))
         },
         "odd": ODD.pattern,
         "atOnce": bool(who.settings.get("at_once", False)),

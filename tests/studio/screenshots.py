@@ -70,7 +70,7 @@ def fill(studio: Studio) -> dict[str, int]:
         made[kind] = project.id
     judge = store.add_annotator("judge", kind="ai")
     for item in ids[50:]:
-        store.judge(Judgement(item=item, annotator=judge, choice="a", order_shown=(0, 1)))
+        store.add_judgement(Judgement(item=item, annotator=judge, choice="a", order_shown=(0, 1)))
     criteria = ProjectSettings(
         name="By criteria", questions=read_yaml(CRITERIA), suggest_from="judge", suggest_share=1.0
     )

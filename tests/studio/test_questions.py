@@ -224,7 +224,7 @@ def test_a_judge_suggests_to_some_and_its_influence_is_measured(studio: Studio) 
     items = list(studio.store.add_pairs().ids)
     judge = studio.store.add_annotator("judge", kind="ai")
     for at in items[:4]:
-        studio.store.judge(Judgement(item=at, annotator=judge, choice="a", order_shown=(0, 1)))
+        studio.store.add_judgement(Judgement(item=at, annotator=judge, choice="a", order_shown=(0, 1)))
     with pytest.raises(InputError, match="'nobody', which is no judge in the store; it has judge"):
         asked(studio, suggest_from="nobody", suggest_share=0.5)
     project = asked(studio, questions=(), suggest_from="judge", suggest_share=0.5)
@@ -258,7 +258,7 @@ def test_a_judge_suggests_to_some_and_its_influence_is_measured(studio: Studio) 
 def test_known_answers_come_without_a_suggestion(studio: Studio) -> None:
     (item, *_) = studio.store.add_pairs().ids
     judge = studio.store.add_annotator("judge", kind="ai")
-    studio.store.judge(Judgement(item=item, annotator=judge, choice="a", order_shown=(0, 1)))
+    studio.store.add_judgement(Judgement(item=item, annotator=judge, choice="a", order_shown=(0, 1)))
     settings = ProjectSettings(name="p", suggest_from="judge", suggest_share=1.0, qualify_items=1)
     project = studio.create_project(settings).id
     studio.add_tasks(project, [item], gold={item: "b"}, stage="qualification")
