@@ -51,6 +51,16 @@ STUDIES: Mapping[str, Known] = {
         study="prefloop.studies.objectives:STUDY",
         minutes=8.0,
     ),
+    "ppo_tricks": Known(
+        summary="PPO-max's tricks, one off and one on at a time: which of them matter",
+        study="prefloop.studies.ppo_tricks:STUDY",
+        minutes=1.5,
+    ),
+    "rounds": Known(
+        summary="rounds of comparisons of the current policy against one shot with as many labels, and Elo by round",
+        study="prefloop.studies.rounds:STUDY",
+        minutes=1.5,
+    ),
 }
 """In the order in which `all` runs them and the page shows them."""
 

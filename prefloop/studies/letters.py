@@ -204,9 +204,25 @@ class Comparisons:
         )
 
 
-def compare(world: Letters, count: int, *, temperature: float, draw: torch.Generator) -> Comparisons:
-    """An annotator who prefers a to b with probability σ((gold a - gold b) / temperature)."""
-    p = world.probabilities
+def joined(one: Comparisons, other: Comparisons) -> Comparisons:
+    """Both."""
+    return Comparisons(
+        prompt=torch.cat([one.prompt, other.prompt]),
+        chosen=torch.cat([one.chosen, other.chosen]),
+        rejected=torch.cat([one.rejected, other.rejected]),
+    )
+
+
+def compare(
+    world: Letters,
+    count: int,
+    *,
+    temperature: float,
+    draw: torch.Generator,
+    policy: Float[Tensor, "P S"] | None = None,
+) -> Comparisons:
+    """An annotator who prefers a to b with probability σ((gold a - gold b) / temperature), of a policy's pairs; None is the reference."""
+    p = world.probabilities if policy is None else policy
     prompt = torch.randint(len(p), (count,), generator=draw)
     pairs = torch.multinomial(p[prompt], 2, replacement=True, generator=draw)
     gap = world.gold[prompt[:, None], pairs].diff(dim=1).squeeze(1)  # the second less the first
@@ -265,10 +281,17 @@ def soft_labels(scores: Float[Tensor, "P S"], data: Comparisons) -> Float[Tensor
     return torch.sigmoid(scales[losses.argmin()] * gap)
 
 
-def accuracy(world: Letters, scores: Float[Tensor, "P S"], *, pairs: int = 20_000, seed: int = 0) -> float:
-    """Share of the reference's pairs, of different true reward, that scores order as the true reward does."""
+def accuracy(
+    world: Letters,
+    scores: Float[Tensor, "P S"],
+    *,
+    pairs: int = 20_000,
+    seed: int = 0,
+    policy: Float[Tensor, "P S"] | None = None,
+) -> float:
+    """Share of a policy's pairs, of different true reward, that scores order as the true reward does; None is the reference."""
     draw = torch.Generator().manual_seed(seed)
-    p = world.probabilities
+    p = world.probabilities if policy is None else policy
     prompt = torch.randint(len(p), (pairs,), generator=draw)
     sides = torch.multinomial(p[prompt], 2, replacement=True, generator=draw)
     true, scored = (one[prompt[:, None], sides].diff(dim=1).squeeze(1) for one in (world.gold, scores))

@@ -49,7 +49,7 @@ SWEEPS: Mapping[str, tuple[Setting, ...]] = {
     "ld_dpo": _two("beta", MIDDLE, "alpha", 0.5, 0.0, 0.8),
     "exo_pair": _two("beta", MIDDLE, "label_smoothing", 0.001, 0.01, 0.1),
     "discopop": _two("beta", MIDDLE, "tau", 0.05, 0.2, 1.0),
-    "sft": _one("rate", 0.01, 0.03, 0.1, 0.3, 1.0),
+    "sft": _one("rate", 0.1, 0.3, 1.0, 2.0, 3.0),
     "slic_hf": _two("delta", (0.3, 1.0, 3.0), "sft", 0.1, 0.01, 1.0),
     "simpo": _two("beta", (1.0, 2.5, 10.0), "gamma", 1.0, 0.3, 2.0),
     "orpo": _one("weight", 0.1, 0.3, 1.0, 3.0, 10.0),
@@ -63,7 +63,7 @@ SWEEPS: Mapping[str, tuple[Setting, ...]] = {
     "npo": _two("beta", MIDDLE, "retain", 1.0, 0.1, 0.01),
     "dro": _one("tau", 0.1, 0.3, 0.5, 1.0, 3.0),
 }
-"""Objective -> the five settings that it is tuned over: strength, and what its paper tunes besides. `rate` is the learning rate."""
+"""Objective -> the five settings that it is tuned over: strength, and what its paper tunes besides. `rate` multiplies the learning rate."""
 
 MARGIN, ABSOLUTE, FREE, RANKED, LABELLED, SCORED = (
     "comparisons, by margin",

@@ -1,7 +1,8 @@
 """All objectives of `prefer`, tuned equally: true reward, KL, length and win rates against DPO, and which "better than DPO" claims are left.
 
-An objective is trained at its default settings and at five others. The one of the five with the highest true reward on the even seeds is reported on the odd
-ones, and the other way round, so that no number is from a seed on which its setting was chosen. DPO is chosen in the same way.
+An objective is trained at its default settings and at five others. The one of the five with the highest true reward on one half of the prompts, over all seeds,
+is reported on the other half, so that no number is of a prompt on which its setting was chosen. DPO is chosen in the same way. Policies are tables: what is
+learned of one prompt says nothing of another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,6 @@ from prefloop.evaluation.wording import with_interval
 from prefloop.feedback.ratings import FIRST, SECOND, TIE, Votes, leaderboard, make_votes
 from prefloop.losses.objectives import OBJECTIVES
 from prefloop.studies.letters import (
-    RATE,
     Letters,
     distribution,
     expected,
@@ -56,8 +56,8 @@ DEFAULT = 0
 class ObjectivesSettings(StudySettings):
     """Settings of the study `objectives`."""
 
-    seeds: int = 6
-    prompts: int = 8
+    seeds: int = 3
+    prompts: int = 16
     letters: int = 3
     longest: int = 4
     completions: int = 4000
@@ -68,7 +68,9 @@ class ObjectivesSettings(StudySettings):
     width: int = 64
     """Of the reward model that gives `sppo_soft` its win rates."""
     reward_steps: int = 200
-    steps: int = 120
+    steps: int = 40
+    rate: float = 0.3
+    """Of Adam; `sft` is tuned over multiples of it."""
     drawn: int = 20
     """Completions of each prompt that policies are rated by."""
     only: tuple[str, ...] = ()
@@ -80,6 +82,10 @@ class ObjectivesSettings(StudySettings):
             raise ValueError(f"only names {', '.join(wrong)}, which is no objective")
         if self.only and DPO not in self.only:
             raise ValueError(f"only leaves out {DPO}, which the others are compared with")
+        if self.prompts % 2:
+            raise ValueError(
+                f"prompts is {self.prompts}; it must be even, for settings are chosen on one half"
+            )
 
 
 def cells(settings: ObjectivesSettings) -> list[StudyCell]:
@@ -146,7 +152,7 @@ def _policies(settings: ObjectivesSettings, name: str, seed: int) -> list[Float[
             steps=settings.steps,
             seed=seed,
             settings=given,
-            rate=one.get("rate", RATE),
+            rate=settings.rate * one.get("rate", 1.0),
         )
         found.append(distribution(own.world.tree, table))
     return found
@@ -158,7 +164,7 @@ def prepare(settings: ObjectivesSettings, place: Place) -> None:
 
 
 def work(settings: ObjectivesSettings, cell: StudyCell, place: Place) -> Numbers:
-    """The objective's points: each with its win rates against every one of DPO's."""
+    """The objective's points, by halves of the prompts: each with its win rates against every one of DPO's."""
     world = seed_world(settings, place.seed).world
     dpo = torch.load(place.prepared / DPO_POLICIES, weights_only=True)
     lengths = world.tree.mask.sum(1).float().expand_as(world.gold)
@@ -166,46 +172,53 @@ def work(settings: ObjectivesSettings, cell: StudyCell, place: Place) -> Numbers
     points = []
     for policy in dpo if cell.name == DPO else _policies(settings, cell.name, place.seed):
         at = torch.multinomial(policy, settings.drawn, replacement=True, generator=draw)
-        points.append(
-            {
-                "gold": expected(policy, world.gold),
-                "kl": kl(policy, world.probabilities),
-                "length": expected(policy, lengths),
-                "wins": [100 * win_rate(policy, other, world.gold) for other in dpo],
-                "drawn": [[round(float(g), 4) for g in row] for row in world.gold.gather(1, at)],
-            }
-        )
+        drawn = world.gold.gather(1, at)
+        halves = []
+        for half in (slice(0, settings.prompts // 2), slice(settings.prompts // 2, None)):
+            own, gold = policy[half], world.gold[half]
+            halves.append(
+                {
+                    "gold": expected(own, gold),
+                    "kl": kl(own, world.probabilities[half]),
+                    "length": expected(own, lengths[half]),
+                    "wins": [100 * win_rate(own, other[half], gold) for other in dpo],
+                    "drawn": [[round(float(g), 4) for g in row] for row in drawn[half]],
+                }
+            )
+        points.append(halves)
     return {"points": points}
 
 
-def choose(results: StudyResults, name: str, seed: int) -> int:
-    """The setting with the highest true reward on the seeds of the other parity; on all where there is only one."""
-    by_seed = results.numbers[name]
-    other = [numbers for one, numbers in by_seed.items() if one % 2 != seed % 2] or list(by_seed.values())
-    means = [np.mean([numbers["points"][at]["gold"] for numbers in other]) for at in range(1, 6)]
+HALVES = (0, 1)
+Pick = Callable[[StudyResults, str, int], int]
+"""Of results, objective and half of the prompts, which of its settings is looked at."""
+
+
+def choose(results: StudyResults, name: str, half: int) -> int:
+    """The setting with the highest true reward on the other half of the prompts, over all seeds."""
+    by_seed = results.numbers[name].values()
+    means = [np.mean([numbers["points"][at][1 - half]["gold"] for numbers in by_seed]) for at in range(1, 6)]
     return 1 + int(np.argmax(means))
 
 
-Pick = Callable[[StudyResults, str, int], int]
-"""Of results, objective and seed, which of its settings is looked at."""
-
-
-def untuned(results: StudyResults, name: str, seed: int) -> int:
+def untuned(results: StudyResults, name: str, half: int) -> int:
     """The default settings."""
     return DEFAULT
 
 
 def values(results: StudyResults, name: str, what: str, pick: Pick = choose) -> list[float]:
-    """A number of the picked setting, a seed; `wins` is against DPO, picked in the same way."""
+    """A number of the picked setting, for each seed and half; `wins` is against DPO, picked in the same way."""
     found = []
-    for seed, numbers in results.numbers[name].items():
-        value = numbers["points"][pick(results, name, seed)][what]
-        found.append(value[pick(results, DPO, seed)] if what == "wins" else value)
+    for half in HALVES:
+        own, dpo = pick(results, name, half), pick(results, DPO, half)
+        for numbers in results.numbers[name].values():
+            value = numbers["points"][own][half][what]
+            found.append(value[dpo] if what == "wins" else value)
     return found
 
 
 def above_dpo(results: StudyResults, name: str, pick: Pick = choose) -> Estimate:
-    """True reward less DPO's, seed by seed."""
+    """True reward less DPO's, half by half."""
     pairs = zip(values(results, name, "gold", pick), values(results, DPO, "gold", pick), strict=True)
     return over_seeds([own - dpo for own, dpo in pairs])
 
@@ -214,21 +227,25 @@ def votes_of(results: StudyResults, players: Mapping[str, Sequence[str]], *, see
     """The player with the higher true reward wins, on each seed's prompts, every player against every other. A player is one objective or several, from which
     one is drawn for each vote."""
     draw = np.random.default_rng(seed)
-    names, rows = list(players), []
-    for at, own in enumerate(next(iter(results.numbers.values()))):
-        drawn = {
-            name: np.array(results.numbers[name][own]["points"][choose(results, name, own)]["drawn"])
-            for name in results.numbers
-        }
-        prompts, count = next(iter(drawn.values())).shape
-        for i, j in combinations(range(len(names)), 2):
-            for prompt in range(prompts):
-                first, second = (
-                    drawn[str(draw.choice(players[names[side]]))][prompt, draw.integers(count)]
-                    for side in (i, j)
+    names, rows, prompts = list(players), [], 0
+    for own in next(iter(results.numbers.values())):
+        for half in HALVES:
+            drawn = {
+                name: np.array(
+                    results.numbers[name][own]["points"][choose(results, name, half)][half]["drawn"]
                 )
-                outcome = TIE if first == second else FIRST if first > second else SECOND
-                rows.append((i, j, outcome, at * prompts + prompt))
+                for name in results.numbers
+            }
+            here, count = next(iter(drawn.values())).shape
+            for i, j in combinations(range(len(names)), 2):
+                for prompt in range(here):
+                    first, second = (
+                        drawn[str(draw.choice(players[names[side]]))][prompt, draw.integers(count)]
+                        for side in (i, j)
+                    )
+                    outcome = TIE if first == second else FIRST if first > second else SECOND
+                    rows.append((i, j, outcome, prompts + prompt))
+            prompts += here
     first, second, outcome, prompt = np.array(rows).T
     return make_votes(names, first, second, outcome, prompt=prompt)
 
@@ -279,11 +296,11 @@ def report(settings: ObjectivesSettings, results: StudyResults) -> StudyReport:
         further=(_families(results, names),),
         figure=StudyFigure(drawing=_drawing(results, names), caption="win rate against DPO, both tuned"),
         remarks=(
-            "Tuned is the best of five settings, chosen by true reward on the seeds of the other parity; the two choices are those for even and for odd seeds. "
+            "Tuned is the best of five settings, chosen by true reward on the other half of the prompts over all seeds; two choices are given where the halves differ. "
             "Untuned is prefloop's default, which is mostly the paper's. Objectives with two settings are tried at three strengths, and at two further values of "
-            "the other setting at the middle strength; `sft`, which has none, at five learning rates. All get as many steps and as many judged completions. "
+            "the other setting at the middle strength; `sft`, which has none, at five multiples of the learning rate. All get as many steps and as many judged completions. "
             "Win rates are by true reward, exact, with ties as a half. Ratings are prefloop's own, of one answer of each to every prompt; their intervals are "
-            "over prompts, all others over seeds.",
+            "over prompts, all others over the two halves of each seed's prompts.",
             "Policies are tables and share nothing between prompts and prefixes, so what an objective does to texts that nobody compared is not seen here. Labels are "
             "the two sides of comparisons, so that `bco_matched` has nothing to match and is `bco`. `sppo_soft` has its win rates from a reward model of the same "
             "comparisons. Scores tell more than comparisons do. At least as good is where true reward less DPO's is above −0.1. With this many claims, one in twenty is called by chance.",
@@ -293,8 +310,8 @@ def report(settings: ObjectivesSettings, results: StudyResults) -> StudyReport:
 
 def _settings_chosen(results: StudyResults, name: str) -> str:
     chosen = []
-    for seed in list(results.numbers[name])[:2]:
-        one = tried(name)[choose(results, name, seed)]
+    for half in HALVES:
+        one = tried(name)[choose(results, name, half)]
         chosen.append(", ".join(f"{key} {value:g}" for key, value in one.items()))
     return " / ".join(dict.fromkeys(chosen))
 

@@ -87,6 +87,7 @@ def train_by_objective(
     draw = torch.Generator().manual_seed(seed)
     table = world.reference.clone().requires_grad_()
     value = torch.zeros(len(table), requires_grad=True)
+    reference = world.reference.log_softmax(-1)
     odds = _prompt_odds(data, prompts=len(table))
     running = dict(objective.running)
     optimizer, schedule = adam([table, value], rate, steps)
@@ -94,10 +95,10 @@ def train_by_objective(
     for _ in range(steps):
         size = min(BATCH // data.completions.shape[1], count)
         some = data.take(torch.randint(count, (size,), generator=draw))
-        numbers = _numbers(world, table, value, odds, some, objective)
+        numbers = _numbers(world, table, reference, value, odds, some, objective)
         extra: dict[str, Tensor] = {}
         if objective.prepare:
-            known = _whole_step(world, table, some, numbers, objective)
+            known = _whole_step(world, table, reference, some, numbers, objective)
             result = call(objective.prepare, {**known, **settings, "running": running, "draw": draw})
             running = dict(result.running) or running
             extra = {**result.shared, **result.each}
@@ -110,22 +111,28 @@ def train_by_objective(
     return table.detach()
 
 
-def _logprobs(
-    world: Letters, logits: Float[Tensor, "P N V"], prompt: Int[Tensor, " B"], at: Int[Tensor, " B"]
+def _at(
+    world: Letters, logp: Float[Tensor, "P N V"], prompt: Int[Tensor, " B"], at: Int[Tensor, " B"]
 ) -> Float[Tensor, "B L"]:
-    """log π of the tokens of some completions."""
+    """log π of the tokens of some completions, from that of all tokens."""
     tree = world.tree
-    return logits.log_softmax(-1)[prompt[:, None], tree.states[at], tree.tokens[at]]
+    return logp[prompt[:, None], tree.states[at], tree.tokens[at]]
 
 
 def _numbers(
-    world: Letters, table: Tensor, value: Tensor, odds: Tensor, some: JudgedGroups, objective: Objective
+    world: Letters,
+    table: Tensor,
+    reference: Tensor,
+    value: Tensor,
+    odds: Tensor,
+    some: JudgedGroups,
+    objective: Objective,
 ) -> TokenNumbers:
     """What the objective may name, of a step's completions."""
     tree, k = world.tree, some.completions.shape[1]
     at, prompt = some.completions.flatten(), some.prompt.repeat_interleave(k)
     states, needs = tree.states[at], objective.needs
-    logp, reference = table.log_softmax(-1), world.reference.log_softmax(-1)
+    logp = table.log_softmax(-1)
     single = objective.data in ("labels", "scores")
     forward_kl = log_collision = contrast = None
     if needs.forward_kl:
@@ -136,11 +143,11 @@ def _numbers(
         flat = logp[prompt[:, None], states].flatten(0, 1)
         contrast = contrast_of_logits(flat, tree.tokens[at].flatten()).view(states.shape)
     return TokenNumbers(
-        logprobs=_logprobs(world, table, prompt, at),
+        logprobs=_at(world, logp, prompt, at),
         mask=tree.mask[at],
         group=torch.arange(len(at)) // (1 if single else k),
         labels=some.labels.flatten(),
-        reference=_logprobs(world, world.reference, prompt, at),
+        reference=_at(world, reference, prompt, at),
         forward_kl=forward_kl,
         log_collision=log_collision,
         contrast=contrast,
@@ -150,15 +157,21 @@ def _numbers(
 
 
 def _whole_step(
-    world: Letters, table: Tensor, some: JudgedGroups, numbers: TokenNumbers, objective: Objective
+    world: Letters,
+    table: Tensor,
+    reference: Tensor,
+    some: JudgedGroups,
+    numbers: TokenNumbers,
+    objective: Objective,
 ) -> dict[str, Tensor]:
     """What the objective's `prepare` may name: without gradient. Mismatched is each prompt with the completion of another example."""
     at, mask = some.completions.flatten().roll(1), world.tree.mask
     prompt = some.prompt.repeat_interleave(some.completions.shape[1])
     own = [name for name in objective.prepare_names if name not in MISMATCHED]
     known = quantities(objective.data, own, numbers)
-    for name, logits in (("policy", table), ("reference", world.reference)):
-        known[f"{name}_mismatched"] = (_logprobs(world, logits, prompt, at) * mask[at]).sum(1)
+    if set(objective.prepare_names) & set(MISMATCHED):
+        for name, logp in (("policy", table.log_softmax(-1)), ("reference", reference)):
+            known[f"{name}_mismatched"] = (_at(world, logp, prompt, at) * mask[at]).sum(1)
     return {name: tensor.detach() for name, tensor in known.items()}
 
 

@@ -87,42 +87,47 @@ def test_soft_labels_have_the_annotator_s_scale(world: Letters) -> None:
     torch.testing.assert_close(soft_labels(world.gold, data), torch.sigmoid(gap / 0.5), atol=0.03, rtol=0.1)
 
 
-def _point(gold: float, wins: Tensor) -> dict[str, object]:
+def _half(gold: float, wins: Tensor) -> dict[str, object]:
     return {"gold": gold, "kl": 1.0, "length": 2.0, "wins": wins.tolist(), "drawn": [[gold, gold]] * 3}
 
 
-def _planted(golds: dict[str, list[list[float]]]) -> StudyResults:
-    """Objective -> seed -> true reward of the default and the five settings."""
+def _planted(golds: dict[str, list[tuple[list[float], list[float]]]]) -> StudyResults:
+    """Objective -> seed -> for each half of the prompts, true reward of the default and the five settings."""
     wins = torch.full((6,), 50.0)
     return StudyResults(
         numbers={
             name: {
-                seed: {"points": [_point(gold, wins + 10 * at) for at, gold in enumerate(row)]}
-                for seed, row in enumerate(rows)
+                seed: {
+                    "points": [
+                        [_half(row[at], wins + 10 * at) for row in halves] for at in range(len(halves[0]))
+                    ]
+                }
+                for seed, halves in enumerate(seeds)
             }
-            for name, rows in golds.items()
+            for name, seeds in golds.items()
         }
     )
 
 
-def test_a_setting_is_chosen_on_other_seeds_than_it_is_reported_on() -> None:
-    even, odd = [0.0, 9, 1, 1, 1, 1], [0.0, 1, 1, 1, 1, 8]
-    results = _planted({DPO: [even, odd, even, odd]})
-    assert [choose(results, DPO, seed) for seed in range(4)] == [5, 1, 5, 1]
+def test_a_setting_is_chosen_on_other_prompts_than_it_is_reported_on() -> None:
+    first, second = [0.0, 9, 1, 1, 1, 1], [0.0, 1, 1, 1, 1, 8]
+    results = _planted({DPO: [(first, second), (first, second)]})
+    assert [choose(results, DPO, half) for half in (0, 1)] == [5, 1]
     assert values(results, DPO, "gold") == [1, 1, 1, 1]
-    assert values(results, DPO, "wins") == [100, 60, 100, 60]
+    assert values(results, DPO, "wins") == [100, 100, 60, 60]
     assert values(results, DPO, "wins", untuned) == [50] * 4
 
 
 def test_claims_are_sorted_by_what_is_left_of_them() -> None:
     """Noise of a hundredth: SimPO is better tuned and untuned, ORPO untuned only, CPO with neither."""
 
-    def rows(default: float, tuned: float) -> list[list[float]]:
-        return [[default + 0.01 * seed, *[tuned + 0.01 * (seed % 3)] * 5] for seed in range(4)]
+    def rows(default: float, tuned: float) -> list[tuple[list[float], list[float]]]:
+        halves = [[default + 0.01 * one, *[tuned + 0.01 * (one % 3)] * 5] for one in range(4)]
+        return [(halves[0], halves[1]), (halves[2], halves[3])]
 
     results = _planted(
         {
-            DPO: [[0.5] + [1.0] * 5] * 4,
+            DPO: [([0.5] + [1.0] * 5, [0.5] + [1.0] * 5)] * 2,
             "simpo": rows(0.8, 1.3),
             "orpo": rows(0.8, 0.99),
             "cpo": rows(0.1, 0.2),
