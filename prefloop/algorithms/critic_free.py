@@ -42,6 +42,7 @@ from prefloop.loop.critic_free_experience import (
     estimate_advantages,
 )
 from prefloop.loop.dynamic_sampling import Rounds, collect
+from prefloop.loop.environment_source import in_environment
 from prefloop.loop.learn import Learner, Loss, Passes, Watch
 from prefloop.loop.penalties import Penalties
 from prefloop.loop.roles import open_policy, parameters_of, reference_of, shard_roles
@@ -99,7 +100,7 @@ def train(config: CriticFreeConfig) -> Path:
     """Train and return the folder of the finished policy."""
     k, size, greedy = config.completions_per_prompt, config.batch_prompts, config.baseline == "greedy"
     kl_coef = KLCoefficient(config.kl, completions=size * k)
-    source = read_prompts(config)
+    source = in_environment(config.environment, read_prompts(config))
     headline = ("score", config.watched)
     with open_session(config, source, reference=config.reference, headline=headline) as session:
         run, world, rounds = session.run, session.world, Rounds()
@@ -135,7 +136,11 @@ def _open(config: CriticFreeConfig, session: Session) -> ScoredPolicy:
     opened = open_policy(session, config.model, config.lora)
     policy = opened.role
     score, shape = open_shaped_scorer(
-        session, config.reward_model, config.reward, longest=config.sampling.max_new_tokens
+        session,
+        config.reward_model,
+        config.reward,
+        longest=config.most_tokens,
+        environment=config.environment.name,
     )
     watched = config.watched == "kl"
     shard_roles(session, policy)
@@ -158,7 +163,7 @@ def _objective(config: CriticFreeConfig, kl_coef: KLCoefficient) -> MethodLoss:
         ratio=RATIOS[config.ratio],
         surrogate=SURROGATES[config.surrogate],
         cut=CLIPPED.get(config.surrogate),
-        reduction=partial(REDUCTIONS[config.reduction], length=config.sampling.max_new_tokens),
+        reduction=partial(REDUCTIONS[config.reduction], length=config.most_tokens),
         clip=(config.clip_low, config.clip_high),
         penalties=Penalties(
             entropy_coef=config.entropy_coef,

@@ -34,6 +34,7 @@ from torch import Tensor
 from prefloop.configs.ppo import PPOConfig
 from prefloop.loop.actor_critic import Roles, open_roles
 from prefloop.loop.adaptive import KLCoefficient
+from prefloop.loop.environment_source import in_environment
 from prefloop.loop.experience import AdvantageRule, Experience, Piece, critic_loss, estimate_advantages
 from prefloop.loop.learn import Learner, Loss, Passes, Watch, shared_places
 from prefloop.loop.penalties import Penalties
@@ -95,7 +96,7 @@ def train_masked(config: PPOConfig, mask: Callable[[Policy], TokenMask | None]) 
     """As `train`; `mask` gives what restricts the tokens that a policy may choose, None if it may choose all (`nlpo.py`)."""
     k = config.completions_per_prompt
     kl_coef = KLCoefficient(config.kl, completions=config.batch_prompts * k)
-    source = read_prompts(config)
+    source = in_environment(config.environment, read_prompts(config))
     ptx, ptx_read = read_ptx(config, source)
     with open_session(
         config, source, reference=config.reference, headline=("score", "kl"), more=ptx_read

@@ -15,13 +15,14 @@ from prefloop.configs.functions import give_function
 from prefloop.configs.load import Given, Mismatch, Tree, accept, build, types_of, unknown
 from prefloop.configs.names import short_names
 from prefloop.configs.verifiers import FILE, VerifierConfig
+from prefloop.environments.environment import give_environment, plays
 from prefloop.errors import InputError
 
 T = TypeVar("T")
 
 PROJECT = Path("runs")
 """Where runs go that name no folder."""
-WHOLE = {"lora": "rank", "data": "source"}
+WHOLE = {"lora": "rank", "data": "source", "environment": "name"}
 """Groups of settings that may be given as one value, and the setting that it is then of."""
 
 
@@ -39,6 +40,8 @@ def settings_from(cls: type[T], given: Mapping[str, Any], *, stage: str) -> T:
     tree: Tree = {}
     kinds, short = types_of(cls), short_names(cls)
     for name, value in given.items():
+        if name == "environment" and plays(value):
+            name = "environment.name"
         as_group = name in kinds and (isinstance(value, Mapping) or is_dataclass(value))
         if name == "reward" and "reward_model" in kinds and not as_group:
             if "reward_model" in given:
@@ -109,7 +112,9 @@ def _put(tree: Tree, name: str, value: Any, root: Any, cls: Any = None, prefix: 
 
 def _value(value: Any, kind: Any, name: str) -> Any:
     """A value of the setting's type. Raises `InputError` if it is none."""
-    if kind is str:
+    if name == "environment.name" and not isinstance(value, str):
+        value = give_environment(value)
+    elif kind is str:
         value = rows_file(value) if name == "data.source" else name_of(value)
     elif kind == tuple[str, ...] and not isinstance(value, str):
         value = [name_of(item) for item in (value if isinstance(value, list | tuple) else [value])]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require
+from prefloop.configs.environments import EnvironmentSettings, require_rewarded
 from prefloop.configs.ppo import KL, OldLogprobs, ScoreShaping, require_whole_distributions
 
 Advantage = Literal["return", "leave_one_out", "group_mean", "group_std"]
@@ -24,9 +25,10 @@ class CriticFreeConfig:
     """Prompts. Records with completions give their prompts."""
     model: str
     """Policy to start from, usually the SFT model: a hub name or a folder."""
-    reward_model: str
+    reward_model: str = ""
     """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), a verifier such as `exact:answer`, or
-    POLICY@REFERENCE; several with commas."""
+    POLICY@REFERENCE; several with commas. With an environment its score is added to the environment's rewards, and it may be left out."""
+    environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
     reference: str = ""
     """Reference model; empty uses the starting policy. With kl.coef 0 it is loaded, and the KL logged, only if you name it."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -75,6 +77,11 @@ class CriticFreeConfig:
     compute: Compute = field(default_factory=Compute)
 
     @property
+    def most_tokens(self) -> int:
+        """The policy's tokens in a completion at most, over all its turns."""
+        return self.environment.most_tokens(self.sampling.max_new_tokens)
+
+    @property
     def watched(self) -> Literal["kl", "length"]:
         """What says how far the policy has gone. Without a KL no reference is loaded, unless one is named to be watched."""
         return "kl" if self.kl.coef > 0 or self.reference else "length"
@@ -82,6 +89,7 @@ class CriticFreeConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_prompts", "completions_per_prompt", "epochs", "minibatches"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
+        require_rewarded(self.environment, self.reward_model, self.reward)
         require(
             self.minibatches <= self.batch_prompts,
             f"minibatches is {self.minibatches}, above batch_prompts = {self.batch_prompts}; every minibatch needs a prompt",

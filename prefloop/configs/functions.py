@@ -66,7 +66,7 @@ def call(function: Callable[..., Any], *arguments: Any, what: str, **named: Any)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{what} raised {_told(error)}; correct the function") from error
+        raise InputError(f"{what} raised {told(error)}; correct the function") from error
 
 
 def numbers_in(
@@ -118,7 +118,7 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """An error on one line, with the place it came from."""
     reason = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
@@ -149,7 +149,7 @@ def _import_file(name: str, what: str) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[unique]
-        raise InputError(f"{what}: importing {name!r} raised {_told(error)}; correct the module") from error
+        raise InputError(f"{what}: importing {name!r} raised {told(error)}; correct the module") from error
     return module
 
 
@@ -169,7 +169,7 @@ def _import(name: str, what: str) -> Any:
             f"{what}: importing {name!r} failed because {error.name!r} is not installed"
         ) from error
     except Exception as error:
-        raise InputError(f"{what}: importing {name!r} raised {_told(error)}; correct the module") from error
+        raise InputError(f"{what}: importing {name!r} raised {told(error)}; correct the module") from error
     finally:
         sys.path.remove(here)
         if here not in sys.path:

@@ -13,6 +13,7 @@ SHORT = {
     "skip_bad": "data.skip_bad",
     "format": "data.format",
     "columns": "data.columns",
+    "environment": "environment.name",
 }
 """What may be written shorter, in every command that has the long one and no setting of the short name."""
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require, require_whole
+from prefloop.configs.environments import EnvironmentSettings, require_rewarded
 from prefloop.configs.scorers import Combining, first_is_model
 
 OldLogprobs = Literal["auto", "policy", "sampler"]
@@ -170,6 +171,10 @@ class PPOConfig(ActorCriticConfig):
     """Proximal policy optimisation (arXiv:1707.06347) with policy, reference, critic and reward model."""
 
     STAGE: ClassVar[str] = "ppo"
+    reward_model: str = ""
+    """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), a verifier such as `exact:answer`, or
+    POLICY@REFERENCE; several with commas. With an environment its score is added to the environment's rewards, and it may be left out."""
+    environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
     epochs: int = 4
     """Passes over each step's completions."""
     minibatches: int = 1
@@ -191,8 +196,14 @@ class PPOConfig(ActorCriticConfig):
     lora: LoRA = field(default_factory=LoRA)
     """With a rank, all roles share one frozen trunk and each has its own adapter."""
 
+    @property
+    def most_tokens(self) -> int:
+        """The policy's tokens in a completion at most, over all its turns."""
+        return self.environment.most_tokens(self.sampling.max_new_tokens)
+
     def __post_init__(self) -> None:
         ActorCriticConfig.__post_init__(self)
+        require_rewarded(self.environment, self.reward_model, self.reward)
         for name in ("epochs", "minibatches"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
         require(
@@ -222,6 +233,10 @@ class PPOConfig(ActorCriticConfig):
         require(
             0 <= self.critic.warmup_steps < self.steps,
             f"critic.warmup_steps is {self.critic.warmup_steps}; it must be 0 or more and below steps = {self.steps}",
+        )
+        require(
+            self.critic.start != "reward" or bool(self.reward_model),
+            "critic.start is `reward`, but there is no reward_model beside the environment; set critic.start to `policy` or `shared`",
         )
         require(
             self.critic.start != "reward" or first_is_model(self.reward_model),
@@ -257,6 +272,10 @@ class NLPOConfig(PPOConfig):
 
     def __post_init__(self) -> None:
         PPOConfig.__post_init__(self)
+        require(
+            not self.environment.name,
+            f"environment is {self.environment.name}, but NLPO draws completions of one turn; use ppo",
+        )
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
         require(self.mask_least >= 1, f"mask_least is {self.mask_least}; it must be 1 or more")
         require(self.mask_every >= 1, f"mask_every is {self.mask_every}; it must be 1 or more")

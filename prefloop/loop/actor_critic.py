@@ -44,7 +44,7 @@ from prefloop.models.lora import (
 )
 from prefloop.models.packing import Batch
 from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head, vocabulary_size
-from prefloop.rollout.reward_scorers import OnlineScorer
+from prefloop.rollout.reward_scorers import RolloutScorer
 from prefloop.runtime import ParameterGroup, StateTree, Updater
 from prefloop.text import check_vocabulary
 
@@ -64,7 +64,7 @@ class ActorCritic:
     critic: Critic
     on_trunk: bool
     """Whether the critic is a head on the policy's trunk, and not a model of its own."""
-    score: OnlineScorer
+    score: RolloutScorer
     shape: ScoreShaper
 
     def values(self, batch: Batch, hidden: Tensor | None = None) -> Float[Tensor, "B T"]:
@@ -156,7 +156,8 @@ def open_roles(config: PPOConfig, session: Session) -> Roles:
         session,
         config.reward_model,
         config.reward,
-        longest=config.sampling.max_new_tokens,
+        longest=config.most_tokens,
+        environment=config.environment.name,
         loaded=opened.reward_models,
     )
     reference = reference_of(session, policy, config.model, config.reference)
@@ -218,7 +219,7 @@ def frozen_reward_models(session: Session, names: str) -> list[RewardModel]:
     """Those among the scorers, each a model of its own."""
     return [
         load_reward_model(named.name, session.compute).requires_grad_(False)
-        for named in scorers_named(names)
+        for named in (scorers_named(names) if names else ())
         if named.kind == "model"
     ]
 
@@ -280,12 +281,13 @@ def _on_one_trunk(config: PPOConfig, session: Session) -> PolicyAndCritic:
     run, seed, start = session.run, session.settings.seed, config.critic.start
     policy, peft = adapted_policy(session, config.model, config.lora)
     lora = config.lora if config.lora.rank else settings_of_adapter(peft, policy.adapter_name)
-    first, *others = scorers_named(config.reward_model)
-    joining = _adapter_of_trunk(first.name, _trunk(config)) if first.kind == "model" and not others else None
+    named = scorers_named(config.reward_model) if config.reward_model else ()
+    alone = named[0].name if len(named) == 1 and named[0].kind == "model" else ""
+    joining = _adapter_of_trunk(alone, _trunk(config)) if alone else None
     if joining:
         reward_models = [reward_model_on_trunk(peft, policy, lora, joining)]
-        reward_models[0].reading = stored_reading(first.name)
-        run.say(f"{first.name} is an adapter of the policy's trunk and shares it")
+        reward_models[0].reading = stored_reading(alone)
+        run.say(f"{alone} is an adapter of the policy's trunk and shares it")
     else:
         reward_models = frozen_reward_models(session, config.reward_model)
     own = start != "shared"

@@ -12,12 +12,11 @@ from prefloop.configs.critic_free import CriticFreeConfig
 from prefloop.loop.adaptive import RunningStatistics, ScoreShaper
 from prefloop.loop.dynamic_sampling import ScoredBatch
 from prefloop.loop.frozen import FrozenPasses, frozen_statistics
-from prefloop.loop.tensors import Whitening, ended_of, mask_of, sampler_logprobs, whitening
+from prefloop.loop.tensors import Whitening, ended_of, mask_of, paid, sampler_logprobs, whitening
 from prefloop.losses import (
     ADVANTAGES,
     masked_sum,
     sequence_sum,
-    shape_rewards,
     sum_and_count,
     truncated_weights,
 )
@@ -25,7 +24,7 @@ from prefloop.models.head import TokenStatistics, Want
 from prefloop.models.packing import Batch, MicroBatch
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
-from prefloop.rollout.reward_scorers import OnlineScorer
+from prefloop.rollout.reward_scorers import RolloutScorer
 from prefloop.runtime import Metrics, Updater, World
 from prefloop.text.groups import Group
 
@@ -36,7 +35,7 @@ class ScoredPolicy:
 
     policy: Policy
     reference: Policy | None
-    score: OnlineScorer
+    score: RolloutScorer
     shape: ScoreShaper
     updater: Updater
     save: Callable[[Path], None]
@@ -144,7 +143,7 @@ def estimate_advantages(
     old, reference, kl = frozen.old_logprobs, frozen.reference_logprobs, frozen.kl
 
     shaped, baseline = _shaped(roles, batch, greedy, k)
-    rewards = shape_rewards(shaped, kl, mask, kl_coef=kl_coef)
+    rewards = paid(rollout, shaped, kl, mask, kl_coef=kl_coef)
     totals = sequence_sum(rewards, mask)
     if rule.running:
         # Of earlier steps: it does not know these completions.

@@ -9,7 +9,7 @@ from torch import Tensor
 from prefloop.loop.sources import RolloutSource
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
-from prefloop.rollout.reward_scorers import OnlineScorer
+from prefloop.rollout.reward_scorers import RolloutScorer
 from prefloop.runtime import StateTree
 
 
@@ -45,7 +45,7 @@ class Rounds:
 
 def collect(
     policy: Policy,
-    score: OnlineScorer,
+    score: RolloutScorer,
     source: RolloutSource,
     rounds: Rounds,
     *,

@@ -9,7 +9,7 @@ from prefloop.configs.ppo import ActorCriticConfig
 from prefloop.loop.actor_critic import ActorCritic
 from prefloop.loop.frozen import FrozenPasses, frozen_statistics
 from prefloop.loop.supports import Supports, allowed_tokens, masked_numbers
-from prefloop.loop.tensors import Whitening, ended_of, mask_of, whitening
+from prefloop.loop.tensors import Whitening, ended_of, mask_of, paid, whitening
 from prefloop.losses import (
     Moments,
     clipped_value_loss,
@@ -17,7 +17,6 @@ from prefloop.losses import (
     gae,
     masked_sum,
     mean_over,
-    shape_rewards,
     sum_and_count,
 )
 from prefloop.models.packing import Batch, MicroBatch
@@ -113,7 +112,7 @@ def estimate_advantages(
     frozen = frozen_statistics(passes, models.policy, models.reference, rollout, mask, models.values)
     old_logprobs, entropy, kl, values = frozen.old_logprobs, frozen.entropy, frozen.kl, frozen.values
 
-    rewards = shape_rewards(models.shape(rollout, scores), kl, mask, kl_coef=kl_coef)
+    rewards = paid(rollout, models.shape(rollout, scores), kl, mask, kl_coef=kl_coef)
     rewards = rule.whiten_rewards(rewards, mask)
     advantages, returns = gae(rewards, values, mask, gamma=rule.gamma, lam=rule.lam)
     explained = explained_variance(

@@ -17,7 +17,7 @@ from prefloop.loop.session import Kept, Session
 from prefloop.losses.games import bradley_terry_table
 from prefloop.records import Prompt
 from prefloop.rollout import Rollout
-from prefloop.rollout.reward_scorers import OnlineScorer
+from prefloop.rollout.reward_scorers import RolloutScorer
 from prefloop.runtime import StateTree, World
 
 Preference = Callable[[Sequence[Prompt], Sequence[str], Sequence[str]], Sequence[float]]
@@ -53,7 +53,7 @@ class Payoff(Kept, Protocol):
 class ByScores:
     """Scores through Bradley-Terry. Their running moments are state."""
 
-    def __init__(self, score: OnlineScorer, shape: ScoreShaper, world: World) -> None:
+    def __init__(self, score: RolloutScorer, shape: ScoreShaper, world: World) -> None:
         self._score, self._shape, self._world = score, shape, world
 
     def __call__(self, rollout: Rollout, *, k: int) -> Judged:

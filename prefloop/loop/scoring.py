@@ -14,7 +14,8 @@ from prefloop.loop.provenance import Models, models_read
 from prefloop.loop.roles import shard_roles
 from prefloop.loop.session import Session
 from prefloop.models.roles import RewardModel
-from prefloop.rollout.reward_scorers import EnsembleScorer, OnlineScorer, user_function
+from prefloop.rollout.environment_rewards import EnvironmentScorer
+from prefloop.rollout.reward_scorers import EnsembleScorer, OnlineScorer, RolloutScorer, user_function
 from prefloop.rollout.scorers import Scorer, checked
 from prefloop.runtime import World
 from prefloop.runtime.checkpoint import Content
@@ -91,8 +92,17 @@ def open_shaped_scorer(
     shaping: ScoreShaping,
     *,
     longest: int,
+    environment: str = "",
     loaded: Sequence[RewardModel] = (),
-) -> tuple[OnlineScorer, ScoreShaper]:
-    """As `open_scorer`, and what shapes its scores; `longest` is the limit of a completion's tokens."""
-    score, stored = open_scorer(session, reward_model, shaping, loaded=loaded)
-    return score, ScoreShaper(shaping, stored=stored, longest=longest, world=session.world)
+) -> tuple[RolloutScorer, ScoreShaper]:
+    """As `open_scorer`, and what shapes its scores; `longest` is the limit of a completion's tokens.
+
+    With an environment, its rewards are added to the scorer's, and `reward_model` may be empty.
+    """
+    world = session.world
+    if not environment:
+        score, stored = open_scorer(session, reward_model, shaping, loaded=loaded)
+        return score, ScoreShaper(shaping, stored=stored, longest=longest, world=world)
+    scorer = open_scorer(session, reward_model, shaping, loaded=loaded)[0] if reward_model else None
+    score = EnvironmentScorer(scorer, world, normalise=shaping.normalise)
+    return score, ScoreShaper(shaping, stored=(0.0, 1.0), longest=longest, world=world)

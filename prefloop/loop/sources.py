@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+from torch import nn
+
 from prefloop.configs.common import Sampling
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.online import OnlineConfig
@@ -23,7 +25,7 @@ from prefloop.loop.session import Session, open_run
 from prefloop.losses import check_start, expected_at_start
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.roles import Critic, Policy
-from prefloop.rollout import Rollout, make_rollout, sample
+from prefloop.rollout import Rollout, Sampled, make_rollout, sample
 from prefloop.rollout.steered import Drawer
 from prefloop.runtime import World
 from prefloop.text import decode_completion, stop_token_ids
@@ -171,15 +173,7 @@ class PromptSource:
         places = self.world.share(range(len(chosen)))
         ids = [self.prompts.ids[chosen[place]] for place in places]
         with policy.active() as model:
-            samples = sample(
-                model,
-                ids,
-                k=k,
-                stop_ids=self.stop_ids,
-                sampling=sampling,
-                seed=self.seed,
-                row_keys=[first_key + place for place in places],
-            )
+            samples = self.sample(model, ids, [first_key + place for place in places], k=k, sampling=sampling)
         records = [self.prompts.records[chosen[place]] for place in places]
         return make_rollout(
             records,
@@ -187,6 +181,26 @@ class PromptSource:
             samples,
             lambda tokens: decode_completion(self.reader.tokenizer, tokens),
             version=version,
+        )
+
+    def sample(
+        self,
+        model: nn.Module,
+        ids: Sequence[Sequence[int]],
+        keys: Sequence[int],
+        *,
+        k: int,
+        sampling: Sampling,
+    ) -> list[list[Sampled]]:
+        """k completions of each of these prompts, which have these keys."""
+        return sample(
+            model,
+            ids,
+            k=k,
+            stop_ids=self.stop_ids,
+            sampling=sampling,
+            seed=self.seed,
+            row_keys=keys,
         )
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.losses import Moments, whiten
+from prefloop.losses import Moments, shape_rewards, whiten
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
@@ -16,12 +17,12 @@ from prefloop.text.groups import Group
 
 
 def mask_of(groups: Sequence[Group], device: torch.device) -> Bool[Tensor, "B T"]:
-    """True on completion tokens, groups after one another."""
-    lengths = torch.tensor(
-        [len(completion) for group in groups for completion in group.completions], dtype=torch.long
-    )
-    longest = int(lengths.max()) if len(lengths) else 1
-    return (torch.arange(longest)[None, :] < lengths[:, None]).to(device)
+    """True on completion tokens that the policy chose, groups after one another."""
+    rows = [row for group in groups for row in group.masks]
+    mask = np.zeros((len(rows), max(map(len, rows), default=1)), bool)
+    for b, row in enumerate(rows):
+        mask[b, : len(row)] = row
+    return torch.from_numpy(mask).to(device)
 
 
 def ended_of(rollout: Rollout, device: torch.device) -> Bool[Tensor, " B"]:
@@ -36,6 +37,21 @@ def sampler_logprobs(rollout: Rollout, mask: Bool[Tensor, "B T"]) -> Float[Tenso
     for b, row in enumerate(rows):
         out[b, : len(row)] = torch.tensor(row, device=mask.device)
     return out
+
+
+def paid(
+    rollout: Rollout,
+    scores: Float[Tensor, " B"],
+    kl: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    kl_coef: float,
+) -> Float[Tensor, "B T"]:
+    """`shape_rewards`, with what an environment gave before a completion's end at the tokens it was given for. They sum to the same."""
+    early = torch.zeros_like(kl)
+    for row, place, reward in rollout.early_rewards():
+        early[row, place] = reward
+    return shape_rewards(scores - early.sum(dim=1), kl, mask, kl_coef=kl_coef) + early
 
 
 def put(out: Float[Tensor, "B T"], part: MicroBatch, values: Float[Tensor, "b t"]) -> None:

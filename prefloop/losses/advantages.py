@@ -20,18 +20,20 @@ def gae(
 
     δ_t = r_t + γV_{t+1} - V_t, A_t = δ_t + γλA_{t+1}, R_t = A_t + V_t. `values[b, t]` is the value of the state before token t. After a
     completion's last token the episode is over, whether it stopped or was cut off: V = A = 0 there. λ = 1 gives Monte Carlo
-    returns, λ = 0 one-step temporal differences. Zeros outside the mask, whose content is never read. Completions are right-padded.
+    returns, λ = 0 one-step temporal differences. Zeros outside the mask, whose content is never read.
+
+    Steps are the policy's tokens: t + 1 is the next one of them, also where an environment's tokens stand between.
     """
-    assert_right_padded(mask)
     rewards, values = keep(rewards, mask), keep(values, mask)
     advantage = next_value = rewards.new_zeros(len(rewards))
     backwards: list[Tensor] = []
     for t in reversed(range(rewards.shape[1])):
-        # Past the end rewards and values are zero, so advantages stay zero there and the first real step bootstraps from nothing.
-        advantage = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * advantage
-        next_value = values[:, t]
+        # Past the end rewards and values are zero, so the last step bootstraps from nothing.
+        here = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * advantage
+        advantage = torch.where(mask[:, t], here, advantage)
+        next_value = torch.where(mask[:, t], values[:, t], next_value)
         backwards.append(advantage)
-    advantages = torch.stack(backwards[::-1], dim=1)
+    advantages = keep(torch.stack(backwards[::-1], dim=1), mask)
     return advantages, advantages + values
 
 

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.losses.advantages import assert_right_padded
 from prefloop.losses.reduce import Moments, keep
 
 SMALLEST_SPREAD = 1e-6
@@ -18,14 +17,13 @@ SMALLEST_SPREAD = 1e-6
 def shape_rewards(
     scores: Float[Tensor, " B"], kl: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, kl_coef: float
 ) -> Float[Tensor, "B T"]:
-    """-kl_coef KL_t on every token, and the score on the last one: the stop token, or where the completion was cut off.
+    """-kl_coef KL_t on every token, and the score on the policy's last one: the stop token, or where the completion was cut off.
 
     Section 2.2 of arXiv:1909.08593. They sum to score - kl_coef Σ_t KL_t over each completion. Zeros outside the mask. A completion
     without any token that counts gets no reward at all: nothing was chosen.
     """
-    assert_right_padded(mask)
-    is_last = mask.clone()
-    is_last[:, :-1] &= ~mask[:, 1:]
+    from_here = mask.flip(1).cumsum(1).flip(1)
+    is_last = mask & (from_here == 1)
     return keep(-kl_coef * kl, mask) + keep(scores.unsqueeze(1).expand_as(kl), is_last)
 
 

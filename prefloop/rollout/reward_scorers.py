@@ -316,6 +316,18 @@ def _load_part(name: Named, rules: Combining, compute: Compute, loaded: RewardMo
     )
 
 
+class RolloutScorer(Protocol):
+    """Scores this process's own rollouts."""
+
+    def __call__(self, rollout: Rollout) -> Float[Tensor, " B"]:
+        """A score for every completion, prompt after prompt."""
+        ...
+
+    def metrics(self, world: World) -> dict[str, float]:
+        """What is reported since it was last asked. Collective: all processes call it."""
+        ...
+
+
 class OnlineScorer:
     """Scores this process's own rollouts, and reports how much its members disagreed since it was last asked."""
 

@@ -1,9 +1,9 @@
 """A rollout: prompts, the completions a policy drew for them, and what it thought of every token when it drew them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,13 +22,13 @@ class Rollout:
 
     prompts: tuple[Prompt, ...]
     groups: list[Group]
-    """Token ids as they were drawn, never encoded again from the text; every completion token is the policy's own and kept by the mask."""
+    """Token ids as they were drawn, never encoded again from the text. The masks keep the policy's own, which are all but an environment's."""
     texts: list[list[str]]
     """The completions as text: without the prompt and without the stop token."""
     ended: list[list[bool]]
     """Whether the policy stopped by itself."""
     sampler_logprobs: list[list[list[float]]]
-    """Log-probability of each token at the sampling temperature, as the sampler's forward pass gave it."""
+    """Log-probability of each token at the sampling temperature, as the sampler's forward pass gave it; 0 of an environment's."""
     versions: list[list[int]]
     """Which weights drew each completion: the steps of learning they had behind them."""
 
@@ -62,46 +62,39 @@ class Rollout:
         rest = iter(values)
         return [list(islice(rest, len(texts))) for texts in self.texts]
 
-    def take(self, places: Sequence[int]) -> "Rollout":
+    def early_rewards(self) -> Iterable[tuple[int, int, float]]:
+        """Rewards that were given before a completion's end, as (completion, place of the token, reward); completions in the order of `pairs`."""
+        return ()
+
+    def take(self, places: Sequence[int]) -> Self:
         """The prompts at these places with their completions, in this order."""
-        return Rollout(
-            prompts=tuple(self.prompts[i] for i in places),
-            groups=[self.groups[i] for i in places],
-            texts=[self.texts[i] for i in places],
-            ended=[self.ended[i] for i in places],
-            sampler_logprobs=[self.sampler_logprobs[i] for i in places],
-            versions=[self.versions[i] for i in places],
-        )
+        return self._with(lambda values, _: [values[i] for i in places], self)
 
-    def join(self, other: "Rollout") -> "Rollout":
+    def join(self, other: "Rollout") -> Self:
         """These prompts and then the other's."""
-        return Rollout(
-            prompts=(*self.prompts, *other.prompts),
-            groups=[*self.groups, *other.groups],
-            texts=[*self.texts, *other.texts],
-            ended=[*self.ended, *other.ended],
-            sampler_logprobs=[*self.sampler_logprobs, *other.sampler_logprobs],
-            versions=[*self.versions, *other.versions],
-        )
+        return self._with(lambda ours, theirs: [*ours, *theirs], other)
 
-    def beside(self, other: "Rollout") -> "Rollout":
+    def beside(self, other: "Rollout") -> Self:
         """The same prompts with these completions and, behind them, the other rollout's."""
-        pairs = zip(self.groups, other.groups, strict=True)
-        return Rollout(
-            prompts=self.prompts,
-            groups=[
-                Group(
-                    prompt=a.prompt, completions=(*a.completions, *b.completions), masks=(*a.masks, *b.masks)
-                )
-                for a, b in pairs
-            ],
-            texts=[[*a, *b] for a, b in zip(self.texts, other.texts, strict=True)],
-            ended=[[*a, *b] for a, b in zip(self.ended, other.ended, strict=True)],
-            sampler_logprobs=[
-                [*a, *b] for a, b in zip(self.sampler_logprobs, other.sampler_logprobs, strict=True)
-            ],
-            versions=[[*a, *b] for a, b in zip(self.versions, other.versions, strict=True)],
+        both = self._with(
+            lambda ours, theirs: [[*a, *b] for a, b in zip(ours, theirs, strict=True)],
+            other,
+            ("prompts", "groups"),
         )
+        groups = [
+            Group(prompt=a.prompt, completions=(*a.completions, *b.completions), masks=(*a.masks, *b.masks))
+            for a, b in zip(self.groups, other.groups, strict=True)
+        ]
+        return replace(both, groups=groups)
+
+    def _with(
+        self, combine: Callable[[Any, Any], list[Any]], other: "Rollout", left: Sequence[str] = ()
+    ) -> Self:
+        """Every list of this rollout combined with the other's, but those that are left as they are."""
+        names = [field.name for field in fields(self) if field.name not in left]
+        lists = {name: combine(getattr(self, name), getattr(other, name)) for name in names}
+        prompts = tuple(lists.pop("prompts", self.prompts))
+        return replace(self, prompts=prompts, **lists)
 
     def completions(self, *, policy: str, sampling: Sampling, seed: int) -> Iterable[Completion]:
         """The completions as records for the store, with where they come from."""

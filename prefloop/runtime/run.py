@@ -57,6 +57,7 @@ from prefloop.runtime.world import World
 _MAY_DIFFER = (
     # How long a run is and how often it reports may change on the way; so may where and how fast it computes.
     *("total_steps", "epochs", "max_steps", "steps", "eval_every", "sampling.batch_size"),
+    *("environment.seconds", "environment.parallel", "environment.on_error"),
     *(
         f"compute.{key}"
         for key in (

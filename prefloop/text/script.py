@@ -66,7 +66,7 @@ def write_opening(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> Openi
 
 
 def _chat_opening(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, Any]]) -> Opening:
-    _turn_of(conventions(tokenizer))
+    turn_of(conventions(tokenizer))
     text = render(tokenizer, messages, generation=True)
     check_written(text, messages)
     return Opening(start=(), text=text)
@@ -98,7 +98,7 @@ def write_completions(
         if stops:
             span = _answer(tokenizer, known, opening.text, messages, text, origin)
         else:
-            span = TextSpan(text=_unfinished(_turn_of(known), text, origin), stop=(), trained=True)
+            span = TextSpan(text=_unfinished(turn_of(known), text, origin), stop=(), trained=True)
         parts.append((span,))
     return Script(opening=opening, completions=tuple(parts))
 
@@ -112,7 +112,7 @@ def _answer(
     origin: Origin,
 ) -> TextSpan:
     """An answer that ended."""
-    turn, message = _turn_of(known), {"role": "assistant", "content": text}
+    turn, message = turn_of(known), {"role": "assistant", "content": text}
     try:
         whole = render(tokenizer, [*messages, message], generation=False)
         text, (_, stop) = _turn_text(known, turn, prompt, whole, message)
@@ -169,7 +169,7 @@ def write_conversation(tokenizer: "PreTrainedTokenizerBase", conversation: Conve
     chat has gone on (dropping its thinking, say): one row cannot hold what the model sees at each turn then.
     """
     known = conventions(tokenizer)
-    turn = _turn_of(known)
+    turn = turn_of(known)
     messages = _written(tokenizer, known, conversation.messages, "the conversation")
     turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
@@ -211,7 +211,8 @@ def _rewritten(place: int) -> InputError:
     )
 
 
-def _turn_of(known: Conventions) -> AssistantTurn:
+def turn_of(known: Conventions) -> AssistantTurn:
+    """How the template writes an assistant's turn. Raises `InputError` if it writes no chats."""
     if isinstance(known.turn, str):
         raise InputError(known.turn)
     return known.turn

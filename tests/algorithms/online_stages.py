@@ -1,6 +1,7 @@
 """The stages that learn from their own samples, in small: settings that use most of what each can do, on the project of `small`."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from prefloop.configs.critic_free import (
     RLOOConfig,
 )
 from prefloop.configs.distill_context import DistillContextConfig
+from prefloop.configs.environments import EnvironmentSettings
 from prefloop.configs.games import NashMDConfig, SPPOConfig
 from prefloop.configs.ilql import ILQLConfig
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
 from prefloop.configs.ppo import KL, A2CConfig, CriticSettings, NLPOConfig, ScoreShaping, TRPOConfig
+from prefloop.records import Message, Prompt
+from prefloop.text import load_tokenizer
+from tests.tiny_project import tokenizer
 
 OPTIM = Optim(lr=3e-3, schedule="cosine", warmup=0.2, weight_decay=0.1, eps=1e-3, max_grad_norm=0.5)
 
@@ -269,6 +274,15 @@ ONLINE: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "distill": distill,
     "distill_lora": distill_lora,
 }
+IN_ENVIRONMENT = {
+    "grpo_environment": lambda shared, project: GRPOConfig(
+        **in_environment(shared, project), completions_per_prompt=3, minibatches=2, epochs=2
+    ),
+    "ppo_environment": lambda shared, project: A2CConfig(
+        **in_environment(shared, project), completions_per_prompt=2, lam=0.9, reference=str(project / "start")
+    ),
+}
+"""Conversations of up to three turns."""
 NOISY = ("trpo",)
 """Stages that enlarge float noise: TRPO's Fisher products are differences of gradients that lie close together."""
 TOLERANCE = {"sppo_extremes": 1e-4}
@@ -277,7 +291,40 @@ TOLERANCE = {"sppo_extremes": 1e-4}
 
 def online_settings(name: str, project: Path, *, out: str, compute: Compute) -> Any:
     """The configuration of an online stage, in folder `out` of the project."""
-    return ONLINE[name](basic(project, out, compute), project)
+    return (ONLINE | IN_ENVIRONMENT)[name](basic(project, out, compute), project)
+
+
+class Echo:
+    """Repeats what it hears until that is short, and likes vowels; what it says first hangs on the seed."""
+
+    def reset(self, prompt: Prompt, seed: int) -> list[Message]:
+        return [Message(role="user", content=f"{prompt.content} {seed % 7}")]
+
+    def step(self, messages: Sequence[Message]) -> tuple[list[Message], float, bool]:
+        said = messages[-1].content
+        reward = sum(c in "aeiou" for c in said) - len(said) / 10
+        return [Message(role="user", content=said[::-1] or "?")], reward, len(said) == 1
+
+
+def make_chatting(project: Path) -> None:
+    """Give the policy that has learned to stop a chat template."""
+    model = shutil.copytree(project / "stopping/final", project / "chatting")
+    chatting = load_tokenizer(str(model))
+    chatting.chat_template = tokenizer().chat_template
+    chatting.save_pretrained(model)
+
+
+def in_environment(shared: dict[str, Any], project: Path) -> dict[str, Any]:
+    """With the policy that has learned to stop, and a chat template: conversations go on."""
+    return {
+        **shared,
+        "model": str(project / "chatting"),
+        "reward_model": "tests.algorithms.online_stages:has_a_vowel",
+        "environment": EnvironmentSettings(
+            name="tests.algorithms.online_stages:Echo", max_turns=3, max_tokens=60
+        ),
+        "sampling": Sampling(max_new_tokens=6, temperature=1.3),
+    }
 
 
 def more_vowels(prompts: Any, first: Any, second: Any) -> list[float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.configs.common import Data, RunSettings, Selecting
+from prefloop.configs.environments import EnvironmentSettings
 from prefloop.configs.prefer import PreferConfig
 from tests.algorithms.small import CPU, OPTIM, settings, write
 from tests.algorithms.tiny import WORDS
@@ -25,7 +26,9 @@ OF_DATA_SETS = "files have one split; tests/data/test_load.py reads data sets"
 OF_STORES = (
     "these runs read files; tests/loop/test_stores.py and tests/studio/test_datasets.py read stores by each"
 )
+PLAYED = "completions here are of one turn; tests/rollout/test_playing.py and tests/algorithms/test_environments.py play conversations"
 UNSEEN = {
+    **{f"environment.{setting.name}": PLAYED for setting in fields(EnvironmentSettings)},
     **{f"data.select.{each.name}": OF_STORES for each in fields(Selecting) if each.name != "judged_by"},
     "compute.device": "a test machine has one kind of device",
     "compute.attention": SPEED,

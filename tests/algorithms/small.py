@@ -53,7 +53,7 @@ from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
 from prefloop.loop import sources
 from prefloop.runtime.journal import read_metrics
-from tests.algorithms.online_stages import ONLINE, online_settings
+from tests.algorithms.online_stages import IN_ENVIRONMENT, ONLINE, make_chatting, online_settings
 from tests.tiny_project import make_model
 
 OPTIM = Optim(lr=3e-3, schedule="cosine", warmup=0.2, weight_decay=0.1, eps=1e-3, max_grad_norm=0.5)
@@ -127,6 +127,7 @@ def make_project(folder: Path) -> Path:
         compute=CPU,
     )
     train(stopping)
+    make_chatting(folder)
     train(settings("reward", folder, out="reward"))
     train(settings("reward_lora", folder, out="reward_lora"))
     return folder
@@ -150,7 +151,7 @@ def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def settings(name: str, project: Path, *, out: str, compute: Compute = CPU) -> Any:
     """The configuration of stage `name`, in folder `out` of the project. Batch sizes do not divide the data, so an epoch ends raggedly."""
-    if name in ONLINE:
+    if name in ONLINE or name in IN_ENVIRONMENT:
         return online_settings(name, project, out=out, compute=compute)
     model = str(project / "stopping/final")
     run = RunSettings(out=str(project / out), seed=3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.algorithms.online_stages import NOISY, TOLERANCE
+from tests.algorithms.online_stages import IN_ENVIRONMENT, NOISY, TOLERANCE
 from tests.algorithms.small import STAGES, assert_close, samples_of
 from tests.runtime.processes import ROOT
 
@@ -15,13 +15,13 @@ from tests.runtime.processes import ROOT
 @pytest.fixture(scope="module")
 def two(project: Path) -> Path:
     """The project, after every stage has run in it in two processes."""
-    command = [sys.executable, "-m", "tests.algorithms.ranks", str(project), *STAGES]
+    command = [sys.executable, "-m", "tests.algorithms.ranks", str(project), *STAGES, *IN_ENVIRONMENT]
     done = subprocess.run(command, cwd=ROOT, timeout=480, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return project
 
 
-@pytest.mark.parametrize("name", [name for name in STAGES if name not in NOISY])
+@pytest.mark.parametrize("name", [name for name in (*STAGES, *IN_ENVIRONMENT) if name not in NOISY])
 def test_two_processes_equal_one(name: str, two: Path, unbroken: Callable[[str], Path]) -> None:  # N3 M10
     assert_close(two / f"two-{name}", unbroken(name), tolerance=TOLERANCE.get(name, 1e-5))
 

@@ -199,6 +199,7 @@ def test_how_sure_a_label_is_reaches_the_loss(stage: str, project: Path, tmp_pat
 MAY_CHANGE = {
     "total_steps",
     *("epochs", "max_steps", "steps", "eval_every", "sampling.batch_size"),
+    *("environment.seconds", "environment.parallel", "environment.on_error"),
     *(f"compute.{name}" for name in ("device", "dtype", "attention", "shard", "micro_batch_tokens", "gradient_checkpointing", "trust_remote_code", "wait_minutes")),
     *(f"run.{name}" for name in ("out", "store", "resume", "save_every", "keep", "log_every", "max_nonfinite", "tune", "track")),
 }  # fmt: skip

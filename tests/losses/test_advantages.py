@@ -134,7 +134,20 @@ def test_targets_carry_no_gradient():
     assert not returns.requires_grad
 
 
-@pytest.mark.parametrize("mask", [[[True, False, True]], [[False, True, True]]])
-def test_masks_with_a_hole_or_left_padding_are_refused(mask: list[list[bool]]):
-    with pytest.raises(AssertionError, match="hole"):
-        gae(torch.ones(1, 3), torch.ones(1, 3), torch.tensor(mask), gamma=1.0, lam=1.0)
+def test_tokens_of_others_are_no_steps() -> None:
+    """What stands between the policy's tokens changes nothing: they have the advantages that they have without it."""
+    mask = torch.tensor([[1, 0, 0, 1, 1, 0], [1, 1, 0, 1, 0, 1], [1, 1, 1, 0, 0, 0]], dtype=torch.bool)
+    rewards, values = normal(3, 6, seed=1), normal(3, 6, seed=2)
+    found = gae(rewards, values, mask, gamma=0.9, lam=0.8)
+    for b in range(3):
+        own = mask[b]
+        alone = gae(
+            rewards[b, own][None],
+            values[b, own][None],
+            torch.ones(1, int(own.sum())).bool(),
+            gamma=0.9,
+            lam=0.8,
+        )
+        for ours, theirs in zip(found, alone, strict=True):
+            torch.testing.assert_close(ours[b, own], theirs[0])
+            assert not ours[b, ~own].any()

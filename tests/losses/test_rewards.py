@@ -71,11 +71,6 @@ def test_score_of_zero_is_a_score():  # C7
     assert (running.count, running.mean) == (5, 0.6)
 
 
-def test_masks_with_a_hole_are_refused():
-    with pytest.raises(AssertionError, match="hole"):
-        shape_rewards(torch.ones(1), torch.ones(1, 3), torch.tensor([[True, False, True]]), kl_coef=0.1)
-
-
 def test_clipping():
     scores = torch.tensor([-9.0, 0.5, 9.0])
     assert clip_scores(scores, limit=2.0).tolist() == [-2, 0.5, 2]
@@ -151,3 +146,10 @@ def test_soft_overlong_penalty_by_hand():
     """Of 20 tokens the last 4 cost: nothing at 16, a quarter at 17, all at 20."""
     lengths = torch.tensor([1.0, 16.0, 17.0, 18.0, 20.0])
     assert soft_overlong_penalty(lengths, longest=20, zone=4).tolist() == [0, 0, -0.25, -0.5, -1]
+
+
+def test_the_score_stands_on_the_policys_last_token() -> None:
+    """Where others speak in between, that is not the last token before the first of theirs."""
+    mask = torch.tensor([[1, 1, 0, 0, 1, 0], [1, 0, 1, 0, 1, 1]], dtype=torch.bool)
+    rewards = shape_rewards(torch.tensor([3.0, 5.0]), torch.ones(2, 6), mask, kl_coef=0.5)
+    assert rewards.tolist() == [[-0.5, -0.5, 0, 0, 2.5, 0], [-0.5, 0, -0.5, 0, -0.5, 4.5]]

@@ -1,0 +1,32 @@
+"""A game of many turns: the environment thinks of a number, the policy guesses, and is told whether the number is higher or lower.
+
+With 7 numbers and 3 guesses, halving what is left always wins; guessing at random wins three times in seven.
+
+    prefloop grpo --model MODEL --environment examples/guess_number.py:GuessNumber --environment.max_turns 3 --data prompts.jsonl --out RUN
+"""
+
+import random
+from collections.abc import Sequence
+
+from prefloop.environments import Messages, Step
+from prefloop.records import Message, Prompt
+
+NUMBERS = range(1, 8)
+
+
+class GuessNumber:
+    """Thinks of a number, the same one for all conversations of a prompt."""
+
+    def reset(self, prompt: Prompt, seed: int) -> Messages:
+        """Think of a number, and say what the prompt says."""
+        self.number = random.Random(seed).choice(NUMBERS)
+        return [Message(role="user", content=prompt.content)] if isinstance(prompt.content, str) else prompt.content
+
+    def step(self, messages: Sequence[Message]) -> Step:
+        """Answer a guess: 1 for the right one."""
+        said = messages[-1].content.strip()
+        guess = int(said) if said.isdecimal() and len(said) < 4 else None
+        if guess == self.number:
+            return [], 1.0, True
+        answer = "a number" if guess is None else "higher" if guess < self.number else "lower"
+        return [{"role": "user", "content": answer}], 0.0, False
