@@ -20,7 +20,11 @@ class GuessNumber:
     def reset(self, prompt: Prompt, seed: int) -> Messages:
         """Think of a number, and say what the prompt says."""
         self.number = random.Random(seed).choice(NUMBERS)
-        return [Message(role="user", content=prompt.content)] if isinstance(prompt.content, str) else prompt.content
+        return (
+            [Message(role="user", content=prompt.content)]
+            if isinstance(prompt.content, str)
+            else prompt.content
+        )
 
     def step(self, messages: Sequence[Message]) -> Step:
         """Answer a guess: 1 for the right one."""

@@ -158,6 +158,17 @@ class RewardShapingSettings(TypedDict, total=False):
     missing_eos: float
     whiten: bool
 
+class EnvironmentSettingsSettings(TypedDict, total=False):
+    """An environment that answers the policy, and the limits of a conversation with it."""
+
+    name: str
+    max_turns: int
+    max_tokens: int
+    seconds: float
+    parallel: int
+    on_error: Literal['stop', 'count']
+    failure_reward: float
+
 class CriticSettingsSettings(TypedDict, total=False):
     """The value function."""
 
@@ -427,6 +438,7 @@ def ppo(
     kl: KLSettings | Any = ...,
     reward: RewardShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
     compute: ComputeSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     epochs: int = ...,
     minibatches: int = ...,
     clip: float = ...,
@@ -445,6 +457,7 @@ def ppo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """Proximal policy optimisation (arXiv:1707.06347) with policy, reference, critic and reward model."""
 
@@ -466,6 +479,7 @@ def nlpo(
     kl: KLSettings | Any = ...,
     reward: RewardShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
     compute: ComputeSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     epochs: int = ...,
     minibatches: int = ...,
     clip: float = ...,
@@ -487,6 +501,7 @@ def nlpo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """Natural language policy optimisation (arXiv:2210.01241): PPO restricted to the likely tokens of a masking policy, a delayed copy of the policy."""
 
@@ -508,6 +523,7 @@ def a2c(
     kl: KLSettings | Any = ...,
     reward: RewardShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
     compute: ComputeSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     epochs: int = ...,
     minibatches: int = ...,
     clip: float = ...,
@@ -526,6 +542,7 @@ def a2c(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """Advantage actor-critic (arXiv:1602.01783): one update from each batch. PPO's surrogate then has ratio 1, and its gradient is A2C's."""
 
@@ -569,6 +586,7 @@ def grpo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
     sampling: SamplingSettings | Any = ...,
     steps: int = ...,
@@ -602,6 +620,7 @@ def grpo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """GRPO (arXiv:2402.03300): rewards standardised within each prompt's group, PPO's clip, k3 in the loss."""
 
@@ -611,6 +630,7 @@ def dr_grpo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
     sampling: SamplingSettings | Any = ...,
     steps: int = ...,
@@ -644,6 +664,7 @@ def dr_grpo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """Dr. GRPO (arXiv:2503.20783): GRPO without the two divisions that bias it, by the group's deviation and by the completion's length."""
 
@@ -653,6 +674,7 @@ def dapo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
     sampling: SamplingSettings | Any = ...,
     steps: int = ...,
@@ -686,6 +708,7 @@ def dapo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """DAPO (arXiv:2503.14476): GRPO with a higher upper clip, mean over tokens, dynamic sampling, and no KL."""
 
@@ -695,6 +718,7 @@ def gspo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
     sampling: SamplingSettings | Any = ...,
     steps: int = ...,
@@ -728,6 +752,7 @@ def gspo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """GSPO (arXiv:2507.18071): GRPO with one ratio for the whole completion, clipped as one."""
 
@@ -737,6 +762,7 @@ def cispo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
     sampling: SamplingSettings | Any = ...,
     steps: int = ...,
@@ -770,6 +796,7 @@ def cispo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """CISPO (arXiv:2506.13585): the clipped ratio as a constant weight of -A log π, so that every token keeps its gradient."""
 
@@ -779,6 +806,7 @@ def rloo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
     sampling: SamplingSettings | Any = ...,
     steps: int = ...,
@@ -812,6 +840,7 @@ def rloo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """RLOO (arXiv:2402.14740): REINFORCE on whole completions, each against the mean of its prompt's others; KL in the reward."""
 
@@ -821,6 +850,7 @@ def reinforce(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
     sampling: SamplingSettings | Any = ...,
     steps: int = ...,
@@ -854,6 +884,7 @@ def reinforce(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """REINFORCE (Williams 1992) with return-to-go and a running baseline; KL in the reward."""
 
@@ -863,6 +894,7 @@ def reinforce_pp(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
     sampling: SamplingSettings | Any = ...,
     steps: int = ...,
@@ -896,6 +928,7 @@ def reinforce_pp(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """REINFORCE++ (arXiv:2501.03262): return-to-go of token rewards with the KL in them, whitened over the whole batch, PPO's clip."""
 
@@ -905,6 +938,7 @@ def remax(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
+    environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
     sampling: SamplingSettings | Any = ...,
     steps: int = ...,
@@ -938,6 +972,7 @@ def remax(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
+    environment: str = ...,
 ) -> PolicyRun:
     """ReMax (arXiv:2310.10505): REINFORCE with the score of the prompt's greedy completion as its baseline; KL in the reward."""
 

@@ -28,7 +28,7 @@ from prefloop.errors import InputError
 from prefloop.records import Message, Prompt
 from prefloop.rollout.episodes import End, Episode, Episodes, Turn
 from prefloop.rollout.sampler import Sampled
-from prefloop.text import decode_completion
+from prefloop.text import decode_completions
 from prefloop.text.groups import Group
 from prefloop.text.turns import Opening, Rewritten, ends_turn, open_chat, reply
 
@@ -188,8 +188,9 @@ class Player:
 
     def _round(self, talks: Sequence[_Talk], drawn: Sequence[Sampled]) -> list[_Talk]:
         """The policy's turns, and what their environments answer; returns the conversations that go on."""
-        for talk, sampled in zip(talks, drawn, strict=True):
-            talk.hear(sampled, decode_completion(self.tokenizer, sampled.tokens))
+        texts = decode_completions(self.tokenizer, [sampled.tokens for sampled in drawn])
+        for talk, sampled, text in zip(talks, drawn, texts, strict=True):
+            talk.hear(sampled, text)
         asked = [talk for talk in talks if talk.environment and not talk.end]
         results = self.caller.all([partial(_environment(talk).step, talk.messages) for talk in asked])
         answers = {id(talk): result for talk, result in zip(asked, results, strict=True)}

@@ -14,9 +14,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from prefloop.configs.verifiers import VerifierConfig
 from prefloop.errors import InputError
 
 _CONFINE = str(Path(__file__).with_name("confine.py"))
@@ -38,9 +37,31 @@ class Ran:
     """It was stopped by the clock; the limit of processor time looks like any other death."""
 
 
-def run_program(
-    program: str, tests: str, limits: VerifierConfig, *, given: str = "", may_exit: bool = False
-) -> Ran:
+class Limits(Protocol):
+    """What a program may use."""
+
+    @property
+    def seconds(self) -> int:
+        """Of processor time."""
+        ...
+
+    @property
+    def memory_mb(self) -> int:
+        """Of address space."""
+        ...
+
+    @property
+    def output_kb(self) -> int:
+        """Written to its output, and to its errors."""
+        ...
+
+    @property
+    def unconfined(self) -> bool:
+        """Whether it may run where it cannot be confined."""
+        ...
+
+
+def run_program(program: str, tests: str, limits: Limits, *, given: str = "", may_exit: bool = False) -> Ran:
     """Run a program, then its tests in what it has defined.
 
     Args:
@@ -97,7 +118,7 @@ def run_program(
         )
 
 
-def check_sandbox(limits: VerifierConfig) -> None:
+def check_sandbox(limits: Limits) -> None:
     """Raise `InputError` unless programs run here, and tests that fail are seen, before anything is trained."""
     good = run_program("x = 1", "assert x == 1", limits)
     if not good.passed:

@@ -30,6 +30,7 @@ from prefloop.configs.data import (
 )
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.environments import EnvironmentSettings
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.filter import FilterConfig, RejectionConfig
 from prefloop.configs.games import GameConfig, NashMDConfig, SPPOConfig
@@ -95,6 +96,7 @@ OF_STAGES = (
     *(CriticFreeConfig, ScoreShaping),
 )
 OTHERS = (
+    EnvironmentSettings,
     *(SampleConfig, EvalConfig, ChatConfig, CheckConfig, ImportConfig, ExportConfig),
     *(Selecting, SaveConfig, VersionsConfig, DiffConfig),
     *(SimulateConfig, LineageConfig, ReportConfig, ToyConfig, IMDBConfig),

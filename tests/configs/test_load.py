@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import prefloop.configs
 from prefloop.cli.flags import read_flags
 from prefloop.configs.common import Data, Optim, RunSettings
+from prefloop.configs.critic_free import METHODS, CriticFreeConfig
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.load import Given, default_of, load_config, names_of, nearest, overlay, types_of
 from prefloop.configs.ppo import PPOConfig
@@ -318,12 +319,15 @@ def test_no_setting_of_any_command_takes_what_is_no_number() -> None:
             assert str(raised.value).startswith(f"--{name} is ")
 
 
-SIGNED = {"length_penalty", "missing_eos", "wrong"}
-"""Below zero the first two are a bonus, the last a penalty."""
+SIGNED = {"length_penalty", "missing_eos", "failure_reward", "wrong"}
+"""Below zero the first two are a bonus, the others a penalty."""
 NEEDED: dict[str, dict[str, Any]] = {
     "RunSettings": {"out": "o"},
     "Preferences": {"source": "s"},
     "ArenaConfig": {"store": "s"},
+    **{method.__name__: {"reward_model": "r"} for method in (CriticFreeConfig, *METHODS)},
+    **{name: {"reward_model": "r"} for name in ("PPOConfig", "A2CConfig", "NLPOConfig")},
+    "EnvironmentSettings": {"name": "e"},
     "NashMDConfig": {"reward_model": "r"},
     "SPPOConfig": {"reward_model": "r"},
     "SelfRewardingConfig": {"reward_model": "r"},

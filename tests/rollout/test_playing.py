@@ -19,7 +19,7 @@ from prefloop.rollout.episodes import Episodes
 from prefloop.rollout.playing import KEY_BITS, Player
 from prefloop.rollout.sampler import Sampled
 from prefloop.text import demonstration_group, encode_completion
-from tests.text.kinds import build
+from tests.text.kinds import build, token_id
 
 TOKENIZER = build("ours")
 CALLER = Caller(parallel=4, seconds=0.2)
@@ -123,7 +123,7 @@ def test_each_turn_is_paid_at_its_last_token() -> None:
     assert scores.tolist() == [6, 6, 1, 1]
     rewards = paid(episodes, scores + 0.5, torch.zeros(mask.shape), mask, kl_coef=0.0)
     assert rewards.sum(dim=1).tolist() == [6.5, 6.5, 1.5, 1.5]
-    stop = TOKENIZER.eos_token_id
+    stop = token_id(TOKENIZER, "<|eos|>")
     ids = episodes.groups[0].completions[0]
     ends = [at for at, token in enumerate(ids) if token == stop]
     assert {at: value for at, value in enumerate(rewards[0].tolist()) if value} == dict(
@@ -156,7 +156,7 @@ def ends(*args: Any, **settings: Any) -> list[str]:
 def test_every_way_to_end() -> None:
     assert ends(Silent, max_turns=2) == ["max_turns"] * 4
     assert ends(Silent, draw=Script(cut=True)) == ["cut"] * 4
-    assert ends(Silent, draw=Script(stop=TOKENIZER.convert_tokens_to_ids("<|bos|>"))) == ["other_stop"] * 4
+    assert ends(Silent, draw=Script(stop=token_id(TOKENIZER, "<|bos|>"))) == ["other_stop"] * 4
     assert ends(Silent, room=40) == ["no_room"] * 4
     assert ends(Countdown) == ["done"] * 4
 
