@@ -22,6 +22,7 @@ FLOORS = {
     "feedback": "judges, agreement, ratings, pair selection",
     "rollout": "sampler and scorers",
     "models": "packed forward, heads, roles",
+    "environments": "what answers a policy: tools, games",
     "text": "tokenizers, templates",
     "data": "files and the store",
     "losses": "pure functions",

@@ -8,7 +8,7 @@ With 7 numbers and 3 guesses, halving what is left always wins; guessing at rand
 import random
 from collections.abc import Sequence
 
-from prefloop.environments import Messages, Step
+from prefloop.environments import Messages
 from prefloop.records import Message, Prompt
 
 NUMBERS = range(1, 8)
@@ -26,11 +26,11 @@ class GuessNumber:
             else prompt.content
         )
 
-    def step(self, messages: Sequence[Message]) -> Step:
+    def step(self, messages: Sequence[Message]) -> tuple[list[Message], float, bool]:
         """Answer a guess: 1 for the right one."""
         said = messages[-1].content.strip()
         guess = int(said) if said.isdecimal() and len(said) < 4 else None
         if guess == self.number:
             return [], 1.0, True
         answer = "a number" if guess is None else "higher" if guess < self.number else "lower"
-        return [{"role": "user", "content": answer}], 0.0, False
+        return [Message(role="user", content=answer)], 0.0, False

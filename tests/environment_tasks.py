@@ -1,7 +1,7 @@
 """A game of several turns that GRPO and PPO must learn, over three seeds: `python -m tests.environment_tasks` prints the table of docs/environments.md.
 
 The game is that of `examples/guess_number.py`: one of 7 numbers in 3 guesses, each answered with higher or lower. The policy, a model of two layers that
-is trained from scratch, first imitates 600 games of a player who guesses at random. That player wins three in seven (0.43); halving what is left
+is trained from scratch, first imitates 400 games of a player who guesses at random. That player wins three in seven (0.43); halving what is left
 always wins.
 """
 
@@ -36,7 +36,7 @@ LAST = 10
 LEVEL = 0.8
 """Share of games that must be won at the end."""
 CPU = Compute(device="cpu")
-SIZE = Architecture(hidden_size=32, layers=2, heads=2, ffn_size=64, vocab_size=300, max_positions=96)
+SIZE = Architecture(hidden_size=48, layers=2, heads=2, ffn_size=96, vocab_size=300, max_positions=96)
 
 
 def random_game(seed: int) -> list[Message]:
@@ -49,7 +49,7 @@ def random_game(seed: int) -> list[Message]:
         answers, _, done = game.step(chat)
         if done or turn == TURNS - 1:
             break
-        chat += [Message.from_json(answer) if isinstance(answer, dict) else answer for answer in answers]
+        chat += answers
     return chat
 
 
@@ -61,7 +61,7 @@ def write(file: Path, rows: list[dict[str, Any]]) -> str:
 
 def make_player(folder: Path, seed: int) -> Path:
     """A model that plays as the random player does."""
-    games = [random_game(1 + number) for number in range(600)]
+    games = [random_game(1 + number) for number in range(400)]
     tokenizer = train_tokenizer((message.content for game in games for message in game), vocab_size=300)
     start = folder / "start"
     save_policy(new_language_model(SIZE, tokenizer, CPU, seed=seed), tokenizer, start)
@@ -73,7 +73,7 @@ def make_player(folder: Path, seed: int) -> Path:
             run=RunSettings(out=str(folder / "sft"), seed=seed),
             data=Data(source=games_file, heldout=0.0),
             model=str(start),
-            epochs=4,
+            epochs=10,
             batch_size=32,
             optim=Optim(lr=5e-3, schedule="cosine"),
             compute=CPU,
@@ -101,9 +101,11 @@ def learn(method: str, player: Path, folder: Path, seed: int, steps: int) -> lis
         "compute": CPU,
     }
     if method == "grpo":
-        critic_free.train(GRPOConfig(**shared))
+        critic_free.train(GRPOConfig(**shared, epochs=2, minibatches=4))
     else:
-        ppo.train(PPOConfig(**shared, epochs=2, critic=CriticSettings(start="shared", coef=0.5)))
+        ppo.train(
+            PPOConfig(**shared, epochs=2, minibatches=4, critic=CriticSettings(start="shared", coef=0.5))
+        )
     return [row["score"] for row in read_metrics(folder / method / "metrics.jsonl")]
 
 

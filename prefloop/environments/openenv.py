@@ -27,11 +27,10 @@ def as_text(observation: Any) -> str:
     if isinstance(observation, str):
         return observation
     dump = getattr(observation, "model_dump", None)
-    fields = (
-        dump() if callable(dump) else observation if isinstance(observation, Mapping) else vars(observation)
-    )
-    told = {name: value for name, value in dict(fields).items() if name not in ("reward", "done", "metadata")}
-    return json.dumps(told, ensure_ascii=False, default=str)
+    fields: Any = dump() if callable(dump) else observation
+    named = dict(fields) if isinstance(fields, Mapping) else vars(fields)
+    public = {name: value for name, value in named.items() if name not in ("reward", "done", "metadata")}
+    return json.dumps(public, ensure_ascii=False, default=str)
 
 
 class OpenEnvEnvironment:

@@ -120,7 +120,7 @@ class VerifiersEnvironment:
 def _message(message: Any) -> Message:
     """A message of verifiers, a dict or a model of pydantic. Raises `InputError` if its content is not text."""
     dump = getattr(message, "model_dump", None)
-    fields: Mapping[str, Any] = dump(exclude_none=True) if callable(dump) else message
+    fields: Any = dump(exclude_none=True) if callable(dump) else message
     content = fields.get("content", "")
     if isinstance(content, list) and all(part.get("type") == "text" for part in content):
         content = "".join(part["text"] for part in content)

@@ -68,33 +68,38 @@ class Rollout:
 
     def take(self, places: Sequence[int]) -> Self:
         """The prompts at these places with their completions, in this order."""
-        return self._with(lambda values, _: [values[i] for i in places], self)
+        return self._each(lambda name: [getattr(self, name)[i] for i in places])
 
     def join(self, other: "Rollout") -> Self:
         """These prompts and then the other's."""
-        return self._with(lambda ours, theirs: [*ours, *theirs], other)
+        return self._each(lambda name: [*getattr(self, name), *getattr(other, name)])
 
     def beside(self, other: "Rollout") -> Self:
         """The same prompts with these completions and, behind them, the other rollout's."""
-        both = self._with(
-            lambda ours, theirs: [[*a, *b] for a, b in zip(ours, theirs, strict=True)],
-            other,
-            ("prompts", "groups"),
-        )
-        groups = [
-            Group(prompt=a.prompt, completions=(*a.completions, *b.completions), masks=(*a.masks, *b.masks))
-            for a, b in zip(self.groups, other.groups, strict=True)
-        ]
-        return replace(both, groups=groups)
 
-    def _with(
-        self, combine: Callable[[Any, Any], list[Any]], other: "Rollout", left: Sequence[str] = ()
-    ) -> Self:
-        """Every list of this rollout combined with the other's, but those that are left as they are."""
-        names = [field.name for field in fields(self) if field.name not in left]
-        lists = {name: combine(getattr(self, name), getattr(other, name)) for name in names}
-        prompts = tuple(lists.pop("prompts", self.prompts))
-        return replace(self, prompts=prompts, **lists)
+        def of_both(name: str) -> list[Any]:
+            pairs = zip(getattr(self, name), getattr(other, name), strict=True)
+            match name:
+                case "prompts":
+                    return list(self.prompts)
+                case "groups":
+                    return [
+                        Group(
+                            prompt=a.prompt,
+                            completions=(*a.completions, *b.completions),
+                            masks=(*a.masks, *b.masks),
+                        )
+                        for a, b in pairs
+                    ]
+                case _:
+                    return [[*a, *b] for a, b in pairs]
+
+        return self._each(of_both)
+
+    def _each(self, made: Callable[[str], list[Any]]) -> Self:
+        """The rollout whose lists are made anew, each from its name."""
+        lists = {field.name: made(field.name) for field in fields(self)}
+        return replace(self, **{**lists, "prompts": tuple(lists["prompts"])})
 
     def completions(self, *, policy: str, sampling: Sampling, seed: int) -> Iterable[Completion]:
         """The completions as records for the store, with where they come from."""
