@@ -61,6 +61,11 @@ STUDIES: Mapping[str, Known] = {
         study="prefloop.studies.rounds:STUDY",
         minutes=1.5,
     ),
+    "rlaif": Known(
+        summary="labels by an AI judge with planted biases against people's at equal cost, distilled and direct",
+        study="prefloop.studies.rlaif:STUDY",
+        minutes=1.5,
+    ),
 }
 """In the order in which `all` runs them and the page shows them."""
 

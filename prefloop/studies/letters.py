@@ -125,14 +125,14 @@ def make_world(*, prompts: int, letters: int, longest: int, seed: int) -> Letter
         hidden, generator=draw
     )
     p = distribution(tree, reference)
-    rest = _standard(rest, p)
+    rest = standardised(rest, p)
     repeats = ((tree.tokens[:, 1:] == tree.tokens[:, :-1]) & tree.mask[:, 1:]).sum(1).float()
     return Letters(
-        tree=tree, reference=reference, gold=_standard(rest - REPEAT_PRICE * repeats, p), features=features
+        tree=tree, reference=reference, gold=standardised(rest - REPEAT_PRICE * repeats, p), features=features
     )
 
 
-def _standard(values: Float[Tensor, "P S"], p: Float[Tensor, "P S"]) -> Float[Tensor, "P S"]:
+def standardised(values: Float[Tensor, "P S"], p: Float[Tensor, "P S"]) -> Float[Tensor, "P S"]:
     """Less its mean within each prompt, by its standard deviation over all, under the reference."""
     centred = values - (p * values).sum(1, keepdim=True)
     return centred / (p * centred.square()).sum(1).mean().sqrt()
@@ -270,7 +270,7 @@ def fit_reward_model(
                 now = float(loss(test))
                 if now < best:
                     best, scores = now, net(world.features).squeeze(-1)
-    return _standard(scores, world.probabilities) if float(scores.std()) > 0 else scores
+    return standardised(scores, world.probabilities) if float(scores.std()) > 0 else scores
 
 
 def soft_labels(scores: Float[Tensor, "P S"], data: Comparisons) -> Float[Tensor, " M"]:

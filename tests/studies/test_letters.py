@@ -121,7 +121,9 @@ def test_laws_are_found_again() -> None:
     assert overoptimisation.fitted("bon", "rl", "r2")(planted) < 0.999
 
 
-@pytest.mark.parametrize("name", ["frontier", "overoptimisation", "objectives", "ppo_tricks", "rounds"])
+@pytest.mark.parametrize(
+    "name", ["frontier", "overoptimisation", "objectives", "ppo_tricks", "rounds", "rlaif"]
+)
 def test_the_smallest_size_runs(name: str, tmp_path: Path) -> None:
     out = tmp_path / name
     assert study(StudyConfig(name=name, size="smallest", jobs=1, out=str(out))) == 0
