@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import Estimate
-from prefloop.evaluation.plots import line_chart
+from prefloop.evaluation.plots import Frame, line_chart
 from prefloop.evaluation.wording import with_interval
 from prefloop.feedback.ratings import FIRST, SECOND, TIE, leaderboard, make_votes
 from prefloop.studies.letters import (
@@ -278,7 +278,7 @@ def _drawing(settings: RoundsSettings, results: StudyResults) -> str:
             )
         )
     return line_chart(
-        series, title="True reward by round", x_label="round", y_label="true reward", height=330
+        series, title="True reward by round", x_label="round", y_label="true reward", frame=Frame(height=330)
     )
 
 
