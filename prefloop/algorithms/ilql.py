@@ -29,6 +29,7 @@ from prefloop.loop.session import Session, open_training
 from prefloop.loop.shown import show_completions
 from prefloop.losses import check_start, mean_over, shape_rewards, sum_and_count
 from prefloop.losses.ilql import expectile_loss, likelihood_weights, td_loss, td_targets
+from prefloop.models.encoder_decoder import has_encoder
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.q_heads import FOLDER, QHeads, load_q_heads
 from prefloop.models.roles import Policy, scatter_tokens, vocabulary_size
@@ -85,6 +86,10 @@ def train(config: ILQLConfig) -> Path:
         run, every = session.run, config.eval_every
         opened = open_policy(session, config.model, config.lora)
         policy = opened.role
+        if has_encoder(policy.model.config):
+            raise InputError(
+                f"model {config.model!r} is an encoder-decoder, which Q heads cannot steer; name a causal language model"
+            )
         check_room(policy, inputs.train, inputs.heldout)
         session.begin()
         learner = PolicyWithHeads(

@@ -50,6 +50,8 @@ class Card:
     name: str
     """Repository."""
     kind: Kind
+    encoder: bool
+    """Whether it is an encoder-decoder."""
     base: str
     """What an adapter belongs to; empty for a whole model."""
     version: str
@@ -111,6 +113,11 @@ def _first_sentence(card: Card) -> str:
 
 def _use(card: Card) -> str:
     auto = "AutoModelForCausalLM" if card.kind == "policy" else "AutoModelForSequenceClassification"
+    if card.encoder:
+        auto = "AutoModelForSeq2SeqLM"
+    if card.encoder and card.kind == "reward_model":  # transformers has no class that scores with both halves
+        lines = ["import prefloop as pl", "", f'scorer = pl.load_reward_model("{card.name}")']
+        return "\n".join(["## Use", "", "```python", *lines, "```"])
     if card.base:
         base, _, revision = public(card.base).partition("@")
         at = f', revision="{revision}"' if revision else ""

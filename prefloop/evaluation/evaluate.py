@@ -30,6 +30,7 @@ from prefloop.evaluation.summary import EvaluatedCompletion, EvaluatedPolicy, Po
 from prefloop.evaluation.text_metrics import measure_texts
 from prefloop.evaluation.text_statistics import policy_alarms, text_statistics
 from prefloop.evaluation.win_rate import WinMatrix, win_matrix, win_rate
+from prefloop.models.encoder_decoder import positions_needed
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_config, load_policy
 from prefloop.models.roles import Policy, vocabulary_size
@@ -183,7 +184,7 @@ def _check_room(
             check_positions(
                 config,
                 folder,
-                len(ids[longest]) + new_tokens,
+                positions_needed(config, len(ids[longest]), new_tokens),
                 what=f"policy {name}: prompt {longest + 1} with sampling.max_new_tokens = {new_tokens}",
                 way_out="lower data.max_prompt_tokens (see data.overlong) or sampling.max_new_tokens",
             )
@@ -439,10 +440,14 @@ def evaluate_reward_model(
 def _check_scorer_room(
     scorer: EnsembleScorer, comparisons: Sequence[Comparison], groups: Sequence[Group]
 ) -> None:
-    lengths = [len(group.prompt) + max(map(len, group.completions)) for group in groups]
-    longest = max(range(len(lengths)), key=lengths.__getitem__)
     for part in scorer.parts:
         if isinstance(part, ModelPart):
+            config = part.model.model.config
+            lengths = [
+                positions_needed(config, len(group.prompt), max(map(len, group.completions)))
+                for group in groups
+            ]
+            longest = max(range(len(lengths)), key=lengths.__getitem__)
             where = comparisons[longest].origin or f"comparison {longest + 1}"
             check_length(
                 part.model.model,

@@ -9,6 +9,7 @@ from typing import Any
 from prefloop import __version__
 from prefloop.addresses import without_passwords
 from prefloop.configs.adapters import CONFIG, Adapter, adapter_of, read_object
+from prefloop.configs.common import Compute
 from prefloop.data.store import Node, Store, nearest_store
 from prefloop.data.store import lineage as find_lineage
 from prefloop.errors import InputError
@@ -16,6 +17,8 @@ from prefloop.evaluation.card import Card, Kind, ModelResults, is_hub_name, writ
 from prefloop.evaluation.json_files import decode
 from prefloop.evaluation.reward_model_quality import RewardModelQuality
 from prefloop.evaluation.summary import Summary, read_summary
+from prefloop.models.encoder_decoder import WITH_SCORE, has_encoder
+from prefloop.models.load import load_config
 from prefloop.models.lora import ADAPTER, CARD
 from prefloop.models.weights import check_files, weights_sha256
 from prefloop.runtime.manifest import MANIFEST, faults, listed
@@ -98,6 +101,7 @@ def pack(
         Card(
             name=name,
             kind=_kind(folder, adapter),
+            encoder=_has_encoder(str(folder)),
             base=base,
             version=__version__,
             tree=tree,
@@ -172,8 +176,13 @@ def _base(folder: Path, adapter: Adapter | None, given: str) -> str:
 def _kind(folder: Path, adapter: Adapter | None) -> Kind:
     if adapter is not None:
         return "reward_model" if adapter.scores else "policy"
-    names = read_object(folder / "config.json").get("architectures") or [""]
-    return "reward_model" if "SequenceClassification" in names[0] else "policy"
+    name = (read_object(folder / "config.json").get("architectures") or [""])[0]
+    return "reward_model" if "SequenceClassification" in name or name.endswith(WITH_SCORE) else "policy"
+
+
+def _has_encoder(name: str) -> bool:
+    config = load_config(name, Compute())
+    return config is not None and has_encoder(config)
 
 
 def _history(

@@ -12,7 +12,7 @@ from prefloop.loop.batches import Batches
 from prefloop.loop.inputs import Read, another, demonstrations, texts
 from prefloop.loop.learn import Job
 from prefloop.loop.likelihood import trained_tokens
-from prefloop.loop.roles import longest_of
+from prefloop.loop.roles import positions_of
 from prefloop.loop.sources import PromptSource
 from prefloop.losses import mean_over
 from prefloop.models.packing import MicroBatch, micro_batches
@@ -38,7 +38,11 @@ class Ptx:
 
     def check_room(self, policy: Policy) -> None:
         """Raise `InputError` if the policy has too few positions for a sequence."""
-        check_length(policy.model, max(map(longest_of, self.groups)), what=f"{self.name}: a record")
+        check_length(
+            policy.model,
+            max(positions_of(policy, group) for group in self.groups),
+            what=f"{self.name}: a record",
+        )
 
     def jobs(self, policy: Policy, update: int) -> list[Job]:
         """The mix's part of the loss of this update; the first is 1, and each has the next sequences. Collective: all processes call it."""

@@ -13,6 +13,7 @@ from prefloop.configs.model_names import model_name
 from prefloop.errors import InputError
 from prefloop.loop.inputs import Examples, Prompts
 from prefloop.loop.session import Session
+from prefloop.models.encoder_decoder import positions_needed
 from prefloop.models.generation import save_model
 from prefloop.models.load import (
     DTYPES,
@@ -199,12 +200,12 @@ def check_room(role: Policy | RewardModel, *parts: Examples[Any]) -> None:
     for examples in parts:
         for record, group in zip(examples.records, examples.groups, strict=True):
             where = f"{record.origin}: the prompt with its longest completion"
-            check_length(role.model, longest_of(group), what=where, way_out=_SHORTER)
+            check_length(role.model, positions_of(role, group), what=where, way_out=_SHORTER)
 
 
-def longest_of(group: Group) -> int:
-    """Tokens of a prompt with its longest completion."""
-    return len(group.prompt) + max(map(len, group.completions))
+def positions_of(role: Policy | RewardModel, group: Group) -> int:
+    """Positions that the role's model needs for a prompt with its longest completion."""
+    return positions_needed(role.model.config, len(group.prompt), max(map(len, group.completions)))
 
 
 def check_prompt_room(role: Policy | Critic, prompts: Prompts, *, new_tokens: int) -> None:
@@ -212,7 +213,7 @@ def check_prompt_room(role: Policy | Critic, prompts: Prompts, *, new_tokens: in
     for ids, origin in zip(prompts.ids, prompts.origins, strict=True):
         check_length(
             role.model,
-            len(ids) + new_tokens,
+            positions_needed(role.model.config, len(ids), new_tokens),
             what=f"{origin}: the prompt with sampling.max_new_tokens = {new_tokens}",
             way_out="shorten the prompt, or lower data.max_prompt_tokens (see data.overlong) or sampling.max_new_tokens",
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.common import Sampling
+from prefloop.models.encoder_decoder import positions_before
 from prefloop.models.packing import pack
 from prefloop.models.roles import Policy, RewardModel
 from prefloop.rollout import Rollout
@@ -63,7 +64,8 @@ def show_completions(
     if not shown:
         return
     prompts = [group.prompt for group in shown]
-    tokens = min(SHOWN_TOKENS, room - max(map(len, prompts)))
+    before = positions_before(text_config(policy.model), max(map(len, prompts)))
+    tokens = min(SHOWN_TOKENS, room - before)
     with policy.active() as model:
         if not run.world.is_main:
             return

@@ -34,6 +34,8 @@ _ELSEWHERE = (
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
     "do_sample",
     "max_length",
     "max_new_tokens",

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
@@ -29,6 +30,13 @@ from prefloop.configs.pretrain import Architecture
 from prefloop.errors import InputError
 from prefloop.models import attention
 from prefloop.models.adapters import adapter_layers
+from prefloop.models.encoder_decoder import (
+    AutoScorer,
+    cannot_run,
+    check_settings,
+    has_encoder,
+    settle_opening,
+)
 from prefloop.models.from_adapter import adapter_tensors, as_it_says, merged_in, put_in
 from prefloop.models.from_adapter import score_head as head_among
 from prefloop.models.generation import save_model, settle
@@ -36,15 +44,18 @@ from prefloop.models.packing import pack
 from prefloop.models.quantize import is_quantised, nf4, settle_quantised
 from prefloop.models.quiet import hush, quiet
 from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head
-from prefloop.models.trunk import Way, hidden_rows, packed_way
+from prefloop.models.trunk import Way, full_logits, hidden_rows, packed_way
 from prefloop.models.weights import check_name
 from prefloop.runtime.pace import pace
 from prefloop.text.groups import Group
 
 log = logging.getLogger(__name__)
 
-_LAYER = re.compile(r"(model|transformer|gpt_neox)\.(decoder\.)?(layers|h)\.\d+\.")
+_LAYER = re.compile(r"(model\.|transformer\.|gpt_neox\.)?(encoder\.|decoder\.)?(layers|h|block)\.\d+\.")
 """Weights of a language model's own layers."""
+
+_ENCODED = {AutoModelForCausalLM: AutoModelForSeq2SeqLM, AutoModelForSequenceClassification: AutoScorer}
+"""What loads an encoder-decoder instead."""
 
 _CACHE_LINE = 64
 """Bytes; PyTorch allocates in multiples of it."""
@@ -81,7 +92,10 @@ def _from_pretrained(
         kwargs |= nf4(compute, DTYPES[compute.dtype], device_of(compute))
     try:
         with quiet():
-            _check_decoder_only(_config_of(place, compute), name)
+            config = _config_of(place, compute)
+            if has_encoder(config):
+                check_settings(name, config, compute)
+                auto, kwargs = _ENCODED[auto], {"config": config}
             model, info = auto.from_pretrained(
                 place.source,
                 dtype=DTYPES[compute.dtype],
@@ -114,6 +128,8 @@ def _from_pretrained(
             f"compute.quantize is {compute.quantize}, but no layer of model {name!r} can be quantised; leave it out"
         )
     model.name_or_path = name
+    if has_encoder(model.config):
+        settle_opening(model, name)
     return model, info
 
 
@@ -124,34 +140,20 @@ def _dequantised() -> dict[str, Any]:
 
 
 def load_config(name: str, compute: Compute) -> PretrainedConfig | None:
-    """A model's configuration without its weights; None if it cannot be had by itself, which loading the model will explain.
-
-    Raises `InputError` for a model with an encoder.
-    """
+    """A model's configuration without its weights; None if it cannot be had by itself, which loading the model will explain."""
     adapter = adapter_of(name)
     if adapter is not None:
         return load_config(adapter.base, compute)
     try:
-        config = _config_of(model_name(name), compute)
+        return _config_of(model_name(name), compute)
     except (OSError, ValueError, KeyError):
         return None
-    _check_decoder_only(config, name)
-    return config
 
 
 def _config_of(place: ModelName, compute: Compute) -> PretrainedConfig:
     return AutoConfig.from_pretrained(
         place.source, trust_remote_code=compute.trust_remote_code, **place.options
     )
-
-
-def _check_decoder_only(config: PretrainedConfig, name: str) -> None:
-    """Raise `InputError` for an encoder-decoder model: of BART and its like transformers would load the decoder alone, without a word."""
-    if config.is_encoder_decoder:
-        raise InputError(
-            f"model {name!r} is a {config.model_type}, an encoder-decoder model, and prefloop runs decoder-only models; "
-            "name a causal language model such as a Llama or Qwen"
-        )
 
 
 def _reason(error: Exception) -> str:
@@ -208,8 +210,8 @@ def prepare(model: PreTrainedModel, compute: Compute) -> Way:
     ):  # else the weights stay where the file is mapped until each process takes its part
         model.to(device_of(compute))  # pyright: ignore[reportArgumentType]
         align_weights(model)
-    way: Way = "padded"
-    if compute.attention != "padded":
+    way: Way = "encoded" if has_encoder(model.config) else "padded"
+    if compute.attention != "padded" and way == "padded":
         before = model.config._attn_implementation
         if model._supports_attention_backend:
             model.set_attn_implementation(attention.NAME)
@@ -269,16 +271,19 @@ def _head_is_linear(model: PreTrainedModel, way: Way) -> bool:
         ours = (rows @ head.weight.T * head.scale).float()
         if head.bias.numel():
             ours = ours + head.bias.float()
-        theirs = (
-            model(input_ids=batch.input_ids[None], use_cache=False).logits[0, batch.predictors.index].float()
-        )
+        theirs = full_logits(model, batch).float()
     return ((ours - theirs).norm() / theirs.norm()).item() < (1e-4 if model.dtype == torch.float32 else 5e-2)
 
 
 def as_policy(model: PreTrainedModel, compute: Compute) -> Policy:
     """A causal language model that is already in memory, as a policy."""
     way = prepare(model, compute)
-    linear = _head_is_linear(model, way)
+    try:
+        linear = _head_is_linear(model, way)
+    except (AttributeError, TypeError, RuntimeError, KeyError) as error:
+        if way != "encoded":
+            raise
+        raise InputError(f"{cannot_run(model.name_or_path, model.config)} ({error})") from error
     if not linear:
         log.warning(
             "%s has a head that is more than a linear layer: its logits are computed in full.",
@@ -363,7 +368,9 @@ def new_reward_model(
     width = score_head(model).in_features
     model.score = scalar_head(width, std=(width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
     settings = model.config.get_text_config()
-    before, settings.pad_token_id = settings.pad_token_id, classifier_padding(tokenizer)
+    before = settings.pad_token_id
+    if not has_encoder(model.config):  # which reads no padding to find a completion's end
+        settings.pad_token_id = classifier_padding(tokenizer)
     way = prepare(model, compute)
     reward_model = RewardModel(model, score_head(model), way=way)
     reward_model.base_padding = before

@@ -18,6 +18,7 @@ from prefloop.configs.adapters import ABOUT, CONFIG, WEIGHTS, Adapter, read_obje
 from prefloop.configs.common import LoRA
 from prefloop.configs.model_names import model_name
 from prefloop.errors import InputError
+from prefloop.models.encoder_decoder import has_encoder
 from prefloop.models.from_adapter import SCORED_BY, adapter_tensors, as_it_says, put_in, score_head, trainable
 from prefloop.models.gathering import gathered
 from prefloop.models.generation import save_model
@@ -295,7 +296,10 @@ def _write_reading(role: RewardModel, folder: Path) -> None:
         json.dumps({"config": {**read, "pad_token_id": padding}}, indent=1) + "\n", encoding="utf-8"
     )
     same = (
-        role.base_padding in (None, padding) and role.reading.at == "last" and not role.reading.length_slope
+        role.base_padding in (None, padding)
+        and role.reading.at == "last"
+        and not role.reading.length_slope
+        and not has_encoder(config)
     )
     if not same:
         saved = read_object(folder / CONFIG)

@@ -23,7 +23,7 @@ from prefloop.models.gather import rows_once
 from prefloop.models.gathering import gathered, gathers, whole
 from prefloop.models.head import Head, TokenStatistics, Want, token_statistics, token_statistics_with_kl
 from prefloop.models.packing import Batch
-from prefloop.models.trunk import Way, hidden_rows, pad
+from prefloop.models.trunk import Way, full_logits, hidden_rows
 
 BASE = ""
 """The adapter name that means: the model's own weights, all adapters off."""
@@ -88,7 +88,7 @@ def vocabulary_size(role: "Policy | RewardModel") -> int:
 
 
 class Policy(nn.Module):
-    """A causal language model, as policy or reference."""
+    """A causal language model or an encoder-decoder, as policy or reference."""
 
     def __init__(
         self,
@@ -123,10 +123,14 @@ class Policy(nn.Module):
         weight = getattr(output, "weight", None)
         assert isinstance(weight, Tensor), f"{type(self.model).__name__} has no output embedding"
         bias = getattr(output, "bias", None)
+        if bias is None and (of_logits := getattr(self.model, "final_logits_bias", None)) is not None:
+            bias = of_logits[0]  # BART and its like
         config = self.model.config.get_text_config()
         scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
         )
+        if getattr(config, "scale_decoder_outputs", False):  # T5 with a tied head
+            scale *= config.d_model**-0.5
         return Head(weight=weight, bias=weight.new_empty(0) if bias is None else bias, scale=scale)
 
     @gathers
@@ -231,15 +235,8 @@ class Policy(nn.Module):
 
     @gathers
     def _full_log_softmax(self, batch: Batch, temperature: float) -> Float[Tensor, "M V"]:
-        padded = pad(batch)
         with _reading(self.model, self.adapter_name):
-            logits = self.model(
-                input_ids=padded.input_ids,
-                attention_mask=padded.attention_mask,
-                position_ids=padded.position_ids,
-                use_cache=False,
-            ).logits
-        rows = logits.flatten(0, 1).index_select(0, padded.predictor_slots)
+            rows = full_logits(self.model, batch)
         return torch.log_softmax(rows.float() / temperature, dim=-1)
 
     def _full_statistics(

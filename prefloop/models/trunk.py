@@ -1,8 +1,8 @@
 """Running a Hugging Face model's trunk on a packed batch: final hidden states, one row per token.
 
-Three ways give the same rows. *packed* computes each token once, *fused* too, with Llama-like layers in fewer operations (`blocks`). *padded* runs
-every completion with its own copy of the prompt in a right-padded batch, the plain way; it is the reference in tests and the fallback for
-models that cannot be packed.
+Three ways give the same rows of a causal model. *packed* computes each token once, *fused* too, with Llama-like layers in fewer operations
+(`blocks`). *padded* runs every completion with its own copy of the prompt in a right-padded batch, the plain way; it is the reference in tests and
+the fallback for models that cannot be packed. *encoded* is the one way of an encoder-decoder (`encoder_decoder`).
 """
 
 from dataclasses import replace
@@ -15,13 +15,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from prefloop.errors import InputError
 from prefloop.models.blocks import has_known_blocks, is_watched, run_blocks
+from prefloop.models.encoder_decoder import decoder_logits, decoder_rows, has_encoder, positions_needed
 from prefloop.models.gather import ReadRows
 from prefloop.models.packing import Batch, pack
 from prefloop.models.stretches import Stretch
 from prefloop.runtime.products import filling, large_backward, large_products
 from prefloop.text.groups import Group
 
-Way = Literal["fused", "packed", "padded"]
+Way = Literal["fused", "packed", "padded", "encoded"]
 
 
 def trunk_of(model: PreTrainedModel) -> nn.Module:
@@ -61,6 +62,8 @@ def hidden_rows(
 
     Raises `InputError` if a sequence is longer than the model has positions for.
     """
+    if way == "encoded":
+        return _encoded_rows(model, batch, rows)
     check_length(model, batch.longest)
     if way == "padded":
         hidden = _padded_rows(model, batch)
@@ -77,6 +80,27 @@ def hidden_rows(
             hidden = hidden if rows is None else rows.take(hidden)
     hidden = large_backward(hidden)
     return hidden if rows is not None or not fill else hidden[:-fill]
+
+
+def _encoded_rows(model: PreTrainedModel, batch: Batch, rows: ReadRows | None) -> Float[Tensor, "M d"]:
+    prompt = int(batch.position_ids[: batch.layout.prompt_tokens].max()) + 1
+    check_length(model, positions_needed(model.config, prompt, batch.completion_ids.shape[1]))
+    hidden = decoder_rows(model, batch)
+    return hidden if rows is None else rows.take(hidden)
+
+
+def full_logits(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "M V"]:
+    """The model's own logits of the M predicted tokens, by its own forward pass, whatever its head is."""
+    if has_encoder(model.config):
+        return decoder_logits(model, batch)
+    padded = pad(batch)
+    logits = model(
+        input_ids=padded.input_ids,
+        attention_mask=padded.attention_mask,
+        position_ids=padded.position_ids,
+        use_cache=False,
+    ).logits
+    return logits.flatten(0, 1).index_select(0, padded.predictor_slots)
 
 
 def _filled(batch: Batch, fill: int) -> Batch:

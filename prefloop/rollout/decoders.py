@@ -6,14 +6,18 @@ so that logits come from one place only and a completion can join at any step.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from prefloop.errors import InputError
+from prefloop.models.encoder_decoder import has_encoder, opening_of
 from prefloop.models.trunk import layer_types, sliding_window
 from prefloop.rollout.cache import PrefillCache, SlotCache
+from prefloop.rollout.encoded import EncodedDecoder
 from prefloop.rollout.families import read_weights, text_config
 from prefloop.rollout.fused import FusedDecoder
 
@@ -23,6 +27,9 @@ Prefill = TypeVar("Prefill")
 @runtime_checkable
 class Decoder(Protocol[Prefill]):
     """What the sampler asks of a model."""
+
+    aligned: bool
+    """Whether all slots must stand at one position: then completions start together, when none is running."""
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
         """Read prompts, all but their last tokens, once."""
@@ -43,11 +50,32 @@ class Decoder(Protocol[Prefill]):
         ...
 
 
-def make_decoder(model: nn.Module, *, slots: int, columns: int) -> Decoder[Any]:
+def decoder_reads(model: nn.Module, prompt: Sequence[int]) -> Sequence[int]:
+    """The tokens that a decoder reads before a completion: the prompt's; of an encoder-decoder, whose encoder reads those, its opening."""
+    return opening_of(language_model(model)) if has_encoder(text_config(model)) else prompt
+
+
+def language_model(model: nn.Module) -> PreTrainedModel:
+    """The model of transformers, of several that decode together the first."""
+    return cast(PreTrainedModel, getattr(model, "leader", model))
+
+
+def make_decoder(model: nn.Module, *, slots: int, columns: int, longest: int = 0) -> Decoder[Any]:
     """The fused decoder for the families it knows, the cached one where the architecture allows it, else the recomputing one.
 
-    The last with a warning that names the architecture. Make a new decoder when the model's weights have changed.
+    The last with a warning that names the architecture. Make a new decoder when the model's weights have changed. `columns` are a decoder's
+    positions, `longest` is the number of tokens of the longest prompt, by which an encoder-decoder's memory is made.
+
+    Raises `InputError` where Q heads steer an encoder-decoder.
     """
+    if has_encoder(text_config(model)):
+        if isinstance(model, PreTrainedModel):
+            return EncodedDecoder(model, slots=slots, columns=columns, longest=longest)
+        if isinstance(model, Several):
+            return model.encoded_decoder(slots=slots, columns=columns, longest=longest)
+        raise InputError(
+            f"model {language_model(model).name_or_path!r} is an encoder-decoder, which Q heads cannot steer; name a causal language model"
+        )
     weights = read_weights(model, columns=columns)
     if weights is not None:
         return FusedDecoder(weights, slots=slots, columns=columns)
@@ -70,8 +98,21 @@ def has_plain_cache(model: nn.Module) -> bool:
     )
 
 
+@runtime_checkable
+class Several(Protocol):
+    """Models that decode together."""
+
+    leader: PreTrainedModel
+
+    def encoded_decoder(self, *, slots: int, columns: int, longest: int) -> Decoder[Any]:
+        """Their decoder where they are encoder-decoders."""
+        ...
+
+
 class CachedDecoder:
     """One forward pass of the model a step, over one token a slot, with all that came before in a preallocated cache."""
+
+    aligned = False
 
     def __init__(self, model: nn.Module, *, slots: int, columns: int) -> None:
         self._model = model
@@ -136,6 +177,8 @@ class CachedDecoder:
 
 class RecomputingDecoder:
     """The plain way, for any causal model: keep the tokens, and read them all again for every next one."""
+
+    aligned = False
 
     def __init__(self, model: nn.Module, *, slots: int, columns: int) -> None:
         self._model = model

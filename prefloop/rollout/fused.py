@@ -39,6 +39,8 @@ class _Seen:
 class FusedDecoder:
     """A `Decoder` that computes the model's blocks itself, from the weights as they were when it was made."""
 
+    aligned = False
+
     def __init__(self, weights: Weights, *, slots: int, columns: int) -> None:
         self._weights = weights
         self._device, self._dtype = weights.norm.device, weights.norm.dtype

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from prefloop.configs.common import Sampling
 from prefloop.records import Completion, Prompt
 from prefloop.rollout.sampler import Sampled
-from prefloop.text import completions_group, with_trained_stops
+from prefloop.text import completions_group, reads_apart, with_trained_stops
 from prefloop.text.groups import Group
 
 Value = TypeVar("Value")
@@ -45,7 +45,10 @@ class Rollout:
 
     def groups_for(self, reader: PreTrainedTokenizerBase, *, policy: PreTrainedTokenizerBase) -> list[Group]:
         """The completions in the tokens that another model reads: as they were drawn where those are the policy's (with the stop token that reward models are trained with), else their texts encoded again."""
-        if reader.get_vocab() == policy.get_vocab() and reader.chat_template == policy.chat_template:
+        same_kind = reader.chat_template == policy.chat_template and reads_apart(reader) == reads_apart(
+            policy
+        )
+        if same_kind and reader.get_vocab() == policy.get_vocab():
             return [
                 with_trained_stops(reader, prompt, group, ended)
                 for prompt, group, ended in zip(self.prompts, self.groups, self.ended, strict=True)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from prefloop.configs.common import Sampling
 from prefloop.errors import InputError
-from prefloop.rollout.decoders import Decoder, make_decoder
+from prefloop.models.encoder_decoder import positions_before, positions_needed
+from prefloop.rollout.decoders import Decoder, decoder_reads, make_decoder
 from prefloop.rollout.draw import draw, row_uniforms
 from prefloop.rollout.families import text_config
 
@@ -40,15 +41,15 @@ class Sampled:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Start:
-    """A completion waiting for a slot. Its prompt, without `last`, is row `source` of `prefill`."""
+    """A completion waiting for a slot. What the decoder reads before it, without `last`, is row `source` of `prefill`."""
 
     owner: tuple[int, int]
     """Which prompt, and which of its samples."""
     key: int
     length: int
-    """Tokens of the prompt."""
+    """Tokens that the decoder reads before it (the prompt's)."""
     last: int
-    """Last token of the prompt, the first to be fed."""
+    """The last of them, the first to be fed."""
     prefill: Any
     source: int
 
@@ -99,9 +100,10 @@ def sample(
         return []
     with _sampling_mode(model), torch.inference_mode():
         slots = min(sampling.batch_size, len(prompts) * k)
-        columns = max(map(len, prompts)) + sampling.max_new_tokens - 1
-        decoder = make_decoder(model, slots=slots, columns=columns)
-        waiting = _waiting(decoder, prompts, row_keys, k, sampling.batch_size)
+        reads = [decoder_reads(model, prompt) for prompt in prompts]
+        columns = max(map(len, reads)) + sampling.max_new_tokens - 1
+        decoder = make_decoder(model, slots=slots, columns=columns, longest=max(map(len, prompts)))
+        waiting = _waiting(decoder, prompts, reads, row_keys, k, sampling.batch_size)
         batch = _Batch(decoder, waiting, sampling, slots, seed, stop_ids, next(model.parameters()).device)
         done: dict[tuple[int, int], Sampled] = {}
         while batch.running:
@@ -128,9 +130,10 @@ def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_to
             raise InputError(
                 f"prompt {index} has token id {bad}, but the model knows ids 0 to {vocabulary - 1}; the tokenizer is not this model's"
             )
-        if limit is not None and len(prompt) + max_new_tokens > limit:
+        needed = positions_needed(config, len(prompt), max_new_tokens)
+        if limit is not None and needed > limit:
             raise InputError(
-                f"prompt {index} has {len(prompt)} tokens and sampling.max_new_tokens is {max_new_tokens}, together {len(prompt) + max_new_tokens}; "
+                f"prompt {index} has {len(prompt)} tokens and sampling.max_new_tokens is {max_new_tokens}, which needs {needed} positions; "
                 f"the model reads at most {limit} (max_position_embeddings): lower sampling.max_new_tokens or shorten the prompt"
             )
 
@@ -143,7 +146,7 @@ def room_for(model: nn.Module, prompt: Sequence[int], most: int) -> int:
     limit = getattr(text_config(model), "max_position_embeddings", None)
     least = most if limit is None else min(most, max(1, limit // 4))
     check_prompts(model, [prompt], least)
-    return most if limit is None else min(most, limit - len(prompt))
+    return most if limit is None else min(most, limit - positions_before(text_config(model), len(prompt)))
 
 
 @contextmanager
@@ -166,6 +169,7 @@ def _sampling_mode(model: nn.Module) -> Iterator[None]:
 def _waiting(
     decoder: Decoder[Any],
     prompts: Sequence[Sequence[int]],
+    reads: Sequence[Sequence[int]],
     row_keys: Sequence[int],
     k: int,
     batch_size: int,
@@ -184,8 +188,8 @@ def _waiting(
                 yield _Start(
                     owner=(index, number),
                     key=row_keys[index],
-                    length=len(prompts[index]),
-                    last=prompts[index][-1],
+                    length=len(reads[index]),
+                    last=reads[index][-1],
                     prefill=prefill,
                     source=source,
                 )
@@ -268,8 +272,15 @@ class _Batch:
             )
 
     def refill(self, free: list[int]) -> None:
-        """Give the free slots to completions that wait; where none does, move the last running ones into them."""
-        starts = list(islice(self._waiting, len(free)))
+        """Give the free slots to completions that wait; where none does, move the last running ones into them.
+
+        A decoder whose slots are aligned gets new completions once all are finished.
+        """
+        if self._decoder.aligned and len(free) == self.running:
+            self.running = len(self._next)
+            free = list(range(self.running))
+        joins = len(free) == self.running or not self._decoder.aligned
+        starts = list(islice(self._waiting, len(free))) if joins else []
         if starts:
             self._begin(free[: len(starts)], starts)
         if len(starts) < len(free):
@@ -308,7 +319,7 @@ class _Batch:
         for source, target in zip(sources, targets, strict=True):
             self._slots[target] = self._slots[source]
         for slot in range(keep, self.running):
-            del self._slots[slot]
+            self._slots.pop(slot, None)
         self.running = keep
 
     def _is_stop(self, tokens: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:

@@ -7,6 +7,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from prefloop.models.q_heads import QHeads
 from prefloop.models.roles import Policy, adapter
 from prefloop.models.trunk import trunk_of
 from prefloop.rollout.draw import support
+from prefloop.rollout.encoded import CombinedDecoder, EncodedDecoder
 from prefloop.rollout.sampler import _sampling_mode
 
 _BEHIND = 1 << 20
@@ -68,10 +70,22 @@ class _Joined(nn.Module):
         )
         self._supports_sdpa = getattr(one, "_supports_sdpa", False)
         self._is_stateful = any(getattr(model, "_is_stateful", False) for model in (one, two))
+        self.leader = one
 
     @property
     def config(self) -> PreTrainedConfig:
         return self.first.model.config
+
+    def encoded_decoder(self, *, slots: int, columns: int, longest: int) -> CombinedDecoder:
+        """See `Several`."""
+        parts = [
+            (
+                EncodedDecoder(role.model, slots=slots, columns=columns, longest=longest),
+                partial(adapter, role.model, role.adapter_name),
+            )
+            for role in (self.first, self.second)
+        ]
+        return CombinedDecoder(parts, self._combine)
 
     def forward(self, *, past_key_values: Cache | None = None, **inputs: Any) -> SimpleNamespace:
         with adapter(self.first.model, self.first.adapter_name):
@@ -141,6 +155,7 @@ class _Perturbed(nn.Module):
         self._supports_attention_backend = model._supports_attention_backend
         self._supports_sdpa = getattr(model, "_supports_sdpa", False)
         self._is_stateful = getattr(model, "_is_stateful", False)
+        self.leader = model
 
     @property
     def config(self) -> PreTrainedConfig:

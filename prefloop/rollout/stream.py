@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from prefloop.configs.common import Sampling
-from prefloop.rollout.decoders import make_decoder
+from prefloop.rollout.decoders import decoder_reads, make_decoder
 from prefloop.rollout.draw import draw, row_uniforms
 from prefloop.rollout.sampler import check_prompts
 
@@ -27,12 +27,13 @@ def stream(
     """
     check_prompts(model, [prompt], sampling.max_new_tokens)
     device = next(model.parameters()).device
-    limit, length = sampling.max_new_tokens, len(prompt)
+    reads = decoder_reads(model, prompt)
+    limit, length = sampling.max_new_tokens, len(reads)
     uniforms = torch.from_numpy(row_uniforms(seed=seed, key=key, sample=0, count=limit)).to(device)
-    decoder = make_decoder(model, slots=1, columns=length + limit - 1)
+    decoder = make_decoder(model, slots=1, columns=length + limit - 1, longest=len(prompt))
     with torch.inference_mode():
         decoder.fill([0], decoder.prefill([prompt]), [0])
-    token = prompt[-1]
+    token = reads[-1]
     for drawn in range(limit):
         # Within each step, and not around the loop: the mode would hold for whoever waits for the next token too.
         with torch.inference_mode():

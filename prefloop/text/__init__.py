@@ -16,7 +16,7 @@ from prefloop.text.encode import (
     with_trained_stops,
 )
 from prefloop.text.groups import Group, cut_by_tokens
-from prefloop.text.template import declare_stops
+from prefloop.text.template import declare_stops, reads_apart, tokens_around
 from prefloop.text.tokenizer import (
     check_same_tokens,
     check_vocabulary,
@@ -44,7 +44,9 @@ __all__ = [
     "encode_prompts",
     "load_tokenizer",
     "pretraining_blocks",
+    "reads_apart",
     "stop_token_ids",
+    "tokens_around",
     "train_tokenizer",
     "with_trained_stops",
 ]

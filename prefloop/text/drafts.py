@@ -12,7 +12,7 @@ from prefloop.errors import InputError
 from prefloop.text.groups import Group
 from prefloop.text.script import Opening, Script, TextSpan
 from prefloop.text.template import AssistantTurn, Conventions, conventions
-from prefloop.text.tokens import encode_after, encode_continuations, encode_texts
+from prefloop.text.tokens import encode_after, encode_alone, encode_continuations, encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +36,8 @@ class Draft:
     prompt: list[int]
     start: int
     """How many of the prompt's first tokens are start tokens, which stay when it is cut."""
+    end: int
+    """How many of its last ones close it for an encoder, and stay too."""
     completions: tuple[Spoken, ...]
 
     @property
@@ -53,12 +55,16 @@ class Draft:
     def cut(self, max_prompt_tokens: int, max_completion_tokens: int) -> "Draft":
         """The prompt's start tokens and end, and the completions' beginnings, within these budgets.
 
-        A completion that is cut loses its stop token with its end: it did not stop there.
+        Of a prompt that an encoder reads the beginning is kept, with the tokens that close it, as transformers' tokenizers cut it: the task is
+        named there. A completion that is cut loses its stop token with its end: it did not stop there.
         """
         prompt = self.prompt
         if len(prompt) > max_prompt_tokens:
-            kept = prompt[: self.start] if self.start < max_prompt_tokens else []
-            prompt = kept + prompt[len(prompt) - max_prompt_tokens + len(kept) :]
+            if self.end:
+                prompt = prompt[: max(0, max_prompt_tokens - self.end)] + prompt[-self.end :]
+            else:
+                kept = prompt[: self.start] if self.start < max_prompt_tokens else []
+                prompt = kept + prompt[len(prompt) - max_prompt_tokens + len(kept) :]
         completions = tuple(
             replace(row, ids=row.ids[:max_completion_tokens], mask=row.mask[:max_completion_tokens])
             for row in self.completions
@@ -93,13 +99,17 @@ def _opened(
 ) -> Draft | InputError:
     if _smuggles(known, opening.text, ids):
         return _unwritable("the prompt", opening.text)
+    end = known.prompt_end
+    if known.apart and (known.start or ids or end):
+        return Draft(prompt=[*known.start, *ids, *end], start=len(known.start), end=len(end), completions=())
     if not ids:
         start = opening.start or known.empty
-        return Draft(prompt=list(start), start=len(start), completions=())
+        return Draft(prompt=list(start), start=len(start), end=0, completions=())
     written = (
         not opening.start and ids[0] == tokenizer.bos_token_id
     )  # a chat's template writes its own start token
-    return Draft(prompt=[*opening.start, *ids], start=len(opening.start) or int(written), completions=())
+    start = len(opening.start) or int(written)
+    return Draft(prompt=[*opening.start, *ids], start=start, end=0, completions=())
 
 
 def encode_scripts(
@@ -154,7 +164,7 @@ def _encode_completions(
                 places.append(context)
                 texts.append(part.text)
             context = () if part.trained else next(other)
-    own = encode_continuations(tokenizer, places, texts)
+    own = encode_alone(tokenizer, texts) if known.apart else encode_continuations(tokenizer, places, texts)
     result: list[Spoken | InputError] = []
     other, turn = iter(others), iter(range(len(texts)))
     for parts in completions:

@@ -259,9 +259,11 @@ def decode_completion(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) 
 def decode_completions(
     tokenizer: "PreTrainedTokenizerBase", completions: Iterable[Sequence[int]]
 ) -> list[str]:
-    """Text of each completion as it reads in the middle of a text: a space it begins with is kept."""
-    stops = conventions(tokenizer).stops
-    rows = [list(ids[:-1] if len(ids) and ids[-1] in stops else ids) for ids in completions]
+    """Text of each completion as it reads in the middle of a text: a space it begins with is kept. What a decoder writes is a text of its own."""
+    known = conventions(tokenizer)
+    rows = [list(ids[:-1] if len(ids) and ids[-1] in known.stops else ids) for ids in completions]
+    if known.apart:
+        return decode(tokenizer, rows)
     (before,) = encode_texts(tokenizer, ["."])
     (dot,) = decode(tokenizer, [before])
     return [text[len(dot) :] for text in decode(tokenizer, [[*before, *row] for row in rows])]
@@ -280,6 +282,10 @@ def pretraining_blocks(
     if block_tokens < 2:
         raise InputError(f"block_tokens is {block_tokens}; a block needs 2 tokens or more")
     known = conventions(tokenizer)
+    if known.apart:
+        raise InputError(
+            f"documents train causal language models, and the model of {tokenizer.name_or_path!r} is an encoder-decoder; give it demonstrations"
+        )
     stream = array("i")
     for batch in _batches(texts):
         for ids in encode_texts(tokenizer, [escape(text, known.control) for text in batch]):

@@ -6,7 +6,7 @@ assistant serves no chat. Whether a row can be trained is decided row by row (`p
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -15,6 +15,8 @@ from prefloop.text.chat import parting, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+NO_CHATS = "an encoder-decoder model reads plain texts, not chats; give the prompt as one text"
 
 _USER, _ASSISTANT, _NEXT = "Wqzu", "Xqzk", "Yqzj"
 """Contents of the chat that templates are probed with: words that no template has of its own."""
@@ -63,25 +65,42 @@ class Conventions:
     """Tokens that end a completion: the end token, the template's end of turn, and what the model's files name besides."""
     stop_texts: tuple[tuple[str, int], ...]
     """Those that a template can write, with their ids; the end of turn first."""
+    apart: bool
+    """Whether the model reads a prompt with an encoder: prompt and completion are then two texts, each tokenised by itself."""
+    prompt_end: tuple[int, ...]
+    """Tokens after a prompt that an encoder reads, as the tokenizer writes them after every text (T5's `</s>`); else none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Declared:
+    """What the model's files say of a tokenizer."""
+
+    stops: tuple[int, ...] = ()
+    apart: bool = False
 
 
 _known: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, Conventions]]" = WeakKeyDictionary()
-_declared: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, ...]]" = WeakKeyDictionary()
+_declared: "WeakKeyDictionary[PreTrainedTokenizerBase, _Declared]" = WeakKeyDictionary()
 
 
 def declare_stops(tokenizer: "PreTrainedTokenizerBase", ids: Iterable[int]) -> None:
     """Take tokens that the files beside the tokenizer say a text ends with (`eos_token_id`, often a list) as stop tokens too."""
-    _declared[tokenizer] = tuple(ids)
+    _declared[tokenizer] = replace(_declared.get(tokenizer, _Declared()), stops=tuple(ids))
+
+
+def declare_encoder(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Take over that the tokenizer's model is an encoder-decoder, which reads prompt and completion apart."""
+    _declared[tokenizer] = replace(_declared.get(tokenizer, _Declared()), apart=True)
 
 
 def conventions(tokenizer: "PreTrainedTokenizerBase") -> Conventions:
     """What `tokenizer` writes around a text, found by asking it once.
 
-    Asked again when its template, start, end or declared stop tokens or size have changed.
+    Asked again when its template, start or end tokens, size or what was declared have changed.
 
     Raises `InputError` if it has no end token.
     """
-    declared = _declared.get(tokenizer, ())
+    declared = _declared.get(tokenizer, _Declared())
     state = (tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token, len(tokenizer), declared)
     known = _known.get(tokenizer)
     if known is None or known[0] != state:
@@ -89,7 +108,12 @@ def conventions(tokenizer: "PreTrainedTokenizerBase") -> Conventions:
     return known[1]
 
 
-def _find_conventions(tokenizer: "PreTrainedTokenizerBase", declared: Sequence[int]) -> Conventions:
+def reads_apart(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the tokenizer's model is an encoder-decoder, for which prompt and completion are two texts."""
+    return conventions(tokenizer).apart
+
+
+def _find_conventions(tokenizer: "PreTrainedTokenizerBase", declared: _Declared) -> Conventions:
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise InputError(
@@ -98,13 +122,16 @@ def _find_conventions(tokenizer: "PreTrainedTokenizerBase", declared: Sequence[i
         )
     added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values()}
     added |= {str(token): True for token in tokenizer.all_special_tokens}
-    turn = _find_turn(tokenizer, [token for token in added if not token.isspace()], end)
+    spoken = [token for token in added if not token.isspace()]
+    turn = NO_CHATS if declared.apart else _find_turn(tokenizer, spoken, end)
     ends = [turn.stop] if isinstance(turn, AssistantTurn) else []
-    texts = {id: str(tokenizer.convert_ids_to_tokens(id)) for id in dict.fromkeys((*ends, end, *declared))}
+    texts = {
+        id: str(tokenizer.convert_ids_to_tokens(id)) for id in dict.fromkeys((*ends, end, *declared.stops))
+    }
     control = {token for token, special in added.items() if special} | set(texts.values())
     if isinstance(turn, AssistantTurn):
         control |= {turn.stop_text, turn.opening} - {""}
-    start = _start(tokenizer)
+    start, after = tokens_around(tokenizer)
     first = tokenizer.bos_token_id if isinstance(tokenizer.bos_token_id, int) else end
     return Conventions(
         start=start,
@@ -113,18 +140,26 @@ def _find_conventions(tokenizer: "PreTrainedTokenizerBase", declared: Sequence[i
         control=_any_of(control),
         control_ids=frozenset(_id_of(tokenizer, text) for text in control if text != tokenizer.unk_token),
         turn=turn,
-        stops=tuple(dict.fromkeys((end, *ends, *declared))),
+        stops=tuple(dict.fromkeys((end, *ends, *declared.stops))),
         stop_texts=tuple((text, id) for id, text in texts.items()),
+        apart=declared.apart,
+        prompt_end=after if declared.apart else (),
     )
 
 
-def _start(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """Tokens before those of a text. Those a tokenizer writes after it (an end token, say) are ours to decide."""
+def tokens_around(
+    tokenizer: "PreTrainedTokenizerBase", *, target: bool = False
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens that a tokenizer writes before a text, and those after it; with `target` around one that a decoder writes.
+
+    What a tokenizer writes after a text that no encoder reads (an end token, say) is ours to decide.
+    """
     alone = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    whole = list(tokenizer("a", add_special_tokens=True)["input_ids"])
-    return next(
-        (tuple(whole[:at]) for at in range(len(whole)) if alone and whole[at : at + len(alone)] == alone), ()
-    )
+    whole = list((tokenizer(text_target="a") if target else tokenizer("a"))["input_ids"])
+    for at in range(len(whole)):
+        if alone and whole[at : at + len(alone)] == alone:
+            return tuple(whole[:at]), tuple(whole[at + len(alone) :])
+    return (), ()
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prefloop.configs.adapters import adapter_of, read_object
 from prefloop.configs.model_names import ModelName, model_name
 from prefloop.errors import InputError
-from prefloop.text.template import conventions, declare_stops
+from prefloop.text.template import conventions, declare_encoder, declare_stops, reads_apart
 from prefloop.text.tokens import check_unicode
 
 if TYPE_CHECKING:
@@ -81,8 +81,22 @@ def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False)
             f"the tokenizer of {name!r} has no fast version (tokenizer.json); convert it with the tokenizers library, or use another model"
         )
     declare_stops(tokenizer, _declared_stops(tokenizer, place, folder))
+    if _has_encoder(name):
+        declare_encoder(tokenizer)
     conventions(tokenizer)
     return tokenizer
+
+
+def _has_encoder(name: str) -> bool:
+    """Whether the model of this name is an encoder-decoder, by its config.json; an adapter's base is asked."""
+    adapter = adapter_of(name)
+    if adapter is not None:
+        return _has_encoder(adapter.base)
+    place = model_name(name)
+    if place.gguf:
+        return False
+    settings = _read_settings(place, Path(place.source).expanduser(), "config.json")
+    return bool(settings.get("is_encoder_decoder"))
 
 
 def _declared_stops(tokenizer: "PreTrainedTokenizerBase", place: ModelName, folder: Path) -> list[int]:
@@ -238,6 +252,11 @@ def check_same_tokens(
 
     `what` names the model that `other` belongs to.
     """
+    if reads_apart(tokenizer) != reads_apart(other):
+        raise InputError(
+            f"of {what} and the model of {tokenizer.name_or_path!r} one is an encoder-decoder and the other is not, so their log-probabilities "
+            "cannot be compared; name two of a kind"
+        )
     if tokenizer.get_vocab() != other.get_vocab():
         raise InputError(
             f"{what} has a different tokenizer from {tokenizer.name_or_path!r}, so their log-probabilities cannot be compared; "

@@ -55,6 +55,14 @@ def encode_texts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> 
     ]
 
 
+def encode_alone(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> Continuations:
+    """Tokens of escaped texts that a decoder writes from their start, as the tokenizer itself writes them."""
+    ids = encode_texts(tokenizer, texts)
+    read = decode(tokenizer, ids)
+    altered = (index for index, text in enumerate(texts) if read[index] != text.replace(BREAK, ""))
+    return Continuations(ids=ids, altered=frozenset(altered), failed=frozenset())
+
+
 def encode_continuations(
     tokenizer: "PreTrainedTokenizerBase", contexts: Sequence[Sequence[int]], texts: Sequence[str]
 ) -> Continuations:

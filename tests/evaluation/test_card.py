@@ -35,7 +35,7 @@ def _card() -> str:
     settings = {"beta": 0.3, "data": {"source": "/home/ann/secret/my file.jsonl"}}
     return write_card(
         Card(
-            name="team/helpful", kind="policy", base="", version="0.1.0", tree=tree, settings=settings,
+            name="team/helpful", kind="policy", encoder=False, base="", version="0.1.0", tree=tree, settings=settings,
             measured=None, files={},
         )
     )  # fmt: skip

@@ -88,9 +88,7 @@ def test_positions_end_where_the_model_says(name: str):
     model = make(PACKABLE[name]).eval()
     prompt = prompts_of((54,))[0]
     assert len(draw_all(model, [prompt], max_new_tokens=10)[0][0].tokens) == 10
-    message = (
-        "prompt 1 has 54 tokens and sampling.max_new_tokens is 11, together 65; the model reads at most 64"
-    )
+    message = "prompt 1 has 54 tokens and sampling.max_new_tokens is 11, which needs 65 positions; the model reads at most 64"
     with pytest.raises(InputError, match=message):
         draw_all(model, [[3], prompt], max_new_tokens=11)
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from prefloop.configs.common import Compute
 from prefloop.errors import InputError
+from prefloop.models.encoder_decoder import has_encoder
 from prefloop.models.load import device_of, load_config
 from prefloop.models.quiet import quiet
 from prefloop.runtime.products import large_products
@@ -78,6 +79,11 @@ def shape_of(name: str, compute: Compute) -> Shape:
     if config is None:
         raise InputError(
             f"model {name!r} could not be read; give a folder or hub name with config.json and safetensors weights"
+        )
+    if has_encoder(config):
+        raise InputError(
+            f"model {name!r} is an encoder-decoder, of which prefloop cannot estimate memory and time; run the stages one by one, or name a causal "
+            "language model"
         )
     try:
         with torch.device("meta"), quiet():
