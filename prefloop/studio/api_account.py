@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from prefloop.studio import sessions, two_factor
 from prefloop.studio.accounts import Who
-from prefloop.studio.api import ERRORS, Number
+from prefloop.studio.api import ERRORS
+from prefloop.studio.bodies import Number
 from prefloop.studio.security import COOKIE, admin, reader, studio_of, worker
 
 router = APIRouter(prefix="/api/v1", responses=ERRORS, tags=["people"])

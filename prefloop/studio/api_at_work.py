@@ -8,8 +8,9 @@ from pydantic import Field
 
 from prefloop.studio import at_work
 from prefloop.studio.accounts import Who
-from prefloop.studio.api import ERRORS, Number, Strict, Text
+from prefloop.studio.api import ERRORS
 from prefloop.studio.at_work import AtWork
+from prefloop.studio.bodies import Number, Strict, Text
 from prefloop.studio.security import manager, studio_of
 
 router = APIRouter(prefix="/api/v1", responses=ERRORS, tags=["members"])

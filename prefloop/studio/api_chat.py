@@ -7,17 +7,8 @@ from pydantic import BaseModel, Field
 
 from prefloop.records import Prompt
 from prefloop.studio.accounts import Who
-from prefloop.studio.api import (
-    ERRORS,
-    AssignmentOut,
-    Key,
-    Strict,
-    Text,
-    Token,
-    Turn,
-    assignment_out,
-    turns,
-)
+from prefloop.studio.api import ERRORS, assignment_out, turns
+from prefloop.studio.bodies import AssignmentOut, Key, Strict, Text, Token, Turn
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.security import limit, root_of, studio_of, worker
 from prefloop.studio.values import LONGEST_TEXT, Talk

@@ -12,7 +12,8 @@ from prefloop.data.store.values import DatasetVersion, ExportKind
 from prefloop.feedback.datasets import command_for, save
 from prefloop.studio import audit
 from prefloop.studio.accounts import Who
-from prefloop.studio.api import ERRORS, Strict, Text
+from prefloop.studio.api import ERRORS
+from prefloop.studio.bodies import Strict, Text
 from prefloop.studio.security import admin, studio_of
 from prefloop.studio.service import Studio
 

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from prefloop.studio import disputes, item_page, items, people_tags
 from prefloop.studio.accounts import Who
-from prefloop.studio.api import ERRORS, Number, Strict, Text, Token
+from prefloop.studio.api import ERRORS
+from prefloop.studio.bodies import Number, Strict, Text, Token
 from prefloop.studio.items import Action, Known, State, Wanted
 from prefloop.studio.notes import LONGEST
 from prefloop.studio.security import admin, limit, manager, studio_of, worker

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from prefloop.studio import invitations, members
 from prefloop.studio.accounts import Who
-from prefloop.studio.api import ERRORS, Number, Strict, Text
+from prefloop.studio.api import ERRORS
+from prefloop.studio.bodies import Number, Strict, Text
 from prefloop.studio.invitations import DAYS, LONGEST_NOTE, MOST_DAYS, MOST_USES, InvitedRole
 from prefloop.studio.security import limit, manager, root_of, signed_in, studio_of
 from prefloop.studio.values import ProjectRole

@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 from prefloop.data.store.values import Filters
 from prefloop.studio import suggestions
 from prefloop.studio.accounts import Who
-from prefloop.studio.api import ERRORS, Number, Strict, Text
+from prefloop.studio.api import ERRORS
+from prefloop.studio.bodies import Number, Strict, Text
 from prefloop.studio.question_exports import AnswersKind, answer_rows, as_jsonl
 from prefloop.studio.questions import Question, for_page, questions_of, read_yaml, write_yaml
 from prefloop.studio.security import manager, studio_of

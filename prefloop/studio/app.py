@@ -24,10 +24,12 @@ from prefloop.studio import (
     api_datasets,
     api_items,
     api_members,
+    api_people,
     api_questions,
     pages,
     pages_account,
     pages_adjudicate,
+    pages_admin,
     pages_at_work,
     pages_datasets,
     pages_items,
@@ -79,6 +81,7 @@ def make_app(
         name: RateLimit(count, seconds) for name, (count, seconds) in (LIMITS | (limits or {})).items()
     }
     app.include_router(api.router)
+    app.include_router(api_people.router)
     app.include_router(api_chat.router)
     app.include_router(api_datasets.router)
     app.include_router(api_members.router)
@@ -87,6 +90,7 @@ def make_app(
     app.include_router(api_items.router)
     app.include_router(api_questions.router)
     app.include_router(pages.router)
+    app.include_router(pages_admin.router)
     app.include_router(pages_adjudicate.router)
     app.include_router(pages_datasets.router)
     app.include_router(pages_members.router)

@@ -12,15 +12,13 @@ import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cache
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import Select, bindparam, func, insert, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
 
 from prefloop.data.store import judging, models, studio_models
-from prefloop.data.store.models import UtcTime
 from prefloop.data.store.values import Conflict, Judgement
 from prefloop.studio import (
     access,
@@ -28,9 +26,9 @@ from prefloop.studio import (
     audit,
     notes,
     onboarding,
-    people_tags,
     question_answers,
     quotas,
+    statements,
     suggestions,
 )
 from prefloop.studio.edits import current_judgement, write_edit
@@ -40,8 +38,6 @@ from prefloop.studio.values import Answer, Assignment, Feedback, NotFound, Proje
 
 MOST_HELD = 3
 """Leases an annotator holds in one project: the item on the screen, the next one, and one left over from another window."""
-Pool = Literal["work", "known", "practice", "qualification"]
-"""Which items: those that people judge, known answers among them, and those that come before the work."""
 _Task, _Assignment, _Judgement = studio_models.TaskRow, studio_models.AssignmentRow, models.JudgementRow
 
 
@@ -72,7 +68,7 @@ def lease(
     for row, note in session.execute(notes.sent_back(), mine).all():
         if row.token not in have:
             return shown(session, project, row, note=note)
-    held = session.scalars(_held(), mine).all()
+    held = session.scalars(statements.held(), mine).all()
     for row in held:
         if row.token not in have:
             row.expires_at = now + timedelta(seconds=project.settings.lease_seconds)
@@ -85,10 +81,10 @@ def lease(
     task = _take(session, project, annotator, gate, random)
     if task is None:
         return None
-    slots = session.scalar(_slots(), {"item": task.item_id})
+    slots = session.scalar(statements.slots(), {"item": task.item_id})
     order = list(range(slots or 0))
     random.shuffle(order)
-    row = session.scalars(_before(), {"task": task.id, "annotator": annotator}).one_or_none()
+    row = session.scalars(statements.earlier(), {"task": task.id, "annotator": annotator}).one_or_none()
     expires = now + timedelta(seconds=project.settings.lease_seconds)
     if row is None:
         row = _Assignment(
@@ -119,9 +115,9 @@ def _take(
     """Choose a task and take one of its places."""
     mine = {"project": project.id, "annotator": annotator}
     # Questions whose answer is known are asked among others, not alone: without another one there is none of them.
-    task = session.scalars(_candidates(gate.stage or "work"), mine).first()
+    task = session.scalars(statements.candidates(gate.stage or "work"), mine).first()
     if task is not None and not gate.stage and random.random() < project.settings.gold_share:
-        task = session.scalars(_candidates("known"), mine).first() or task
+        task = session.scalars(statements.candidates("known"), mine).first() or task
     if task is None:
         return None
     task.taken += 1
@@ -130,114 +126,9 @@ def _take(
     return task
 
 
-# Statements of the hot path are made once; making one takes longer than running it.
-
-
-@cache
-def _held() -> Select[studio_models.AssignmentRow]:
-    """What the annotator holds in the project, oldest first."""
-    return (
-        select(_Assignment)
-        .join(_Task, _Task.id == _Assignment.task_id)
-        .where(
-            _Task.project_id == bindparam("project"),
-            _Assignment.annotator_id == bindparam("annotator"),
-            _Assignment.state == "leased",
-        )
-        .order_by(_Assignment.leased_at, _Assignment.id)
-    )
-
-
-@cache
-def _slots() -> Select[int]:
-    """How many completions an item has."""
-    return select(func.count()).where(models.ItemCompletionRow.item_id == bindparam("item"))
-
-
-@cache
-def _before() -> Select[studio_models.AssignmentRow]:
-    """The annotator's earlier assignment of a task."""
-    return select(_Assignment).where(
-        _Assignment.task_id == bindparam("task"), _Assignment.annotator_id == bindparam("annotator")
-    )
-
-
-@cache
-def _expired() -> Select[studio_models.AssignmentRow]:
-    """Leases that have run out."""
-    return (
-        select(_Assignment)
-        .where(_Assignment.state == "leased", _Assignment.expires_at <= bindparam("now", type_=UtcTime()))
-        .order_by(_Assignment.task_id)
-        .with_for_update(skip_locked=True)
-    )
-
-
-@cache
-def _annotator() -> Select[int]:
-    """An annotator, locked."""
-    return (
-        select(models.AnnotatorRow.id)
-        .where(models.AnnotatorRow.id == bindparam("annotator"))
-        .with_for_update(key_share=True)
-    )
-
-
-@cache
-def _own() -> Select[studio_models.AssignmentRow, int, int]:
-    """An annotator's assignment, locked, with its project and item."""
-    return (
-        select(_Assignment, _Task.project_id, _Task.item_id)
-        .join(_Task, _Task.id == _Assignment.task_id)
-        .where(_Assignment.token == bindparam("token"), _Assignment.annotator_id == bindparam("annotator"))
-        .with_for_update(of=_Assignment)
-    )
-
-
-@cache
-def _said() -> Select[models.JudgementRow]:
-    """The judgement with a key."""
-    return select(_Judgement).where(_Judgement.idempotency_key == bindparam("key"))
-
-
-@cache
-def _candidates(pool: Pool) -> Select[studio_models.TaskRow]:
-    """Open tasks that the annotator has not been asked, best first; one row, locked."""
-    annotator = bindparam("annotator")
-    answered = select(_Assignment.id).where(
-        _Assignment.task_id == _Task.id,
-        _Assignment.annotator_id == annotator,
-        _Assignment.state.not_in(("expired", "returned")),
-    )
-    later = aliased(_Judgement)
-    superseded = select(later.id).where(later.supersedes_id == _Judgement.id)
-    judged = select(_Judgement.id).where(
-        _Judgement.item_id == _Task.item_id,
-        _Judgement.annotator_id == annotator,
-        _Judgement.choice != "withdrawn",
-        ~superseded.exists(),
-    )
-    return (
-        select(_Task)
-        .where(
-            _Task.project_id == bindparam("project"),
-            _Task.gold == "" if pool == "work" else _Task.gold != "",
-            _Task.stage == ("" if pool in ("work", "known") else pool),
-            _Task.open,
-            _Task.taken < _Task.overlap,
-            ~answered.exists(),
-            ~judged.exists(),
-            *((people_tags.offered(annotator),) if pool == "work" else ()),
-        )
-        .order_by(_Task.queue, _Task.taken, _Task.position, _Task.id)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=_Task)
-    )
-
-
 def expire(session: Session, now: datetime) -> int:
     """Take back the leases that have run out; how many."""
-    rows = session.scalars(_expired(), {"now": now}).all()
+    rows = session.scalars(statements.expired(), {"now": now}).all()
     if not rows:
         return 0
     for row in rows:
@@ -447,7 +338,7 @@ def give_back(session: Session, token: str, annotator: int) -> None:
 def give_all_back(session: Session, project: int, annotator: int) -> None:
     """Return everything that somebody has in front of them in a project."""
     lock_annotator(session, annotator)
-    for row in session.scalars(_held(), {"project": project, "annotator": annotator}).all():
+    for row in session.scalars(statements.held(), {"project": project, "annotator": annotator}).all():
         row.state = "returned"
         session.flush()
         _release(session, row.task_id)
@@ -483,7 +374,7 @@ def save_draft(
 
 def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.AssignmentRow, Project, int]:
     """The annotator's own assignment, locked, its project, and the number of its item; `NotFound` for who does not belong there any more."""
-    found = session.execute(_own(), {"token": token, "annotator": annotator}).one_or_none()
+    found = session.execute(statements.own(), {"token": token, "annotator": annotator}).one_or_none()
     if found is None:
         raise NotFound("you have no such assignment")
     row, project, item = found
@@ -521,7 +412,7 @@ def shown(
 
 def lock_annotator(session: Session, annotator: int) -> None:
     """One transaction of an annotator after the other. `key_share`: rows that refer to the annotator are not held up."""
-    if session.scalar(_annotator(), {"annotator": annotator}) is None:
+    if session.scalar(statements.annotator_locked(), {"annotator": annotator}) is None:
         raise NotFound("there is no such annotator")
 
 
@@ -537,7 +428,7 @@ def _locked_task(session: Session, task: int) -> studio_models.TaskRow:
 
 
 def _known(session: Session, key: str) -> models.JudgementRow | None:
-    return session.scalars(_said(), {"key": key}).one_or_none()
+    return session.scalars(statements.judgement_with_key(), {"key": key}).one_or_none()
 
 
 def _superseding(session: Session, judgement: Judgement) -> Judgement:
