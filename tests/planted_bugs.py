@@ -299,7 +299,7 @@ PLANTS: tuple[Plant, ...] = (
         "Signing in leads out of the studio's path"),
     _of("studio/test_prefix.py::test_every_form_leads_back_within_the_path")("studio/pages.py", "    answer = RedirectResponse(f\"{root_of(request)}/login\", 303)", "    answer = RedirectResponse(\"/login\", 303)",
         "Signing out leads out of the studio's path"),
-    _of("studio/test_prefix.py::test_every_form_leads_back_within_the_path")("studio/pages.py", "    return RedirectResponse(f\"{root_of(request)}/admin/projects/{project.id}\", 303)", "    return RedirectResponse(f\"/admin/projects/{project.id}\", 303)",
+    _of("studio/test_prefix.py::test_every_form_leads_back_within_the_path")("studio/pages_admin.py", "    return RedirectResponse(f\"{root_of(request)}/admin/projects/{project.id}\", 303)", "    return RedirectResponse(f\"/admin/projects/{project.id}\", 303)",
         "A new project leads out of the studio's path"),
     _of("studio/test_render.py")("studio/formulas.py", "state.pending += \"\\\\\" + following", "state.pending += following", "Markdown loses backslashes"),
     _of("studio/test_import_settings.py")("data/store/database.py", "            Path(self.label).unlink()\n", "            pass\n", "A failed import leaves an empty store"),
