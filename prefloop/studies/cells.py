@@ -97,15 +97,24 @@ def do(task: CellTask) -> float:
 
 def commit() -> str:
     """The commit that this code is of, with a plus where it was changed since; empty outside a checkout."""
-    here = Path(__file__).parent
+    head = _git("rev-parse", "--short", "HEAD").stdout.strip()
+    return head + ("+" if _git("status", "--porcelain", "--", ".").stdout.strip() else "")
 
-    def git(*words: str) -> str:
-        try:
-            return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True).stdout.strip()
-        except OSError:
-            return ""
 
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+def lost_commits(commits: Sequence[str]) -> list[str]:
+    """Those that are no longer part of this branch's history, as after a rebase; none outside a checkout."""
+    if not commit():
+        return []
+    own = (name.removesuffix("+") for name in commits)
+    return [name for name in own if _git("merge-base", "--is-ancestor", name, "HEAD").returncode]
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    """What git answers about this code; nothing where there is no git."""
+    try:
+        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return subprocess.CompletedProcess(words, 1, "", "")
 
 
 def do_all(

@@ -98,7 +98,7 @@ NAMES: Mapping[str, str] = {
 class PpoTricksSettings(StudySettings):
     """Settings of the study `ppo_tricks`."""
 
-    seeds: int = 5
+    seeds: int = 3
     prompts: int = 8
     letters: int = 3
     longest: int = 4
@@ -111,7 +111,7 @@ class PpoTricksSettings(StudySettings):
     """Standard deviation of the reward model's scores under the reference: those of real ones are not 1."""
     offset: float = 2.0
     """Their mean."""
-    steps: int = 60
+    steps: int = 40
     completions: int = 8
     """Of each prompt and step."""
     kl_coef: float = 0.3

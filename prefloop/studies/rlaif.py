@@ -53,7 +53,7 @@ LEVEL = 1.0
 class RlaifSettings(StudySettings):
     """Settings of the study `rlaif`."""
 
-    seeds: int = 10
+    seeds: int = 5
     prompts: int = 6
     letters: int = 4
     longest: int = 5

@@ -59,7 +59,7 @@ START = "reference"
 class RoundsSettings(StudySettings):
     """Settings of the study `rounds`."""
 
-    seeds: int = 10
+    seeds: int = 5
     prompts: int = 6
     letters: int = 4
     longest: int = 5

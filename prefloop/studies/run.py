@@ -19,7 +19,7 @@ from prefloop.runtime.checkpoint import compare_fingerprints
 from prefloop.runtime.environment import flatten
 from prefloop.runtime.files import writing
 from prefloop.runtime.interrupt import Interrupted
-from prefloop.studies.cells import PREPARE, SETTINGS, CellTask, do_all, finished
+from prefloop.studies.cells import PREPARE, SETTINGS, CellTask, do_all, finished, lost_commits
 from prefloop.studies.known import STUDIES, find_study, listing, settings_of
 from prefloop.studies.page import Made, as_csv, section, write_docs
 from prefloop.studies.study import Study, StudyReport, StudyResults, StudySettings, StudyTable
@@ -204,6 +204,12 @@ def _write(config: StudyConfig, study: Study, report: StudyReport, made: Made) -
         )
     print(f"\n{text}\nwrote {out / 'study.md'}, {FIGURE}, table.csv and study.json")
     if config.docs:
+        lost = lost_commits(made.commits)
+        if lost:
+            raise InputError(
+                f"docs is {config.docs!r}, but cells were done at {', '.join(lost)}, which this branch no longer has (a rebase?), so that nobody could look the code "
+                f"up; remove them from {out / 'cells'} and run again with --resume"
+            )
         print(f"wrote {write_docs(Path(config.docs), config.name, study, report, made)}")
 
 

@@ -234,6 +234,17 @@ def test_a_page_holds_every_study_once(
     assert str(tmp_path) not in page
 
 
+def test_a_page_names_no_commit_that_a_rebase_has_removed(
+    doubling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefloop.studies.cells.commit", lambda: "0000000+")
+    with pytest.raises(InputError, match=r"cells were done at 0000000, which this branch no longer has"):
+        go(tmp_path / "out", docs=str(tmp_path / "docs"))
+    assert not (tmp_path / "docs").exists()
+    monkeypatch.setattr("prefloop.studies.cells.commit", lambda: "")
+    assert go(tmp_path / "outside a checkout", docs=str(tmp_path / "docs")) == 0
+
+
 def test_all_runs_what_fits_and_says_what_is_left(
     doubling: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
