@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo align test check format docs evidence oracles bench scale-test clean
+.PHONY: setup demo align test check format docs evidence oracles bench engine scale-test clean
 
 setup: $(STAMP)
 
@@ -95,6 +95,10 @@ bench: setup
 	$(BIN)/python -m bench.versus $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(ARGS) || failed=1; \
 	$(if $(ONLY),,$(BIN)/python -m bench.scaling && $(BIN)/python -m bench.scaling --size small && $(BIN)/python -m bench.startup || failed=1;) \
 	exit $$failed
+
+# The environment that `prefloop engine serve` starts vLLM in: minutes and gigabytes, once.
+engine: setup
+	@test -x .venv-engine/bin/python || $(BIN)/prefloop engine install --folder .venv-engine
 
 # Every stage with its models sharded over processes, beside one process: a table of the differences. See docs/scale.md.
 scale-test: setup

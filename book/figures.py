@@ -30,6 +30,7 @@ FLOORS = {
     "runtime": "steps, checkpoints, processes",
     "configs": "settings, one dataclass a command",
     "records": "prompts, comparisons, labels",
+    "http": "retries and waits of clients",
     "addresses": "names of models and data",
     "errors": "InputError",
 }

@@ -133,6 +133,19 @@ class FollowPolicySettings(TypedDict, total=False):
     every: int
     rate: float
 
+class OnlineSamplingSettings(TypedDict, total=False):
+    """How a stage's own completions are drawn, and by what."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    batch_size: int
+    engine: str
+    sync: Literal['auto', 'adapter', 'disk', 'gloo']
+    engine_minutes: float
+    engine_tolerance: float
+
 class KLSettings(TypedDict, total=False):
     """The KL penalty that keeps the policy near the reference."""
 
@@ -168,6 +181,14 @@ class EnvironmentSettingsSettings(TypedDict, total=False):
     parallel: int
     on_error: Literal['stop', 'count']
     failure_reward: float
+
+class ImportanceSettings(TypedDict, total=False):
+    """Weights for completions whose sampler had other numbers than the trainer: the ratio of their probabilities, bounded."""
+
+    rule: Literal['auto', 'off', 'truncate', 'mask']
+    level: Literal['token', 'sequence_mean', 'sequence_sum']
+    low: float
+    high: float
 
 class CriticSettingsSettings(TypedDict, total=False):
     """The value function."""
@@ -427,7 +448,7 @@ def ppo(
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -444,6 +465,7 @@ def ppo(
     clip: float = ...,
     dual_clip: float = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     critic: CriticSettingsSettings | Any = ...,
     ptx: str = ...,
     ptx_coef: float = ...,
@@ -468,7 +490,7 @@ def nlpo(
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -485,6 +507,7 @@ def nlpo(
     clip: float = ...,
     dual_clip: float = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     critic: CriticSettingsSettings | Any = ...,
     ptx: str = ...,
     ptx_coef: float = ...,
@@ -512,7 +535,7 @@ def a2c(
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -529,6 +552,7 @@ def a2c(
     clip: float = ...,
     dual_clip: float = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     critic: CriticSettingsSettings | Any = ...,
     ptx: str = ...,
     ptx_coef: float = ...,
@@ -588,7 +612,7 @@ def grpo(
     reward_model: Scorer | Sequence[Scorer] = ...,
     environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -604,9 +628,9 @@ def grpo(
     reduction: Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length'] = ...,
     dynamic_sampling: int = ...,
     mask_truncated: bool = ...,
-    importance_cap: float = ...,
     old_logprobs: Literal['auto', 'policy', 'sampler'] = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     kl: KLSettings | Any = ...,
     kl_weighted: bool = ...,
     reward: ScoreShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
@@ -632,7 +656,7 @@ def dr_grpo(
     reward_model: Scorer | Sequence[Scorer] = ...,
     environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -648,9 +672,9 @@ def dr_grpo(
     reduction: Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length'] = ...,
     dynamic_sampling: int = ...,
     mask_truncated: bool = ...,
-    importance_cap: float = ...,
     old_logprobs: Literal['auto', 'policy', 'sampler'] = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     kl: KLSettings | Any = ...,
     kl_weighted: bool = ...,
     reward: ScoreShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
@@ -676,7 +700,7 @@ def dapo(
     reward_model: Scorer | Sequence[Scorer] = ...,
     environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -692,9 +716,9 @@ def dapo(
     reduction: Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length'] = ...,
     dynamic_sampling: int = ...,
     mask_truncated: bool = ...,
-    importance_cap: float = ...,
     old_logprobs: Literal['auto', 'policy', 'sampler'] = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     kl: KLSettings | Any = ...,
     kl_weighted: bool = ...,
     reward: ScoreShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
@@ -720,7 +744,7 @@ def gspo(
     reward_model: Scorer | Sequence[Scorer] = ...,
     environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -736,9 +760,9 @@ def gspo(
     reduction: Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length'] = ...,
     dynamic_sampling: int = ...,
     mask_truncated: bool = ...,
-    importance_cap: float = ...,
     old_logprobs: Literal['auto', 'policy', 'sampler'] = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     kl: KLSettings | Any = ...,
     kl_weighted: bool = ...,
     reward: ScoreShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
@@ -764,7 +788,7 @@ def cispo(
     reward_model: Scorer | Sequence[Scorer] = ...,
     environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -780,9 +804,9 @@ def cispo(
     reduction: Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length'] = ...,
     dynamic_sampling: int = ...,
     mask_truncated: bool = ...,
-    importance_cap: float = ...,
     old_logprobs: Literal['auto', 'policy', 'sampler'] = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     kl: KLSettings | Any = ...,
     kl_weighted: bool = ...,
     reward: ScoreShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
@@ -808,7 +832,7 @@ def rloo(
     reward_model: Scorer | Sequence[Scorer] = ...,
     environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -824,9 +848,9 @@ def rloo(
     reduction: Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length'] = ...,
     dynamic_sampling: int = ...,
     mask_truncated: bool = ...,
-    importance_cap: float = ...,
     old_logprobs: Literal['auto', 'policy', 'sampler'] = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     kl: KLSettings | Any = ...,
     kl_weighted: bool = ...,
     reward: ScoreShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
@@ -852,7 +876,7 @@ def reinforce(
     reward_model: Scorer | Sequence[Scorer] = ...,
     environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -868,9 +892,9 @@ def reinforce(
     reduction: Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length'] = ...,
     dynamic_sampling: int = ...,
     mask_truncated: bool = ...,
-    importance_cap: float = ...,
     old_logprobs: Literal['auto', 'policy', 'sampler'] = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     kl: KLSettings | Any = ...,
     kl_weighted: bool = ...,
     reward: ScoreShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
@@ -896,7 +920,7 @@ def reinforce_pp(
     reward_model: Scorer | Sequence[Scorer] = ...,
     environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -912,9 +936,9 @@ def reinforce_pp(
     reduction: Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length'] = ...,
     dynamic_sampling: int = ...,
     mask_truncated: bool = ...,
-    importance_cap: float = ...,
     old_logprobs: Literal['auto', 'policy', 'sampler'] = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     kl: KLSettings | Any = ...,
     kl_weighted: bool = ...,
     reward: ScoreShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
@@ -940,7 +964,7 @@ def remax(
     reward_model: Scorer | Sequence[Scorer] = ...,
     environment: EnvironmentSettingsSettings | Any = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,
@@ -956,9 +980,9 @@ def remax(
     reduction: Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length'] = ...,
     dynamic_sampling: int = ...,
     mask_truncated: bool = ...,
-    importance_cap: float = ...,
     old_logprobs: Literal['auto', 'policy', 'sampler'] = ...,
     entropy_coef: float = ...,
+    importance: ImportanceSettings | Any = ...,
     kl: KLSettings | Any = ...,
     kl_weighted: bool = ...,
     reward: ScoreShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
@@ -983,7 +1007,7 @@ def online_dpo(
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
     reference: Model = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     epochs: int = ...,
@@ -1067,7 +1091,7 @@ def expert(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
-    sampling: SamplingSettings | Any = ...,
+    sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
     batch_prompts: int = ...,
     completions_per_prompt: int = ...,

@@ -20,7 +20,9 @@ Logged at every step, means over completions or tokens of the whole step:
     ratio             largest distance of a probability ratio from 1 in the first minibatch: float noise, or something is wrong
     clip_fraction     share of tokens whose gradient, or whose weight, the clip has cut
     approx_kl         k3 estimate per token between the policy that sampled and the one being updated
-    importance        mean weight of tokens against the sampler's forward pass, where `importance_cap` is set
+    importance        mean weight of tokens against the sampler's forward pass, with an engine or where `importance` is set
+    importance_cut    share of tokens whose weight is bounded, or 0
+    sampler_gap       distance of the trainer's from the sampler's log-probability, mean over tokens; sampler_gap_max is the largest
     loss, lr, grad_norm, skipped   of the step's updates
 """
 
@@ -125,7 +127,9 @@ def train(config: CriticFreeConfig) -> Path:
             if roles.reference:
                 metrics["kl_coef"] = kl_coef.value
                 kl_coef.follow(metrics["kl"], completions=batch.total * k)
-            metrics |= roles.score.metrics(world) | staleness(batch.rollout, step - 1, world)
+            metrics |= (
+                roles.score.metrics(world) | staleness(batch.rollout, step - 1, world) | source.metrics()
+            )
             run.log(step, {**metrics, **learned})
             show_rollout(run, step, batch.rollout, batch.scores)
         return session.finish()

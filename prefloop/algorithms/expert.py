@@ -60,7 +60,15 @@ def train(config: ExpertConfig) -> Path:
             if share is None:
                 metrics["best_of_kl"] = math.log(n) - (n - 1) / n
             metrics |= _learn(policy, updater, passes, rollout, kept, step, source.check)
-            run.log(step, {**metrics, **score.metrics(world), **staleness(rollout, step - 1, world)})
+            run.log(
+                step,
+                {
+                    **metrics,
+                    **score.metrics(world),
+                    **staleness(rollout, step - 1, world),
+                    **source.metrics(),
+                },
+            )
             show_rollout(run, step, rollout, scores)
         return session.finish()
 

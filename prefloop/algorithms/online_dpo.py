@@ -119,7 +119,7 @@ def train(config: OnlineDPOConfig) -> Path:
             known = step == 1 and session.models.reference_is_start()
             if known:
                 source.check("kl", metrics["kl_distance"])
-            metrics |= score.metrics(world) | staleness(rollout, step - 1, world)
+            metrics |= score.metrics(world) | staleness(rollout, step - 1, world) | source.metrics()
             metrics |= _learn(
                 objective, policy, updater, passes, pairs, step, source.check if known else None
             )

@@ -20,6 +20,7 @@ Logged at every step, means over completions or tokens of the whole step:
     explained_variance   share of the returns' variance that the critic predicted before learning from them
     loss, lr, grad_norm  means over the step's updates; a separate critic's end in /critic, a shared trunk has lr/policy and lr/critic
     skipped           share of updates left out because loss or gradient was not finite; skipped/critic likewise
+    importance, importance_cut, sampler_gap, sampler_gap_max   as GRPO's, with an engine or where `importance` is set
     staleness         steps between the weights that drew and those that learn; left out where it is 0
 """
 
@@ -136,7 +137,7 @@ def train_masked(config: PPOConfig, mask: Callable[[Policy], TokenMask | None]) 
             warm = step > config.critic.warmup_steps
             learned = _learn(objective, roles, experience, ptx, passes, step, warm)
             source.check("ratio", 1 + learned["ratio"])
-            metrics |= {"kl_coef": kl_coef.value} | roles.score.metrics(world)
+            metrics |= {"kl_coef": kl_coef.value} | roles.score.metrics(world) | source.metrics()
             kl_coef.follow(metrics["kl"], completions=source.drawn(step) * k)
             run.log(step, {**metrics, **learned, **staleness(rollout, step - 1, world)})
             show_rollout(run, step, rollout, scores)
@@ -204,7 +205,9 @@ def _policy_loss(objective: PPOLoss, roles: Roles, piece: Piece, seen: UpdatesSe
         batch, penalties.want, temperature=objective.temperature, supports=piece.supports
     )
     logprobs = scatter_tokens(statistics.logprobs, batch)
-    losses = clipped_surrogate(logprobs, old, advantages, clip=objective.clip, dual_clip=objective.dual_clip)
+    losses = piece.weights * clipped_surrogate(
+        logprobs, old, advantages, clip=objective.clip, dual_clip=objective.dual_clip
+    )
     total = mean_over(losses, mask, count=tokens)
     for weight, term in penalties.terms(statistics, batch, logprobs, old, piece.reference_logprobs):
         total = total + weight * mean_over(term, mask, count=tokens)

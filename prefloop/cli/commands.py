@@ -311,6 +311,24 @@ STAGES: Mapping[str, Command] = {
         positional=("folder",),
         examples=("prefloop verify runs/first/sft", "prefloop verify runs/first/ppo/final"),
     ),
+    "engine serve": Command(
+        summary="start an inference engine (vLLM) for the rollouts of a run",
+        settings="prefloop.configs.engine:EngineServeConfig",
+        work="prefloop.cli.engine:serve",
+        single=True,
+        positional=("model",),
+        examples=(
+            "prefloop engine serve runs/first/sft/final",
+            "prefloop engine serve MODEL --gpus 4,5,6,7 --dtype bfloat16",
+        ),
+    ),
+    "engine install": Command(
+        summary="make the environment that the engine runs in",
+        settings="prefloop.configs.engine:EngineInstallConfig",
+        work="prefloop.cli.engine:install_environment",
+        single=True,
+        examples=("prefloop engine install",),
+    ),
     **DATA,
 }
 """Every command but `run`, in the order of the loop."""
@@ -318,6 +336,7 @@ STAGES: Mapping[str, Command] = {
 GROUPS: Mapping[str, str] = {
     "run": "The whole loop in one command, from nothing to a report.",
     "label": "Compare completions in a store.",
+    "engine": "Draw rollouts with an inference engine.",
     "data": "Inspect data, and move it into a store and out of it.",
 }
 """Words that need a second one."""

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require
-from prefloop.configs.environments import EnvironmentSettings, require_rewarded
+from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, require
+from prefloop.configs.engine import Importance, OnlineSampling
+from prefloop.configs.environments import EnvironmentSettings, require_played_here, require_rewarded
 from prefloop.configs.ppo import KL, OldLogprobs, ScoreShaping, require_whole_distributions
 
 Advantage = Literal["return", "leave_one_out", "group_mean", "group_std"]
@@ -31,7 +32,7 @@ class CriticFreeConfig:
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
     reference: str = ""
     """Reference model; empty uses the starting policy. With kl.coef 0 it is loaded, and the KL logged, only if you name it."""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: OnlineSampling = field(default_factory=OnlineSampling)
     steps: int = 100
     """Rounds of sampling and learning."""
     batch_prompts: int = 16
@@ -62,12 +63,11 @@ class CriticFreeConfig:
     """Drop prompts whose completions all score the same, and sample at most this many more rounds to fill the batch; 0 keeps them."""
     mask_truncated: bool = False
     """Do not learn from completions that the token limit truncated."""
-    importance_cap: float = 0.0
-    """Weight tokens by the trainer's probability over the sampler's, at most this; 0 is off."""
     old_logprobs: OldLogprobs = "auto"
     """Denominator of the ratio: from a pass of the policy, or the sampler's. auto uses the sampler's in float32 on a CPU, where a pass would only repeat them."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
+    importance: Importance = field(default_factory=Importance)
     kl: KL = field(default_factory=lambda: KL(coef=0.0))
     kl_weighted: bool = False
     """Multiply a KL in the loss by the token's probability ratio: k3's gradient is then the KL's, also off-policy."""
@@ -89,6 +89,7 @@ class CriticFreeConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_prompts", "completions_per_prompt", "epochs", "minibatches"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
+        require_played_here(self.environment, self.sampling)
         require_rewarded(self.environment, self.reward_model, self.reward)
         require(
             self.minibatches <= self.batch_prompts,
@@ -126,14 +127,7 @@ class CriticFreeConfig:
             self.dynamic_sampling == 0 or self.baseline != "greedy",
             "dynamic_sampling replaces prompts after the greedy completions are drawn; set baseline to none or running, or dynamic_sampling to 0",
         )
-        require(
-            self.importance_cap == 0 or self.importance_cap >= 1,
-            f"importance_cap is {self.importance_cap}; it must be 0 (off) or at least 1",
-        )
-        require(
-            self.importance_cap == 0 or self.old_logprobs != "sampler",
-            "importance_cap weighs the policy's log-probabilities against the sampler's, so both are needed; set old_logprobs to policy or auto",
-        )
+        self.importance.check(self.sampling, self.old_logprobs)
         require_whole_distributions(self.kl, self.old_logprobs)
         require(
             not self.kl_weighted or self.kl.placement == "loss",

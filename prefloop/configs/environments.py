@@ -3,7 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from prefloop.configs.common import require
+from prefloop.configs.common import Sampling, require
+from prefloop.configs.engine import has_engine
 from prefloop.configs.scorers import Combining
 
 
@@ -45,6 +46,14 @@ class EnvironmentSettings:
     def most_tokens(self, of_turn: int) -> int:
         """The policy's tokens in a conversation at most, where a turn has `of_turn` at most."""
         return of_turn * (self.max_turns if self.name else 1)
+
+
+def require_played_here(environment: EnvironmentSettings, sampling: Sampling) -> None:
+    """Raise `InputError` for conversations that an engine would have to draw."""
+    require(
+        not (environment.name and has_engine(sampling)),
+        f"environment is {environment.name}, but an engine draws completions of one turn only; set sampling.engine to process",
+    )
 
 
 def require_rewarded(environment: EnvironmentSettings, reward_model: str, shaping: Combining) -> None:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require
+from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, require
+from prefloop.configs.engine import OnlineSampling, has_engine
 from prefloop.configs.ppo import ScoreShaping
 
 
@@ -21,7 +22,7 @@ class ExpertConfig:
     reward_model: str
     """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), a verifier such as `exact:answer`, or
     POLICY@REFERENCE; several with commas."""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: OnlineSampling = field(default_factory=OnlineSampling)
     steps: int = 20
     """Rounds of sampling and learning."""
     batch_prompts: int = 64
@@ -77,7 +78,7 @@ class OnlineDPOConfig:
     POLICY@REFERENCE; several with commas."""
     reference: str = ""
     """Reference model; empty uses the starting policy."""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: OnlineSampling = field(default_factory=OnlineSampling)
     steps: int = 100
     """Rounds of sampling and learning."""
     batch_prompts: int = 64
@@ -106,6 +107,11 @@ class OnlineDPOConfig:
             f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 0.5",
         )
         require(self.xpo_alpha >= 0, f"xpo_alpha is {self.xpo_alpha}; it must be 0 (off) or more")
+        require(
+            self.xpo_alpha == 0 or not has_engine(self.sampling),
+            f"xpo_alpha is {self.xpo_alpha}, which draws from the reference, but sampling.engine {self.sampling.engine} has the policy's weights only; "
+            "leave one of them out",
+        )
         require(
             self.sampling.temperature > 0,
             "sampling.temperature is 0 (greedy), so both completions of a prompt are the same; set it above 0",

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require, require_whole
-from prefloop.configs.environments import EnvironmentSettings, require_rewarded
+from prefloop.configs.engine import Importance, OnlineSampling, has_engine
+from prefloop.configs.environments import EnvironmentSettings, require_played_here, require_rewarded
 from prefloop.configs.scorers import Combining, first_is_model
 
 OldLogprobs = Literal["auto", "policy", "sampler"]
@@ -175,6 +176,7 @@ class PPOConfig(ActorCriticConfig):
     """A reward model's folder or hub name, `module:function` for a Python function of (prompts, completions), a verifier such as `exact:answer`, or
     POLICY@REFERENCE; several with commas. With an environment its score is added to the environment's rewards, and it may be left out."""
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
+    sampling: OnlineSampling = field(default_factory=OnlineSampling)
     epochs: int = 4
     """Passes over each step's completions."""
     minibatches: int = 1
@@ -185,6 +187,7 @@ class PPOConfig(ActorCriticConfig):
     """Bound on the loss of a bad action whose ratio exploded (arXiv:1912.09729), above 1; 0 is off."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
+    importance: Importance = field(default_factory=Importance)
     critic: CriticSettings = field(default_factory=CriticSettings)
     ptx: str = ""
     """Texts or demonstrations mixed into the policy's updates, against forgetting (arXiv:2203.02155); empty is off."""
@@ -203,6 +206,7 @@ class PPOConfig(ActorCriticConfig):
 
     def __post_init__(self) -> None:
         ActorCriticConfig.__post_init__(self)
+        require_played_here(self.environment, self.sampling)
         require_rewarded(self.environment, self.reward_model, self.reward)
         for name in ("epochs", "minibatches"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
@@ -211,6 +215,7 @@ class PPOConfig(ActorCriticConfig):
             f"minibatches is {self.minibatches}, above batch_prompts = {self.batch_prompts}; every minibatch needs a prompt",
         )
         require(self.clip > 0, f"clip is {self.clip}; it must be above 0")
+        self.importance.check(self.sampling, self.old_logprobs)
         require(
             self.dual_clip == 0 or self.dual_clip > 1,
             f"dual_clip is {self.dual_clip}; it must be 0 (off) or above 1",
@@ -275,6 +280,10 @@ class NLPOConfig(PPOConfig):
         require(
             not self.environment.name,
             f"environment is {self.environment.name}, but NLPO draws completions of one turn; use ppo",
+        )
+        require(
+            not has_engine(self.sampling),
+            f"sampling.engine is {self.sampling.engine}, which cannot mask tokens as NLPO does; leave it out",
         )
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
         require(self.mask_least >= 1, f"mask_least is {self.mask_least}; it must be 1 or more")

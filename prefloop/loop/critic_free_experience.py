@@ -12,13 +12,13 @@ from prefloop.configs.critic_free import CriticFreeConfig
 from prefloop.loop.adaptive import RunningStatistics, ScoreShaper
 from prefloop.loop.dynamic_sampling import ScoredBatch
 from prefloop.loop.frozen import FrozenPasses, frozen_statistics
-from prefloop.loop.tensors import Whitening, ended_of, mask_of, paid, sampler_logprobs, whitening
+from prefloop.loop.importance import ImportanceRule
+from prefloop.loop.tensors import Whitening, ended_of, mask_of, paid, whitening
 from prefloop.losses import (
     ADVANTAGES,
     masked_sum,
     sequence_sum,
     sum_and_count,
-    truncated_weights,
 )
 from prefloop.models.head import TokenStatistics, Want
 from prefloop.models.packing import Batch, MicroBatch
@@ -78,7 +78,7 @@ class GroupExperience:
     """Zeros where no reference is used."""
     advantages: Float[Tensor, "B T"]
     weights: Float[Tensor, "B T"]
-    """Of each token's loss; ones unless `importance_cap` is set."""
+    """Of each token's loss; ones unless `importance` says otherwise."""
 
     def piece(self, part: MicroBatch, rows: Tensor, *, tokens: float, sequences: float) -> GroupPiece:
         """A micro-batch of completions that stand at these rows."""
@@ -103,7 +103,7 @@ class GroupRule:
     """Whether returns are compared with a baseline at all, and not with the group."""
     mask_truncated: bool
     whiten: Whitening
-    importance_cap: float
+    importance: ImportanceRule
     k: int
     """Completions of each prompt."""
     world: World
@@ -112,15 +112,16 @@ class GroupRule:
     def of(cls, config: CriticFreeConfig, world: World) -> "GroupRule":
         """By a run's settings."""
         exact = config.watched == "kl" and config.kl.estimator == "exact"
+        importance = ImportanceRule.of(config, world)
         return cls(
-            passes=FrozenPasses.of(config, world.device, needs_pass=exact or config.importance_cap > 0),
+            passes=FrozenPasses.of(config, world.device, needs_pass=exact or importance.on),
             advantage=ADVANTAGES[config.advantage],
             totals=RunningStatistics(world),
             running=config.baseline == "running",
             has_baseline=config.advantage == "return",
             mask_truncated=config.mask_truncated,
             whiten=whitening(config.whiten_advantages, world),
-            importance_cap=config.importance_cap,
+            importance=importance,
             k=config.completions_per_prompt,
             world=world,
         )
@@ -152,11 +153,8 @@ def estimate_advantages(
     group = torch.arange(len(rollout.groups), device=device).repeat_interleave(k)
     learned = mask & ended.unsqueeze(1) if rule.mask_truncated else mask
     advantages = rule.whiten(rule.advantage(rewards, mask, group, baseline), learned)
-    weights = torch.ones_like(old)
+    weights, of_sampler = rule.importance.weights(old, rollout, mask)
     metrics, count = Metrics(), len(batch.scores)
-    if rule.importance_cap:
-        weights = truncated_weights(old, sampler_logprobs(rollout, mask), cap=rule.importance_cap)
-        metrics.add("importance", *sum_and_count(weights, mask))
     metrics.add("score", batch.scores.sum(), count)
     metrics.add("reward", masked_sum(rewards, mask), count)
     if k > 1:
@@ -180,7 +178,7 @@ def estimate_advantages(
         advantages=advantages,
         weights=weights,
     )
-    own = {"rounds": float(batch.rounds)}
+    own = {**of_sampler, "rounds": float(batch.rounds)}
     if k > 1:
         own["equal_groups"] = batch.equal_groups
     return experience, {**metrics.reduce(rule.world), **own}

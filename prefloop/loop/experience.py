@@ -8,6 +8,7 @@ from torch import Tensor
 from prefloop.configs.ppo import ActorCriticConfig
 from prefloop.loop.actor_critic import ActorCritic
 from prefloop.loop.frozen import FrozenPasses, frozen_statistics
+from prefloop.loop.importance import ImportanceRule
 from prefloop.loop.supports import Supports, allowed_tokens, masked_numbers
 from prefloop.loop.tensors import Whitening, ended_of, mask_of, paid, whitening
 from prefloop.losses import (
@@ -35,6 +36,7 @@ class Piece:
     old_values: Float[Tensor, "b t"]
     advantages: Float[Tensor, "b t"]
     returns: Float[Tensor, "b t"]
+    weights: Float[Tensor, "b t"]
     supports: Supports | None
     tokens: float
     """Of the whole minibatch, on all processes."""
@@ -56,6 +58,8 @@ class Experience:
     old_values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
+    weights: Float[Tensor, "B T"]
+    """Of each token's loss; ones unless `importance` says otherwise."""
     supports: Supports | None
     """By group: the tokens that each token was chosen among; None if all could be."""
 
@@ -64,7 +68,9 @@ class Experience:
         width = part.batch.completion_mask.shape[1]
         at = {
             name: getattr(self, name)[rows, :width]
-            for name in ("old_logprobs", "reference_logprobs", "old_values", "advantages", "returns")
+            for name in (
+                *("old_logprobs", "reference_logprobs", "old_values", "advantages", "returns", "weights"),
+            )
         }
         supports = self.supports and [self.supports[row // k] for row in rows[::k].tolist()]
         return Piece(batch=part.batch, **at, supports=supports, tokens=tokens)
@@ -79,18 +85,22 @@ class AdvantageRule:
     whiten_advantages: Whitening
     gamma: float
     lam: float
+    importance: ImportanceRule
     world: World
 
     @classmethod
     def of(cls, config: ActorCriticConfig, world: World, *, masked: bool = False) -> "AdvantageRule":
         """By a run's settings. `masked`: the policy may choose some tokens only."""
+        importance = ImportanceRule.of(config, world)
+        # The sampler draws among the allowed tokens, the KL is of all.
+        needs_pass = masked or config.kl.estimator == "exact" or importance.on
         return cls(
-            # The sampler draws among the allowed tokens, the KL is of all.
-            passes=FrozenPasses.of(config, world.device, needs_pass=masked or config.kl.estimator == "exact"),
+            passes=FrozenPasses.of(config, world.device, needs_pass=needs_pass),
             whiten_rewards=whitening(config.reward.whiten, world, keep_mean=True),
             whiten_advantages=whitening(config.whiten_advantages, world),
             gamma=config.gamma,
             lam=config.lam,
+            importance=importance,
             world=world,
         )
 
@@ -136,6 +146,7 @@ def estimate_advantages(
             tokens=passes.tokens,
         )
         metrics.add("allowed", *allowed_tokens(supports))
+    weights, of_sampler = rule.importance.weights(old_logprobs, rollout, mask)
     metrics.add("entropy", *sum_and_count(entropy, mask))
     metrics.add("length", mask.sum(), count)
     metrics.add("ended", ended_of(rollout, world.device).sum(), count)
@@ -147,9 +158,10 @@ def estimate_advantages(
         old_values=values,
         advantages=advantages,
         returns=returns,
+        weights=weights,
         supports=supports,
     )
-    return experience, {**metrics.reduce(world), "explained_variance": explained.item()}
+    return experience, {**metrics.reduce(world), **of_sampler, "explained_variance": explained.item()}
 
 
 def critic_loss(values: Float[Tensor, "b t"], piece: Piece, metrics: Metrics, *, clip: float) -> Tensor:

@@ -8,6 +8,7 @@ completions of weights that are a few steps old, and each rollout says which (`R
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -15,9 +16,11 @@ from torch import nn
 
 from prefloop.configs.common import Sampling
 from prefloop.configs.distill_context import DistillContextConfig
+from prefloop.configs.engine import OnlineSampling, has_engine
 from prefloop.configs.online import OnlineConfig
 from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
+from prefloop.loop.engine_source import NOISE, EngineSampler
 from prefloop.loop.inputs import Prompts, Read, Reader, open_reader, prompts
 from prefloop.loop.roles import check_prompt_room
 from prefloop.loop.scoring import models_of
@@ -30,9 +33,71 @@ from prefloop.rollout.steered import Drawer
 from prefloop.runtime import World
 from prefloop.text import decode_completion, stop_token_ids
 
+
+class TokenSampler(Protocol):
+    """Draws completions of prompts that are token ids."""
+
+    def sample(
+        self,
+        policy: Drawer,
+        prompts: Sequence[Sequence[int]],
+        *,
+        k: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling,
+        seed: int,
+        row_keys: Sequence[int],
+        version: int,
+    ) -> list[list[Sampled]]:
+        """k completions of each prompt, with the policy's weights, which have this version. Collective: all processes call it."""
+        ...
+
+    def check_room(self, longest: int) -> None:
+        """Raise `InputError` if there is no room for a prompt of so many tokens and its completion."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What to log of the draws since this was last called."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+class ProcessSampler:
+    """Samples in this process, with the weights being trained."""
+
+    def sample(
+        self,
+        policy: Drawer,
+        prompts: Sequence[Sequence[int]],
+        *,
+        k: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling,
+        seed: int,
+        row_keys: Sequence[int],
+        version: int,
+    ) -> list[list[Sampled]]:
+        """See `TokenSampler`."""
+        with policy.active() as model:
+            return sample(
+                model, prompts, k=k, stop_ids=stop_ids, sampling=sampling, seed=seed, row_keys=row_keys
+            )
+
+    def check_room(self, longest: int) -> None:
+        """The model's own positions are checked elsewhere."""
+
+    def metrics(self) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
 NOTHING: Mapping[str, Read] = MappingProxyType({})
-NOISE = {"float32": 2e-3, "bfloat16": 0.1}
-"""`compute.dtype` -> how far two forward passes of the same tokens in different micro-batches may differ."""
 
 
 class RolloutSource(Protocol):
@@ -119,6 +184,7 @@ class PromptSource:
     reader: Reader
     stop_ids: tuple[int, ...]
     check: StartCheck
+    sampler: TokenSampler
 
     @property
     def world(self) -> World:
@@ -129,8 +195,13 @@ class PromptSource:
         """Raise `InputError` if a role has too few positions for a prompt with its completion."""
         for role in roles:
             check_prompt_room(role, self.prompts, new_tokens=self.sampling.max_new_tokens)
+        self.sampler.check_room(max(map(len, self.prompts.ids)))
         if self.world.is_main:
             say_what_is_not_taken(roles[0].model, self.sampling)
+
+    def metrics(self) -> dict[str, float]:
+        """What to log of the draws since this was last called: of an engine, how far it is from the trainer and how fast."""
+        return self.sampler.metrics()
 
     def drawn(self, batch: int) -> int:
         """See `RolloutSource`."""
@@ -172,8 +243,16 @@ class PromptSource:
         """
         places = self.world.share(range(len(chosen)))
         ids = [self.prompts.ids[chosen[place]] for place in places]
-        with policy.active() as model:
-            samples = self.sample(model, ids, [first_key + place for place in places], k=k, sampling=sampling)
+        samples = self.sampler.sample(
+            policy,
+            ids,
+            k=k,
+            stop_ids=self.stop_ids,
+            sampling=sampling,
+            seed=self.seed,
+            row_keys=[first_key + place for place in places],
+            version=version,
+        )
         records = [self.prompts.records[chosen[place]] for place in places]
         return make_rollout(
             records,
@@ -223,6 +302,20 @@ def read_prompts(config: OnlineConfig | DistillContextConfig) -> PromptSource:
         reader=reader,
         stop_ids=stop_token_ids(reader.tokenizer),
         check=StartCheck(temperature=config.sampling.temperature, noise=NOISE[config.compute.dtype]),
+        sampler=_sampler(config, reader),
+    )
+
+
+def _sampler(config: OnlineConfig | DistillContextConfig, reader: Reader) -> TokenSampler:
+    """What draws a run's completions, by its settings."""
+    if not (isinstance(config.sampling, OnlineSampling) and has_engine(config.sampling)):
+        return ProcessSampler()
+    return EngineSampler(
+        config.sampling,
+        compute=config.compute,
+        out=Path(config.run.out),
+        tokenizer=reader.tokenizer,
+        world=reader.world,
     )
 
 
@@ -250,4 +343,8 @@ def open_session(
         steps=config.steps,
         headline=headline,
     ) as session:
-        yield session
+        session.run.draws_elsewhere = has_engine(config.sampling)
+        try:
+            yield session
+        finally:
+            source.sampler.close()

@@ -7,8 +7,8 @@ from prefloop.losses.critic_free import (
     RATIOS,
     REDUCTIONS,
     SURROGATES,
-    truncated_weights,
 )
+from prefloop.losses.importance import IMPORTANCE_RULES, importance_ratios, importance_weights
 from prefloop.losses.kl import ESTIMATORS, k1, k2, k3, next_coef
 from prefloop.losses.policy_gradient import clipped_surrogate, clipped_value_loss, is_clipped
 from prefloop.losses.preference import dpo_loss, implicit_reward
@@ -51,6 +51,7 @@ __all__ = [
     "CLIPPED",
     "ESTIMATORS",
     "EXPECTED_AT_START",
+    "IMPORTANCE_RULES",
     "RATIOS",
     "REDUCTIONS",
     "SURROGATES",
@@ -71,6 +72,8 @@ __all__ = [
     "fixed_length",
     "gae",
     "implicit_reward",
+    "importance_ratios",
+    "importance_weights",
     "is_clipped",
     "k1",
     "k2",
@@ -98,7 +101,6 @@ __all__ = [
     "sum_and_count",
     "token_count",
     "token_mean",
-    "truncated_weights",
     "trust_region_step",
     "whiten",
 ]

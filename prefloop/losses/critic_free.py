@@ -263,14 +263,3 @@ REDUCTIONS: Mapping[str, Reduction] = {
     "fixed_length": _fixed_length,
 }
 """By their name in the configuration: mean over all tokens; over completions of their token means; of their token sums; of those sums / `length`."""
-
-
-def truncated_weights(
-    old_logprobs: Float[Tensor, "B T"], sampler_logprobs: Float[Tensor, "B T"], *, cap: float
-) -> Float[Tensor, "B T"]:
-    """min(π_old / π_sampler, cap), without gradient: what a loss is multiplied by where the sampler's forward pass is not the trainer's.
-
-    Truncated importance sampling, as in public trainers with a separate inference engine; 1 where both agree.
-    """
-    assert cap >= 1, f"cap is {cap}"
-    return probability_ratio(old_logprobs, sampler_logprobs).detach().clamp(max=cap)

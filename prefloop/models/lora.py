@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -180,6 +181,22 @@ def save_adapter(peft: "PeftModel", name: str, folder: Path) -> None:
         for file in (written if written.is_dir() else Path(temporary)).iterdir():
             if file.is_file() and file.name != CARD:
                 shutil.move(str(file), folder / file.name)
+
+
+def save_policy_adapter(policy: Policy, folder: Path) -> None:
+    """The adapter that a policy trains as a PEFT folder, for an engine that has its base. Collective if the model is sharded: all processes call it."""
+    name, dealt = policy.adapter_name, gathered(policy.model)
+    own = {
+        f"base_model.model.{key.replace(f'.{name}.', '.')}": value
+        for key, value in policy.model.state_dict().items()
+        if ".lora_" in key and f".{name}." in key
+    }
+    whole_tensors = {key: value.full_tensor() if is_dealt(value) else value for key, value in own.items()}
+    if dealt is None or dealt.world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        settings: LoraConfig = policy.model.peft_config[name]  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]  PEFT puts it there
+        settings.save_pretrained(str(folder))
+        save_file({key: value.contiguous() for key, value in whole_tensors.items()}, folder / WEIGHTS)
 
 
 def _gathered_state(peft: "PeftModel") -> dict[str, torch.Tensor] | None:

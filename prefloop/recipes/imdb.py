@@ -13,6 +13,7 @@ from pathlib import Path
 from prefloop.configs.common import Data, LoRA, Optim, RunSettings, Sampling
 from prefloop.configs.critic_free import GRPOConfig
 from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.engine import OnlineSampling
 from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.recipes import GROUP, IMDBConfig
@@ -72,7 +73,8 @@ def _stages(config: IMDBConfig, project: Path, files: dict[str, str], judge: Sen
     sft = str(project / "sft" / "final")
     start, rates, made = (_from_given if config.model else _from_new)(config, project, files)
     prompts = Data(source=files["prompts"], heldout=HELDOUT)
-    sampling = Sampling(max_new_tokens=config.completion_tokens, batch_size=128)
+    online = OnlineSampling(max_new_tokens=config.completion_tokens, batch_size=128)
+    sampling = Sampling(max_new_tokens=online.max_new_tokens, batch_size=online.batch_size)
     return Plan(
         recipe="imdb",
         settings=config,
@@ -111,8 +113,8 @@ def _stages(config: IMDBConfig, project: Path, files: dict[str, str], judge: Sen
             lora=rates.lora,
             compute=config.compute,
         ),
-        ppo=_ppo(config, project, prompts, sampling, rates),
-        grpo=(_grpo(config, project, prompts, sampling, rates),) if config.grpo else (),
+        ppo=_ppo(config, project, prompts, online, rates),
+        grpo=(_grpo(config, project, prompts, online, rates),) if config.grpo else (),
         dpo=DPOConfig(
             run=_run(config, project, "dpo"),
             data=Data(source="store", heldout=HELDOUT),
@@ -202,7 +204,9 @@ def _pretrain(config: IMDBConfig, project: Path, texts: str) -> PretrainConfig:
     )
 
 
-def _ppo(config: IMDBConfig, project: Path, prompts: Data, sampling: Sampling, rates: _Rates) -> PPOConfig:
+def _ppo(
+    config: IMDBConfig, project: Path, prompts: Data, sampling: OnlineSampling, rates: _Rates
+) -> PPOConfig:
     return PPOConfig(
         run=_run(config, project, "ppo"),
         data=prompts,
@@ -222,7 +226,9 @@ def _ppo(config: IMDBConfig, project: Path, prompts: Data, sampling: Sampling, r
     )
 
 
-def _grpo(config: IMDBConfig, project: Path, prompts: Data, sampling: Sampling, rates: _Rates) -> GRPOConfig:
+def _grpo(
+    config: IMDBConfig, project: Path, prompts: Data, sampling: OnlineSampling, rates: _Rates
+) -> GRPOConfig:
     return GRPOConfig(
         run=_run(config, project, "grpo"),
         data=prompts,

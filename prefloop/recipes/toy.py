@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefloop.configs.common import Data, Optim, RunSettings, Sampling
 from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.engine import OnlineSampling
 from prefloop.configs.ppo import KL, CriticSettings, PPOConfig, RewardShaping
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.recipes import ToyConfig
@@ -49,7 +50,8 @@ def stages(config: ToyConfig, project: Path, files: dict[str, str]) -> Plan:
     """The settings of every stage, on data in these files."""
     sft = str(project / "sft" / "final")
     prompts = Data(source=files["prompts"], heldout=HELDOUT)
-    sampling = Sampling(max_new_tokens=48, batch_size=128)
+    online = OnlineSampling(max_new_tokens=48, batch_size=128)
+    sampling = Sampling(max_new_tokens=online.max_new_tokens, batch_size=online.batch_size)
     return Plan(
         recipe="toy",
         settings=config,
@@ -86,7 +88,7 @@ def stages(config: ToyConfig, project: Path, files: dict[str, str]) -> Plan:
             optim=Optim(lr=5e-4, schedule="linear", warmup=0.1),
             compute=config.compute,
         ),
-        ppo=_ppo(config, project, prompts, sampling),
+        ppo=_ppo(config, project, prompts, online),
         dpo=DPOConfig(
             run=_run(config, project, "dpo"),
             data=Data(source="store", heldout=HELDOUT),
@@ -121,7 +123,7 @@ def _pretrain(config: ToyConfig, project: Path, texts: str) -> PretrainConfig:
     )
 
 
-def _ppo(config: ToyConfig, project: Path, prompts: Data, sampling: Sampling) -> PPOConfig:
+def _ppo(config: ToyConfig, project: Path, prompts: Data, sampling: OnlineSampling) -> PPOConfig:
     return PPOConfig(
         run=_run(config, project, "ppo"),
         data=prompts,

@@ -24,13 +24,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from prefloop.addresses import without_passwords
 from prefloop.configs.common import RunSettings
-from prefloop.errors import InputError, PeerLost
+from prefloop.errors import EngineLost, InputError, PeerLost
 from prefloop.runtime.checkpoint import Checkpoints, Content, compare_fingerprints, replace_folder
 from prefloop.runtime.environment import flatten
 from prefloop.runtime.files import write_whole, writing
@@ -58,6 +59,7 @@ _MAY_DIFFER = (
     # How long a run is and how often it reports may change on the way; so may where and how fast it computes.
     *("total_steps", "epochs", "max_steps", "steps", "eval_every", "sampling.batch_size"),
     *("environment.seconds", "environment.parallel", "environment.on_error"),
+    *(f"sampling.{key}" for key in ("engine", "sync", "engine_minutes", "engine_tolerance")),
     *(
         f"compute.{key}"
         for key in (
@@ -136,6 +138,9 @@ class Run:
         self._finished = False
         self._last_metrics: dict[str, float] = {}
         self._summary: dict[str, Any] = {}
+        self.draws_elsewhere = False
+        """Whether an engine draws the completions. It may be lost, so every step keeps what it began with, to be saved then."""
+        self._begun: Callable[[], None] | None = None
 
     @classmethod
     def open(
@@ -245,6 +250,8 @@ class Run:
         self._progress.begin()
         heap = Heap() if self.settings.tune and keeps_freed_memory() else None
         for step in range(self.start + 1, self.total_steps + 1):
+            if self.draws_elsewhere and step > self.start + 1:
+                self._begun = partial(self._write, self._tree(step - 1, state), save)
             yield step
             self._progress.advance()
             if heap is not None:
@@ -252,7 +259,7 @@ class Run:
             stop = self.world.max_float(float(self._stop.requested)) > 0
             every = self.settings.save_every
             if stop or step == self.total_steps or (every and step % every == 0):
-                self._save(step, save, state)
+                self._write(self._tree(step, state), save)
             if stop:
                 self._interrupt(step)
         self._publish()
@@ -297,6 +304,10 @@ class Run:
             elif self._journal is not None:
                 with suppress(InputError):  # a full disk, most likely what `error` says already
                     self._journal.log(f"stopped: {kind.__name__ if kind else ''}: {error}")
+            if isinstance(error, EngineLost) and self._begun is not None:
+                self._begun()
+        if isinstance(error, EngineLost) and (self.start or self._begun is not None):
+            raise EngineLost(f"{error}; resume with: {self.resume_command()}") from error
         if isinstance(error, PeerLost):
             raise PeerLost(f"{error}; resume with: {self.resume_command()}", speaks=error.speaks) from error
         refused = isinstance(error, InputError) and not self._last_metrics and not self.nonfinite.exists()
@@ -310,14 +321,19 @@ class Run:
             # More processes than before have no state of their own to go back to; they share.
             restore_random_state(states[self.world.rank % len(states)], self.world.device)
 
-    def _save(self, step: int, save: Callable[[Path], None], state: Callable[[], StateTree]) -> None:
-        tree = {
+    def _tree(self, step: int, state: Callable[[], StateTree]) -> StateTree:
+        """What a checkpoint after this step holds beside the model."""
+        return {
             "step": step,
             "seconds": self._seconds(),
             "fingerprint": self._fingerprint,
             "random": self.world.gather_objects(random_state(self.world.device)),
             "algorithm": state(),
         }
+
+    def _write(self, tree: StateTree, save: Callable[[Path], None]) -> None:
+        """Write a checkpoint, unless it is there."""
+        step = tree["step"]
 
         def write(folder: Path) -> None:
             save(folder)

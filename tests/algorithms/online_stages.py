@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
+from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings
 from prefloop.configs.critic_free import (
     DAPOConfig,
     GRPOConfig,
@@ -17,6 +17,7 @@ from prefloop.configs.critic_free import (
     RLOOConfig,
 )
 from prefloop.configs.distill_context import DistillContextConfig
+from prefloop.configs.engine import Importance, OnlineSampling
 from prefloop.configs.environments import EnvironmentSettings
 from prefloop.configs.games import NashMDConfig, SPPOConfig
 from prefloop.configs.ilql import ILQLConfig
@@ -36,7 +37,7 @@ def basic(project: Path, out: str, compute: Compute) -> dict[str, Any]:
         "data": Data(source=str(project / "prompts.jsonl"), heldout=0.0),
         "model": str(project / "stopping/final"),
         "reward_model": str(project / "reward/final"),
-        "sampling": Sampling(max_new_tokens=8, temperature=1.3),
+        "sampling": OnlineSampling(max_new_tokens=8, temperature=1.3),
         "steps": 4,
         "batch_prompts": 3,
         "optim": OPTIM,
@@ -52,7 +53,7 @@ def grpo(shared: dict[str, Any], project: Path) -> Any:
         minibatches=2,
         kl=KL(coef=0.2, placement="loss", estimator="k3", target=0.05, horizon=20),
         kl_weighted=True,
-        importance_cap=2.0,
+        importance=Importance(rule="truncate"),
         entropy_coef=0.01,
         reward=ScoreShaping(
             scale=True, clip=3.0, residual=True, length_penalty=0.01, overlong=4, missing_eos=0.5
@@ -116,7 +117,7 @@ def trpo(shared: dict[str, Any], project: Path) -> Any:
 
 def expert(shared: dict[str, Any], project: Path) -> Any:
     return ExpertConfig(
-        **{**shared, "sampling": Sampling(max_new_tokens=8)},
+        **{**shared, "sampling": OnlineSampling(max_new_tokens=8)},
         completions_per_prompt=3,
         minibatches=2,
         epochs=2,
@@ -323,7 +324,7 @@ def in_environment(shared: dict[str, Any], project: Path) -> dict[str, Any]:
         "environment": EnvironmentSettings(
             name="tests.algorithms.online_stages:Echo", max_turns=3, max_tokens=60
         ),
-        "sampling": Sampling(max_new_tokens=6, temperature=1.3),
+        "sampling": OnlineSampling(max_new_tokens=6, temperature=1.3),
     }
 
 

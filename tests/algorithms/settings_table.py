@@ -47,6 +47,10 @@ UNSEEN = {
     "run.tune": SPEED,
     "run.track": "who shows the numbers, not which; tests/runtime/test_trackers.py",
     "sampling.batch_size": SPEED,
+    **{
+        f"sampling.{name}": "tests/loop/test_engine.py trains with an engine"
+        for name in ("engine", "sync", "engine_minutes", "engine_tolerance")
+    },
     "reference_cache": "where numbers are kept, not which; tests/algorithms/test_dpo.py counts the passes that it saves",
 }
 """Settings whose effect no result of a run shows, and why."""
@@ -249,6 +253,10 @@ OF_KL = {
     "kl.target": Case(value=0.5, given={"kl.target": 0.0}),
     "kl.horizon": Case(value=1000, given={"kl.target": 0.05}),
 }
+OF_IMPORTANCE = {
+    "importance.rule": Case(value="truncate"),  # which is logged
+    **{f"importance.{name}": Case(value=value, given={"importance.rule": "off"}, refused=True) for name, value in (("level", "sequence_sum"), ("low", 0.5), ("high", 5.0))},
+}  # fmt: skip
 EPOCHS = {"max_steps": Case(value=1), "eval_every": Case(value=2)}
 PAIRS = {**MODEL, "batch_size": Case(value=5), "epochs": Case(value=1.0, given={"max_steps": 0, "epochs": 2.0}), **EPOCHS}  # fmt: skip
 BATCHES = {"steps": Case(value=1), "batch_prompts": Case(value=2)}
@@ -258,7 +266,7 @@ FIRST: dict[str, dict[str, Any]] = {
     "dpo": {"sft_coef": 0.0, "label_smoothing": 0.0},
     "ppo": {"kl.target": 0.0, "kl.horizon": 10_000, "ptx_coef": 0.0, "ptx": "", "ema": 0.0, "entropy_coef": 0.0, "critic.warmup_steps": 0,
             "reward.scale": False, "reward.clip": 0.0, "reward.whiten": False, "reward.missing_eos": 0.0},
-    "grpo": {"kl.target": 0.0, "kl.horizon": 10_000, "kl.placement": "reward", "kl_weighted": False, "kl.estimator": "k1", "entropy_coef": 0.0, "importance_cap": 0.0,
+    "grpo": {"kl.target": 0.0, "kl.horizon": 10_000, "kl.placement": "reward", "kl_weighted": False, "kl.estimator": "k1", "entropy_coef": 0.0, "importance.rule": "off",
              "reward.scale": False, "reward.clip": 0.0, "reward.residual": False, "reward.length_penalty": 0.0, "reward.overlong": 0,
              "reward.missing_eos": 0.0},
     "trpo": {"kl.target": 0.0, "kl.horizon": 10_000, "critic.warmup_steps": 0},
@@ -429,7 +437,7 @@ TABLE: dict[str, dict[str, Case]] = {
         "reduction": Case(value="fixed_length"),
         "dynamic_sampling": Case(value=2, given={"reward_model": "tests.algorithms.online_stages:has_a_vowel", "completions_per_prompt": 2, "sampling.max_new_tokens": 2}),
         "mask_truncated": Case(value=True, given={"sampling.max_new_tokens": 3}),
-        "importance_cap": Case(value=1.0),
+        **OF_IMPORTANCE,
         "old_logprobs": Case(value="policy"),
         "entropy_coef": Case(value=0.5),
         "kl_weighted": Case(value=True, given=KL_LOSS),

@@ -31,10 +31,11 @@ from prefloop.algorithms import (
     sppo,
     trpo,
 )
-from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
+from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings
 from prefloop.configs.critic_free import METHODS
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.engine import OnlineSampling
 from prefloop.configs.games import NashMDConfig, SPPOConfig
 from prefloop.configs.ilql import ILQLConfig
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
@@ -213,7 +214,7 @@ def settings(name: str, project: Path, *, out: str, compute: Compute = CPU) -> A
         data=data("prompts", heldout=0.0),
         model=model,
         reward_model=str(project / "reward/final"),
-        sampling=Sampling(max_new_tokens=8, temperature=1.3),
+        sampling=OnlineSampling(max_new_tokens=8, temperature=1.3),
         steps=4,
         batch_prompts=3,  # of 7: the third step of an epoch has a single prompt
         completions_per_prompt=2,

@@ -11,6 +11,7 @@ import torch
 from prefloop.algorithms import critic_free
 from prefloop.configs.common import RunSettings, Sampling
 from prefloop.configs.critic_free import METHODS, CriticFreeConfig, DAPOConfig, GRPOConfig, RLOOConfig
+from prefloop.configs.engine import Importance
 from prefloop.configs.ppo import KL, A2CConfig, CriticSettings
 from prefloop.errors import InputError
 from prefloop.models.load import load_policy
@@ -224,8 +225,8 @@ def test_where_every_completion_is_cut_no_update_is_made(project: Path, tmp_path
         ({"surrogate": "score", "epochs": 2}, "epochs .2. and minibatches .1. must be 1"),
         ({"surrogate": "score", "ratio": "sequence_mean"}, "ratio is sequence_mean"),
         ({"kl_weighted": True, "kl": KL(coef=0.1)}, "kl_weighted is set"),
-        ({"importance_cap": 0.5}, "importance_cap is 0.5"),
-        ({"importance_cap": 2.0, "old_logprobs": "sampler"}, "so both are needed"),
+        ({"importance": Importance(rule="truncate"), "old_logprobs": "sampler"}, "so both are needed"),
+        ({"importance": Importance(high=3.0)}, "high is 3.0, but importance.rule is off"),
         ({"kl": KL(coef=0.1, estimator="exact"), "old_logprobs": "sampler"}, "an exact KL needs"),
         ({"advantage": "return", "baseline": "greedy", "dynamic_sampling": 1}, "set baseline to none"),
         ({"sampling": Sampling(top_p=0.9)}, "top_p"),

@@ -11,6 +11,7 @@ import torch
 from prefloop.algorithms import critic_free, ppo
 from prefloop.configs.common import Compute, Optim, Sampling
 from prefloop.configs.critic_free import GRPOConfig
+from prefloop.configs.engine import Importance
 from prefloop.configs.ppo import KL, CriticSettings, OldLogprobs
 from prefloop.models import roles
 from tests.algorithms import tiny
@@ -86,7 +87,7 @@ def test_a_kl_in_the_loss_passes_the_reference_once_an_epoch(
     [
         ({}, 1),
         ({"old_logprobs": "policy"}, 2),
-        ({"importance_cap": 2.0}, 2),
+        ({"importance": Importance(rule="truncate")}, 2),
         ({"kl": KL(coef=0.1, placement="loss", estimator="exact")}, 2),
         ({"kl": KL(coef=0.0)}, 0),
         ({"compute": Compute(device="cpu", dtype="bfloat16"), "kl": KL(coef=0.0)}, 1),

@@ -30,6 +30,7 @@ from prefloop.configs.data import (
 )
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.engine import EngineInstallConfig, EngineServeConfig, Importance, OnlineSampling
 from prefloop.configs.environments import EnvironmentSettings
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.filter import FilterConfig, RejectionConfig
@@ -116,7 +117,8 @@ OTHERS = (
         Rows,
         RequestFields,
     ),
-    *(PushConfig, ModelName, VerifierConfig),
+    *(PushConfig, ModelName, VerifierConfig, OnlineSampling, Importance),
+    *(EngineServeConfig, EngineInstallConfig),
     *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits, ScoreConfig, SelectConfig),
     *(AlignConfig, PlanConfig, Preferences, StudyConfig),
     *(NLPOConfig, GameConfig, NashMDConfig, SPPOConfig, ILQLConfig),

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefloop.configs.common import Compute, Data, Optim, RunSettings, Sampling
+from prefloop.configs.common import Compute, Data, Optim, RunSettings
+from prefloop.configs.engine import OnlineSampling
 from prefloop.configs.ppo import KL, CriticSettings, PPOConfig
 from tests.algorithms.small import metrics_of, train, write
 
@@ -58,7 +59,7 @@ def ppo(project: Path, out: Path, **changes: Any) -> PPOConfig:
         data=Data(source=str(file), heldout=0.0),
         model=str(project / "start"),
         reward_model="tests.algorithms.tiny:small_letters",
-        sampling=Sampling(max_new_tokens=5),
+        sampling=OnlineSampling(max_new_tokens=5),
         steps=1,
         batch_prompts=16,
         epochs=1,

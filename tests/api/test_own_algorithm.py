@@ -8,7 +8,8 @@ import torch
 
 from examples.online_kto import OnlineKTOConfig, train
 from prefloop.api.results import PolicyRun
-from prefloop.configs.common import Data, Optim, RunSettings, Sampling
+from prefloop.configs.common import Data, Optim, RunSettings
+from prefloop.configs.engine import OnlineSampling
 from prefloop.runtime import Run
 from prefloop.runtime.interrupt import Interrupted
 from tests.algorithms.small import CPU, assert_same, interrupt, metrics_of, resumed, write
@@ -25,7 +26,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> OnlineKTOConfig:
         data=Data(source=str(folder / "prompts.jsonl"), heldout=0.0),
         model=str(make_model(folder / "start", chat=False)),
         reward_model="tests.algorithms.small:short_is_good",
-        sampling=Sampling(max_new_tokens=6),
+        sampling=OnlineSampling(max_new_tokens=6),
         steps=16,
         batch_prompts=6,
         completions_per_prompt=6,

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefloop.algorithms import dpo, ppo, reward, sft
 from prefloop.algorithms.sample import sample_completions
-from prefloop.configs.common import Compute, Data, Optim, RunSettings, Sampling
+from prefloop.configs.common import Compute, Data, Optim, RunSettings
 from prefloop.configs.dpo import DPOConfig
+from prefloop.configs.engine import OnlineSampling
 from prefloop.configs.ppo import CriticSettings, PPOConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sample import SampleConfig
@@ -68,7 +69,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             compute=CPU,
         )
     )
-    policy, sampling = str(project / "sft/final"), Sampling(max_new_tokens=6)
+    policy, sampling = str(project / "sft/final"), OnlineSampling(max_new_tokens=6)
     sample_completions(
         SampleConfig(
             model=policy,

@@ -22,7 +22,6 @@ from prefloop.losses import (
     k3,
     probability_ratio,
     sequence_sum,
-    truncated_weights,
 )
 
 from .cases import Array, gradient, normal, numerical_gradient, quick, ragged_mask, widened, with_padding
@@ -266,12 +265,6 @@ def test_defaults_are_the_papers():
     assert DAPOConfig.__dataclass_fields__["clip_high"].default == 0.28
     assert GSPOConfig.__dataclass_fields__["clip_low"].default == 3e-4
     assert len({method.STAGE for method in METHODS}) == len(METHODS) == 9
-
-
-def test_truncated_weights_are_the_ratio_up_to_the_cap():
-    old, sampler = torch.tensor([[0.0, math.log(1.5), math.log(3), 9.0]]), torch.zeros(1, 4)
-    torch.testing.assert_close(truncated_weights(old, sampler, cap=2.0), torch.tensor([[1, 1.5, 2, 2]]))
-    assert not truncated_weights(old.requires_grad_(), sampler, cap=2.0).requires_grad
 
 
 @pytest.mark.parametrize("name", ["k1", "k3"])

@@ -4,9 +4,7 @@ Tried again: timeouts, broken connections, 408, 409, 429, 5xx, and answers that 
 tried again: other 4xx, which another attempt would not change (a wrong key, an unknown model).
 """
 
-import email.utils
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +19,8 @@ from prefloop.configs.common import require
 from prefloop.configs.judge import AskedModel
 from prefloop.errors import InputError
 from prefloop.feedback.judges.model import CallFailed, ChatModel, OverBudget, Reply
+from prefloop.http import describe_answer, describe_error, is_final, retry_after, wait_before
 from prefloop.records import Message
-
-RETRIED = frozenset({408, 409, 429})
-MOST_WAIT = 60.0
-"""Seconds between two attempts, at most, whatever the server asks for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,11 +160,11 @@ class Endpoint:
                 with self._lock:
                     self.spent.retries += 1
             self._begin()
-            wait = self.limits.first_wait * 2**attempt * random.uniform(0.5, 1.5)
+            asked = 0.0
             try:
                 response = self._client.post(f"{self.base_url}/chat/completions", json=body)
             except httpx.TransportError as error:
-                reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                reason = describe_error(error)
                 self._failed(type(error).__name__)
             else:
                 if response.status_code == 200:
@@ -186,15 +181,15 @@ class Endpoint:
                         self._count(reply.prompt_tokens, reply.completion_tokens)
                         return reply
                 else:
-                    reason = f"HTTP {response.status_code}: {_said(response)}"
+                    reason = describe_answer(response)
                     self._failed(f"HTTP {response.status_code}")
-                    if response.status_code < 500 and response.status_code not in RETRIED:
+                    if is_final(response.status_code):
                         raise InputError(
                             f"{without_passwords(self.base_url)} refused model {self.model!r} with {reason}; correct base_url, model or key"
                         )
-                    wait = max(wait, _retry_after(response))
+                    asked = retry_after(response)
             if attempt + 1 < self.limits.attempts:
-                self._sleep(min(wait, MOST_WAIT))
+                self._sleep(wait_before(attempt + 1, first=self.limits.first_wait, asked=asked))
         raise CallFailed(f"{self.limits.attempts} attempts failed, the last one with {reason}")
 
     def _begin(self) -> None:
@@ -309,21 +304,3 @@ def _read(response: httpx.Response) -> Reply:
         ended=ended,
         logprob=logprob,
     )
-
-
-def _said(response: httpx.Response) -> str:
-    """The beginning of an error's body, on one line."""
-    return " ".join(response.text.split())[:200] or "no text"
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the server asks to wait, as a number or a date; 0 if it does not."""
-    given = response.headers.get("retry-after", "")
-    try:
-        return max(0.0, float(given))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
-    except ValueError:
-        return 0.0

@@ -1,0 +1,164 @@
+"""Settings of rollouts that an inference engine draws: how a stage uses one, and `prefloop engine`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prefloop.configs.common import Sampling, require, require_effect
+
+PROCESS = "process"
+"""`sampling.engine`: this process samples, with the weights being trained."""
+Sync = Literal["auto", "adapter", "disk", "gloo"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OnlineSampling(Sampling):
+    """How a stage's own completions are drawn, and by what."""
+
+    engine: str = PROCESS
+    """`process` samples in this process with the weights being trained; an address such as http://127.0.0.1:8000 uses the server that `prefloop engine
+    serve` started there."""
+    sync: Sync = "auto"
+    """How an engine gets the policy's weights: as a LoRA adapter, as a model's folder that both see, or over a process group. auto is adapter where
+    one is trained, else disk."""
+    engine_minutes: float = 10.0
+    """Minutes within which an engine must have drawn a batch, or taken new weights; then the run stops."""
+    engine_tolerance: float = 0.0
+    """After every update of its weights, an engine's log-probabilities may differ from the trainer's by this much on average, or the run stops; 0
+    goes by compute.dtype: 0.002 in float32, 0.1 in bfloat16."""
+
+    def __post_init__(self) -> None:
+        Sampling.__post_init__(self)
+        require(
+            self.engine != "colocated",
+            "sampling.engine is colocated, which is not there yet; start the engine with `prefloop engine serve` on the same GPU with "
+            "--gpu_memory 0.4, and give its address",
+        )
+        require(
+            self.engine == PROCESS or self.engine.startswith(("http://", "https://")),
+            f"sampling.engine is {self.engine!r}; it must be process, or the address of a server, such as http://127.0.0.1:8000",
+        )
+        require_effect(
+            self,
+            (
+                not has_engine(self),
+                ("sync", "engine_minutes", "engine_tolerance"),
+                "but sampling.engine is process",
+            ),
+        )
+        require(
+            self.engine_minutes > 0, f"engine_minutes is {self.engine_minutes}; it must be above 0 minutes"
+        )
+        require(
+            self.engine_tolerance >= 0,
+            f"engine_tolerance is {self.engine_tolerance}; it must be 0 (by compute.dtype) or more",
+        )
+        require(
+            not has_engine(self) or (self.top_p == 1 and self.top_k == 0),
+            f"sampling.top_p is {self.top_p} and sampling.top_k {self.top_k}, but an engine gives log-probabilities among the tokens it kept, not among "
+            "all, so every ratio would be off; leave both out",
+        )
+
+
+def has_engine(sampling: Sampling) -> bool:
+    """Whether something else than this process samples; in stages that have no setting for it nothing does."""
+    return isinstance(sampling, OnlineSampling) and sampling.engine != PROCESS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Importance:
+    """Weights for completions whose sampler had other numbers than the trainer: the ratio of their probabilities, bounded."""
+
+    rule: Literal["auto", "off", "truncate", "mask"] = "auto"
+    """Bound the ratio to low and high (TIS), or do not learn from what is outside (MIS, IcePop). auto is truncate with an engine, else off."""
+    level: Literal["token", "sequence_mean", "sequence_sum"] = "token"
+    """The ratio of each token, of the completion per token, or of the completion."""
+    low: float = 0.0
+    """Smallest ratio; IcePop has 0.5 here and 5 as high."""
+    high: float = 2.0
+    """Largest ratio."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.low <= 1,
+            f"importance.low is {self.low}; it must be between 0 and 1, the ratio where both agree",
+        )
+        require(self.high >= 1, f"importance.high is {self.high}; it must be at least 1")
+        off = (self.rule == "off", ("level", "low", "high"), "but importance.rule is off")
+        require_effect(self, off)
+
+    def rule_with(self, sampling: Sampling, old_logprobs: str) -> str:
+        """The rule of a run with these settings: `auto` by what samples, off where the sampler's log-probabilities are the ratio's own."""
+        if self.rule != "auto":
+            return self.rule
+        return "truncate" if has_engine(sampling) and old_logprobs != "sampler" else "off"
+
+    def check(self, sampling: Sampling, old_logprobs: str) -> None:
+        """Raise `InputError` for weights that could not be had, or settings of weights that are off."""
+        require(
+            self.rule in ("auto", "off") or old_logprobs != "sampler",
+            f"importance.rule is {self.rule}, which weighs the policy's log-probabilities against the sampler's, so both are needed; set old_logprobs "
+            "to policy or auto",
+        )
+        off = self.rule_with(sampling, old_logprobs) == "off"
+        require_effect(
+            self,
+            (off, ("level", "low", "high"), "but importance.rule is off; set it to truncate or mask"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineServeConfig:
+    """Start vLLM's server for rollouts, in an environment of its own, and print its address. Ctrl-C stops it."""
+
+    model: str
+    """The model that a run starts from: a folder or a hub name. For an adapter, its base."""
+    environment: str = ""
+    """Python environment that has vLLM; empty looks at PREFLOOP_ENGINE, then at .venv-engine here and beside prefloop's own."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Whoever reaches it can change the weights: leave it on this machine, or on a network of your own."""
+    port: int = 8000
+    """Port to listen on."""
+    gpus: str = ""
+    """GPUs to use, as 4,5,6,7: the model is split over all of them; empty uses the first one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of weights and activations; the run's compute.dtype."""
+    max_model_len: int = 0
+    """Tokens of a prompt with its completion, at most; 0 takes the model's own limit."""
+    max_sequences: int = 64
+    """Completions decoded together; the run's sampling.batch_size."""
+    max_lora_rank: int = 64
+    """Largest rank of an adapter that a run may send."""
+    cache_gb: int = 1
+    """On a CPU: gigabytes for the key-value cache."""
+    gpu_memory: float = 0.9
+    """On a GPU: share of its memory to use."""
+    log: str = "engine.log"
+    """File for what the server says."""
+    wait_minutes: float = 15.0
+    """Minutes within which it must be up."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.model), "model is empty; give the folder or hub name that the run starts from")
+        require(0 < self.port < 65536, f"port is {self.port}; it must be between 1 and 65535")
+        for name in ("max_sequences", "max_lora_rank", "cache_gb"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
+        require(
+            self.max_model_len >= 0,
+            f"max_model_len is {self.max_model_len}; it must be 0 (the model's) or more",
+        )
+        require(self.wait_minutes > 0, f"wait_minutes is {self.wait_minutes}; it must be above 0")
+        require(0 < self.gpu_memory <= 1, f"gpu_memory is {self.gpu_memory}; it must be a share, above 0")
+        require(
+            all(part.isdigit() for part in self.gpus.split(",") if self.gpus),
+            f"gpus is {self.gpus!r}; give numbers with commas, such as 0,1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineInstallConfig:
+    """Make the environment of `prefloop engine serve`: a Python environment with vLLM, apart from prefloop's own."""
+
+    folder: str = ".venv-engine"
+    """Where to make it."""
+    kind: Literal["auto", "cpu", "cuda"] = "auto"
+    """Which build of vLLM: auto goes by whether this machine has an NVIDIA GPU."""

@@ -1,0 +1,1 @@
+"""Completions from an inference engine that runs beside the training: vLLM's server, over HTTP."""
