@@ -40,6 +40,7 @@ class _Area:
         return Plant(file=file, old=old, new=new, tests=self._tests, what=what)
 
 
+_encoded = _of("models/test_encoder_decoder.py")
 _orders = _of("algorithms/test_wiring.py::test_every_epoch_of_every_step_has_an_order_of_its_own")
 _shaped = _of("algorithms/test_own_samples.py::test_the_choice_goes_by_shaped_scores")
 _may_change = _of("algorithms/test_wiring.py::test_a_resumed_run_may_change_these_settings_and_no_others")
@@ -159,6 +160,13 @@ PLANTS: tuple[Plant, ...] = (
     _golden("ppo")("loop/adaptive.py", "self.value = self._next(kl, completions)", "self._next(kl, completions)", "The KL controller's coefficient is not kept"),
     _resumed("ppo")("loop/adaptive.py", "self.moments = RunningMoments(**state)", "self.moments = RunningMoments()", "After a restart the running moments start again"),
     _golden("ppo")("loop/adaptive.py", "self._running.add(scores)", "self._running", "Scores are scaled by moments that never see them"),
+    # encoder-decoders
+    _encoded("models/encoder_decoder.py", "first[of] * width + opening - 1,", "first[of] * width + opening,", "An encoder-decoder's first token is predicted one step late"),
+    _encoded("models/encoder_decoder.py", "encoder_attention_mask=mask.index_select(0, batch.layout.prompt),", "encoder_attention_mask=None,", "The decoder attends to a prompt's padding"),
+    _encoded("models/encoder_decoder.py", "generation.forced_bos_token_id = before[0] if before else None", "generation.forced_bos_token_id = None", "What a tokenizer writes before a target is not forced"),
+    _encoded("models/roles.py", "model = copy.deepcopy(self.model).requires_grad_(False)", "model = copy.deepcopy(self.model, {id(self.model.get_encoder()): self.model.get_encoder()})", "The reference has the policy's encoder"),
+    _encoded("rollout/encoded.py", "attention_mask=hidden[:, None, None],", "attention_mask=None,", "The sampler's decoder attends to a prompt's padding"),
+    _encoded("rollout/encoded.py", "self._read.move(sources, targets, self._hidden.shape[1])", "self._read.move(sources, targets, 1)", "A completion that is moved keeps another prompt's states"),
     # rollout
     _of("algorithms/test_wiring.py::test_members_of_an_ensemble_are_normalised_each_by_its_own_moments")(
         "rollout/reward_scorers.py", "if len(self.parts) > 1 or self.normalise else", "if self.normalise else",

@@ -283,7 +283,8 @@ def as_policy(model: PreTrainedModel, compute: Compute) -> Policy:
     except (AttributeError, TypeError, RuntimeError, KeyError) as error:
         if way != "encoded":
             raise
-        raise InputError(f"{cannot_run(model.name_or_path, model.config)} ({error})") from error
+        refused = cannot_run(model.name_or_path or "", model.config)
+        raise InputError(f"{refused} ({error})") from error
     if not linear:
         log.warning(
             "%s has a head that is more than a linear layer: its logits are computed in full.",

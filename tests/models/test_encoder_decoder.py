@@ -1,5 +1,7 @@
 """T5 and BART against transformers: log-probabilities, gradients, greedy completions, scores; and what is refused of models with an encoder."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,6 +262,28 @@ def test_two_policies_draw_from_their_mixture(pair: Pair) -> None:
 def save_other(pair: Pair) -> str:
     folder = Path(pair.folder).parent / "other"
     return save("bart" if len(pair.opening) == 2 else "t5", folder, seed=7)
+
+
+def test_a_reference_has_an_encoder_of_its_own(pair: Pair) -> None:
+    policy, batch = load_policy(pair.folder, CPU), pack(pair.groups())
+    reference = policy.frozen_copy()
+    with torch.no_grad():
+        before = reference(batch)
+        for parameter in policy.model.get_encoder().parameters():
+            parameter.mul_(1.5)
+        assert not torch.allclose(policy(batch), before, atol=1e-3)
+        assert torch.equal(reference(batch), before)
+
+
+def test_what_a_tokenizer_writes_before_a_target_is_forced(pair: Pair, tmp_path: Path) -> None:
+    """Where the model's files force nothing: `generate` then begins as training does."""
+    folder = shutil.copytree(pair.folder, tmp_path / "model")
+    file = folder / "generation_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(
+        json.dumps({key: value for key, value in settings.items() if key != "forced_bos_token_id"})
+    )
+    assert opening_of(load_policy(str(folder), CPU).model) == opening_of(pair.theirs)
 
 
 def test_a_saved_policy_generates_as_it_samples(pair: Pair, tmp_path: Path) -> None:
