@@ -131,8 +131,8 @@ def last(what: str):
 
 
 def after(number: int, what: str):
-    """A measure: a number after a round."""
-    return lambda numbers: numbers["points"][number][what]
+    """A measure: a number after a round, without the float noise that the reference's zeros have."""
+    return lambda numbers: round(numbers["points"][number][what], 6) + 0.0
 
 
 def ratings(results: StudyResults, drawn: Mapping[str, tuple[str, int]]) -> dict[str, Estimate]:
