@@ -68,8 +68,8 @@ class ObjectivesSettings(StudySettings):
     width: int = 64
     """Of the reward model that gives `sppo_soft` its win rates."""
     reward_steps: int = 200
-    steps: int = 40
-    rate: float = 0.3
+    steps: int = 25
+    rate: float = 0.4
     """Of Adam; `sft` is tuned over multiples of it."""
     drawn: int = 20
     """Completions of each prompt that policies are rated by."""
