@@ -146,7 +146,7 @@ def name_of(value: Any) -> Any:
 def _verifier_name(config: VerifierConfig) -> str:
     """A verifier's short name, or where more is set than that says, the name of a file of its settings, so that a run goes on without it."""
     words = config.stated
-    if set(words) == {"kind", "column"} and "," not in config.column:
+    if set(words) == {"kind", "column"} and "," not in words["column"]:
         return f"{config.kind}:{config.column}"
     return FILE + str(_kept(yaml.safe_dump(words, allow_unicode=True, sort_keys=False), ".yaml"))
 

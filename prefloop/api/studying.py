@@ -55,6 +55,7 @@ def study(**given: Any) -> FinishedStudy:
         raise InputError(
             "name is not one study; `prefloop study --list` lists them, and `prefloop study all` runs all"
         )
-    if _study(config):
+    failed = _study(config)
+    if failed:
         raise InputError(f"a cell failed, see the logs in {config.out}/cells; retry with resume=True")
     return FinishedStudy(config.out)

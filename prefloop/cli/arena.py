@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefloop.configs.arena import ArenaConfig
 from prefloop.data.store import Filters, Store
+from prefloop.data.votes import VoteFile
 from prefloop.errors import InputError
 from prefloop.evaluation.rate import arena_text, make_arena, rate, write_arena
 from prefloop.feedback.judged import JudgedItem, read_judged
@@ -56,6 +57,14 @@ def _of_store(config: ArenaConfig) -> Read:
         return read_judged(store, filters, kinds=config.kinds), {}, config.clusters
 
 
+def _check_texts(files: Sequence[VoteFile], *, wanted: bool) -> None:
+    """Raise `InputError` where answers are wanted that the files do not hold."""
+    if wanted and not all(file.has_texts for file in files):
+        raise InputError(
+            "style is true, and the files do not hold the answers; name a file of them with --outputs"
+        )
+
+
 def _of_files(config: ArenaConfig) -> Read:
     files = read_vote_files(
         config.files,
@@ -68,10 +77,7 @@ def _of_files(config: ArenaConfig) -> Read:
         print(file)
         for row in file.bad:
             print(f"  {row}")
-    if config.style and not all(file.has_texts for file in files):
-        raise InputError(
-            "style is true, and the files do not hold the answers; name a file of them with --outputs"
-        )
+    _check_texts(files, wanted=config.style)
     votes = [vote for file in files for vote in file.votes]
     votes = votes_where(votes, "turn", config.turns, setting="turns")
     votes = votes_where(votes, "language", config.languages, setting="languages")

@@ -37,10 +37,8 @@ def _check_records(config: CheckConfig) -> int:
 def _by_content(config: C, *, votes: Callable[[C], T], records: Callable[[C], T]) -> T:
     """What is done with a source that holds votes, by its own columns or by what `columns` says they are; or with one that holds records."""
     data.check_split(config.source, config.split)
-    if config.format:
-        return records(config)
     named = {word.partition("=")[0].strip() for word in column_words(config.columns)}
-    holds_votes = source_holds_votes(
+    holds_votes = not config.format and source_holds_votes(
         config.source, split=config.split, columns=config.columns if named <= set(ROLES) else ()
     )
     return votes(config) if holds_votes else records(config)

@@ -2,6 +2,7 @@
 
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefloop.configs.judge import JudgeConfig, LabelScoreConfig
@@ -30,17 +31,15 @@ def judge(config: JudgeConfig) -> str:
         report = pairs.judge()
         print("\n".join([*_lines(config, pairs, report), *costs(model, cached, report)]))
         _warn_of_own(store, config.called)
-        if config.labels and report.verdicts:
-            rows = pairs.rows(report)
-            write_lines(config.labels, "".join(rows), setting="labels")
-            print(f"wrote {len(rows)} comparisons to {config.labels}")
-        if result := pairs.try_injection(report, config.injection):
+        if pairs.items and not report.verdicts:
+            raise InputError(f"nothing was judged: {problems(report)}")
+        _write_rows(config.labels, pairs.rows(report), "comparisons", setting="labels")
+        result = pairs.try_injection(report, config.injection)
+        if result:
             print(
                 f"  an instruction injected into the worse completion flipped {result.turned} of {result.tried} verdicts"
                 f" (its probability rose by {result.mean_gain:.2f} on average; {result.unreadable} gave none)"
             )
-        if pairs.items and not report.verdicts:
-            raise InputError(f"nothing was judged: {problems(report)}")
     return config.store
 
 
@@ -54,16 +53,22 @@ def score(config: LabelScoreConfig) -> None:
         found = score_stored(config, store, cached or model)
         print("\n".join(_score_lines(config, found)))
         _warn_of_own(store, config.called)
-        if result := found.try_injection(config.injection):
+        result = found.try_injection(config.injection)
+        if result:
             print(
                 f"  an instruction injected into a completion raised {result.raised} of {result.tried} scores by a tenth of the scale or more"
                 f" (by {result.mean_gain:.2f} on average)"
             )
         if cached:
             print("\n".join(costs(model, cached, Failures())))
-    rows = found.rows(f"judge:{config.called}")
-    write_lines(config.out, "".join(rows), setting="out")
-    print(f"wrote {len(rows)} scores to {config.out}")
+    _write_rows(config.out, found.rows(f"judge:{config.called}"), "scores", setting="out")
+
+
+def _write_rows(file: str, rows: Sequence[str], what: str, *, setting: str) -> None:
+    """Write rows where a file is named, and say so."""
+    if file:
+        write_lines(file, "".join(rows), setting=setting)
+        print(f"wrote {len(rows)} {what} to {file}")
 
 
 def write_lines(file: str, text: str, *, setting: str) -> None:

@@ -26,7 +26,8 @@ def revise_completions(config: ReviseConfig) -> str:
         _write_rows(config.demonstrations, revisions.demonstrations(report), setting="demonstrations")
         _write_rows(config.steps, revisions.steps(report), setting="steps")
         print("\n".join([*_lines(config, revisions, report), *costs(model, cached, report)]))
-        if tried_again := revisions.try_injection(report, config.injection):
+        tried_again = revisions.try_injection(report, config.injection)
+        if tried_again:
             obeyed, tried = tried_again
             print(f"  an instruction injected into a completion took over {obeyed} of {tried} revisions")
         if not report.steps:

@@ -33,7 +33,8 @@ def select(config: SelectConfig) -> str:
         counts = Counter(pair.strategy for pair in chosen)
         shown = ", ".join(f"{strategy} {count}" for strategy, count in counts.items())
         print(f"{store.label}: {len(ids)} of {len(offered)} pairs chosen ({shown}), in round {config.round}")
-        if len(ids) < config.count:
+        missing = config.count - len(ids)
+        if missing > 0:
             print(f"  {config.count} were asked for; {config.strategy} names no more")
         if config.project:
             from prefloop.studio.service import Studio

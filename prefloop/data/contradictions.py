@@ -21,7 +21,7 @@ class _Order:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Stated:
     """What rows said of one prompt's completions so far."""
 
     pairs: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class _Seen:
 
 def contradictions(records: Iterable[tuple[Record, str]]) -> list[str]:
     """`ROW contradicts EARLIER ROW` for each row that judges two completions of a prompt, or one completion, otherwise than an earlier row."""
-    seen: defaultdict[Hashable, _Seen] = defaultdict(_Seen)
+    seen: defaultdict[Hashable, _Stated] = defaultdict(_Stated)
     labels: dict[tuple[Prompt, str, bool], str] = {}
     found: list[str] = []
     for record, origin in records:
@@ -51,7 +51,7 @@ def contradictions(records: Iterable[tuple[Record, str]]) -> list[str]:
     return found
 
 
-def _contradicted(seen: _Seen, best_first: Sequence[str], origin: str) -> str | None:
+def _contradicted(seen: _Stated, best_first: Sequence[str], origin: str) -> str | None:
     """The first earlier row found that says otherwise; what is said is kept."""
     if len(best_first) > _SHORT:
         return _contradicted_long(seen, tuple(best_first), origin)
@@ -66,7 +66,7 @@ def _contradicted(seen: _Seen, best_first: Sequence[str], origin: str) -> str | 
     return earlier
 
 
-def _contradicted_long(seen: _Seen, best_first: tuple[str, ...], origin: str) -> str | None:
+def _contradicted_long(seen: _Stated, best_first: tuple[str, ...], origin: str) -> str | None:
     places = {completion: place for place, completion in enumerate(best_first)}
     opposite = (
         where

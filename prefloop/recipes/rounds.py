@@ -172,7 +172,7 @@ def _given(config: RoundsConfig, plan: Plan) -> Ground:
 
 def loop(config: RoundsConfig, plan: Plan, clock: Clock, world: World, *, command: str) -> Path:
     """All rounds, what came of them, and the report."""
-    ground = (_given if config.model else _toy_world)(config, plan)
+    ground = (_toy_world if plan.pretrain else _given)(config, plan)
     feedback = feedback_of(config, plan, ground.annotator)
     for name, work in ground.first.items():
         clock.train(name, plan.project / name, work, resume=config.resume)

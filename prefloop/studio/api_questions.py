@@ -81,7 +81,7 @@ def questions_out(studio: Studio, project: Project) -> QuestionsOut:
     settings = project.settings
     return QuestionsOut(
         questions=[entry.to_json() for entry in settings.questions],
-        yaml=write_yaml(settings.questions) if settings.questions else "",
+        yaml=write_yaml(settings.questions),
         suggest_from=settings.suggest_from,
         suggest_share=settings.suggest_share,
         influence=influence_out(found),
@@ -112,7 +112,7 @@ def preview_questions(request: Request, id: Number, body: QuestionsIn, who: Mana
     """Check questions without storing them: as the labelling page is told of them, and as YAML."""
     found = read_questions(body, ())
     replace(studio_of(request).project(id).settings, questions=found)  # which checks them together
-    return {"questions": for_page(found), "yaml": write_yaml(found) if found else ""}
+    return {"questions": for_page(found), "yaml": write_yaml(found)}
 
 
 @router.get("/projects/{id}/answers", response_class=Response)

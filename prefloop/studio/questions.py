@@ -198,7 +198,9 @@ def read_yaml(text: str) -> tuple[Question, ...]:
 
 
 def write_yaml(questions: Sequence[Question]) -> str:
-    """Questions as YAML that `read_yaml` reads."""
+    """Questions as YAML that `read_yaml` reads; nothing for no question."""
+    if not questions:
+        return ""
     return yaml.safe_dump(
         [question.to_json() for question in questions], sort_keys=False, allow_unicode=True, width=100
     )
