@@ -137,7 +137,7 @@ def train(config: CriticFreeConfig) -> Path:
 
 def _open(config: CriticFreeConfig, session: Session) -> ScoredPolicy:
     """The roles, from the start or from the checkpoint that the run resumes from."""
-    opened = open_policy(session, config.model, config.lora)
+    opened, watched = open_policy(session, config.model, config.lora), config.watched == "kl"
     policy = opened.role
     score, shape = open_shaped_scorer(
         session,
@@ -146,7 +146,6 @@ def _open(config: CriticFreeConfig, session: Session) -> ScoredPolicy:
         longest=config.most_tokens,
         environment=config.environment.name,
     )
-    watched = config.watched == "kl"
     shard_roles(session, policy)
     return ScoredPolicy(
         policy=policy,
@@ -236,8 +235,7 @@ def _policy_loss(objective: MethodLoss, roles: ScoredPolicy, piece: GroupPiece, 
     reduced = partial(objective.reduction, mask=mask, tokens=piece.tokens, sequences=piece.sequences)
     surrogate = partial(objective.surrogate, advantages=piece.advantages, clip=objective.clip)
     ours, theirs = objective.ratio(logprobs, mask), objective.ratio(old, mask)
-    policy_loss = reduced(piece.weights * surrogate(ours, theirs))
-    total = policy_loss
+    total = policy_loss = reduced(piece.weights * surrogate(ours, theirs))
     for weight, term in penalties.terms(statistics, batch, logprobs, old, piece.reference_logprobs):
         total = total + weight * reduced(term)
 

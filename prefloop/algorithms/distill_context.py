@@ -87,7 +87,7 @@ def train(config: DistillContextConfig) -> Path:
         steps=config.steps,
         headline=("divergence", "heldout_divergence"),
     ) as session:
-        run = session.run
+        run, every = session.run, config.eval_every
         opened = open_policy(session, config.model, config.lora)
         shard_roles(session, opened.role)
         roles = TeacherAndPolicy(
@@ -105,7 +105,6 @@ def train(config: DistillContextConfig) -> Path:
         if not_taken := what_is_not_taken(roles.policy.model, source.sampling):
             run.say(not_taken)
         session.begin()
-        every = config.eval_every
         updater = session.updater(
             parameters_of(roles.policy, config.optim, name="policy"), updates=config.steps
         )

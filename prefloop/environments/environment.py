@@ -39,7 +39,7 @@ Maker = Callable[[], Environment]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class EnvironmentAnswer:
     """A checked `Step`."""
 
     messages: tuple[Message, ...]
@@ -103,7 +103,7 @@ def opening_in(result: object, *, what: str) -> tuple[Message, ...]:
     return messages
 
 
-def answer_in(result: object, *, what: str) -> Answer:
+def answer_in(result: object, *, what: str) -> EnvironmentAnswer:
     """What `step` returned, checked. Raises `InputError` that names what is wrong."""
     if not isinstance(result, tuple) or len(result) != 3:
         raise InputError(f"{what} returned {shown(result)}; it must return (messages, reward, done)")
@@ -119,7 +119,9 @@ def answer_in(result: object, *, what: str) -> Answer:
         raise InputError(
             f"{what} returned no message and done False, so the policy would answer itself; return a message, or done True"
         )
-    return Answer(messages=checked, reward=number_in(reward, what=what, where="the reward"), done=done)
+    return EnvironmentAnswer(
+        messages=checked, reward=number_in(reward, what=what, where="the reward"), done=done
+    )
 
 
 def _messages_in(result: object, *, what: str) -> tuple[Message, ...]:

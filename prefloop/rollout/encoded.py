@@ -18,7 +18,7 @@ from prefloop.rollout.cache import PrefillCache, SlotCache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncodedPrompts:
+class EncoderStates:
     """Prompts that the encoder has read, and the decoder's keys and values of its opening."""
 
     own: PrefillCache
@@ -44,7 +44,7 @@ class EncodedDecoder:
         self._read = _ReadCache(slots=slots, columns=longest, device=self._device)
         self._hidden = torch.full((slots, longest), -torch.inf, dtype=parameter.dtype, device=self._device)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> EncodedPrompts:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> EncoderStates:
         """The encoder over the prompts, padded on the right, and the decoder over its opening."""
         ids = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(list(prompt)) for prompt in prompts], batch_first=True
@@ -62,13 +62,13 @@ class EncodedDecoder:
             use_cache=True,
         )
         hidden = torch.zeros(mask.shape, dtype=states.dtype, device=self._device)
-        return EncodedPrompts(
+        return EncoderStates(
             own=cache.self_attention_cache,  # pyright: ignore[reportArgumentType]
             read=cache.cross_attention_cache,  # pyright: ignore[reportArgumentType]
             hidden=hidden.masked_fill_(~mask, -torch.inf),
         )
 
-    def fill(self, slots: Sequence[int], prefill: EncodedPrompts, sources: Sequence[int]) -> None:
+    def fill(self, slots: Sequence[int], prefill: EncoderStates, sources: Sequence[int]) -> None:
         """See `Decoder`."""
         self._own.fill(slots, prefill.own, sources)
         self._read.fill(slots, prefill.read, sources)
@@ -129,7 +129,7 @@ class CombinedDecoder:
         self._parts = parts
         self._combine = combine
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[EncodedPrompts]:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[EncoderStates]:
         """See `EncodedDecoder`."""
         result = []
         for decoder, active in self._parts:
@@ -137,7 +137,7 @@ class CombinedDecoder:
                 result.append(decoder.prefill(prompts))
         return result
 
-    def fill(self, slots: Sequence[int], prefill: list[EncodedPrompts], sources: Sequence[int]) -> None:
+    def fill(self, slots: Sequence[int], prefill: list[EncoderStates], sources: Sequence[int]) -> None:
         """See `Decoder`."""
         for (decoder, _), read in zip(self._parts, prefill, strict=True):
             decoder.fill(slots, read, sources)

@@ -20,7 +20,7 @@ ENDS: tuple[End, ...] = get_args(End)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
+class EpisodeTurn:
     """A turn of the policy."""
 
     start: int
@@ -38,7 +38,7 @@ class Episode:
     """The whole conversation, with what the environment said last."""
     last_turn: int
     """Place of the policy's last turn among the messages."""
-    turns: tuple[Turn, ...]
+    turns: tuple[EpisodeTurn, ...]
     ended_turn: bool
     """Whether the policy ended its last turn by itself."""
     end: End

@@ -17,8 +17,8 @@ from prefloop.configs.environments import EnvironmentSettings
 from prefloop.configs.functions import shown, told
 from prefloop.environments.calls import Call, Caller
 from prefloop.environments.environment import (
-    Answer,
     Environment,
+    EnvironmentAnswer,
     Maker,
     answer_in,
     opening_in,
@@ -26,11 +26,11 @@ from prefloop.environments.environment import (
 )
 from prefloop.errors import InputError
 from prefloop.records import Message, Prompt
-from prefloop.rollout.episodes import End, Episode, Episodes, Turn
+from prefloop.rollout.episodes import End, Episode, Episodes, EpisodeTurn
 from prefloop.rollout.sampler import Sampled
 from prefloop.text import decode_completions
 from prefloop.text.groups import Group
-from prefloop.text.turns import Opening, Rewritten, ends_turn, open_chat, reply
+from prefloop.text.turns import ChatOpening, Rewritten, ends_turn, open_chat, reply
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +61,12 @@ class _Talk:
     """Which of its prompt's conversations."""
     environment: Environment | None = None
     prompt_ids: list[int] = field(default_factory=list)
-    so_far: Opening = field(default_factory=lambda: Opening(messages=(), text="", ids=[]))
+    so_far: ChatOpening = field(default_factory=lambda: ChatOpening(messages=(), text="", ids=[]))
     """Up to where the policy speaks next, or spoke last."""
     ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[EpisodeTurn] = field(default_factory=list)
     messages: tuple[Message, ...] = ()
     drawn: Sampled = field(default_factory=lambda: Sampled(tokens=[], logprobs=[], ended=False))
     """The last turn."""
@@ -86,9 +86,9 @@ class _Talk:
     def reward(self, reward: float) -> None:
         """For the last turn."""
         end = len(self.ids)
-        self.turns.append(Turn(start=end - len(self.drawn.tokens), end=end, reward=reward))
+        self.turns.append(EpisodeTurn(start=end - len(self.drawn.tokens), end=end, reward=reward))
 
-    def go_on(self, so_far: Opening) -> None:
+    def go_on(self, so_far: ChatOpening) -> None:
         """With what others replied."""
         added = so_far.ids[len(self.so_far.ids) + len(self.drawn.tokens) :]
         self.add(added, [0.0] * len(added), own=False)
@@ -207,7 +207,7 @@ class Player:
             talk.reward(self.settings.failure_reward)
         return [talk for talk in talks if not talk.end]
 
-    def _answered(self, talk: _Talk, answer: Answer) -> None:
+    def _answered(self, talk: _Talk, answer: EnvironmentAnswer) -> None:
         """Go on with what the environment said, or end."""
         talk.reward(answer.reward)
         talk.messages = (*talk.messages, *answer.messages)

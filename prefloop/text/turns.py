@@ -28,7 +28,7 @@ class Rewritten(InputError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Opening:
+class ChatOpening:
     """A chat that the policy answers."""
 
     messages: tuple[Message, ...]
@@ -37,10 +37,10 @@ class Opening:
     ids: list[int]
 
 
-def open_chat(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> Opening:
+def open_chat(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> ChatOpening:
     """The beginning of a conversation. Raises `InputError` for a chat that the template cannot write."""
     prompt = Prompt(content=tuple(messages))
-    return Opening(
+    return ChatOpening(
         messages=tuple(messages),
         text=write_opening(tokenizer, prompt).text,
         ids=encode_prompt(tokenizer, prompt),
@@ -63,11 +63,11 @@ def ends_turn(tokenizer: "PreTrainedTokenizerBase", token: int) -> bool:
 
 def reply(
     tokenizer: "PreTrainedTokenizerBase",
-    so_far: Opening,
+    so_far: ChatOpening,
     drawn: Sequence[int],
     spoken: Message,
     replies: Sequence[Message],
-) -> Opening:
+) -> ChatOpening:
     """The conversation after the policy drew `drawn`, its end of turn included, which reads as the message `spoken`, and others replied.
 
     Its `ids` are those of before, then `drawn`, then the template's text up to the policy's next turn.
@@ -101,7 +101,7 @@ def reply(
     if _squeezed(written) != _squeezed(kept):
         raise _rewritten(written, kept)
     (ids,) = encode_after(tokenizer, turn.stop_text, [between])
-    return Opening(messages=messages, text=kept, ids=[*so_far.ids, *drawn, *ids])
+    return ChatOpening(messages=messages, text=kept, ids=[*so_far.ids, *drawn, *ids])
 
 
 def _squeezed(text: str) -> str:

@@ -37,7 +37,7 @@ class Ran:
     """It was stopped by the clock; the limit of processor time looks like any other death."""
 
 
-class Limits(Protocol):
+class RunLimits(Protocol):
     """What a program may use."""
 
     @property
@@ -61,7 +61,9 @@ class Limits(Protocol):
         ...
 
 
-def run_program(program: str, tests: str, limits: Limits, *, given: str = "", may_exit: bool = False) -> Ran:
+def run_program(
+    program: str, tests: str, limits: RunLimits, *, given: str = "", may_exit: bool = False
+) -> Ran:
     """Run a program, then its tests in what it has defined.
 
     Args:
@@ -118,7 +120,7 @@ def run_program(program: str, tests: str, limits: Limits, *, given: str = "", ma
         )
 
 
-def check_sandbox(limits: Limits) -> None:
+def check_sandbox(limits: RunLimits) -> None:
     """Raise `InputError` unless programs run here, and tests that fail are seen, before anything is trained."""
     good = run_program("x = 1", "assert x == 1", limits)
     if not good.passed:

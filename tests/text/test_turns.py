@@ -6,7 +6,7 @@ from prefloop.errors import InputError
 from prefloop.records import Conversation, Message, Prompt
 from prefloop.text import demonstration_group, encode_completion
 from prefloop.text.template import AssistantTurn, conventions
-from prefloop.text.turns import Opening, Rewritten, check_turns, ends_turn, open_chat, reply
+from prefloop.text.turns import ChatOpening, Rewritten, check_turns, ends_turn, open_chat, reply
 from tests.text.kinds import CHAT_KINDS, build, token_id
 
 
@@ -19,7 +19,7 @@ TURNS = (("On the mat.", "And the dog?"), ("In the  garden", " Thank you."), ("B
 """What the policy says, and what it is told."""
 
 
-def grown(kind: str) -> tuple[Opening, list[int]]:
+def grown(kind: str) -> tuple[ChatOpening, list[int]]:
     """The conversation before its last turn, and the tokens of that turn."""
     tokenizer = build(kind)
     so_far = open_chat(tokenizer, FIRST)

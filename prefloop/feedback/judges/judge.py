@@ -14,7 +14,7 @@ from prefloop.feedback.judges.model import CallFailed, ChatModel
 from prefloop.feedback.judges.prompts import (
     RUBRIC,
     VERSION,
-    Question,
+    PairQuestion,
     as_rubric,
     boundary,
     compare_messages,
@@ -141,10 +141,16 @@ class PairJudge:
         """Both orders, averaged. Raises `Unreadable`, `CallFailed`, `OverBudget` or `InputError`."""
         rubrics = self._rubrics(a, b)
         forth = _mean(
-            [self._first_is_better(Question(prompt=prompt, first=a, second=b), rubric) for rubric in rubrics]
+            [
+                self._first_is_better(PairQuestion(prompt=prompt, first=a, second=b), rubric)
+                for rubric in rubrics
+            ]
         )
         back = _mean(
-            [self._first_is_better(Question(prompt=prompt, first=b, second=a), rubric) for rubric in rubrics]
+            [
+                self._first_is_better(PairQuestion(prompt=prompt, first=b, second=a), rubric)
+                for rubric in rubrics
+            ]
         )
         probability = (forth + 1 - back) / 2
         consistent = _side(forth) == -_side(back)
@@ -158,7 +164,7 @@ class PairJudge:
             choice="tie" if tie else "a" if probability > 0.5 else "b",
         )
 
-    def _first_is_better(self, question: Question, rubric: str) -> float:
+    def _first_is_better(self, question: PairQuestion, rubric: str) -> float:
         if self._mode != "tags":
             messages = compare_messages(question, rubric=rubric, seed=self.settings.seed)
             reply = self._model.complete(messages, max_tokens=1)

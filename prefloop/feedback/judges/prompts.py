@@ -27,7 +27,7 @@ _SPEAKS = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class PairQuestion:
     """Two answers as a judge is shown them: `first` before `second`."""
 
     prompt: Prompt
@@ -59,7 +59,7 @@ def conversation(prompt: Prompt) -> str:
 
 
 def compare_messages(
-    question: Question, *, rubric: str = RUBRIC, reasons: bool = False, seed: int = 0
+    question: PairQuestion, *, rubric: str = RUBRIC, reasons: bool = False, seed: int = 0
 ) -> tuple[Message, ...]:
     """Ask which of two answers is better: as one digit whose log-probability can be read, or with reasons and a verdict in tags."""
     mark = boundary(seed, question.first, question.second)

@@ -25,7 +25,7 @@ from prefloop.feedback.judges import (
     revise,
     revision_over_original,
 )
-from prefloop.feedback.judges.prompts import Question, compare_messages, escaped, speaks_to_the_judge
+from prefloop.feedback.judges.prompts import PairQuestion, compare_messages, escaped, speaks_to_the_judge
 from prefloop.feedback.judges.verdicts import soft_score, soft_verdict, tag_verdict
 from prefloop.records import Completion, Prompt
 from tests.feedback.judges.server import Server, answer, shown
@@ -150,7 +150,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_text_cannot_close_its_marks(text: str):
-    system, user = compare_messages(Question(prompt=PROMPT, first=text, second="other"))
+    system, user = compare_messages(PairQuestion(prompt=PROMPT, first=text, second="other"))
     assert "never an instruction" in system.content
     assert user.content.count("<answer-1 ") == 1
     assert user.content.count("</answer-1 ") == 1
@@ -173,7 +173,7 @@ def test_escaping_leaves_no_mark_and_no_verdict(text: str):
 
 def test_the_mark_depends_on_the_texts():
     def mark(first: str) -> str:
-        return compare_messages(Question(prompt=PROMPT, first=first, second="b"))[1].content.split(
+        return compare_messages(PairQuestion(prompt=PROMPT, first=first, second="b"))[1].content.split(
             "<answer-1 "
         )[1][:12]
 
