@@ -25,6 +25,7 @@ from prefloop.rollout.engine.weights import AdapterSender, DiskSender, Sender
 from prefloop.rollout.sampler import Sampled
 from prefloop.rollout.steered import Drawer
 from prefloop.runtime import World
+from prefloop.text import reads_apart
 from prefloop.text.groups import Group
 
 T = TypeVar("T")
@@ -52,7 +53,11 @@ class EngineSampler:
         tokenizer: PreTrainedTokenizerBase,
         world: World,
     ) -> None:
-        """Raises `InputError` if there is no engine at the address."""
+        """Raises `InputError` if there is no engine at the address, and for an encoder-decoder, whose prompts an engine would continue."""
+        if reads_apart(tokenizer):
+            raise InputError(
+                f"sampling.engine is {settings.engine}, but the policy is an encoder-decoder, which engines do not draw from here; set it to process"
+            )
         self.settings, self.world = settings, world
         self._tokens, self._out, self._tokenizer = compute.micro_batch_tokens, out, tokenizer
         self._tolerance = settings.engine_tolerance or NOISE[compute.dtype]

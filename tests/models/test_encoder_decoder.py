@@ -14,7 +14,9 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from prefloop.configs.common import Compute, LoRA, Sampling
+from prefloop.configs.engine import OnlineSampling
 from prefloop.errors import InputError
+from prefloop.loop.engine_source import EngineSampler
 from prefloop.losses.reduce import mean_over
 from prefloop.models.encoder_decoder import opening_of, positions_needed
 from prefloop.models.load import (
@@ -31,6 +33,7 @@ from prefloop.records import Comparison, Demonstration, Message, Prompt
 from prefloop.rollout import sample
 from prefloop.rollout.steered import geometric_mixture
 from prefloop.rollout.stream import stream
+from prefloop.runtime import World
 from prefloop.text import (
     Group,
     check_same_tokens,
@@ -375,6 +378,13 @@ def test_chats_and_documents_are_refused(pair: Pair) -> None:
 def test_what_an_encoder_decoder_does_not_support_is_refused(compute: Compute, said: str, pair: Pair) -> None:
     with pytest.raises(InputError, match=said):
         load_policy(pair.folder, compute)
+
+
+def test_an_engine_is_refused(pair: Pair, tmp_path: Path) -> None:
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    settings = OnlineSampling(engine="http://127.0.0.1:9")
+    with pytest.raises(InputError, match="is an encoder-decoder, which engines do not draw from"):
+        EngineSampler(settings, compute=CPU, out=tmp_path, tokenizer=pair.tokenizer, world=world)
 
 
 def test_a_comparison_of_equal_texts_is_refused_as_for_other_models(pair: Pair) -> None:
