@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from prefloop.environments import Messages
 from prefloop.records import Message, Prompt
 
-NUMBERS = range(1, 8)
-
 
 class GuessNumber:
     """Thinks of a number, the same one for all conversations of a prompt."""
 
+    def __init__(self, most: int = 7) -> None:
+        """Numbers are 1 to `most`."""
+        self.most = most
+
     def reset(self, prompt: Prompt, seed: int) -> Messages:
         """Think of a number, and say what the prompt says."""
-        self.number = random.Random(seed).choice(NUMBERS)
+        self.number = random.Random(seed).randint(1, self.most)
         return (
             [Message(role="user", content=prompt.content)]
             if isinstance(prompt.content, str)

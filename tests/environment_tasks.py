@@ -1,8 +1,7 @@
 """A game of several turns that GRPO and PPO must learn, over three seeds: `python -m tests.environment_tasks` prints the table of docs/environments.md.
 
-The game is that of `examples/guess_number.py`: one of 7 numbers in 3 guesses, each answered with higher or lower. The policy, a model of two layers that
-is trained from scratch, first imitates 400 games of a player who guesses at random. That player wins three in seven (0.43); halving what is left
-always wins.
+The game is that of `examples/guess_number.py` with 3 numbers and 2 guesses. The policy, a model of two layers that is trained from scratch, first
+imitates 400 games of a player who guesses at random and wins 5 games in 9 (0.56). Who guesses 2 first, and then does as told, always wins.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from examples.guess_number import NUMBERS, GuessNumber
+from examples.guess_number import GuessNumber
 from prefloop.algorithms import critic_free, ppo, sft
 from prefloop.configs.common import Compute, Data, Optim, RunSettings, Sampling
 from prefloop.configs.critic_free import GRPOConfig
@@ -29,23 +28,28 @@ from prefloop.text import train_tokenizer
 
 SEEDS = (0, 1, 2)
 METHODS = ("grpo", "ppo")
-TURNS = 3
-STEPS = 120
+MOST, TURNS = 3, 2
+STEPS = 50
 LAST = 10
 """Steps at the end that are averaged."""
-LEVEL = 0.8
+LEVEL = 0.85
 """Share of games that must be won at the end."""
 CPU = Compute(device="cpu")
 SIZE = Architecture(hidden_size=48, layers=2, heads=2, ffn_size=96, vocab_size=300, max_positions=96)
 
 
+def small_game() -> GuessNumber:
+    """The environment."""
+    return GuessNumber(MOST)
+
+
 def random_game(seed: int) -> list[Message]:
     """A game of a player who guesses at random, up to the last guess."""
-    game, guesses = GuessNumber(), random.Random(-seed)
+    game, guesses = small_game(), random.Random(-seed)
     chat = [Message(role="user", content=f"game {seed % 32}")]
     game.reset(Prompt(content=tuple(chat)), seed)
     for turn in range(TURNS):
-        chat.append(Message(role="assistant", content=str(guesses.choice(NUMBERS))))
+        chat.append(Message(role="assistant", content=str(guesses.randint(1, MOST))))
         answers, _, done = game.step(chat)
         if done or turn == TURNS - 1:
             break
@@ -91,20 +95,20 @@ def learn(method: str, player: Path, folder: Path, seed: int, steps: int) -> lis
             chat=True,
         ),
         "model": str(player),
-        "environment": EnvironmentSettings(name="examples.guess_number:GuessNumber", max_turns=TURNS),
+        "environment": EnvironmentSettings(name="tests.environment_tasks:small_game", max_turns=TURNS),
         "sampling": Sampling(max_new_tokens=2, batch_size=128),
         "steps": steps,
         "batch_prompts": 16,
         "completions_per_prompt": 8,
         "kl": KL(coef=0.0),
-        "optim": Optim(lr=3e-3, schedule="constant"),
+        "optim": Optim(lr=1e-3, schedule="constant"),
         "compute": CPU,
     }
     if method == "grpo":
-        critic_free.train(GRPOConfig(**shared, epochs=2, minibatches=4))
+        critic_free.train(GRPOConfig(**shared, epochs=2, minibatches=2))
     else:
         ppo.train(
-            PPOConfig(**shared, epochs=2, minibatches=4, critic=CriticSettings(start="shared", coef=0.5))
+            PPOConfig(**shared, epochs=2, minibatches=2, critic=CriticSettings(start="shared", coef=0.5))
         )
     return [row["score"] for row in read_metrics(folder / method / "metrics.jsonl")]
 
