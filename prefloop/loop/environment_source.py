@@ -11,7 +11,8 @@ from prefloop.configs.environments import EnvironmentSettings
 from prefloop.environments.calls import Caller
 from prefloop.environments.environment import Maker, open_environment
 from prefloop.errors import InputError
-from prefloop.loop.sources import PromptSource
+from prefloop.loop.sources import ProcessSampler, PromptSource
+from prefloop.models.encoder_decoder import has_encoder
 from prefloop.models.roles import Critic, Policy
 from prefloop.rollout import Rollout
 from prefloop.rollout.families import text_config
@@ -31,8 +32,13 @@ class EnvironmentSource(PromptSource):
     """Kinds of failures that were warned of."""
 
     def check_room(self, *roles: Policy | Critic) -> None:
-        """As for completions of one turn; and raise `InputError` if a conversation may have more tokens than a role reads."""
+        """As for completions of one turn; and raise `InputError` if a conversation may have more tokens than a role reads, or cannot go on in one row."""
         PromptSource.check_room(self, *roles)
+        if self.settings.max_turns > 1 and has_encoder(roles[0].model.config):
+            raise InputError(
+                f"environment.max_turns is {self.settings.max_turns}, but the policy is an encoder-decoder, whose encoder would read the conversation anew "
+                "at every turn; set it to 1, or use a decoder-only model"
+            )
         most = self.settings.max_tokens or _positions(roles[0].model)
         least = min(_positions(role.model) for role in roles)
         if most > least:
@@ -77,10 +83,17 @@ class EnvironmentSource(PromptSource):
 
 
 def in_environment(settings: EnvironmentSettings, source: PromptSource) -> PromptSource:
-    """The same prompts as starts of conversations, where an environment is named. Raises `InputError` if there is no such environment, or the
-    tokenizer's template cannot write a conversation that goes on."""
+    """The same prompts as starts of conversations, where an environment is named.
+
+    Raises `InputError` if there is no such environment, completions are drawn by an engine, or the tokenizer's template cannot write a conversation
+    that goes on.
+    """
     if not settings.name:
         return source
+    if not isinstance(source.sampler, ProcessSampler):
+        raise InputError(
+            f"environment is {settings.name}, but sampling.engine is set, and conversations are drawn in this process; leave sampling.engine out"
+        )
     make = source.world.together(lambda: open_environment(settings.name))
     if settings.max_turns > 1:
         check_turns(source.reader.tokenizer)

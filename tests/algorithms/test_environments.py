@@ -82,6 +82,15 @@ def test_logprobs_are_those_of_a_pass_over_the_whole_conversation(project: Path)
     assert not found[~mask].any()
 
 
+def test_an_engine_draws_no_conversations(project: Path) -> None:
+    config = settings("grpo_environment", project, out="never")
+    source = replace(read_prompts(config), sampler=Any)
+    with pytest.raises(
+        InputError, match=r"but sampling.engine is set, and conversations are drawn in this process"
+    ):
+        in_environment(config.environment, source)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
