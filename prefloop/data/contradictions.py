@@ -32,7 +32,7 @@ class _Stated:
 
 
 def contradictions(records: Iterable[tuple[Record, str]]) -> list[str]:
-    """`ROW contradicts EARLIER ROW` for each row that judges two completions of a prompt, or one completion, otherwise than an earlier row."""
+    """`ROW contradicts EARLIER ROW` for each row that judges two completions of a prompt, or one completion, differently from an earlier row."""
     seen: defaultdict[Hashable, _Stated] = defaultdict(_Stated)
     labels: dict[tuple[Prompt, str, bool], str] = {}
     found: list[str] = []

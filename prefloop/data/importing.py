@@ -91,7 +91,7 @@ def import_records(
     tags: Sequence[str] = (),
     skip_bad: bool = False,
 ) -> Imported:
-    """Write records into the store. Done again, it adds nothing.
+    """Write records into the store. Running it again adds nothing.
 
     `author` wrote the completions, `annotator` judged where a record does not say who did. Raises `InputError`, before anything is written, for
     records that a store has no place for (texts, labels, scores) and for an annotator who says the opposite of an earlier record;

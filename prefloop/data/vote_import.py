@@ -83,7 +83,7 @@ def import_votes(
     round: int = 0,
     tags: Sequence[str] = (),
 ) -> ImportedVotes:
-    """Write votes into the store. Done again, it adds nothing."""
+    """Write votes into the store. Running it again adds nothing."""
     votes, source = settled.votes, settled.source
     written = [
         (vote.prompt, text, model)

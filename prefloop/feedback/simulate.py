@@ -119,7 +119,7 @@ def prefers(difference: float, temperature: float) -> float:
 
 
 def label_items(store: Store, annotator: SimulatedAnnotator, items: Iterable[Item]) -> Labelled:
-    """Write the annotator's judgements of items into the store, as any annotator's. Done again, it adds nothing."""
+    """Write the annotator's judgements of items into the store, as any annotator's. Running it again adds nothing."""
     id = store.add_annotator(annotator.name, kind="simulated", settings=annotator.settings())
     known: dict[tuple[str, str], float] = {}
     judgements: list[Judgement] = []

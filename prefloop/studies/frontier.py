@@ -200,7 +200,7 @@ def report(settings: FrontierSettings, results: StudyResults) -> StudyReport:
 
 
 def _share(results: StudyResults, name: str, level: float) -> Estimate:
-    """Of the true reward that is to be had at a KL, in %."""
+    """Of the true reward that is reached at a KL, in %."""
     pairs = zip(results.each(name, at("gold", level)), results.each(OPTIMUM, at("gold", level)), strict=True)
     return over_seeds([100 * own / whole for own, whole in pairs])
 

@@ -52,7 +52,8 @@ def lease(
 ) -> Assignment | None:
     """The next item for an annotator, or None if there is none for them right now. `have`: tokens that the page holds already.
 
-    Nor is there one beyond their quota, nor while something stands before it; see `onboarding.gate`. What the annotator was given before and has not answered comes first, so a page that is loaded again goes on where it was.
+    There is none beyond their quota, or while something else comes first; see `onboarding.gate`. Items that they were given before and have not
+    answered come first, so a reloaded page continues where it was.
     """
     lock_annotator(session, annotator)
     access.check(session, project.id, annotator)
@@ -267,7 +268,7 @@ def skip(session: Session, token: str, annotator: int, *, key: str, reason: str,
 def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assignment:
     """Take back one's answer and have the item again. The old answer stays in the history of the store; a new row withdraws it.
 
-    Done again, it changes nothing. Where others have filled the overlap meanwhile (after a skip or a late answer), the item can still be
+    Repeating it changes nothing. Where others have filled the overlap meanwhile (after a skip or a late answer), the item can still be
     answered, and the answer is kept as surplus.
     """
     lock_annotator(session, annotator)

@@ -110,7 +110,7 @@ def import_file(
     limit: int = 0,
     **reading: Unpack[HowRead],
 ) -> ImportedItems:
-    """Put what a file's completions ask into a project. Done again, it adds nothing.
+    """Put what a file's completions ask into a project. Importing the file again adds nothing.
 
     Any format of `data import` with completions: of comparisons and rankings the completions are taken, to be judged again; completions by
     themselves are grouped by prompt where the project compares. Judgements are not imported here: that is `data import`.

@@ -24,7 +24,7 @@ _MARKER = "Xqzw"
 
 
 class Rewritten(InputError):
-    """The template writes the policy's earlier turns otherwise than they were drawn."""
+    """The template writes the policy's earlier turns differently from how they were drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

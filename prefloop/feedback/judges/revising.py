@@ -166,7 +166,7 @@ def _annotator(
 def _write_comparison(
     store: Store, annotator: _Annotator, original: Completion, steps: Sequence[Revision], round: int
 ) -> None:
-    """The last revision, preferred to the original, into the store; nothing if nothing was changed. Done again it changes nothing."""
+    """The last revision, preferred to the original, into the store; nothing if nothing was changed. Repeating it changes nothing."""
     after = steps[-1].after
     if after == original.text.strip():
         return

@@ -7,7 +7,7 @@ set S of the group is equally often what is left of it, so the mean is a sum ove
 
     Σ_{i in group} θ_i - Σ_{S of the group, not empty} log(Σ_{j in S or worse} e^{θ_j}) / binomial(g, |S|)
 
-Of two tied models alone that is half a win for each, as in `pairs`. Concave, for it is a mean of concave functions.
+Of two tied models alone that is half a win for each, as in `pairs`. It is concave, as a mean of concave functions.
 """
 
 from dataclasses import dataclass
