@@ -109,6 +109,12 @@ def _as_chat(row: Row) -> Row:
     return replace(row, values={**row.values, "prompt": [{"role": "user", "content": asked}]})
 
 
+def likely_column(name: str) -> str:
+    """What a source's column probably is, by its name: a column of a format, or empty."""
+    plain = name.strip().lower().replace(" ", "_").replace("-", "_")
+    return next((column for column, others in _SAME.items() if plain in others.split()), "")
+
+
 def column_words(given: Sequence[str]) -> list[str]:
     """`prompt=instruction,completion=output` (or several such texts) in its single words; a comma in the name of a column stays."""
     return [word.strip() for text in given for word in re.split(r",(?=\s*\w+\s*=)", text)]

@@ -26,6 +26,7 @@ from prefloop.studio import (
     api_members,
     api_people,
     api_questions,
+    api_start,
     pages,
     pages_account,
     pages_adjudicate,
@@ -35,6 +36,7 @@ from prefloop.studio import (
     pages_items,
     pages_members,
     pages_questions,
+    pages_start,
 )
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.prefix import Prefix, check_prefix, parsed
@@ -89,6 +91,7 @@ def make_app(
     app.include_router(api_at_work.router)
     app.include_router(api_items.router)
     app.include_router(api_questions.router)
+    app.include_router(api_start.router)
     app.include_router(pages.router)
     app.include_router(pages_admin.router)
     app.include_router(pages_adjudicate.router)
@@ -98,6 +101,7 @@ def make_app(
     app.include_router(pages_at_work.router)
     app.include_router(pages_items.router)
     app.include_router(pages_questions.router)
+    app.include_router(pages_start.router)
     app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])
     app.add_api_route("/readyz", _ready, methods=["GET"], tags=["server"], response_model=None)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -230,6 +230,19 @@ def _texts(loaded: Loaded[Record]) -> Iterable[tuple[Prompt, tuple[str, ...], st
                     yield Prompt(content=record.messages[:place]), (turn.content,), ""
 
 
+def items_in(loaded: Loaded[Record], kind: ItemKind) -> tuple[list[tuple[str, tuple[str, ...]]], int]:
+    """The items that records make, as the prompt's last text and the completions, and how many prompts have too few different ones."""
+    groups, left_out = _grouped(_texts(loaded), kind)
+    shown = [
+        (
+            group.prompt.content if isinstance(group.prompt.content, str) else group.prompt.content[-1].shown,
+            group.texts,
+        )
+        for group in groups
+    ]
+    return shown, left_out
+
+
 def _grouped(
     records: Iterable[tuple[Prompt, tuple[str, ...], str]], kind: ItemKind
 ) -> tuple[list[_Group], int]:

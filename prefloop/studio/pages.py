@@ -299,7 +299,11 @@ def queue(request: Request) -> Response:
             project.id: people_log.why_nothing(session, project.id, who.annotator, now)
             for project in projects
         }
-    return page(request, "queue", who, projects=projects, progress=progress, mine=mine, why=why)
+    begins = who.is_admin and not projects
+    stored = studio.store.counts()["completion"] if begins else 0
+    return page(
+        request, "queue", who, projects=projects, progress=progress, mine=mine, why=why, stored=stored
+    )
 
 
 @router.get("/label/{id}")

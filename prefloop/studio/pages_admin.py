@@ -24,6 +24,7 @@ from prefloop.studio import (
 )
 from prefloop.studio.accounts import Who
 from prefloop.studio.api import download
+from prefloop.studio.next_steps import next_step
 from prefloop.studio.one_annotator import one_annotator
 from prefloop.studio.pages import Admin, Form, Id, Manager, Offset, Signed, page
 from prefloop.studio.quality import logins, quality
@@ -71,14 +72,16 @@ def new_project_page(request: Request, who: Admin) -> Response:
 def project_page(request: Request, id: Id, who: Manager) -> Response:
     """One project: progress, annotators, items, import, export."""
     studio = studio_of(request)
-    project = studio.project(id)
+    project, progress, people = studio.project(id), studio.progress([id])[id], at_work.people(studio, id)
+    held = sum(bool(person.why) for person in people)
     return page(
         request,
         "project",
         who,
         project=project,
-        progress=studio.progress([id])[id],
-        people=at_work.people(studio, id),
+        progress=progress,
+        people=people,
+        next=next_step(project, progress, people=len(people), held=held, is_admin=who.is_admin),
         disagreements=admin_views.disagreements(studio, project),
         decided=adjudicate.decided(studio, id),
         show=admin_views.excerpt,

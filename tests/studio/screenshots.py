@@ -274,6 +274,16 @@ class Shots:
             self.page.keyboard.press(key)
         self.page.wait_for_selector("#feedback:not([hidden])")
 
+    def choose_file(self) -> None:
+        """Look at a file whose columns have names of their own."""
+        rows = "Question,better,worse\n" + "".join(
+            f"How do I keep {name} fresh?,Keep it cool and dry.,I do not know.\n"
+            for name in ("bread", "tea", "rice")
+        )
+        file: Any = {"name": "kitchen.csv", "mimeType": "text/csv", "buffer": rows.encode()}
+        self.page.set_input_files("input[type=file]", file)
+        self.page.wait_for_selector("#first .response")
+
     def all(self) -> None:
         """Every screen."""
         label = {kind: f"/label/{id}" for kind, id in self.projects.items()}
@@ -299,6 +309,7 @@ class Shots:
         shared = self.projects["shared"]
         self.shot("decide", f"/adjudicate?project={shared}", self.keys("1"))
         self.practice(self.projects["practice"])
+        self.shot("import", "/admin/import", self.choose_file, ready="#drop")
         self.shot(
             "compose", f"/admin/projects/{self.projects['criteria']}/questions", ready="#preview .response"
         )
