@@ -56,6 +56,9 @@ class SimulateConfig:
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")
 
 
+MOST_CHAT_MODELS = 20
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatAnswers:
     """How the models of live chats answer."""
@@ -105,7 +108,7 @@ class ServeConfig:
     media: str = ""
     """Folder of the clips that `clip` projects name."""
     chat: tuple[str, ...] = ()
-    """Models to talk to, one or two: a checkpoint (folder or hub name), or the address of an OpenAI-compatible server and a model, written http://127.0.0.1:8000/v1#MODEL. One model answers twice, with different seeds; two models answer once each."""
+    """Models to talk to: a checkpoint (folder or hub name), or the address of an OpenAI-compatible server and a model, written http://127.0.0.1:8000/v1#MODEL. One model answers twice, with different seeds; of several, two are drawn for each message."""
     answers: ChatAnswers = field(default_factory=ChatAnswers)
     metrics: str = ""
     """Serve numbers for Prometheus at http://HOST:PORT/metrics, for example 127.0.0.1:9464. Anyone who reaches that address can read them."""
@@ -131,7 +134,10 @@ class ServeConfig:
             self.answers.key_variable == ChatAnswers().key_variable or bool(addresses),
             f"answers.key_variable is {self.answers.key_variable}, but chat names no address that a key is sent to; leave it out",
         )
-        require(len(self.chat) <= 2, f"chat names {len(self.chat)} models; give one or two")
+        require(
+            len(self.chat) <= MOST_CHAT_MODELS,
+            f"chat names {len(self.chat)} models; {MOST_CHAT_MODELS} are the most",
+        )
         for answer in self.chat:
             require(
                 bool(answer.strip()), "chat names an empty model; give a folder, a hub name or an address"

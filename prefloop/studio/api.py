@@ -107,6 +107,7 @@ def _receipt_out(receipt: Receipt) -> ReceiptOut:
     return ReceiptOut(
         token=receipt.token,
         state=receipt.state,
+        models=list(receipt.models),
         feedback=None if feedback is None else FeedbackOut(**asdict(feedback)),
     )
 

@@ -31,6 +31,7 @@ from prefloop.studio import (
     pages_account,
     pages_adjudicate,
     pages_admin,
+    pages_arena,
     pages_at_work,
     pages_datasets,
     pages_items,
@@ -102,6 +103,7 @@ def make_app(
     app.include_router(pages_items.router)
     app.include_router(pages_questions.router)
     app.include_router(pages_start.router)
+    app.include_router(pages_arena.router)
     app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])
     app.add_api_route("/readyz", _ready, methods=["GET"], tags=["server"], response_model=None)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -34,6 +34,7 @@ from prefloop.studio import (
 from prefloop.studio.edits import current_judgement, write_edit
 from prefloop.studio.onboarding import Gate
 from prefloop.studio.projects import project_of
+from prefloop.studio.reveal import told_after
 from prefloop.studio.values import Answer, Assignment, Feedback, NotFound, Project, Receipt
 
 MOST_HELD = 3
@@ -162,10 +163,11 @@ def submit(
     question_answers.check(session, project, item, row.order_shown, answer)
     task = session.get_one(_Task, row.task_id)
     feedback = _feedback(task, judgement, row)
+    told = told_after(session, project, item, row.order_shown)
     known = _known(session, judgement.idempotency_key)
     if known is not None:
         answers.same(session, known, judgement, answer)
-        return Receipt(token=token, state=_state(row), judgement=known.id, feedback=feedback)
+        return Receipt(token=token, state=_state(row), judgement=known.id, feedback=feedback, models=told)
     again = row.state in ("submitted", "surplus") and notes.last_kind(session, row.id) == "sent_back"
     if row.state in ("submitted", "skipped", "surplus") and not again:
         raise Conflict(
@@ -193,7 +195,7 @@ def submit(
     session.flush()
     if task.gold and not task.stage and onboarding.check_gold(session, project, annotator, now=now):
         give_all_back(session, project.id, annotator)
-    return Receipt(token=token, state=_state(row), judgement=id, feedback=feedback)
+    return Receipt(token=token, state=_state(row), judgement=id, feedback=feedback, models=told)
 
 
 def _anew(session: Session, judgement: Judgement, row: studio_models.AssignmentRow) -> Judgement:
@@ -280,6 +282,8 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
         raise Conflict(
             "answers to practice and qualification items cannot be changed; continue with the next one"
         )
+    if project.settings.reveal and row.state != "skipped":
+        raise Conflict("you have been told which models answered, so this vote stands")
     if project.settings.kind == "chat":
         _check_last_turn(session, row)
     before = session.get_one(_Judgement, row.judgement_id)

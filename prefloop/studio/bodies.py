@@ -129,6 +129,7 @@ class ProjectIn(Strict):
     flags: list[Text] | None = Field(default=None, max_length=20)
     scales: list[ScaleIn] | None = Field(default=None, max_length=10)
     render: Literal["plain", "markdown"] = "plain"
+    reveal: bool = Field(default=False, description="of a chat: tell the models after a vote")
     gold_share: float = Field(default=0.0, ge=0, le=0.5)
     daily_quota: int = Field(
         default=0, ge=0, le=MOST_QUOTA, description="answers of each annotator in a day (UTC); 0: no limit"
@@ -239,6 +240,7 @@ class ReceiptOut(BaseModel):
     token: str
     state: str
     feedback: FeedbackOut | None = Field(description="of practice items")
+    models: list[str] = Field(description="who wrote the replies, where a chat tells it after the vote")
 
 
 class ReadIn(Strict):

@@ -326,6 +326,7 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
         "flags": list(settings.flags),
         "scales": [{"name": scale.name, "levels": scale.levels} for scale in settings.scales],
         "questions": for_page(settings.questions),
+        "reveal": settings.reveal,
         "keys": {name: key.key for name, key in KEYS.items()} | dict(who.settings.get("keys", {})),
         "keyNames": {
             name: key.says

@@ -214,6 +214,7 @@ def _settings_of(form: dict[str, str]) -> ProjectSettings:
         "strength_levels": int(number("strength_levels")),
         "allow_tie": "allow_tie" in form,
         "allow_both_bad": "allow_both_bad" in form,
+        "reveal": "reveal" in form and form.get("kind") == "chat",
         "flags": tuple(flag.strip() for flag in form.get("flags", "").splitlines() if flag.strip()),
         "render": form.get("render", "plain"),
         "gold_share": number("gold_percent") / 100,

@@ -328,6 +328,7 @@ def _project(row: studio_models.ProjectRow) -> Project:
             questions=questions_of(row.questions),
             suggest_from=row.suggest_from,
             suggest_share=row.suggest_share,
+            reveal=row.reveal,
         ),
         state=state,
     )

@@ -101,9 +101,17 @@ class EndpointResponder:
         )
 
 
+def _drawn(responders: Sequence[Responder]) -> tuple[Responder, Responder]:
+    """Two of several, in a random order; the only one twice."""
+    if len(responders) == 1:
+        return responders[0], responders[0]
+    first, second = secrets.SystemRandom().sample(responders, 2)
+    return first, second
+
+
 def two_answers(responders: Sequence[Responder], messages: Sequence[Message]) -> tuple[Candidate, Candidate]:
-    """Two different answers: of two models one each, of one model by two seeds. Raises `NoAnswer`."""
-    first, second = responders[0], responders[-1]
+    """Two different answers: of two models that are drawn, one each; of one model by two seeds. Raises `NoAnswer`."""
+    first, second = _drawn(responders)
     texts = {""}
     with ThreadPoolExecutor(2) as pool:
         for _ in range(DRAWS):

@@ -122,6 +122,8 @@ class ProjectSettings:
     """Judge whose verdicts people are shown, by name; empty for none."""
     suggest_share: float = 0.0
     """Share of assignments that show one. The others measure its influence."""
+    reveal: bool = False
+    """Of a chat: tell people which models answered, once they have voted. Such a vote cannot be taken back."""
 
     def __post_init__(self) -> None:
         require(0 < len(self.name.strip()) <= 100, "a project's name must have 1 to 100 characters")
@@ -176,6 +178,10 @@ class ProjectSettings:
             f"least_seconds is {self.least_seconds}; it must be 0 to 3600",
         )
         check_questions(self.questions, kind=self.kind)
+        require(
+            not self.reveal or self.kind == "chat",
+            f"reveal is on, but kind is {self.kind}; only a chat tells the models after a vote, so turn it off",
+        )
         require(
             0 < self.suggest_share <= 1 if self.suggest_from else self.suggest_share == 0,
             f"suggest_share is {self.suggest_share}; it must be above 0 and 1 at most where suggest_from names a judge, and 0 elsewhere",
@@ -317,6 +323,8 @@ class Receipt:
     judgement: int
     feedback: Feedback | None = None
     """Only of practice items."""
+    models: tuple[str, ...] = ()
+    """Who wrote the replies, in the places shown; only of a chat that tells it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

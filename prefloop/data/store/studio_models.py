@@ -73,6 +73,8 @@ class ProjectRow(Base):
     """Name of the judge whose verdicts people are shown; empty for none."""
     suggest_share: Mapped[float]
     """Share of assignments that show one."""
+    reveal: Mapped[bool]
+    """Of a chat: whether people are told which models answered, once they have voted."""
     created_at: Mapped[datetime]
 
 

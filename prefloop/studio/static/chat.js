@@ -12,6 +12,7 @@ export class Talk {
     this.token = "";
     this.messages = [];
     this.kept = `prefloop message ${root} ${about.account}`;
+    this.then = null;      // { message, now } to send again, now or once it is edited
     this.letter = null;    // { message, key } that may not have arrived
     this.timer = 0;
     this.field = find("message");
@@ -74,6 +75,15 @@ export class Talk {
       return;
     }
     this.wait = 0;
+    if (this.then) {
+      const { message, now } = this.then;
+      this.then = null;
+      this.field.value = message;
+      this.state("");
+      if (now) { this.send(); return; }
+      this.field.focus();
+      return;
+    }
     this.state(said.problem ? `No answers: ${said.problem}.` : said.again ? "No answers came. Send it again, or say it differently." : said.messages.length ? "" : "Write a message. Two answers will come; choose the better one.");
     if (fresh || !this.field.value) this.field.value = this.keptHere() || said.draft || said.again;
     this.field.focus();

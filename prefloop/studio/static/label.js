@@ -40,6 +40,7 @@ const outbox = new Outbox(about.account, about.csrf, {
     saved.classList.toggle("waiting", Boolean(count && why));
   },
   stored(letter, said) {
+    if (said && said.models && said.models.length) reveal(said.models);
     if (said && said.feedback && current && current.assignment.token === letter.token) feedback(said.feedback);
   },
   refused(letter, error) {
@@ -591,14 +592,28 @@ function leave(what, letter, says) {
   stopDraft();
   const { assignment } = current;
   const known = Boolean(assignment.stage);
-  if (!known) past.push({ assignment, draft: draftOf(), what });
+  const stands = known || (about.reveal && what === "submit");
+  if (!stands) past.push({ assignment, draft: draftOf(), what });
   gone.set(assignment.token, what);
   localStorage.removeItem(DRAFT);
   outbox.put(assignment.token, what, letter);
   if (!known) count(what === "submit" ? 1 : 0, -1);
   if (assignment.stage === "practice" && what === "submit") { waitFor(assignment); return; }
-  say(says, !known);
+  say(says, !stands);
   next();
+}
+
+// Who wrote the answers, told after the vote.
+function reveal(models) {
+  find("revealed").replaceChildren(...models.flatMap((name, place) => [place ? ", response 2 by " : "Response 1 was by ", make("strong", { dir: "auto" }, name)]), ".");
+  find("revealed").hidden = false;
+}
+
+// A chat's message again, for other answers or in other words; these answers are passed over.
+function again(now) {
+  if (!current || undoing) return;
+  talk.then = { message: current.assignment.prompt.at(-1).source, now };
+  leave("skip", { reason: now ? "other answers" : "message edited" }, now ? "Asking for other answers" : "Edit your message");
 }
 
 // The answer to a practice item is on its way; nothing else is asked until it is known whether it was right.
@@ -763,7 +778,7 @@ const DO = {
   new_chat: () => talk.begin(), submit, skip, undo, edit: () => edit(), play, diff: toggleDiff, written: toggleWritten,
   flags: () => { flagging = !flagging; flags(); },
   rationale: () => openBox("rationale-box", "rationale"),
-  mark: () => questions.beginMark(),
+  mark: () => questions.beginMark(), other_answers: () => again(true), edit_message: () => again(false),
   guidelines: () => dialog("guidelines"), help: () => dialog("help"),
 };
 
