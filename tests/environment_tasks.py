@@ -1,4 +1,4 @@
-"""A game of several turns that GRPO and PPO must learn, over three seeds: `python -m tests.environment_tasks` prints the table of docs/environments.md.
+"""A game of several turns for GRPO and PPO: `python -m tests.environment_tasks` plays it over three seeds. docs/environments.md says what was measured.
 
 The game is that of `examples/guess_number.py` with 3 numbers and 2 guesses. The policy, a model of two layers that is trained from scratch, first
 imitates 400 games of a player who heeds the answers half of the time. Who guesses 2 first, and then does as told, always wins.
@@ -29,7 +29,7 @@ from prefloop.text import train_tokenizer
 SEEDS = (0, 1, 2)
 METHODS = ("grpo", "ppo")
 MOST, TURNS = 3, 2
-STEPS = 60
+STEPS = 40
 LAST = 10
 """Steps at the end that are averaged."""
 LEVEL = 0.85
