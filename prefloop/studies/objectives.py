@@ -303,7 +303,8 @@ def report(settings: ObjectivesSettings, results: StudyResults) -> StudyReport:
             "over prompts, all others over the two halves of each seed's prompts.",
             "Policies are tables and share nothing between prompts and prefixes, so what an objective does to texts that nobody compared is not seen here. Labels are "
             "the two sides of comparisons, so that `bco_matched` has nothing to match and is `bco`. `sppo_soft` has its win rates from a reward model of the same "
-            "comparisons. Scores tell more than comparisons do. At least as good is where true reward less DPO's is above −0.1. With this many claims, one in twenty is called by chance.",
+            "comparisons. Scores and rankings tell more than comparisons do. At least as good is where true reward less DPO's is above −0.1. With this many claims, one in twenty is called by chance.",
+            f"The first of its settings was chosen at an end of what was tried, so that a better one may lie beyond, for: {', '.join(_at_an_end(results)) or 'none'}.",
         ),
     )
 
@@ -314,6 +315,17 @@ def _settings_chosen(results: StudyResults, name: str) -> str:
         one = tried(name)[choose(results, name, half)]
         chosen.append(", ".join(f"{key} {value:g}" for key, value in one.items()))
     return " / ".join(dict.fromkeys(chosen))
+
+
+def _at_an_end(results: StudyResults) -> list[str]:
+    """Objectives whose strength was chosen as the smallest or largest of those tried, for either half."""
+    found = []
+    for name in results.numbers:
+        strengths = [next(iter(one.values())) for one in SWEEPS[name]]
+        chosen = {strengths[choose(results, name, half) - 1] for half in HALVES}
+        if chosen & {min(strengths), max(strengths)}:
+            found.append(name)
+    return found
 
 
 def _families(results: StudyResults, names: Sequence[str]) -> StudyTable:
