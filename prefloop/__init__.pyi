@@ -142,7 +142,7 @@ class OnlineSamplingSettings(TypedDict, total=False):
     top_k: int
     batch_size: int
     engine: str
-    sync: Literal['auto', 'adapter', 'disk', 'gloo']
+    sync: Literal['auto', 'adapter', 'disk']
     engine_minutes: float
     engine_tolerance: float
 

@@ -7,7 +7,7 @@ from prefloop.configs.common import Sampling, require, require_effect
 
 PROCESS = "process"
 """`sampling.engine`: this process samples, with the weights being trained."""
-Sync = Literal["auto", "adapter", "disk", "gloo"]
+Sync = Literal["auto", "adapter", "disk"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,8 +18,8 @@ class OnlineSampling(Sampling):
     """`process` samples in this process with the weights being trained; an address such as http://127.0.0.1:8000 uses the server that `prefloop engine
     serve` started there."""
     sync: Sync = "auto"
-    """How an engine gets the policy's weights: as a LoRA adapter, as a model's folder that both see, or over a process group. auto is adapter where
-    one is trained, else disk."""
+    """How an engine gets the policy's weights: as a LoRA adapter, or as a model in a folder; both see the run's folder. auto is adapter where one is
+    trained, else disk."""
     engine_minutes: float = 10.0
     """Minutes within which an engine must have drawn a batch, or taken new weights; then the run stops."""
     engine_tolerance: float = 0.0

@@ -1,6 +1,8 @@
 """What `prefloop engine` refuses before vLLM is started, and how it starts it."""
 
 import json
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from prefloop.cli.engine import serve
 from prefloop.configs.engine import EngineServeConfig, OnlineSampling
 from prefloop.errors import InputError
+from prefloop.rollout.engine import server
 from prefloop.rollout.engine.environment import Environment, check_environment, find_environment, install
 from prefloop.rollout.engine.server import check_servable, command_of, last_words
 
@@ -107,6 +110,41 @@ def test_the_last_error_of_a_log_is_said_in_one_line(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     log.write_text("INFO ok\n(APIServer) ERROR 1 [x.py:1] ValueError: bad\n  because of this\n")
     assert last_words(log) == "ValueError: bad because of this"
+
+
+def test_the_server_ends_with_whoever_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On SIGTERM too: its workers would hold the memory for ever."""
+    monkeypatch.setattr(server, "check_servable", lambda settings, environment: None)
+    monkeypatch.setattr(server, "command_of", lambda settings, environment: (["sleep", "60"], {}))
+    monkeypatch.setattr(server, "_is_up", lambda url: True)
+    settings = EngineServeConfig(model="m", log=str(tmp_path / "engine.log"))
+    before = signal.getsignal(signal.SIGTERM)
+    ended: list[int] = []
+
+    def run() -> None:
+        with server.serving(settings, CPU) as started:
+            ended.append(started.process.pid)
+            os.kill(os.getpid(), signal.SIGTERM)
+            started.process.wait(60)
+
+    with pytest.raises(SystemExit) as left:
+        run()
+    assert left.value.code == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(ended[0], 0)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "check_servable", lambda settings, environment: None)
+    dies = (["sh", "-c", "echo 'RuntimeError: no memory' >&2; exit 3"], {})
+    monkeypatch.setattr(server, "command_of", lambda settings, environment: dies)
+    settings = EngineServeConfig(model="m", port=1, log=str(tmp_path / "engine.log"))
+    with (
+        pytest.raises(InputError, match="did not start: RuntimeError: no memory"),
+        server.serving(settings, CPU),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

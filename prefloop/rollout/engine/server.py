@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -122,12 +123,13 @@ def rank_that_fits(rank: int) -> int:
 
 @contextmanager
 def serving(settings: EngineServeConfig, environment: Environment) -> Iterator[Server]:
-    """A server that is up; it ends with the body. Raises `InputError` with its last words if it does not come up."""
+    """A server that is up; it ends with the body, on SIGTERM too. Raises `InputError` with its last words if it does not come up."""
     check_servable(settings, environment)
     command, variables = command_of(settings, environment)
     url, began = f"http://{settings.host}:{settings.port}", time.monotonic()
     with open(settings.log, "ab") as log:
         # A group of its own: its workers end with it.
+        before = signal.signal(signal.SIGTERM, _leave)
         process = subprocess.Popen(
             command,
             env=os.environ | variables,
@@ -150,6 +152,7 @@ def serving(settings: EngineServeConfig, environment: Environment) -> Iterator[S
         yield Server(url=url, process=process, seconds=time.monotonic() - began)
     finally:
         _stop(process)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_up(url: str) -> bool:
@@ -157,6 +160,10 @@ def _is_up(url: str) -> bool:
         return httpx.get(f"{url}/health", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
