@@ -125,7 +125,7 @@ def test_answers_and_spans_are_checked_stored_and_come_back(studio: Studio) -> N
 def test_offsets_are_of_characters_and_bad_lines_train_a_process_reward(
     studio: Studio, tmp_path: Path
 ) -> None:
-    prompt, written = Prompt(content="two lines?"), "🙂 fine line\n\n🙂 bad line"
+    prompt, written = Prompt(content="two lines?"), "🙂 fine line\n\n🙂 bad line\nfine again"
     store = studio.store
     ids = store.add_completions(
         [completion(prompt, text, at) for at, text in enumerate((written, "other"))],
@@ -150,7 +150,7 @@ def test_offsets_are_of_characters_and_bad_lines_train_a_process_reward(
     assert main(["label", "answers", *given, "--kind", "steps", "--labels", "untrue", "--out", out]) == 0
     steps = [entry for entry in load_records(out).records if isinstance(entry, Steps)]
     good = {entry.completion: entry.good for entry in steps}
-    assert good == {"🙂 fine line\n🙂 bad line": (True, False), "other": (True,)}
+    assert good == {"🙂 fine line\n🙂 bad line\nfine again": (True, False, True), "other": (True,)}
     assert main(["label", "answers", *given, "--kind", "spans", "--labels", "loud", "--out", out]) == 2
 
 
