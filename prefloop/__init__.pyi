@@ -459,7 +459,7 @@ def ppo(
     kl: KLSettings | Any = ...,
     reward: RewardShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
     compute: ComputeSettings | Any = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     epochs: int = ...,
     minibatches: int = ...,
     clip: float = ...,
@@ -479,7 +479,6 @@ def ppo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """Proximal policy optimisation (arXiv:1707.06347) with policy, reference, critic and reward model."""
 
@@ -501,7 +500,7 @@ def nlpo(
     kl: KLSettings | Any = ...,
     reward: RewardShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
     compute: ComputeSettings | Any = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     epochs: int = ...,
     minibatches: int = ...,
     clip: float = ...,
@@ -524,7 +523,6 @@ def nlpo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """Natural language policy optimisation (arXiv:2210.01241): PPO restricted to the likely tokens of a masking policy, a delayed copy of the policy."""
 
@@ -546,7 +544,7 @@ def a2c(
     kl: KLSettings | Any = ...,
     reward: RewardShapingSettings | Scorer | Sequence[Scorer] | Any = ...,
     compute: ComputeSettings | Any = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     epochs: int = ...,
     minibatches: int = ...,
     clip: float = ...,
@@ -566,7 +564,6 @@ def a2c(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """Advantage actor-critic (arXiv:1602.01783): one update from each batch. PPO's surrogate then has ratio 1, and its gradient is A2C's."""
 
@@ -610,7 +607,7 @@ def grpo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     reference: Model = ...,
     sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
@@ -644,7 +641,6 @@ def grpo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """GRPO (arXiv:2402.03300): rewards standardised within each prompt's group, PPO's clip, k3 in the loss."""
 
@@ -654,7 +650,7 @@ def dr_grpo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     reference: Model = ...,
     sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
@@ -688,7 +684,6 @@ def dr_grpo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """Dr. GRPO (arXiv:2503.20783): GRPO without the two divisions that bias it, by the group's deviation and by the completion's length."""
 
@@ -698,7 +693,7 @@ def dapo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     reference: Model = ...,
     sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
@@ -732,7 +727,6 @@ def dapo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """DAPO (arXiv:2503.14476): GRPO with a higher upper clip, mean over tokens, dynamic sampling, and no KL."""
 
@@ -742,7 +736,7 @@ def gspo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     reference: Model = ...,
     sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
@@ -776,7 +770,6 @@ def gspo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """GSPO (arXiv:2507.18071): GRPO with one ratio for the whole completion, clipped as one."""
 
@@ -786,7 +779,7 @@ def cispo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     reference: Model = ...,
     sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
@@ -820,7 +813,6 @@ def cispo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """CISPO (arXiv:2506.13585): the clipped ratio as a constant weight of -A log π, so that every token keeps its gradient."""
 
@@ -830,7 +822,7 @@ def rloo(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     reference: Model = ...,
     sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
@@ -864,7 +856,6 @@ def rloo(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """RLOO (arXiv:2402.14740): REINFORCE on whole completions, each against the mean of its prompt's others; KL in the reward."""
 
@@ -874,7 +865,7 @@ def reinforce(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     reference: Model = ...,
     sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
@@ -908,7 +899,6 @@ def reinforce(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """REINFORCE (Williams 1992) with return-to-go and a running baseline; KL in the reward."""
 
@@ -918,7 +908,7 @@ def reinforce_pp(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     reference: Model = ...,
     sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
@@ -952,7 +942,6 @@ def reinforce_pp(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """REINFORCE++ (arXiv:2501.03262): return-to-go of token rewards with the KL in them, whitened over the whole batch, PPO's clip."""
 
@@ -962,7 +951,7 @@ def remax(
     data: Rows | DataSettings = ...,
     model: Model,
     reward_model: Scorer | Sequence[Scorer] = ...,
-    environment: EnvironmentSettingsSettings | Any = ...,
+    environment: EnvironmentSettingsSettings | str | Callable[..., Any] | Any = ...,
     reference: Model = ...,
     sampling: OnlineSamplingSettings | Any = ...,
     steps: int = ...,
@@ -996,7 +985,6 @@ def remax(
     skip_bad: bool = ...,
     format: str = ...,
     columns: Sequence[str] = ...,
-    environment: str = ...,
 ) -> PolicyRun:
     """ReMax (arXiv:2310.10505): REINFORCE with the score of the prompt's greedy completion as its baseline; KL in the reward."""
 

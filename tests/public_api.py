@@ -89,14 +89,18 @@ def parameters(cls: Any, groups: dict[str, Any]) -> Iterator[str]:
             yield f"data: Rows | {kind.__name__}Settings{'' if kind.__name__ == 'Preferences' else ' = ...'}"
         elif is_dataclass(kind):
             groups[kind.__name__] = kind  # pyright: ignore[reportAttributeAccessIssue]
-            more = {"lora": " | int", "reward": " | Scorer | Sequence[Scorer]"}.get(field.name, "")
+            more = {
+                "lora": " | int",
+                "reward": " | Scorer | Sequence[Scorer]",
+                "environment": " | str | Callable[..., Any]",
+            }.get(field.name, "")
             yield f"{field.name}: {kind.__name__}Settings{more} | Any = ..."  # pyright: ignore[reportAttributeAccessIssue]
         else:
             other_way = field.name == "out" or (field.name == "reward_model" and "reward" in types_of(cls))
             needed = field.default is MISSING and field.default_factory is MISSING and not other_way
             yield f"{field.name}: {written(kind, field.name)}{'' if needed else ' = ...'}"
     for long, name in short.items():
-        if long != "data.source":
+        if long not in ("data.source", "environment.name"):
             yield f"{name}: {written(names_of(cls)[long], '')}{OF_FOLDERS.get(name, '')} = ..."
 
 

@@ -215,12 +215,13 @@ def asked_by(
     votes, right, certain, error = [], [], [], []
     truth = np.append(judged.rates, 0.5)
     known = _certain(judged)
-    while taken.sum() < settings.votes:
+    asked, uniform = settings.votes, settings.votes if strategy == "uniform" else settings.first
+    while taken.sum() < asked:
         room = np.array([len(outcome) for outcome in pool.outcomes]) - taken
-        count = min(settings.batch, settings.votes - int(taken.sum()), int(room.sum()))
+        count = min(settings.batch, asked - int(taken.sum()), int(room.sum()))
         if not count:
             break
-        if taken.sum() < settings.first or strategy == "uniform":
+        if taken.sum() < uniform:
             chosen = _uniform(room, count, draw)
         else:
             chosen = CHOOSE[strategy](pool, taken, room, count, fitted(judged, pool, taken), draw)

