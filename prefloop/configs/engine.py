@@ -59,9 +59,14 @@ class OnlineSampling(Sampling):
         )
 
 
+def engine_of(sampling: Sampling) -> str:
+    """What samples; in stages that have no setting for it, this process does."""
+    return sampling.engine if isinstance(sampling, OnlineSampling) else PROCESS
+
+
 def has_engine(sampling: Sampling) -> bool:
-    """Whether something else than this process samples; in stages that have no setting for it nothing does."""
-    return isinstance(sampling, OnlineSampling) and sampling.engine != PROCESS
+    """Whether something else than this process samples."""
+    return engine_of(sampling) != PROCESS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

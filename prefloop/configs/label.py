@@ -125,7 +125,7 @@ class ServeConfig:
             bool(self.chat) or self.answers == ChatAnswers(),
             "answers are set, but chat names no model that could answer; name one, or leave answers out",
         )
-        addresses = [answer for answer in self.chat if answer.startswith(("http://", "https://"))]
+        addresses = [model for model in self.chat if model.startswith(("http://", "https://"))]
         require(
             self.answers.device == "auto" or len(addresses) < len(self.chat),
             f"answers.device is {self.answers.device}, but chat names no checkpoint to run here; leave it out",
@@ -138,13 +138,11 @@ class ServeConfig:
             len(self.chat) <= MOST_CHAT_MODELS,
             f"chat names {len(self.chat)} models; {MOST_CHAT_MODELS} are the most",
         )
-        for answer in self.chat:
+        for model in self.chat:
+            require(bool(model.strip()), "chat names an empty model; give a folder, a hub name or an address")
             require(
-                bool(answer.strip()), "chat names an empty model; give a folder, a hub name or an address"
-            )
-            require(
-                not answer.startswith(("http://", "https://")) or bool(answer.partition("#")[2]),
-                f"chat is {answer}, an address without a model; write it as {answer.rstrip('#')}#MODEL",
+                not model.startswith(("http://", "https://")) or bool(model.partition("#")[2]),
+                f"chat is {model}, an address without a model; write it as {model.rstrip('#')}#MODEL",
             )
 
 

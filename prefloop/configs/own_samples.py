@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, require
-from prefloop.configs.engine import OnlineSampling, has_engine
+from prefloop.configs.engine import OnlineSampling, engine_of, has_engine
 from prefloop.configs.ppo import ScoreShaping
 
 
@@ -109,7 +109,7 @@ class OnlineDPOConfig:
         require(self.xpo_alpha >= 0, f"xpo_alpha is {self.xpo_alpha}; it must be 0 (off) or more")
         require(
             self.xpo_alpha == 0 or not has_engine(self.sampling),
-            f"xpo_alpha is {self.xpo_alpha}, which draws from the reference, but sampling.engine {self.sampling.engine} has the policy's weights only; "
+            f"xpo_alpha is {self.xpo_alpha}, which draws from the reference, but sampling.engine {engine_of(self.sampling)} has the policy's weights only; "
             "leave one of them out",
         )
         require(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require, require_whole
-from prefloop.configs.engine import Importance, OnlineSampling, has_engine
+from prefloop.configs.engine import Importance, OnlineSampling, engine_of, has_engine
 from prefloop.configs.environments import EnvironmentSettings, require_played_here, require_rewarded
 from prefloop.configs.scorers import Combining, first_is_model
 
@@ -283,7 +283,7 @@ class NLPOConfig(PPOConfig):
         )
         require(
             not has_engine(self.sampling),
-            f"sampling.engine is {self.sampling.engine}, which cannot mask tokens as NLPO does; leave it out",
+            f"sampling.engine is {engine_of(self.sampling)}, which cannot mask tokens as NLPO does; leave it out",
         )
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
         require(self.mask_least >= 1, f"mask_least is {self.mask_least}; it must be 1 or more")

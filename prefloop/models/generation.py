@@ -81,17 +81,17 @@ def settle(generation: GenerationConfig, name: str) -> None:
     if _fault(generation) is None:
         return
     before = generation.to_diff_dict()
-    drawn = [name for name, unset in _DRAWS.items() if getattr(generation, name, None) not in (None, unset)]
+    drawn = [key for key, unset in _DRAWS.items() if getattr(generation, key, None) not in (None, unset)]
     if generation.temperature == 0:
         generation.do_sample = False
-        for name in drawn:
-            setattr(generation, name, None)
+        for key in drawn:
+            setattr(generation, key, None)
     elif drawn and not generation.do_sample:
         generation.do_sample = True
     if (generation.num_beams or 1) == 1:
-        for name, unset in _BEAMS.items():
-            if getattr(generation, name) not in (None, unset):
-                setattr(generation, name, None)
+        for key, unset in _BEAMS.items():
+            if getattr(generation, key) not in (None, unset):
+                setattr(generation, key, None)
     if not generation.return_dict_in_generate:
         for flag in generation.extra_output_flags:
             setattr(generation, flag, None)

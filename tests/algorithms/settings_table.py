@@ -353,6 +353,7 @@ TABLE: dict[str, dict[str, Case]] = {
         **MODEL,
         **BATCHES,
         "reference": Case(value="{project}/start"),
+        "importance.rule": Case(value="truncate"),  # the rest is seen with grpo
         "completions_per_prompt": Case(value=1),
         "gamma": Case(value=0.5),
         "lam": Case(value=0.1),

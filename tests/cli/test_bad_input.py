@@ -60,7 +60,9 @@ def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         assert "Traceback" not in progress + error
         assert not (here / leaves).exists()
         changed = [
-            path for path in here.rglob("*") if path.is_file() and path.stat().st_mtime_ns != before.get(path)
+            path
+            for path in here.rglob("*")
+            if path.is_file() and path.suffix != ".pyc" and path.stat().st_mtime_ns != before.get(path)
         ]
         assert [path.name for path in changed if not path.name.startswith("prefloop.db")] == []
         return error.strip()

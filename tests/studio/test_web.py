@@ -325,7 +325,9 @@ def test_an_answer_sent_twice_is_stored_once(studio: Studio, ann: Person, projec
     body = {"choice": "second", "strength": 2, "rationale": "kinder", "flags": ["untrue"]}
     first = ann.submit(token, body, key="the-same-key")
     again = ann.submit(token, body, key="the-same-key")
-    assert first.json() == again.json() == {"token": token, "state": "submitted", "feedback": None}
+    assert (
+        first.json() == again.json() == {"token": token, "state": "submitted", "feedback": None, "models": []}
+    )
     assert ann.submit(token, body | {"strength": 1}, key="the-same-key").status_code == 409
     assert ann.submit(token, body).status_code == 409
     assert studio.store.counts()["judgement"] == 1
