@@ -31,6 +31,10 @@ _BUCKET = 8 * 2**20
 WAIT_MINUTES = 30.0
 """How long a process waits for the others: rank 0 may be reading data or writing a large checkpoint."""
 
+_PRODUCTS = ("MKL_CBWR", "AUTO,STRICT")
+"""Without it MKL's products depend on where their factors lie in memory, so a run that goes on could differ in a last bit: a sharded model's gathered
+weights lie wherever there is room."""
+
 _waits: Waits | None = None
 """Of this process's group; the stages of a recipe share it."""
 
@@ -232,6 +236,7 @@ def start_world(
         PeerLost: Another process did not come in time.
     """
     global _waits
+    os.environ.setdefault(*_PRODUCTS)  # read at the first product
     size = _environment("WORLD_SIZE", 1)
     local_rank = _environment("LOCAL_RANK", 0)
     place = _device(device, local_rank)

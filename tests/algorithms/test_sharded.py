@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from prefloop.errors import InputError
 from tests.algorithms.sharded import out_of
-from tests.algorithms.small import CPU, assert_close, settings, train, weights_of
+from tests.algorithms.small import CPU, assert_close, assert_same, settings, train, weights_of
 from tests.runtime.processes import ROOT
 
 EQUAL = {
@@ -56,9 +56,8 @@ def test_each_process_holds_half_and_layers_stay_fused(name: str, rank: int, sha
     assert seen["fused"] > 10
 
 
-def test_resumed_goes_on(sharded: Path) -> None:
-    """Equal to the bit on some processors; on others a product's last bit differs after loading."""
-    assert_close(sharded / out_of(RESUMED), sharded / out_of(WHOLE))
+def test_resumed_is_equal_to_the_bit(sharded: Path) -> None:
+    assert_same(sharded / out_of(RESUMED), sharded / out_of(WHOLE))
 
 
 def test_other_numbers_of_processes_go_on(sharded: Path, unbroken: Callable[[str], Path]) -> None:
