@@ -8,7 +8,7 @@ With 7 numbers and 3 guesses, halving what is left always wins; guessing at rand
 import random
 from collections.abc import Sequence
 
-from prefloop.environments import Messages
+from prefloop.environments import Opening
 from prefloop.records import Message, Prompt
 
 
@@ -19,14 +19,10 @@ class GuessNumber:
         """Numbers are 1 to `most`."""
         self.most = most
 
-    def reset(self, prompt: Prompt, seed: int) -> Messages:
+    def reset(self, prompt: Prompt, seed: int) -> Opening:
         """Think of a number, and say what the prompt says."""
         self.number = random.Random(seed).randint(1, self.most)
-        return (
-            [Message(role="user", content=prompt.content)]
-            if isinstance(prompt.content, str)
-            else prompt.content
-        )
+        return prompt.content
 
     def step(self, messages: Sequence[Message]) -> tuple[list[Message], float, bool]:
         """Answer a guess: 1 for the right one."""

@@ -12,6 +12,8 @@ from prefloop.records import ROLES, Message, Prompt
 
 Messages = Sequence[Message | Mapping[str, Any]]
 """Messages as records, or as dicts of `role` and `content` (and the other fields of `Message`)."""
+Opening = str | Messages
+"""What the policy answers first, as messages or as text of the user; a prompt's `content` is one or the other."""
 Step = tuple[Messages, float, bool]
 """What others say next, the reward of the policy's turn, and whether the conversation is over."""
 
@@ -22,8 +24,8 @@ class Environment(Protocol):
     `close(self)`, where there is one, is called when the conversation is over.
     """
 
-    def reset(self, prompt: Prompt) -> "Messages | Awaitable[Messages]":
-        """The messages that the policy answers first, the same for all conversations of a prompt. The row of the prompt is in `prompt.columns`.
+    def reset(self, prompt: Prompt) -> "Opening | Awaitable[Opening]":
+        """What the policy answers first, the same for all conversations of a prompt. The row of the prompt is in `prompt.columns`.
 
         With a parameter `seed` it is given a number that belongs to the prompt's place in the run, whatever else is random.
         """
@@ -93,8 +95,9 @@ def takes_seed(environment: Environment) -> bool:
 
 
 def opening_in(result: object, *, what: str) -> tuple[Message, ...]:
-    """What `reset` returned as messages. Raises `InputError` unless the policy can speak next."""
-    messages = _messages_in(result, what=what)
+    """What `reset` returned as messages, text as one of the user. Raises `InputError` unless the policy can speak next."""
+    given = [Message(role="user", content=result)] if isinstance(result, str) else result
+    messages = _messages_in(given, what=what)
     if not messages or messages[-1].role == "assistant":
         last = "no message" if not messages else "a message of the assistant last"
         raise InputError(
@@ -135,7 +138,8 @@ def _message(item: object, place: int, *, what: str) -> Message:
         return item
     if not (isinstance(item, Mapping) and item.get("role") in ROLES and isinstance(item.get("content"), str)):
         raise InputError(
-            f"{what} returned {shown(item)} as message {place}; it must have a role ({', '.join(ROLES)}) and a content of text"
+            f"{what} returned {shown(item)} as message {place}; it must have a role ({', '.join(ROLES)}) and a content of text (the content of a prompt "
+            "that is a chat is messages already)"
         )
     try:
         return Message.from_json(item)

@@ -8,8 +8,9 @@ import pytest
 
 from prefloop.api.given import settings_from
 from prefloop.configs.critic_free import GRPOConfig
-from prefloop.environments.environment import open_environment
+from prefloop.environments.environment import open_environment, opening_in
 from prefloop.errors import InputError
+from prefloop.records import Message, Prompt
 
 
 class Game:
@@ -69,3 +70,18 @@ def test_what_is_no_environment_is_named(tmp_path: Path) -> None:
         given(3, tmp_path)
     with pytest.raises(InputError, match=r"makes .* of type dict; it must have the methods reset\(prompt\)"):
         open_environment(given(dict, tmp_path).environment.name)
+
+
+@pytest.mark.parametrize(
+    "content", ["Go.", (Message(role="system", content="Be kind."), Message(role="user", content="Go."))]
+)
+def test_a_prompts_content_is_an_opening(content: Any) -> None:
+    opening = opening_in(Prompt(content=content).content, what="reset")
+    assert opening[-1] == Message(role="user", content="Go.")
+    assert len(opening) == (1 if isinstance(content, str) else 2)
+
+
+def test_a_chat_as_one_messages_content_is_refused_with_the_way_out() -> None:
+    chat = (Message(role="user", content="Go."),)
+    with pytest.raises(InputError, match="the content of a prompt that is a chat is messages already"):
+        opening_in([{"role": "user", "content": chat}], what="reset")
