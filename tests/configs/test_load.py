@@ -221,7 +221,7 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
 @st.composite
 def configs(draw: st.DrawFn, cls: Any) -> Any:
     """Settings of a class that it accepts: every one drawn or left at its default."""
-    chosen, needed = {}, {"out"}
+    chosen, needed = {}, {"out", "reward_model"}
     for each in dataclasses.fields(cls):
         must = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
         if each.name == "resume":
@@ -229,6 +229,8 @@ def configs(draw: st.DrawFn, cls: Any) -> Any:
         if must or draw(st.integers(0, 3)) == 0:
             chosen[each.name] = draw(values_of(types_of(cls)[each.name]))
             needed |= {each.name} if must else set()
+    if "reward_model" in types_of(cls):
+        chosen["reward_model"] = draw(TEXT.filter(bool))
     if cls is RunSettings:
         chosen["out"] = draw(TEXT.filter(bool))
     while True:
