@@ -113,6 +113,53 @@ LABEL: Mapping[str, Command] = {
         examples=("prefloop label user reset ann --store runs/first/prefloop.db",),
         single=True,
     ),
+    "label remote projects": Command(
+        summary="list the projects of a studio on another machine",
+        settings="prefloop.configs.remote:RemoteProjectsConfig",
+        work="prefloop.cli.remote:list_projects",
+        examples=("prefloop label remote projects --url https://label.example.org",),
+        single=True,
+    ),
+    "label remote import": Command(
+        summary="send a file's completions to a studio on another machine",
+        settings="prefloop.configs.remote:RemoteImportConfig",
+        work="prefloop.cli.remote:import_items",
+        positional=("source",),
+        examples=(
+            "prefloop label remote import samples.jsonl --url https://label.example.org --project Helpful --overlap 2",
+        ),
+        single=True,
+    ),
+    "label remote export": Command(
+        summary="fetch what was judged in a studio on another machine",
+        settings="prefloop.configs.remote:RemoteExportConfig",
+        work="prefloop.cli.remote:export",
+        positional=("project",),
+        examples=(
+            "prefloop label remote export Helpful --url https://label.example.org --out comparisons.jsonl",
+        ),
+        single=True,
+    ),
+    "label remote invite": Command(
+        summary="make an invitation link of a studio on another machine",
+        settings="prefloop.configs.remote:RemoteInviteConfig",
+        work="prefloop.cli.remote:invite",
+        examples=(
+            "prefloop label remote invite --url https://label.example.org --projects Helpful --uses 20",
+        ),
+        single=True,
+    ),
+    "label remote call": Command(
+        summary="send any request of the API to a studio on another machine",
+        settings="prefloop.configs.remote:RemoteCallConfig",
+        work="prefloop.cli.remote:call",
+        positional=("method", "path"),
+        examples=(
+            "prefloop label remote call GET /audit --query limit=10 --url https://label.example.org",
+            "prefloop label remote call PUT /people/3/active --body '{\"active\": false}'",
+        ),
+        single=True,
+    ),
     "label backup": Command(
         summary="copy a store while it is in use",
         settings="prefloop.configs.label:BackupConfig",

@@ -234,11 +234,9 @@ class LabelExportConfig(Selecting):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InviteConfig:
-    """Make an invitation link, to some projects or to those that are open to everybody."""
+class Invited:
+    """What an invitation link gives, to how many people."""
 
-    store: str = "prefloop.db"
-    """Store that the studio serves: a file or a database URL."""
     projects: tuple[str, ...] = ()
     """Projects that people join, by name or number."""
     role: Literal["annotator", "adjudicator", "manager", "admin"] = "annotator"
@@ -249,8 +247,6 @@ class InviteConfig:
     """How long it works."""
     note: str = ""
     """Name of the link in the list."""
-    public_url: str = "http://127.0.0.1:8100"
-    """Address at which people reach the studio."""
 
     def __post_init__(self) -> None:
         require(1 <= self.uses <= 1000, f"uses is {self.uses}; it must be 1 to 1000")
@@ -264,6 +260,16 @@ class InviteConfig:
             self.role != "manager" or bool(self.projects),
             "role is manager, but no project is named; name those that they run with --projects",
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InviteConfig(Invited):
+    """Make an invitation link, to some projects or to those that are open to everybody."""
+
+    store: str = "prefloop.db"
+    """Store that the studio serves: a file or a database URL."""
+    public_url: str = "http://127.0.0.1:8100"
+    """Address at which people reach the studio."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

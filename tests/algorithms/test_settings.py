@@ -49,6 +49,7 @@ from prefloop.configs.label import (
     BackupConfig,
     ChatAnswers,
     InviteConfig,
+    Invited,
     LabelExportConfig,
     LabelImportConfig,
     ProjectDeleteConfig,
@@ -79,6 +80,14 @@ from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.project import LineageConfig, ReportConfig
 from prefloop.configs.push import PushConfig
 from prefloop.configs.recipes import IMDBConfig, RoundsConfig, ToyConfig
+from prefloop.configs.remote import (
+    Remote,
+    RemoteCallConfig,
+    RemoteExportConfig,
+    RemoteImportConfig,
+    RemoteInviteConfig,
+    RemoteProjectsConfig,
+)
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sample import SampleConfig
 from prefloop.configs.scorers import Combining, Named
@@ -105,6 +114,8 @@ OTHERS = (
     *(ScorePairsConfig, BestOfNConfig, Combining, Named),
     *(ServeConfig, ChatAnswers, LabelImportConfig, LabelExportConfig, BackupConfig, RestoreConfig),
     *(AnswersConfig, QuestionsConfig),
+    *(Invited, Remote, RemoteProjectsConfig, RemoteImportConfig, RemoteExportConfig),
+    *(RemoteInviteConfig, RemoteCallConfig),
     *(AskedModel, ScorerConfig, LabelScoreConfig, ReviseConfig, DistillContextConfig, RoundsConfig),
     *(
         UserResetConfig,

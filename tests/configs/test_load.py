@@ -336,6 +336,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "JudgeConfig": {"checkpoint": "c"},
     "ReviseConfig": {"checkpoint": "c"},
     "AnswersConfig": {"out": "o.jsonl"},
+    "RemoteExportConfig": {"out": "o.jsonl"},
+    "RemoteCallConfig": {"path": "/p"},
     "VerifierConfig": {"kind": "exact"},
     "StudyConfig": {"name": "all", "out": "o"},
     "MergeConfig": {"models": ("a", "b")},
