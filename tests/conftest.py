@@ -1,7 +1,9 @@
 """Fixtures for all tests. While tests run, the shapes in signatures and dataclasses are checked at every call."""
 
+import gc
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import cache
@@ -56,6 +58,17 @@ install_import_hook("prefloop", f"{__name__}.checked")
 # How long an example takes says more about what else the machine does than about the code.
 hypothesis_settings.register_profile("prefloop", deadline=None)
 hypothesis_settings.load_profile("prefloop")
+
+
+def pytest_collection_finish() -> None:
+    """All modules are imported, and stay to the end: the garbage collector need not look at them again."""
+    if "prefloop.data.store" in sys.modules:
+        from prefloop.data.store.database import Database
+        from tests import quick_stores
+
+        Database.migrate = quick_stores.quickly
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,18 @@ from sqlalchemy import inspect, text
 
 from prefloop.data.store import Store
 from prefloop.data.store import database as database_module
-from prefloop.data.store.database import HEAD, VERSION_TABLE
+from prefloop.data.store.database import HEAD, VERSION_TABLE, Database
 from prefloop.data.store.models import Base
 from prefloop.errors import InputError
 from prefloop.records import Prompt
+from tests import quick_stores
+from tests.data.conftest import DATABASES
+
+
+@pytest.fixture(autouse=True)
+def migrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here every store is made by the migrations."""
+    monkeypatch.setattr(Database, "migrate", quick_stores.MIGRATE)
 
 
 def test_a_new_store_is_empty_and_a_second_opening_keeps_what_is_there(store_url: str) -> None:
@@ -47,6 +55,43 @@ def test_migrated_names_follow_the_models_convention(store: Store) -> None:
         for table in Base.metadata.sorted_tables:
             named = {key["name"] for key in inspector.get_foreign_keys(table.name)}
             assert named == {constraint.name for constraint in table.foreign_key_constraints}
+
+
+DEFINITIONS = {
+    "sqlite": "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL",
+    "postgresql": """
+        SELECT table_name || '.' || column_name, data_type, is_nullable || coalesce(column_default, '')
+        FROM information_schema.columns WHERE table_schema = current_schema()
+        UNION ALL SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema()
+        UNION ALL SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+        FROM pg_constraint WHERE connamespace = current_schema()::regnamespace
+        UNION ALL SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(pg_trigger.oid)
+        FROM pg_trigger JOIN pg_class ON tgrelid = pg_class.oid
+        WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace
+        UNION ALL SELECT 'function', proname, prosrc FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_the_stores_of_other_tests_have_the_schema_that_migrations_make(
+    kind: str, new_url: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def definitions() -> list[list[str]]:
+        with Store.open(url := new_url(kind)) as store, store.database.read() as session:
+            assert session.scalars(text(f"SELECT version_num FROM {VERSION_TABLE}")).all() == [HEAD]
+            schema = url.rpartition("search_path%3D")[2]  # the second store's name differs
+            said = [
+                "\n".join(row).replace(f"{schema}.", "") for row in session.execute(text(DEFINITIONS[kind]))
+            ]
+            # A table that a migration rebuilt has its constraints in any order.
+            return sorted(sorted(line.strip(" ,\t") for line in each.splitlines()) for each in said)
+
+    migrated = definitions()
+    assert len(migrated) > 100
+    monkeypatch.setattr(Database, "migrate", quick_stores.quickly)
+    definitions()
+    assert definitions() == migrated
 
 
 def test_down_to_nothing_and_up_again(store: Store) -> None:

@@ -8,8 +8,10 @@ from random import Random
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 
 from prefloop.data.store import Store
+from prefloop.studio import accounts
 from prefloop.studio.service import Studio
 from tests.data.conftest import (  # noqa: F401  (fixtures)
     empty_store,
@@ -22,6 +24,11 @@ from tests.data.conftest import (  # noqa: F401  (fixtures)
 )
 from tests.studio.live import opened
 from tests.studio.made import fill
+
+HASHER = accounts._hasher
+"""The program's own. Tests sign so many people in that they hash passwords as cheaply as Argon2 allows."""
+accounts._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+accounts._NOBODY = accounts._hasher.hash("nobody's password")
 
 
 @dataclass

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from argon2 import Type, extract_parameters
 from sqlalchemy import select
 
 from prefloop.data.store import studio_models
@@ -11,7 +12,7 @@ from prefloop.data.store.database import Unavailable
 from prefloop.studio import accounts, invitations
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectSettings
-from tests.studio.conftest import Clock
+from tests.studio.conftest import HASHER, Clock
 from tests.studio.web import BASE, PASSWORD, Person, client_of
 
 
@@ -75,6 +76,13 @@ def test_there_is_no_password_that_works_before_set_up(studio: Studio) -> None:
 def test_weak_passwords_are_refused(studio: Studio, password: str) -> None:
     with pytest.raises(Exception, match="password"):
         accounts.add_person(studio, "weak", password, "annotator")
+
+
+def test_a_password_takes_64_mib_and_three_passes_to_try() -> None:
+    parameters = extract_parameters(HASHER.hash(PASSWORD))
+    assert parameters.type is Type.ID
+    assert parameters.memory_cost >= 64 * 1024  # KiB
+    assert parameters.time_cost >= 3
 
 
 def test_what_opens_a_door_is_stored_as_a_hash(studio: Studio, ann: Person) -> None:
