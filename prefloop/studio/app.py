@@ -48,6 +48,30 @@ from prefloop.studio.values import NotAllowed, NotFound
 
 log = logging.getLogger(__name__)
 STATIC = Path(str(files("prefloop.studio"))) / "static"
+PARTS = (
+    api,
+    api_people,
+    api_chat,
+    api_datasets,
+    api_members,
+    api_account,
+    api_at_work,
+    api_items,
+    api_questions,
+    api_start,
+    pages,
+    pages_admin,
+    pages_adjudicate,
+    pages_datasets,
+    pages_members,
+    pages_account,
+    pages_at_work,
+    pages_items,
+    pages_questions,
+    pages_start,
+    pages_arena,
+)
+"""Where the routes are. The first that fits a request answers it."""
 LIMITS = {"sign in": (10, 60.0), "tokens": (20, 60.0), "answers": (600, 60.0), "links": (30, 60.0)}
 """What is counted -> events and seconds, of one address or one person."""
 
@@ -83,27 +107,9 @@ def make_app(
     app.state.limits = {
         name: RateLimit(count, seconds) for name, (count, seconds) in (LIMITS | (limits or {})).items()
     }
-    app.include_router(api.router)
-    app.include_router(api_people.router)
-    app.include_router(api_chat.router)
-    app.include_router(api_datasets.router)
-    app.include_router(api_members.router)
-    app.include_router(api_account.router)
-    app.include_router(api_at_work.router)
-    app.include_router(api_items.router)
-    app.include_router(api_questions.router)
-    app.include_router(api_start.router)
-    app.include_router(pages.router)
-    app.include_router(pages_admin.router)
-    app.include_router(pages_adjudicate.router)
-    app.include_router(pages_datasets.router)
-    app.include_router(pages_members.router)
-    app.include_router(pages_account.router)
-    app.include_router(pages_at_work.router)
-    app.include_router(pages_items.router)
-    app.include_router(pages_questions.router)
-    app.include_router(pages_start.router)
-    app.include_router(pages_arena.router)
+    for part in PARTS:
+        # `include_router` would make every route anew for each application.
+        app.router.routes.extend(part.router.routes)
     app.add_api_route("/healthz", _alive, methods=["GET"], tags=["server"])
     app.add_api_route("/readyz", _ready, methods=["GET"], tags=["server"], response_model=None)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
