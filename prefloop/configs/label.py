@@ -112,6 +112,8 @@ class ServeConfig:
     answers: ChatAnswers = field(default_factory=ChatAnswers)
     metrics: str = ""
     """Serve numbers for Prometheus at http://HOST:PORT/metrics, for example 127.0.0.1:9464. Anyone who reaches that address can read them."""
+    webhook_networks: tuple[str, ...] = ()
+    """Networks of your own that webhooks may reach, for example 10.0.0.0/8. Without them they reach public addresses only, over TLS."""
     log_format: Literal["text", "json"] = "text"
     """Log lines as text or as JSON objects."""
     log_requests: bool = False

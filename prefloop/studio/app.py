@@ -27,6 +27,7 @@ from prefloop.studio import (
     api_people,
     api_questions,
     api_start,
+    api_webhooks,
     pages,
     pages_account,
     pages_adjudicate,
@@ -38,8 +39,10 @@ from prefloop.studio import (
     pages_members,
     pages_questions,
     pages_start,
+    pages_webhooks,
 )
 from prefloop.studio.chat_work import ChatWork
+from prefloop.studio.outgoing import Network
 from prefloop.studio.prefix import Prefix, check_prefix, parsed
 from prefloop.studio.security import Guard, RateLimit, root_of
 from prefloop.studio.service import Studio
@@ -59,6 +62,7 @@ PARTS = (
     api_items,
     api_questions,
     api_start,
+    api_webhooks,
     pages,
     pages_admin,
     pages_adjudicate,
@@ -70,6 +74,7 @@ PARTS = (
     pages_questions,
     pages_start,
     pages_arena,
+    pages_webhooks,
 )
 """Where the routes are. The first that fits a request answers it."""
 LIMITS = {"sign in": (10, 60.0), "tokens": (20, 60.0), "answers": (600, 60.0), "links": (30, 60.0)}
@@ -86,10 +91,11 @@ def make_app(
     chat: ChatWork | None = None,
     limits: dict[str, tuple[int, float]] | None = None,
     watches: Sequence[Watch] = (),
+    webhook_networks: Sequence[Network] = (),
 ) -> FastAPI:
     """The application. `hosts`: names it answers to (none: any), and with `numbers` to numeric addresses too. `public_url`: the address that people
     type, where it is another: its scheme says whether cookies need TLS, its path is that of every page. `media`: folder of clips. `chat`: the models of
-    live chats. `watches`: told of every request. Raises `InputError` for a public_url that cannot be."""
+    live chats. `watches`: told of every request. `webhook_networks`: where webhooks may go that is not the internet. Raises `InputError` for a public_url that cannot be."""
     public = parsed(public_url)
     app = FastAPI(
         title="prefloop studio",
@@ -104,6 +110,7 @@ def make_app(
     app.state.prefix = prefix = public.path
     app.state.media = media
     app.state.chat = chat
+    app.state.webhook_networks = tuple(webhook_networks)
     app.state.limits = {
         name: RateLimit(count, seconds) for name, (count, seconds) in (LIMITS | (limits or {})).items()
     }

@@ -190,7 +190,7 @@ def submit(
         action="submit",
         entity="assignment",
         id=row.id,
-        detail={"judgement": id, "state": row.state},
+        detail={"project": project.id, "task": row.task_id, "judgement": id, "state": row.state},
     )
     session.flush()
     if task.gold and not task.stage and onboarding.check_gold(session, project, annotator, now=now):
@@ -261,7 +261,7 @@ def skip(session: Session, token: str, annotator: int, *, key: str, reason: str,
         action="skip",
         entity="assignment",
         id=row.id,
-        detail={"judgement": id},
+        detail={"project": project.id, "task": row.task_id, "judgement": id},
     )
     session.flush()
     return Receipt(token=token, state="skipped", judgement=id)
@@ -311,7 +311,7 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
         action="undo",
         entity="assignment",
         id=row.id,
-        detail={"judgement": before.id},
+        detail={"project": project.id, "task": row.task_id, "judgement": before.id},
     )
     session.flush()
     return shown(session, project, row)

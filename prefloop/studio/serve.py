@@ -16,6 +16,7 @@ from prefloop.errors import InputError
 from prefloop.studio import accounts, demo, invitations
 from prefloop.studio.app import make_app
 from prefloop.studio.chat_work import ChatWork
+from prefloop.studio.outgoing import read_networks
 from prefloop.studio.prefix import parsed
 from prefloop.studio.responders import EndpointResponder, Served, serving
 from prefloop.studio.service import Studio
@@ -27,6 +28,7 @@ from prefloop.studio.telemetry import (
     serving_metrics,
     set_up_logs,
 )
+from prefloop.studio.webhooks import Deliveries
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ENVIRONMENT = "PREFLOOP_STUDIO_"
@@ -42,6 +44,7 @@ def serve(config: ServeConfig) -> None:
     """
     _check_address(config.host, config.port)
     watched = parse_address(config.metrics)
+    read_networks(config.webhook_networks)
     address = Address(host=config.host, port=config.port, public=config.public_url)
     with serving(config.chat, config.answers) as served, Store.open(config.store) as store:
         studio = Studio(store)
@@ -67,6 +70,7 @@ def serve(config: ServeConfig) -> None:
             "PUBLIC": config.public_url,
             "MEDIA": config.media,
             "METRICS": config.metrics,
+            "WEBHOOK_NETWORKS": " ".join(config.webhook_networks),
             "LOG_FORMAT": config.log_format,
             "LOG_REQUESTS": _flag(config.log_requests),
         }
@@ -121,6 +125,8 @@ def from_environment() -> FastAPI:
         watches.append(counting())
     store = Store.open(given["STORE"])
     studio = Studio(store)
+    networks = read_networks(given["WEBHOOK_NETWORKS"].split())
+    Deliveries(studio, networks).start()  # its thread ends with the process
     return make_app(
         studio,
         hosts=given["HOSTS"].split(),
@@ -129,6 +135,7 @@ def from_environment() -> FastAPI:
         media=Path(given["MEDIA"]) if given["MEDIA"] else None,
         chat=_chat_work(studio, given["CHAT"]),
         watches=watches,
+        webhook_networks=networks,
     )
 
 

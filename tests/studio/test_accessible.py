@@ -80,6 +80,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                     "/admin/quality",
                     "/admin/people",
                     "/admin/audit",
+                    "/admin/webhooks",
                     "/admin/inbox",
                     "/nowhere",
                 )
@@ -130,6 +131,7 @@ PAGES += [
     "/admin/quality",
     "/admin/people",
     "/admin/audit",
+    "/admin/webhooks",
     "/nowhere",
 ]
 

@@ -62,6 +62,7 @@ def test_nobody_else_is_told_that_the_project_is_there(
 ADMIN_ONLY = (
     "/admin/people",
     "/admin/audit",
+    "/admin/webhooks",
     "/admin/quality",
     "/admin/datasets",
     "/admin/new",

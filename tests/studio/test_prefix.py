@@ -88,7 +88,7 @@ def test_every_address_in_pages_is_within_the_path(studio: Studio, strips: bool)
     project = studio.create_project(ProjectSettings(name="first")).id
     app_client.cookies.set("prefloop_session", accounts.open_session(studio, who.account))
     for path in ("/", f"/label/{project}", "/history", "/settings", "/admin", f"/admin/projects/{project}",
-                 "/admin/people", "/admin/quality", "/admin/audit", "/admin/new", "/adjudicate"):  # fmt: skip
+                 "/admin/people", "/admin/quality", "/admin/webhooks", "/admin/audit", "/admin/new", "/adjudicate"):  # fmt: skip
         answer = app_client.get(f"{at}{path}")
         assert answer.status_code == 200, path
         for address in re.findall(r'(?:href|src|action)="(/[^"]*)"', answer.text):

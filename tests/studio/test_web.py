@@ -254,6 +254,7 @@ def test_admin_pages_are_for_admins(ann: Person, boss: Person, project: int) -> 
         f"/admin/projects/{project}",
         "/admin/people",
         "/admin/audit",
+        "/admin/webhooks",
     ]
     pages.append(f"/admin/projects/{project}/edit")
     for page in pages:
@@ -311,7 +312,7 @@ def test_every_answer_has_the_headers(ann: Person) -> None:
 
 def test_pages_load_nothing_from_elsewhere_and_hold_no_script(boss: Person, project: int) -> None:
     paths = ["/", f"/label/{project}", "/history", "/settings", "/admin", f"/admin/projects/{project}"]
-    for path in [*paths, "/admin/people", "/admin/audit", "/admin/new"]:
+    for path in [*paths, "/admin/people", "/admin/webhooks", "/admin/audit", "/admin/new"]:
         text = boss.client.get(path).text
         assert not re.search(r"""(src|href|action)\s*=\s*["'](https?:)?//""", text), path
         assert not re.search(r"""\son\w+\s*=|\sstyle\s*=|<style""", text), path
