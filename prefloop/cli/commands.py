@@ -311,6 +311,18 @@ STAGES: Mapping[str, Command] = {
         positional=("folder",),
         examples=("prefloop verify runs/first/sft", "prefloop verify runs/first/ppo/final"),
     ),
+    "launch": Command(
+        summary="write the script with which Slurm, SkyPilot or Kubernetes starts a training on several machines",
+        settings="prefloop.configs.launch:LaunchConfig",
+        work="prefloop.cli.launch:launch",
+        positional=("command",),
+        single=True,
+        examples=(
+            "prefloop launch --slurm --nodes 8 --out dpo.sbatch -- dpo --model MODEL --data pairs.jsonl --compute.shard full --run.save_every 100 --out runs/dpo",
+            "prefloop launch --slurm --nodes 5 --engine_gpus 8 --out grpo.sbatch -- grpo --config grpo.yaml",
+            "prefloop launch --k8s --nodes 2 --image registry.example.org/prefloop --volume runs --out dpo.yaml -- dpo --config dpo.yaml",
+        ),
+    ),
     "engine serve": Command(
         summary="start an inference engine (vLLM) for the rollouts of a run",
         settings="prefloop.configs.engine:EngineServeConfig",

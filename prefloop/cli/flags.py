@@ -42,7 +42,7 @@ class Flags:
 
 def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] = ()) -> Flags:
     """The settings in a command's arguments. `positional` names the settings that may stand without a flag, in order; one that is a list takes all
-    words up to the next flag.
+    words up to the next flag. `--` ends the flags: what follows are the items of the last positional setting, if that is a list.
 
     Hyphens in names are read as underscores. A flag of true or false may stand alone for true; a list's items follow one another.
     Raises `InputError` for an unknown flag (with the nearest one), a value missing or of the wrong type, and a setting given twice.
@@ -53,6 +53,9 @@ def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] 
     file = ""
     while rest:
         argument = rest.pop(0)
+        if argument == "--" and places and get_origin(kinds[places[-1]]) is tuple:
+            _put(found, places[-1], Given(value=tuple(rest), where="--"))
+            break
         if not argument.startswith("--"):
             if not places:
                 raise InputError(_unexpected(argument, short))

@@ -31,6 +31,7 @@ from typing import Any
 
 from prefloop.addresses import without_passwords
 from prefloop.configs.common import RunSettings
+from prefloop.configs.launch import MEETING_PORT
 from prefloop.errors import EngineLost, InputError, PeerLost
 from prefloop.runtime.checkpoint import Checkpoints, Content, compare_fingerprints, replace_folder
 from prefloop.runtime.environment import flatten
@@ -432,10 +433,15 @@ class Run:
 
 
 def program(world: World) -> str:
-    """How prefloop was started, for a command that is shown."""
+    """How prefloop was started, for a command that is shown. With several nodes it is typed on each of them."""
     if world.size == 1:
         return "prefloop"
-    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', world.size)} -m prefloop"
+    here = os.environ.get("LOCAL_WORLD_SIZE", world.size)
+    nodes = os.environ.get("GROUP_WORLD_SIZE", "1")
+    meeting = ""
+    if nodes != "1":
+        meeting = f"--nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint {os.environ['MASTER_ADDR']}:{MEETING_PORT} "
+    return f"torchrun {meeting}--nproc-per-node {here} -m prefloop"
 
 
 def null_for_nan(value: Any) -> Any:

@@ -61,6 +61,7 @@ from prefloop.configs.label import (
     UserResetConfig,
 )
 from prefloop.configs.label_questions import AnswersConfig, QuestionsConfig
+from prefloop.configs.launch import LaunchConfig
 from prefloop.configs.merge import MergeConfig
 from prefloop.configs.model_names import ModelName
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
@@ -129,7 +130,7 @@ OTHERS = (
         RequestFields,
     ),
     *(PushConfig, ModelName, VerifierConfig, OnlineSampling, Importance),
-    *(EngineServeConfig, EngineInstallConfig),
+    *(EngineServeConfig, EngineInstallConfig, LaunchConfig),
     *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits, ScoreConfig, SelectConfig),
     *(AlignConfig, PlanConfig, Preferences, StudyConfig),
     *(NLPOConfig, GameConfig, NashMDConfig, SPPOConfig, ILQLConfig),

@@ -31,8 +31,10 @@ from tests.studio.web import PASSWORD, client_of
 
 KIT = Path(__file__).parents[2] / "deploy"
 COMPOSE = yaml.safe_load((KIT / "compose.yaml").read_text())
+TRAINING = yaml.safe_load((KIT / "compose.train.yaml").read_text())
 MANIFESTS = list(yaml.safe_load_all((KIT / "kubernetes" / "studio.yaml").read_text()))
 _DOCKERFILE = (KIT / "Dockerfile").read_text()
+_TRAIN = (KIT / "train.Dockerfile").read_text()
 
 
 def manifest(kind: str) -> Any:
@@ -51,17 +53,18 @@ def commands() -> list[tuple[str, list[str]]]:
     found = [
         ("Dockerfile", yaml.safe_load(re.findall(r"^CMD (\[.*\])$", _DOCKERFILE, re.MULTILINE)[-1])),
         ("compose.yaml", COMPOSE["services"]["studio"]["command"]),
+        *(("compose.train.yaml", service["command"]) for service in TRAINING["services"].values()),
         ("studio.yaml", container("Deployment")["args"]),
     ]
     for path in sorted(path for path in KIT.rglob("*") if path.is_file()):
         # Lines that begin with it, in comments too; the shell's own words around it are not its arguments.
-        for line in re.findall(r"^(?:[# ]|ExecStart=.*?(?=/opt))*(?:/opt/prefloop/bin/)?prefloop (label .*)", path.read_text(), re.MULTILINE):  # fmt: skip
+        for line in re.findall(r"^(?:[# ]|ExecStart=.*?(?=/opt))*(?:/opt/prefloop/bin/)?prefloop ((?:label|engine) .*)", path.read_text(), re.MULTILINE):  # fmt: skip
             found.append((path.name, shlex.split(line.rstrip("'").replace("$(", "").replace(")", ""))))
     return found
 
 
 def test_there_are_commands() -> None:
-    assert len(commands()) == 11
+    assert len(commands()) == 13
 
 
 @pytest.mark.parametrize(("file", "command"), commands())
@@ -96,12 +99,27 @@ def test_compose_names_what_is_there() -> None:
         assert services[name]["environment"]["PGPASSWORD"]
 
 
+def test_the_training_services_go_with_the_studios() -> None:
+    """The trainer asks the engine that is there, starts from what it serves, and records in the studio's database."""
+    engine, trainer = TRAINING["services"]["engine"], TRAINING["services"]["trainer"]
+    assert set(trainer["depends_on"]) <= {*COMPOSE["services"], "engine"}
+    assert f"--model={engine['command'][2].partition(':')[0]}}}" in trainer["command"]
+    assert "--sampling.engine=http://engine:8000" in trainer["command"]
+    assert "--dtype=bfloat16" in engine["command"]
+    assert "--compute.dtype=bfloat16" in trainer["command"]
+    store = next(word for word in COMPOSE["services"]["studio"]["command"] if word.startswith("--store="))
+    assert f"--run.{store.removeprefix('--')}" in trainer["command"]
+    assert engine["volumes"] == trainer["volumes"] == [f"{name}:/prefloop" for name in TRAINING["volumes"]]
+    build = engine["build"]
+    assert (KIT / build["context"] / build["dockerfile"]).samefile(KIT / "train.Dockerfile")
+
+
 def test_only_the_proxy_is_reached_from_outside() -> None:
     assert [name for name, service in COMPOSE["services"].items() if "ports" in service] == ["proxy"]
 
 
 def test_what_the_image_copies_is_sent_to_the_builder() -> None:
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", _DOCKERFILE, re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", _DOCKERFILE + _TRAIN, re.MULTILINE)
     ignore = (KIT.parent / ".dockerignore").read_text().splitlines()
     for name in (name for line in copied for name in line.split()):
         assert (KIT.parent / name).exists(), name
