@@ -59,6 +59,20 @@ install_import_hook("prefloop", f"{__name__}.checked")
 hypothesis_settings.register_profile("prefloop", deadline=None)
 hypothesis_settings.load_profile("prefloop")
 
+LONG = ("algorithms", "recipes", "end_to_end", "studio", "runtime")
+"""Folders with files that take long. They go first, so that no process waits at the end for another's long file."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest-xdist hands files out as they are collected, not by their numbers of tests: the longest have few."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders as `LONG` has them, then the others."""
+    places = {folder: place for place, folder in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, len(LONG)))
+
 
 def pytest_collection_finish() -> None:
     """All modules are imported, and stay to the end: the garbage collector need not look at them again."""
