@@ -16,6 +16,8 @@ from beartype import BeartypeConf, beartype
 from hypothesis import settings as hypothesis_settings
 from jaxtyping import install_import_hook
 
+gc.disable()  # until all is collected
+
 os.environ.setdefault(
     "HF_HUB_OFFLINE", "1"
 )  # nothing is downloaded, and a name that is nowhere fails at once
@@ -98,6 +100,7 @@ def pytest_collection_finish() -> None:
         Database.migrate = quick_stores.quickly
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
