@@ -86,37 +86,39 @@ def plan(sequences: Sequence[tuple[tuple[int, int], ...]]) -> AttentionPlan:
             (small if one.queries * one.seen < ALONE else stretches).append(one)
     small.sort(key=lambda one: (one.seen, one.queries, one.start))
     buckets: list[list[Stretch]] = []
+    longest = 0  # the most queries of a member of the last bucket
     for one in small:
-        if buckets and _joins(one, buckets[-1]):
+        if buckets and _joins(one, buckets[-1], longest):
             buckets[-1].append(one)
+            longest = max(longest, one.queries)
         else:
             buckets.append([one])
+            longest = one.queries
     stretches.extend(one for members in buckets if len(members) == 1 for one in members)
     return AttentionPlan(
         stretches=tuple(stretches), buckets=tuple(_bucket(members) for members in buckets if len(members) > 1)
     )
 
 
-def _joins(one: Stretch, members: Sequence[Stretch]) -> bool:
-    """Whether a stretch with at least as many keys as the members have pays in their bucket."""
-    queries = max(one.queries, *(member.queries for member in members), 0)
-    before = len(members) * max(member.queries for member in members) * members[-1].seen
-    after = (len(members) + 1) * queries * one.seen
+def _joins(one: Stretch, members: Sequence[Stretch], longest: int) -> bool:
+    """Whether a stretch with at least as many keys as the members have pays in their bucket, whose most queries are `longest`."""
+    before = len(members) * longest * members[-1].seen
+    after = (len(members) + 1) * max(one.queries, longest) * one.seen
     return after <= BUCKET and after - before - one.queries * one.seen <= PADDING
 
 
 def _bucket(members: Sequence[Stretch]) -> Bucket:
-    b, q = len(members), max(member.queries for member in members)
-    k = max(member.seen for member in members)
-    query_rows, key_rows = np.zeros((b, q), np.int64), np.zeros((b, k), np.int64)
-    filled = np.zeros((b, q), bool)
-    bias = np.zeros((b, q, k), np.float32)
+    starts, queries, seen = np.array([(one.start, one.queries, one.seen) for one in members]).T[:, :, None]
+    b, q, k = len(members), int(queries.max()), int(seen.max())
+    place = np.arange(q)
+    filled = place < queries
+    query_rows = np.where(filled, starts + place, 0)
+    key_rows = np.zeros((b, k), np.int64)
     for i, member in enumerate(members):
-        query_rows[i, : member.queries] = np.arange(member.start, member.stop)
         key_rows[i, : member.seen] = np.concatenate([np.arange(*keys) for keys in member.keys])
-        filled[i, : member.queries] = True
-        last_seen = np.arange(member.seen - member.queries, member.seen)
-        bias[i, : member.queries][np.arange(k)[None, :] > last_seen[:, None]] = -np.inf
+    last_seen = seen - queries + place
+    hidden = filled[:, :, None] & (np.arange(k) > last_seen[:, :, None])
+    bias = np.where(hidden, np.float32(-np.inf), np.float32(0))
     flat = filled.reshape(-1)
     return Bucket(
         members=b,
