@@ -41,7 +41,9 @@ def diff(config: DiffConfig) -> None:
     """Print how two versions differ, in settings and in records."""
     with Store.open(config.store, create=False) as store:
         before, after = store.dataset(config.before), store.dataset(config.after)
-        found = difference(store.exported(before.export.id), store.exported(after.export.id))
+        found = difference(
+            store.exported(before.export.id, erased=True), store.exported(after.export.id, erased=True)
+        )
     show(
         plain_difference(before, after, found),
         lambda: difference_text(before, after, found, examples=config.examples),

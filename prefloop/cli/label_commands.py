@@ -113,6 +113,14 @@ LABEL: Mapping[str, Command] = {
         examples=("prefloop label user reset ann --store runs/first/prefloop.db",),
         single=True,
     ),
+    "label user erase": Command(
+        summary="erase a person and every word they wrote, with a proof",
+        settings="prefloop.configs.label:UserEraseConfig",
+        work="prefloop.cli.people:erase",
+        positional=("login",),
+        examples=("prefloop label user erase ann --store runs/first/prefloop.db --out proof.json",),
+        single=True,
+    ),
     "label remote projects": Command(
         summary="list the projects of a studio on another machine",
         settings="prefloop.configs.remote:RemoteProjectsConfig",

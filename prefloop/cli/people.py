@@ -1,13 +1,16 @@
 """`prefloop label user` and `prefloop label project`."""
 
+import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from prefloop.configs.label import (
     InviteConfig,
     ProjectDeleteConfig,
     ProjectMembersConfig,
     ProjectStateConfig,
+    UserEraseConfig,
     UserResetConfig,
 )
 from prefloop.data.store import Store
@@ -30,6 +33,36 @@ def reset_password(config: UserResetConfig) -> None:
     print(f"{config.login} is signed out everywhere. This link sets a new password, once, within a day:\n")
     print(f"    {config.public_url.rstrip('/')}/reset/{secret}\n")
     print("The studio must be running there (`prefloop label serve`); --public_url names another address.")
+
+
+def erase(config: UserEraseConfig) -> None:
+    """Erase a person, and print or write the proof."""
+    from prefloop.studio import erasure
+    from prefloop.studio.service import Studio
+
+    with Store.open(config.store, create=False) as store:
+        studio = Studio(store)
+        person = erasure.find_person(studio, config.login)
+        if not config.yes:
+            print(
+                f"This deletes the account of {config.login} and every word they wrote, for good.", flush=True
+            )
+        given = _confirmed(config.login, what="login", done="erased", asks=not config.yes)
+        if given != config.login:
+            raise InputError(f"nothing was erased: {given!r} is not {config.login!r}")
+        proof = erasure.erase(studio, person, by=None)
+    text = json.dumps(asdict(proof), indent=1, ensure_ascii=False)
+    if not config.out:
+        print(text)
+        return
+    try:
+        Path(config.out).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        # The proof is in the store too.
+        raise InputError(
+            f"{config.login} is erased, but {config.out} cannot be written ({error.strerror}); the proof is under Admin, People"
+        ) from error
+    print(f"{config.login} is erased; the proof is in {config.out}")
 
 
 def invite(config: InviteConfig) -> None:
@@ -95,15 +128,15 @@ def delete_project(config: ProjectDeleteConfig) -> None:
         project = studio.find_project(config.project)
         name = project.settings.name
         print(f"This deletes {removal.removal(studio, project.id)}.", flush=True)
-        confirmed = _confirmed(name, asks=not config.yes)
+        confirmed = _confirmed(name, what="project's name", done="deleted", asks=not config.yes)
         removal.delete_project(studio, project.id, confirm=confirmed)
     print("deleted")
 
 
-def _confirmed(name: str, *, asks: bool) -> str:
-    """The name that is typed to confirm; the project's own where nobody is asked. Raises `InputError` without a terminal to ask at."""
+def _confirmed(name: str, *, what: str, done: str, asks: bool) -> str:
+    """The name that is typed to confirm; the right one where nobody is asked. Raises `InputError` without a terminal to ask at."""
     if not asks:
         return name
     if not sys.stdin.isatty():
-        raise InputError(f"nothing was deleted: add --yes true to delete {name!r} without being asked")
-    return input("Type the project's name to delete it: ").strip()
+        raise InputError(f"nothing was {done}: add --yes true to go on with {name!r} without being asked")
+    return input(f"Type the {what} to go on: ").strip()

@@ -292,6 +292,23 @@ class UserResetConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class UserEraseConfig:
+    """Erase a person: their account and every word they wrote. Their choices stay under a pseudonym. The command prints the proof."""
+
+    login: str
+    """Login of the person, or their pseudonym."""
+    store: str = "prefloop.db"
+    """Store that the studio serves: a file or a database URL."""
+    out: str = ""
+    """File for the proof, as JSON."""
+    yes: bool = False
+    """Erase without asking for the login to be typed."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.login.strip()), "login is empty; name the account or the pseudonym")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectStateConfig:
     """Hide a project and its contents from annotators, or open it again."""
 

@@ -140,7 +140,11 @@ def _reads(run: Node, source: str, read: Read, home: Path) -> bool:
 def _shares(run: Node, prompts: frozenset[str], store: Store) -> str:
     """How many of the prompts a run read from the store; empty if none."""
     exports = [int(child.name.partition(":")[0]) for child in run.children if child.kind == "export"]
-    seen = {opening(split_key(record)).sha256 for export in exports for record in store.exported(export)}
+    seen = {
+        opening(split_key(record)).sha256
+        for export in exports
+        for record in store.exported(export, erased=True)
+    }
     shared = len(prompts & seen)
     return f"{shared} of its {len(prompts)} prompts" if shared else ""
 

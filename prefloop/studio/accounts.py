@@ -449,8 +449,8 @@ def anonymise(studio: Studio, id: int, *, by: int | None) -> str:
     """
     with studio.write() as session:
         row = account_of(session, id)
-        _keep_an_admin(session, row)
         name = session.get_one(models.AnnotatorRow, row.annotator_id).name
+        delete_account(session, row)
         audit.write(
             session,
             now=studio.clock(),
@@ -459,11 +459,19 @@ def anonymise(studio: Studio, id: int, *, by: int | None) -> str:
             entity="annotator",
             id=row.annotator_id,
         )
-        own = (studio_models.PasswordResetRow, studio_models.RecoveryCodeRow, studio_models.SecondStepRow)
-        for table in (_Session, _Token, _Member, *own):
-            session.execute(delete(table).where(table.account_id == id))
-        session.delete(row)
         return name
+
+
+def delete_account(session: Session, row: studio_models.AccountRow) -> None:
+    """Delete an account and all that belongs to it alone. `Conflict` for the last admin's."""
+    _keep_an_admin(session, row)
+    own = (
+        *(_Session, _Token, _Member, studio_models.AccountTagRow),
+        *(studio_models.PasswordResetRow, studio_models.RecoveryCodeRow, studio_models.SecondStepRow),
+    )
+    for table in own:
+        session.execute(delete(table).where(table.account_id == row.id))
+    session.delete(row)
 
 
 def account_of(session: Session, id: int) -> studio_models.AccountRow:

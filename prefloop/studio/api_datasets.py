@@ -130,7 +130,9 @@ def dataset_difference(
     studio = studio_of(request)
     store = studio.store
     old, new = store.dataset(before), store.dataset(after)
-    found = difference(store.exported(old.export.id), store.exported(new.export.id)).changes
+    found = difference(
+        store.exported(old.export.id, erased=True), store.exported(new.export.id, erased=True)
+    ).changes
     return DifferenceOut(
         before=_out(studio, old),
         after=_out(studio, new),

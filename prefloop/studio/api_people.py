@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 
-from prefloop.studio import accounts, passwords, people_log
+from prefloop.studio import accounts, erasure, passwords, people_log
 from prefloop.studio.accounts import Who
 from prefloop.studio.api import ERRORS
 from prefloop.studio.bodies import (
@@ -50,6 +50,19 @@ def reset_password(request: Request, id: Number, who: Who = Depends(admin)) -> d
 def anonymise(request: Request, id: Number, who: Who = Depends(admin)) -> dict[str, str]:  # noqa: B008
     """Delete the account; judgements stay under the pseudonym."""
     return {"pseudonym": accounts.anonymise(studio_of(request), id, by=who.annotator)}
+
+
+@router.post("/people/{id}/erase", tags=["people"])
+def erase(request: Request, id: Number, who: Who = Depends(admin)) -> dict[str, Any]:  # noqa: B008
+    """Delete the account and every word its owner wrote; the proof. Choices stay under the pseudonym."""
+    studio = studio_of(request)
+    return asdict(erasure.erase(studio, erasure.annotator_of(studio, id), by=who.annotator))
+
+
+@router.get("/erasures", tags=["people"])
+def list_erasures(request: Request, who: Who = Depends(admin)) -> list[dict[str, Any]]:  # noqa: B008
+    """The proof of every erasure, newest first."""
+    return [dict(proof) for proof in erasure.proofs(studio_of(request))]
 
 
 @router.get("/tokens", tags=["people"])

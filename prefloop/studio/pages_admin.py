@@ -14,6 +14,7 @@ from prefloop.studio import (
     adjudicate,
     admin_views,
     at_work,
+    erasure,
     invitations,
     members,
     notes,
@@ -284,6 +285,7 @@ def people_page(request: Request, who: Admin) -> Response:
         people=people,
         tags={person.account: tags.get(person.account, []) for person in people},
         links=invitations.links(studio, by=who.annotator),
+        erasures=erasure.proofs(studio),
         projects=[project for project in studio.projects() if project.state != "archived"],
     )
 

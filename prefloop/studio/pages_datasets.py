@@ -110,7 +110,7 @@ def difference_page(request: Request, who: Admin, before: Label, after: Label) -
     """What was added, removed and relabelled between two versions."""
     store = studio_of(request).store
     old, new = store.dataset(before), store.dataset(after)
-    found = difference(store.exported(old.export.id), store.exported(new.export.id))
+    found = difference(store.exported(old.export.id, erased=True), store.exported(new.export.id, erased=True))
     settings = [
         (name, shown(old.chosen.get(name)), shown(new.chosen.get(name)))
         for name in dict.fromkeys((*old.chosen, *new.chosen))

@@ -58,6 +58,7 @@ from prefloop.configs.label import (
     RestoreConfig,
     ServeConfig,
     SimulateConfig,
+    UserEraseConfig,
     UserResetConfig,
 )
 from prefloop.configs.label_questions import AnswersConfig, QuestionsConfig
@@ -120,6 +121,7 @@ OTHERS = (
     *(AskedModel, ScorerConfig, LabelScoreConfig, ReviseConfig, DistillContextConfig, RoundsConfig),
     *(
         UserResetConfig,
+        UserEraseConfig,
         InviteConfig,
         ProjectMembersConfig,
         ProjectStateConfig,

@@ -39,7 +39,7 @@ from prefloop.errors import InputError
 BUSY_SECONDS = 30
 """How long a SQLite connection waits for another process to finish writing."""
 CONNECT_SECONDS = 10
-HEAD = "0014"
+HEAD = "0015"
 """The newest schema that this code knows, so that opening a store that has it needs no Alembic."""
 VERSION_TABLE = "prefloop_schema"
 BULK_LOCK = 7_235_001
@@ -132,6 +132,15 @@ class Database:
                 broken = _plainly(connection, "PRAGMA foreign_key_check")
                 assert not broken, f"the migration left rows that refer to nothing: {broken[:5]}"
                 _plainly(connection, "PRAGMA foreign_keys=ON")
+
+    def compact(self) -> bool:
+        """Write the file anew, without anything that was deleted or overwritten; whether that was done. PostgreSQL's own VACUUM does it there."""
+        if self.dialect != "sqlite":
+            return False
+        with in_plain_words(self.label), self._line, self._writing.connect() as connection:
+            _plainly(connection, "VACUUM")
+            ((busy, _, _),) = _plainly(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+        return not busy
 
     def unmake(self) -> None:
         """Take a store away that was made when it was opened and has no row, unless somebody else uses it: nothing is left of what failed."""

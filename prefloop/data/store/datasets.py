@@ -121,7 +121,7 @@ def save(
             )
         if previous.id == export:
             return _value(newest), False
-        before = exported(session, previous.id, label)
+        before = exported(session, previous.id, label, erased=True)
     changes = difference(before, exported(session, export, label)).changes
     made = table(
         name=name,

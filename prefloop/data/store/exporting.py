@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from prefloop.data.hashing import content_hash
-from prefloop.data.store import models
+from prefloop.data.store import models, studio_models
 from prefloop.data.store.judging import prompt_of
 from prefloop.data.store.selecting import (
     SELECTORS,
@@ -159,8 +160,13 @@ MEMBER_TABLES: dict[str, tuple[type[models.Base], str]] = {
 }
 
 
-def exported(session: Session, id: int, label: str) -> tuple[JudgedRecord | Prompt, ...]:
-    """The records of an export, made again from the rows it is made of and checked against its hash."""
+def exported(
+    session: Session, id: int, label: str, *, erased: bool = False
+) -> tuple[JudgedRecord | Prompt, ...]:
+    """The records of an export, made again from the rows it is made of and checked against its hash.
+
+    An export of which words were erased later, at a person's request, cannot be made again. `erased`: give it all the same, with the gaps.
+    """
     row = session.get(models.ExportRow, id)
     if row is None:
         raise InputError(f"{label}: has no export {id}")
@@ -183,11 +189,27 @@ def exported(session: Session, id: int, label: str) -> tuple[JudgedRecord | Prom
         records = _aggregated_records(pairs, rows) if pairs else SELECTORS[row.kind](rows, label).records
     digest = content_hash(records)
     if digest != row.sha256:
+        when = _erased_at(session, id)
+        if when is not None and erased:
+            return tuple(records)
+        if when is not None:
+            raise InputError(
+                f"{label}: words in export {id} were erased on {when:%Y-%m-%d} at a person's request, so it cannot be used again; "
+                "export the data again, or save a new version"
+            )
         raise InputError(
             f"{label}: export {id} hashes to {digest[:12]}, not {row.sha256[:12]} as when it was made; "
             "the store was changed from outside: restore a backup"
         )
     return tuple(records)
+
+
+def _erased_at(session: Session, export: int) -> datetime | None:
+    """When words of an export were erased; None if none were."""
+    for row in session.scalars(select(studio_models.ErasureRow).order_by(studio_models.ErasureRow.id)):
+        if export in row.proof["exports"]:
+            return row.at
+    return None
 
 
 def _pairs_of(session: Session, id: int, rows: Sequence[JudgedRow]) -> list[AggregatedLabel]:

@@ -287,10 +287,11 @@ class Store:
         with self._database.write(bulk=True) as session:
             return exporting.export_aggregated(session, filters, pairs, left_out, file, self.label)
 
-    def exported(self, export: int) -> tuple[selecting.JudgedRecord | Prompt, ...]:
-        """The records of an export as they were when it was made, whatever has been judged since; checked against its hash."""
+    def exported(self, export: int, *, erased: bool = False) -> tuple[selecting.JudgedRecord | Prompt, ...]:
+        """The records of an export as they were when it was made, whatever has been judged since; checked against its hash. `erased`: also of
+        one of which words were erased, with the gaps."""
         with self._database.read() as session:
-            return exporting.exported(session, export, self.label)
+            return exporting.exported(session, export, self.label, erased=erased)
 
     # Dataset versions
 

@@ -525,3 +525,15 @@ class WebhookDeliveryRow(Base):
     """When to try next; None once it was tried too often."""
     problem: Mapped[str]
     """Why the last attempt failed."""
+
+
+class ErasureRow(Base):
+    """What was erased of a person, at their request. It holds no word of theirs and no name but the pseudonym."""
+
+    __tablename__ = "erasure"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
+    proof: Mapped[Any]
+    """`erasure.Proof` as JSON."""
+    at: Mapped[datetime]

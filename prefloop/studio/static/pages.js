@@ -116,6 +116,14 @@ for (const button of document.querySelectorAll("[data-anonymise]")) {
     location.reload();
   }));
 }
+for (const button of document.querySelectorAll("[data-erase]")) {
+  button.addEventListener("click", told(null, async () => {
+    const { login, erase } = button.dataset;
+    if (prompt(`This deletes the account of ${login} and every word they wrote, for good. Their choices stay, under the pseudonym. Type the login to go on.`) !== login) return;
+    await send("POST", `/api/v1/people/${erase}/erase`, undefined, csrf);
+    location.reload();
+  }));
+}
 
 for (const button of document.querySelectorAll("[data-reset]")) {
   button.addEventListener("click", told(null, async () => {
