@@ -311,6 +311,17 @@ STAGES: Mapping[str, Command] = {
         positional=("folder",),
         examples=("prefloop verify runs/first/sft", "prefloop verify runs/first/ppo/final"),
     ),
+    "estimate": Command(
+        summary="say what a training needs on GPUs: memory, time and traffic of a step, by arithmetic",
+        settings="prefloop.configs.estimate:EstimateConfig",
+        work="prefloop.cli.estimate:show_estimate",
+        positional=("command",),
+        single=True,
+        examples=(
+            "prefloop estimate --gpus 8 --card H100 -- dpo --model MODEL --data pairs.jsonl --compute.dtype bfloat16 --compute.shard full --out runs/dpo",
+            "prefloop estimate --nodes 8 --engine_gpus 8 -- grpo --config grpo.yaml",
+        ),
+    ),
     "launch": Command(
         summary="write the script with which Slurm, SkyPilot or Kubernetes starts a training on several machines",
         settings="prefloop.configs.launch:LaunchConfig",

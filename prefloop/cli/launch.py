@@ -7,11 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from prefloop.cli.commands import find, load
-from prefloop.cli.flags import read_flags
+from prefloop.cli.trainings import training_named
 from prefloop.configs.engine import PROCESS
 from prefloop.configs.launch import LaunchConfig
-from prefloop.configs.load import load_config, names_of
+from prefloop.configs.load import names_of
 from prefloop.errors import InputError
 from prefloop.runtime.launch import SHARED, Training, kubernetes, skypilot, slurm
 
@@ -38,12 +37,7 @@ def script(config: LaunchConfig) -> str:
     Raises:
         InputError: The command is none that several processes run, its settings are wrong, or its run would lie where the nodes do not share a folder.
     """
-    words = config.command[1:] if config.command[0] == "prefloop" else config.command
-    name, command, rest = find(words)
-    if command.single or "run.out" not in names_of(load(command.settings)):
-        raise InputError(f"prefloop {name} runs in one process; launch is for trainings")
-    flags = read_flags(rest, load(command.settings), positional=command.positional)
-    settings = load_config(load(command.settings), flags.config, flags.given)
+    name, words, settings, file = training_named(config.command)
     _check(config, name, settings)
     training = Training(
         name=config.name or re.sub(r"[^a-z0-9]+", "-", f"prefloop-{name}").strip("-"),
@@ -62,7 +56,7 @@ def script(config: LaunchConfig) -> str:
         return slurm(training, hours=config.hours)
     if config.skypilot:
         return skypilot(training, accelerator=config.accelerator, image=config.image, volume=config.volume)
-    text = Path(flags.config).read_text(encoding="utf-8") if flags.config else ""
+    text = Path(file).read_text(encoding="utf-8") if file else ""
     return kubernetes(training, image=config.image, volume=config.volume, settings=text)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prefloop.configs.common import require, require_effect
+from prefloop.configs.estimate import require_engine_gpus
 
 MEETING_PORT = 29400
 """At which torchrun's processes on several nodes meet, unless told otherwise."""
@@ -62,11 +63,7 @@ class LaunchConfig:
         require(self.restarts >= 0, f"restarts is {self.restarts}; it must be 0 or more")
         require(self.hours > 0, f"hours is {self.hours}; it must be above 0")
         require(0 < self.port < 65536, f"port is {self.port}; it must be between 1 and 65535")
-        most = self.gpus if self.nodes > 1 else self.gpus - 1
-        require(
-            0 <= self.engine_gpus <= most,
-            f"engine_gpus is {self.engine_gpus}; with nodes {self.nodes} and gpus {self.gpus} it must be between 0 and {most}",
-        )
+        require_engine_gpus(self.engine_gpus, nodes=self.nodes, gpus=self.gpus)
         require_effect(
             self,
             (not self.slurm, ("hours",), "but only Slurm has a time limit here"),

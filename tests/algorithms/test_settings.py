@@ -32,6 +32,7 @@ from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.engine import EngineInstallConfig, EngineServeConfig, Importance, OnlineSampling
 from prefloop.configs.environments import EnvironmentSettings
+from prefloop.configs.estimate import EstimateConfig
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.filter import FilterConfig, RejectionConfig
 from prefloop.configs.games import GameConfig, NashMDConfig, SPPOConfig
@@ -132,7 +133,7 @@ OTHERS = (
         RequestFields,
     ),
     *(PushConfig, ModelName, VerifierConfig, OnlineSampling, Importance),
-    *(EngineServeConfig, EngineInstallConfig, LaunchConfig),
+    *(EngineServeConfig, EngineInstallConfig, LaunchConfig, EstimateConfig),
     *(AgreementConfig, ArenaConfig, JudgeConfig, CallLimits, ScoreConfig, SelectConfig),
     *(AlignConfig, PlanConfig, Preferences, StudyConfig),
     *(NLPOConfig, GameConfig, NashMDConfig, SPPOConfig, ILQLConfig),

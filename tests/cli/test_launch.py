@@ -25,7 +25,7 @@ while [[ $1 == --* ]]; do
 done
 [ "$count" = ${#on[@]} ] || exit 3
 for node in "${on[@]}"; do NODE=$node "$@" & done
-trap 'kill $(jobs -p)' TERM
+trap 'kill $(jobs -p); wait; exit' TERM
 wait
 """,
     "torchrun": 'printf "%s\\n" "${NODE:-here} ${CUDA_VISIBLE_DEVICES:-all} torchrun $(printf " %q" "$@")" >> "$CALLS"; exit "${FAILS:-0}"',
@@ -195,7 +195,7 @@ def test_the_script_is_written_and_one_that_starts_over_is_said(
         (["--slurm"], "command is empty"),
         (["--slurm", "--", *DPO, "--modle", "M"], "--modle is not a flag; did you mean --model?"),
         (["--slurm", "--", *DPO, "--epochs", "0"], "epochs is 0"),
-        (["--slurm", "--", "label", "import", "--data", "x"], "prefloop label import runs in one process"),
+        (["--slurm", "--", "label", "import", "--data", "x"], "prefloop label import is no training"),
         (["--slurm", "--nodes", "0", "--", *DPO], "nodes is 0; it must be 1 or more"),
         (["--slurm", "--engine_gpus", "8", "--", *GRPO], "it must be between 0 and 7"),
         (["--slurm", "--engine_gpus", "1", "--", *DPO], "prefloop dpo draws nothing from an engine"),

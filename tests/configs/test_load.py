@@ -338,6 +338,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "AnswersConfig": {"out": "o.jsonl"},
     "RemoteExportConfig": {"out": "o.jsonl"},
     "RemoteCallConfig": {"path": "/p"},
+    "EstimateConfig": {"command": ("dpo",)},
     "LaunchConfig": {"slurm": True, "command": ("dpo",)},
     "VerifierConfig": {"kind": "exact"},
     "StudyConfig": {"name": "all", "out": "o"},

@@ -1,0 +1,23 @@
+"""A training command that stands in another command's line, after `--`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefloop.cli.commands import find, load
+from prefloop.cli.flags import read_flags
+from prefloop.configs.load import load_config, names_of
+from prefloop.errors import InputError
+
+
+def training_named(words: Sequence[str]) -> tuple[str, tuple[str, ...], Any, str]:
+    """The training that these words start: its name, the words without the program's, its settings, and the file they were read from, if any.
+
+    Raises `InputError` for what is no training, and for settings that are wrong.
+    """
+    own = tuple(words[1:] if words[0] == "prefloop" else words)
+    name, command, rest = find(own or ("",))
+    settings = load(command.settings)
+    if command.single or "run.out" not in names_of(settings):
+        raise InputError(f"prefloop {name} is no training that several processes run; name one, such as dpo")
+    flags = read_flags(rest, settings, positional=command.positional)
+    return name, own, load_config(settings, flags.config, flags.given), flags.config
