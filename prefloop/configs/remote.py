@@ -89,7 +89,7 @@ class RemoteCallConfig(Remote):
     method: Literal["GET", "POST", "PUT", "DELETE"]
     """Method of the request."""
     path: str
-    """What follows /api/v1 in its address; /openapi.json of the studio lists them all."""
+    """What follows /api/v1 in its address; /api-docs of the studio lists them all."""
     body: str = ""
     """JSON to send, or @FILE."""
     query: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ from prefloop.studio import (
     api_at_work,
     api_chat,
     api_datasets,
+    api_docs,
     api_items,
     api_members,
     api_people,
@@ -75,6 +76,7 @@ PARTS = (
     pages_start,
     pages_arena,
     pages_webhooks,
+    api_docs,
 )
 """Where the routes are. The first that fits a request answers it."""
 LIMITS = {"sign in": (10, 60.0), "tokens": (20, 60.0), "answers": (600, 60.0), "links": (30, 60.0)}

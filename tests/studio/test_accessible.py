@@ -81,6 +81,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                     "/admin/people",
                     "/admin/audit",
                     "/admin/webhooks",
+                    "/api-docs",
                     "/admin/inbox",
                     "/nowhere",
                 )
@@ -132,6 +133,7 @@ PAGES += [
     "/admin/people",
     "/admin/audit",
     "/admin/webhooks",
+    "/api-docs",
     "/nowhere",
 ]
 
