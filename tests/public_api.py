@@ -96,6 +96,8 @@ def parameters(cls: Any, groups: dict[str, Any]) -> Iterator[str]:
                 "environment": " | str | Callable[..., Any]",
             }.get(field.name, "")
             yield f"{field.name}: {kind.__name__}Settings{more} | Any = ..."  # pyright: ignore[reportAttributeAccessIssue]
+            if "engine" in types_of(kind):
+                yield "sampler: Callable[..., Any] | str = ..."
         else:
             other_way = field.name == "out" or (field.name == "reward_model" and "reward" in types_of(cls))
             needed = field.default is MISSING and field.default_factory is MISSING and not other_way

@@ -30,7 +30,7 @@ def settings_from(cls: type[T], given: Mapping[str, Any], *, stage: str) -> T:
     """The settings of a stage from keyword arguments.
 
     A group is a dict or its dataclass (`optim=dict(lr=1e-5)`). A single setting of a group may be named with a dot (`**{"optim.lr": 1e-5}`). `lora=16` is
-    `lora.rank`, `reward=function` is `reward_model`, and the command line's short names (`out`, `seed`, `resume`, `store`) are known. Data may be
+    `lora.rank`, `reward=function` is `reward_model`, `sampler=function` is `sampling.engine`, and the command line's short names (`out`, `seed`, `resume`, `store`) are known. Data may be
     rows or frames (see `rows_file`) or an open `Store`, models may be finished runs, functions may be given by value. Without `out` the run
     goes into the next free folder of `runs`, and where `out` holds a run already, into a new folder beside it.
 
@@ -47,6 +47,8 @@ def settings_from(cls: type[T], given: Mapping[str, Any], *, stage: str) -> T:
             if "reward_model" in given:
                 raise InputError("reward and reward_model both name a scorer; give one of them")
             name = "reward_model"
+        if name == "sampler" and hasattr(kinds.get("sampling"), "engine"):
+            name = "sampling.engine"
         _put(tree, name if as_group else short.get(name, name), value, cls)
     if "run" in kinds:
         run = cast(Tree, tree.setdefault("run", {}))

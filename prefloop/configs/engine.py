@@ -1,5 +1,6 @@
 """Settings of rollouts that an inference engine draws: how a stage uses one, and `prefloop engine`."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ class OnlineSampling(Sampling):
 
     engine: str = PROCESS
     """`process` samples in this process with the weights being trained; an address such as http://127.0.0.1:8000 uses the server that `prefloop engine
-    serve` started there."""
+    serve` started there; `module:function` or `file.py:function` is a function of yours with the arguments of `prefloop.rollout.sample`."""
     sync: Sync = "auto"
     """How an engine gets the policy's weights: as a LoRA adapter, or as a model in a folder; both see the run's folder. auto is adapter where one is
     trained, else disk."""
@@ -34,15 +35,15 @@ class OnlineSampling(Sampling):
             "--gpu_memory 0.4, and give its address",
         )
         require(
-            self.engine == PROCESS or self.engine.startswith(("http://", "https://")),
-            f"sampling.engine is {self.engine!r}; it must be process, or the address of a server, such as http://127.0.0.1:8000",
+            self.engine == PROCESS or has_engine(self) or is_function(self.engine),
+            f"sampling.engine is {self.engine!r}; it must be process, the address of a server, such as http://127.0.0.1:8000, or module:function",
         )
         require_effect(
             self,
             (
                 not has_engine(self),
                 ("sync", "engine_minutes", "engine_tolerance"),
-                "but sampling.engine is process",
+                f"but sampling.engine is {self.engine}, not a server's address",
             ),
         )
         require(
@@ -65,8 +66,17 @@ def engine_of(sampling: Sampling) -> str:
 
 
 def has_engine(sampling: Sampling) -> bool:
-    """Whether something else than this process samples."""
-    return engine_of(sampling) != PROCESS
+    """Whether a server samples."""
+    return _is_address(engine_of(sampling))
+
+
+def is_function(engine: str) -> bool:
+    """Whether this names a function that samples."""
+    return not _is_address(engine) and re.fullmatch(r".+:[^\W\d][\w.]*", engine) is not None
+
+
+def _is_address(engine: str) -> bool:
+    return engine.startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +84,7 @@ class Importance:
     """Weights for completions whose sampler had other numbers than the trainer: the ratio of their probabilities, bounded."""
 
     rule: Literal["auto", "off", "truncate", "mask"] = "auto"
-    """Bound the ratio to low and high (TIS), or do not learn from what is outside (MIS, IcePop). auto is truncate with an engine, else off."""
+    """Bound the ratio to low and high (TIS), or do not learn from what is outside (MIS, IcePop). auto is truncate with an engine or a sampler of your own, else off."""
     level: Literal["token", "sequence_mean", "sequence_sum"] = "token"
     """The ratio of each token, of the completion per token, or of the completion."""
     low: float = 0.0
@@ -95,7 +105,7 @@ class Importance:
         """The rule of a run with these settings: `auto` by what samples, off where the sampler's log-probabilities are the ratio's own."""
         if self.rule != "auto":
             return self.rule
-        return "truncate" if has_engine(sampling) and old_logprobs != "sampler" else "off"
+        return "truncate" if engine_of(sampling) != PROCESS and old_logprobs != "sampler" else "off"
 
     def check(self, sampling: Sampling, old_logprobs: str) -> None:
         """Raise `InputError` for weights that could not be had, or settings of weights that are off."""

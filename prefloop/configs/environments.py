@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from prefloop.configs.common import Sampling, require
-from prefloop.configs.engine import has_engine
+from prefloop.configs.engine import PROCESS, engine_of
 from prefloop.configs.scorers import Combining
 
 
@@ -49,10 +49,10 @@ class EnvironmentSettings:
 
 
 def require_played_here(environment: EnvironmentSettings, sampling: Sampling) -> None:
-    """Raise `InputError` for conversations that an engine would have to draw."""
+    """Raise `InputError` for conversations that something else than this process would have to draw."""
     require(
-        not (environment.name and has_engine(sampling)),
-        f"environment is {environment.name}, but an engine draws completions of one turn only; set sampling.engine to process",
+        not environment.name or engine_of(sampling) == PROCESS,
+        f"environment is {environment.name}, but sampling.engine {engine_of(sampling)} draws completions of one turn only; set it to process",
     )
 
 

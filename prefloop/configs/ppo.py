@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling, require, require_whole
-from prefloop.configs.engine import Importance, OnlineSampling, engine_of, has_engine
+from prefloop.configs.engine import PROCESS, Importance, OnlineSampling, engine_of
 from prefloop.configs.environments import EnvironmentSettings, require_played_here, require_rewarded
 from prefloop.configs.scorers import Combining, first_is_model
 
@@ -282,7 +282,7 @@ class NLPOConfig(PPOConfig):
             f"environment is {self.environment.name}, but NLPO draws completions of one turn; use ppo",
         )
         require(
-            not has_engine(self.sampling),
+            engine_of(self.sampling) == PROCESS,
             f"sampling.engine is {engine_of(self.sampling)}, which cannot mask tokens as NLPO does; leave it out",
         )
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prefloop.configs.critic_free import CriticFreeConfig
-from prefloop.configs.engine import has_engine
+from prefloop.configs.engine import PROCESS, engine_of
 from prefloop.configs.ppo import ActorCriticConfig
 from prefloop.loop.tensors import put, sampler_logprobs
 from prefloop.losses import ESTIMATORS
@@ -41,9 +41,10 @@ class FrozenPasses:
         """By a run's settings, on this device.
 
         The sampler decodes with the policy's weights as they are, so in float32 on a CPU it gives the same numbers to rounding; in bfloat16 it
-        does not, nor does an engine. `needs_pass`: something else is wanted of the policy's pass.
+        does not, nor does an engine or a user's sampler. `needs_pass`: something else is wanted of the policy's pass.
         """
-        same = config.compute.dtype == "float32" and device.type == "cpu" and not has_engine(config.sampling)
+        own = engine_of(config.sampling) == PROCESS
+        same = config.compute.dtype == "float32" and device.type == "cpu" and own
         return cls(
             temperature=config.sampling.temperature,
             estimator=config.kl.estimator,

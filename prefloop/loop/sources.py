@@ -16,11 +16,12 @@ from torch import nn
 
 from prefloop.configs.common import Sampling
 from prefloop.configs.distill_context import DistillContextConfig
-from prefloop.configs.engine import OnlineSampling, has_engine
+from prefloop.configs.engine import PROCESS, OnlineSampling, engine_of, has_engine, is_function
 from prefloop.configs.online import OnlineConfig
 from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
 from prefloop.loop.engine_source import NOISE, EngineSampler
+from prefloop.loop.function_sampler import FunctionSampler
 from prefloop.loop.inputs import Prompts, Read, Reader, open_reader, prompts
 from prefloop.loop.roles import check_prompt_room
 from prefloop.loop.scoring import models_of
@@ -308,8 +309,12 @@ def read_prompts(config: OnlineConfig | DistillContextConfig) -> PromptSource:
 
 def _sampler(config: OnlineConfig | DistillContextConfig, reader: Reader) -> TokenSampler:
     """What draws a run's completions, by its settings."""
-    if not (isinstance(config.sampling, OnlineSampling) and has_engine(config.sampling)):
+    engine = engine_of(config.sampling)
+    if engine == PROCESS:
         return ProcessSampler()
+    if is_function(engine):
+        return FunctionSampler(engine, reader.world)
+    assert isinstance(config.sampling, OnlineSampling)
     return EngineSampler(
         config.sampling,
         compute=config.compute,

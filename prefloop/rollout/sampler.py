@@ -98,7 +98,7 @@ def sample(
         )
     if not prompts:
         return []
-    with _sampling_mode(model), torch.inference_mode():
+    with sampling_mode(model), torch.inference_mode():
         slots = min(sampling.batch_size, len(prompts) * k)
         reads = [decoder_reads(model, prompt) for prompt in prompts]
         columns = max(map(len, reads)) + sampling.max_new_tokens - 1
@@ -150,7 +150,7 @@ def room_for(model: nn.Module, prompt: Sequence[int], most: int) -> int:
 
 
 @contextmanager
-def _sampling_mode(model: nn.Module) -> Iterator[None]:
+def sampling_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off, and an attention that takes a ready mask; every module's training flag and the attention come back at the end."""
     training = [module for module in model.modules() if module.training]
     config = text_config(model)

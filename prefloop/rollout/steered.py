@@ -23,7 +23,7 @@ from prefloop.models.roles import Policy, adapter
 from prefloop.models.trunk import trunk_of
 from prefloop.rollout.draw import support
 from prefloop.rollout.encoded import CombinedDecoder, EncodedDecoder
-from prefloop.rollout.sampler import _sampling_mode
+from prefloop.rollout.sampler import sampling_mode
 
 _BEHIND = 1 << 20
 """Added to the layer numbers of the second of two joined models, which share one cache."""
@@ -109,7 +109,7 @@ class Joined:
     @contextmanager
     def active(self) -> Iterator[nn.Module]:
         """See `Drawer`."""
-        with whole(self.first.model), whole(self.second.model), _sampling_mode(self.second.model):
+        with whole(self.first.model), whole(self.second.model), sampling_mode(self.second.model):
             yield _Joined(self.first, self.second, self.combine)
 
 

@@ -151,7 +151,7 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pyte
     ("changes", "said"),
     [
         ({"engine": "colocated"}, "colocated, which is not there yet"),
-        ({"engine": "localhost:8000"}, "must be process, or the address"),
+        ({"engine": "localhost:8000"}, "must be process, the address"),
         ({"sync": "disk"}, "sync is disk, but sampling.engine is process"),
         ({"engine": "http://x", "top_p": 0.9}, "every ratio would be off"),
         ({"engine": "http://x", "top_k": 9}, "every ratio would be off"),
