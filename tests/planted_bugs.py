@@ -117,7 +117,7 @@ PLANTS: tuple[Plant, ...] = (
     _golden("remax")("algorithms/critic_free.py", "first_key=GREEDY_KEYS, sampling=greedy, version", "first_key=GREEDY_KEYS, version",
            "The greedy baseline is sampled"),
     _shaped(
-        "algorithms/online_dpo.py", "_compare(rollout, shape(rollout, scores), ", "_compare(rollout, scores, ",
+        "algorithms/online_dpo.py", "_compare(rollout, shaped, ", "_compare(rollout, scores, ",
         "Online DPO chooses by raw scores instead of shaped ones"),
     _golden("xpo")(
         "algorithms/online_dpo.py", "source.draw(reference, step, k=1, first_key=REFERENCE_KEYS)",

@@ -19,11 +19,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prefloop.configs.own_samples import OnlineDPOConfig
-from prefloop.loop.learn import Learner, Loss, Passes
-from prefloop.loop.roles import open_policy, parameters_of, reference_of, shard_roles
-from prefloop.loop.scoring import open_shaped_scorer
+from prefloop.loop.learn import Learner, Loss
+from prefloop.loop.online import Online, open_online
 from prefloop.loop.shown import show_rollout
-from prefloop.loop.sources import StartCheck, open_session, read_prompts, staleness
+from prefloop.loop.sources import staleness
 from prefloop.loop.tensors import logprobs_of, mask_of
 from prefloop.losses import (
     dpo_loss,
@@ -37,7 +36,7 @@ from prefloop.losses import (
 from prefloop.models.packing import MicroBatch
 from prefloop.models.roles import Policy
 from prefloop.rollout import Rollout
-from prefloop.runtime import Metrics, StepResult, Updater, World
+from prefloop.runtime import Metrics, StepResult, World
 from prefloop.text.groups import Group
 
 REFERENCE_KEYS = 1 << 62
@@ -79,33 +78,21 @@ class PairLoss:
 
 def train(config: OnlineDPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    source, xpo = read_prompts(config), config.xpo_alpha > 0
-    with open_session(config, source, reference=config.reference, headline=("score", "kl")) as session:
+    xpo = config.xpo_alpha > 0
+    with open_online(config, headline=("score", "kl")) as online:
+        session, source, policy, reference = online.session, online.source, online.policy, online.reference
         run, world = session.run, session.world
-        opened = open_policy(session, config.model, config.lora)
-        policy = opened.role
-        shard_roles(session, policy)
-        reference = reference_of(session, policy, config.model, config.reference)
-        score, shape = open_shaped_scorer(
-            session, config.reward_model, config.reward, longest=config.sampling.max_new_tokens
-        )
-        source.check_room(policy, reference)
-        session.begin()
         objective = PairLoss(
             beta=config.beta,
             label_smoothing=config.label_smoothing,
             xpo_alpha=config.xpo_alpha,
             temperature=config.sampling.temperature,
         )
-        passes = Passes(epochs=config.epochs, minibatches=config.minibatches, session=session)
-        updater = session.updater(
-            parameters_of(policy, config.optim, name="policy"), updates=config.steps * passes.updates
-        )
-        for step in session.steps(save=opened.save, updater=updater, scores=shape):
+        for step in online.steps():
             rollout = source.draw(policy, step, k=1 if xpo else 2)
             if xpo:
                 rollout = rollout.beside(source.draw(reference, step, k=1, first_key=REFERENCE_KEYS))
-            scores = score(rollout)
+            scores = online.score(rollout)
             mask = mask_of(rollout.groups, world.device)
             ours, theirs = logprobs_of(
                 (policy, reference),
@@ -114,15 +101,14 @@ def train(config: OnlineDPOConfig) -> Path:
                 temperature=objective.temperature,
                 tokens=session.tokens,
             )
-            pairs = _compare(rollout, shape(rollout, scores), sequence_sum(theirs, mask), world, xpo=xpo)
+            shaped = online.shape(rollout, scores)
+            pairs = _compare(rollout, shaped, sequence_sum(theirs, mask), world, xpo=xpo)
             metrics = _seen(rollout, scores, len(pairs.groups), ours - theirs, mask, world, xpo=xpo)
             known = step == 1 and session.models.reference_is_start()
             if known:
                 source.check("kl", metrics["kl_distance"])
-            metrics |= score.metrics(world) | staleness(rollout, step - 1, world) | source.metrics()
-            metrics |= _learn(
-                objective, policy, updater, passes, pairs, step, source.check if known else None
-            )
+            metrics |= online.score.metrics(world) | staleness(rollout, step - 1, world) | source.metrics()
+            metrics |= _learn(objective, online, pairs, step, check_start=known)
             run.log(step, metrics)
             show_rollout(run, step, rollout, scores)
         return session.finish()
@@ -178,16 +164,10 @@ def _seen(
 
 
 def _learn(
-    objective: PairLoss,
-    policy: Policy,
-    updater: Updater,
-    passes: Passes,
-    pairs: Pairs,
-    step: int,
-    check_start: StartCheck | None,
+    objective: PairLoss, online: Online, pairs: Pairs, step: int, *, check_start: bool
 ) -> dict[str, float]:
-    """The updates on the pairs; their metrics. Nothing where every pair ties. `check_start` is given while policy and reference are the same."""
-    metrics, world = Metrics(), passes.session.world
+    """The updates on the pairs; their metrics. Nothing where every pair ties. `check_start` says that policy and reference are still the same."""
+    metrics, world, policy = Metrics(), online.session.world, online.policy
 
     def loss(places: list[int]) -> Loss:
         count = world.sum_float(len(places))
@@ -198,10 +178,10 @@ def _learn(
             at_start = expected_at_start(
                 "dpo", beta=objective.beta, label_smoothing=objective.label_smoothing
             )
-            check_start("dpo", metrics.reduce(world)["dpo_loss"], at_start)
+            online.source.check("dpo", metrics.reduce(world)["dpo_loss"], at_start)
 
-    (updates,) = passes.learn(
-        [Learner(updater=updater, loss=loss)],
+    (updates,) = online.passes.learn(
+        [Learner(updater=online.updater, loss=loss)],
         pairs.groups,
         (pairs.places, pairs.everyone),
         step=step,

@@ -13,6 +13,7 @@ from prefloop.configs.common import RunSettings, Sampling
 from prefloop.configs.own_samples import ExpertConfig, OnlineDPOConfig
 from prefloop.configs.ppo import ScoreShaping
 from prefloop.errors import InputError
+from prefloop.loop import online
 from prefloop.models.load import load_policy
 from prefloop.models.packing import pack
 from prefloop.models.roles import Policy
@@ -203,7 +204,7 @@ def test_a_wrong_reference_stops_the_run(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):  # K9
     other = load_policy(str(project / "other"), CPU)
-    monkeypatch.setattr(online_dpo, "reference_of", lambda *_: other)
+    monkeypatch.setattr(online, "reference_of", lambda *_: other)
     with pytest.raises(InputError, match="step 0: kl is"):
         logged(OnlineDPOConfig(**shared(project, tmp_path / "run")))
 
