@@ -3,7 +3,7 @@
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,6 +98,16 @@ def write_jsonl(
     _one_kind(rows, target)
     _write(target, _aligned(rows, FORMATS[name].optional))
     return Written(path=target, format=name, rows=len(rows), bad=tuple(bad))
+
+
+def write_rows(file: str, rows: Iterable[Mapping[str, Any]], *, setting: str) -> None:
+    """Write rows that no format is checked for, a line of JSON each. Raises `InputError` that names the setting that the file's name is from."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    try:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{setting} is {file!r}, which cannot be written ({error}); name a file") from error
 
 
 def split_by_prompts(records: Sequence[T], path: str | Path) -> list[tuple[Path, list[T]]]:

@@ -143,7 +143,7 @@ def _judge(file: str, project: Path) -> PairAnnotator:
         )
         if report.stopped or (items and not report.verdicts):
             raise InputError(
-                f"the judge stopped: {report.stopped or '; '.join(report.problems)}; its answers are kept; continue with --resume true"
+                f"the judge stopped: {report.why}; its answers are kept; continue with --resume true"
             )
 
     return PairAnnotator(

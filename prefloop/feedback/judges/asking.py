@@ -26,6 +26,11 @@ class Failures:
     stopped: str = ""
     """Why asking ended early; empty if it did not."""
 
+    @property
+    def why(self) -> str:
+        """Why nothing, or not all, was answered."""
+        return self.stopped or "; ".join(self.problems) or "no reply"
+
     def note(self, name: str, error: Unreadable | CallFailed) -> None:
         """Count one."""
         self.unreadable += isinstance(error, Unreadable)

@@ -255,6 +255,12 @@ class InjectionResult:
     unreadable: int
     """Pairs that gave no verdict with the instruction."""
 
+    def __str__(self) -> str:
+        return (
+            f"an instruction injected into the worse completion flipped {self.turned} of {self.tried} verdicts "
+            f"(its probability rose by {self.mean_gain:.2f} on average; {self.unreadable} gave none)"
+        )
+
 
 def try_injection(
     judge: PairJudge, items: Iterable[Item], verdicts: Mapping[int, Verdict]

@@ -176,6 +176,12 @@ class ScoreInjection:
     mean_gain: float
     """Of the score on [-1, 1]; NaN of none."""
 
+    def __str__(self) -> str:
+        return (
+            f"an instruction injected into a completion raised {self.raised} of {self.tried} scores by a tenth of the scale or more "
+            f"(by {self.mean_gain:.2f} on average)"
+        )
+
 
 def try_score_injection(
     scorer: DirectScorer, prompts: Sequence[Prompt], completions: Sequence[str], before: Sequence[float]

@@ -1,8 +1,6 @@
 """A judge at work on a store: pairs that it compares as an annotator (`label judge`), completions that it scores by themselves (`label score`)."""
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +42,11 @@ class JudgedPairs:
         keep = keep_in(self._store, self._annotator, self._seed)
         return judge_items(self._judge, self.items, keep=keep, workers=self._workers)
 
-    def rows(self, report: JudgeReport) -> list[str]:
-        """The comparisons with their probabilities, a line of JSON each; verdicts that name no side give none."""
+    def rows(self, report: JudgeReport) -> list[dict[str, Any]]:
+        """The comparisons with their probabilities; verdicts that name no side give none."""
         by_id = {item.id: item for item in self.items}
         return [
-            json.dumps(_comparison(by_id[id], verdict, self.name), ensure_ascii=False) + "\n"
+            _comparison(by_id[id], verdict, self.name)
             for id, verdict in report.verdicts.items()
             if _decides(verdict) and not math.isnan(verdict.probability)
         ]
@@ -67,7 +65,7 @@ def _decides(verdict: Verdict) -> bool:
     return verdict.choice in ("a", "b")
 
 
-def _comparison(item: Item, verdict: Verdict, annotator: str) -> Mapping[str, Any]:
+def _comparison(item: Item, verdict: Verdict, annotator: str) -> dict[str, Any]:
     a, b = item.completions
     first = verdict.choice == "a"
     return {
@@ -113,20 +111,16 @@ class StoredScores:
         """The scores alone."""
         return [value for _, value in self.scored]
 
-    def rows(self, annotator: str) -> list[str]:
-        """A line of JSON for each score."""
+    def rows(self, annotator: str) -> list[dict[str, Any]]:
+        """A row for each score."""
         return [
-            json.dumps(
-                {
-                    "prompt": one.prompt.to_json(),
-                    "completion": one.text,
-                    "score": round(value, 6),
-                    "annotator": annotator,
-                    "policy": one.policy,
-                },
-                ensure_ascii=False,
-            )
-            + "\n"
+            {
+                "prompt": one.prompt.to_json(),
+                "completion": one.text,
+                "score": round(value, 6),
+                "annotator": annotator,
+                "policy": one.policy,
+            }
             for one, value in self.scored
         ]
 
@@ -160,9 +154,7 @@ def score_stored(
     scores, failures = scorer.try_each([one.prompt for one in found], [one.text for one in found])
     scored = tuple((one, value) for one, value in zip(found, scores, strict=True) if value is not None)
     if not scored:
-        raise InputError(
-            f"nothing was scored: {failures.stopped or '; '.join(failures.problems) or 'no reply'}"
-        )
+        raise InputError(f"nothing was scored: {failures.why}")
     return StoredScores(scorer=scorer, asked=len(found), scored=scored, failures=failures)
 
 

@@ -139,7 +139,7 @@ class AskedJudge:
         )
         if failures.stopped or not np.isfinite(found).any():
             raise InputError(
-                f"the judge stopped: {failures.stopped or '; '.join(failures.problems)}; its answers are kept; continue with --resume true"
+                f"the judge stopped: {failures.why}; its answers are kept; continue with --resume true"
             )
         return found
 
