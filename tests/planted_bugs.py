@@ -274,8 +274,8 @@ PLANTS: tuple[Plant, ...] = (
     _of("evaluation/test_coverage.py::test_accuracy_of_a_judge_of_reviews_is_covered")("feedback/gold.py", "low, high = share_interval(answers, members)", "low, high = share_interval(answers)",
          "The accuracy of a judge of reviews treats reviews of one film as independent"),
     # rankings with ties, the best of K, what users' functions give, what judges are sent
-    _rankings("data/store/selecting.py", "ranks=_ranks(row),", "ranks=(),", "Ties of a stored ranking are exported as an order"),
-    _rankings("data/store/selecting.py", "top=int(row.choice == \"best\" and len(row.completions) > 2),", "top=0,", "The rest of a best of K is exported as an order"),
+    _rankings("data/store/as_records.py", "ranks=_ranks(row),", "ranks=(),", "Ties of a stored ranking are exported as an order"),
+    _rankings("data/store/as_records.py", "top=int(row.choice == \"best\" and len(row.completions) > 2),", "top=0,", "The rest of a best of K is exported as an order"),
     _rankings("data/importing.py", "choice = \"best\" if judgement.top else \"ranking\"", "choice = \"ranking\"", "An imported best of K becomes a ranking"),
     _rankings("feedback/judged.py", "for slot in (slot for slot in range(len(judgement.models)) if slot != best):", "for slot in (slot for slot in range(len(judgement.models)) if slot > best):",
               "A best of K rates the best against some of the others only"),
@@ -316,7 +316,7 @@ PLANTS: tuple[Plant, ...] = (
     _of("studio/test_passwords.py::test_an_admins_link_sets_a_new_password_once")("studio/passwords.py", "        end_sessions(session, row.id)\n        audit", "        audit",
         "A link for a new password leaves old sessions signed in"),
     # data/store
-    _store("data/store/selecting.py", "                margin=row.margin,\n                annotator=row.annotator,", "                annotator=row.annotator,",
+    _store("data/store/as_records.py", "                margin=row.margin,\n                annotator=row.annotator,", "                annotator=row.annotator,",
            "Exported comparisons lose their margin"),
     _store("data/store/selecting.py", "statement = statement.where(table.annotator_id.in_(of_kinds))", "statement = statement",
            "The filter by kind of annotator does nothing"),

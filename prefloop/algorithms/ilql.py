@@ -20,10 +20,11 @@ from torch import Tensor
 
 from prefloop.configs.ilql import ILQLConfig
 from prefloop.errors import InputError
-from prefloop.loop.inputs import Examples, examples, open_reader
+from prefloop.loop.inputs import Examples, examples
 from prefloop.loop.learn import update
 from prefloop.loop.likelihood import trained_tokens
 from prefloop.loop.provenance import models_read
+from prefloop.loop.reading import open_reader
 from prefloop.loop.roles import check_room, open_policy, parameters_of
 from prefloop.loop.session import Session, open_training
 from prefloop.loop.shown import show_completions

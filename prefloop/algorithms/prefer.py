@@ -20,12 +20,13 @@ from torch import Tensor
 
 from prefloop.configs.prefer import PreferConfig
 from prefloop.errors import InputError
-from prefloop.loop.inputs import Examples, Inputs, examples, open_reader, refuse_one_kind, refuse_soft_labels
+from prefloop.loop.inputs import Examples, Inputs, examples, refuse_one_kind, refuse_soft_labels
 from prefloop.loop.learn import replayable
 from prefloop.loop.objective_examples import Example, prepare_examples
 from prefloop.loop.objective_metrics import add_metrics, best_nll
 from prefloop.loop.objective_step import Task, Whole, find_objective, value_head_on
 from prefloop.loop.provenance import models_read
+from prefloop.loop.reading import open_reader
 from prefloop.loop.reference import references_of
 from prefloop.loop.roles import check_room, open_policy, shard_roles
 from prefloop.loop.session import open_training

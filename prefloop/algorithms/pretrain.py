@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.pretrain import PretrainConfig
 from prefloop.loop.batches import Batches
-from prefloop.loop.inputs import Reader, store_of, texts
+from prefloop.loop.inputs import texts
 from prefloop.loop.likelihood import likelihood_metrics, likelihood_step
 from prefloop.loop.provenance import models_read
+from prefloop.loop.reading import Reader, store_of
 from prefloop.loop.roles import parameters_of
 from prefloop.loop.session import open_run
 from prefloop.loop.shown import show_completions

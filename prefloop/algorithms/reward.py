@@ -21,17 +21,11 @@ from torch import Tensor
 
 from prefloop.configs.reward import RewardConfig
 from prefloop.data.load import is_strict
-from prefloop.loop.inputs import (
-    Examples,
-    examples,
-    open_reader,
-    refuse_no_margins,
-    refuse_one_kind,
-    refuse_soft_labels,
-)
+from prefloop.loop.inputs import Examples, examples, refuse_no_margins, refuse_one_kind, refuse_soft_labels
 from prefloop.loop.learn import update
 from prefloop.loop.ordinal import Thresholds
 from prefloop.loop.provenance import models_read
+from prefloop.loop.reading import open_reader
 from prefloop.loop.reward_step import LOSSES, USABLE, Loss, Scored, add_metrics, scored, training_loss
 from prefloop.loop.roles import check_room, open_reward_model, parameters_of, shard_roles
 from prefloop.loop.session import Kept, Session, open_training

@@ -17,8 +17,9 @@ from prefloop.configs.common import Sampling
 from prefloop.configs.sample import SampleConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
-from prefloop.loop.inputs import Prompts, Read, prompts
+from prefloop.loop.inputs import Prompts, prompts
 from prefloop.loop.provenance import name_in_store
+from prefloop.loop.reading import Read
 from prefloop.loop.roles import check_prompt_room
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_policy

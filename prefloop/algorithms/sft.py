@@ -11,9 +11,10 @@ from pathlib import Path
 from torch import Tensor
 
 from prefloop.configs.sft import SFTConfig
-from prefloop.loop.inputs import demonstrations, open_reader
+from prefloop.loop.inputs import demonstrations
 from prefloop.loop.likelihood import likelihood_metrics, likelihood_step
 from prefloop.loop.provenance import models_read
+from prefloop.loop.reading import open_reader
 from prefloop.loop.roles import check_room, open_policy, parameters_of, shard_roles
 from prefloop.loop.session import Session, open_training
 from prefloop.loop.shown import show_completions

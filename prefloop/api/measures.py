@@ -8,7 +8,8 @@ from prefloop.api.given import rows_file
 from prefloop.configs.load import names_of, unknown
 from prefloop.configs.verifiers import Kind, VerifierConfig
 from prefloop.data.store import Store
-from prefloop.data.votes import Vote, read_votes
+from prefloop.data.vote_rows import Vote
+from prefloop.data.votes import read_votes
 from prefloop.errors import InputError
 from prefloop.evaluation.win_rate import win_rate
 from prefloop.feedback.agreement_report import AgreementReport, measure_agreement

@@ -8,7 +8,8 @@ from prefloop.cli.printing import show, show_left_out, show_new
 from prefloop.configs.common import require_effect
 from prefloop.configs.data import CheckConfig, ExportConfig, ImportConfig
 from prefloop.data.detect import column_words
-from prefloop.data.votes import ROLES, read_votes, source_holds_votes
+from prefloop.data.vote_columns import ROLES
+from prefloop.data.votes import read_votes, source_holds_votes
 
 C = TypeVar("C", CheckConfig, ImportConfig)
 T = TypeVar("T")

@@ -6,7 +6,9 @@ from pathlib import Path
 from prefloop.data import fields
 from prefloop.data.read import read_rows
 from prefloop.data.rows import MISSING, BadRow, Row, RowError
-from prefloop.data.votes import ALIASES, VoteFile, by_lower, key_of, model_name, prompt_in, word_of
+from prefloop.data.vote_columns import ALIASES, by_lower
+from prefloop.data.vote_rows import key_of, model_name, prompt_in, word_of
+from prefloop.data.votes import VoteFile
 from prefloop.errors import InputError
 from prefloop.records import Prompt
 

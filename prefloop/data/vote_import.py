@@ -10,7 +10,8 @@ from pathlib import Path
 from prefloop.data.importing import add_written
 from prefloop.data.store import Judgement, Store
 from prefloop.data.store.values import AnnotatorKind
-from prefloop.data.votes import Vote, VoteChoice, VoteFile
+from prefloop.data.vote_rows import Vote, VoteChoice
+from prefloop.data.votes import VoteFile
 from prefloop.errors import InputError
 from prefloop.records import Prompt
 

@@ -11,7 +11,8 @@ from prefloop.errors import InputError
 from prefloop.evaluation.evaluate import answer, proxy_scores
 from prefloop.evaluation.measure import gold_of, setting_of
 from prefloop.evaluation.reward_model_quality import BestOf, best_of_n
-from prefloop.loop.inputs import prompts, store_of
+from prefloop.loop.inputs import prompts
+from prefloop.loop.reading import store_of
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_policy
 from prefloop.models.roles import vocabulary_size

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from prefloop.configs.best_of_n import BestOfNConfig
-from prefloop.configs.common import Data
+from prefloop.configs.common import STORE, Data
 from prefloop.configs.evaluate import EvalConfig
 from prefloop.configs.scorers import reader
 from prefloop.data.load import prompt_of
@@ -39,6 +39,7 @@ from prefloop.evaluation.text_metrics import check_metrics, references_of
 from prefloop.evaluation.win_rate import WinMatrix
 from prefloop.feedback.utility import find_gold, is_log_odds
 from prefloop.loop import inputs
+from prefloop.loop.reading import Read, another
 from prefloop.records import Comparison, Demonstration, Prompt
 from prefloop.runtime.environment import environment
 from prefloop.runtime.tune import peak_rss_mb
@@ -162,7 +163,7 @@ def _references(metrics: Sequence[str], data: Data, prompts: Sequence[Prompt]) -
     if not metrics:
         return []
     known: dict[str, list[str]] = {}
-    if data.source != inputs.STORE:
+    if data.source != STORE:
         for record in inputs.demonstrations_in(data):
             prompt = prompt_of(record)
             if isinstance(record, Demonstration):
@@ -177,7 +178,7 @@ def _comparisons(config: EvalConfig, models: Sequence[str], world: World) -> Fou
     """The comparisons of the part that is asked for."""
     model = reader(config.reward_model)
     tokenizer = load_tokenizer(model, trust_remote_code=config.compute.trust_remote_code)
-    data = inputs.another(config.data, config.comparisons)
+    data = another(config.data, config.comparisons)
     found = inputs.comparisons(data, tokenizer, _store(config), world, to_train=False)
     world.say(found.read.summary)
     parts = {"train": found.train.records, "heldout": found.heldout.records}
@@ -192,7 +193,7 @@ def _found(
     config: EvalConfig,
     source: str,
     parts: Mapping[str, tuple[R, ...]],
-    read: inputs.Read,
+    read: Read,
     models: Sequence[str],
 ) -> Found[R]:
     share = config.data.heldout

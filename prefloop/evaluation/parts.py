@@ -12,7 +12,7 @@ from prefloop.data.store import Node, Store
 from prefloop.data.store import lineage as find_lineage
 from prefloop.errors import InputError
 from prefloop.evaluation.summary import MeasuredData
-from prefloop.loop.inputs import Read, store_of
+from prefloop.loop.reading import Read, store_of
 from prefloop.models.weights import weights_sha256
 
 Part = Literal["heldout", "train", "all"]

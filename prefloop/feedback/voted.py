@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from prefloop.data import check_split, has_splits
 from prefloop.data.vote_answers import with_answers
-from prefloop.data.votes import Vote, VoteFile, read_votes
+from prefloop.data.vote_rows import Vote
+from prefloop.data.votes import VoteFile, read_votes
 from prefloop.errors import InputError
 from prefloop.feedback.judged import JudgedItem
 from prefloop.feedback.ratings.uncertainty import Clustering

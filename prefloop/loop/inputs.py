@@ -1,21 +1,18 @@
-"""The training data of a stage: records read from a file or the store, split by prompt, as tokens, with a hash of their content."""
+"""The training data of a stage: its records as tokens, split by prompt."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from prefloop.configs.common import STORE, Compute, Data, RunSettings, in_store, require_selects
+from prefloop.configs.common import STORE, Data, in_store, require_selects
 from prefloop.configs.verifiers import verifiers_among
 from prefloop.data import (
     content_hash,
-    has_splits,
-    how,
     load_comparisons,
     load_demonstrations,
     load_labels,
@@ -26,17 +23,23 @@ from prefloop.data import (
     load_texts,
     split,
 )
-from prefloop.data.load import NO_ONE_ORDER, Loaded, is_strict
-from prefloop.data.store import Source, Store
-from prefloop.data.store.values import DatasetVersion, ExportKind
+from prefloop.data.load import NO_ONE_ORDER, is_strict
+from prefloop.data.store import Store
 from prefloop.errors import InputError
-from prefloop.feedback.datasets import take
+from prefloop.loop.reading import (
+    Read,
+    Reader,
+    called,
+    dataset_version,
+    from_files,
+    from_store,
+    positive,
+    read_records,
+)
 from prefloop.losses.quantities import Data as Kind
 from prefloop.records import Comparison, Conversation, Demonstration, Label, Prompt, Ranking, Score, Text
-from prefloop.runtime.checkpoint import Content
-from prefloop.runtime.world import World, start_world
-from prefloop.text import encode_all, encode_prompts, load_tokenizer
-from prefloop.text.encode import Tally
+from prefloop.runtime.world import World
+from prefloop.text import encode_all, encode_prompts
 from prefloop.text.groups import Group
 from prefloop.verifiers import problem_with
 
@@ -74,162 +77,12 @@ class Prompts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Read:
-    """Where data came from, for the run's log and for the store."""
-
-    sources: tuple[Source, ...]
-    exports: tuple[int, ...]
-    sha256: str
-    """Of all records read, trained on and held out."""
-    summary: str
-    rows: int = 0
-    """Rows read, good or bad; of a store the records of the export."""
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    """Why rows or records are not used, and how many."""
-    truncated: int = 0
-    """Records that were cut to the budgets."""
-    version: str = ""
-    """The dataset version that it is, as `NAME@3`; empty for anything else."""
-
-    def as_tokens(self, encoded: Tally, train: int, heldout: int) -> "Read":
-        """The same with what became of the records once they were tokens, and how they were parted."""
-        counts = {"over the token budgets": len(encoded.dropped), "not encodable": len(encoded.bad)}
-        return replace(
-            self,
-            summary=f"{self.summary} As tokens: {encoded.describe()}. Train {train}, held out {heldout}.",
-            left_out={**self.left_out, **_positive(counts)},
-            truncated=len(encoded.truncated),
-        )
-
-    @property
-    def content(self) -> Content:
-        """For the fingerprint of a run that reads it."""
-        names = ", ".join(source.name for source in self.sources) or STORE
-        return Content(what=f"the data of {names}", sha256=self.sha256)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reader:
-    """What a stage reads with."""
-
-    tokenizer: PreTrainedTokenizerBase
-    store: str
-    """The project's."""
-    world: World
-
-
-def open_reader(run: RunSettings, compute: Compute, model: str) -> Reader:
-    """The processes, the tokenizer of this model, and the project's store."""
-    world = start_world(compute.device, wait_minutes=compute.wait_minutes)
-    tokenizer = load_tokenizer(model, trust_remote_code=compute.trust_remote_code)
-    return Reader(tokenizer=tokenizer, store=store_of(run.out, run.store), world=world)
-
-
-def another(data: Data, source: str) -> Data:
-    """The same settings for a second source; a split is said of the first, and of this one only where it has any."""
-    splits = has_splits(source) or not data.source
-    return replace(data, source=source, split=data.split if splits else "train")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs(Generic[R]):
     """A stage's examples, split by the hash of their prompt."""
 
     train: Examples[R]
     heldout: Examples[R]
     read: Read
-
-
-def _from_files(data: Data, load: Callable[..., Loaded[R]], **options: Any) -> tuple[Loaded[R], Read]:
-    if not data.source:
-        raise InputError("data.source is empty; name a file, a folder or a data set")
-    if in_store(data.source):
-        raise InputError(
-            f"data.source is `{data.source}`, but a store holds no such records; name a file, a folder or a data set"
-        )
-    for name, value in data.select.stated.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
-        raise InputError(
-            f"data.select.{name} is {shown}, but {data.source} is not the store, where judgements are known; leave it out, or read data.source store"
-        )
-    loaded = load(data.source, skip_bad=data.skip_bad, limit=data.limit, **how(data), **options)
-    digest = content_hash(loaded.records)
-    source = Source(name=data.source, sha256=digest, rows=len(loaded.records))
-    left_out = {"bad rows": len(loaded.summary.bad), "beyond data.limit": loaded.summary.beyond_limit}
-    return loaded, Read(
-        sources=(source,),
-        exports=(),
-        sha256=digest,
-        summary=str(loaded.summary),
-        rows=loaded.summary.read,
-        left_out=_positive(left_out),
-    )
-
-
-def _positive(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name: count for name, count in counts.items() if count}
-
-
-def _in_store(kind: ExportKind, store: str, data: Data) -> tuple[list[Any], Read]:
-    """The records of a kind that pass `data.select`, or those of the dataset version that the source names."""
-    with Store.open(store, create=False) as opened:
-        if data.source == STORE:
-            _check_selects(data, kind)
-            export, version = take(opened, kind, data.select, skip_bad=data.skip_bad), ""
-        else:
-            saved = _version(opened, data, kind)
-            export, version = saved.export, saved.label
-        records, where = opened.exported(export.id), opened.label
-    used = list(records[: data.limit] if data.limit else records)
-    left_out = ", ".join(f"{count} {reason}" for reason, count in export.left_out.items() if count)
-    summary = (
-        f"{where}: {export.rows} {kind} ({_called(version)}export {export.id}, sha256 {export.sha256[:12]})"
-    )
-    summary += f"; not {kind}: {left_out}" if left_out else ""
-    summary += f"; {len(records) - len(used)} beyond data.limit" if len(used) < len(records) else ""
-    counts = {**export.left_out, "beyond data.limit": len(records) - len(used)}
-    return used, Read(
-        sources=(),
-        exports=(export.id,),
-        sha256=content_hash(used),
-        summary=summary + ".",
-        rows=export.rows,
-        left_out=_positive(counts),
-        version=version,
-    )
-
-
-def _called(version: str) -> str:
-    return f"dataset {version}, " if version else ""
-
-
-def _records(
-    kind: ExportKind, data: Data, store: str, load: Callable[..., Loaded[R]]
-) -> tuple[Sequence[R], Read]:
-    """Records of a kind, from where the source says."""
-    if in_store(data.source):
-        return _in_store(kind, store, data)
-    loaded, read = _from_files(data, load)
-    return loaded.records, read
-
-
-def _check_selects(data: Data, kind: str) -> None:
-    require_selects(data.select, kind, prefix="data.select.")
-
-
-def _version(store: Store, data: Data, kind: str = "") -> DatasetVersion:
-    """The dataset version that the source names, of records of this kind."""
-    version = store.dataset(data.source.partition(":")[2])
-    if kind and version.export.kind != kind:
-        raise InputError(
-            f"data.source is {data.source}, but dataset {version.label} holds {version.export.kind}, and {kind} are needed here; "
-            f"save some with `prefloop data save NAME --kind {kind}`"
-        )
-    for name in data.select.stated:
-        raise InputError(
-            f"data.select.{name} is set, but data.source is {data.source}, which was selected when it was saved; leave it out, or read data.source store"
-        )
-    return version
 
 
 def _part(
@@ -272,7 +125,7 @@ def demonstrations(
     """Demonstrations and conversations from a file, a data set or the store."""
 
     def work() -> Inputs[Demonstration | Conversation]:
-        records, read = _records("demonstrations", data, store, load_demonstrations)
+        records, read = read_records("demonstrations", data, store, load_demonstrations)
         return _part(records, read, data, tokenizer)
 
     return world.on_main(work)
@@ -298,7 +151,7 @@ def comparisons(
             raise InputError(
                 "swap_contexts is on, but a store keeps no contexts; train on a file, or leave it out"
             )
-        records, read = _records("comparisons", data, store, load_comparisons)
+        records, read = read_records("comparisons", data, store, load_comparisons)
         if not swap_contexts:
             return _part(records, read, data, tokenizer, to_train=to_train)
         swapped = [one.in_opposite_context() for one in records if one.opposite_context]
@@ -314,7 +167,7 @@ def comparisons(
 
 def plain_comparisons(data: Data, store: str) -> tuple[tuple[Comparison, ...], str]:
     """Comparisons that no model is to read, from a file, a data set or the store, with what became of the rows. On process 0 alone."""
-    records, read = _records("comparisons", data, store, load_comparisons)
+    records, read = read_records("comparisons", data, store, load_comparisons)
     return tuple(records), read.summary
 
 
@@ -340,19 +193,19 @@ def examples(
 
     def work() -> Inputs[Any]:
         if kind == "steps":
-            loaded, read = _from_files(data, load_steps)
+            loaded, read = from_files(data, load_steps)
             steps = [replace(record, separator=step_separator) for record in loaded.records]
             return _part(steps, read, data, tokenizer)
         if kind == "rankings":
             return _part(*_rankings(data, store, usable), data, tokenizer)
         loaders = {"labels": load_labels, "scores": load_scores}
-        return _part(*_records(kind, data, store, loaders[kind]), data, tokenizer)
+        return _part(*read_records(kind, data, store, loaders[kind]), data, tokenizer)
 
     return world.on_main(work)
 
 
 def _labels_of_comparisons(data: Data, tokenizer: PreTrainedTokenizerBase, store: str) -> Inputs[Label]:
-    records, read = _records("comparisons", data, store, load_comparisons)
+    records, read = read_records("comparisons", data, store, load_comparisons)
     soft = next((pair for pair in records if pair.p_soft != 1), None)
     if soft is not None:
         raise InputError(
@@ -375,9 +228,9 @@ def _labels_of_comparisons(data: Data, tokenizer: PreTrainedTokenizerBase, store
 
 def _rankings(data: Data, store: str, usable: Callable[[Ranking], bool]) -> tuple[Sequence[Ranking], Read]:
     if not in_store(data.source):
-        loaded, read = _from_files(data, load_rankings, usable=usable)
+        loaded, read = from_files(data, load_rankings, usable=usable)
         return loaded.records, read
-    everything, read = _in_store("rankings", store, data)
+    everything, read = from_store("rankings", store, data)
     records = [record for record in everything if usable(record)]
     if len(records) == len(everything):
         return records, read
@@ -398,7 +251,7 @@ def _rankings(data: Data, store: str, usable: Callable[[Ranking], bool]) -> tupl
 def demonstrations_in(data: Data) -> tuple[Demonstration | Conversation, ...]:
     """What a file's records answer themselves: demonstrations, chats, chosen completions and best of rankings; none if it holds prompts only."""
     try:
-        loaded, _ = _from_files(data, load_demonstrations, from_chosen=True)
+        loaded, _ = from_files(data, load_demonstrations, from_chosen=True)
     except InputError:  # whoever reads the prompts of it says what is wrong
         return ()
     return loaded.records
@@ -421,7 +274,7 @@ def prompts(
         records, origins, read = _prompts_in_store(data, store)
     else:
         needed = [(verifier.column, partial(problem_with, verifier)) for verifier in verifiers]
-        loaded, read = _from_files(data, load_prompts, needed=needed)
+        loaded, read = from_files(data, load_prompts, needed=needed)
         records, origins = loaded.records, loaded.origins
         if needed:
             answers = [[record.columns[column] for column, _ in needed] for record in records]
@@ -457,10 +310,10 @@ def _prompts_in_store(data: Data, store: str) -> tuple[tuple[Prompt, ...], tuple
     """All prompts of the store, or those that a dataset version's records answer, each once."""
     with Store.open(store, create=False) as opened:
         if data.source == STORE:
-            _check_selects(data, "prompts")
+            require_selects(data.select, "prompts", prefix="data.select.")
             export, version = opened.export("prompts"), ""
         else:
-            saved = _version(opened, data)
+            saved = dataset_version(opened, data)
             export, version = saved.export, saved.label
         found = opened.exported(export.id)
         where = opened.label
@@ -476,9 +329,9 @@ def _prompts_in_store(data: Data, store: str) -> tuple[tuple[Prompt, ...], tuple
             sources=(),
             exports=(export.id,),
             sha256=content_hash(records),
-            summary=f"{where}: {len(records)} of {len(everything)} prompts ({_called(version)}export {export.id}).",
+            summary=f"{where}: {len(records)} of {len(everything)} prompts ({called(version)}export {export.id}).",
             rows=len(everything),
-            left_out=_positive({"beyond data.limit": len(everything) - len(records)}),
+            left_out=positive({"beyond data.limit": len(everything) - len(records)}),
             version=version,
         ),
     )
@@ -486,7 +339,7 @@ def _prompts_in_store(data: Data, store: str) -> tuple[tuple[Prompt, ...], tuple
 
 def texts(data: Data) -> tuple[tuple[Text, ...], tuple[Text, ...], Read]:
     """Documents: (train, held out, where they came from)."""
-    loaded, read = _from_files(data, load_texts)
+    loaded, read = from_files(data, load_texts)
     train, heldout = split(loaded.records, heldout=data.heldout)
     if not train:
         raise InputError(f"{data.source}: no text to train on; lower data.heldout, or give more data")
@@ -537,8 +390,3 @@ def refuse_no_margins(inputs: Inputs[Any]) -> None:
         raise InputError(
             "margin is on, but no comparison has a margin above 0, so it would change nothing; give the rows a column margin, or set margin to false"
         )
-
-
-def store_of(out: str, store: str) -> str:
-    """The project's store: as configured, else `prefloop.db` beside the run folder."""
-    return store or str(Path(out).resolve().parent / "prefloop.db")

@@ -11,7 +11,7 @@ from prefloop.configs.adapters import CONFIG
 from prefloop.configs.common import RunSettings
 from prefloop.data.store import Store
 from prefloop.errors import InputError
-from prefloop.loop.inputs import Read, store_of
+from prefloop.loop.reading import Read, store_of
 from prefloop.models.lora import ADAPTER
 from prefloop.models.weights import weights_sha256
 from prefloop.runtime.checkpoint import Content

@@ -9,9 +9,10 @@ from torch import Tensor
 from prefloop.configs.ppo import PPOConfig
 from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
-from prefloop.loop.inputs import Read, another, demonstrations, texts
+from prefloop.loop.inputs import demonstrations, texts
 from prefloop.loop.learn import Job
 from prefloop.loop.likelihood import trained_tokens
+from prefloop.loop.reading import Read, another
 from prefloop.loop.roles import positions_of
 from prefloop.loop.sources import PromptSource
 from prefloop.losses import mean_over

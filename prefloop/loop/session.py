@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from prefloop.configs.common import STORE, Compute, RunSettings
 from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
-from prefloop.loop.inputs import Inputs, Read, Reader
+from prefloop.loop.inputs import Inputs
 from prefloop.loop.provenance import Models, RunRecord
+from prefloop.loop.reading import Read, Reader
 from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
 from prefloop.runtime.pace import keeping_pace
 

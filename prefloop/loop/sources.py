@@ -22,7 +22,8 @@ from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
 from prefloop.loop.engine_source import NOISE, EngineSampler
 from prefloop.loop.function_sampler import FunctionSampler
-from prefloop.loop.inputs import Prompts, Read, Reader, open_reader, prompts
+from prefloop.loop.inputs import Prompts, prompts
+from prefloop.loop.reading import Read, Reader, open_reader
 from prefloop.loop.roles import check_prompt_room
 from prefloop.loop.scoring import models_of
 from prefloop.loop.session import Session, open_run

@@ -8,7 +8,8 @@ from prefloop.evaluation.evaluate import TokenBudget, evaluate_reward_model
 from prefloop.evaluation.json_files import encode, write_json
 from prefloop.evaluation.parts import MeasuredPart, measured_data
 from prefloop.evaluation.tables import reward_model_lines
-from prefloop.loop.inputs import comparisons, store_of
+from prefloop.loop.inputs import comparisons
+from prefloop.loop.reading import store_of
 from prefloop.losses.reward_model import REWARD_LOSSES
 from prefloop.runtime.world import start_world
 from prefloop.text import load_tokenizer

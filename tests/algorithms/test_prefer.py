@@ -18,8 +18,9 @@ from prefloop.configs.prefer import FollowPolicy, PreferConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.errors import InputError
 from prefloop.loop import reference
-from prefloop.loop.inputs import Reader, examples
+from prefloop.loop.inputs import examples
 from prefloop.loop.objective_examples import labels_of, mismatched
+from prefloop.loop.reading import Reader
 from prefloop.losses import sequence_sum
 from prefloop.losses.objectives import OBJECTIVES
 from prefloop.models.load import load_policy

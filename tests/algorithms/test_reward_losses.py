@@ -12,7 +12,8 @@ from prefloop.configs.common import Data, Optim
 from prefloop.configs.scorers import Combining
 from prefloop.errors import InputError
 from prefloop.feedback.utility import find_utility
-from prefloop.loop.inputs import Reader, examples
+from prefloop.loop.inputs import examples
+from prefloop.loop.reading import Reader
 from prefloop.losses.reward_model import REWARD_LOSSES
 from prefloop.models.load import load_reward_model
 from prefloop.models.packing import pack

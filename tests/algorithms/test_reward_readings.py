@@ -14,8 +14,9 @@ from prefloop.configs.common import Data, LoRA, RunSettings
 from prefloop.configs.reward import RewardConfig
 from prefloop.data import load_comparisons, load_records, load_steps, write_jsonl
 from prefloop.errors import InputError
-from prefloop.loop.inputs import Reader, comparisons, examples
+from prefloop.loop.inputs import comparisons, examples
 from prefloop.loop.ordinal import Thresholds
+from prefloop.loop.reading import Reader
 from prefloop.loop.reward_step import Scored
 from prefloop.losses.reward_model import steps_minimum, steps_product
 from prefloop.models.load import load_reward_model, stored_reading

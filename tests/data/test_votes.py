@@ -10,7 +10,8 @@ import pytest
 
 from prefloop.data import load_prompts, load_records
 from prefloop.data.vote_answers import with_answers
-from prefloop.data.votes import VoteFile, column_map, holds_votes, read_votes
+from prefloop.data.vote_columns import column_map, holds_votes
+from prefloop.data.votes import VoteFile, read_votes
 from prefloop.errors import InputError
 from prefloop.records import Message, Prompt
 

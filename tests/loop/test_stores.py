@@ -15,6 +15,7 @@ from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.feedback.datasets import save
 from prefloop.loop import inputs
+from prefloop.loop.reading import Reader
 from prefloop.records import Comparison, Demonstration, Label, Ranking, Score
 from prefloop.runtime.world import start_world
 from prefloop.studio import exchange
@@ -77,7 +78,7 @@ def read(project: Path, store: str) -> Callable[..., inputs.Inputs[Any]]:
         if kind == "prompts":
             train, _, found = inputs.prompts(data, tokenizer, store)
             return inputs.Inputs(train=train, heldout=train, read=found)  # type: ignore[arg-type]
-        reader = inputs.Reader(tokenizer=tokenizer, store=store, world=world)
+        reader = Reader(tokenizer=tokenizer, store=store, world=world)
         return inputs.examples(kind, data, reader)  # type: ignore[arg-type]
 
     return work
@@ -111,7 +112,7 @@ def test_every_kind_is_read_of_the_store_by_the_settings(
 def test_labels_of_comparisons_come_from_the_store_too(project: Path, store: str) -> None:
     tokenizer, world = load_tokenizer(str(project / "start")), start_world("cpu")
     data = Data(source="store", heldout=0.0, select=Selecting(annotators=("ann",)))
-    reader = inputs.Reader(tokenizer=tokenizer, store=store, world=world)
+    reader = Reader(tokenizer=tokenizer, store=store, world=world)
     found = inputs.examples("labels", data, reader, from_comparisons=True)
     assert [each.good for each in found.train.records] == [True, False] * 7
 

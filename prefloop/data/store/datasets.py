@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from prefloop.data.hashing import canonical_json
 from prefloop.data.store import models
+from prefloop.data.store.as_records import JudgedRecord
 from prefloop.data.store.exporting import export_of, exported
-from prefloop.data.store.selecting import JudgedRecord
 from prefloop.data.store.values import Changes, DatasetVersion
 from prefloop.data.store.writing import now
 from prefloop.errors import InputError

@@ -11,16 +11,9 @@ from sqlalchemy.orm import Session
 
 from prefloop.data.hashing import content_hash
 from prefloop.data.store import models, studio_models
+from prefloop.data.store.as_records import SELECTORS, WHY_NOT, JudgedRecord
 from prefloop.data.store.judging import prompt_of
-from prefloop.data.store.selecting import (
-    SELECTORS,
-    WHY_NOT,
-    JudgedRecord,
-    JudgedRow,
-    judged,
-    judged_of,
-    prompts,
-)
+from prefloop.data.store.selecting import JudgedRow, judged, judged_of, prompts
 from prefloop.data.store.values import EXPORT_KINDS, AggregatedLabel, Export, ExportKind, Filters, Selection
 from prefloop.data.store.writing import insert_new, now, sha256
 from prefloop.data.write import split_by_prompts, write_jsonl
