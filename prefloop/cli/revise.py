@@ -20,10 +20,12 @@ def revise_completions(config: ReviseConfig) -> str:
         cached = Cached(model, config.cache or store.folder / "judge_cache.db")
         revisions = StoredRevisions(config, principles, store, cached)
         report = revisions.revise()
-        if report.steps:
-            write_rows(config.demonstrations, revisions.demonstrations(report), setting="demonstrations")
-            if config.steps:
-                write_rows(config.steps, revisions.steps(report), setting="steps")
+        for setting, file, rows in (
+            ("demonstrations", config.demonstrations, revisions.demonstrations(report)),
+            ("steps", config.steps, revisions.steps(report)),
+        ):
+            if file and rows:
+                write_rows(file, rows, setting=setting)
         print("\n".join([*revised_lines(config, revisions, report), *cost_lines(model, cached, report)]))
         tried_again = revisions.try_injection(report, config.injection)
         if tried_again:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from prefloop.data.store import datasets, exporting, judging, models, runs, selecting, writing
+from prefloop.data.store import as_records, datasets, exporting, judging, models, runs, selecting, writing
 from prefloop.data.store.database import Database, open_database
 from prefloop.data.store.values import (
     AddedItems,
@@ -249,12 +249,12 @@ class Store:
     def comparisons(self, filters: Filters | None = None) -> Selection[Comparison]:
         """Who was preferred to whom, in the order it was judged, with counts of the judgements that name no better one."""
         with self._database.read() as session:
-            return selecting.compare(selecting.judged(session, filters or Filters()), self.label)
+            return as_records.compare(selecting.judged(session, filters or Filters()), self.label)
 
     def rankings(self, filters: Filters | None = None) -> Selection[Ranking]:
         """Completions ranked best first, in the order it was judged, with counts of the judgements that give no such order."""
         with self._database.read() as session:
-            return selecting.rank(selecting.judged(session, filters or Filters()), self.label)
+            return as_records.rank(selecting.judged(session, filters or Filters()), self.label)
 
     # Exports and training runs
 
@@ -287,7 +287,7 @@ class Store:
         with self._database.write(bulk=True) as session:
             return exporting.export_aggregated(session, filters, pairs, left_out, file, self.label)
 
-    def exported(self, export: int, *, erased: bool = False) -> tuple[selecting.JudgedRecord | Prompt, ...]:
+    def exported(self, export: int, *, erased: bool = False) -> tuple[as_records.JudgedRecord | Prompt, ...]:
         """The records of an export as they were when it was made, whatever has been judged since; checked against its hash. `erased`: also of
         one of which words were erased, with the gaps."""
         with self._database.read() as session:
