@@ -189,12 +189,12 @@ def report(settings: FrontierSettings, results: StudyResults) -> StudyReport:
             caption="true reward against KL to the reference (GRPO, RLOO and the optimum of the model are in the table)",
         ),
         remarks=(
-            "Rewards are in standard deviations of the reference, whose mean is 0. KL is in nats a completion. Both are exact sums over all completions. "
-            "At a KL, seeds are left out whose sweep does not go so far; a dash means that none does. `optimum` is the best policy at each KL for the true reward, "
-            "`optimum of the model` that for the reward model, π_ref exp(r / β) / Z.",
-            "Policies are tables, which share nothing between prefixes and prompts, while the reward model is a network that does. "
-            "That favours the methods that learn from the reward model; in the papers, policy and reward model are language models alike. "
-            "It is a likely reason for differences from them, not a tested one.",
+            "Rewards are in standard deviations of the reference, whose mean is 0. KL is in nats per completion. Both are exact sums over all "
+            "completions. At each KL, seeds whose sweep does not reach it are left out; a dash means that none does. `optimum` is the best "
+            "policy at each KL for the true reward. `optimum of the model` is the best one for the reward model, π_ref exp(r / β) / Z.",
+            "Policies are tables, which share nothing between prefixes or prompts, while the reward model is a network, which does. That "
+            "favours the methods that learn from the reward model. In the papers, both are language models. This is a likely reason for "
+            "differences from the papers; it was not tested.",
         ),
     )
 
@@ -292,9 +292,9 @@ def _drawing(results: StudyResults) -> str:
 STUDY = Study(
     title="Reward against KL",
     question=(
-        "Which method gets the most true reward for the KL it spends? Policies are tables over all completions of up to five letters, "
-        "so reward, KL and the optimum are exact. The losses are those of prefloop's trainers. "
-        "The offline methods and the reward model learn from the same comparisons, by an annotator who errs."
+        "Which method gets the most true reward for the KL it spends? Policies are tables over all completions of up to five letters, so "
+        "reward, KL and the optimum are exact. The losses are those of prefloop's trainers. The offline methods and the reward model learn "
+        "from the same comparisons, labelled by an annotator who makes errors."
     ),
     settings=FrontierSettings,
     cells=cells,

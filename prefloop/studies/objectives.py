@@ -296,15 +296,19 @@ def report(settings: ObjectivesSettings, results: StudyResults) -> StudyReport:
         further=(_families(results, names),),
         figure=StudyFigure(drawing=_drawing(results, names), caption="win rate against DPO, both tuned"),
         remarks=(
-            "Tuned is the best of five settings, chosen by true reward on the other half of the prompts over all seeds; two choices are given where the halves differ. "
-            "Untuned is prefloop's default, which is mostly the paper's. Objectives with two settings are tried at three strengths, and at two further values of "
-            "the other setting at the middle strength; `sft`, which has none, at five multiples of the learning rate. All get as many steps and as many judged completions. "
-            "Win rates are by true reward, exact, with ties as a half. Ratings are prefloop's own, of one answer of each to every prompt; their intervals are "
-            "over prompts, all others over the two halves of each seed's prompts.",
-            "Policies are tables and share nothing between prompts and prefixes, so what an objective does to texts that nobody compared is not seen here. Labels are "
-            "the two sides of comparisons, so that `bco_matched` has nothing to match and is `bco`. `sppo_soft` has its win rates from a reward model of the same "
-            "comparisons. Scores and rankings tell more than comparisons do. At least as good is where true reward less DPO's is above −0.1. With this many claims, one in twenty is called by chance.",
-            f"The first of its settings was chosen at an end of what was tried, so that a better one may lie beyond, for: {', '.join(_at_an_end(results)) or 'none'}.",
+            "Tuned is the best of five settings, chosen by true reward on the other half of the prompts, over all seeds. Two choices are "
+            "listed if the halves differ. Untuned is prefloop's default, which is mostly the paper's. Objectives with two settings are tried "
+            "at three strengths, and at two further values of the other setting at the middle strength. `sft` has no setting and is tried at "
+            "five multiples of the learning rate. All get equally many steps and judged completions. Win rates are exact, by true reward; a "
+            "tie counts half. Ratings are prefloop's own, of one answer of each objective to every prompt. Intervals of ratings are over "
+            "prompts; all others are over the two halves of each seed's prompts.",
+            "Policies are tables, which share nothing between prompts or prefixes, so the study does not show what an objective does to texts "
+            "that nobody compared. Labels are the two sides of comparisons, so `bco_matched` has nothing to match and equals `bco`. "
+            "`sppo_soft` takes its win rates from a reward model of the same comparisons. Scores and rankings carry more information than "
+            "comparisons. At least as good means that true reward minus DPO's is above −0.1. Expect about one of twenty such claims to be "
+            "decided by chance.",
+            "For these objectives the first setting was chosen at an end of its range, so a better one may lie beyond: "
+            f"{', '.join(_at_an_end(results)) or 'none'}.",
         ),
     )
 
@@ -369,7 +373,7 @@ def _findings(results: StudyResults) -> list[StudyFinding]:
     whole = StudyFinding(
         expected="what is published as better than DPO is better than DPO when both are tuned",
         source="all the claims below",
-        found="; ".join(parts),
+        found=". ".join(part[0].upper() + part[1:] for part in parts),
         holds=len(kept) == len(found),
     )
     return [whole, *found]
@@ -392,8 +396,8 @@ def _drawing(results: StudyResults, names: Sequence[str]) -> str:
 STUDY = Study(
     title="All objectives, tuned equally",
     question=(
-        "Which objective of `prefer` is better than DPO when both are tuned? All are trained in the world of letters on what one annotator says of as many "
-        "completions, at their defaults and at five settings each."
+        "Which objective of `prefer` is better than DPO when both are tuned? Each is trained in the world of letters, at its defaults and "
+        "at five other settings. All learn from equally many completions, labelled by the same annotator."
     ),
     settings=ObjectivesSettings,
     cells=cells,

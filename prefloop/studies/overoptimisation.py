@@ -241,9 +241,9 @@ def report(settings: OveroptimisationSettings, results: StudyResults) -> StudyRe
             drawing=_drawing(settings, results), caption="true reward against the square root of KL"
         ),
         remarks=(
-            "RL is the exact optimum of KL-regularised reinforcement learning against the reward model, at 40 coefficients from 8 to 0.02, which is the end. "
-            "Rewards are in standard deviations of the reference, whose mean is 0. "
-            f"Laws are fitted to the points up to √KL {FURTHEST:g}. Widths are of one hidden layer.",
+            "RL is the exact optimum of KL-regularised reinforcement learning against the reward model, at 40 coefficients from 8 down to "
+            "0.02. `at the end` is at 0.02. Rewards are in standard deviations of the reference, whose mean is 0. The laws are fitted to the "
+            f"points up to √KL {FURTHEST:g}. Widths are those of one hidden layer.",
         ),
     )
 
@@ -398,9 +398,9 @@ def _drawing(settings: OveroptimisationSettings, results: StudyResults) -> str:
 STUDY = Study(
     title="Over-optimisation",
     question=(
-        "How far can a reward model be optimised before the true reward falls? Reward models of several sizes learn from few and from many comparisons "
-        "in a world of letters where the true reward, KL and the best policy for a reward model are exact. "
-        "The comparisons come from the reference, which seldom repeats a letter, so reward models know little of what repetition costs."
+        "How far can a reward model be optimised before the true reward falls? Reward models of several sizes learn from few or many "
+        "comparisons. In this world of letters the true reward, the KL and the best policy for a reward model are exact. The comparisons "
+        "come from the reference, which seldom repeats a letter, so the reward models learn little about the cost of repetition."
     ),
     settings=OveroptimisationSettings,
     cells=cells,

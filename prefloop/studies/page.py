@@ -16,9 +16,9 @@ from prefloop.studies.study import Entry, Study, StudyFinding, StudyReport, Stud
 
 HEAD = """# Studies: published curves made again
 
-This page is written by `prefloop study NAME --out DIR --docs docs`. Each section has a published claim, what came out here, and whether it
-holds. Intervals are 95 % intervals over seeds. A claim is called open where the interval does not decide it. `prefloop study --list` says what each
-study costs. A plus after a commit says that the study's code had changes that were not committed yet.
+This page is written by `prefloop study NAME --out DIR --docs docs`. Each section states what was published, what came out here, and whether the
+claim holds. Intervals are 95 % intervals over seeds, unless a section says otherwise. A claim is open if its interval does not decide it.
+`prefloop study --list` says what each study costs. A plus after a commit means that the study's code had uncommitted changes.
 """
 _SECTION = re.compile(r"^<!-- study (\S+) -->\n", re.MULTILINE)
 

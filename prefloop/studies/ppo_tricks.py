@@ -315,10 +315,12 @@ def report(settings: PpoTricksSettings, results: StudyResults) -> StudyReport:
             drawing=_drawing(results), caption="what each trick adds to the share of the score at its KL"
         ),
         remarks=(
-            "The share is of the score that the reward model's best policy has at the same KL: it says how well a policy was optimised, whatever strength a trick "
-            "gives the KL. Scores and true rewards are in standard deviations of the reference, whose mean is 0; the run sees scores of deviation "
-            f"{settings.spread:g} about {settings.offset:g}. A trick helps where it adds to the share when taken from all, or when alone. "
-            "Policies and critics are tables, so a critic takes nothing over to prefixes that were not visited, and there is no trunk that policy and critic share.",
+            "The share is the score divided by the score of the reward model's best policy at the same KL. It measures how well a policy was "
+            "optimised, however strongly a trick weighs the KL. Scores and true rewards are in standard deviations of the reference, whose "
+            f"mean is 0. The run sees scores with a standard deviation of {settings.spread:g} and a mean of {settings.offset:g}. A trick helps "
+            "if it adds to the share, either in the full set or alone.",
+            "Policies and critics are tables: a critic learns nothing about prefixes that were not visited, and there is no trunk for policy "
+            "and critic to share.",
         ),
     )
 
@@ -379,8 +381,8 @@ def _drawing(results: StudyResults) -> str:
 STUDY = Study(
     title="PPO's tricks",
     question=(
-        "Which of PPO-max's tricks matter? Each is taken from all of them, and each is put alone on plain PPO, in the world of letters, where the best policy "
-        "of the reward model at each KL is known."
+        "Which of PPO-max's tricks matter? Each trick is removed from the full set, and each is added alone to plain PPO. In this world of "
+        "letters the best policy for the reward model is known at each KL."
     ),
     settings=PpoTricksSettings,
     cells=cells,

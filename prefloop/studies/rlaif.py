@@ -209,10 +209,10 @@ def report(settings: RlaifSettings, results: StudyResults) -> StudyReport:
         table=StudyTable(columns=columns, rows=rows),
         figure=StudyFigure(drawing=drawing, caption=f"true reward at KL {LEVEL:g}"),
         remarks=(
-            f"People give {settings.labels} labels; for the same price the judge gives {settings.labels * settings.cheaper} in one order, or half as many in both. "
-            "`direct` is the best policy for the judge's own taste: it asks the judge of every completion that training draws, so its price is not the same, and it has "
-            "no order. Policies are the exact optimum for their reward at KL 1. The judge's biases and error are planted; that a real judge has such ones, "
-            "and how large, is for `prefloop label judge` to measure.",
+            f"People give {settings.labels} labels. For the same price the judge gives {settings.labels * settings.cheaper} in one order, or "
+            "half as many in both orders. `direct` is the best policy for the judge's own taste. It asks the judge about every completion that "
+            "training draws, so its price differs, and it has no order. Policies are the exact optimum for their reward at KL 1. The judge's "
+            "biases and error are planted; measure those of a real judge with `prefloop label judge`.",
         ),
     )
 
@@ -268,8 +268,8 @@ def _bias(bias: str) -> str:
 STUDY = Study(
     title="AI labels against people's at equal cost",
     question=(
-        "Are many cheap labels by an AI judge worth as much as few by people, and what do its biases for the first answer shown and for length cost? "
-        "In the world of letters, with judges whose biases are planted."
+        "Are many cheap labels by an AI judge worth as much as few labels by people? What do the judge's biases cost, for the answer shown "
+        "first and for length? In this world of letters the biases of the judges are planted."
     ),
     settings=RlaifSettings,
     cells=cells,

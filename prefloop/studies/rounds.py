@@ -194,10 +194,11 @@ def report(settings: RoundsSettings, results: StudyResults) -> StudyReport:
         further=(StudyTable(columns=heads, rows=by_round),),
         figure=StudyFigure(drawing=_drawing(settings, results), caption="true reward by round"),
         remarks=(
-            f"A round has {settings.labels} labels, one shot {settings.labels * settings.rounds}. Rewards are in standard deviations of the reference, whose mean is 0. "
-            "Elo is by prefloop's ratings from answers to the same prompts; its intervals are over prompts, all others over seeds. "
-            "`rounds from the reference` has the same labels as one shot at its end, so the two differ by chance alone. The policy is always the exact optimum for its "
-            "reward model: rounds differ by where comparisons come from, not by how well a policy is trained.",
+            f"A round has {settings.labels} labels, one shot {settings.labels * settings.rounds}. Rewards are in standard deviations of the "
+            "reference, whose mean is 0. Elo is from prefloop's ratings of answers to the same prompts. Its intervals are over prompts; all "
+            "others are over seeds. In the end `rounds from the reference` has the same labels as `one shot`, so the two differ by chance "
+            "alone. The policy is always the exact optimum for its reward model: rounds differ in where the comparisons come from, not in how "
+            "well a policy is trained.",
         ),
     )
 
@@ -285,8 +286,9 @@ def _drawing(settings: RoundsSettings, results: StudyResults) -> str:
 STUDY = Study(
     title="Rounds against one shot",
     question=(
-        "Is it better to compare the current policy's completions round after round than the reference's at once, for as many labels? And must the reward model "
-        "be fitted again? In the world of letters, where the best policy for a reward model is known."
+        "Is it better to compare the current policy's completions round after round, or to compare the reference's once, with equally many "
+        "labels? And must the reward model be fitted again in each round? In this world of letters the best policy for a reward model is "
+        "known."
     ),
     settings=RoundsSettings,
     cells=cells,

@@ -394,8 +394,8 @@ def report(settings: VotesSettings, results: StudyResults) -> StudyReport:
             caption="certain pairs of systems in the right order, by votes",
         ),
         remarks=(
-            "Certain pairs are those whose order by all votes is beyond chance. A level is reached where the share does not fall below it again; "
-            "seeds that never get there are left out of the mean.",
+            "A pair of systems is certain if all votes together decide its order beyond chance. A level counts as reached if the share does "
+            "not fall below it again. Seeds that never reach it are left out of the mean.",
         ),
     )
 
@@ -481,10 +481,10 @@ def _drawing(settings: VotesSettings, results: StudyResults, asked: Sequence[str
 STUDY = Study(
     title="Ratings from few votes",
     question=(
-        "How many votes does it take until 25 systems are in the right order, and does it help to choose which pair is asked? "
-        "AlpacaEval's 14,332 votes of GPT-4 answer: a strategy asks some of them, and the order by all is the truth. "
-        "`baseline` asks about one system against text_davinci_003, `pairs` about any two, through their votes against it. "
-        "`information` is the strategy of `label select`, `interval` is Chatbot Arena's."
+        "How many votes does it take to rank 25 systems correctly, and does it help to choose which pairs are asked? The data are "
+        "AlpacaEval's 14,332 votes of GPT-4. A strategy asks for some of them; the ranking by all of them counts as the truth. `baseline` "
+        "compares a system with text_davinci_003, `pairs` compares any two systems through their votes against it. `information` is the "
+        "strategy of `label select`, `interval` is Chatbot Arena's."
     ),
     settings=VotesSettings,
     cells=cells,

@@ -137,7 +137,7 @@ def test_claims_are_sorted_by_what_is_left_of_them() -> None:
     assert above_dpo(results, "cpo").high < 0
     made = report(SMALL, results)
     whole, *claims = made.findings
-    assert "holds for 2 of 4 (simpo, kto)" in whole.found
+    assert "Holds for 2 of 4 (simpo, kto)" in whole.found
     assert "not when both are tuned for 1 (orpo)" in whole.found
     assert "with neither for 1 (cpo)" in whole.found
     assert [claim.holds for claim in claims] == [True, None, False, True]

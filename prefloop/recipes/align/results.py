@@ -267,7 +267,7 @@ def verdict(outcomes: Sequence[Outcome], judge: RewardModelQuality, called: str,
         else ""
     )
     return (
-        f"{_begin(best, judge)}: it is preferred on {with_interval(wins, share=True)} of {_counted(best)} by {called}. {length}{equal}. The judge agrees with "
+        f"{_begin(best, judge)}. It is preferred on {with_interval(wins, share=True)} of {_counted(best)} by {called}. {length}{equal}. The judge agrees with "
         f"{author or 'the labels'} on {with_interval(accuracy, share=True)} of {accuracy.n} comparisons that it has not seen."
     )
 
