@@ -50,25 +50,25 @@ export class Talk {
 
   again(wait) { this.timer = setTimeout(() => this.look(), wait); }
 
-  take(said) {
-    const fresh = this.token !== said.token;
-    this.token = said.token;
-    if (said.assignment) {
+  take(chat) {
+    const fresh = this.token !== chat.token;
+    this.token = chat.token;
+    if (chat.assignment) {
       this.hide();
-      this.show(said.assignment);
+      this.show(chat.assignment);
       this.find("responses").scrollIntoView({ block: "nearest" });
       return;
     }
     this.clear();
     this.find("talk").hidden = false;
-    this.messages = said.messages;
+    this.messages = chat.messages;
     this.paint();
-    const turns = said.messages.filter((turn) => turn.role === "assistant").length;
+    const turns = chat.messages.filter((turn) => turn.role === "assistant").length;
     this.find("count").textContent = turns === 1 ? "1 turn" : `${turns} turns`;
     this.find("composer").hidden = false;
-    this.field.disabled = said.waiting;
-    this.find("send").disabled = said.waiting;
-    if (said.waiting) {
+    this.field.disabled = chat.waiting;
+    this.find("send").disabled = chat.waiting;
+    if (chat.waiting) {
       this.state("Two answers are being written…");
       this.wait = Math.min((this.wait || SOON) * 1.2, LATER);
       this.again(this.wait);
@@ -84,8 +84,8 @@ export class Talk {
       this.field.focus();
       return;
     }
-    this.state(said.problem ? `No answers: ${said.problem}.` : said.again ? "No answers came. Send it again, or say it differently." : said.messages.length ? "" : "Write a message. Two answers will come; choose the better one.");
-    if (fresh || !this.field.value) this.field.value = this.keptHere() || said.draft || said.again;
+    this.state(chat.problem ? `No answers: ${chat.problem}.` : chat.again ? "No answers came. Send it again, or say it differently." : chat.messages.length ? "" : "Write a message. Two answers will come; choose the better one.");
+    if (fresh || !this.field.value) this.field.value = this.keptHere() || chat.draft || chat.again;
     this.field.focus();
     this.find("composer").scrollIntoView({ block: "nearest" });
   }
@@ -110,10 +110,10 @@ export class Talk {
     if (!this.letter || this.letter.message !== message) this.letter = { message, key: newKey() };
     this.field.disabled = this.find("send").disabled = true;
     try {
-      const said = await send("POST", `/api/v1/chats/${this.token}/messages`, { message }, this.about.csrf, { headers: { "Idempotency-Key": this.letter.key } });
+      const chat = await send("POST", `/api/v1/chats/${this.token}/messages`, { message }, this.about.csrf, { headers: { "Idempotency-Key": this.letter.key } });
       this.letter = null;
       this.field.value = "";
-      this.take(said);
+      this.take(chat);
     } catch (error) {
       this.field.disabled = this.find("send").disabled = false;
       if (error.status === 401 || error.status === 403) { this.ended(error.status); return; }
@@ -124,9 +124,9 @@ export class Talk {
 
   async begin() {
     try {
-      const said = await send("POST", "/api/v1/chats", { project: this.about.project, new: true }, this.about.csrf);
+      const chat = await send("POST", "/api/v1/chats", { project: this.about.project, new: true }, this.about.csrf);
       this.field.value = "";
-      this.take(said);
+      this.take(chat);
     } catch (error) {
       if (error.status === 401 || error.status === 403) this.ended(error.status); else this.say(error.message);
     }

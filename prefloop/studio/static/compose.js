@@ -16,7 +16,7 @@ const FRESH = {
 const SAMPLE = ["The first reply, as an annotator reads it. It has two sentences.", "The second reply says the same in other words."];
 const DEFAULTS = { ask: "", of: "item", levels: 5, options: [], required: false };
 
-let questions = about.questions.map((each) => ({ ...DEFAULTS, ...each }));
+let questions = about.questions.map((question) => ({ ...DEFAULTS, ...question }));
 find("yaml").value = about.yaml;
 
 // What is sent: of each kind what it has.
@@ -30,12 +30,12 @@ async function look() {
   const mine = ++asking;
   find("saved").textContent = "";
   try {
-    const said = await send("POST", `${path}/preview`, { questions: questions.map(cleaned) }, csrf);
+    const reply = await send("POST", `${path}/preview`, { questions: questions.map(cleaned) }, csrf);
     if (mine !== asking) return;
     find("wrong").hidden = true;
     find("save").disabled = false;
-    find("yaml").value = said.yaml;
-    preview(said.questions);
+    find("yaml").value = reply.yaml;
+    preview(reply.questions);
   } catch (error) {
     if (mine !== asking) return;
     wrong(error);
@@ -50,12 +50,12 @@ function wrong(error) {
 
 function preview(asked) {
   const box = find("preview");
-  const each = make("section", { id: "questions" });
-  const sample = new Questions({ asked, find: () => each, odd: "\\u200b", changed: () => {}, say: () => {} });
+  const section = make("section", { id: "questions" });
+  const sample = new Questions({ asked, find: () => section, odd: "\\u200b", changed: () => {}, say: () => {} });
   sample.begin(SAMPLE, {});
   box.replaceChildren(...(asked.length ? [] : [make("p", { class: "muted" }, "Only the main question is asked.")]),
     ...(asked.some((question) => question.of === "reply") ? SAMPLE.map((text, place) => make("article", { class: "response", "aria-label": `Response ${place + 1}` },
-      make("header", {}, make("span", { class: "kind" }, `Response ${place + 1}`)), sample.text(place) || make("div", { class: "text plain" }, text), ...sample.ofReply(place))) : []), each);
+      make("header", {}, make("span", { class: "kind" }, `Response ${place + 1}`)), sample.text(place) || make("div", { class: "text plain" }, text), ...sample.ofReply(place))) : []), section);
 }
 
 function labelled(words, control, ...more) { return make("label", {}, words, " ", control, ...more); }
@@ -92,7 +92,7 @@ function draw(focus = -1) {
 
 for (const button of document.querySelectorAll("[data-add]")) {
   button.addEventListener("click", () => {
-    const kind = button.dataset.add, taken = new Set(questions.map((each) => each.name));
+    const kind = button.dataset.add, taken = new Set(questions.map((question) => question.name));
     let name = { rating: "quality", choice: "choice", text: "why", spans: "marks" }[kind];
     for (let n = 2; taken.has(name); n++) name = `${name.replace(/\d+$/, "")}${n}`;
     questions.push({ ...DEFAULTS, ...structuredClone(FRESH[kind]), name, kind });
@@ -102,8 +102,8 @@ for (const button of document.querySelectorAll("[data-add]")) {
 
 find("read-yaml").addEventListener("click", async () => {
   try {
-    const said = await send("POST", `${path}/preview`, { yaml: find("yaml").value }, csrf);
-    questions = said.questions.map(({ wording, ...each }) => ({ ...each, ask: wording === each.name ? "" : wording }));
+    const reply = await send("POST", `${path}/preview`, { yaml: find("yaml").value }, csrf);
+    questions = reply.questions.map(({ wording, ...question }) => ({ ...question, ask: wording === question.name ? "" : wording }));
     draw();
   } catch (error) { wrong(error); }
 });

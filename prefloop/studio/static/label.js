@@ -39,9 +39,9 @@ const outbox = new Outbox(about.account, about.csrf, {
     saved.textContent = count === 0 ? "saved" : why ? `${count} not saved yet: ${why}` : "saving…";
     saved.classList.toggle("waiting", Boolean(count && why));
   },
-  stored(letter, said) {
-    if (said && said.models && said.models.length) reveal(said.models);
-    if (said && said.feedback && current && current.assignment.token === letter.token) feedback(said.feedback);
+  stored(letter, stored) {
+    if (stored && stored.models && stored.models.length) reveal(stored.models);
+    if (stored && stored.feedback && current && current.assignment.token === letter.token) feedback(stored.feedback);
   },
   refused(letter, error) {
     const { token, what } = letter;
@@ -72,17 +72,17 @@ function shown(key) {
 // Getting items
 
 async function ask() {
-  const have = [...waiting, current].filter(Boolean).map((each) => each.assignment.token)
+  const have = [...waiting, current].filter(Boolean).map((held) => held.assignment.token)
     .concat(outbox.letters.map((letter) => letter.token)).slice(0, 10);
-  const said = await send("POST", "/api/v1/assignments/next", { project: about.project, have }, about.csrf);
+  const lease = await send("POST", "/api/v1/assignments/next", { project: about.project, have }, about.csrf);
   // What has left this page counts here at once; the server counts it when it comes.
-  const sent = said.unanswered.filter((token) => gone.has(token));
-  const back = outbox.letters.filter((letter) => letter.what === "undo" && !said.unanswered.includes(letter.token)).length;
-  counts = { done: said.done + sent.filter((token) => gone.get(token) === "submit").length - back, left: said.left - sent.length + back };
+  const sent = lease.unanswered.filter((token) => gone.has(token));
+  const back = outbox.letters.filter((letter) => letter.what === "undo" && !lease.unanswered.includes(letter.token)).length;
+  counts = { done: lease.done + sent.filter((token) => gone.get(token) === "submit").length - back, left: lease.left - sent.length + back };
   count();
-  unread = said.guidelines;
-  find("nothing-why").textContent = said.state === "open" ? said.why || "Every item here is answered, or somebody else has it. Thank you." : `This project is ${said.state}.`;
-  return said.assignment;
+  unread = lease.guidelines;
+  find("nothing-why").textContent = lease.state === "open" ? lease.why || "Every item here is answered, or somebody else has it. Thank you." : `This project is ${lease.state}.`;
+  return lease.assignment;
 }
 
 function count(done = 0, left = 0) {
@@ -301,7 +301,7 @@ function toggleFlag(index) {
   const flag = about.flags[index];
   if (!flag) return;
   const chosen = current.answer.flags;
-  current.answer.flags = chosen.includes(flag) ? chosen.filter((each) => each !== flag) : [...chosen, flag];
+  current.answer.flags = chosen.includes(flag) ? chosen.filter((name) => name !== flag) : [...chosen, flag];
   flagging = false;
   flags();
   draft();
@@ -448,7 +448,7 @@ function rewritten(of) {
 // The field of the side that is chosen, where it was opened or has a rewrite.
 function editBox() {
   const of = side(), field = find("edited");
-  const other = SIDES.find((each) => each !== of && rewritten(each));
+  const other = SIDES.find((slot) => slot !== of && rewritten(slot));
   find("edit-box").hidden = !(of && (current.editing === of || rewritten(of)));
   find("edit-title").textContent = PAIR && of ? `A better reply, from response ${SIDES.indexOf(of) + 1}` : "A better reply";
   const text = of ? current.answer.edits[of] ?? sourceOf(of) : "";
@@ -526,7 +526,7 @@ function setExtreme(end, place) {
   let [best, worst] = extremes();
   if (end === "best") { best = best === place ? null : place; if (worst === best) worst = null; }
   else { worst = worst === place ? null : place; if (worst === best) best = null; }
-  const others = assignment.sources.map((_, each) => each).filter((each) => each !== best && each !== worst);
+  const others = assignment.sources.map((_, slot) => slot).filter((slot) => slot !== best && slot !== worst);
   answer.choice = best !== null && worst !== null ? "ranking" : "";
   answer.ranking = answer.choice ? [[best], ...(others.length ? [others] : []), [worst]] : [];
   current.ends = [best, worst];
@@ -560,21 +560,21 @@ function suggest(choice) {
 
 function body() {
   const { answer } = current;
-  const said = {
+  const sent = {
     choice: answer.choice, strength: answer.strength, flags: answer.flags, rationale: answer.rationale.trim(),
     duration_ms: Math.round(current.seen + (document.hidden ? 0 : performance.now() - current.since)),
   };
-  Object.assign(said, questions.body());
-  if (about.kind === "best_worst" && answer.choice === "ranking") said.ranking = answer.ranking;
-  if (about.kind === "rank" && (answer.choice === "ranking" || answer.choice === "best")) said.ranking = answer.ranking;
-  if (about.kind === "rate") said.ratings = answer.ratings;
+  Object.assign(sent, questions.body());
+  if (about.kind === "best_worst" && answer.choice === "ranking") sent.ranking = answer.ranking;
+  if (about.kind === "rank" && (answer.choice === "ranking" || answer.choice === "best")) sent.ranking = answer.ranking;
+  if (about.kind === "rate") sent.ratings = answer.ratings;
   const written = answer.choice !== "good" && rewritten(side());
   if (written) {
-    if (about.kind === "edit") said.choice = "edited";
-    said.edited = written;
-    said.edited_from = side();
+    if (about.kind === "edit") sent.choice = "edited";
+    sent.edited = written;
+    sent.edited_from = side();
   }
-  return said;
+  return sent;
 }
 
 function submit() {
@@ -657,7 +657,7 @@ async function undoTurn({ assignment: { token } }) {
 
 function draftOf() {
   const { answer } = current;
-  const edits = Object.fromEntries(SIDES.filter(rewritten).map((each) => [each, answer.edits[each]]));
+  const edits = Object.fromEntries(SIDES.filter(rewritten).map((slot) => [slot, answer.edits[slot]]));
   return { choice: answer.choice, strength: answer.strength, ranking: answer.ranking, ratings: answer.ratings, flags: answer.flags, rationale: answer.rationale, edits, ...questions.body() };
 }
 

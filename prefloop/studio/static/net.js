@@ -31,14 +31,14 @@ export async function send(method, path, body, csrf, { headers = {}, keepalive =
     throw new Refused(0, error.name === "TimeoutError" ? "the server does not answer" : "the server cannot be reached");
   }
   if (answer.status === 204) return null;
-  let said = null;
+  let content = null;
   let read = true;
-  try { said = await answer.json(); } catch { read = false; /* a proxy's page, not the studio's answer */ }
+  try { content = await answer.json(); } catch { read = false; /* a proxy's page, not the studio's answer */ }
   if (answer.status === 401) throw new Refused(401, "your session has ended; reload the page to sign in");
-  if (!answer.ok) throw new Refused(answer.status, (said && said.detail) || STATUS[answer.status] || `the server answered with status ${answer.status}`);
+  if (!answer.ok) throw new Refused(answer.status, (content && content.detail) || STATUS[answer.status] || `the server answered with status ${answer.status}`);
   // A login page of a network, for example: nothing is stored.
   if (!read) throw new Refused(0, "something other than the studio answered");
-  return said;
+  return content;
 }
 
 export function newKey() {
@@ -103,9 +103,9 @@ export class Outbox {
     while (this.letters.length) {
       const letter = this.letters[0];
       letter.tried = true;
-      let said = null;
+      let content = null;
       try {
-        said = await send("POST", `/api/v1/assignments/${letter.token}/${letter.what}`, letter.body, this.csrf, { headers: { "Idempotency-Key": letter.key }, signal: AbortSignal.timeout(PATIENCE) });
+        content = await send("POST", `/api/v1/assignments/${letter.token}/${letter.what}`, letter.body, this.csrf, { headers: { "Idempotency-Key": letter.key }, signal: AbortSignal.timeout(PATIENCE) });
         wait = 500;
       } catch (error) {
         if (passing(error.status)) {
@@ -126,7 +126,7 @@ export class Outbox {
       }
       this.letters.shift();
       this.keep();
-      if (said) this.acknowledged(letter, said);
+      if (content) this.acknowledged(letter, content);
     }
   }
 }

@@ -205,10 +205,10 @@ if (importForm) {
     const name = file.name.replace(/[^\w. -]/g, "_").slice(-100);
     const { columns, format, stage } = importForm.elements;
     const how = new URLSearchParams({ name, columns: columns.value, format: format.value, as: stage.value });
-    const said = await send("POST", `/api/v1/projects/${project}/import?${how}`, file, csrf, { headers: { "Content-Type": "application/jsonl" } });
-    find("imported").textContent = `${said.rows} rows, ${said.items} items, ${said.new} of them new`
-      + (said.known ? `, ${said.known} with a known answer` : "")
-      + (said.bad ? `, ${said.bad} bad rows left out` : "")
-      + (said.left_out ? `, ${said.left_out} prompts left out that have too few different completions` : "") + ".";
+    const made = await send("POST", `/api/v1/projects/${project}/import?${how}`, file, csrf, { headers: { "Content-Type": "application/jsonl" } });
+    find("imported").textContent = `${made.rows} rows, ${made.items} items, ${made.new} of them new`
+      + (made.known ? `, ${made.known} with a known answer` : "")
+      + (made.bad ? `, ${made.bad} bad rows left out` : "")
+      + (made.left_out ? `, ${made.left_out} prompts left out that have too few different completions` : "") + ".";
   }));
 }

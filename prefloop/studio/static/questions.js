@@ -24,7 +24,7 @@ export class Questions {
   // An item is shown. draft: what was answered before.
   begin(sources, draft) {
     this.sources = sources;
-    this.values = new Map((draft.answers || []).map((each) => [this.key(each.question, each.place ?? null), each.value]));
+    this.values = new Map((draft.answers || []).map((given) => [this.key(given.question, given.place ?? null), given.value]));
     this.spans = (draft.spans || []).map((span) => ({ ...span }));
     this.markables = [];
     this.find("questions").replaceChildren(...this.asked.filter((question) => question.of === "item").map((question) => this.field(question, null)));
@@ -53,7 +53,7 @@ export class Questions {
   // By keys: the reply after the one where something was marked last.
   beginMark() {
     if (!this.marks) return;
-    const at = this.markables.findIndex((each) => each.body === document.activeElement);
+    const at = this.markables.findIndex((marked) => marked.body === document.activeElement);
     this.markables[(at + 1) % this.markables.length].begin();
   }
 
@@ -65,7 +65,7 @@ export class Questions {
   add(place, { question, label, from, to, comment }) {
     const source = this.sources[place];
     const span = { question, place, start: characters(source, from), end: characters(source, to), label, comment };
-    const same = (each) => ["question", "place", "start", "end", "label"].every((name) => each[name] === span[name]);
+    const same = (other) => ["question", "place", "start", "end", "label"].every((name) => other[name] === span[name]);
     if (this.spans.some(same)) { this.say("This part has that label already."); return; }
     this.spans.push(span);
     this.repaint(place);
@@ -129,7 +129,7 @@ export class Questions {
 
   // The wording of the first required question without an answer; empty where there is none.
   missing() {
-    for (const question of this.asked.filter((each) => each.required)) {
+    for (const question of this.asked.filter((one) => one.required)) {
       const places = question.of === "reply" ? this.sources.map((_, place) => place) : [null];
       if (places.some((place) => !this.values.has(this.key(question.name, place)))) return question.wording;
     }

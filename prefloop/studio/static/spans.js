@@ -77,7 +77,7 @@ export class Markable {
     const mark = ({ question, label }) => { this.add({ question, label, from, to, comment: comment.value.trim() }); this.close(); getSelection().removeAllRanges(); this.body.focus(); };
     this.panel.replaceChildren(
       make("p", {}, "Mark ", make("q", { dir: "auto" }, part.length > 50 ? `${part.slice(0, 48)}…` : part), " as"),
-      make("div", { class: "chips" }, ...this.labels.map((each) => make("button", { type: "button", dir: "auto", onclick: () => mark(each) }, each.label))),
+      make("div", { class: "chips" }, ...this.labels.map((entry) => make("button", { type: "button", dir: "auto", onclick: () => mark(entry) }, entry.label))),
       comment);
     this.panel.hidden = false;
     this.panel.onkeydown = (event) => {
@@ -113,7 +113,7 @@ export class Markable {
 
   // Where an index of the source stands on the page.
   point(index) {
-    const piece = [...this.body.children].findLast((each) => Number(each.dataset.at) < index) || this.body.firstChild;
+    const piece = [...this.body.children].findLast((part) => Number(part.dataset.at) < index) || this.body.firstChild;
     const into = index - Number(piece.dataset.at);
     if (piece.dataset.odd) return [piece.firstChild, into ? piece.firstChild.length : 0];
     return [piece.firstChild, Math.min(into, piece.firstChild.length)];

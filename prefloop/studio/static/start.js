@@ -66,7 +66,7 @@ if (form) {
 
   function role(column) {
     const choice = make("select", { "aria-label": `What ${column} is`, onchange: (event) => { mapping[column] = event.target.value; look(); } },
-      make("option", { value: "" }, roles.includes(column) ? `as it is named` : "not used"), ...roles.filter((each) => each !== column).map((each) => make("option", { value: each }, each)));
+      make("option", { value: "" }, roles.includes(column) ? `as it is named` : "not used"), ...roles.filter((role) => role !== column).map((role) => make("option", { value: role }, role)));
     choice.value = mapping[column] || "";
     return choice;
   }

@@ -38,10 +38,10 @@ export async function typeset(within) {
     try {
       render(latex.replace(/^(\\\(|\\\[|\$\$?)|(\\\)|\\\]|\$\$?)$/g, ""), drawn, { ...LATEX, displayMode: node.classList.contains("display") });
       // Colours of a formula's own could hide it, in the dark or anywhere.
-      for (const each of drawn.querySelectorAll("[style], [mathcolor], [mathbackground]")) {
-        each.style.color = each.style.backgroundColor = each.style.borderColor = "";
-        each.removeAttribute("mathcolor");
-        each.removeAttribute("mathbackground");
+      for (const element of drawn.querySelectorAll("[style], [mathcolor], [mathbackground]")) {
+        element.style.color = element.style.backgroundColor = element.style.borderColor = "";
+        element.removeAttribute("mathcolor");
+        element.removeAttribute("mathbackground");
       }
       node.replaceChildren(drawn);
       node.classList.add("drawn");
