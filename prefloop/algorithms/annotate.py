@@ -51,7 +51,7 @@ def score_pairs(config: ScorePairsConfig) -> str:
     scores = _scores(scorer, texts)
 
     def write() -> None:
-        judgements = [_judgement(config, annotator, item, scores) for item in items]
+        judgements = [_judgement(annotator, item, scores, tie_width=config.tie_width) for item in items]
         with Store.open(config.store, create=False) as store:
             store.add_judgements(judgements)
         counts = Counter(judgement.choice for judgement in judgements)
@@ -103,10 +103,10 @@ def _scores(
 
 
 def _judgement(
-    config: ScorePairsConfig, annotator: int, item: Item, scores: Mapping[tuple[Prompt, str], float]
+    annotator: int, item: Item, scores: Mapping[tuple[Prompt, str], float], *, tie_width: float
 ) -> Judgement:
     first, second = (scores[item.prompt, text] for text in item.completions)
-    found = verdict(first, second, tie_width=config.tie_width)
+    found = verdict(first, second, tie_width=tie_width)
     return Judgement(
         item=item.id,
         annotator=annotator,

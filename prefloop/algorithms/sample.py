@@ -49,7 +49,7 @@ def sample_completions(config: SampleConfig) -> str:
     check_vocabulary(tokenizer, vocabulary_size(policy))
     check_prompt_room(policy, chosen, new_tokens=config.sampling.max_new_tokens)
     drawer, identify = _drawer(policy, config.model, ilql_beta=config.ilql_beta)
-    name, checkpoint = world.on_main(lambda: _add_checkpoint(config, identify))
+    name, checkpoint = world.on_main(lambda: _add_checkpoint(config.store, config.model, identify))
     missing = world.on_main(lambda: _missing(config, checkpoint, chosen))
     k, size = config.completions_per_prompt, max(1, ROUNDS * config.sampling.batch_size * world.size)
     per_write = max(world.size, size // k)
@@ -120,10 +120,10 @@ def _prompts(config: SampleConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[
     return chosen, read
 
 
-def _add_checkpoint(config: SampleConfig, identify: Identify) -> tuple[str, int]:
+def _add_checkpoint(at: str, model: str, identify: Identify) -> tuple[str, int]:
     """The policy's name and id in the store."""
-    with Store.open(config.store) as store:
-        name, weights = identify(name_in_store(config.model, store), weights_sha256(config.model))
+    with Store.open(at) as store:
+        name, weights = identify(name_in_store(model, store), weights_sha256(model))
         return name, store.add_checkpoint(name, kind="policy", weights_sha256=weights)
 
 

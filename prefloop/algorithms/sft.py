@@ -41,7 +41,7 @@ def train(config: SFTConfig) -> Path:
         shard_roles(session, policy)
         trained = parameters_of(policy, config.optim, name="policy")
         l1, every = config.l1, config.eval_every
-        start = _start(session, config, trained) if l1 else {}
+        start = _start(session, config.model, trained) if l1 else {}
         updater = session.updater(trained, updates=run.total_steps)
 
         for step in session.steps(save=opened.save, updater=updater):
@@ -57,10 +57,10 @@ def train(config: SFTConfig) -> Path:
         return session.finish()
 
 
-def _start(session: Session, config: SFTConfig, trained: ParameterGroup) -> dict[str, Tensor]:
+def _start(session: Session, model: str, trained: ParameterGroup) -> dict[str, Tensor]:
     """The weights that `l1` pulls back to, by the updater's names."""
     origin = (
-        parameters_of(load_policy(config.model, session.compute), config.optim, name=trained.name)
+        parameters_of(load_policy(model, session.compute), trained.optim, name=trained.name)
         if session.run.start
         else trained
     )

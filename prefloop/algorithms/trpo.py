@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from prefloop.configs.ppo import TRPOConfig
-from prefloop.loop.actor_critic import CRITIC, OPEN_CRITIC, ActorCritic, frozen_reward_models
+from prefloop.loop.actor_critic import CRITIC, ActorCritic, frozen_reward_models, open_critic
 from prefloop.loop.adaptive import KLCoefficient
 from prefloop.loop.experience import AdvantageRule, Experience, critic_loss, estimate_advantages
 from prefloop.loop.learn import Learner, learn
@@ -116,7 +116,15 @@ def _open(config: TRPOConfig, session: Session) -> ActorCritic:
     policy = load_policy(session.run.source(config.model), session.compute)
     check_vocabulary(session.tokenizer, vocabulary_size(policy))
     reward_models = frozen_reward_models(session, config.reward_model)
-    critic = OPEN_CRITIC[config.critic.start](config, session, policy, reward_models)
+    critic = open_critic(
+        session,
+        policy,
+        reward_models,
+        start=config.critic.start,
+        model=config.model,
+        reward_model=config.reward_model,
+        normalise=config.reward.normalise,
+    )
     score, shape = open_shaped_scorer(
         session,
         config.reward_model,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.adapters import CONFIG, adapter_of, base_named, read_object
-from prefloop.configs.ppo import PPOConfig, TRPOConfig
+from prefloop.configs.common import LoRA
+from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
 from prefloop.loop.adaptive import ScoreShaper
@@ -205,7 +206,15 @@ def _separate(config: PPOConfig, session: Session) -> PolicyAndCritic:
     check_trains_whole(session.compute)
     policy = load_policy(session.run.source(config.model), session.learning)
     reward_models = frozen_reward_models(session, config.reward_model)
-    critic = OPEN_CRITIC[config.critic.start](config, session, policy, reward_models)
+    critic = open_critic(
+        session,
+        policy,
+        reward_models,
+        start=config.critic.start,
+        model=config.model,
+        reward_model=config.reward_model,
+        normalise=config.reward.normalise,
+    )
 
     def save(folder: Path) -> None:
         save_policy(policy, tokenizer, folder)
@@ -224,48 +233,33 @@ def frozen_reward_models(session: Session, names: str) -> list[RewardModel]:
     ]
 
 
-Config = PPOConfig | TRPOConfig
-
-
-def critic_from_reward(
-    config: Config, session: Session, policy: Policy, reward_models: Sequence[RewardModel]
+def open_critic(
+    session: Session,
+    policy: Policy,
+    reward_models: Sequence[RewardModel],
+    *,
+    start: Literal["reward", "policy", "shared"],
+    model: str,
+    reward_model: str,
+    normalise: bool,
 ) -> Critic:
-    """A critic that begins as the first reward model, or resumes from the checkpoint."""
+    """A critic of its own, by `critic.start`: from the first reward model, or from the model that the policy starts from; or from the checkpoint that
+    the run resumes from. `shared` is a head of zeros on the policy's own trunk."""
+    if start == "shared":
+        return _head_on(policy)
     if session.run.start:
-        return _critic_of_checkpoint(session)
-    reward_model = reward_models[0]  # the settings see to it that the first scorer is one
-    _check_read_at_last(reward_model.reading, config.reward_model)
-    critic = critic_from_reward_model(reward_model, normalised=config.reward.normalise)
-    if vocabulary_size(reward_model) != vocabulary_size(policy):
+        return load_critic(session.run.source("", CRITIC), session.learning)
+    if start == "policy":
+        return critic_from_policy(model, session.tokenizer, session.compute)
+    first = reward_models[0]  # the settings see to it that the first scorer is one
+    _check_read_at_last(first.reading, reward_model)
+    critic = critic_from_reward_model(first, normalised=normalise)
+    if vocabulary_size(first) != vocabulary_size(policy):
         raise InputError(
-            f"critic.start is `reward`, but {config.reward_model} has a vocabulary of {vocabulary_size(reward_model)} and the "
+            f"critic.start is `reward`, but {reward_model} has a vocabulary of {vocabulary_size(first)} and the "
             f"policy one of {vocabulary_size(policy)}; set critic.start to policy"
         )
     return critic
-
-
-def critic_from_start(
-    config: Config, session: Session, policy: Policy, reward_models: Sequence[RewardModel]
-) -> Critic:
-    """A critic that begins as the policy, or resumes from the checkpoint."""
-    if session.run.start:
-        return _critic_of_checkpoint(session)
-    return critic_from_policy(config.model, session.tokenizer, session.compute)
-
-
-def critic_on_policy(
-    config: Config, session: Session, policy: Policy, reward_models: Sequence[RewardModel]
-) -> Critic:
-    """A head of zeros on the policy's own trunk."""
-    return _head_on(policy)
-
-
-OPEN_CRITIC = {"reward": critic_from_reward, "policy": critic_from_start, "shared": critic_on_policy}
-"""`critic.start` -> a critic, from the start or from the checkpoint that the run resumes from."""
-
-
-def _critic_of_checkpoint(session: Session) -> Critic:
-    return load_critic(session.run.source("", CRITIC), session.learning)
 
 
 def _check_read_at_last(reading: Reading, name: str) -> None:
@@ -283,7 +277,8 @@ def _on_one_trunk(config: PPOConfig, session: Session) -> PolicyAndCritic:
     lora = config.lora if config.lora.rank else settings_of_adapter(peft, policy.adapter_name)
     named = scorers_named(config.reward_model) if config.reward_model else ()
     alone = named[0].name if len(named) == 1 and named[0].kind == "model" else ""
-    joining = _adapter_of_trunk(alone, _trunk(config)) if alone else None
+    trunk = _trunk(config.model, config.lora)
+    joining = _adapter_of_trunk(alone, trunk) if alone else None
     if joining:
         reward_models = [reward_model_on_trunk(peft, policy, lora, joining)]
         reward_models[0].reading = stored_reading(alone)
@@ -293,7 +288,7 @@ def _on_one_trunk(config: PPOConfig, session: Session) -> PolicyAndCritic:
     own = start != "shared"
     critic = critic_on_trunk(peft, policy, lora, seed=seed + 1) if own else _head_on(policy)
     if start == "reward":
-        _start_from_reward_adapter(config, peft, critic)
+        _start_from_reward_adapter(critic, peft, trunk, named[0].name, normalise=config.reward.normalise)
     if run.start:
         load_adapter_weights(peft, policy.adapter_name, Path(run.source("", ADAPTER)))
         if own:
@@ -307,13 +302,14 @@ def _on_one_trunk(config: PPOConfig, session: Session) -> PolicyAndCritic:
     return PolicyAndCritic(policy=policy, critic=critic, reward_models=reward_models, save=save)
 
 
-def _start_from_reward_adapter(config: PPOConfig, peft: "PeftModel", critic: Critic) -> None:
-    """The critic's adapter and head begin as the reward model's."""
-    name = scorers_named(config.reward_model)[0].name
-    adapter = _adapter_of_trunk(name, _trunk(config))
+def _start_from_reward_adapter(
+    critic: Critic, peft: "PeftModel", trunk: str, name: str, *, normalise: bool
+) -> None:
+    """The critic's adapter and head begin as those of the reward model of this name."""
+    adapter = _adapter_of_trunk(name, trunk)
     if adapter is None:
         raise InputError(
-            f"critic.start is `reward` with an adapter to train, but {name} is not an adapter of {_trunk(config)}; train it "
+            f"critic.start is `reward` with an adapter to train, but {name} is not an adapter of {trunk}; train it "
             "with `prefloop reward` from that model with the same lora settings, or set critic.start to policy or shared"
         )
     _check_read_at_last(stored_reading(name), name)
@@ -321,14 +317,14 @@ def _start_from_reward_adapter(config: PPOConfig, peft: "PeftModel", critic: Cri
     (weight,) = (value for key, value in rest.items() if key.endswith("score.weight"))
     with torch.no_grad():
         next(critic.value_head.parameters()).copy_(weight)
-    if config.reward.normalise:
+    if normalise:
         critic.normalise(*stored_reward_moments(name))
 
 
-def _trunk(config: PPOConfig) -> str:
+def _trunk(model: str, lora: LoRA) -> str:
     """The model under the policy's adapter: its own base where that adapter goes on being trained."""
-    adapter = adapter_of(config.model) if config.lora.adapter == "train" else None
-    return adapter.base if adapter else config.model
+    adapter = adapter_of(model) if lora.adapter == "train" else None
+    return adapter.base if adapter else model
 
 
 def _adapter_of_trunk(name: str, trunk: str) -> Path | None:
