@@ -127,10 +127,8 @@ def train(config: CriticFreeConfig) -> Path:
             if roles.reference:
                 metrics["kl_coef"] = kl_coef.value
                 kl_coef.follow(metrics["kl"], completions=batch.total * k)
-            metrics |= (
-                roles.score.metrics(world) | staleness(batch.rollout, step - 1, world) | source.metrics()
-            )
-            run.log(step, {**metrics, **learned})
+            metrics |= roles.score.metrics(world) | staleness(batch.rollout, step - 1, world)
+            run.log(step, metrics | source.metrics() | learned)
             show_rollout(run, step, batch.rollout, batch.scores)
         return session.finish()
 
@@ -147,15 +145,13 @@ def _open(config: CriticFreeConfig, session: Session) -> ScoredPolicy:
         environment=config.environment.name,
     )
     shard_roles(session, policy)
+    updates = config.steps * config.epochs * config.minibatches
     return ScoredPolicy(
         policy=policy,
         reference=reference_of(session, policy, config.model, config.reference) if watched else None,
         score=score,
         shape=shape,
-        updater=session.updater(
-            parameters_of(policy, config.optim, name="policy"),
-            updates=config.steps * config.epochs * config.minibatches,
-        ),
+        updater=session.updater(parameters_of(policy, config.optim, name="policy"), updates=updates),
         save=opened.save,
     )
 
