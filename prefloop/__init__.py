@@ -54,7 +54,7 @@ _ATTRIBUTES = {
     "verifier": "prefloop.api.measures:verifier",
     "win_rate": "prefloop.api.measures:win_rate",
     "Store": "prefloop.data.store:Store",
-    "Studio": "prefloop.studio.client:Studio",
+    "Studio": "prefloop.studio.client:RemoteStudio",
     "InputError": "prefloop.errors:InputError",
 }
 

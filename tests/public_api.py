@@ -33,7 +33,7 @@ from prefloop.api.studying import FinishedStudy
 from prefloop.api.texts import TextPolicy, TextScorer, load_policy as load_policy, load_reward_model as load_reward_model
 from prefloop.data.store import Store as Store
 from prefloop.errors import InputError as InputError
-from prefloop.studio.client import Studio as Studio
+from prefloop.studio.client import RemoteStudio as Studio
 
 __version__: str
 __all__: list[str]

@@ -4,10 +4,12 @@ import logging
 import re
 import shlex
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefloop.cli.trainings import training_named
+from prefloop.configs.common import require
 from prefloop.configs.engine import PROCESS
 from prefloop.configs.launch import LaunchConfig
 from prefloop.configs.load import names_of
@@ -39,10 +41,11 @@ def script(config: LaunchConfig) -> str:
     """
     name, words, settings, file = training_named(config.command)
     _check(config, name, settings)
+    run = settings.run
     training = Training(
         name=config.name or re.sub(r"[^a-z0-9]+", "-", f"prefloop-{name}").strip("-"),
         # After a restart, by torchrun or the scheduler, the same line goes on from the last checkpoint.
-        words=words if settings.run.resume else (*words, "--run.resume", "true"),
+        words=words if run.resume else (*words, "--run.resume", "true"),
         nodes=config.nodes,
         gpus=config.gpus,
         port=config.port,
@@ -52,43 +55,53 @@ def script(config: LaunchConfig) -> str:
         engine=_engine(settings) if config.engine_gpus else (),
         engine_gpus=config.engine_gpus,
     )
-    if config.slurm:
-        return slurm(training, hours=config.hours)
-    if config.skypilot:
-        return skypilot(training, accelerator=config.accelerator, image=config.image, volume=config.volume)
     text = Path(file).read_text(encoding="utf-8") if file else ""
-    return kubernetes(training, image=config.image, volume=config.volume, settings=text)
+    image, volume = config.image, config.volume
+    write = {
+        "slurm": partial(slurm, hours=config.hours),
+        "skypilot": partial(skypilot, accelerator=config.accelerator, image=image, volume=volume),
+        "k8s": partial(kubernetes, image=image, volume=volume, settings_file=text),
+    }
+    return write[config.scheduler](training)
 
 
 def _check(config: LaunchConfig, name: str, settings: Any) -> None:
     """Raise `InputError` for settings with which the command cannot run this way."""
-    out, mounted = settings.run.out, bool(config.volume)
-    if mounted and config.skypilot and not out.startswith(f"{SHARED}/"):
-        raise InputError(
-            f"run.out is {out}, which each node has for itself; name a folder in {SHARED}, where the bucket is, such as {SHARED}/{out.lstrip('/')}"
-        )
-    if config.k8s and out.startswith("/") and not out.startswith(f"{SHARED}/"):
-        raise InputError(
-            f"run.out is {out}, which is not on the volume; give a path in {SHARED}, or a relative one"
-        )
-    if config.engine_gpus:
-        if "sampling.engine" not in names_of(type(settings)):
-            raise InputError(
-                f"engine_gpus is {config.engine_gpus}, but prefloop {name} draws nothing from an engine; leave it out"
-            )
-        if settings.sampling.engine != PROCESS:
-            raise InputError(
-                f"sampling.engine is {settings.sampling.engine}, and engine_gpus {config.engine_gpus} starts another one; leave one of them out"
-            )
-        if config.skypilot and config.nodes > 1:
-            raise InputError(
-                f"engine_gpus is {config.engine_gpus} with nodes {config.nodes}, but a SkyPilot task ends when all its nodes do, and an engine does not; "
-                "start `prefloop engine serve` in a task of its own, and give its address as --sampling.engine"
-            )
-    if settings.run.save_every == 0 and (config.restarts or config.slurm):
+    out, shared = settings.run.out, settings.run.out.startswith(f"{SHARED}/")
+    require(
+        shared or not (config.volume and config.skypilot),
+        f"run.out is {out}, which each node has for itself; name a folder in {SHARED}, where the bucket is, such as {SHARED}/{out.lstrip('/')}",
+    )
+    require(
+        shared or not (config.k8s and out.startswith("/")),
+        f"run.out is {out}, which is not on the volume; give a path in {SHARED}, or a relative one",
+    )
+    _check_engine(config, name, settings)
+    restarted, every = config.restarts or config.slurm, settings.run.save_every
+    if restarted and every == 0:
         logger.warning(
             "run.save_every is 0: a run whose node is lost starts from the beginning; set it to some steps"
         )
+
+
+def _check_engine(config: LaunchConfig, name: str, settings: Any) -> None:
+    """Raise `InputError` for an engine that the command has no use for, or that cannot run this way."""
+    gpus = config.engine_gpus
+    if not gpus:
+        return
+    require(
+        "sampling.engine" in names_of(type(settings)),
+        f"engine_gpus is {gpus}, but prefloop {name} draws nothing from an engine; leave it out",
+    )
+    require(
+        settings.sampling.engine == PROCESS,
+        f"sampling.engine is {settings.sampling.engine}, and engine_gpus {gpus} starts another one; leave one of them out",
+    )
+    require(
+        not config.skypilot or config.nodes == 1,
+        f"engine_gpus is {gpus} with nodes {config.nodes}, but a SkyPilot task ends when all its nodes do, and an engine does not; "
+        "start `prefloop engine serve` in a task of its own, and give its address as --sampling.engine",
+    )
 
 
 def _engine(settings: Any) -> tuple[str, ...]:

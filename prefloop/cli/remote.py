@@ -17,19 +17,19 @@ from prefloop.configs.remote import (
 from prefloop.errors import InputError
 
 if TYPE_CHECKING:
-    from prefloop.studio.client import Project, Studio
+    from prefloop.studio.client import RemoteProject, RemoteStudio
 
 
-def connect(url: str) -> "Studio":
+def connect(url: str) -> "RemoteStudio":
     """The studio at an address, or at that of the environment."""
-    from prefloop.studio.client import Studio
+    from prefloop.studio.client import RemoteStudio
 
     address = url or os.environ.get("PREFLOOP_URL", "")
     if not address:
         raise InputError(
             "url is empty; name the studio's address, or set the environment variable PREFLOOP_URL"
         )
-    return Studio(address)
+    return RemoteStudio(address)
 
 
 def list_projects(config: RemoteProjectsConfig) -> None:
@@ -38,8 +38,8 @@ def list_projects(config: RemoteProjectsConfig) -> None:
         found = studio.projects()
         url = studio.url
     told = [
-        {"id": each.id, "state": each.state, "settings": each.settings, "progress": each.progress}
-        for each in found
+        {"id": one.id, "state": one.state, "settings": one.settings, "progress": one.progress}
+        for one in found
     ]
     show(
         told,
@@ -48,20 +48,16 @@ def list_projects(config: RemoteProjectsConfig) -> None:
     )
 
 
-def _line(project: "Project") -> str:
+def _line(project: "RemoteProject") -> str:
     done = ", ".join(f"{name} {count}" for name, count in project.progress.items())
     return f"{project.id}  {project.name}  {project.settings['kind']}, {project.state}: {done}"
 
 
 def import_items(config: RemoteImportConfig) -> None:
     """Send a file to a project, which is made if it is not there."""
-    asked: dict[str, Any] = {}
-    if config.kind:
-        asked["kind"] = config.kind
-    if config.overlap:
-        asked["overlap"] = config.overlap
+    asked = {name: given for name, given in (("kind", config.kind), ("overlap", config.overlap)) if given}
     with connect(config.url) as studio:
-        project = next((each for each in studio.projects() if each.name == config.project), None)
+        project = next((one for one in studio.projects() if one.name == config.project), None)
         if project is None:
             project = studio.create_project(config.project, **asked)
         _check_same(project, asked)
@@ -72,7 +68,7 @@ def import_items(config: RemoteImportConfig) -> None:
     print(f"{config.source}: in project {project.name!r}: {counts}")
 
 
-def _check_same(project: "Project", asked: dict[str, Any]) -> None:
+def _check_same(project: "RemoteProject", asked: dict[str, Any]) -> None:
     """Raise `InputError` for a project that is there with other settings than those given."""
     for name, value in asked.items():
         if project.settings[name] != value:
@@ -84,7 +80,7 @@ def _check_same(project: "Project", asked: dict[str, Any]) -> None:
 def export(config: RemoteExportConfig) -> None:
     """Fetch what was judged."""
     with connect(config.url) as studio:
-        project = studio.project(int(config.project) if config.project.isdecimal() else config.project)
+        project = studio.project(_named_or_numbered(config.project))
         if config.kind in ("answers", "spans", "steps"):
             rows = project.answers(config.kind)
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -107,6 +103,10 @@ def export(config: RemoteExportConfig) -> None:
             print(f"{path}: {len(content.splitlines())} rows of {config.kind}")
 
 
+def _named_or_numbered(project: str) -> str | int:
+    return int(project) if project.isdecimal() else project
+
+
 def _named(out: str, files: Mapping[str, bytes]) -> dict[Path, bytes]:
     """Where files go: one at `out`; of two, chats and plain texts beside it, as `label export` names them."""
     target = Path(out)
@@ -123,7 +123,7 @@ def invite(config: RemoteInviteConfig) -> None:
     """Print a link that lets people in."""
     with connect(config.url) as studio:
         link = studio.invite(
-            *(int(name) if name.isdecimal() else name for name in config.projects),
+            *map(_named_or_numbered, config.projects),
             role=config.role,
             uses=config.uses,
             days=config.days,

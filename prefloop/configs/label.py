@@ -236,7 +236,7 @@ class LabelExportConfig(Selecting):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Invited:
+class InviteTerms:
     """What an invitation link gives, to how many people."""
 
     projects: tuple[str, ...] = ()
@@ -265,7 +265,7 @@ class Invited:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InviteConfig(Invited):
+class InviteConfig(InviteTerms):
     """Make an invitation link, to some projects or to those that are open to everybody."""
 
     store: str = "prefloop.db"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prefloop.configs.common import require
-from prefloop.configs.label import Invited
+from prefloop.configs.label import InviteTerms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ class RemoteExportConfig(Remote):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RemoteInviteConfig(Invited):
+class RemoteInviteConfig(InviteTerms):
     """Make an invitation link of a studio on another machine."""
 
     url: str = ""

@@ -121,24 +121,29 @@ def skypilot(training: Training, *, accelerator: str, image: str, volume: str) -
     return f"# {training.written_by}\n{_as_yaml(task)}"
 
 
-def kubernetes(training: Training, *, image: str, volume: str, settings: str) -> str:
+def kubernetes(training: Training, *, image: str, volume: str, settings_file: str) -> str:
     """Manifests for `kubectl apply`: a Job with a pod for each training node, and a Deployment with the engine.
 
-    `settings` is the text of the command's file of settings; empty if it has none.
+    `settings_file` is the text of the command's file of settings; empty if it has none.
     """
     name, parts = training.name, []
     trainer_pods, engine_pods = {"app": name}, {"app": f"{name}-engine"}
-    words = _with_settings_at(training.words, _SETTINGS) if settings else training.words
+    words = _with_settings_at(training.words, _SETTINGS) if settings_file else training.words
     command = training.torchrun(
         *_meeting(f"{name}-0.{name}:{training.port}", name),
         engine=f"http://{name}-engine:{_ENGINE_PORT}" if training.engine else "",
         words=words,
     )
     ready = [_wait_for(f"http://{name}-engine:{_ENGINE_PORT}")] if training.engine else []
-    if settings:
-        parts.append(_manifest("v1", "ConfigMap", name, data={"settings.yaml": settings}))
+    if settings_file:
+        parts.append(_manifest("v1", "ConfigMap", name, data={"settings.yaml": settings_file}))
     pod = _pod(
-        training, image, volume, (*ready, f"exec {command}"), gpus=training.gpus, config=bool(settings)
+        training,
+        image,
+        volume,
+        (*ready, f"exec {command}"),
+        gpus=training.gpus,
+        with_file=bool(settings_file),
     )
     parts += [
         _manifest(
@@ -166,7 +171,7 @@ def kubernetes(training: Training, *, image: str, volume: str, settings: str) ->
     ]
     if training.engine:
         serve = f"exec {training.serve('0.0.0.0')}"
-        served = _pod(training, image, volume, (serve,), gpus=training.engine_gpus, config=False)
+        served = _pod(training, image, volume, (serve,), gpus=training.engine_gpus, with_file=False)
         parts += [
             _manifest(
                 "apps/v1",
@@ -222,14 +227,14 @@ def _wait_for(address: str, process: str = "") -> str:
 
 
 def _pod(
-    training: Training, image: str, volume: str, lines: Sequence[str], *, gpus: int, config: bool
+    training: Training, image: str, volume: str, lines: Sequence[str], *, gpus: int, with_file: bool
 ) -> dict[str, Any]:
     """The pod of a node: it runs these lines in the shared folder."""
     script = _lines("set -eu", *([training.setup] if training.setup else []), *lines)
     mounts = {SHARED: {"persistentVolumeClaim": {"claimName": volume}}}
     # NCCL and PyTorch's loaders share memory there; a pod has 64 MB otherwise.
     mounts |= {"/dev/shm": {"emptyDir": {"medium": "Memory"}}}
-    if config:
+    if with_file:
         mounts |= {_SETTINGS.rpartition("/")[0]: {"configMap": {"name": training.name}}}
     container = {
         "name": "prefloop",

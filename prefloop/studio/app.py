@@ -1,7 +1,7 @@
 """The studio as a web application: the API, the pages, what they stand on, and how errors are told."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
@@ -45,7 +45,7 @@ from prefloop.studio import (
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.outgoing import Network
 from prefloop.studio.prefix import Prefix, check_prefix, parsed
-from prefloop.studio.security import Guard, RateLimit, root_of
+from prefloop.studio.security import Guard, Hosts, RateLimit, root_of
 from prefloop.studio.service import Studio
 from prefloop.studio.telemetry import Watch
 from prefloop.studio.values import NotAllowed, NotFound
@@ -79,6 +79,7 @@ PARTS = (
     api_docs,
 )
 """Where the routes are. The first that fits a request answers it."""
+ANY_HOST = Hosts()
 LIMITS = {"sign in": (10, 60.0), "tokens": (20, 60.0), "answers": (600, 60.0), "links": (30, 60.0)}
 """What is counted -> events and seconds, of one address or one person."""
 
@@ -86,8 +87,7 @@ LIMITS = {"sign in": (10, 60.0), "tokens": (20, 60.0), "answers": (600, 60.0), "
 def make_app(
     studio: Studio,
     *,
-    hosts: Iterable[str] = (),
-    numbers: bool = False,
+    hosts: Hosts = ANY_HOST,
     public_url: str = "",
     media: Path | None = None,
     chat: ChatWork | None = None,
@@ -95,7 +95,7 @@ def make_app(
     watches: Sequence[Watch] = (),
     webhook_networks: Sequence[Network] = (),
 ) -> FastAPI:
-    """The application. `hosts`: names it answers to (none: any), and with `numbers` to numeric addresses too. `public_url`: the address that people
+    """The application. `hosts`: what it answers to. `public_url`: the address that people
     type, where it is another: its scheme says whether cookies need TLS, its path is that of every page. `media`: folder of clips. `chat`: the models of
     live chats. `watches`: told of every request. `webhook_networks`: where webhooks may go that is not the internet. Raises `InputError` for a public_url that cannot be."""
     public = parsed(public_url)
@@ -126,8 +126,7 @@ def make_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _not_valid)
     check_prefix(app.router.routes, prefix)
-    names = frozenset(name.lower() for name in hosts)
-    app.add_middleware(Guard, hosts=names, numbers=numbers, origin=public.netloc, watches=watches)
+    app.add_middleware(Guard, hosts=hosts, origin=public.netloc, watches=watches)
     if prefix:
         app.add_middleware(Prefix, prefix=prefix, routes=app.router.routes)
     return app

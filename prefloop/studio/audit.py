@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from prefloop.data.store import studio_models
+from prefloop.data.store import event_models, studio_models
 
 TEST = "test webhook"
 """Is told to the one address that it is about, whatever that asked for."""
-_Webhook = studio_models.WebhookRow
+_Webhook = event_models.WebhookRow
 
 
 def write(
@@ -50,7 +50,7 @@ def write(
     ]
     if told:
         session.execute(
-            insert(studio_models.WebhookDeliveryRow),
+            insert(event_models.WebhookDeliveryRow),
             [
                 {"webhook_id": webhook, "event_id": event, "attempts": 0, "due_at": now, "problem": ""}
                 for webhook in told

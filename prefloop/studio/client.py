@@ -62,7 +62,7 @@ class Exported:
         return [json.loads(line) for content in self.files.values() for line in content.splitlines()]
 
 
-class Studio:
+class RemoteStudio:
     """A studio by its address. Use it in a `with` block, or close it."""
 
     def __init__(
@@ -99,9 +99,9 @@ class Studio:
         self._client = client or httpx.Client()
 
     def __repr__(self) -> str:
-        return f"Studio({self.url!r})"  # without the token
+        return f"RemoteStudio({self.url!r})"  # without the token
 
-    def __enter__(self) -> "Studio":
+    def __enter__(self) -> "RemoteStudio":
         return self
 
     def __exit__(
@@ -186,11 +186,11 @@ class Studio:
         """Whose token it is: login, role, scopes."""
         return self.call("GET", "/me")
 
-    def projects(self) -> list["Project"]:
+    def projects(self) -> list["RemoteProject"]:
         """The projects that you belong to."""
-        return [Project(self, found) for found in self.call("GET", "/projects")]
+        return [RemoteProject(self, found) for found in self.call("GET", "/projects")]
 
-    def project(self, name: str | int) -> "Project":
+    def project(self, name: str | int) -> "RemoteProject":
         """A project by its name or number."""
         found = self.projects()
         for project in found:
@@ -199,13 +199,13 @@ class Studio:
         there = ", ".join(repr(project.name) for project in found) or "none"
         raise InputError(f"{self.url} has no project {name!r} that you belong to; there is {there}")
 
-    def create_project(self, name: str, *, kind: str = "pair", **settings: Any) -> "Project":
+    def create_project(self, name: str, *, kind: str = "pair", **settings: Any) -> "RemoteProject":
         """A new project without items, for its members. `settings`: overlap, guidelines, allow_tie, render, ... as in the API."""
-        return Project(self, self.call("POST", "/projects", {"name": name, "kind": kind, **settings}))
+        return RemoteProject(self, self.call("POST", "/projects", {"name": name, "kind": kind, **settings}))
 
     def invite(
         self,
-        *projects: "Project | str | int",
+        *projects: "RemoteProject | str | int",
         role: str = "annotator",
         uses: int = 1,
         days: int = 7,
@@ -229,16 +229,16 @@ class Studio:
         """Save what was judged as the next version of a dataset. `chosen`: projects, aggregate, min_agreement, since, ... as in the API."""
         return self.call("POST", "/datasets", {"name": name, "kind": kind, **chosen})
 
-    def _number(self, project: "Project | str | int") -> int:
+    def _number(self, project: "RemoteProject | str | int") -> int:
         if isinstance(project, int):
             return project
         return (self.project(project) if isinstance(project, str) else project).id
 
 
-class Project:
+class RemoteProject:
     """One project of a studio."""
 
-    def __init__(self, studio: Studio, told: Mapping[str, Any]) -> None:
+    def __init__(self, studio: RemoteStudio, told: Mapping[str, Any]) -> None:
         self._studio = studio
         self.id: int = told["id"]
         self.name: str = told["settings"]["name"]
@@ -248,16 +248,16 @@ class Project:
         """Counts as they were when the project was fetched; `refreshed()` has them anew."""
 
     def __repr__(self) -> str:
-        return f"Project({self.name!r}, {self.settings['kind']}, {self.state}, {dict(self.progress)})"
+        return f"RemoteProject({self.name!r}, {self.settings['kind']}, {self.state}, {dict(self.progress)})"
 
-    def refreshed(self) -> "Project":
+    def refreshed(self) -> "RemoteProject":
         """The same as it is now."""
-        return Project(self._studio, self._call("GET", ""))
+        return RemoteProject(self._studio, self._call("GET", ""))
 
-    def change(self, *, state: str | None = None, **settings: Any) -> "Project":
+    def change(self, *, state: str | None = None, **settings: Any) -> "RemoteProject":
         """The project with another state or other settings; what is not named stays."""
         kept = {key: value for key, value in self.refreshed().settings.items() if key not in _SET_ELSEWHERE}
-        return Project(self._studio, self._call("PUT", "", {**kept, **settings, "state": state}))
+        return RemoteProject(self._studio, self._call("PUT", "", {**kept, **settings, "state": state}))
 
     # Items
 

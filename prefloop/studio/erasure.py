@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import JSON, Select, String, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from prefloop.data.store import models, studio_models
+from prefloop.data.store import event_models, models, studio_models
 from prefloop.data.store.database import Unavailable
 from prefloop.data.store.models import AnyText, Base
 from prefloop.data.store.writing import chunks
@@ -126,19 +126,19 @@ def erase(studio: Studio, annotator: int, *, by: int | None) -> Proof:
         id = _keep(session, annotator, proof, studio.clock())
     proof = replace(proof, id=id, file_rewritten=_compacted(studio))
     with studio.write() as session:
-        session.get_one(studio_models.ErasureRow, id).proof = asdict(proof)
+        session.get_one(event_models.ErasureRow, id).proof = asdict(proof)
     return proof
 
 
 def proofs(studio: Studio) -> list[Mapping[str, Any]]:
     """Every proof, newest first."""
     with studio.read() as session:
-        rows = session.scalars(select(studio_models.ErasureRow).order_by(studio_models.ErasureRow.id.desc()))
+        rows = session.scalars(select(event_models.ErasureRow).order_by(event_models.ErasureRow.id.desc()))
         return [row.proof for row in rows]
 
 
 def _keep(session: Session, annotator: int, proof: Proof, now: datetime) -> int:
-    row = studio_models.ErasureRow(annotator_id=annotator, proof=asdict(proof), at=now)
+    row = event_models.ErasureRow(annotator_id=annotator, proof=asdict(proof), at=now)
     session.add(row)
     session.flush()
     return row.id

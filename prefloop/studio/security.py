@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 from threading import Lock
 from typing import Annotated
@@ -48,17 +49,31 @@ _FILES = "/import"
 """Paths that end so take files."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hosts:
+    """What the server answers to."""
+
+    names: frozenset[str] = frozenset()
+    """In lower case; empty for any. A page elsewhere whose name points here (DNS rebinding) is refused by it."""
+    numbers: bool = False
+    """Whether it answers to numeric addresses besides. No page elsewhere has one of this machine's."""
+
+    @classmethod
+    def of(cls, *names: str, numbers: bool = False) -> "Hosts":
+        """These names, in any case of letters."""
+        return cls(names=frozenset(name.lower() for name in names), numbers=numbers)
+
+    def answers_to(self, name: str) -> bool:
+        """Whether a request for this name, in lower case, is answered."""
+        return not self.names or name in self.names or (self.numbers and is_number(name))
+
+
 class Guard:
     """Outermost layer: refuses strange hosts, forged and oversized requests, and puts the headers on every answer."""
 
-    def __init__(
-        self, app: ASGIApp, *, hosts: frozenset[str], numbers: bool, origin: str, watches: Sequence[Watch]
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: Hosts, origin: str, watches: Sequence[Watch]) -> None:
         self.app = app
         self.hosts = hosts
-        """Names the server answers to; empty for any. A page elsewhere whose name points here (DNS rebinding) is refused by it."""
-        self.numbers = numbers
-        """Whether it answers to numeric addresses besides. No page elsewhere has one of this machine's."""
         self.origin = origin
         """Host and port that people type, where a proxy asks under another name."""
         self.watches = watches
@@ -107,7 +122,7 @@ class Guard:
     def _refused(self, method: str, path: str, headers: Headers) -> tuple[str, int]:
         host = headers.get("host", "")
         name = _name(host)
-        if self.hosts and name not in self.hosts and not (self.numbers and is_number(name)):
+        if not self.hosts.answers_to(name):
             return (
                 f"this server does not serve the host name {name[:80]!r}; start it with --public_url to allow it",
                 421,

@@ -19,6 +19,7 @@ from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.outgoing import read_networks
 from prefloop.studio.prefix import parsed
 from prefloop.studio.responders import EndpointResponder, Served, serving
+from prefloop.studio.security import Hosts
 from prefloop.studio.service import Studio
 from prefloop.studio.telemetry import (
     Watch,
@@ -129,8 +130,7 @@ def from_environment() -> FastAPI:
     Deliveries(studio, networks).start()  # its thread ends with the process
     return make_app(
         studio,
-        hosts=given["HOSTS"].split(),
-        numbers=bool(given["NUMBERS"]),
+        hosts=Hosts.of(*given["HOSTS"].split(), numbers=bool(given["NUMBERS"])),
         public_url=given["PUBLIC"],
         media=Path(given["MEDIA"]) if given["MEDIA"] else None,
         chat=_chat_work(studio, given["CHAT"]),

@@ -14,7 +14,7 @@ from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from prefloop import __version__
-from prefloop.data.store import models, studio_models
+from prefloop.data.store import event_models, models, studio_models
 from prefloop.errors import InputError
 from prefloop.studio import audit
 from prefloop.studio.outgoing import Network, NotSent, check_url, post
@@ -33,7 +33,7 @@ THREADS = 8
 MOST_WEBHOOKS = 20
 GONE = 410
 """Status by which an address says that it wants to be told nothing more."""
-_Webhook, _Delivery = studio_models.WebhookRow, studio_models.WebhookDeliveryRow
+_Webhook, _Delivery = event_models.WebhookRow, event_models.WebhookDeliveryRow
 log = logging.getLogger(__name__)
 
 
@@ -168,7 +168,7 @@ def retry(studio: Studio, id: int, *, by: int | None) -> int:
         return found.rowcount  # type: ignore[attr-defined]
 
 
-def _row(session: Session, id: int) -> studio_models.WebhookRow:
+def _row(session: Session, id: int) -> event_models.WebhookRow:
     row = session.get(_Webhook, id) if id < 2**31 else None
     if row is None:
         raise NotFound("there is no such webhook")
@@ -210,7 +210,7 @@ def claim(studio: Studio, *, busy: Sequence[int] = ()) -> list[Delivery]:
 
 
 def _due() -> Select[
-    studio_models.WebhookDeliveryRow, studio_models.WebhookRow, studio_models.AuditEventRow, str
+    event_models.WebhookDeliveryRow, event_models.WebhookRow, studio_models.AuditEventRow, str
 ]:
     """Deliveries with what a message needs, the oldest first."""
     event = studio_models.AuditEventRow

@@ -50,7 +50,7 @@ from prefloop.configs.label import (
     BackupConfig,
     ChatAnswers,
     InviteConfig,
-    Invited,
+    InviteTerms,
     LabelExportConfig,
     LabelImportConfig,
     ProjectDeleteConfig,
@@ -117,7 +117,7 @@ OTHERS = (
     *(ScorePairsConfig, BestOfNConfig, Combining, Named),
     *(ServeConfig, ChatAnswers, LabelImportConfig, LabelExportConfig, BackupConfig, RestoreConfig),
     *(AnswersConfig, QuestionsConfig),
-    *(Invited, Remote, RemoteProjectsConfig, RemoteImportConfig, RemoteExportConfig),
+    *(InviteTerms, Remote, RemoteProjectsConfig, RemoteImportConfig, RemoteExportConfig),
     *(RemoteInviteConfig, RemoteCallConfig),
     *(AskedModel, ScorerConfig, LabelScoreConfig, ReviseConfig, DistillContextConfig, RoundsConfig),
     *(

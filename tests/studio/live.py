@@ -13,6 +13,7 @@ import uvicorn
 
 from prefloop.studio import accounts
 from prefloop.studio.app import make_app
+from prefloop.studio.security import Hosts
 from prefloop.studio.service import Studio
 
 PASSWORD = "three small words"
@@ -45,7 +46,7 @@ def served(studio: Studio, **settings: Any) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    app = make_app(studio, hosts=("127.0.0.1",), **settings)
+    app = make_app(studio, hosts=Hosts.of("127.0.0.1"), **settings)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -18,7 +18,7 @@ from prefloop.configs.remote import (
 )
 from prefloop.errors import InputError
 from prefloop.studio import accounts, client, exchange
-from prefloop.studio.client import RemoteError, Studio
+from prefloop.studio.client import RemoteError, RemoteStudio
 from prefloop.studio.service import Studio as Service
 from tests.studio.web import BASE, PASSWORD, client_of
 
@@ -54,12 +54,12 @@ def server(studio: Service) -> Send:
     return answer
 
 
-def at(send: Send, token: str, url: str = BASE) -> Studio:
-    return Studio(url, token, client=httpx.Client(transport=httpx.MockTransport(send)))
+def at(send: Send, token: str, url: str = BASE) -> RemoteStudio:
+    return RemoteStudio(url, token, client=httpx.Client(transport=httpx.MockTransport(send)))
 
 
 @pytest.fixture
-def remote_studio(server: Send, token: str) -> Iterator[Studio]:
+def remote_studio(server: Send, token: str) -> Iterator[RemoteStudio]:
     with at(server, token) as made:
         yield made
 
@@ -72,7 +72,7 @@ def answer_all(project: client.Project, **answer: Any) -> int:
     return count
 
 
-def test_a_project_goes_from_rows_to_comparisons(remote_studio: Studio) -> None:
+def test_a_project_goes_from_rows_to_comparisons(remote_studio: RemoteStudio) -> None:
     made = remote_studio.create_project("Tea", overlap=1)
     assert made.add(ROWS)["new"] == 3
     assert made.add(ROWS)["new"] == 0
@@ -94,7 +94,7 @@ def test_a_project_goes_from_rows_to_comparisons(remote_studio: Studio) -> None:
     assert [each["dataset"] for each in remote_studio.datasets("tea")] == ["tea@1"]
 
 
-def test_chats_and_texts_come_as_two_files_and_all_their_rows(remote_studio: Studio) -> None:
+def test_chats_and_texts_come_as_two_files_and_all_their_rows(remote_studio: RemoteStudio) -> None:
     mixed = remote_studio.create_project("Mixed")
     mixed.add(ROWS)
     mixed.add([CHAT])
@@ -104,7 +104,7 @@ def test_chats_and_texts_come_as_two_files_and_all_their_rows(remote_studio: Stu
     assert len(exported.rows) == 4
 
 
-def test_settings_questions_and_people_are_set(remote_studio: Studio, studio: Service) -> None:
+def test_settings_questions_and_people_are_set(remote_studio: RemoteStudio, studio: Service) -> None:
     accounts.add_person(studio, "ann", PASSWORD, "annotator")
     tea = remote_studio.create_project("Tea", guidelines="Be kind.")
     tea.set_questions([{"name": "correct", "kind": "rating"}])
@@ -124,7 +124,7 @@ def test_settings_questions_and_people_are_set(remote_studio: Studio, studio: Se
 
 
 def test_what_the_server_refuses_is_told_in_its_words(
-    remote_studio: Studio, server: Send, studio: Service
+    remote_studio: RemoteStudio, server: Send, studio: Service
 ) -> None:
     with pytest.raises(InputError, match="has no project 'Coffee' that you belong to; there is none"):
         remote_studio.project("Coffee")
@@ -209,14 +209,14 @@ def test_addresses_and_tokens_that_cannot_be(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv(client.TOKEN_VARIABLE, raising=False)
     for url, told in (("", "url is empty"), ("ftp://x", "write the full address"), ("https://x", "no token")):
         with pytest.raises(InputError, match=told):
-            Studio(url)
+            RemoteStudio(url)
     with pytest.raises(InputError, match="copy it again"):
-        Studio("https://x", "pf_a\nX-Header: 1")
+        RemoteStudio("https://x", "pf_a\nX-Header: 1")
     with pytest.warns(UserWarning, match="clear text"):
-        Studio("http://label.example", "pf_x").close()
+        RemoteStudio("http://label.example", "pf_x").close()
 
 
-def test_rows_that_are_none(remote_studio: Studio, tmp_path: Path) -> None:
+def test_rows_that_are_none(remote_studio: RemoteStudio, tmp_path: Path) -> None:
     tea = remote_studio.create_project("Tea")
     with pytest.raises(InputError, match="row 1 is str, not a dict"):
         tea.add(["prompt"])  # type: ignore[list-item]

@@ -23,6 +23,7 @@ from prefloop.cli.commands import find, load
 from prefloop.cli.flags import read_flags
 from prefloop.configs.load import load_config
 from prefloop.studio import accounts, serve
+from prefloop.studio.security import Hosts
 from prefloop.studio.service import Studio
 from prefloop.studio.values import ProjectSettings
 from tests.studio.live import served
@@ -152,7 +153,8 @@ def test_probes_are_answered_by_a_server_that_knows_its_name_only(studio: Studio
     asked = container("Deployment")[probe]["httpGet"]
     address = serve.Address(host="0.0.0.0", port=8100, public="https://label.example.org")
     headers = {each["name"]: each["value"] for each in asked["httpHeaders"]}
-    client = client_of(studio, public_url=address.public, hosts=address.names(), numbers=address.by_number)
+    hosts = Hosts.of(*address.names(), numbers=address.by_number)
+    client = client_of(studio, public_url=address.public, hosts=hosts)
     assert client.get(asked["path"], headers=headers).status_code == 200
     assert client.get(asked["path"], headers={"host": "10.0.0.7:8100"}).status_code == 421
 

@@ -12,6 +12,7 @@ from prefloop.configs.label import ServeConfig
 from prefloop.errors import InputError
 from prefloop.studio import accounts, invitations, serve
 from prefloop.studio.app import make_app
+from prefloop.studio.security import Hosts
 from prefloop.studio.service import Studio
 from prefloop.studio.values import ProjectSettings
 from tests.studio.live import new_page, served, why_no_browser
@@ -178,7 +179,7 @@ def test_beyond_this_machine_only_own_names_and_numbers_are_answered(
     monkeypatch.setattr(serve.socket, "gethostname", lambda: "box")
     monkeypatch.setattr(serve.socket, "getfqdn", lambda: "box.lan")
     hosts = serve.Address(host="0.0.0.0", port=8100, public="").names()
-    browser = client_of(studio, hosts=hosts, numbers=True)
+    browser = client_of(studio, hosts=Hosts.of(*hosts, numbers=True))
     for host in ("127.0.0.1:8100", "192.168.1.5:8100", "[fe80::1]:8100", "box:8100", "box.lan", "localhost"):
         assert browser.get("/healthz", headers={"host": host}).status_code == 200, host
     for host in ("evil.example", "box.evil.example", "192.168.1.5.evil.example", ""):
@@ -187,7 +188,7 @@ def test_beyond_this_machine_only_own_names_and_numbers_are_answered(
         assert "--public_url" in answer.json()["detail"]
     # With a name, to that one and the machine itself.
     named = serve.Address(host="0.0.0.0", port=8100, public="https://label.example.org").names()
-    browser = client_of(studio, hosts=named)
+    browser = client_of(studio, hosts=Hosts.of(*named))
     assert browser.get("/healthz", headers={"host": "192.168.1.5"}).status_code == 421
     assert browser.get("/healthz", headers={"host": "label.example.org"}).status_code == 200
 

@@ -31,9 +31,9 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
 
 from prefloop.addresses import MASK, without_passwords
-from prefloop.data.store.studio_models import (
-    Base,
-)  # with all tables: those of the studio and those it builds on
+from prefloop.data.store.event_models import (
+    Base,  # with all tables: those of the studio and those it builds on
+)
 from prefloop.errors import InputError
 
 BUSY_SECONDS = 30

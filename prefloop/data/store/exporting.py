@@ -10,7 +10,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from prefloop.data.hashing import content_hash
-from prefloop.data.store import models, studio_models
+from prefloop.data.store import event_models, models
 from prefloop.data.store.as_records import SELECTORS, WHY_NOT, JudgedRecord
 from prefloop.data.store.judging import prompt_of
 from prefloop.data.store.selecting import JudgedRow, judged, judged_of, prompts
@@ -199,7 +199,7 @@ def exported(
 
 def _erased_at(session: Session, export: int) -> datetime | None:
     """When words of an export were erased; None if none were."""
-    for row in session.scalars(select(studio_models.ErasureRow).order_by(studio_models.ErasureRow.id)):
+    for row in session.scalars(select(event_models.ErasureRow).order_by(event_models.ErasureRow.id)):
         if export in row.proof["exports"]:
             return row.at
     return None
