@@ -50,7 +50,7 @@ class SimulateConfig:
         require(0 <= self.flip <= 1, f"flip is {self.flip}; it must be a share, between 0 and 1")
         require(
             self.pairs != "none" or not self.checkpoints,
-            "checkpoints are named, but pairs is none, so that no completion is paired; leave checkpoints out",
+            "checkpoints are named, but pairs is none, so no completion is paired; leave checkpoints out",
         )
         require(self.tie_width >= 0, f"tie_width is {self.tie_width}; it must be 0 (no ties) or more")
         require(self.round >= 0, f"round is {self.round}; it must be 0 or more")

@@ -39,7 +39,7 @@ from prefloop.evaluation.text_metrics import check_metrics, references_of
 from prefloop.evaluation.win_rate import WinMatrix
 from prefloop.feedback.utility import find_gold, is_log_odds
 from prefloop.loop import inputs
-from prefloop.loop.reading import Read, another
+from prefloop.loop.reading import Read, another, store_of
 from prefloop.records import Comparison, Demonstration, Prompt
 from prefloop.runtime.environment import environment
 from prefloop.runtime.tune import peak_rss_mb
@@ -223,7 +223,7 @@ def _quality(config: EvalConfig, judged: Sequence[Comparison], world: World) -> 
 
 
 def _store(config: EvalConfig) -> str:
-    return inputs.store_of(str(Path(config.out) / "eval"), config.store)
+    return store_of(str(Path(config.out) / "eval"), config.store)
 
 
 def write_measurements(config: EvalConfig, found: Measurements, seconds: float) -> None:

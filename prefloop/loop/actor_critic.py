@@ -275,7 +275,7 @@ def _on_one_trunk(config: PPOConfig, session: Session) -> PolicyAndCritic:
     run, seed, start = session.run, session.settings.seed, config.critic.start
     policy, peft = adapted_policy(session, config.model, config.lora)
     lora = config.lora if config.lora.rank else settings_of_adapter(peft, policy.adapter_name)
-    named = scorers_named(config.reward_model) if config.reward_model else ()
+    named = list(scorers_named(config.reward_model)) if config.reward_model else []
     alone = named[0].name if len(named) == 1 and named[0].kind == "model" else ""
     trunk = _trunk(config.model, config.lora)
     joining = _adapter_of_trunk(alone, trunk) if alone else None

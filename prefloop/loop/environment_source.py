@@ -36,7 +36,7 @@ class EnvironmentSource(PromptSource):
         PromptSource.check_room(self, *roles)
         if self.settings.max_turns > 1 and has_encoder(roles[0].model.config):
             raise InputError(
-                f"environment.max_turns is {self.settings.max_turns}, but the policy is an encoder-decoder, whose encoder would read the conversation anew "
+                f"environment.max_turns is {self.settings.max_turns}, but the policy is an encoder-decoder, whose encoder would read the whole conversation again "
                 "at every turn; set it to 1, or use a decoder-only model"
             )
         most = self.settings.max_tokens or _positions(roles[0].model)

@@ -92,8 +92,8 @@ def adapted_policy(session: Session, model: str, lora: LoRA) -> tuple[Policy, "P
         return policy_of_adapter(load_policy(adapter.base, session.compute), adapter)
     if adapter_of(model) is not None and session.compute.quantize != "none":
         raise InputError(
-            f"compute.quantize is {session.compute.quantize}, but {model!r} is an adapter, which would have to be merged and rounded again before a new one "
-            "stands on it; set lora.adapter to train to go on with it, or name the merged model in the folder above it"
+            f"compute.quantize is {session.compute.quantize}, but {model!r} is an adapter. Under a new one it would have to be merged and rounded again; "
+            "set lora.adapter to train to train this adapter further, or name the merged model in the folder above it"
         )
     policy = load_policy(model, session.compute)
     _stand_on(policy, model, session.tokenizer, session.run)

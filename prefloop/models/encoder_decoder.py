@@ -114,7 +114,7 @@ def settle_opening(model: PreTrainedModel, name: str) -> None:
         before, _ = tokens_around(load_tokenizer(name), target=True)
         if len(before) > 1:
             raise InputError(
-                f"the tokenizer of {name!r} writes {len(before)} tokens before a target, of which `generate` can force one; "
+                f"the tokenizer of {name!r} writes {len(before)} tokens before a target, but `generate` can force only one; "
                 "set forced_bos_token_id in its generation_config.json"
             )
         generation.forced_bos_token_id = before[0] if before else None

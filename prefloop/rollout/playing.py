@@ -279,7 +279,7 @@ class Player:
         if len(tried) > 1 and all(talk.end == "rewritten" and len(talk.turns) == 1 for talk in tried):
             raise InputError(
                 f"environment {self.settings.name}: none of {len(tried)} conversations could go on after its first turn: the chat template "
-                "writes earlier turns otherwise (see the warning above); set a chat template that keeps them"
+                "writes earlier turns differently (see the warning above); set a chat template that keeps them"
             )
 
 

@@ -206,8 +206,8 @@ def write_conversation(tokenizer: "PreTrainedTokenizerBase", conversation: Conve
 
 def _rewritten(place: int) -> InputError:
     return InputError(
-        f"the chat template writes message {place + 1} otherwise once the chat has gone on, so one row cannot hold what the model sees at "
-        "each turn; give one record per assistant turn (its prompt: the messages before it), or set a template that keeps turns as they are"
+        f"the chat template writes message {place + 1} differently once the chat has gone on, so one row cannot show what the model sees at "
+        "each turn; give one record per assistant turn, with the messages before it as its prompt, or set a template that keeps turns unchanged"
     )
 
 

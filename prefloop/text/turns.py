@@ -51,7 +51,7 @@ def check_turns(tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raise `InputError` if the tokenizer has no chat template, or one that writes nothing where a turn ends."""
     if not turn_of(conventions(tokenizer)).stop_text:
         raise InputError(
-            "the chat template writes no token after an assistant's turn, so a conversation of several turns cannot go on from what the policy drew; "
+            "the chat template writes no token after an assistant's turn, so a conversation of several turns cannot continue from what the policy wrote; "
             "set a chat template that does"
         )
 

@@ -403,7 +403,7 @@ def test_template_that_rewrites_earlier_turns_is_refused():
     tokenizer = build("qwen thinking")
     with pytest.raises(
         InputError,
-        match=r"writes message 2 otherwise once the chat has gone on.*one record per assistant turn",
+        match=r"writes message 2 differently once the chat has gone on.*one record per assistant turn",
     ):
         demonstration_group(tokenizer, Conversation(messages=CHAT))
     # the way out that the error names

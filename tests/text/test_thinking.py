@@ -220,7 +220,7 @@ def test_a_thought_that_the_template_cannot_write_refuses_the_row(shape, reason)
 def test_a_last_turn_that_is_written_otherwise_in_mid_chat_is_refused_there():
     tokenizer = _tokenizer("last turn trimmed")
     chat = (ASK, Message(role="assistant", content="Paris. "), ASK, Message(role="assistant", content="No."))
-    with pytest.raises(InputError, match="writes message 2 otherwise once the chat has gone on"):
+    with pytest.raises(InputError, match="writes message 2 differently once the chat has gone on"):
         demonstration_group(tokenizer, Conversation(messages=chat))
     clean = (ASK, Message(role="assistant", content="Paris."), ASK, Message(role="assistant", content="No."))
     assert demonstration_group(tokenizer, Conversation(messages=clean))

@@ -82,7 +82,7 @@ def shape_of(name: str, compute: Compute) -> Shape:
         )
     if has_encoder(config):
         raise InputError(
-            f"model {name!r} is an encoder-decoder, of which prefloop cannot estimate memory and time; run the stages one by one, or name a causal "
+            f"model {name!r} is an encoder-decoder, and prefloop cannot estimate its memory and time; run the stages one by one, or name a causal "
             "language model"
         )
     try:
