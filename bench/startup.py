@@ -1,9 +1,12 @@
-"""Time to `prefloop --help`, and from typing `prefloop dpo` to its first step. Medians of five, half a minute:
+"""Time to `import prefloop`, to `prefloop --help`, and from typing `prefloop dpo` to its first step; half a minute:
 
 python -m bench.startup
+
+The first two are processor time, which other work on the machine hardly changes: the least of fifteen. The last is a median of five.
 """
 
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -16,13 +19,32 @@ from prefloop.data.toy_world import ToyWorld
 from prefloop.text import train_tokenizer
 
 REPEATS = 5
+STARTS = 15
 
 
-def help_seconds() -> float:
-    """One `prefloop --help`."""
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "prefloop", "--help"], check=True, capture_output=True)
-    return time.perf_counter() - began
+def processor_seconds(*arguments: str) -> float:
+    """Of Python with these arguments, the least of several."""
+
+    def used() -> float:
+        of_children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return of_children.ru_utime + of_children.ru_stime
+
+    found = list[float]()
+    for _ in range(STARTS):
+        before = used()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        found.append(used() - before)
+    return min(found)
+
+
+def start_lines() -> str:
+    """What starting takes, Python itself beside it."""
+    bare, imported = processor_seconds("-c", "pass"), processor_seconds("-c", "import prefloop")
+    helped = processor_seconds("-m", "prefloop", "--help")
+    return (
+        f"python -c pass:                  {bare:6.3f} s\nimport prefloop:                 {imported:6.3f} s\n"
+        f"prefloop --help:                 {helped:6.3f} s"
+    )
 
 
 def first_step_seconds(material: Path, out: Path) -> float:
@@ -52,16 +74,15 @@ def main() -> None:
         material = Path(folder)
         make_policy(material / "policy", "tiny")
         demonstrations = ToyWorld(0).demonstrations(400)
-        texts = [f"{each.prompt.content}\n{each.completion}" for each in demonstrations]
+        texts = [f"{one.prompt.content}\n{one.completion}" for one in demonstrations]
         train_tokenizer(texts, vocab_size=1024).save_pretrained(material / "policy")
         rows = [
             {"prompt": f"{a.prompt.content}\n", "chosen": a.completion, "rejected": b.completion}
             for a, b in zip(demonstrations[0::2], demonstrations[1::2], strict=True)
         ]
         write_rows(material / "comparisons.jsonl", rows)
-        helps = [help_seconds() for _ in range(REPEATS)]
         steps = [first_step_seconds(material, material / f"run-{n}") for n in range(REPEATS)]
-    print(f"prefloop --help:                 {statistics.median(helps):6.2f} s")
+    print(start_lines())
     print(f"prefloop dpo, to its first step: {statistics.median(steps):6.2f} s")
 
 

