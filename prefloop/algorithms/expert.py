@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prefloop.configs.engine import is_function
 from prefloop.configs.own_samples import ExpertConfig
 from prefloop.loop.learn import Learner, Loss, Passes
 from prefloop.loop.likelihood import likelihood_loss
@@ -51,6 +52,8 @@ def train(config: ExpertConfig) -> Path:
             parameters_of(policy, config.optim, name="policy"), updates=config.steps * passes.updates
         )
         share = None if config.keep == "best" else config.quantile
+        # A user's sampler may draw from something else than the policy.
+        known = config.sampling.temperature == 1 and not is_function(config.sampling.engine)
         for step in session.steps(save=opened.save, updater=updater, scores=shape):
             rollout = source.draw(policy, step, k=n)
             scores = score(rollout)
@@ -59,7 +62,7 @@ def train(config: ExpertConfig) -> Path:
             metrics = _seen(rollout, scores, kept, world)
             if share is None:
                 metrics["best_of_kl"] = math.log(n) - (n - 1) / n
-            metrics |= _learn(policy, updater, passes, rollout, kept, step, source.check)
+            metrics |= _learn(policy, updater, passes, rollout, kept, step, source.check if known else None)
             run.log(
                 step,
                 {
@@ -104,9 +107,9 @@ def _learn(
     rollout: Rollout,
     kept: Kept,
     step: int,
-    check_start: StartCheck,
+    check_start: StartCheck | None,
 ) -> dict[str, float]:
-    """Likelihood updates on the kept completions; their metrics."""
+    """Likelihood updates on the kept completions; their metrics. `check_start` is given if the sampler's log-probabilities are the policy's."""
     world = passes.session.world
     groups = [alone(rollout.groups[p], j) for p, j in kept]
     sampled = [sum(rollout.sampler_logprobs[p][j]) for p, j in kept]
@@ -122,7 +125,7 @@ def _learn(
         return of_batch
 
     def check(result: StepResult) -> None:
-        if check_start.temperature == 1:
+        if check_start:
             # Before any update the likelihood is the sampler's own, which saw the same weights and tokens.
             check_start("nll", result.loss, expected[0], scale=1 + expected[0])
 

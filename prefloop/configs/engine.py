@@ -114,6 +114,11 @@ class Importance:
             f"importance.rule is {self.rule}, which weighs the policy's log-probabilities against the sampler's, so both are needed; set old_logprobs "
             "to policy or auto",
         )
+        require(
+            old_logprobs != "sampler" or not is_function(engine_of(sampling)),
+            f"old_logprobs is sampler, but sampling.engine is {engine_of(sampling)}, whose log-probabilities need not be the policy's; set old_logprobs to "
+            "policy or auto",
+        )
         off = self.rule_with(sampling, old_logprobs) == "off"
         require_effect(
             self,

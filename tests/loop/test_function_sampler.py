@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from prefloop.api.given import settings_from
+from prefloop.configs.common import Sampling
 from prefloop.configs.critic_free import GRPOConfig
 from prefloop.configs.engine import Importance
+from prefloop.configs.own_samples import ExpertConfig
 from prefloop.configs.ppo import NLPOConfig
 from prefloop.errors import InputError
 from prefloop.loop.function_sampler import Checks
@@ -30,20 +32,25 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def grpo(project: Path, out: Path, **given: Any) -> GRPOConfig:
-    basic: dict[str, Any] = {
-        "model": project / "start",
-        "data": {"source": str(project / "words.jsonl"), "heldout": 0.0},
-        "reward_model": "tests.algorithms.tiny:small_letters",
-        "sampling": {"max_new_tokens": 4},
-        "steps": 2,
-        "batch_prompts": 2,
-        "completions_per_prompt": 2,
-        "old_logprobs": "policy",
-        "run.tune": False,
-        "compute": {"device": "cpu"},
-    }
-    return settings_from(GRPOConfig, basic | {"out": out, "optim.lr": 1e-2} | given, stage="grpo")
+BASIC: dict[str, Any] = {
+    "sampling": {"max_new_tokens": 4},
+    "steps": 2,
+    "batch_prompts": 2,
+    "completions_per_prompt": 2,
+    "run.tune": False,
+    "compute": {"device": "cpu"},
+    "reward_model": "tests.algorithms.tiny:small_letters",
+}
+
+
+def given(project: Path, out: Path, **more: Any) -> dict[str, Any]:
+    data = {"source": str(project / "words.jsonl"), "heldout": 0.0}
+    return BASIC | {"model": project / "start", "data": data, "out": out} | more
+
+
+def grpo(project: Path, out: Path, **more: Any) -> GRPOConfig:
+    settings = given(project, out, **{"optim.lr": 1e-2, "old_logprobs": "policy"} | more)
+    return settings_from(GRPOConfig, settings, stage="grpo")
 
 
 def test_the_usual_sampler_given_by_value_is_the_usual_run(project: Path, tmp_path: Path) -> None:
@@ -68,6 +75,17 @@ def test_the_usual_sampler_given_by_value_is_the_usual_run(project: Path, tmp_pa
         logged(grpo(project, tmp_path / "short", sampler=lambda model, prompts, **given: drawn))
     with pytest.raises(InputError, match=r"KeyError.*correct the function"):
         logged(grpo(project, tmp_path / "raises", sampler=lambda model, prompts, **given: given["n"]))
+
+
+def test_a_sampler_may_draw_from_something_else_than_the_policy(project: Path, tmp_path: Path) -> None:
+    def sharper(model: Any, prompts: Any, *, sampling: Sampling, **rest: Any) -> Any:
+        return sample(model, prompts, sampling=replace(sampling, temperature=0.3), **rest)
+
+    config = settings_from(
+        ExpertConfig, given(project, tmp_path / "run", sampler=sharper, steps=1), stage="expert"
+    )
+    (row,) = logged(config)
+    assert row["nll"] > 0
 
 
 @pytest.mark.parametrize("good", [GOOD, Sampled(tokens=[4, 2], logprobs=[-1.0, -0.5], ended=True)])
@@ -107,6 +125,10 @@ def test_where_a_sampler_cannot_draw_it_is_refused() -> None:
         InputError, match=r"sampling\.engine is prefloop.rollout.sampler:sample, which cannot mask tokens"
     ):
         settings_from(NLPOConfig, rest, stage="nlpo")
+    with pytest.raises(
+        InputError, match=r"old_logprobs is sampler, but sampling.engine is .*need not be the policy"
+    ):
+        settings_from(GRPOConfig, rest | {"old_logprobs": "sampler"}, stage="grpo")
     with pytest.raises(InputError, match="sample draws completions of one turn only"):
         settings_from(GRPOConfig, rest | {"environment": "game:Game"}, stage="grpo")
     with pytest.raises(
