@@ -64,7 +64,7 @@ def remote_studio(server: Send, token: str) -> Iterator[RemoteStudio]:
         yield made
 
 
-def answer_all(project: client.Project, **answer: Any) -> int:
+def answer_all(project: client.RemoteProject, **answer: Any) -> int:
     count = 0
     while item := project.next():
         project.submit(item, "first", **answer)
