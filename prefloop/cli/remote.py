@@ -55,7 +55,9 @@ def _line(project: "RemoteProject") -> str:
 
 def import_items(config: RemoteImportConfig) -> None:
     """Send a file to a project, which is made if it is not there."""
-    asked = {name: given for name, given in (("kind", config.kind), ("overlap", config.overlap)) if given}
+    asked: dict[str, Any] = {
+        name: given for name, given in (("kind", config.kind), ("overlap", config.overlap)) if given
+    }
     with connect(config.url) as studio:
         project = next((one for one in studio.projects() if one.name == config.project), None)
         if project is None:
