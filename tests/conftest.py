@@ -21,6 +21,7 @@ gc.disable()  # until all is collected
 os.environ.setdefault(
     "HF_HUB_OFFLINE", "1"
 )  # nothing is downloaded, and a name that is nowhere fails at once
+os.fsync = lambda _: None  # nobody cuts the power while tests run
 os.environ.setdefault("PREFLOOP_MATMUL", "usual")  # the same bits whatever a measurement says
 
 _SHAPED = re.compile(r"\b(Float|Int|UInt|Bool|Shaped|Num)\d*\[")

@@ -7,30 +7,23 @@ from pathlib import Path
 from tests.tiny_project import make_model
 
 
-def prefloop(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "prefloop", *arguments], capture_output=True, text=True, timeout=120
-    )
-
-
 def test_a_run_with_adapters_says_nothing_of_libraries(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", chat=False)
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n' * 3)
-    basic = ["--data", str(rows), "--data.heldout", "0", "--max_steps", "1", "--compute.device", "cpu"]
-    done = prefloop(
-        "sft", "--model", str(model), "--out", str(tmp_path / "first"), "--lora.rank", "2", *basic
+    basic = f"--data {rows} --data.heldout 0 --max_steps 1 --compute.device cpu"
+    new = f"sft --model {model} --out {tmp_path}/first --lora.rank 2 {basic}"
+    again = f"sft --model {tmp_path}/first/final/adapter --out {tmp_path}/second --lora.adapter train {basic}"
+    program = (
+        f"from prefloop.cli import main\nfor line in ({new!r}, {again!r}): assert main(line.split()) == 0"
     )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    adapter = str(tmp_path / "first/final/adapter")
-    again = prefloop(
-        "sft", "--model", adapter, "--out", str(tmp_path / "second"), "--lora.adapter", "train", *basic
-    )
-    assert again.returncode == 0, again.stderr
-    for said in (done.stdout + done.stderr, again.stdout + again.stderr):
-        assert "Warning" not in said
-        assert "deprecated" not in said
-        assert "it/s]" not in said  # bars of loading and saving
+    said = done.stdout + done.stderr
+    assert "second" in said
+    assert "Warning" not in said
+    assert "deprecated" not in said
+    assert "it/s]" not in said  # bars of loading and saving
 
 
 def test_a_warning_for_the_user_is_one_line() -> None:

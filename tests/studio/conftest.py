@@ -51,6 +51,20 @@ def browser() -> Iterator[Any]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def pages_are_closed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test's pages end with it: they would go on to ask for what is not served any more."""
+    if "browser" not in request.fixturenames:
+        yield
+        return
+    browser = request.getfixturevalue("browser")
+    kept = [*browser.contexts]
+    yield
+    for context in browser.contexts:
+        if context not in kept:
+            context.close()
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()

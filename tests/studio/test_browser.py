@@ -144,32 +144,39 @@ def test_an_answer_given_while_the_server_was_away_is_not_lost(studio: Studio, b
         assert studio.store.counts()["judgement"] == 1
 
 
+PAIRS = list(zip(HOSTILE[::2], HOSTILE[1::2], strict=True))
+"""Each is asked and answered; the second also stands as an earlier answer."""
+
+
 @pytest.mark.parametrize("render", ["plain", "markdown"])
 def test_hostile_completions_do_nothing(tmp_path: Path, browser: Any, render: Any) -> None:
     with Store.open(tmp_path / "s.db") as store:
         studio = Studio(store)
         checkpoint = store.add_checkpoint("secret-policy-7b")
-        prompts = [Prompt(content=(Message(role="user", content=text),)) for text in HOSTILE]
-        store.add_completions(
-            [
-                completion(prompt, f"{text} {side}", side)
-                for prompt, text in zip(prompts, HOSTILE, strict=True)
-                for side in range(2)
-            ],
-            checkpoint,
-        )
+        for texts in PAIRS:
+            first, second = texts
+            prompt = Prompt(
+                content=(
+                    Message(role="user", content=first),
+                    Message(role="assistant", content=second),
+                    Message(role="user", content=second),
+                )
+            )
+            store.add_completions(
+                [completion(prompt, text, side) for side, text in enumerate(texts)], checkpoint
+            )
         project = compare_all(studio, render=render)
         with served(studio) as base:
             page, watch = new_page(browser, base)
             sign_in(page, studio, base, "ann", "admin")
             page.goto(f"{base}/label/{project}")
-            for number in range(len(HOSTILE)):
+            for number in range(len(PAIRS)):
                 page.wait_for_selector(".response")
                 assert page.locator(".response").count() == 2
                 assert page.locator("#submit").count() == 1
                 answer(page, "d", "1" if number % 2 else "3", "Enter")
             page.wait_for_selector("#nothing:not([hidden])")
-            wait_stored(page, studio, project, len(HOSTILE))
+            wait_stored(page, studio, project, len(PAIRS))
             for path in ("/history", f"/admin/projects/{project}"):
                 page.goto(base + path)
                 page.wait_for_load_state("networkidle")
