@@ -3,8 +3,8 @@
     python -m prefloop.rollout.chat_server MODEL
 
 It listens on a free port of 127.0.0.1, prints one line of JSON (`port`, `weights_sha256`) when the model is loaded, and ends when its standard
-input does, so it does not outlive who started it. Where the environment has PREFLOOP_CHAT_KEY, requests must carry it. One answer
-is drawn at a time; `seed` and the messages fix it.
+input does, so it does not outlive who started it. Where the environment has PREFLOOP_CHAT_KEY, requests must carry it. One token
+is drawn at a time; `seed` and the messages fix the answer, streamed or whole.
 """
 
 import argparse
@@ -13,9 +13,11 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from typing import Any
 
 from prefloop.configs.common import Compute, Sampling
@@ -25,15 +27,21 @@ from prefloop.models.roles import Policy
 from prefloop.models.weights import weights_sha256
 from prefloop.records import Message, Prompt
 from prefloop.rollout.sampler import room_for, sample
+from prefloop.rollout.stream import stream_scored
 from prefloop.text import decode_completion, encode_prompt, load_tokenizer, stop_token_ids
 
 KEY_VARIABLE = "PREFLOOP_CHAT_KEY"
 MOST_BYTES = 2**20
 MOST_TOKENS = 4096
 _ROLES = ("system", "user", "assistant")
-_KNOWN = ("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed")
+_KNOWN = (
+    *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed"),
+    *("stream", "stream_options"),
+)
 _UNSET = (None, False, 1, 0, [], {})
-"""Values that ask for nothing: one answer, not streamed, without penalties."""
+"""Values that ask for nothing: one answer, without penalties."""
+_HALF = "\ufffd"
+"""Decoded from a character whose last bytes are still to come."""
 
 
 class AnsweringPolicy:
@@ -51,31 +59,62 @@ class AnsweringPolicy:
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a chat completion. Raises `InputError` for a request that makes no sense, `TooLong` for one without room to answer."""
-        messages, sampling, seed = _read(request)
-        ids = encode_prompt(self._tokenizer, Prompt(content=messages))
-        try:
-            room = room_for(self._policy.model, ids, sampling.max_new_tokens)
-        except InputError as error:
-            raise TooLong(str(error)) from error
+        ids, sampling, seed = self._prepared(request)
         with self._turn, self._policy.active() as model:
             ((drawn,),) = sample(
                 model,
                 [ids],
                 k=1,
                 stop_ids=stop_token_ids(self._tokenizer),
-                sampling=replace(sampling, max_new_tokens=room),
+                sampling=sampling,
                 seed=seed,
                 row_keys=[0],
             )
         text = decode_completion(self._tokenizer, drawn.tokens)
-        choice = {
+        end = self._end(drawn.ended, sum(drawn.logprobs), len(ids), len(drawn.tokens))
+        end["choices"][0]["message"] = {"role": "assistant", "content": text}
+        return {"object": "chat.completion", **end}
+
+    def pieces(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The same answer as the chunks of a stream. Several are drawn by turns, token by token, so that they grow together."""
+        ids, sampling, seed = self._prepared(request)
+        stops = stop_token_ids(self._tokenizer)
+        tokens = stream_scored(self._policy.model, ids, stop_ids=stops, sampling=sampling, seed=seed, key=0)
+        drawn, logprob, shown = list[int](), 0.0, 0
+        while True:
+            with self._turn, self._policy.active():
+                new = next(tokens, None)
+            text = decode_completion(self._tokenizer, drawn := [*drawn, new[0]] if new else drawn)
+            logprob += new[1] if new else 0.0
+            ready = text.rstrip(_HALF) if new else text
+            if ready[shown:]:
+                yield {"model": self.model, "choices": [{"index": 0, "delta": {"content": ready[shown:]}}]}
+                shown = len(ready)
+            if new is None:
+                break
+        end = self._end(bool(drawn) and drawn[-1] in stops, logprob, len(ids), len(drawn))
+        end["choices"][0]["delta"] = {}
+        yield {"object": "chat.completion.chunk", **end}
+
+    def _prepared(self, request: Mapping[str, Any]) -> tuple[list[int], Sampling, int]:
+        """The prompt's tokens, how to draw, with what there is room for, and the seed."""
+        messages, sampling, seed = _read(request)
+        ids = encode_prompt(self._tokenizer, Prompt(content=messages))
+        try:
+            room = room_for(self._policy.model, ids, sampling.max_new_tokens)
+        except InputError as error:
+            raise TooLong(str(error)) from error
+        return ids, replace(sampling, max_new_tokens=room), seed
+
+    def _end(self, ended: bool, logprob: float, asked: int, answered: int) -> dict[str, Any]:
+        """What is said of a whole answer."""
+        choice: dict[str, Any] = {
             "index": 0,
-            "message": {"role": "assistant", "content": text},
-            "finish_reason": "stop" if drawn.ended else "length",
-            "logprob": sum(drawn.logprobs),
+            "finish_reason": "stop" if ended else "length",
+            "logprob": logprob,
         }
-        usage = {"prompt_tokens": len(ids), "completion_tokens": len(drawn.tokens)}
-        return {"object": "chat.completion", "model": self.model, "choices": [choice], "usage": usage}
+        usage = {"prompt_tokens": asked, "completion_tokens": answered}
+        return {"model": self.model, "choices": [choice], "usage": usage}
 
 
 class TooLong(InputError):
@@ -128,12 +167,27 @@ def make_server(answers: AnsweringPolicy, *, key: str = "", port: int = 0) -> Th
                 request = json.loads(self.rfile.read(int(length)))
                 if not isinstance(request, dict):
                     raise InputError("the body must be an object")
+                if request.get("stream"):
+                    pieces = answers.pieces(request)
+                    return self._stream(
+                        chain([next(pieces)], pieces)
+                    )  # what is refused is refused before the headers
                 return self._say(200, answers.answer(request))
             except TooLong as error:
                 told = {"code": "context_length_exceeded", "message": str(error)}
             except ValueError as error:  # not JSON, or an `InputError`
                 told = {"code": "invalid_request", "message": str(error)}
             return self._say(400, {"error": told})
+
+        def _stream(self, pieces: Iterator[object]) -> None:
+            """Server-sent events, until they end or nobody listens."""
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()  # HTTP/1.0: the answer ends with the connection
+            with suppress(BrokenPipeError, ConnectionResetError):
+                for piece in pieces:
+                    self.wfile.write(f"data: {json.dumps(piece)}\n\n".encode())
+                self.wfile.write(b"data: [DONE]\n\n")
 
         def _say(self, status: int, body: object) -> None:
             content = json.dumps(body).encode()

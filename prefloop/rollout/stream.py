@@ -25,6 +25,20 @@ def stream(
     `model` is a causal language model in evaluation mode whose attention takes an ordinary mask (loaded with `attention="padded"`).
     Raises `InputError`, before the first token, for a prompt that the model cannot read or has no room to answer.
     """
+    scored = stream_scored(model, prompt, stop_ids=stop_ids, sampling=sampling, seed=seed, key=key)
+    yield from (token for token, _ in scored)
+
+
+def stream_scored(
+    model: nn.Module,
+    prompt: Sequence[int],
+    *,
+    stop_ids: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+    key: int,
+) -> Iterator[tuple[int, float]]:
+    """`stream`, each token with its log-probability, as `sample` gives it."""
     check_prompts(model, [prompt], sampling.max_new_tokens)
     device = next(model.parameters()).device
     reads = decoder_reads(model, prompt)
@@ -50,6 +64,6 @@ def stream(
                 top_p=sampling.top_p,
             )
             token = int(new.tokens.item())
-        yield token
+        yield token, float(new.logprobs.item())
         if token in stop_ids:
             return

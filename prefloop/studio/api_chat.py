@@ -10,6 +10,7 @@ from prefloop.studio.accounts import Who
 from prefloop.studio.api import ERRORS, assignment_out, turns
 from prefloop.studio.bodies import AssignmentOut, Key, Strict, Text, Token, Turn
 from prefloop.studio.chat_work import ChatWork
+from prefloop.studio.render import to_html
 from prefloop.studio.security import limit, root_of, studio_of, worker
 from prefloop.studio.values import LONGEST_TEXT, Talk
 
@@ -35,6 +36,7 @@ class ChatOut(BaseModel):
     state: str
     messages: list[Turn] = Field(description="the conversation, without messages that got no answers")
     waiting: bool = Field(description="two answers are being written; ask again in a moment")
+    partial: list[Turn] = Field(description="these answers so far, in the order to show")
     problem: str = Field(description="why the last message got no answers")
     again: str = Field(description="a message that got no answers")
     assignment: AssignmentOut | None = Field(description="the two answers to the last message")
@@ -60,6 +62,7 @@ def _out(request: Request, talk: Talk) -> ChatOut:
         state=talk.state,
         messages=turns(Prompt(content=talk.messages), render) if talk.messages else [],
         waiting=talk.waiting,
+        partial=[Turn(role="assistant", html=to_html(text, render), source=text) for text in talk.partial],
         problem=talk.problem,
         again=talk.again,
         assignment=None if talk.assignment is None else assignment_out(talk.assignment, root_of(request)),
@@ -89,9 +92,15 @@ def say(
     who: Worker,
     work: Work,
 ) -> ChatOut:
-    """Say something. The two answers come later: ask for the conversation again. Sent again with the same Idempotency-Key it changes nothing."""
+    """Say something. The two answers come later: ask for the conversation again, and see them grow in `partial`. Sent again with the same Idempotency-Key it changes nothing."""
     limit(request, "answers", str(who.annotator))
     return _out(request, work.say(token, who.annotator, body.message, key=key))
+
+
+@router.post("/chats/{token}/stop")
+def stop(request: Request, token: Token, who: Worker, work: Work) -> ChatOut:
+    """Take the two answers as they are now. Nothing happens if none are being written."""
+    return _out(request, work.stop(token, who.annotator))
 
 
 @router.put("/chats/{token}/draft", status_code=204)

@@ -1,19 +1,48 @@
 """Getting the answers of a live chat: in threads of their own, so that a slow model delays only the person who asked it."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+from prefloop.data.store.database import Unavailable
 from prefloop.studio import chats
-from prefloop.studio.responders import NoAnswer, Responder, two_answers
+from prefloop.studio.responders import NoAnswer, Responder, Show, two_answers
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Talk
 
 THREADS = 32
 """Turns that wait for models at a time, in one process; more of them stand in line."""
+SHOWN_EVERY = 0.3
+"""Seconds between two looks that a page is given of answers that grow."""
 log = logging.getLogger(__name__)
+
+
+class _Written:
+    """Two answers that grow, each in a thread of its own. What is written now and then is both, in the order they will be shown."""
+
+    def __init__(self, order: Sequence[int], write: Callable[[Sequence[str]], bool]) -> None:
+        self._order, self._write = tuple(order), write
+        self._texts = ["", ""]
+        self._wanted = True
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def of(self, answer: int) -> Show:
+        """Where the first (0) or the second (1) of them is shown."""
+        place = self._order.index(answer)
+
+        def show(text: str) -> bool:
+            with self._lock:
+                self._texts[place] = text
+                if self._wanted and any(self._texts) and time.monotonic() >= self._next:
+                    self._wanted = self._write(self._texts)
+                    self._next = time.monotonic() + SHOWN_EVERY
+                return self._wanted
+
+        return show
 
 
 class ChatWork:
@@ -66,6 +95,12 @@ class ChatWork:
                 self._pool.submit(self._answer, turn)
         return talk
 
+    def stop(self, token: str, annotator: int) -> Talk:
+        """Take the answers that are being written as they are."""
+        with self._studio.write() as session:
+            chats.stop(session, token, annotator)
+        return self.look(token, annotator)
+
     def save_draft(self, token: str, annotator: int, message: str) -> None:
         """Keep a message that was begun."""
         with self._studio.write() as session:
@@ -74,15 +109,16 @@ class ChatWork:
     def _answer(self, turn: int) -> None:
         """Ask the models, with no transaction open, and write what they say, or why they do not."""
         studio = self._studio
+        order = [0, 1]
+        studio.random.shuffle(order)
         try:
             with studio.read() as session:
                 messages = chats.to_answer(session, turn)
-            candidates = two_answers(self._responders, messages)
+            written = _Written(order, lambda texts: self._progress(turn, texts))
+            candidates = two_answers(self._responders, messages, (written.of(0), written.of(1)))
             self._store(
                 lambda: studio.write_twice(
-                    lambda session: chats.answered(
-                        session, turn, candidates, now=studio.clock(), random=studio.random
-                    )
+                    lambda session: chats.answered(session, turn, candidates, order=order, now=studio.clock())
                 )
             )
         except NoAnswer as error:
@@ -91,6 +127,17 @@ class ChatWork:
         except Exception:
             log.exception("turn %d has no answers", turn)
             self._fail(turn, "something went wrong; send it again")
+
+    def _progress(self, turn: int, texts: Sequence[str]) -> bool:
+        """Let the page see the answers so far; whether they are still wanted."""
+        studio = self._studio
+        try:
+            with studio.write(durable=False) as session:
+                until = studio.clock() + self._patience
+                return chats.progress(session, turn, texts, until=until)
+        except Unavailable as error:
+            log.warning("%s", error)  # they are shown a moment later
+            return True
 
     def _fail(self, turn: int, problem: str) -> None:
         def work() -> None:
@@ -101,8 +148,6 @@ class ChatWork:
 
     def _store(self, work: Callable[[], object]) -> None:
         """Write; where the store is busy, again in a moment, since nobody is there to send it again."""
-        from prefloop.data.store.database import Unavailable
-
         for wait in (0.5, 2.0, 8.0):
             try:
                 work()

@@ -10,7 +10,6 @@ was drawn. Where both are bad, or the turn was skipped, neither does, and the me
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from random import Random
 from typing import Any, cast
 
 from sqlalchemy import select
@@ -107,6 +106,8 @@ def say(
         problem="",
         claimed_until=now + patience,
         assignment_id=None,
+        partial=[],
+        stopping=False,
         created_at=now,
     )
     session.add(turn)
@@ -137,15 +138,27 @@ def to_answer(session: Session, turn: int) -> tuple[Message, ...]:
     return (*_history(session, _turns(session, row.chat_id)[: row.position]), _by_user(row.message))
 
 
+def progress(session: Session, turn: int, texts: Sequence[str], *, until: datetime) -> bool:
+    """Write down the answers so far, in the order they will be shown; whether they are still wanted. `until`: the claim of who writes them."""
+    row = session.get_one(_Turn, turn)
+    if row.state != "waiting":
+        return False  # another process has answered it
+    row.partial, row.claimed_until = list(texts), until
+    return not row.stopping
+
+
+def stop(session: Session, token: str, annotator: int) -> None:
+    """Take the answers as they are. Nothing if none are being written."""
+    turns = _turns(session, _owned(session, token, annotator, lock=True).id)
+    if turns and turns[-1].state == "waiting":
+        turns[-1].stopping = True
+
+
 def answered(
-    session: Session,
-    turn: int,
-    candidates: Sequence[Candidate],
-    *,
-    now: datetime,
-    random: Random | secrets.SystemRandom,
+    session: Session, turn: int, candidates: Sequence[Candidate], *, order: Sequence[int], now: datetime
 ) -> None:
-    """Make an item of two answers and put it in front of the annotator. Nothing if the turn has its answers already, or has failed."""
+    """Make an item of two answers and put it in front of the annotator, in this order. Nothing if the turn has its answers already, or has
+    failed."""
     chat_id = session.get_one(_Turn, turn).chat_id
     chat = session.scalars(select(_Chat).where(_Chat.id == chat_id).with_for_update()).one()
     row = session.scalars(
@@ -173,14 +186,14 @@ def answered(
     )
     session.add(task)
     session.flush()
-    order = list(range(len(ids)))
-    random.shuffle(order)
+    shown = models.ItemCompletionRow
+    slots = dict(session.execute(select(shown.completion_id, shown.slot).where(shown.item_id == item)).all())
     assignment = _Assignment(
         token=secrets.token_urlsafe(16),
         task_id=task.id,
         annotator_id=chat.annotator_id,
         state="leased",
-        order_shown=order,
+        order_shown=[slots[ids[place]] for place in order],
         leased_at=now,
         expires_at=now + timedelta(seconds=project.settings.lease_seconds),
         finished_at=None,
@@ -189,14 +202,14 @@ def answered(
     )
     session.add(assignment)
     session.flush()
-    row.state, row.assignment_id = "asked", assignment.id
+    row.state, row.assignment_id, row.partial = "asked", assignment.id, []
 
 
 def failed(session: Session, turn: int, problem: str) -> None:
     """Write down why a turn has no answers, for the annotator to read."""
     row = session.scalars(select(_Turn).where(_Turn.id == turn).with_for_update()).one()
     if row.state == "waiting":
-        row.state, row.problem = "failed", problem
+        row.state, row.problem, row.partial = "failed", problem, []
 
 
 def save_draft(session: Session, token: str, annotator: int, message: str) -> None:
@@ -226,6 +239,7 @@ def shown(session: Session, token: str, annotator: int) -> Talk:
         state=cast(Any, chat.state),
         messages=tuple(messages),
         waiting=last is not None and last.state == "waiting",
+        partial=tuple(last.partial) if last is not None else (),
         problem=last.problem if last is not None else "",
         again=again,
         assignment=assignment,

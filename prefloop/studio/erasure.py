@@ -303,7 +303,7 @@ def _blank(session: Session, annotator: int) -> dict[str, int]:
         "notes": update(_Note).where(_of_notes(annotator), _Note.text != "").values(text=""),
         "messages of chats": update(_Turn)
         .where(_Turn.chat_id.in_(chats), _Turn.message != "")
-        .values(message=""),
+        .values(message="", partial=[]),
         "drafts of messages": update(_Chat)
         .where(_Chat.annotator_id == annotator, _Chat.draft != "")
         .values(draft=""),

@@ -5,7 +5,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,15 @@ KEY_VARIABLE = "PREFLOOP_CHAT_KEY"
 """Environment variable with the key of our own model process."""
 _SERVER = "prefloop.rollout.chat_server"
 _TOO_LONG = ("context_length", "maximum context", "too long")
+
+
+Show = Callable[[str], bool]
+"""Is given an answer as it grows, and says whether to go on."""
+
+
+def unseen(text: str) -> bool:
+    """The `Show` of those whom nobody watches."""
+    return True
 
 
 class NoAnswer(Exception):
@@ -46,8 +55,8 @@ class Candidate:
 class Responder(Protocol):
     """Something that answers messages. Called from several threads at once."""
 
-    def reply(self, messages: Sequence[Message], *, seed: int) -> Candidate:
-        """Answer the last message. Raises `NoAnswer` if there is none."""
+    def reply(self, messages: Sequence[Message], *, seed: int, show: Show) -> Candidate:
+        """Answer the last message, shown as it grows. Raises `NoAnswer` if there is none."""
         ...
 
 
@@ -77,10 +86,12 @@ class EndpointResponder:
             form=RequestForm(temperature=answers.temperature, logprobs=False),
         )
 
-    def reply(self, messages: Sequence[Message], *, seed: int) -> Candidate:
-        """Answer the last message."""
+    def reply(self, messages: Sequence[Message], *, seed: int, show: Show) -> Candidate:
+        """Answer the last message, shown as it grows."""
         try:
-            reply = self._endpoint.complete(messages, max_tokens=self._answers.max_new_tokens, seed=seed)
+            reply = self._endpoint.stream(
+                messages, max_tokens=self._answers.max_new_tokens, seed=seed, show=show
+            )
         except CallFailed as error:
             raise NoAnswer("the model does not answer; send it again in a moment") from error
         except InputError as error:
@@ -109,20 +120,33 @@ def _drawn(responders: Sequence[Responder]) -> tuple[Responder, Responder]:
     return first, second
 
 
-def two_answers(responders: Sequence[Responder], messages: Sequence[Message]) -> tuple[Candidate, Candidate]:
-    """Two different answers: of two models that are drawn, one each; of one model by two seeds. Raises `NoAnswer`."""
-    first, second = _drawn(responders)
-    texts = {""}
+def two_answers(
+    responders: Sequence[Responder], messages: Sequence[Message], shows: tuple[Show, Show] = (unseen, unseen)
+) -> tuple[Candidate, Candidate]:
+    """Two different answers: of two models that are drawn, one each; of one model by two seeds. Each is shown as it grows. Raises `NoAnswer`."""
+    drawn = _drawn(responders)
+    texts, stopped = {""}, [False]
+
+    def watched(show: Show) -> Show:
+        def one(text: str) -> bool:
+            on = show(text)
+            stopped[0] |= not on
+            return on
+
+        return one
+
     with ThreadPoolExecutor(2) as pool:
         for _ in range(DRAWS):
-            drawn = [
-                pool.submit(answer.reply, messages, seed=secrets.randbelow(2**31))
-                for answer in (first, second)
+            asked = [
+                pool.submit(answer.reply, messages, seed=secrets.randbelow(2**31), show=watched(show))
+                for answer, show in zip(drawn, shows, strict=True)
             ]
-            a, b = (answer.result() for answer in drawn)
+            a, b = (answer.result() for answer in asked)
             texts = {a.text.strip(), b.text.strip()}
             if all(texts) and len(texts) == 2:
                 return a, b
+            if stopped[0]:
+                raise NoAnswer("they were stopped before there were two different ones; send it again")
     if not all(texts):
         raise NoAnswer("the model gave an empty answer; say it differently")
     raise NoAnswer("the model said the same twice, so there is nothing to compare; say it differently")

@@ -294,6 +294,8 @@ class Talk:
     """What was said so far. Messages whose answers were both bad, or skipped, are left out, as the models do not see them again."""
     waiting: bool
     """Whether two answers to the last message are being written."""
+    partial: tuple[str, ...]
+    """These answers so far, in the order they will be shown; empty before and after."""
     problem: str
     """Why the last message got no answers; empty if it did."""
     again: str

@@ -6,7 +6,7 @@ import torch
 from prefloop.configs.common import Sampling
 from prefloop.errors import InputError
 from prefloop.rollout import sample
-from prefloop.rollout.stream import stream
+from prefloop.rollout.stream import stream, stream_scored
 from tests.models.tiny import PACKABLE, make
 
 PROMPT = [1, 5, 9, 4]
@@ -22,6 +22,9 @@ def test_stream_is_the_first_sample_of_the_same_key(name: str, sampling: Samplin
     [[whole]] = sample(model, [PROMPT], k=1, stop_ids=stops, sampling=sampling, seed=3, row_keys=[11])
     tokens = list(stream(model, PROMPT, stop_ids=stops, sampling=sampling, seed=3, key=11))
     assert tokens == whole.tokens
+    scored = list(stream_scored(model, PROMPT, stop_ids=stops, sampling=sampling, seed=3, key=11))
+    assert [token for token, _ in scored] == whole.tokens
+    assert [logprob for _, logprob in scored] == pytest.approx(whole.logprobs, abs=1e-5)
     assert torch.is_inference_mode_enabled() is False
 
 

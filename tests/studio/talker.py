@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import count
 
 from prefloop.records import Message
-from prefloop.studio.responders import Candidate
+from prefloop.studio.responders import Candidate, Show
 
 _MANNERS = (
     "Of course. {about} First look at it from the side, then turn the screw marked H a quarter of a turn, and try again; tell me what you see.",
@@ -18,7 +18,7 @@ class Talker:
     def __init__(self) -> None:
         self._numbers = count()
 
-    def reply(self, messages: Sequence[Message], *, seed: int) -> Candidate:
+    def reply(self, messages: Sequence[Message], *, seed: int, show: Show) -> Candidate:
         """Answer in one of two manners, in turn."""
         number = next(self._numbers)
         about = "That can be put right." if len(messages) > 2 else "I am glad to help."

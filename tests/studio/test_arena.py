@@ -11,7 +11,7 @@ from prefloop.errors import InputError
 from prefloop.records import Message, Prompt
 from prefloop.studio.arena import CATEGORIES, board_of
 from prefloop.studio.chat_work import ChatWork
-from prefloop.studio.responders import Candidate, two_answers
+from prefloop.studio.responders import Candidate, Show, two_answers
 from prefloop.studio.service import Studio
 from prefloop.studio.values import ProjectSettings
 from tests.studio.live import new_page, served, sign_in, why_no_browser
@@ -25,7 +25,7 @@ class Named:
         self.name = name
         self.times = 0
 
-    def reply(self, messages: Sequence[Message], *, seed: int) -> Candidate:
+    def reply(self, messages: Sequence[Message], *, seed: int, show: Show) -> Candidate:
         """Its words, and how often it was asked."""
         self.times += 1
         return Candidate(

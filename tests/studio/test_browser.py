@@ -1,5 +1,8 @@
 """The pages in a real browser: labelled by keyboard alone, blind, offline, and deaf to what models write."""
 
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from prefloop.data.store import Store
 from prefloop.records import Message, Prompt
 from prefloop.studio import accounts, adjudicate, invitations
 from prefloop.studio.chat_work import ChatWork
+from prefloop.studio.responders import Candidate, Show
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectSettings
 from tests.studio.films import write_films
@@ -372,4 +376,46 @@ def test_an_item_is_decided_by_keyboard_alone(studio: Studio, browser: Any) -> N
             page.keyboard.press("Enter")
         page.wait_for_selector("text=Nothing to decide")
         assert adjudicate.decided(studio, project) == 6
+        assert watch.wrong == []
+
+
+class Slow(Talker):
+    """Writes a word a moment until it is stopped."""
+
+    def reply(self, messages: Sequence[Message], *, seed: int, show: Show) -> Candidate:
+        whole = super().reply(messages, seed=seed, show=show)
+        words = whole.text.split()
+        for count in range(1, 1000):
+            text = " ".join((words * count)[:count])
+            if not show(text):
+                return replace(whole, text=text, ended=False)
+            time.sleep(0.05)
+        return whole
+
+
+def test_answers_grow_on_the_page_and_are_stopped(studio: Studio, browser: Any) -> None:
+    project = studio.create_project(ProjectSettings(name="talk", kind="chat")).id
+    with served(studio, chat=ChatWork(studio, [Slow()])) as base:
+        page, watch = new_page(browser, base)
+        sign_in(page, studio, base, "ann")
+        page.goto(f"{base}/label/{project}")
+        page.wait_for_selector("#composer:not([hidden])")
+        page.keyboard.type("Hello")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelectorAll('#partial .text').length === 2")
+        early = page.locator("#partial .text").all_text_contents()
+        page.wait_for_function(
+            "early => [...document.querySelectorAll('#partial .text')].every((text, n) => text.textContent.length > early[n].length + 20)",
+            arg=early,
+        )
+        page.click("#stop")
+        page.wait_for_selector(".response")
+        shown = page.locator(".response .text").all_text_contents()
+        assert all(text.startswith(begun) for text, begun in zip(shown, early, strict=True))
+        assert page.is_hidden("#stop")
+        assert page.is_hidden("#partial")
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#composer:not([hidden])")
+        assert page.locator("#said .text").all_text_contents() == ["Hello", shown[0]]
         assert watch.wrong == []

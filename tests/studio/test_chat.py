@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from prefloop.studio.responders import (
     EndpointResponder,
     NoAnswer,
     Served,
+    Show,
     two_answers,
 )
 from prefloop.studio.service import Studio
@@ -38,9 +40,10 @@ class Model:
         self.name, self.seen = name, list[tuple[Message, ...]]()
         self.say = say or (lambda asked, seed: f"{asked}? {seed}")
 
-    def reply(self, messages: Sequence[Message], *, seed: int) -> Candidate:
+    def reply(self, messages: Sequence[Message], *, seed: int, show: Show) -> Candidate:
         self.seen.append(tuple(messages))
         text = self.say(messages[-1].content, seed)
+        show(text)
         return Candidate(
             text=text,
             policy=self.name,
@@ -290,7 +293,7 @@ def test_a_turn_whose_process_died_is_taken_up_again_once(
     before = studio.store.counts()
     candidates = two_answers([Model("late")], [Message(role="user", content="hello")])
     with studio.write() as session:
-        chats.answered(session, turn, candidates, now=clock(), random=studio.random)
+        chats.answered(session, turn, candidates, order=(0, 1), now=clock())
         chats.failed(session, turn, "too late")
     assert studio.store.counts() == before
 
@@ -334,7 +337,177 @@ def test_items_do_not_go_into_a_chat(studio: Studio, project: int) -> None:
         studio.add_tasks(project, studio.store.add_pairs().ids)
 
 
+# Answers that grow
+
+
+class Typist:
+    """Types a word each time it is let; the words name the seed."""
+
+    def __init__(self, words: int = 5) -> None:
+        self.words = words
+        self.turns = [threading.Semaphore(0) for _ in range(2)]
+        self.typed = [threading.Semaphore(0) for _ in range(2)]
+        self._numbers = count()
+
+    def type(self, words: int) -> None:
+        """Let both answers grow by so many words, and wait until they have."""
+        for _ in range(words):
+            for turn in self.turns:
+                turn.release()
+            for typed in self.typed:
+                assert typed.acquire(timeout=20)
+
+    def reply(self, messages: Sequence[Message], *, seed: int, show: Show) -> Candidate:
+        mine = next(self._numbers)
+        text, on, number = "", True, 0
+        while on and number < self.words:
+            assert self.turns[mine].acquire(timeout=20)
+            text = f"{text} word{number}-{seed}".strip()
+            number += 1
+            on = show(text)
+            self.typed[mine].release()
+        return Candidate(
+            text=text,
+            policy="typist",
+            weights_sha256="",
+            seed=seed,
+            temperature=0.9,
+            tokens=number,
+            ended=number == self.words,
+            logprob=-1.0,
+        )
+
+
+@pytest.fixture
+def typing(
+    studio: Studio, project: int, ann: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[ChatWork, Typist, str]:
+    """A conversation whose first message is being answered, word by word."""
+    monkeypatch.setattr("prefloop.studio.chat_work.SHOWN_EVERY", 0.0)
+    model = Typist()
+    work = ChatWork(studio, [model])
+    token = work.open(project, ann, new=False).token
+    work.say(token, ann, "hello", key="message-1")
+    return work, model, token
+
+
+def test_answers_are_seen_to_grow_in_the_order_they_are_then_shown(
+    typing: tuple[ChatWork, Typist, str], ann: int
+) -> None:
+    work, model, token = typing
+    model.type(1)
+    early = work.look(token, ann)
+    assert early.waiting
+    assert all(text.startswith("word0-") for text in early.partial)
+    model.type(1)
+    later = work.look(token, ann)
+    assert [text.split()[0] for text in later.partial] == list(early.partial)
+    model.type(3)
+    whole = settled(work, token, ann)
+    assert whole.partial == ()
+    assert whole.assignment is not None
+    assert [text.split()[0] for text in whole.assignment.completions] == list(early.partial)
+    assert {len(text.split()) for text in whole.assignment.completions} == {5}
+
+
+def test_stopping_takes_the_answers_as_they_are(
+    typing: tuple[ChatWork, Typist, str], ann: int, studio: Studio
+) -> None:
+    work, model, token = typing
+    model.type(2)
+    with pytest.raises(NotFound):
+        work.stop(token, studio.store.add_annotator("ben"))
+    assert work.stop(token, ann).waiting
+    model.type(1)  # the next word is the last
+    stopped = settled(work, token, ann)
+    assert stopped.assignment is not None
+    assert all(2 <= len(text.split()) <= 3 for text in stopped.assignment.completions)
+    with studio.read() as session:
+        rows = session.execute(
+            select(models.CompletionRow.ended, models.CompletionRow.tokens).where(
+                models.CompletionRow.text.startswith("word0-")
+            )
+        ).all()
+    assert [ended for ended, _ in rows] == [False, False]
+    assert work.stop(token, ann).assignment is not None  # nothing is being written: nothing happens
+
+
+def test_stopping_before_there_are_two_answers_is_told(
+    studio: Studio, project: int, ann: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefloop.studio.chat_work.SHOWN_EVERY", 0.0)
+    started, held = threading.Event(), threading.Event()
+
+    class Mute(Model):
+        def reply(self, messages: Sequence[Message], *, seed: int, show: Show) -> Candidate:
+            started.set()
+            assert held.wait(20)
+            show("same")
+            return super().reply(messages, seed=seed, show=show)
+
+    work = ChatWork(studio, [Mute(say=lambda asked, seed: "same")])
+    token = work.open(project, ann, new=False).token
+    work.say(token, ann, "hello", key="message-1")
+    assert started.wait(20)
+    work.stop(token, ann)
+    held.set()
+    told = settled(work, token, ann)
+    assert "stopped before there were two different ones" in told.problem
+    assert told.again == "hello"
+
+
 # Models behind an address
+
+
+def events(*pieces: str, end: str = "stop", done: bool = True) -> tuple[int, bytes, dict[str, str]]:
+    """A stream of chunks, as servers send it."""
+    chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {"role": "assistant"}}]}]
+    chunks += [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
+    if end:
+        chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": end}]})
+        chunks.append({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+    lines = [": a comment", *(f"data: {json.dumps(chunk)}\n" for chunk in chunks)]
+    content = "\n".join([*lines, *(["data: [DONE]\n"] if done else [])]) + "\n"
+    return 200, content.encode(), {"content-type": "text/event-stream", "content-length": str(len(content))}
+
+
+@pytest.mark.parametrize(
+    ("stream", "text", "ended", "tokens"),
+    [
+        (events("Good ", "day", "."), "Good day.", True, 3),
+        (events("Good ", "day", end="length"), "Good day", False, 3),
+        (events("Good", done=False), "Good", True, 3),
+        (answer("whole"), "whole", True, 2),  # a server that does not stream
+    ],
+)
+def test_a_stream_is_read_and_shown_as_it_grows(stream: Any, text: str, ended: bool, tokens: int) -> None:
+    seen = list[str]()
+    with serving() as server:
+        server.judge = lambda request: stream
+        responder = EndpointResponder(Served(base_url=server.url, model="m", policy="m"), ChatAnswers())
+        reply = responder.reply(
+            [Message(role="user", content="hello")], seed=1, show=lambda so_far: seen.append(so_far) is None
+        )
+    assert (reply.text, reply.ended, reply.tokens) == (text, ended, tokens)
+    assert seen[0] == ""
+    assert text == "whole" or seen[-1] == text
+    assert server.requests[0]["stream"] is True
+
+
+def test_a_stream_that_breaks_off_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefloop.feedback.judges.endpoint.wait_before", lambda *_, **__: 0.0)
+    seen = list[str]()
+    with serving() as server:
+        server.faults = [events("Go", end="", done=False)]
+        server.judge = lambda request: events("Good ", "day.")
+        responder = EndpointResponder(Served(base_url=server.url, model="m", policy="m"), ChatAnswers())
+        reply = responder.reply(
+            [Message(role="user", content="hello")], seed=1, show=lambda so_far: seen.append(so_far) is None
+        )
+    assert reply.text == "Good day."
+    assert len(server.requests) == 2
+    assert seen.index("Go") < seen.index("Good day.")
+    assert seen.count("") >= 2
 
 
 def test_an_address_is_asked_for_two_answers_with_their_own_seeds() -> None:

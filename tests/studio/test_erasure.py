@@ -20,7 +20,7 @@ from prefloop.records import Message
 from prefloop.studio import accounts, erasure
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.questions import Question, QuestionAnswer, Span
-from prefloop.studio.responders import Candidate
+from prefloop.studio.responders import Candidate, Show
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, NotFound, ProjectSettings
 from tests.studio.test_chat import settled
@@ -46,7 +46,7 @@ QUESTIONS = (
 class Model:
     """Answers with the question and the seed."""
 
-    def reply(self, messages: Sequence[Message], *, seed: int) -> Candidate:
+    def reply(self, messages: Sequence[Message], *, seed: int, show: Show) -> Candidate:
         return Candidate(
             text=f"You wrote: {messages[-1].content} {seed}",
             policy="model",

@@ -307,6 +307,10 @@ class ChatTurnRow(Base):
     claimed_until: Mapped[datetime]
     """Until then somebody is waiting for the models; later another process may ask them again."""
     assignment_id: Mapped[int | None] = mapped_column(ForeignKey("assignment.id"), index=True)
+    partial: Mapped[Any]
+    """While it waits: the two answers so far, in the order they will be shown; empty before and after."""
+    stopping: Mapped[bool]
+    """Whether the annotator wants the answers as they are now."""
     created_at: Mapped[datetime]
 
 

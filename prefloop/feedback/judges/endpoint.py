@@ -4,10 +4,11 @@ Tried again: timeouts, broken connections, 408, 409, 429, 5xx, and answers that 
 tried again: other 4xx, which another attempt would not change (a wrong key, an unknown model).
 """
 
+import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -139,6 +140,44 @@ class Endpoint:
 
     def complete(self, messages: Sequence[Message], *, max_tokens: int, seed: int | None = None) -> Reply:
         """One answer, with as many attempts as it takes and the limits allow. `seed` is sent where it is given."""
+        body = self._body(messages, max_tokens, seed)
+        return self._until_answered(
+            lambda: _read(self._accepted(self._client.post(self._address, json=body)))
+        )
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        seed: int | None = None,
+        show: Callable[[str], bool],
+    ) -> Reply:
+        """The same, told piece by piece: `show` is given the whole text so far, and says whether to go on. A new attempt begins with an empty one.
+
+        An answer that was stopped has not `ended`. A server that does not stream answers whole.
+        """
+        body = self._body(messages, max_tokens, seed)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+
+        def attempt() -> Reply:
+            show("")
+            with self._client.stream("POST", self._address, json=body) as response:
+                if response.status_code != 200 or "event-stream" not in response.headers.get(
+                    "content-type", ""
+                ):
+                    response.read()
+                    return _read(self._accepted(response))
+                return _read_pieces(response.iter_lines(), show)
+
+        return self._until_answered(attempt)
+
+    @property
+    def _address(self) -> str:
+        return f"{self.base_url}/chat/completions"
+
+    def _body(self, messages: Sequence[Message], max_tokens: int, seed: int | None) -> dict[str, Any]:
+        """What is sent."""
         form = self._form
         body: dict[str, Any] = {
             "model": self.model,
@@ -153,43 +192,49 @@ class Endpoint:
         body |= form.fields
         if body.get("logprobs", "") is None:
             body.pop("top_logprobs", None)
-        body = {name: value for name, value in body.items() if value is not None}
+        return {name: value for name, value in body.items() if value is not None}
+
+    def _accepted(self, response: httpx.Response) -> httpx.Response:
+        """A response of status 200. Raises `_Refused` for another."""
+        if response.status_code != 200:
+            raise _Refused(response)
+        return response
+
+    def _until_answered(self, attempt: Callable[[], Reply]) -> Reply:
+        """What an attempt gives, of as many as it takes and the limits allow."""
         reason = ""
-        for attempt in range(self.limits.attempts):
-            if attempt:
+        for number in range(self.limits.attempts):
+            if number:
                 with self._lock:
                     self.spent.retries += 1
             self._begin()
             asked = 0.0
             try:
-                response = self._client.post(f"{self.base_url}/chat/completions", json=body)
+                reply = attempt()
             except httpx.TransportError as error:
                 reason = describe_error(error)
                 self._failed(type(error).__name__)
+            except _Refused as error:
+                response = error.response
+                reason = describe_answer(response)
+                self._failed(f"HTTP {response.status_code}")
+                if is_final(response.status_code):
+                    raise InputError(
+                        f"{without_passwords(self.base_url)} refused model {self.model!r} with {reason}; correct base_url, model or key"
+                    ) from None
+                asked = retry_after(response)
+            except NoText as error:
+                reason = str(error)
+                self._failed("answer without text")
+                self._count(error.prompt_tokens, error.completion_tokens)
+            except ValueError as error:
+                reason = f"an answer that does not follow the protocol ({error})"
+                self._failed("malformed answer")
             else:
-                if response.status_code == 200:
-                    try:
-                        reply = _read(response)
-                    except NoText as error:
-                        reason = str(error)
-                        self._failed("answer without text")
-                        self._count(error.prompt_tokens, error.completion_tokens)
-                    except ValueError as error:
-                        reason = f"an answer that does not follow the protocol ({error})"
-                        self._failed("malformed answer")
-                    else:
-                        self._count(reply.prompt_tokens, reply.completion_tokens)
-                        return reply
-                else:
-                    reason = describe_answer(response)
-                    self._failed(f"HTTP {response.status_code}")
-                    if is_final(response.status_code):
-                        raise InputError(
-                            f"{without_passwords(self.base_url)} refused model {self.model!r} with {reason}; correct base_url, model or key"
-                        )
-                    asked = retry_after(response)
-            if attempt + 1 < self.limits.attempts:
-                self._sleep(wait_before(attempt + 1, first=self.limits.first_wait, asked=asked))
+                self._count(reply.prompt_tokens, reply.completion_tokens)
+                return reply
+            if number + 1 < self.limits.attempts:
+                self._sleep(wait_before(number + 1, first=self.limits.first_wait, asked=asked))
         raise CallFailed(f"{self.limits.attempts} attempts failed, the last one with {reason}")
 
     def _begin(self) -> None:
@@ -221,6 +266,14 @@ class Endpoint:
             self.spent.prompt_tokens += prompt
             self.spent.completion_tokens += completion
             self.spent.cost += (prompt * limits.price_in + completion * limits.price_out) / 1e6
+
+
+class _Refused(Exception):
+    """A response of another status than 200."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
 
 
 class NoText(ValueError):
@@ -302,5 +355,43 @@ def _read(response: httpx.Response) -> Reply:
         prompt_tokens=tokens[0],
         completion_tokens=tokens[1],
         ended=ended,
+        logprob=logprob,
+    )
+
+
+def _read_pieces(lines: Iterable[str], show: Callable[[str], bool]) -> Reply:
+    """The answer in server-sent events, shown as it grows. Raises `ValueError` for one that is cut off or of another form."""
+    text, pieces, finish, logprob = "", 0, "", 0.0
+    usage: Mapping[str, Any] = {}
+    for line in lines:
+        if not line.startswith("data:"):
+            continue  # a comment, or the empty line after an event
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            break
+        try:
+            event = json.loads(data)
+            usage = event.get("usage") or usage
+            for choice in event["choices"]:
+                finish = choice.get("finish_reason") or finish
+                logprob = float(choice.get("logprob") or logprob)
+                piece = choice["delta"].get("content") or ""
+                text, pieces = text + piece, pieces + bool(piece)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        if not show(text):
+            finish = "length"
+            break
+    if not finish:
+        raise ValueError("it was cut off")
+    tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or pieces)
+    if not text:
+        raise NoText(finish, *tokens)
+    return Reply(
+        text=text,
+        first_token={},
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
+        ended=finish != "length",
         logprob=logprob,
     )

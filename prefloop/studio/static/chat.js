@@ -15,8 +15,10 @@ export class Talk {
     this.then = null;      // { message, now } to send again, now or once it is edited
     this.letter = null;    // { message, key } that may not have arrived
     this.timer = 0;
+    this.stopping = false; // whether the answers being written are to be taken as they are
     this.field = find("message");
     find("composer").addEventListener("submit", (event) => { event.preventDefault(); this.send(); });
+    find("stop").addEventListener("click", () => this.stop());
     find("new-chat").addEventListener("click", () => this.begin());
     this.field.addEventListener("input", () => this.keep());
     this.field.addEventListener("keydown", (event) => {
@@ -68,9 +70,10 @@ export class Talk {
     this.find("composer").hidden = false;
     this.field.disabled = chat.waiting;
     this.find("send").disabled = chat.waiting;
+    this.grow(chat);
     if (chat.waiting) {
-      this.state("Two answers are being written…");
-      this.wait = Math.min((this.wait || SOON) * 1.2, LATER);
+      this.state(this.stopping ? "Stopping…" : "Two answers are being written…");
+      this.wait = chat.partial.length ? SOON : Math.min((this.wait || SOON) * 1.2, LATER);
       this.again(this.wait);
       return;
     }
@@ -90,6 +93,30 @@ export class Talk {
     this.find("composer").scrollIntoView({ block: "nearest" });
   }
 
+  // Answers while they are written, side by side as they will be shown.
+  grow(chat) {
+    const box = this.find("partial");
+    if (!chat.waiting) this.stopping = false;
+    this.find("stop").hidden = !chat.waiting || this.stopping;
+    box.hidden = !chat.partial.length;
+    box.replaceChildren(...chat.partial.map(({ html, source }, place) =>
+      make("div", { class: "card" }, make("p", { class: "kind" }, `Response ${place + 1}`), this.text(html, source))));
+  }
+
+  async stop() {
+    this.stopping = true;
+    this.find("stop").hidden = true;
+    this.state("Stopping…");
+    this.field.focus();
+    try {
+      await send("POST", `/api/v1/chats/${this.token}/stop`, undefined, this.about.csrf);
+    } catch (error) {
+      this.stopping = false;
+      this.find("stop").hidden = false;
+      if (error.status === 401 || error.status === 403) this.ended(error.status); else this.say(error.message);
+    }
+  }
+
   paint() {
     this.find("said").replaceChildren(...this.messages.map((turn) =>
       make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, turn.role === "user" ? "You" : "Answer"), this.text(turn.html, turn.source))));
@@ -100,6 +127,7 @@ export class Talk {
   hide() {
     clearTimeout(this.timer);
     this.wait = 0;
+    this.stopping = false;
     this.find("talk").hidden = this.find("composer").hidden = true;
   }
 
