@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -44,6 +46,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+@cache
 def _processor() -> str:
     path = Path("/proc/cpuinfo")
     if path.is_file():

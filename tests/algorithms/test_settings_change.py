@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import jaxtyping
 import pytest
 
 from prefloop.errors import InputError
+from prefloop.loop.provenance import RunRecord
+from prefloop.models import load
 from tests.algorithms.settings_table import TABLE, UNSEEN, changed, filled, first, make_files, setting_paths
 from tests.algorithms.small import metrics_of, train, weights_of
 
@@ -75,9 +78,26 @@ def left_by(with_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return run
 
 
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Any]:
+    """Models as they were read, by what was asked for: five folders, which five hundred runs begin from."""
+    return {}
+
+
 @pytest.fixture(autouse=True)
-def without_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """For the disk, and for the shapes of tensors, which every other test of the stages checks."""
+def only_what_is_compared(loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No waiting for the disk, no entry in the store, no model read twice, and no check of tensors' shapes: every other test of the stages has them."""
+    real = load._from_pretrained
+
+    def copied(auto: Any, name: str, compute: Any, **kwargs: Any) -> Any:
+        key = repr((auto, name, compute, kwargs))
+        if key not in loaded:
+            loaded[key] = real(auto, name, compute, **kwargs)
+        return deepcopy(loaded[key])
+
+    monkeypatch.setattr(load, "_from_pretrained", copied)
+    monkeypatch.setattr(RunRecord, "begin", lambda *args, **kwargs: None)
+    monkeypatch.setattr(RunRecord, "finish", lambda *args, **kwargs: None)
     monkeypatch.setattr("prefloop.runtime.files.os.fsync", lambda *args: None)
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
