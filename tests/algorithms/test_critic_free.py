@@ -39,7 +39,7 @@ def tiny_settings(
     return replace(config, **changes)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@tiny.seeds(1, 2, 3)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.STAGE)
 def test_score_rises(method: type[CriticFreeConfig], seed: int, project: Path, tmp_path: Path):
     """From about 1 of 5 (13 of 300 tokens are small letters alone) to about twice that, for each of three seeds."""

@@ -30,6 +30,7 @@ from prefloop.records import Message, Prompt
 from prefloop.runtime import World
 from prefloop.text import encode_prompt, load_tokenizer
 from prefloop.text.groups import Group
+from tests.algorithms import tiny
 from tests.algorithms.small import train, write
 from tests.algorithms.tiny import CPU, FAST, WORDS, logged
 from tests.tiny_project import make_model
@@ -175,7 +176,7 @@ def share_of_yes(model: Path, context: str = "") -> float:
         return policy(pack(groups)).sum(dim=1).exp().mean(dim=0).item()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@tiny.seeds(1, 2, 3)
 @pytest.mark.parametrize(("by", "direction"), [("teacher", "forward"), ("policy", "reverse")])
 def test_it_answers_without_the_context_as_with_it(
     by: Any, direction: Any, seed: int, listening: Path, tmp_path: Path

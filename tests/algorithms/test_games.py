@@ -55,7 +55,7 @@ def letters_of(rows: list[dict[str, Any]], out: Path) -> tuple[float, float]:
     return means[0], means[1]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@tiny.seeds(1, 2, 3)
 def test_nash_md_learns_from_scores(seed: int, project: Path, tmp_path: Path):
     run = RunSettings(out=str(tmp_path / "run"), seed=seed)
     rows = logged(
@@ -78,7 +78,7 @@ def test_several_scorers_tell_how_much_they_disagree(stage: Any, project: Path, 
     assert "disagreement" not in alone
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@tiny.seeds(1, 2, 3)
 def test_nash_md_learns_from_a_preference(seed: int, project: Path, tmp_path: Path):
     run = RunSettings(out=str(tmp_path / "run"), seed=seed)
     config = NashMDConfig(
@@ -98,7 +98,7 @@ def test_nash_md_learns_from_a_preference(seed: int, project: Path, tmp_path: Pa
     assert "score" not in rows[0]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@tiny.seeds(1, 2, 3)
 @pytest.mark.parametrize("keep", ["all", "extremes"])
 def test_sppo_learns(keep: Any, seed: int, project: Path, tmp_path: Path):
     run = RunSettings(out=str(tmp_path / "run"), seed=seed)

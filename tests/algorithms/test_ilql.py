@@ -20,6 +20,7 @@ from prefloop.errors import InputError
 from prefloop.models.load import load_policy
 from prefloop.models.q_heads import FOLDER, load_q_heads
 from prefloop.records import Completion
+from tests.algorithms import tiny
 from tests.algorithms.small import weights_of, write
 from tests.algorithms.tiny import CPU, WORDS, logged, prompts
 
@@ -79,7 +80,7 @@ def letters(completions: Sequence[Completion]) -> float:
     return sum(one.text.count("a") for one in completions) / len(completions)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@tiny.seeds(1, 2, 3)
 def test_it_learns_and_more_beta_is_better(seed: int, project: Path, tmp_path: Path):
     """The data has one a of two on average; by Q nearly all are found, though the policy was trained on good and bad alike."""
     rows = logged(config(project, tmp_path, run=RunSettings(out=str(tmp_path / "run"), seed=seed)))

@@ -33,7 +33,7 @@ def test_with_all_tokens_allowed_it_is_ppo_to_the_bit(project: Path, tmp_path: P
     assert_same(tmp_path / "nlpo", tmp_path / "ppo")
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@tiny.seeds(1, 2, 3)
 @pytest.mark.parametrize("top_p", [0.9, 1.0])
 def test_it_learns(top_p: float, seed: int, project: Path, tmp_path: Path):
     basic = tiny.ppo(

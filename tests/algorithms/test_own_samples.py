@@ -41,7 +41,7 @@ def shared(project: Path, out: Path, **changes: Any) -> dict[str, Any]:
     return settings | changes
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@tiny.seeds(1, 2, 3)
 @pytest.mark.parametrize("keep", ["best", "above"])
 def test_expert_iteration_learns(keep: Any, seed: int, project: Path, tmp_path: Path):
     config = ExpertConfig(
@@ -90,7 +90,7 @@ def test_another_likelihood_than_the_samplers_stops_the_run(
         logged(config)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@tiny.seeds(1, 2, 3)
 @pytest.mark.parametrize("alpha", [0.0, 0.01])
 def test_online_dpo_learns(alpha: float, seed: int, project: Path, tmp_path: Path):
     config = OnlineDPOConfig(

@@ -32,7 +32,7 @@ from prefloop.text.groups import Group
 from tests.algorithms import small
 from tests.algorithms.prefer_settings import OF_REWARD, SHARED, prefer_settings, shared_settings
 from tests.algorithms.small import assert_close, assert_same, metrics_of, write
-from tests.algorithms.test_resume import train_with_a_stop_after_every_step
+from tests.algorithms.test_resume import train_with_stops
 from tests.algorithms.tiny import CPU, FAST, pairs
 from tests.runtime.processes import ROOT
 
@@ -112,7 +112,7 @@ def test_cutting_a_step_and_stopping_a_run_change_nothing(
     assert_close(tmp_path / "cut", tmp_path / "whole")
     broken = replace(whole, run=replace(whole.run, out=str(tmp_path / "broken")))
     monkeypatch.setitem(small.TRAIN, PreferConfig, prefer.train)
-    assert train_with_a_stop_after_every_step(broken, monkeypatch) == 4
+    assert train_with_stops(broken, monkeypatch, after=(2, 3)) == 2  # the third step ends an epoch
     assert_same(tmp_path / "broken", tmp_path / "whole")
 
 

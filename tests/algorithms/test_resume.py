@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,18 @@ from tests.runtime.processes import ROOT
 
 def train_with_a_stop_after_every_step(config: Any, monkeypatch: pytest.MonkeyPatch) -> int:
     """Ctrl-C in each step, the last one too; every step is done by a run that has just been opened. The number of stops."""
+    return train_with_stops(config, monkeypatch, after=None)
+
+
+def train_with_stops(config: Any, monkeypatch: pytest.MonkeyPatch, *, after: Sequence[int] | None) -> int:
+    """Ctrl-C in these steps (None: in each), and on with a run that has just been opened. The number of stops."""
     real = Run.log
     stops = 0
 
-    def log_and_interrupt(self: Run, *args: Any, **kwargs: Any) -> None:
-        real(self, *args, **kwargs)
-        interrupt()
+    def log_and_interrupt(self: Run, step: int, *args: Any, **kwargs: Any) -> None:
+        real(self, step, *args, **kwargs)
+        if after is None or step in after:
+            interrupt()
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "log", log_and_interrupt)
@@ -50,7 +56,11 @@ def train_with_a_stop_after_every_step(config: Any, monkeypatch: pytest.MonkeyPa
                 return stops
 
 
-@pytest.mark.parametrize("name", STAGES)
+AT_EVERY_STEP = ("pretrain", "sft", "reward_lora", "dpo", "ppo", "grpo", "dapo", "ilql")
+"""Stages that are stopped in each step. The others, which share their loops, are stopped around the end of an epoch."""
+
+
+@pytest.mark.parametrize("name", AT_EVERY_STEP)
 def test_resumed_at_every_step_equals_uninterrupted(
     name: str, project: Path, unbroken: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:  # R1 R2 R5 R6
@@ -58,6 +68,17 @@ def test_resumed_at_every_step_equals_uninterrupted(
     broken = settings(name, project, out=f"broken-{name}")
     # Each is at least one epoch and a step long, so stops fall on an epoch's boundary and on both sides of it.
     assert train_with_a_stop_after_every_step(broken, monkeypatch) == metrics_of(whole)[-1]["step"]
+    assert_same(Path(broken.run.out), whole)
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name not in AT_EVERY_STEP])
+def test_resumed_before_and_at_the_end_of_an_epoch_equals_uninterrupted(
+    name: str, project: Path, unbroken: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = unbroken(name)
+    broken = settings(name, project, out=f"broken-{name}")
+    assert train_with_stops(broken, monkeypatch, after=(2, 3)) == 2  # an epoch has three steps
+    assert metrics_of(whole)[-1]["step"] > 3
     assert_same(Path(broken.run.out), whole)
 
 
@@ -85,9 +106,14 @@ def test_killed_run_ends_as_the_unbroken_one(
     assert_same(out, unbroken(name))
 
 
+def of_two_steps(config: Any) -> Any:
+    """The same run, finished after its second step: a critic that is warmed up needs one more."""
+    return replace(config, **({"steps": 2} if hasattr(config, "steps") else {"epochs": 0.0, "max_steps": 2}))
+
+
 @pytest.mark.parametrize("name", ["sft", "reward_lora", "ppo"])
 def test_nothing_left_to_do_trains_nothing(name: str, project: Path) -> None:  # R2
-    config = settings(name, project, out=f"again-{name}")
+    config = of_two_steps(settings(name, project, out=f"again-{name}"))
     final = train(config)
     before, rows = weights_of(final), metrics_of(Path(config.run.out))
     train(resumed(config))
@@ -165,7 +191,7 @@ def test_resuming_from_a_model_that_was_replaced_is_refused_by_name(
     name: str, role: str, project: Path, tmp_path: Path
 ) -> None:
     """Trained again into the same folder, say: the run would go on half from one model and half from another."""
-    config = settings(name, project, out=f"replaced-{name}-{role}")
+    config = of_two_steps(settings(name, project, out=f"replaced-{name}-{role}"))
     model = tmp_path / role
     shutil.copytree(getattr(config, role) or project / "stopping/final", model)
     config = replace(config, **{role: str(model)})

@@ -27,6 +27,7 @@ from prefloop.runtime import start_world
 from prefloop.text import completions_group, load_tokenizer
 from prefloop.text.encode import steps_group
 from prefloop.text.groups import Group
+from tests.algorithms import tiny
 from tests.algorithms.reward_tasks import (
     TASKS,
     config,
@@ -144,7 +145,7 @@ def log_sigmoid(x: float) -> float:
     return float(-np.logaddexp(0, -x))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@tiny.seeds(0, 1, 2)
 @pytest.mark.parametrize("task", TASKS)
 def test_the_rule_is_found(task: str, seed: int, project: Path, tmp_path: Path) -> None:
     assert TASKS[task](project, tmp_path / "task", seed) >= 0.9
@@ -260,7 +261,7 @@ def long_is_chosen(file: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@tiny.seeds(0, 1, 2)
 def test_what_length_explains_is_taken_off(seed: int, project: Path, tmp_path: Path) -> None:
     settings = replace(
         config(project, tmp_path / "length", "bradley_terry", length_residual=True, epochs=3),
@@ -291,7 +292,7 @@ def test_what_length_explains_is_taken_off(seed: int, project: Path, tmp_path: P
 # Pretraining
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@tiny.seeds(0, 1, 2)
 def test_preference_pretraining_helps_where_comparisons_are_few(
     seed: int, project: Path, tmp_path: Path
 ) -> None:

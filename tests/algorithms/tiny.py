@@ -1,9 +1,12 @@
 """Toy tasks that a model of one layer learns in a second: short words, and rules that show in the text."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from prefloop.configs.common import Compute, Data, Optim, RunSettings
 from prefloop.configs.engine import OnlineSampling
@@ -14,6 +17,14 @@ CPU = Compute(device="cpu")
 FAST = Optim(lr=2e-2, schedule="constant")
 SYLLABLES = ("ba", "ke", "lo", "mi", "nu", "ra", "se", "to")
 WORDS = tuple(first + second for first in SYLLABLES for second in SYLLABLES)
+
+
+def seeds(*every: int) -> pytest.MarkDecorator:
+    """A test of learning sees a fault with any seed, so the first is enough; all of them show that what it asks for is not luck.
+
+    `PREFLOOP_SEEDS=all` runs them: do so where a method, or what its test asks for, changes.
+    """
+    return pytest.mark.parametrize("seed", every if os.environ.get("PREFLOOP_SEEDS") == "all" else every[:1])
 
 
 def pairs(file: Path, count: int = 64) -> Path:
