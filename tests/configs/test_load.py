@@ -259,7 +259,23 @@ def test_what_a_run_writes_reads_back_as_the_same_settings(
 
 @pytest.mark.parametrize(
     "text",
-    ["\x85", "a\u2028b", "é", " a ", "1e5", "no", "~", "#", "a: b", "\t", "\r\n", "\x00", "\ufeff", "日本"],
+    [
+        "\x85",
+        "a\u2028b",
+        "é",
+        " a ",
+        "1e5",
+        "no",
+        "~",
+        "#",
+        "a: b",
+        "\t",
+        "\r\n",
+        "\x00",
+        "\ufeff",
+        "日本",
+        "😀",
+    ],
 )
 def test_text_that_yaml_could_read_as_something_else(text: str, tmp_path: Path) -> None:
     config = SFTConfig(run=RunSettings(out=text), data=Data(source=text, split=text), model=text)
