@@ -3,9 +3,10 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from datetime import timedelta
 from itertools import count
+from random import Random
 from typing import Any
 
 import pytest
@@ -378,12 +379,20 @@ class Typist:
         )
 
 
+class Backwards(Random):
+    """Draws the other order."""
+
+    def shuffle(self, x: MutableSequence[Any]) -> None:
+        x.reverse()
+
+
 @pytest.fixture
 def typing(
     studio: Studio, project: int, ann: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[ChatWork, Typist, str]:
-    """A conversation whose first message is being answered, word by word."""
+    """A conversation whose first message is being answered, word by word, with the second answer shown first."""
     monkeypatch.setattr("prefloop.studio.chat_work.SHOWN_EVERY", 0.0)
+    monkeypatch.setattr(studio, "random", Backwards())
     model = Typist()
     work = ChatWork(studio, [model])
     token = work.open(project, ann, new=False).token
