@@ -146,6 +146,7 @@ class OnlineSamplingSettings(TypedDict, total=False):
     sync: Literal['auto', 'adapter', 'disk']
     engine_minutes: float
     engine_tolerance: float
+    staleness: int
 
 class KLSettings(TypedDict, total=False):
     """The KL penalty that keeps the policy near the reference."""

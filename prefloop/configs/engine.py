@@ -26,6 +26,9 @@ class OnlineSampling(Sampling):
     engine_tolerance: float = 0.0
     """After every update of its weights, an engine's log-probabilities may differ from the trainer's by this much on average, or the run stops; 0
     goes by compute.dtype: 0.002 in float32, 0.1 in bfloat16."""
+    staleness: int = 0
+    """Batches that an engine draws ahead while the run learns. They are of weights up to so many steps old, which `importance` weighs; 0 draws each batch
+    with the weights of its step."""
 
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
@@ -42,7 +45,7 @@ class OnlineSampling(Sampling):
             self,
             (
                 not has_engine(self),
-                ("sync", "engine_minutes", "engine_tolerance"),
+                ("sync", "engine_minutes", "engine_tolerance", "staleness"),
                 f"but sampling.engine is {self.engine}, not a server's address",
             ),
         )
@@ -52,6 +55,10 @@ class OnlineSampling(Sampling):
         require(
             self.engine_tolerance >= 0,
             f"engine_tolerance is {self.engine_tolerance}; it must be 0 (by compute.dtype) or more",
+        )
+        require(
+            self.staleness >= 0,
+            f"sampling.staleness is {self.staleness}; it must be 0 (nothing is drawn ahead) or more",
         )
         require(
             not has_engine(self) or (self.top_p == 1 and self.top_k == 0),
@@ -148,6 +155,8 @@ class EngineServeConfig:
     """Completions decoded together; the run's sampling.batch_size."""
     max_lora_rank: int = 64
     """Largest rank of an adapter that a run may send."""
+    max_adapters: int = 1
+    """Adapters that it draws with at a time: one more than the run's sampling.staleness."""
     cache_gb: int = 1
     """On a CPU: gigabytes for the key-value cache."""
     gpu_memory: float = 0.9
@@ -160,7 +169,7 @@ class EngineServeConfig:
     def __post_init__(self) -> None:
         require(bool(self.model), "model is empty; give the folder or hub name that the run starts from")
         require(0 < self.port < 65536, f"port is {self.port}; it must be between 1 and 65535")
-        for name in ("max_sequences", "max_lora_rank", "cache_gb"):
+        for name in ("max_sequences", "max_lora_rank", "max_adapters", "cache_gb"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more")
         require(
             self.max_model_len >= 0,

@@ -8,7 +8,8 @@ a stale cache, answers as ever.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,6 +42,18 @@ TRIES = 2
 """How often an update of the weights is sent before the run stops."""
 
 
+@dataclass(eq=False)
+class Drawing:
+    """A batch that the engine draws."""
+
+    version: int
+    """Of the weights."""
+    result: Future[tuple[list[list[Sampled]], float]]
+    """This process's completions, and the seconds that they took."""
+    kept: bool | None = None
+    """Whether the engine had these weights at its end; None before that is known."""
+
+
 class EngineSampler:
     """Samples with an engine; made by all processes of a run, each draws its share. Rank 0 sends the weights."""
 
@@ -68,6 +81,8 @@ class EngineSampler:
         """Of the weights that the engine has; None while that is not known, or they are not whole."""
         self._model = ""
         self._metrics: dict[str, float] = {}
+        self._under_way: list[Drawing] = []
+        self._pool = ThreadPoolExecutor(1 + settings.staleness, thread_name_prefix="drawing")
 
     def check_room(self, longest: int) -> None:
         """Raise `InputError` if the server has too few positions for a prompt of so many tokens and its completion."""
@@ -95,6 +110,43 @@ class EngineSampler:
         Raises:
             EngineLost: The engine is gone or too slow, or its weights cannot be made the policy's; on every process.
         """
+        for _ in range(TRIES):
+            drawn = self.finish(
+                self.begin(
+                    policy,
+                    prompts,
+                    k=k,
+                    stop_ids=stop_ids,
+                    sampling=sampling,
+                    seed=seed,
+                    row_keys=row_keys,
+                    version=version,
+                )
+            )
+            if drawn is not None:
+                return drawn
+        raise EngineLost(
+            f"sampling.engine {self._client.shown} lost the weights of step {version} while it drew with them, {TRIES} times: another run sends it "
+            "its own, or it is started again and again; give each run an engine of its own"
+        )
+
+    def begin(
+        self,
+        policy: Drawer,
+        prompts: Sequence[Sequence[int]],
+        *,
+        k: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling,
+        seed: int,
+        row_keys: Sequence[int],
+        version: int,
+    ) -> Drawing:
+        """Send the weights if the engine does not have them, and let it draw; `finish` waits. Collective: all processes call it.
+
+        Raises:
+            EngineLost: The engine is gone, or its weights cannot be made the policy's; on every process.
+        """
         if not isinstance(policy, Policy):
             raise InputError(
                 f"sampling.engine is {self._client.shown}, but these completions are drawn from more than the policy; set it to process"
@@ -102,35 +154,62 @@ class EngineSampler:
         # At least one prompt of this process: a share may be empty.
         probes = self.world.broadcast_object((list(prompts[:PROBE_PROMPTS]), list(row_keys[:PROBE_PROMPTS])))
         self._client.in_flight = max(1, sampling.batch_size // k)
-        for _ in range(TRIES):
-            began = time.monotonic()
-            if version != self._version:
-                self._renew(policy, version, probes, stop_ids, seed)
+        began = time.monotonic()
+        if version != self._version:
+            self._renew(policy, version, probes, stop_ids, seed)
+        self._metrics["engine_sync_seconds"] = time.monotonic() - began
+        model = self._model
+
+        def draw() -> tuple[list[list[Sampled]], float]:
             sent = time.monotonic()
-            drawn = self._together(
-                lambda: self._client.sample(
-                    prompts,
-                    model=self._model,
-                    k=k,
-                    stop_ids=stop_ids,
-                    sampling=sampling,
-                    seed=seed,
-                    row_keys=row_keys,
-                )
+            drawn = self._client.sample(
+                prompts,
+                model=model,
+                k=k,
+                stop_ids=stop_ids,
+                sampling=sampling,
+                seed=seed,
+                row_keys=row_keys,
             )
-            seconds = max(time.monotonic() - sent, 1e-9)
-            if self._together(lambda: not self.world.is_main or self._holds(version), of_main=True):
-                tokens = self.world.sum_float(sum(len(one.tokens) for row in drawn for one in row))
-                self._metrics |= {
-                    "engine_sync_seconds": sent - began,
-                    "engine_tokens_per_second": tokens / seconds,
-                }
-                return drawn
+            return drawn, max(time.monotonic() - sent, 1e-9)
+
+        drawing = Drawing(version=version, result=self._pool.submit(draw))
+        self._under_way.append(drawing)
+        return drawing
+
+    def finish(self, drawing: Drawing) -> list[list[Sampled]] | None:
+        """Wait for what was begun; None if the engine lost its weights meanwhile. Collective: all processes call it.
+
+        Raises:
+            EngineLost: The engine is gone or too slow; on every process.
+        """
+        began = time.monotonic()
+        drawn, seconds = self._together(drawing.result.result)
+        self._under_way.remove(drawing)
+        if not self._kept_its_weights(drawing):
             self._version = None
-        raise EngineLost(
-            f"sampling.engine {self._client.shown} lost the weights of step {version} while it drew with them, {TRIES} times: another run sends it "
-            "its own, or it is started again and again; give each run an engine of its own"
-        )
+            return None
+        tokens = self.world.sum_float(sum(len(one.tokens) for row in drawn for one in row))
+        self._metrics |= {
+            "engine_wait_seconds": time.monotonic() - began,
+            "engine_tokens_per_second": tokens / seconds,
+        }
+        return drawn
+
+    def _kept_its_weights(self, drawing: Drawing) -> bool:
+        """Whether the engine has, after a drawing, the weights that it began with; looked at once, before they are replaced."""
+        if drawing.kept is None:
+            drawing.kept = self._together(
+                lambda: not self.world.is_main or self._holds(drawing.version), of_main=True
+            )
+        return drawing.kept
+
+    def _wait_for_all(self) -> None:
+        """Wait until nothing is under way on any process, and note what has the weights it began with."""
+        wait([drawing.result for drawing in self._under_way])
+        self.world.gather_objects(None)
+        for drawing in self._under_way:
+            self._kept_its_weights(drawing)
 
     def metrics(self) -> dict[str, float]:
         """What happened since they were last asked for: `engine_gap` and `engine_gap_max` (distance of engine's from trainer's log-probability after the
@@ -145,6 +224,7 @@ class EngineSampler:
                 self._sender.close()
         except InputError as error:
             log.info("%s", error)
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
     def _renew(
@@ -159,6 +239,8 @@ class EngineSampler:
         if self._sender is None:
             self._sender = self._make_sender(policy)
         sender, self._version = self._sender, None
+        if sender.waits:
+            self._wait_for_all()
         sender.write(policy, version)
         problem = ""
         for _ in range(TRIES):
@@ -198,7 +280,7 @@ class EngineSampler:
                 raise InputError(
                     "sampling.sync is adapter, but all weights are trained; set lora.rank, or sampling.sync to disk"
                 )
-            return AdapterSender(self._client, folder, self.world)
+            return AdapterSender(self._client, folder, self.world, kept=1 + self.settings.staleness)
         return DiskSender(self._client, folder, self._tokenizer, self._served.model)
 
     def _compare(

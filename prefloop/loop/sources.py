@@ -5,12 +5,13 @@ process, with the current weights. An engine that runs beside the training, or a
 completions of weights that are a few steps old, and each rollout says which (`Rollout.versions`).
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -20,7 +21,7 @@ from prefloop.configs.engine import PROCESS, OnlineSampling, engine_of, has_engi
 from prefloop.configs.online import OnlineConfig
 from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
-from prefloop.loop.engine_source import NOISE, EngineSampler
+from prefloop.loop.engine_source import NOISE, Drawing, EngineSampler
 from prefloop.loop.function_sampler import FunctionSampler
 from prefloop.loop.inputs import Prompts, prompts
 from prefloop.loop.reading import Read, Reader, open_reader
@@ -30,6 +31,7 @@ from prefloop.loop.session import Session, open_run
 from prefloop.losses import check_start, expected_at_start
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.roles import Critic, Policy
+from prefloop.records import Prompt
 from prefloop.rollout import Rollout, Sampled, make_rollout, sample
 from prefloop.rollout.steered import Drawer
 from prefloop.runtime import World
@@ -174,6 +176,15 @@ class StartCheck:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """This process's share of a batch of prompts."""
+
+    records: list[Prompt]
+    ids: list[list[int]]
+    keys: list[int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PromptSource:
     """A run's prompts, and the sampler of this process, which uses the current weights."""
 
@@ -187,6 +198,12 @@ class PromptSource:
     stop_ids: tuple[int, ...]
     check: StartCheck
     sampler: TokenSampler
+    staleness: int = 0
+    """Batches that an engine draws ahead."""
+    last_batch: int = sys.maxsize
+    """None after it is drawn ahead."""
+    ahead: dict[int, Drawing] = field(default_factory=dict)
+    """Batches that an engine is drawing, by their numbers."""
 
     @property
     def world(self) -> World:
@@ -220,11 +237,14 @@ class PromptSource:
         sampling: Sampling | None = None,
     ) -> Rollout:
         """See `RolloutSource`."""
+        now = batch - 1 if version is None else version
+        if isinstance(self.sampler, EngineSampler) and self.staleness and not first_key and sampling is None:
+            return self._draw_ahead(self.sampler, policy, batch, k=k, version=now)
         return self.draw_of(
             policy,
             self.batches.at(batch),
             k=k,
-            version=batch - 1 if version is None else version,
+            version=now,
             first_key=first_key + (batch - 1) * self.batches.size,
             sampling=sampling or self.sampling,
         )
@@ -243,22 +263,54 @@ class PromptSource:
 
         The prompt at place i of `chosen` has the key `first_key` + i, and belongs to the process i modulo the number of processes.
         """
+        asked = self._asked(chosen, first_key)
+        samples = self.sampler.sample(policy, asked.ids, **self._how(asked, k, sampling, version))
+        return self._rollout(asked, samples, version)
+
+    def _draw_ahead(
+        self, engine: EngineSampler, policy: Drawer, batch: int, *, k: int, version: int
+    ) -> Rollout:
+        """As `draw`, if the batch was begun earlier with the weights of then; begins the next ones with those of now."""
+
+        def asked_of(number: int) -> _Asked:
+            return self._asked(self.batches.at(number), (number - 1) * self.batches.size)
+
+        asked, begun = asked_of(batch), self.ahead.pop(batch, None)
+        samples = engine.finish(begun) if begun is not None else None
+        if samples is None:
+            begun = None
+            samples = engine.sample(policy, asked.ids, **self._how(asked, k, self.sampling, version))
+        for later in range(batch + 1, min(batch + self.staleness, self.last_batch) + 1):
+            if later not in self.ahead:
+                of_later = asked_of(later)
+                self.ahead[later] = engine.begin(
+                    policy, of_later.ids, **self._how(of_later, k, self.sampling, version)
+                )
+        return self._rollout(asked, samples, begun.version if begun is not None else version)
+
+    def _asked(self, chosen: Sequence[int], first_key: int) -> _Asked:
         places = self.world.share(range(len(chosen)))
-        ids = [self.prompts.ids[chosen[place]] for place in places]
-        samples = self.sampler.sample(
-            policy,
-            ids,
-            k=k,
-            stop_ids=self.stop_ids,
-            sampling=sampling,
-            seed=self.seed,
-            row_keys=[first_key + place for place in places],
-            version=version,
+        return _Asked(
+            records=[self.prompts.records[chosen[place]] for place in places],
+            ids=[self.prompts.ids[chosen[place]] for place in places],
+            keys=[first_key + place for place in places],
         )
-        records = [self.prompts.records[chosen[place]] for place in places]
+
+    def _how(self, asked: _Asked, k: int, sampling: Sampling, version: int) -> dict[str, Any]:
+        """What a sampler is told beside the policy and the prompts."""
+        return {
+            "k": k,
+            "stop_ids": self.stop_ids,
+            "sampling": sampling,
+            "seed": self.seed,
+            "row_keys": asked.keys,
+            "version": version,
+        }
+
+    def _rollout(self, asked: _Asked, samples: Sequence[Sequence[Sampled]], version: int) -> Rollout:
         return make_rollout(
-            records,
-            ids,
+            asked.records,
+            asked.ids,
             samples,
             lambda tokens: decode_completion(self.reader.tokenizer, tokens),
             version=version,
@@ -305,6 +357,9 @@ def read_prompts(config: OnlineConfig | DistillContextConfig) -> PromptSource:
         stop_ids=stop_token_ids(reader.tokenizer),
         check=StartCheck(temperature=config.sampling.temperature, noise=NOISE[config.compute.dtype]),
         sampler=_sampler(config, reader),
+        staleness=config.sampling.staleness if isinstance(config.sampling, OnlineSampling) else 0,
+        # With dynamic sampling a step may take several.
+        last_batch=sys.maxsize if getattr(config, "dynamic_sampling", 0) else config.steps,
     )
 
 

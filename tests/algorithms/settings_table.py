@@ -49,7 +49,7 @@ UNSEEN = {
     "sampling.batch_size": SPEED,
     **{
         f"sampling.{name}": "tests/loop/test_engine.py trains with an engine"
-        for name in ("engine", "sync", "engine_minutes", "engine_tolerance")
+        for name in ("engine", "sync", "engine_minutes", "engine_tolerance", "staleness")
     },
     "reference_cache": "where numbers are kept, not which; tests/algorithms/test_dpo.py counts the passes that it saves",
 }

@@ -91,6 +91,7 @@ def command_of(settings: EngineServeConfig, environment: EnginePython) -> tuple[
         "port": settings.port,
         "dtype": settings.dtype,
         "max-num-seqs": settings.max_sequences,
+        "max-loras": settings.max_adapters,
         "max-lora-rank": rank_that_fits(settings.max_lora_rank),
         # At the temperature that tokens are drawn at, and no settings of sampling but the request's.
         "logprobs-mode": "processed_logprobs",

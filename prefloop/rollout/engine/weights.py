@@ -32,6 +32,11 @@ RELOAD = "reload_weights"
 class Sender(Protocol):
     """A way to send weights."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether nothing may be under way while weights are loaded."""
+        ...
+
     def write(self, policy: Policy, version: int) -> None:
         """Write the policy's weights. Collective: all processes call it."""
         ...
@@ -52,10 +57,13 @@ class Sender(Protocol):
 class AdapterSender:
     """The policy's adapter, under a new name for each version: no request can get another's, and the base on the server never changes."""
 
-    def __init__(self, engine: EngineClient, folder: Path, world: World) -> None:
-        self._engine, self._folder = engine, folder
+    waits = False
+
+    def __init__(self, engine: EngineClient, folder: Path, world: World, *, kept: int = 1) -> None:
+        """The newest `kept` versions stay loaded: completions may be under way with each."""
+        self._engine, self._folder, self._kept = engine, folder, kept
         self._stem = world.broadcast_object(f"{STEM}{secrets.token_hex(4)}")
-        self._loaded = ""
+        self._loaded: list[str] = []
 
     def write(self, policy: Policy, version: int) -> None:
         """See `Sender`."""
@@ -68,25 +76,25 @@ class AdapterSender:
             raise InputError(
                 f"another run has changed all weights of the server ({changed}), the adapter's base among them; start the engine again"
             )
-        before, self._loaded = self._loaded, name
+        if name not in self._loaded:
+            self._loaded.append(name)
         self._engine.post(
             "/v1/load_lora_adapter",
             # In place: the first of two attempts may have come through.
             {"lora_name": name, "lora_path": str((self._folder / name).resolve()), "load_inplace": True},
         )
-        if before not in ("", name):
-            self._unload(before)
+        while len(self._loaded) > self._kept:
+            self._unload(self._loaded.pop(0))
         return name
 
     def holds(self, version: int) -> bool:
         """See `Sender`. A server without the adapter refuses to draw from it."""
-        return self._loaded == self._name(version)
+        return self._name(version) in self._loaded
 
     def close(self) -> None:
         """See `Sender`."""
-        if self._loaded:
-            self._unload(self._loaded)
-            self._loaded = ""
+        while self._loaded:
+            self._unload(self._loaded.pop())
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _name(self, version: int) -> str:
@@ -99,6 +107,8 @@ class AdapterSender:
 
 class DiskSender:
     """All weights as a model's folder, an adapter merged in. Nothing is drawn meanwhile, and what the server kept of earlier prompts is dropped."""
+
+    waits = True
 
     def __init__(
         self, engine: EngineClient, folder: Path, tokenizer: PreTrainedTokenizerBase, model: str
