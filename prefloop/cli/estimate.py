@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from prefloop.cli.trainings import training_named
+from prefloop.cli.trainings import require_engine, training_named
 from prefloop.configs.estimate import EstimateConfig
 from prefloop.errors import InputError
 
@@ -14,10 +14,7 @@ def show_estimate(config: EstimateConfig) -> None:
 
     name, _, settings, _ = training_named(config.command)
     require_known(settings)
-    if config.engine_gpus and not hasattr(getattr(settings, "sampling", None), "engine"):
-        raise InputError(
-            f"engine_gpus is {config.engine_gpus}, but prefloop {name} draws nothing from an engine; leave it out"
-        )
+    require_engine(config.engine_gpus, name, settings)
 
     def scorer(settings: Any, own: Shape) -> Shape | None:
         """The reward model's; as large as the policy where it is not there yet to be looked at."""

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefloop.cli.trainings import training_named
+from prefloop.cli.trainings import require_engine, training_named
 from prefloop.configs.common import require
 from prefloop.configs.engine import PROCESS
 from prefloop.configs.launch import LaunchConfig
-from prefloop.configs.load import names_of
 from prefloop.errors import InputError
 from prefloop.runtime.launch import SHARED, Training, kubernetes, skypilot, slurm
 
@@ -21,16 +20,16 @@ logger = logging.getLogger(__name__)
 
 def launch(config: LaunchConfig) -> None:
     """Write the script, or print it."""
-    text = script(config)
-    if not config.out:
+    text, out = script(config), config.out
+    if not out:
         print(text, end="")
         return
     try:
-        Path(config.out).write_text(text, encoding="utf-8")
+        Path(out).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{config.out}: cannot be written ({error.strerror})") from None
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
     start = {"slurm": "sbatch", "skypilot": "sky launch", "k8s": "kubectl apply -f"}[config.scheduler]
-    print(f"start it with: {start} {shlex.quote(config.out)}")
+    print(f"start it with: {start} {shlex.quote(out)}")
 
 
 def script(config: LaunchConfig) -> str:
@@ -87,12 +86,9 @@ def _check(config: LaunchConfig, name: str, settings: Any) -> None:
 def _check_engine(config: LaunchConfig, name: str, settings: Any) -> None:
     """Raise `InputError` for an engine that the command has no use for, or that cannot run this way."""
     gpus = config.engine_gpus
+    require_engine(gpus, name, settings)
     if not gpus:
         return
-    require(
-        "sampling.engine" in names_of(type(settings)),
-        f"engine_gpus is {gpus}, but prefloop {name} draws nothing from an engine; leave it out",
-    )
     require(
         settings.sampling.engine == PROCESS,
         f"sampling.engine is {settings.sampling.engine}, and engine_gpus {gpus} starts another one; leave one of them out",

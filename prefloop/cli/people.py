@@ -43,11 +43,12 @@ def erase(config: UserEraseConfig) -> None:
     with Store.open(config.store, create=False) as store:
         studio = Studio(store)
         person = erasure.find_person(studio, config.login)
-        if not config.yes:
+        asks = not config.yes
+        if asks:
             print(
                 f"This deletes the account of {config.login} and every word they wrote, for good.", flush=True
             )
-        given = _confirmed(config.login, what="login", done="erased", asks=not config.yes)
+        given = _confirmed(config.login, what="login", done="erased", asks=asks)
         if given != config.login:
             raise InputError(f"nothing was erased: {given!r} is not {config.login!r}")
         proof = erasure.erase(studio, person, by=None)

@@ -5,6 +5,7 @@ from typing import Any
 
 from prefloop.cli.commands import find, load
 from prefloop.cli.flags import read_flags
+from prefloop.configs.common import require
 from prefloop.configs.load import load_config, names_of
 from prefloop.errors import InputError
 
@@ -16,8 +17,16 @@ def training_named(words: Sequence[str]) -> tuple[str, tuple[str, ...], Any, str
     """
     own = tuple(words[1:] if words[0] == "prefloop" else words)
     name, command, rest = find(own or ("",))
-    settings = load(command.settings)
-    if command.single or "run.out" not in names_of(settings):
+    kind = load(command.settings)
+    if command.single or "run.out" not in names_of(kind):
         raise InputError(f"prefloop {name} is no training that several processes run; name one, such as dpo")
-    flags = read_flags(rest, settings, positional=command.positional)
-    return name, own, load_config(settings, flags.config, flags.given), flags.config
+    flags = read_flags(rest, kind, positional=command.positional)
+    return name, own, load_config(kind, flags.config, flags.given), flags.config
+
+
+def require_engine(gpus: int, name: str, settings: Any) -> None:
+    """Raise `InputError` where GPUs are for an engine that the training of this name has no use for."""
+    require(
+        not gpus or "sampling.engine" in names_of(type(settings)),
+        f"engine_gpus is {gpus}, but prefloop {name} draws nothing from an engine; leave it out",
+    )

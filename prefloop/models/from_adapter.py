@@ -60,16 +60,16 @@ def put_in(
     from peft import PeftModel
     from peft.utils import set_peft_model_state_dict
 
-    config = _peft_config(adapter)
+    peft_config = _peft_config(adapter)
     if (
         model.get_output_embeddings() is None
     ):  # a classifier's trunk has no output layer, nor needs the adapter's
         tensors = {key: value for key, value in tensors.items() if f".{_OUTPUT}." not in key}
-        _without_output(config)
+        _without_output(peft_config)
     _fit_vocabulary(model, adapter, tensors)
-    _untie(model, config, tensors)
+    _untie(model, peft_config, tensors)
     with quiet(), _fitting(adapter):
-        peft = PeftModel(model, config, adapter_name=name)
+        peft = PeftModel(model, peft_config, adapter_name=name)
         result = set_peft_model_state_dict(peft, tensors, adapter_name=name)
     wrong = list(result.unexpected_keys)
     if wrong:
@@ -141,51 +141,51 @@ def _peft_config(adapter: Adapter) -> "PeftConfig":
     from peft import PeftConfig
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    settings = {key: value for key, value in adapter.settings.items() if key != "runtime_config"}
-    kind = str(settings.get("peft_type"))
+    stated = {key: value for key, value in adapter.settings.items() if key != "runtime_config"}
+    kind = str(stated.get("peft_type"))
     if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise InputError(
             f"{adapter.folder / CONFIG}: peft_type is {kind!r}, which this PEFT does not know; restore the file, or install the PEFT that wrote it"
         )
-    if settings.get("layer_replication"):
+    if stated.get("layer_replication"):
         raise InputError(
             f"{adapter.folder / CONFIG}: layer_replication makes another model of the base, which cannot be merged; save a whole model instead"
         )
     of_kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[kind]  # pyright: ignore[reportArgumentType]
     known = {field.name for field in fields(of_kind)}
-    unknown = sorted(key for key in settings if key not in known)
+    unknown = sorted(key for key in stated if key not in known)
     if unknown:
         log.warning(
             "%s has settings that this PEFT does not know: %s. They are ignored.",
             adapter.folder / CONFIG,
             ", ".join(unknown),
         )
-    settings["task_type"] = None
-    if adapter.scores and not settings.get("modules_to_save"):
-        settings["modules_to_save"] = ["classifier", "score"]
-    settings["inference_mode"] = False
-    settings["lora_dropout"] = 0.0
+    stated["task_type"] = None
+    if adapter.scores and not stated.get("modules_to_save"):
+        stated["modules_to_save"] = ["classifier", "score"]
+    stated["inference_mode"] = False
+    stated["lora_dropout"] = 0.0
     try:
-        config = of_kind(**{key: value for key, value in settings.items() if key in known})
+        peft_config = of_kind(**{key: value for key, value in stated.items() if key in known})
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{adapter.folder / CONFIG}: {_line(error)}; restore the file, or save the adapter again"
         ) from error
-    assert isinstance(config, PeftConfig)
-    if config.is_prompt_learning or config.is_adaption_prompt:
+    assert isinstance(peft_config, PeftConfig)
+    if peft_config.is_prompt_learning or peft_config.is_adaption_prompt:
         raise InputError(
             f"adapter {adapter.name!r} is of kind {kind}, which adds to the prompt and cannot be merged into weights; "
             "use one that changes weights, such as LoRA"
         )
-    config.base_model_name_or_path = adapter.base
-    return config
+    peft_config.base_model_name_or_path = adapter.base
+    return peft_config
 
 
-def _without_output(config: Any) -> None:
+def _without_output(peft_config: Any) -> None:
     for key in ("target_modules", "modules_to_save"):
-        value = getattr(config, key, None)
+        value = getattr(peft_config, key, None)
         if isinstance(value, list | set):
-            setattr(config, key, [part for part in value if part != _OUTPUT] or None)
+            setattr(peft_config, key, [part for part in value if part != _OUTPUT] or None)
 
 
 def _embedding_rows(tensors: dict[str, Tensor], module: str) -> int:
@@ -221,25 +221,25 @@ def _fit_vocabulary(model: PreTrainedModel, adapter: Adapter, tensors: dict[str,
         model.resize_token_embeddings(wanted, mean_resizing=False)
 
 
-def _untie(model: PreTrainedModel, config: Any, tensors: dict[str, Tensor]) -> None:
+def _untie(model: PreTrainedModel, peft_config: Any, tensors: dict[str, Tensor]) -> None:
     """Give the output layer weights of its own where the adapter changes it or the embedding alone: merged into one, it would change both."""
-    settings = model.config.get_text_config()
+    of_text = model.config.get_text_config()
     outputs, inputs = model.get_output_embeddings(), model.get_input_embeddings()
     if (
         not isinstance(outputs, nn.Module)
-        or not getattr(settings, "tie_word_embeddings", False)
-        or getattr(config, "ensure_weight_tying", False)
+        or not getattr(of_text, "tie_word_embeddings", False)
+        or getattr(peft_config, "ensure_weight_tying", False)
     ):
         return
     names = {_module_name(model, inputs), _module_name(model, outputs)}
     own = {key for key in tensors if any(f".{name}." in key for name in names)}
     changed = [key for key in own if "lora_" in key]  # of single tokens, PEFT changes both alike
-    saved = set(getattr(config, "modules_to_save", None) or ())
+    saved = set(getattr(peft_config, "modules_to_save", None) or ())
     if not changed and not (saved & names):
         return
     weight = getattr(outputs, "weight")  # noqa: B009  a linear layer's
     outputs.weight = nn.Parameter(weight.detach().clone())
-    settings.tie_word_embeddings = model.config.tie_word_embeddings = False
+    of_text.tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 @contextmanager

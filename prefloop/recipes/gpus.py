@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prefloop.configs.common import Compute
 from prefloop.configs.critic_free import CriticFreeConfig
 from prefloop.configs.dpo import DPOConfig
 from prefloop.configs.estimate import Card, EstimateConfig
@@ -66,7 +67,7 @@ Offline = SFTConfig | RewardConfig | DPOConfig | PreferConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
+class GpuEstimate:
     """What a training needs. Memory in GB of a training GPU by what holds it, traffic in GB that a GPU sends, time in seconds; of a step."""
 
     memory: Mapping[str, float]
@@ -100,7 +101,7 @@ def require_known(settings: Any) -> None:
 
 def estimate(
     settings: Online | Offline, shape: Shape, scorer: Shape | None, cluster: EstimateConfig
-) -> Estimate:
+) -> GpuEstimate:
     """A step of a training with these settings.
 
     Args:
@@ -117,6 +118,7 @@ class _Counting:
         self, settings: Online | Offline, shape: Shape, scorer: Shape | None, cluster: EstimateConfig
     ) -> None:
         self.settings, self.shape, self.scorer, self.cluster = settings, shape, scorer, cluster
+        self.online = settings if isinstance(settings, Online) else None
         self.card, compute = CARDS[cluster.card], settings.compute
         self.rank = settings.lora.rank
         apart = cluster.engine_gpus > 0 and cluster.nodes > 1
@@ -132,13 +134,14 @@ class _Counting:
 
     def _rows(self) -> RowCounts:
         """Of a step, over all GPUs."""
-        settings, cluster = self.settings, self.cluster
-        if isinstance(settings, Online):
-            prompts = settings.batch_prompts
-            k = 2 if isinstance(settings, OnlineDPOConfig) else settings.completions_per_prompt
-            length = cluster.completion_tokens or settings.sampling.max_new_tokens
+        cluster, online, trains = self.cluster, self.online, self.settings
+        if online is not None:
+            prompts = online.batch_prompts
+            k = 2 if isinstance(online, OnlineDPOConfig) else online.completions_per_prompt
+            length = cluster.completion_tokens or online.sampling.max_new_tokens
         else:
-            prompts, k = settings.batch_size, 1 if isinstance(settings, SFTConfig) else 2
+            assert isinstance(trains, Offline)
+            prompts, k = trains.batch_size, 1 if isinstance(trains, SFTConfig) else 2
             length = cluster.completion_tokens or 512.0
         return RowCounts(
             prompts=prompts, completions=k, prompt_tokens=cluster.prompt_tokens, completion_tokens=length
@@ -147,16 +150,15 @@ class _Counting:
     @property
     def referenced(self) -> bool:
         """Whether a reference is read."""
-        settings = self.settings
-        if isinstance(settings, Online):
-            return isinstance(settings, OnlineDPOConfig) or settings.kl.coef > 0
-        return isinstance(settings, DPOConfig | PreferConfig)
+        if self.online is not None:
+            return isinstance(self.online, OnlineDPOConfig) or self.online.kl.coef > 0
+        return isinstance(self.settings, DPOConfig | PreferConfig)
 
-    def found(self) -> Estimate:
+    def found(self) -> GpuEstimate:
         """The estimate."""
         seconds = self._drawing() | self._learning()
         traffic, sending = self._sending()
-        return Estimate(
+        return GpuEstimate(
             memory=self._memory(),
             traffic=traffic,
             seconds={name: value for name, value in (seconds | sending).items() if value},
@@ -178,7 +180,7 @@ class _Counting:
         copies = 1 + self.critic
         trunk = self._weights(shape) if self.rank else 0.0  # which all roles share
         frozen = 0.0 if self.rank or not self.referenced else self._weights(shape)
-        if isinstance(self.settings, Offline) and not self.rank:
+        if self.online is None and not self.rank:
             frozen = 0.0  # read before training begins, and kept as numbers
         if self.scorer is not None and not (self.rank and self.critic):
             frozen += self._weights(self.scorer)
@@ -203,9 +205,9 @@ class _Counting:
 
     def _decoder(self) -> float:
         """Bytes that drawing in the process takes: the policy's weights where they are sharded, and the cache."""
-        if not isinstance(self.settings, Online) or self.cluster.engine_gpus:
+        if self.online is None or self.cluster.engine_gpus:
             return 0.0
-        rows = min(self.settings.sampling.batch_size, self.rows.count / self.gpus)
+        rows = min(self.online.sampling.batch_size, self.rows.count / self.gpus)
         whole = self._weights(self.shape) if self.shards > 1 else 0.0
         return whole + rows * (self.rows.prompt_tokens + self.rows.completion_tokens) * self._cached()
 
@@ -214,13 +216,13 @@ class _Counting:
         return self.item * self.shape.keys * self.shape.layers
 
     def _drawing(self) -> dict[str, float]:
-        if not isinstance(self.settings, Online):
+        if self.online is None:
             return {}
         split = self.cluster.engine_gpus or 1  # GPUs that hold the weights together
         groups = 1 if self.cluster.engine_gpus else self.gpus
         share = self.rows.count / groups
         together = max(
-            1.0, share if self.cluster.engine_gpus else min(share, self.settings.sampling.batch_size)
+            1.0, share if self.cluster.engine_gpus else min(share, self.online.sampling.batch_size)
         )
         seen = self.rows.prompt_tokens + self.rows.completion_tokens / 2
         read = self.item * self.shape.weights + together * seen * self._cached()
@@ -244,7 +246,7 @@ class _Counting:
 
     def _learning(self) -> dict[str, float]:
         passes = (2 if self.rank else 3) + self.settings.compute.gradient_checkpointing
-        epochs = self.settings.epochs if isinstance(self.settings, Online) else 1
+        epochs = self.online.epochs if self.online else 1
         learn = epochs * self._pass(self.shape, passes) * (1 + self.critic)
         return {
             "score": self._pass(self.scorer, 1) if self.scorer is not None else 0.0,
@@ -259,8 +261,8 @@ class _Counting:
         if self.gpus == 1:
             return {}, {}
         trained = self.rank * shape.adapter if self.rank else shape.weights
-        epochs = self.settings.epochs if isinstance(self.settings, Online) else 1
-        minibatches = self.settings.minibatches if isinstance(self.settings, Online) else 1
+        epochs = self.online.epochs if self.online else 1
+        minibatches = self.online.minibatches if self.online else 1
         roles = 1 + self.critic
         across = self.nodes > 1
         inner = outer = 0.0
@@ -282,7 +284,7 @@ class _Counting:
         )
 
 
-def report(found: Estimate, settings: Online | Offline, cluster: EstimateConfig, shape: Shape) -> str:
+def report(found: GpuEstimate, settings: Online | Offline, cluster: EstimateConfig, shape: Shape) -> str:
     """The estimate as it is read."""
     card = CARDS[cluster.card]
     engine = ""
@@ -294,7 +296,7 @@ def report(found: Estimate, settings: Online | Offline, cluster: EstimateConfig,
         "",
         "memory of a training GPU, GB",
         *_table(found.memory),
-        f"  {'most at a time':32}{found.most:10.1f}   {_fits(found, card.gb, settings)}",
+        f"  {'most at a time':32}{found.most:10.1f}   {_fits(found, card.gb, settings.compute, adapters=settings.lora.rank > 0)}",
     ]
     if found.engine_memory:
         left = card.gb * 0.9 - found.engine_memory
@@ -319,16 +321,16 @@ def _table(parts: Mapping[str, float]) -> list[str]:
     return [f"  {name:32}{value:10.1f}" for name, value in parts.items()]
 
 
-def _fits(found: Estimate, gb: float, settings: Online | Offline) -> str:
+def _fits(found: GpuEstimate, gb: float, compute: Compute, *, adapters: bool) -> str:
     if found.most <= gb:
         return f"of {gb:g}: fits"
-    compute, ways = settings.compute, []
+    ways: list[str] = []
     if "decoder" in found.memory:
         ways += ["lower sampling.batch_size, or let an engine draw (engine_gpus)"]
     else:
         ways += ["lower compute.micro_batch_tokens"]
         ways += [] if compute.gradient_checkpointing else ["set compute.gradient_checkpointing"]
     ways += ["shard (compute.shard full)"] if compute.shard == "none" else ["take more GPUs"]
-    ways += [] if settings.lora.rank else ["train adapters (lora.rank 16)"]
+    ways += [] if adapters else ["train adapters (lora.rank 16)"]
     ways += ["compute.dtype bfloat16"] if compute.dtype == "float32" else []
     return f"of {gb:g}: does not fit; {', '.join(ways)}"

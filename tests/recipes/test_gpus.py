@@ -13,7 +13,7 @@ from prefloop.configs.estimate import EstimateConfig
 from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.sft import SFTConfig
 from prefloop.recipes.align.cost import Shape, shape_of
-from prefloop.recipes.gpus import Estimate, estimate
+from prefloop.recipes.gpus import GpuEstimate, estimate
 
 LLAMA_8B = LlamaConfig(
     vocab_size=128256,
@@ -91,7 +91,7 @@ def grpo(rank: int = 0, shard: str = "none") -> GRPOConfig:
     )
 
 
-def part(found: Estimate, name: str) -> float:
+def part(found: GpuEstimate, name: str) -> float:
     return found.memory.get(name, 0.0)
 
 
