@@ -185,7 +185,7 @@ PLANTS: tuple[Plant, ...] = (
     _sampler("rollout/sampler.py", "ended=ended[row])", "ended=True)", "Truncated completions count as ended"),
     _of("loop/test_sources.py")("rollout/rollout.py", "lambda name: [getattr(self, name)[i] for i in places]", 'lambda name: getattr(self, name)[: len(places)] if name == "versions" else [getattr(self, name)[i] for i in places]',
         "Completions that are taken have the versions of the first ones"),
-    _of("loop/test_sources.py")("loop/sources.py", "version=batch - 1 if version is None else version", "version=0",
+    _of("loop/test_sources.py")("loop/sources.py", "now = batch - 1 if version is None else version", "now = 0",
         "Every rollout claims to be drawn by the first weights"),
     _of("rollout/test_rollout.py")("rollout/rollout.py", "lambda name: [getattr(self, name)[i] for i in places]", 'lambda name: getattr(self, name)[: len(places)] if name == "sampler_logprobs" else [getattr(self, name)[i] for i in places]',
              "Picking prompts leaves their log-probabilities behind"),
