@@ -1,18 +1,26 @@
-"""What `test_lost.py` runs in several processes, one of which ends, or does not come: `python -m tests.runtime.lost KIND FOLDER`.
+"""What `test_lost.py` looks at: several processes, one of which ends, or does not come. `python -m tests.runtime.lost FOLDER`.
 
-Every process prints what it hears, and whether it is the one to say it.
+All are children of one process that has PyTorch loaded, and wait at the same time. Each leaves in FOLDER, as `CASE-RANK`, what it heard and whether
+it is the one to say it; what else it said is in `CASE-RANK.out`.
 """
 
 import os
+import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from prefloop.configs.common import RunSettings
 from prefloop.errors import PeerLost
 from prefloop.runtime.world import World, speak, start_world
 from tests.runtime.example import Config, train
+from tests.runtime.processes import environment, free_port
+from tests.runtime.trials import ALONE, ended, fork
 
 SHORT = 0.2
 """Minutes."""
@@ -62,17 +70,59 @@ def refuses(world: World, folder: Path) -> None:
 KINDS = {"dies": dies, "hangs": hangs, "ends": ends, "refuses": refuses}
 
 
-def main() -> None:
-    kind, folder = sys.argv[1], Path(sys.argv[2])
-    if host := os.environ.get("TEST_HOST"):
-        socket.gethostname = lambda: host
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """Some processes of a kind."""
+
+    kind: str
+    size: int
+    of: int
+    """How many are said to be started."""
+    hosts: tuple[str, ...] = ()
+    """The machines that they take themselves to be on."""
+
+
+CASES = {
+    "dies": Case(kind="dies", size=2, of=2),
+    "hangs": Case(kind="hangs", size=3, of=3, hosts=("gpu-1", "gpu-2", "gpu-2")),
+    "ends": Case(kind="ends", size=3, of=3),
+    "refuses": Case(kind="refuses", size=2, of=2),
+    "absent": Case(kind="ends", size=1, of=2),
+}
+
+
+def one(name: str, rank: int, port: int, folder: Path) -> None:
+    """A process of a case."""
+    case, said = CASES[name], ""
+    os.environ.update(environment(rank, case.of, port))
+    if case.hosts:
+        socket.gethostname = lambda: case.hosts[rank]
     try:
         with start_world("cpu", wait_minutes=SHORT) as world:
-            KINDS[kind](world, folder)
+            KINDS[case.kind](world, folder / name)
     except PeerLost as error:
-        print(f"{error.speaks}: {error}")
-    sys.stdout.flush()
+        said = f"{error.speaks}: {error}"
+    (folder / f"{name}-{rank}").write_text(said)
     os._exit(0)  # the others are gone: there is no group to leave
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    train(Config(run=RunSettings(out=str(folder / "alone"))), ALONE)  # children find all imported
+    children: dict[tuple[str, int], int] = {}
+    for name, case in CASES.items():
+        port = free_port()
+        for rank in range(case.size):
+            output = folder / f"{name}-{rank}.out"
+            children[name, rank] = fork(partial(one, name, rank, port, folder), output)
+    for (name, rank), child in children.items():
+        if rank != 1:
+            assert ended(child) == 0, (folder / f"{name}-{rank}.out").read_text()
+    for (_, rank), child in children.items():
+        if rank == 1:
+            os.kill(child, signal.SIGKILL)
+            ended(child)
 
 
 if __name__ == "__main__":

@@ -11,45 +11,23 @@ from prefloop.configs.common import Compute, RunSettings
 from prefloop.errors import InputError
 from prefloop.runtime.world import World
 from tests.runtime.example import Config, train
-from tests.runtime.processes import ROOT, environment, free_port
+from tests.runtime.processes import ROOT
 
 
-def heard(
-    kind: str, folder: Path, *, size: int, of: int | None = None, hosts: tuple[str, ...] = ()
-) -> dict[int, str]:
-    """What each process printed; `of` of them are said to be started, where not all are. `hosts` are the machines that they take themselves to be on."""
-    port = free_port()
-    children = {
-        rank: subprocess.Popen(
-            [sys.executable, "-m", "tests.runtime.lost", kind, str(folder)],
-            cwd=ROOT,
-            env={**environment(rank, of or size, port), "TEST_HOST": hosts[rank] if hosts else ""},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    }
-    said: dict[int, str] = {}
-    try:
-        for rank, child in children.items():
-            if rank == 1:
-                continue
-            out, err = child.communicate(timeout=90)
-            assert child.returncode == 0, err
-            said[rank] = out.strip()
-    finally:
-        for child in children.values():
-            child.kill()
-            with child:  # closes its pipes, and waits
-                pass
-    return said
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the processes of all cases left."""
+    made = tmp_path_factory.mktemp("lost")
+    command = [sys.executable, "-m", "tests.runtime.lost", str(made)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    return made
 
 
-def test_a_dead_process_is_named_with_the_way_to_go_on(tmp_path: Path) -> None:
-    said = heard("dies", tmp_path, size=2)[0]
+def test_a_dead_process_is_named_with_the_way_to_go_on(folder: Path) -> None:
+    said = (folder / "dies-0").read_text()
     assert said.startswith("True: process 1 of 2 ended while the others waited")
-    out = tmp_path / "run"
+    out = folder / "dies/run"
     assert said.endswith(
         f"resume with: torchrun --nproc-per-node 2 -m prefloop example --config {out}/config.yaml --run.resume true"
     )
@@ -59,26 +37,26 @@ def test_a_dead_process_is_named_with_the_way_to_go_on(tmp_path: Path) -> None:
     train(Config(run=settings), World(rank=0, size=1, device=torch.device("cpu")))  # it does go on
 
 
-def test_of_three_the_one_that_does_not_come_is_named(tmp_path: Path) -> None:
-    said = heard("hangs", tmp_path, size=3, hosts=("gpu-1", "gpu-2", "gpu-2"))
+def test_of_three_the_one_that_does_not_come_is_named(folder: Path) -> None:
+    said = [(folder / f"hangs-{rank}").read_text() if rank != 1 else "" for rank in range(3)]
     assert said[0].startswith(
         "True: process 1 on gpu-2 of 3 did not come within 0.2 minutes (compute.wait_minutes)"
     )
     assert said[2].startswith("False: process 1 on gpu-2 of 3 ")
 
 
-def test_of_three_the_one_that_ended_is_named(tmp_path: Path) -> None:
-    said = heard("ends", tmp_path, size=3)
+def test_of_three_the_one_that_ended_is_named(folder: Path) -> None:
+    said = [(folder / f"ends-{rank}").read_text() if rank != 1 else "" for rank in range(3)]
     assert said[0].startswith("True: process 1 of 3 ")
     assert said[2].startswith("False: process 1 of 3 ")
 
 
-def test_where_the_ended_process_says_what_was_wrong_the_others_do_not(tmp_path: Path) -> None:
-    assert heard("refuses", tmp_path, size=2)[0].startswith("False: process 1 of 2 ended")
+def test_where_the_ended_process_says_what_was_wrong_the_others_do_not(folder: Path) -> None:
+    assert (folder / "refuses-0").read_text().startswith("False: process 1 of 2 ended")
 
 
-def test_a_process_that_is_never_started_is_waited_for_no_longer_than_set(tmp_path: Path) -> None:
-    said = heard("ends", tmp_path, size=1, of=2)[0]
+def test_a_process_that_is_never_started_is_waited_for_no_longer_than_set(folder: Path) -> None:
+    said = (folder / "absent-0").read_text()
     assert said.startswith("True: ")
     assert "within 0.2 minutes (compute.wait_minutes)" in said
     assert "\n" not in said
