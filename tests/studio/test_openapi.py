@@ -24,15 +24,15 @@ def json_lines(context: Any, value: Any) -> bytes:
 
 
 @pytest.fixture
-def browser(studio: Studio) -> TestClient:
+def stranger(studio: Studio) -> TestClient:
     project = studio.create_project(ProjectSettings(name="Compare"))
     studio.add_tasks(project.id, studio.store.add_pairs().ids)
     return client_of(studio, limits=LIMITS)
 
 
-def routes(browser: TestClient) -> list[tuple[str, str]]:
+def routes(stranger: TestClient) -> list[tuple[str, str]]:
     """Every method and path of the API."""
-    paths = browser.get("/openapi.json").json()["paths"]
+    paths = stranger.get("/openapi.json").json()["paths"]
     return [
         (method.upper(), path)
         for path, methods in paths.items()
@@ -41,31 +41,31 @@ def routes(browser: TestClient) -> list[tuple[str, str]]:
     ]
 
 
-def test_every_route_asks_who_is_there(browser: TestClient) -> None:
-    found = routes(browser)
+def test_every_route_asks_who_is_there(stranger: TestClient) -> None:
+    found = routes(stranger)
     assert len(found) > 20
     for method, path in found:
         place = path.format(token="x" * 22, id=1, person=1, task=1)
         for headers in ({}, {"Authorization": "Bearer pf_no"}, {"Cookie": "prefloop_session=no"}):
-            answer = browser.request(
+            answer = stranger.request(
                 method, place, json={}, headers={"Idempotency-Key": "12345678", **headers}
             )
             assert answer.status_code == 401, (method, path, answer.text)
 
 
-def test_every_change_by_a_browser_needs_the_csrf_token(studio: Studio, browser: TestClient) -> None:
+def test_every_change_by_a_browser_needs_the_csrf_token(studio: Studio, stranger: TestClient) -> None:
     who = accounts.add_person(studio, "boss", PASSWORD, "admin")
     cookie = accounts.open_session(studio, who.account)
-    for method, path in routes(browser):
+    for method, path in routes(stranger):
         if method == "GET":
             continue
         place = path.format(token="x" * 22, id=1, person=1, task=1)
         headers = {"Idempotency-Key": "12345678", "Cookie": f"prefloop_session={cookie}"}
-        assert browser.request(method, place, json={}, headers=headers).status_code == 403, (method, path)
+        assert stranger.request(method, place, json={}, headers=headers).status_code == 403, (method, path)
 
 
 def test_no_request_that_the_description_allows_breaks_the_server(
-    studio: Studio, browser: TestClient
+    studio: Studio, stranger: TestClient
 ) -> None:
     who = accounts.add_person(studio, "boss", PASSWORD, "admin")
     token = accounts.new_token(studio, who, "all", ["read", "annotate", "admin"])
