@@ -67,6 +67,11 @@ class OnlineSampling(Sampling):
         )
 
 
+def staleness_of(sampling: Sampling) -> int:
+    """Batches that an engine draws ahead; none in stages that have no setting for it."""
+    return sampling.staleness if isinstance(sampling, OnlineSampling) else 0
+
+
 def engine_of(sampling: Sampling) -> str:
     """What samples; in stages that have no setting for it, this process does."""
     return sampling.engine if isinstance(sampling, OnlineSampling) else PROCESS

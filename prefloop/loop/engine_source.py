@@ -43,7 +43,7 @@ TRIES = 2
 
 
 @dataclass(eq=False)
-class Drawing:
+class BatchUnderWay:
     """A batch that the engine draws."""
 
     version: int
@@ -81,7 +81,7 @@ class EngineSampler:
         """Of the weights that the engine has; None while that is not known, or they are not whole."""
         self._model = ""
         self._metrics: dict[str, float] = {}
-        self._under_way: list[Drawing] = []
+        self._under_way: list[BatchUnderWay] = []
         self._pool = ThreadPoolExecutor(1 + settings.staleness, thread_name_prefix="drawing")
 
     def check_room(self, longest: int) -> None:
@@ -141,7 +141,7 @@ class EngineSampler:
         seed: int,
         row_keys: Sequence[int],
         version: int,
-    ) -> Drawing:
+    ) -> BatchUnderWay:
         """Send the weights if the engine does not have them, and let it draw; `finish` waits. Collective: all processes call it.
 
         Raises:
@@ -173,11 +173,11 @@ class EngineSampler:
             )
             return drawn, max(time.monotonic() - sent, 1e-9)
 
-        drawing = Drawing(version=version, result=self._pool.submit(draw))
+        drawing = BatchUnderWay(version=version, result=self._pool.submit(draw))
         self._under_way.append(drawing)
         return drawing
 
-    def finish(self, drawing: Drawing) -> list[list[Sampled]] | None:
+    def finish(self, drawing: BatchUnderWay) -> list[list[Sampled]] | None:
         """Wait for what was begun; None if the engine lost its weights meanwhile. Collective: all processes call it.
 
         Raises:
@@ -196,7 +196,7 @@ class EngineSampler:
         }
         return drawn
 
-    def _kept_its_weights(self, drawing: Drawing) -> bool:
+    def _kept_its_weights(self, drawing: BatchUnderWay) -> bool:
         """Whether the engine has, after a drawing, the weights that it began with; looked at once, before they are replaced."""
         if drawing.kept is None:
             drawing.kept = self._together(

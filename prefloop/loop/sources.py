@@ -17,11 +17,11 @@ from torch import nn
 
 from prefloop.configs.common import Sampling
 from prefloop.configs.distill_context import DistillContextConfig
-from prefloop.configs.engine import PROCESS, OnlineSampling, engine_of, has_engine, is_function
+from prefloop.configs.engine import PROCESS, OnlineSampling, engine_of, has_engine, is_function, staleness_of
 from prefloop.configs.online import OnlineConfig
 from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
-from prefloop.loop.engine_source import NOISE, Drawing, EngineSampler
+from prefloop.loop.engine_source import NOISE, BatchUnderWay, EngineSampler
 from prefloop.loop.function_sampler import FunctionSampler
 from prefloop.loop.inputs import Prompts, prompts
 from prefloop.loop.reading import Read, Reader, open_reader
@@ -202,7 +202,7 @@ class PromptSource:
     """Batches that an engine draws ahead."""
     last_batch: int = sys.maxsize
     """None after it is drawn ahead."""
-    ahead: dict[int, Drawing] = field(default_factory=dict)
+    ahead: dict[int, BatchUnderWay] = field(default_factory=dict)
     """Batches that an engine is drawing, by their numbers."""
 
     @property
@@ -346,6 +346,7 @@ def read_prompts(config: OnlineConfig | DistillContextConfig) -> PromptSource:
     )
     if not len(train):
         raise InputError(f"{config.data.source}: no prompt to train on; lower data.heldout, or give more")
+    several = getattr(config, "dynamic_sampling", 0)  # batches, which a step may then take
     return PromptSource(
         prompts=train,
         heldout=heldout,
@@ -357,9 +358,8 @@ def read_prompts(config: OnlineConfig | DistillContextConfig) -> PromptSource:
         stop_ids=stop_token_ids(reader.tokenizer),
         check=StartCheck(temperature=config.sampling.temperature, noise=NOISE[config.compute.dtype]),
         sampler=_sampler(config, reader),
-        staleness=config.sampling.staleness if isinstance(config.sampling, OnlineSampling) else 0,
-        # With dynamic sampling a step may take several.
-        last_batch=sys.maxsize if getattr(config, "dynamic_sampling", 0) else config.steps,
+        staleness=staleness_of(config.sampling),
+        last_batch=sys.maxsize if several else config.steps,
     )
 
 
