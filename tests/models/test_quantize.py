@@ -168,7 +168,7 @@ def test_what_cannot_be_is_refused(
     again = settings(
         "sft_lora", project, out=str(tmp_path / "again"), compute=replace(PACKED, quantize="nf4")
     )
-    with pytest.raises(InputError, match=r"merged and rounded again before a new one stands on it"):
+    with pytest.raises(InputError, match=r"Under a new one it would have to be merged and rounded again"):
         train(replace(again, model=adapter))
     train(replace(again, model=adapter, lora=LoRA(adapter="train")))
     scorer = settings("reward_lora", project, out=str(tmp_path / "scorer"), compute=PACKED)

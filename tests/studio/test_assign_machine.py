@@ -229,5 +229,5 @@ def test_nothing_is_lost_and_nothing_is_asked_too_often(kind: str, new_url: Call
 
         Machine.store = store
         run_state_machine_as_test(
-            Machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
+            Machine, settings=settings(max_examples=15, stateful_step_count=25, deadline=None)
         )
