@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +22,28 @@ CRITIC_FREE = (
     ("remax", "ReMaxConfig", "REINFORCE with the greedy completion's score as baseline"),
 )
 """Presets of one algorithm: command, settings, summary."""
+
+RECIPES = (
+    (
+        "toy",
+        "ToyConfig",
+        "the whole loop in minutes, with nothing to download: a small world of readable English whose gold preference is a formula",
+        "",
+    ),
+    (
+        "imdb",
+        "IMDBConfig",
+        "positive film reviews: real text, and a gold judge fitted on the stars that people gave",
+        "--data DATA ",
+    ),
+    (
+        "rounds",
+        "RoundsConfig",
+        "several rounds of the loop, each with new samples, new comparisons, a new reward model and a new policy",
+        "",
+    ),
+)
+"""Of `run`: recipe, settings, summary, flags that must be given besides the project folder."""
 
 STAGES: Mapping[str, Command] = {
     "align": Command(
@@ -367,32 +388,16 @@ GROUPS: Mapping[str, str] = {
 
 def commands() -> dict[str, Command]:
     """Every command, the recipes of `run` first."""
-    recipes = import_module("prefloop.configs.recipes").RECIPES
     runs = {
         f"run {name}": Command(
-            summary=_first_line(cls),
-            settings=f"{cls.__module__}:{cls.__qualname__}",
+            summary=summary,
+            settings=f"prefloop.configs.recipes:{settings}",
             work="prefloop.recipes.run:run_recipe",
-            examples=(f"prefloop run {name} {_required(cls)}--out runs/{name}",),
+            examples=(f"prefloop run {name} {needs}--out runs/{name}",),
         )
-        for name, cls in recipes.items()
+        for name, settings, summary, needs in RECIPES
     }
     return runs | dict(STAGES)
-
-
-def _required(cls: Any) -> str:
-    """Flags that must be given besides the project folder."""
-    needed = (
-        field.name
-        for field in fields(cls)
-        if field.default is MISSING and field.default_factory is MISSING and field.name != "out"
-    )
-    return "".join(f"--{name} {name.upper()} " for name in needed)
-
-
-def _first_line(cls: type) -> str:
-    line = (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
-    return line[:1].lower() + line[1:]
 
 
 def find(arguments: Sequence[str]) -> tuple[str, Command, list[str]]:

@@ -5,7 +5,6 @@ by a small process that waits until torchrun has ended.
 """
 
 import os
-import subprocess
 import sys
 
 _WAITS = """
@@ -34,6 +33,8 @@ def repeat_last(text: str) -> None:
     """Write a line to standard error once torchrun has ended; nothing where torchrun did not start this process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
+    import subprocess  # what it imports takes longer than a page of help
+
     # A session of its own: torchrun ends the group of every process that it started.
     subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _WAITS, str(os.getppid()), text],

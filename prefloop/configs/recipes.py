@@ -152,6 +152,3 @@ class RoundsConfig(ToyConfig):
             f"completions_per_prompt is {self.completions_per_prompt}; a comparison needs 2 or more",
         )
         require(self.lr >= 0, f"lr is {self.lr}; it must be 0 (the recipe's) or more")
-
-
-RECIPES: dict[str, type[LoopSettings]] = {"toy": ToyConfig, "imdb": IMDBConfig, "rounds": RoundsConfig}
