@@ -2,7 +2,8 @@
 
 import ast
 import inspect
-import shutil
+import os
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -149,4 +150,8 @@ def _table(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
 
 
 def _width() -> int:
-    return max(60, min(shutil.get_terminal_size().columns, 110))
+    try:  # as shutil.get_terminal_size does, whose import takes as long as a page
+        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(sys.stdout.fileno()).columns)
+    except (OSError, ValueError):
+        columns = 80
+    return max(60, min(columns, 110))
