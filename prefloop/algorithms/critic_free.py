@@ -14,8 +14,7 @@ Logged at every step, means over completions or tokens of the whole step:
     kl, kl_distance   as PPO's; left out where no reference is loaded
     baseline          mean of the baseline that returns are compared with (advantage `return`)
     entropy, length, ended   as PPO's
-    rounds            rounds of sampling that the step took
-    trained           share of completions that are learned from
+    rounds, trained   rounds of sampling that the step took, and share of completions that are learned from
     policy_loss       in the unit of the reduction: per token, per completion, or per completion over the limit of tokens
     ratio             largest distance of a probability ratio from 1 in the first minibatch: float noise, or something is wrong
     clip_fraction     share of tokens whose gradient, or whose weight, the clip has cut

@@ -4,12 +4,11 @@ One step: draw completions y of prompts x, from the teacher that reads context c
 
     Σ_t KL(π_teacher(· | c, x, y_<t) ‖ π(· | x, y_<t))        (`divergence forward`; or KL(π ‖ π_teacher), `reverse`)
 
-per completion token, over the whole vocabulary. The completions' tokens are the same for both; only what stands before them differs. The teacher is
-frozen: the policy's starting weights unless another model is named. Distributions are at the sampling temperature. What differs from the papers:
-the whole vocabulary is matched, not its likeliest tokens, and it is never held for all tokens at once (`models/head.py`).
+per completion token. The completions' tokens are the same for both; only what stands before them differs. The teacher is frozen: the policy's
+starting weights unless another model is named. Unlike in the papers the whole vocabulary is matched, but never held at once (`models/head.py`).
 
-Logged: divergence (per completion token, nats), divergence_completion (summed over each completion), nll (of the completions under the policy, per
-token), length, ended; heldout_divergence (the same on held-out prompts, freshly drawn); loss, lr, grad_norm, skipped.
+Logged: divergence (per completion token, nats), divergence_completion (summed over each completion), nll (of completions under the policy, per token),
+length, ended; heldout_divergence (of held-out prompts, freshly drawn); loss, lr, grad_norm, skipped.
 """
 
 from collections.abc import Sequence
