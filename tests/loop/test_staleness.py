@@ -64,18 +64,19 @@ def test_what_is_learned_from_is_what_those_weights_drew(
         assert ours["length"] == theirs["length"]
 
 
+@pytest.mark.parametrize(("by", "stale_by"), [(1, [0, 1, 1]), (2, [0, 1, 2, 2])])
 def test_whole_models_change_when_nothing_is_under_way(
-    project: Path, tmp_path: Path, engine: EngineDouble
+    project: Path, tmp_path: Path, engine: EngineDouble, by: int, stale_by: list[int]
 ) -> None:
-    train(stale(project, tmp_path / "run", engine, 1, steps=3))
+    engine.faults["/v1/completions"] = lambda double, body: time.sleep(0.1) if body["n"] == 3 else None
+    train(stale(project, tmp_path / "run", engine, by, steps=len(stale_by)))
     routes = [
         "load" if route == "/collective_rpc" else "draw"
         for route, body in engine.calls
         if route == "/collective_rpc" or (route == "/v1/completions" and body["n"] == 3)
     ]
-    assert routes == ["load", *["draw"] * 6, "load", *["draw"] * 3]
-    rows = metrics_of(tmp_path / "run")
-    assert [row.get("staleness", 0.0) for row in rows] == [0, 1, 1]
+    assert routes == ["load", *["draw"] * 3 * (1 + by), "load", *["draw"] * 3]
+    assert [row.get("staleness", 0.0) for row in metrics_of(tmp_path / "run")] == stale_by
 
 
 def test_the_run_learns_while_the_engine_draws(project: Path, tmp_path: Path, engine: EngineDouble) -> None:
