@@ -72,7 +72,12 @@ def read_flags(arguments: Sequence[str], cls: Any, *, positional: Sequence[str] 
             _put(found, OFF[name], Given(value=False, where=flag))
             continue
         if name != CONFIG and name not in kinds:
-            raise InputError(_unknown(flag, name, cls))
+            another = found.get("command")
+            raise InputError(
+                f"{flag} is not a flag here; if it is one of `{another.value[0]}`, write -- before that command"
+                if another is not None
+                else _unknown(flag, name, cls)
+            )
         kind = str if name == CONFIG else kinds[name]
         words = [attached] if equals else _take(rest, kind, may_be_next=bool(places))
         value = _read(words, kind, flag)

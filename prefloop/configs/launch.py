@@ -52,7 +52,7 @@ class LaunchConfig:
         named = [name for name in ("slurm", "skypilot", "k8s") if getattr(self, name)]
         require(
             len(named) == 1,
-            f"{' and '.join(f'--{name}' for name in named) or 'no scheduler'} is given; give one of --slurm, --skypilot and --k8s",
+            f"{' and '.join(f'--{name}' for name in named) + ' are' if named else 'no scheduler is'} given; give one of --slurm, --skypilot and --k8s",
         )
         require(
             bool(self.command),

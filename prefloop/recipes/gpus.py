@@ -309,7 +309,8 @@ def report(found: GpuEstimate, settings: Online | Offline, cluster: EstimateConf
         "",
         f"a step of {found.tokens:,.0f} tokens, seconds",
         *_table(found.seconds),
-        f"  {'in all':32}{found.step:10.1f}   sending is hidden behind learning as far as that lasts",
+        f"  {'in all':32}{found.step:10.1f}"
+        + ("   sending is hidden behind learning as far as that lasts" if found.traffic else ""),
     ]
     if isinstance(settings, Online):
         lines += ["", f"{settings.steps} steps take {duration(settings.steps * found.step)}"]

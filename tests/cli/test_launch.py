@@ -191,8 +191,9 @@ def test_the_script_is_written_and_one_that_starts_over_is_said(
     ("arguments", "message"),
     [
         (["--", *DPO], "no scheduler is given"),
-        (["--slurm", "--k8s", "--", *DPO], "--slurm and --k8s is given"),
+        (["--slurm", "--k8s", "--", *DPO], "--slurm and --k8s are given"),
         (["--slurm"], "command is empty"),
+        (["--slurm", *DPO], "--model is not a flag here; if it is one of `dpo`, write -- before that command"),
         (["--slurm", "--", *DPO, "--modle", "M"], "--modle is not a flag; did you mean --model?"),
         (["--slurm", "--", *DPO, "--epochs", "0"], "epochs is 0"),
         (["--slurm", "--", "label", "import", "--data", "x"], "prefloop label import is no training"),
