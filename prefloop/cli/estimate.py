@@ -12,7 +12,7 @@ def show_estimate(config: EstimateConfig) -> None:
     from prefloop.recipes.align.cost import Shape, shape_of
     from prefloop.recipes.gpus import estimate, report, require_known
 
-    name, _, settings, _ = training_named(config.command)
+    name, _, settings, _ = training_named(config.command, engine=config.engine_gpus > 0)
     require_known(settings)
     require_engine(config.engine_gpus, name, settings)
 

@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefloop.cli.trainings import require_engine, training_named
+from prefloop.cli.trainings import ENGINE, require_engine, training_named
 from prefloop.configs.common import require
-from prefloop.configs.engine import PROCESS
 from prefloop.configs.launch import LaunchConfig
 from prefloop.errors import InputError
 from prefloop.runtime.launch import SHARED, Training, kubernetes, skypilot, slurm
@@ -38,7 +37,7 @@ def script(config: LaunchConfig) -> str:
     Raises:
         InputError: The command is none that several processes run, its settings are wrong, or its run would lie where the nodes do not share a folder.
     """
-    name, words, settings, file = training_named(config.command)
+    name, words, settings, file = training_named(config.command, engine=config.engine_gpus > 0)
     _check(config, name, settings)
     run = settings.run
     training = Training(
@@ -90,7 +89,7 @@ def _check_engine(config: LaunchConfig, name: str, settings: Any) -> None:
     if not gpus:
         return
     require(
-        settings.sampling.engine == PROCESS,
+        settings.sampling.engine == ENGINE,
         f"sampling.engine is {settings.sampling.engine}, and engine_gpus {gpus} starts another one; leave one of them out",
     )
     require(
@@ -102,12 +101,13 @@ def _check_engine(config: LaunchConfig, name: str, settings: Any) -> None:
 
 def _engine(settings: Any) -> tuple[str, ...]:
     """The command of the engine for a run with these settings."""
-    rank = settings.lora.rank
+    rank, versions = settings.lora.rank, 1 + settings.sampling.staleness
     return (
         *("engine", "serve", settings.model),
         *("--dtype", settings.compute.dtype),
         *("--max_sequences", str(settings.sampling.batch_size)),
         *(("--max_lora_rank", str(rank)) if rank else ()),
+        *(("--max_adapters", str(versions)) if rank and versions > 1 else ()),
     )
 
 

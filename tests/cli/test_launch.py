@@ -70,7 +70,9 @@ def test_slurm_starts_the_engine_then_every_node_and_ends_it(
 ) -> None:
     odd = "it's a file $HOME.jsonl"
     nodes = split("--slurm --nodes 3 --gpus 4 --engine_gpus 2 --hours 1.5")
-    text = script(capsys, *nodes, "--", *GRPO, "--lora.rank", "128", "--data", odd)
+    text = script(
+        capsys, *nodes, "--", *GRPO, "--lora.rank", "128", "--sampling.staleness", "2", "--data", odd
+    )
     assert {"#SBATCH --nodes=3", "#SBATCH --gpus-per-node=4", "#SBATCH --time=1:30:00"} <= set(
         text.splitlines()
     )
@@ -79,7 +81,7 @@ def test_slurm_starts_the_engine_then_every_node_and_ends_it(
     )
     assert code == 0
     assert engine[:3] == ["n1", "all", "prefloop"]
-    serve = "engine serve M --dtype float32 --max_sequences 64 --max_lora_rank 128 --host n1 --port 8000 --gpus 0,1"
+    serve = "engine serve M --dtype float32 --max_sequences 64 --max_lora_rank 128 --max_adapters 3 --host n1 --port 8000 --gpus 0,1"
     assert engine[3:] == split(serve)
     assert calls.pop() == ["ended"]
     assert sorted(call[0] for call in calls) == ["n2", "n3"]
@@ -88,7 +90,7 @@ def test_slurm_starts_the_engine_then_every_node_and_ends_it(
         assert (found.nnodes, found.nproc_per_node, found.max_restarts) == ("2", "4", 3)
         assert (found.rdzv_backend, found.rdzv_endpoint, found.rdzv_id) == ("c10d", "n2:29400", "17")
         assert (found.module, found.training_script) == (True, "prefloop")
-        more = ["--lora.rank", "128", "--data", odd, "--run.resume", "true"]
+        more = ["--lora.rank", "128", "--sampling.staleness", "2", "--data", odd, "--run.resume", "true"]
         assert found.training_script_args == [*GRPO, *more, "--sampling.engine", "http://n1:8000"]
 
 
@@ -200,6 +202,7 @@ def test_the_script_is_written_and_one_that_starts_over_is_said(
         (["--slurm", "--nodes", "0", "--", *DPO], "nodes is 0; it must be 1 or more"),
         (["--slurm", "--engine_gpus", "8", "--", *GRPO], "it must be between 0 and 7"),
         (["--slurm", "--engine_gpus", "1", "--", *DPO], "prefloop dpo draws nothing from an engine"),
+        (["--slurm", "--engine_gpus", "1", "--", *GRPO, "--sampling.engine", "http://x"], "sampling.engine is http://x, and engine_gpus 1"),
         (["--slurm", "--volume", "v", "--", *DPO], "volume is v, but a Slurm job"),
         (["--slurm", "--accelerator", "A100", "--", *DPO], "accelerator is A100, but only SkyPilot"),
         (["--k8s", "--volume", "v", "--", *DPO], "image is empty"),

@@ -87,14 +87,19 @@ def test_adapters_and_taken_ports_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_server_gives_log_probabilities_at_the_temperature_and_takes_weights(tmp_path: Path) -> None:
-    settings = EngineServeConfig(model="a/b", max_lora_rank=20, max_model_len=99, gpus="2,3")
+    settings = EngineServeConfig(model="a/b", max_lora_rank=20, max_adapters=3, max_model_len=99, gpus="2,3")
     command, variables = command_of(settings, CPU)
     line = " ".join(command)
     assert line.startswith(
         "/env/bin/python -m vllm.entrypoints.openai.api_server --enforce-eager --enable-lora"
     )
     for flags in (
-        *("--logprobs-mode processed_logprobs", "--generation-config vllm", "--max-lora-rank 32"),
+        *(
+            "--logprobs-mode processed_logprobs",
+            "--generation-config vllm",
+            "--max-lora-rank 32",
+            "--max-loras 3",
+        ),
         *("--served-model-name b", "--max-model-len 99", "--host 127.0.0.1", "--dtype float32"),
     ):
         assert flags in line
