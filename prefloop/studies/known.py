@@ -66,6 +66,11 @@ STUDIES: Mapping[str, Known] = {
         study="prefloop.studies.rlaif:STUDY",
         minutes=1.5,
     ),
+    "walks": Known(
+        summary="trlX's random walks: ILQL by decoding beta beside PPO and expert iteration",
+        study="prefloop.studies.walks:STUDY",
+        minutes=10.0,
+    ),
 }
 """In the order in which `all` runs them and the page shows them."""
 

@@ -84,15 +84,3 @@ def test_letters():
         make_graph(nodes=30)
     with pytest.raises(InputError, match="give more edges"):
         make_graph(edge=0.0)
-
-
-def test_a_tokenizer_of_letters_writes_them_back():
-    examples = pytest.importorskip("examples.random_walks")
-    from prefloop.text import decode_completion, encode_completion, encode_prompt, stop_token_ids
-
-    tokenizer, prompt = examples.make_tokenizer(), Prompt(content="b")
-    assert len(encode_prompt(tokenizer, prompt)) == 2
-    ids = encode_completion(tokenizer, prompt, "cda")
-    assert len(ids) == 4
-    assert ids[-1:] == list(stop_token_ids(tokenizer))
-    assert decode_completion(tokenizer, ids) == "cda"
