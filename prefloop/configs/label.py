@@ -107,6 +107,8 @@ class ServeConfig:
     """Processes. More than one is for PostgreSQL; SQLite has one writer at a time anyway."""
     media: str = ""
     """Folder of the clips that `clip` projects name."""
+    runs: str = ""
+    """Folder that holds run folders. Admins follow the trainings below it in the browser, under Runs."""
     chat: tuple[str, ...] = ()
     """Models to talk to: a checkpoint (folder or hub name), or the address of an OpenAI-compatible server and a model, written http://127.0.0.1:8000/v1#MODEL. One model answers twice, with different seeds; of several, two are drawn for each message."""
     answers: ChatAnswers = field(default_factory=ChatAnswers)

@@ -26,12 +26,12 @@ COMMANDS: Mapping[str, str] = {
 """Kind of records -> a command that trains on them."""
 
 
-def command_for(version: DatasetVersion, store: str) -> str:
-    """A command that trains on a version; the model and the run folder are for the reader to fill in."""
+def command_for(version: DatasetVersion, store: str, *, runs: str = "RUNS") -> str:
+    """A command that trains on a version, with its run below `runs`; the model is for the reader to fill in."""
     command = COMMANDS[version.export.kind]
     return (
         f"prefloop {command} --model MODEL --data store:{version.label} --store {shlex.quote(store)} "
-        f"--out RUNS/{version.name}-{version.version}"
+        f"--out {shlex.quote(f'{runs}/{version.name}-{version.version}')}"
     )
 
 

@@ -39,12 +39,14 @@ from prefloop.studio import (
     pages_items,
     pages_members,
     pages_questions,
+    pages_runs,
     pages_start,
     pages_webhooks,
 )
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.outgoing import Network
 from prefloop.studio.prefix import Prefix, check_prefix, parsed
+from prefloop.studio.run_folders import RunFolders
 from prefloop.studio.security import Guard, Hosts, RateLimit, root_of
 from prefloop.studio.service import Studio
 from prefloop.studio.telemetry import Watch
@@ -73,6 +75,7 @@ PARTS = (
     pages_at_work,
     pages_items,
     pages_questions,
+    pages_runs,
     pages_start,
     pages_arena,
     pages_webhooks,
@@ -90,13 +93,14 @@ def make_app(
     hosts: Hosts = ANY_HOST,
     public_url: str = "",
     media: Path | None = None,
+    runs: RunFolders | None = None,
     chat: ChatWork | None = None,
     limits: dict[str, tuple[int, float]] | None = None,
     watches: Sequence[Watch] = (),
     webhook_networks: Sequence[Network] = (),
 ) -> FastAPI:
     """The application. `hosts`: what it answers to. `public_url`: the address that people
-    type, where it is another: its scheme says whether cookies need TLS, its path is that of every page. `media`: folder of clips. `chat`: the models of
+    type, where it is another: its scheme says whether cookies need TLS, its path is that of every page. `media`: folder of clips. `runs`: the trainings to follow. `chat`: the models of
     live chats. `watches`: told of every request. `webhook_networks`: where webhooks may go that is not the internet. Raises `InputError` for a public_url that cannot be."""
     public = parsed(public_url)
     app = FastAPI(
@@ -111,6 +115,7 @@ def make_app(
     app.state.secure = public.scheme == "https"
     app.state.prefix = prefix = public.path
     app.state.media = media
+    app.state.runs = runs
     app.state.chat = chat
     app.state.webhook_networks = tuple(webhook_networks)
     app.state.limits = {

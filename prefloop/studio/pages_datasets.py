@@ -14,6 +14,7 @@ from prefloop.studio.accounts import Who
 from prefloop.studio.admin_views import excerpt
 from prefloop.studio.api_datasets import save_dataset
 from prefloop.studio.pages import Admin, Form, Offset, page
+from prefloop.studio.pages_runs import runs_folder
 from prefloop.studio.security import check_csrf, root_of, studio_of
 from prefloop.studio.values import EXPORTS
 
@@ -92,7 +93,11 @@ def _datasets(
         status=422 if error else 200,
         project=of,
         versions=sorted(found, key=lambda dataset: dataset.created_at, reverse=True),
-        commands={dataset.label: command_for(dataset, studio.store.label) for dataset in found},
+        commands={
+            dataset.label: command_for(dataset, studio.store.label, runs=runs_folder(request))
+            for dataset in found
+        },
+        follow=request.app.state.runs is not None,
         kinds=() if of is None else EXPORTS[of.settings.kind],
         given=given,
         adjudicated="adjudicated" in (form or {}),

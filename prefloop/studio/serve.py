@@ -19,6 +19,7 @@ from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.outgoing import read_networks
 from prefloop.studio.prefix import parsed
 from prefloop.studio.responders import EndpointResponder, Served, serving
+from prefloop.studio.run_folders import RunFolders
 from prefloop.studio.security import Hosts
 from prefloop.studio.service import Studio
 from prefloop.studio.telemetry import (
@@ -41,11 +42,13 @@ def serve(config: ServeConfig) -> None:
     """Prepare the store, say where to go, and serve until stopped.
 
     Raises:
-        InputError: The address is taken, or is none of this machine's; nothing is made then.
+        InputError: The address is taken, or is none of this machine's, or there is no folder of runs; nothing is made then.
     """
     _check_address(config.host, config.port)
     watched = parse_address(config.metrics)
     read_networks(config.webhook_networks)
+    if config.runs:
+        RunFolders(Path(config.runs))
     address = Address(host=config.host, port=config.port, public=config.public_url)
     with serving(config.chat, config.answers) as served, Store.open(config.store) as store:
         studio = Studio(store)
@@ -70,6 +73,7 @@ def serve(config: ServeConfig) -> None:
             "NUMBERS": _flag(address.by_number),
             "PUBLIC": config.public_url,
             "MEDIA": config.media,
+            "RUNS": config.runs,
             "METRICS": config.metrics,
             "WEBHOOK_NETWORKS": " ".join(config.webhook_networks),
             "LOG_FORMAT": config.log_format,
@@ -133,6 +137,7 @@ def from_environment() -> FastAPI:
         hosts=Hosts.of(*given["HOSTS"].split(), numbers=bool(given["NUMBERS"])),
         public_url=given["PUBLIC"],
         media=Path(given["MEDIA"]) if given["MEDIA"] else None,
+        runs=RunFolders(Path(given["RUNS"])) if given["RUNS"] else None,
         chat=_chat_work(studio, given["CHAT"]),
         watches=watches,
         webhook_networks=networks,

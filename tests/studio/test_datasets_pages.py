@@ -178,7 +178,6 @@ def test_in_a_browser(studio: Studio, project: int, browser: Any) -> None:
         page.get_by_label("Name").fill("helpful")
         page.get_by_role("button", name="Save a version").click()
         page.get_by_text("Saved as helpful@1").wait_for()
-        page.get_by_text("Train on it").click()
         assert "--data store:helpful@1 " in page.locator("details pre").inner_text()
         page.get_by_role("button", name="Copy the command").click()
         assert watch.wrong == []

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
@@ -67,6 +68,18 @@ def lineage(store: Store, checkpoint: str | int) -> Node:
     with store.database.read() as session:
         found = find_checkpoint(session, checkpoint, store.folder)
         return _checkpoint(session, found.id, "", set())
+
+
+def lineage_of_run(store: Store, folder: Path) -> Node | None:
+    """The tree of what the newest training run in a folder read; None if the store knows of no run there."""
+    run = models.TrainingRunRow
+    with store.database.read() as session:
+        rows = session.execute(select(run.id, run.folder).where(run.folder != "").order_by(run.id.desc()))
+        here = folder.resolve()
+        found = next(
+            (id for id, own in rows if here in (Path(own).resolve(), (store.folder / own).resolve())), None
+        )
+        return None if found is None else _training_run(session, found, set())
 
 
 def _checkpoint(session: Session, id: int, role: str, seen: set[int]) -> Node:
