@@ -103,11 +103,13 @@ ENGINE ?= $(or $(PREFLOOP_ENGINE),$(wildcard .venv-engine))
 engine: setup
 	@test -x .venv-engine/bin/python || $(BIN)/prefloop engine install --folder .venv-engine
 
-# Every stage with its models sharded over processes, beside one process: a table of the differences. See docs/scale.md.
+# A real engine, games of several turns, and every stage with its models sharded over processes beside one process: a table of the differences.
+# See docs/scale.md.
 scale-test: setup
 	@if [ -n "$(ENGINE)" ]; then \
 		PREFLOOP_ENGINE=$(ENGINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/end_to_end/test_real_engine.py || exit $$?; \
 	else echo "no environment with vLLM, so no real engine is tested; \`make engine\` makes one"; fi
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.environment_tasks
 	@folder=$$(mktemp -d); OMP_NUM_THREADS=1 $(BIN)/python -m tests.algorithms.sharded table $$folder; code=$$?; rm -rf $$folder; exit $$code
 
 clean:

@@ -105,7 +105,7 @@ def learn(method: str, player: Path, folder: Path, seed: int, steps: int) -> lis
         "batch_prompts": 16,
         "completions_per_prompt": 8,
         "kl": KL(coef=0.0),
-        "optim": Optim(lr=2e-3, schedule="constant"),
+        "optim": Optim(lr=2e-3, schedule="linear"),
         "compute": CPU,
     }
     if method == "grpo":
