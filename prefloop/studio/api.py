@@ -37,6 +37,7 @@ from prefloop.studio.bodies import (
     Turn,
 )
 from prefloop.studio.exchange import ImportOptions
+from prefloop.studio.languages import words_of
 from prefloop.studio.questions import QuestionAnswer, Span
 from prefloop.studio.render import markdown, to_html
 from prefloop.studio.security import admin, limit, manager, reader, root_of, signed_in, studio_of, worker
@@ -159,7 +160,7 @@ def next_assignment(request: Request, body: NextIn, who: Who = Depends(worker)) 
         left=left,
         unanswered=unanswered,
         state=project.state,
-        why=why,
+        why=words_of(request, who).said(why),
         guidelines=GuidelinesOut(version=unread, html=markdown(project.settings.guidelines), changed=changed)
         if unread
         else None,

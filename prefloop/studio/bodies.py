@@ -185,6 +185,9 @@ class SettingsIn(Strict):
         default={}, max_length=60
     )
     theme: Literal["auto", "light", "dark"] = "auto"
+    language: Literal["auto", "en", "de", "es", "zh", "ar"] = Field(
+        default="auto", description="of the pages; auto: as the browser asks"
+    )
     at_once: bool = Field(default=False, description="choosing submits, without a second key")
     size: Literal["small", "medium", "large"] = "medium"
 

@@ -1,5 +1,6 @@
 """The keys of the labelling page: one table for the page, its help, the settings and the documentation."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -49,3 +50,10 @@ KEYS: Mapping[str, Key] = {
     "help": Key(key="?", says="these keys"),
 }
 """Name -> key. Digits in `rank` place the reply that has the focus; in `rate` they answer the scale that has it."""
+
+
+def usual(direction: str) -> dict[str, str]:
+    """Name -> key. Where one reads from right to left the first response is on the right, and so is its arrow."""
+    turned = {"ArrowLeft": "ArrowRight", "ArrowRight": "ArrowLeft"} if direction == "rtl" else {}
+    arrow = re.compile("|".join(turned) or "(?!)")
+    return {name: arrow.sub(lambda match: turned[match.group()], key.key) for name, key in KEYS.items()}

@@ -26,7 +26,8 @@ from prefloop.studio import (
     two_factor,
 )
 from prefloop.studio.accounts import Who
-from prefloop.studio.keys import KEYS
+from prefloop.studio.keys import KEYS, usual
+from prefloop.studio.languages import LANGUAGES, TEMPLATES, words, words_of
 from prefloop.studio.questions import for_page
 from prefloop.studio.render import ODD, markdown
 from prefloop.studio.security import (
@@ -88,7 +89,12 @@ Offset = Annotated[int, Query(ge=0, lt=2**31)]
 def page(request: Request, name: str, who: Who | None, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A template as an answer."""
     settings = who.settings if who else {}
+    language = words_of(request, who) if name in TEMPLATES else words("en")
     text = _templates.get_template(f"{name}.html").render(
+        _=language,
+        lang=language.language,
+        dir=language.direction,
+        script_words=None if language.language == "en" else _in_script(language.for_scripts()),
         who=who,
         version=__version__,
         theme=settings.get("theme", "auto"),
@@ -98,6 +104,11 @@ def page(request: Request, name: str, who: Who | None, *, status: int = 200, **v
         **values,
     )
     return HTMLResponse(text, status)
+
+
+def _in_script(text: str) -> Markup:
+    """JSON that can stand in a script element."""
+    return Markup(text.replace("<", "\\u003c"))
 
 
 def message_page(request: Request, status: int, text: str) -> HTMLResponse:
@@ -327,7 +338,7 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
         "scales": [{"name": scale.name, "levels": scale.levels} for scale in settings.scales],
         "questions": for_page(settings.questions),
         "reveal": settings.reveal,
-        "keys": {name: key.key for name, key in KEYS.items()} | dict(who.settings.get("keys", {})),
+        "keys": usual(words_of(request, who).direction) | dict(who.settings.get("keys", {})),
         "keyNames": {
             name: key.says
             for name, key in KEYS.items()
@@ -346,7 +357,7 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
         "label",
         who,
         project=project,
-        about=Markup(json.dumps(about).replace("<", "\\u003c")),
+        about=_in_script(json.dumps(about)),
         guidelines=Markup(guidelines),
         clips=settings.kind == "clip",
     )
@@ -430,6 +441,9 @@ def _settings(request: Request, who: Who, *, error: str = "") -> Response:
         error=error,
         changed=not error and "changed" in request.query_params,
         keys=KEYS,
+        usual=usual(words_of(request, who).direction),
+        languages=LANGUAGES,
+        language=who.settings.get("language", "auto"),
         mine=dict(who.settings.get("keys", {})),
         at_once=bool(who.settings.get("at_once", False)),
         tokens=accounts.tokens_of(studio, who),

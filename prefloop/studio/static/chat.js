@@ -1,5 +1,6 @@
 // Live chat: one writes, two answers come, the better one goes on the conversation. What is chosen leaves by the outbox as everywhere (see label.js).
 
+import { n, t } from "./words.js";
 import { newKey, root, send } from "./net.js";
 import { make } from "./texts.js";
 
@@ -32,7 +33,7 @@ export class Talk {
   // The conversation as the server has it, once it has every answer of this page.
   async next() {
     this.clear();
-    this.state("Storing your answer…");
+    this.state(t("Storing your answer…"));
     await this.outbox.flush();
     await this.look();
   }
@@ -45,7 +46,7 @@ export class Talk {
         : await send("POST", "/api/v1/chats", { project: this.about.project }, this.about.csrf));
     } catch (error) {
       if (error.status === 401 || error.status === 403) { this.ended(error.status); return; }
-      this.state(error.status === 409 ? error.message : `${error.message}; trying again…`);
+      this.state(error.status === 409 ? error.message : t("{error}; trying again…", { error: error.message }));
       if (error.status !== 409) this.again(LATER);
     }
   }
@@ -66,13 +67,13 @@ export class Talk {
     this.messages = chat.messages;
     this.paint();
     const turns = chat.messages.filter((turn) => turn.role === "assistant").length;
-    this.find("count").textContent = turns === 1 ? "1 turn" : `${turns} turns`;
+    this.find("count").textContent = n("{n} turn", "{n} turns", turns);
     this.find("composer").hidden = false;
     this.field.disabled = chat.waiting;
     this.find("send").disabled = chat.waiting;
     this.grow(chat);
     if (chat.waiting) {
-      this.state(this.stopping ? "Stopping…" : "Two answers are being written…");
+      this.state(this.stopping ? t("Stopping…") : t("Two answers are being written…"));
       this.wait = chat.partial.length ? SOON : Math.min((this.wait || SOON) * 1.2, LATER);
       this.again(this.wait);
       return;
@@ -87,7 +88,7 @@ export class Talk {
       this.field.focus();
       return;
     }
-    this.state(chat.problem ? `No answers: ${chat.problem}.` : chat.again ? "No answers came. Send it again, or say it differently." : chat.messages.length ? "" : "Write a message. Two answers will come; choose the better one.");
+    this.state(chat.problem ? t("No answers: {problem}.", { problem: chat.problem }) : chat.again ? t("No answers came. Send it again, or say it differently.") : chat.messages.length ? "" : t("Write a message. Two answers will come; choose the better one."));
     if (fresh || !this.field.value) this.field.value = this.keptHere() || chat.draft || chat.again;
     this.field.focus();
     this.find("composer").scrollIntoView({ block: "nearest" });
@@ -100,13 +101,13 @@ export class Talk {
     this.find("stop").hidden = !chat.waiting || this.stopping;
     box.hidden = !chat.partial.length;
     box.replaceChildren(...chat.partial.map(({ html, source }, place) =>
-      make("div", { class: "card" }, make("p", { class: "kind" }, `Response ${place + 1}`), this.text(html, source))));
+      make("div", { class: "card" }, make("p", { class: "kind" }, t("Response {n}", { n: place + 1 })), this.text(html, source))));
   }
 
   async stop() {
     this.stopping = true;
     this.find("stop").hidden = true;
-    this.state("Stopping…");
+    this.state(t("Stopping…"));
     this.field.focus();
     try {
       await send("POST", `/api/v1/chats/${this.token}/stop`, undefined, this.about.csrf);
@@ -119,7 +120,7 @@ export class Talk {
 
   paint() {
     this.find("said").replaceChildren(...this.messages.map((turn) =>
-      make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, turn.role === "user" ? "You" : "Answer"), this.text(turn.html, turn.source))));
+      make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, turn.role === "user" ? t("You") : t("Answer")), this.text(turn.html, turn.source))));
   }
 
   state(words) { this.find("writing").textContent = words; this.find("talk").hidden = false; }
@@ -133,7 +134,7 @@ export class Talk {
 
   async send() {
     const message = this.field.value.trim();
-    if (!message || this.field.disabled) { if (!message) this.say("Write something first."); return; }
+    if (!message || this.field.disabled) { if (!message) this.say(t("Write something first.")); return; }
     clearTimeout(this.drafting);
     if (!this.letter || this.letter.message !== message) this.letter = { message, key: newKey() };
     this.field.disabled = this.find("send").disabled = true;

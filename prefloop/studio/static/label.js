@@ -3,13 +3,17 @@
 import { Outbox, passing, root, send } from "./net.js";
 import { Talk } from "./chat.js";
 import { Questions } from "./questions.js";
+import { n, t } from "./words.js";
 import { Texts, make, sameText, typeset } from "./texts.js";
 
 const about = JSON.parse(document.getElementById("about").textContent);
 const find = (id) => document.getElementById(id);
 const stage = find("stage"), verdict = find("verdict"), toast = find("toast");
-const LEVELS = { 0: { 1: "better" }, 2: { 1: "better", 2: "much better" }, 3: { 1: "slightly better", 2: "better", 3: "much better" } };
+const SLIGHTLY = t("slightly better"), BETTER = t("better"), MUCH = t("much better");
+const LEVELS = { 0: { 1: BETTER }, 2: { 1: BETTER, 2: MUCH }, 3: { 1: SLIGHTLY, 2: BETTER, 3: MUCH } };
+const CHOICES = { first: t("1 is better"), second: t("2 is better"), tie: t("equally good"), both_bad: t("both bad"), good: t("good"), bad: t("bad") };
 const USUAL = { 0: 0, 2: 1, 3: 2 };
+const ROLES = { prompt: t("Prompt"), user: t("User"), assistant: t("Assistant"), system: t("System") };
 const PAIR = ["pair", "clip", "chat"].includes(about.kind);
 const EDITS = about.kind in { pair: 1, chat: 1, edit: 1 };
 const SIDES = ["first", "second"];
@@ -36,7 +40,7 @@ const gone = new Map();  // token -> "submit" or "skip", of what was answered he
 const outbox = new Outbox(about.account, about.csrf, {
   changed(count, why) {
     const saved = find("saved");
-    saved.textContent = count === 0 ? "saved" : why ? `${count} not saved yet: ${why}` : "saving…";
+    saved.textContent = count === 0 ? t("saved") : why ? t("{n} not saved yet: {why}", { n: count, why }) : t("saving…");
     saved.classList.toggle("waiting", Boolean(count && why));
   },
   stored(letter, stored) {
@@ -45,7 +49,7 @@ const outbox = new Outbox(about.account, about.csrf, {
   },
   refused(letter, error) {
     const { token, what } = letter;
-    say(`${what === "undo" ? "Not undone" : "Not stored"}: ${error.message}`);
+    say(what === "undo" ? t("Not undone: {why}", { why: error.message }) : t("Not stored: {why}", { why: error.message }));
     past = past.filter(({ assignment }) => assignment.token !== token);
     gone.delete(token);
     if ((what === "undo" || told) && current && current.assignment.token === token) next();
@@ -81,7 +85,7 @@ async function ask() {
   counts = { done: lease.done + sent.filter((token) => gone.get(token) === "submit").length - back, left: lease.left - sent.length + back };
   count();
   unread = lease.guidelines;
-  find("nothing-why").textContent = lease.state === "open" ? lease.why || "Every item here is answered, or somebody else has it. Thank you." : `This project is ${lease.state}.`;
+  find("nothing-why").textContent = lease.state === "open" ? lease.why || t("Every item here is answered, or somebody else has it. Thank you.") : lease.state === "paused" ? t("This project is paused.") : t("This project is closed.");
   return lease.assignment;
 }
 
@@ -90,7 +94,7 @@ function count(done = 0, left = 0) {
   counts.left = Math.max(0, counts.left + left);
   find("progress").max = Math.max(1, counts.done + counts.left);
   find("progress").value = counts.done;
-  find("count").textContent = `${counts.done} done · ${counts.left} left`;
+  find("count").textContent = t("{done} done · {left} left", counts);
 }
 
 // Lease the next item; null where it worked (there may be none), or the error.
@@ -136,7 +140,7 @@ function away(error) {
   find("nothing").hidden = true;
   find("away").hidden = false;
   find("away-why").textContent = passing(error.status)
-    ? `${error.message[0].toUpperCase()}${error.message.slice(1)}. ${outbox.letters.length ? "Your answers are kept in this browser and will be sent. " : ""}The next item will load by itself.`
+    ? [`${error.message[0].toUpperCase()}${error.message.slice(1)}.`, outbox.letters.length ? t("Your answers are kept in this browser and will be sent.") : "", t("The next item will load by itself.")].filter(Boolean).join(" ")
     : error.message;
 }
 
@@ -148,8 +152,8 @@ function ended(status) {
   if (talk) talk.keepHere();
   stopDraft();
   const kept = outbox.letters.length;
-  find("ended-title").textContent = status === 401 ? "Your session has ended" : "This page is from another session";
-  find("ended-kept").textContent = kept ? `${kept === 1 ? "An answer is" : `${kept} answers are`} kept in this browser and will be sent.` : "Your unfinished work is kept.";
+  find("ended-title").textContent = status === 401 ? t("Your session has ended") : t("This page is from another session");
+  find("ended-kept").textContent = kept ? n("An answer is kept in this browser and will be sent.", "{n} answers are kept in this browser and will be sent.", kept) : t("Your unfinished work is kept.");
   find("sign-in").hidden = status !== 401;
   find("load-again").hidden = status === 401;
   if (!find("ended").open) find("ended").showModal();
@@ -165,8 +169,8 @@ function nothing() {
 function read() {
   clear();
   find("nothing").hidden = find("away").hidden = true;
-  find("read-title").textContent = unread.changed ? "The guidelines have changed" : "Before you begin";
-  find("read-why").textContent = unread.changed ? "Read them again. They apply to your next answers." : "Read how to judge here. You can open this again at any time.";
+  find("read-title").textContent = unread.changed ? t("The guidelines have changed") : t("Before you begin");
+  find("read-why").textContent = unread.changed ? t("Read them again. They apply to your next answers.") : t("Read how to judge here. You can open this again at any time.");
   find("read-text").innerHTML = find("guidelines").querySelector(".text").innerHTML = unread.html;
   typeset(find("read-text"));
   typeset(find("guidelines"));
@@ -188,7 +192,7 @@ async function haveRead() {
   } catch (error) {
     if (noSession(error)) ended(error.status);
     else if (error.status === 409) location.reload();  // they have changed again
-    else say(`Not stored: ${error.message}`);
+    else say(t("Not stored: {why}", { why: error.message }));
   } finally {
     button.disabled = false;
   }
@@ -196,15 +200,14 @@ async function haveRead() {
 
 // What is known of a practice item, shown under it until one goes on.
 function feedback({ right, expected, note }) {
-  const words = { first: "1 is better", second: "2 is better", tie: "equally good", both_bad: "both bad", good: "good", bad: "bad" };
   told = () => { find("feedback").hidden = true; next(); };
   find("feedback").replaceChildren(
-    make("h2", {}, right ? "✓ Right" : `✗ The known answer is: ${words[expected] || expected}`),
+    make("h2", {}, right ? `✓ ${t("Right")}` : `✗ ${t("The known answer is: {answer}", { answer: CHOICES[expected] || expected })}`),
     ...(note ? [make("p", { dir: "auto" }, note)] : []),
-    ...(right ? [] : [make("p", {}, make("button", { type: "button", onclick: disagree }, "I disagree…"))]),
+    ...(right ? [] : [make("p", {}, make("button", { type: "button", onclick: disagree }, t("I disagree…")))]),
   );
   find("feedback").hidden = false;
-  verdict.replaceChildren(make("div", { class: "bar" }, make("button", { type: "button", class: "main", id: "go-on", onclick: told }, "Next", kbd("submit"))));
+  verdict.replaceChildren(make("div", { class: "bar" }, make("button", { type: "button", class: "main", id: "go-on", onclick: told }, t("Next"), kbd("submit"))));
   find("feedback").scrollIntoView({ block: "nearest" });
 }
 
@@ -219,10 +222,10 @@ async function sendDispute(event) {
   try {
     await send("POST", `/api/v1/assignments/${token}/dispute`, { text: find("dispute-text").value }, about.csrf);
     find("dispute").close();
-    say("Sent. You find the reply in your history.");
+    say(t("Sent. You find the reply in your history."));
     if (note) next();
   } catch (error) {
-    if (noSession(error)) ended(error.status); else say(`Not sent: ${error.message}`);
+    if (noSession(error)) ended(error.status); else say(t("Not sent: {why}", { why: error.message }));
   }
 }
 
@@ -251,13 +254,13 @@ function show(assignment) {
   find("feedback").hidden = find("read").hidden = true;
   const practice = assignment.stage === "practice";
   find("before-work").hidden = !assignment.stage;
-  find("before-work").textContent = practice ? "Practice: after you answer, you see the known answer." : "Qualification: these answers decide whether you can start the work.";
+  find("before-work").textContent = practice ? t("Practice: after you answer, you see the known answer.") : t("Qualification: these answers decide whether you can start the work.");
   find("note").hidden = !assignment.note;
   find("note-text").textContent = assignment.note;
   find("nothing").hidden = find("away").hidden = true;
   stage.hidden = verdict.hidden = false;
   find("prompt").replaceChildren(...assignment.prompt.map((turn) =>
-    make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, turn.role === "prompt" ? "Prompt" : turn.role), text(turn.html, turn.source))));
+    make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, ROLES[turn.role] || turn.role), text(turn.html, turn.source))));
   const count = assignment.sources.length;
   questions.begin(assignment.sources, draft);
   suggest(assignment.suggestion);
@@ -273,11 +276,11 @@ function show(assignment) {
 }
 
 function response(assignment, place, count) {
-  const name = count === 1 ? "Response" : `Response ${place + 1}`;
+  const name = count === 1 ? t("Response") : t("Response {n}", { n: place + 1 });
   const head = make("header", {}, make("span", { class: "kind" }, name), make("span", { class: "mark" }));
   const body = about.kind === "clip" ? clip(assignment.sources[place], name) : questions.text(place) || text(assignment.responses[place], assignment.sources[place]);
   const card = make("article", { class: "response", "data-place": place, "aria-label": name }, head, body, ...questions.ofReply(place));
-  if (PAIR && EDITS) head.append(make("button", { type: "button", class: "quiet small", "aria-label": `Rewrite response ${place + 1}`, onclick: () => edit(SIDES[place]) }, "Rewrite"));
+  if (PAIR && EDITS) head.append(make("button", { type: "button", class: "quiet small", "aria-label": t("Rewrite response {n}", { n: place + 1 }), onclick: () => edit(SIDES[place]) }, t("Rewrite")));
   if (about.kind === "rank") rankable(card, head, place, count);
   if (about.kind === "best_worst") extreme(head, place);
   return card;
@@ -315,15 +318,15 @@ function options() {
   if (PAIR) {
     return [
       ...side("first", 1).reverse(),
-      ...(about.tie ? [{ choice: "tie", level: 0, says: "Equally good", key: "tie" }] : []),
+      ...(about.tie ? [{ choice: "tie", level: 0, says: t("Equally good"), key: "tie" }] : []),
       ...side("second", 2),
-      ...(about.bothBad ? [{ choice: "both_bad", level: 0, says: "Both bad", key: "both_bad", apart: true }] : []),
-      ...(about.kind === "clip" ? [{ choice: "cant_tell", level: 0, says: "Can’t tell", key: "cant_tell" }] : []),
+      ...(about.bothBad ? [{ choice: "both_bad", level: 0, says: t("Both bad"), key: "both_bad", apart: true }] : []),
+      ...(about.kind === "clip" ? [{ choice: "cant_tell", level: 0, says: t("Can’t tell"), key: "cant_tell" }] : []),
     ];
   }
-  if (about.kind === "binary") return [{ choice: "good", level: 0, says: "Good", key: "good", side: true }, { choice: "bad", level: 0, says: "Bad", key: "bad", side: true }];
-  if (about.kind === "edit") return [{ choice: "good", level: 0, says: "Good as it is", key: "fine" }];
-  if (about.kind === "rank" || about.kind === "best_worst") return about.bothBad ? [{ choice: "both_bad", level: 0, says: "All bad", key: "both_bad" }] : [];
+  if (about.kind === "binary") return [{ choice: "good", level: 0, says: t("Good"), key: "good", side: true }, { choice: "bad", level: 0, says: t("Bad"), key: "bad", side: true }];
+  if (about.kind === "edit") return [{ choice: "good", level: 0, says: t("Good as it is"), key: "fine" }];
+  if (about.kind === "rank" || about.kind === "best_worst") return about.bothBad ? [{ choice: "both_bad", level: 0, says: t("All bad"), key: "both_bad" }] : [];
   return [];
 }
 
@@ -345,8 +348,8 @@ function bar() {
     }, option.says, key ? kbd(key) : null));
   }
   row.append(
-    ...(current.assignment.note ? [] : [make("button", { type: "button", class: "quiet", onclick: skip }, "Skip", kbd("skip"))]),
-    make("button", { type: "button", class: "main", id: "submit", onclick: submit }, "Submit", kbd("submit")),
+    ...(current.assignment.note ? [] : [make("button", { type: "button", class: "quiet", onclick: skip }, t("Skip"), kbd("skip"))]),
+    make("button", { type: "button", class: "main", id: "submit", onclick: submit }, t("Submit"), kbd("submit")),
   );
   verdict.replaceChildren(row);
 }
@@ -354,7 +357,7 @@ function bar() {
 function scaleRow(scale, index) {
   const row = make("div", { class: "scale", role: "group", "aria-label": scale.name, "data-scale": index }, make("span", { class: "name", dir: "auto" }, scale.name));
   for (let level = 1; level <= scale.levels; level++) {
-    row.append(make("button", { type: "button", "data-level": level, "aria-pressed": "false", "aria-label": `${scale.name} ${level} of ${scale.levels}`,
+    row.append(make("button", { type: "button", "data-level": level, "aria-pressed": "false", "aria-label": t("{scale} {n} of {all}", { scale: scale.name, n: level, all: scale.levels }),
       onclick: () => rate(index, level) }, String(level)));
   }
   return row;
@@ -412,7 +415,7 @@ function mark() {
     const passed = PAIR && (answer.choice === (place ? "first" : "second"));
     card.classList.toggle("chosen", chosen);
     card.classList.toggle("passed", passed);
-    if (PAIR) card.querySelector(".mark").textContent = chosen ? `✓ ${LEVELS[about.strength][answer.strength || 1]}` : answer.choice === "tie" ? "= equally good" : answer.choice === "both_bad" ? "✗ bad" : "";
+    if (PAIR) card.querySelector(".mark").textContent = chosen ? `✓ ${LEVELS[about.strength][answer.strength || 1]}` : answer.choice === "tie" ? `= ${t("equally good")}` : answer.choice === "both_bad" ? `✗ ${t("bad")}` : "";
     if (about.kind === "rank") markRank(card, place);
     if (about.kind === "best_worst") markExtreme(card, place);
   }
@@ -450,11 +453,11 @@ function editBox() {
   const of = side(), field = find("edited");
   const other = SIDES.find((slot) => slot !== of && rewritten(slot));
   find("edit-box").hidden = !(of && (current.editing === of || rewritten(of)));
-  find("edit-title").textContent = PAIR && of ? `A better reply, from response ${SIDES.indexOf(of) + 1}` : "A better reply";
+  find("edit-title").textContent = PAIR && of ? t("A better reply, from response {n}", { n: SIDES.indexOf(of) + 1 }) : t("A better reply");
   const text = of ? current.answer.edits[of] ?? sourceOf(of) : "";
   if (!sameText(field.value, text)) field.value = text;
   find("edit-aside").hidden = !other;
-  if (other) find("edit-aside").textContent = `Your rewrite of response ${SIDES.indexOf(other) + 1} is kept aside: it counts only if you choose that response.`;
+  if (other) find("edit-aside").textContent = t("Your rewrite of response {n} is kept aside: it counts only if you choose that response.", { n: SIDES.indexOf(other) + 1 });
 }
 
 // Ranking: a digit gives the reply that has the focus a rank, the same rank twice is a tie, dragging ranks all in their new order.
@@ -464,7 +467,7 @@ function rankable(card, head, place, count) {
   head.draggable = true;  // by its head, so that its text can be selected
   head.prepend(make("span", { class: "rank-place", "aria-live": "polite" }, "–"));
   const places = make("span", { class: "chips" });
-  for (let rank = 1; rank <= count; rank++) places.append(make("button", { type: "button", tabindex: "-1", "aria-label": `Rank ${rank}`, onclick: () => setRank(place, rank) }, String(rank)));
+  for (let rank = 1; rank <= count; rank++) places.append(make("button", { type: "button", tabindex: "-1", "aria-label": t("Rank {n}", { n: rank }), onclick: () => setRank(place, rank) }, String(rank)));
   head.append(places);
   head.addEventListener("dragstart", (event) => {
     event.dataTransfer.setData("text/plain", String(place));
@@ -510,7 +513,7 @@ function markRank(card, place) {
   const group = current.answer.ranking.findIndex((places) => places.includes(place));
   const tied = group >= 0 && current.answer.ranking[group].length > 1;
   const best = current.answer.choice === "best";
-  badge.textContent = group < 0 ? "–" : best ? "best" : `${tied ? "=" : ""}${group + 1}`;
+  badge.textContent = group < 0 ? "–" : best ? t("best") : `${tied ? "=" : ""}${group + 1}`;
   badge.classList.toggle("has", group >= 0);
 }
 
@@ -518,7 +521,7 @@ function markRank(card, place) {
 
 function extreme(head, place) {
   head.append(make("span", { class: "chips" }, ...["best", "worst"].map((end) => make("button", {
-    type: "button", "data-end": end, "aria-pressed": "false", "aria-label": `Response ${place + 1} is the ${end}`, onclick: () => setExtreme(end, place) }, end === "best" ? "Best" : "Worst"))));
+    type: "button", "data-end": end, "aria-pressed": "false", "aria-label": end === "best" ? t("Response {n} is the best", { n: place + 1 }) : t("Response {n} is the worst", { n: place + 1 }), onclick: () => setExtreme(end, place) }, end === "best" ? t("Best") : t("Worst")))));
 }
 
 function setExtreme(end, place) {
@@ -546,14 +549,13 @@ function markExtreme(card, place) {
   card.classList.toggle("chosen", place === best);
   card.classList.toggle("worst", place === worst);
   for (const button of card.querySelectorAll("[data-end]")) button.setAttribute("aria-pressed", String(place === (button.dataset.end === "best" ? best : worst)));
-  card.querySelector(".mark").textContent = place === best ? "✓ best" : place === worst ? "✗ worst" : "";
+  card.querySelector(".mark").textContent = place === best ? `✓ ${t("best")}` : place === worst ? `✗ ${t("worst")}` : "";
 }
 
 // What a judge says of the item, where the project shows it.
 function suggest(choice) {
-  const words = { first: "1 is better", second: "2 is better", tie: "equally good", both_bad: "both bad", good: "good", bad: "bad" };
   find("suggestion").hidden = !choice;
-  if (choice) find("suggestion").textContent = `An AI judge suggests: ${words[choice] || choice}. Decide for yourself.`;
+  if (choice) find("suggestion").textContent = t("An AI judge suggests: {answer}. Decide for yourself.", { answer: CHOICES[choice] || choice });
 }
 
 // Giving answers
@@ -579,13 +581,13 @@ function body() {
 
 function submit() {
   if (!current || undoing || told) return;
-  if (!complete()) { say(questions.missing() ? `Answer first: ${questions.missing()}` : about.kind === "best_worst" ? "Choose the best and the worst." : about.kind === "rank" ? "Rank at least two of them." : about.kind === "rate" ? "Rate every scale." : about.kind === "edit" ? "Change the reply, or say that it is good." : "Choose an answer first."); return; }
-  leave("submit", body(), "Submitted");
+  if (!complete()) { say(questions.missing() ? t("Answer first: {question}", { question: questions.missing() }) : about.kind === "best_worst" ? t("Choose the best and the worst.") : about.kind === "rank" ? t("Rank at least two of them.") : about.kind === "rate" ? t("Rate every scale.") : about.kind === "edit" ? t("Change the reply, or say that it is good.") : t("Choose an answer first.")); return; }
+  leave("submit", body(), t("Submitted"));
 }
 
 function skip() {
   if (!current || undoing || told || current.assignment.note) return;
-  leave("skip", { reason: find("rationale").value.trim().slice(0, 2000) }, "Skipped");
+  leave("skip", { reason: find("rationale").value.trim().slice(0, 2000) }, t("Skipped"));
 }
 
 function leave(what, letter, says) {
@@ -605,7 +607,7 @@ function leave(what, letter, says) {
 
 // Who wrote the answers, told after the vote.
 function reveal(models) {
-  find("revealed").replaceChildren(...models.flatMap((name, place) => [place ? ", response 2 by " : "Response 1 was by ", make("strong", { dir: "auto" }, name)]), ".");
+  find("revealed").replaceChildren(...models.flatMap((name, place) => [place ? " · " : "", `${t("Response {n} was by", { n: place + 1 })} `, make("strong", { dir: "auto" }, name)]));
   find("revealed").hidden = false;
 }
 
@@ -613,7 +615,7 @@ function reveal(models) {
 function again(now) {
   if (!current || undoing) return;
   talk.then = { message: current.assignment.prompt.at(-1).source, now };
-  leave("skip", { reason: now ? "other answers" : "message edited" }, now ? "Asking for other answers" : "Edit your message");
+  leave("skip", { reason: now ? "other answers" : "message edited" }, now ? t("Asking for other answers") : t("Edit your message"));
 }
 
 // The answer to a practice item is on its way; nothing else is asked until it is known whether it was right.
@@ -627,7 +629,7 @@ function waitFor(assignment) {
 function undo() {
   const last = past[past.length - 1];
   if (undoing || told) return;
-  if (!last) { say("Nothing to undo on this page; see the history."); return; }
+  if (!last) { say(t("Nothing to undo on this page; see the history.")); return; }
   if (talk) { undoTurn(last); return; }
   past.pop();
   const { token } = last.assignment;
@@ -636,20 +638,20 @@ function undo() {
   count(last.what === "submit" ? -1 : 0, 1);
   if (current) waiting.unshift({ assignment: { ...current.assignment, draft: draftOf() } });
   show({ ...last.assignment, draft: last.draft });
-  say("Undone");
+  say(t("Undone"));
 }
 
 // A conversation may have gone on from the answer: the server says whether it can be taken back.
 async function undoTurn({ assignment: { token } }) {
-  if (outbox.has(token)) { say("Not undone: the server does not have this answer yet. Try again when it is saved."); return; }
+  if (outbox.has(token)) { say(t("Not undone: the server does not have this answer yet. Try again when it is saved.")); return; }
   undoing = true;
   try {
     const assignment = await send("POST", `/api/v1/assignments/${token}/undo`, undefined, about.csrf);
     past.pop();
     show(assignment);
-    say("Undone");
+    say(t("Undone"));
   } catch (error) {
-    if (noSession(error)) ended(error.status); else say(`Not undone: ${error.message}`);
+    if (noSession(error)) ended(error.status); else say(t("Not undone: {why}", { why: error.message }));
   } finally {
     undoing = false;
   }
@@ -700,7 +702,7 @@ function keptDraft(token) {
 
 function say(words, undoable = false) {
   toast.replaceChildren(words);
-  if (undoable) toast.append(make("button", { type: "button", onclick: undo }, "Undo ", kbd("undo")));
+  if (undoable) toast.append(make("button", { type: "button", onclick: undo }, `${t("Undo")} `, kbd("undo")));
   toast.hidden = false;
   clearTimeout(say.timer);
   say.timer = setTimeout(() => { toast.hidden = true; }, 6000);
@@ -716,7 +718,7 @@ function openBox(box, field) {
 // Open the field for a better reply, of the side that is chosen, or of one whose button is pressed.
 function edit(of) {
   if (of && of !== current.answer.choice) choose(of, undefined, false);
-  if (!side()) { say("Choose the better one first, then improve it."); return; }
+  if (!side()) { say(t("Choose the better one first, then improve it.")); return; }
   current.editing = side();
   editBox();
   openBox("edit-box", "edited");
@@ -733,7 +735,7 @@ function views() {
 
 function toggleDiff() {
   differing = !differing;
-  if (differing && !texts.differing(current.assignment.sources)) { differing = false; say("These are too long to compare word by word."); }
+  if (differing && !texts.differing(current.assignment.sources)) { differing = false; say(t("These are too long to compare word by word.")); }
   repaint();
 }
 
@@ -852,10 +854,10 @@ typeset(find("guidelines"));
 for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => { if (current || !button.closest("#stage")) DO[button.dataset.do](); });
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 for (const node of document.querySelectorAll("kbd[data-key]")) node.textContent = shown(about.keys[node.dataset.key]);
-find("keys").replaceChildren(...Object.entries(about.keyNames).flatMap(([name, says]) => [make("dt", {}, kbd(name)), make("dd", {}, says)]),
-  ...(about.kind === "rank" ? [make("dt", {}, make("kbd", {}, "↑"), " ", make("kbd", {}, "↓")), make("dd", {}, "move between replies"), make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "its rank; the same rank twice is a tie")] : []),
-  ...(about.kind === "best_worst" ? [make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "the best one"), make("dt", {}, make("kbd", {}, "⇧1–9")), make("dd", {}, "the worst one")] : []),
-  ...(about.kind === "rate" ? [make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, "the level, then the next scale")] : []));
+find("keys").replaceChildren(...Object.entries(about.keyNames).flatMap(([name, says]) => [make("dt", {}, kbd(name)), make("dd", {}, t(says))]),
+  ...(about.kind === "rank" ? [make("dt", {}, make("kbd", {}, "↑"), " ", make("kbd", {}, "↓")), make("dd", {}, t("move between replies")), make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, t("its rank; the same rank twice is a tie"))] : []),
+  ...(about.kind === "best_worst" ? [make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, t("the best one")), make("dt", {}, make("kbd", {}, "⇧1–9")), make("dd", {}, t("the worst one"))] : []),
+  ...(about.kind === "rate" ? [make("dt", {}, make("kbd", {}, "1–9")), make("dd", {}, t("the level, then the next scale"))] : []));
 find("rationale").addEventListener("input", (event) => { current.answer.rationale = event.target.value; draft(); });
 find("edited").addEventListener("input", (event) => {
   current.answer.edits[side()] = event.target.value;

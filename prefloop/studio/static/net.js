@@ -1,13 +1,15 @@
 // Talking to the server, and an outbox: an answer leaves it only when the server has said that it is stored.
 
+import { t } from "./words.js";
+
 // The path that the studio is served under; empty at the top of an address.
 export const root = document.documentElement.dataset.root;
 
 const STATUS = {
-  413: "the request is larger than a proxy allows (status 413)",
-  502: "the server is not running behind its proxy (status 502)",
-  503: "the server is busy or not ready (status 503)",
-  504: "the server took longer than its proxy waits (status 504)",
+  413: t("the request is larger than a proxy allows (status 413)"),
+  502: t("the server is not running behind its proxy (status 502)"),
+  503: t("the server is busy or not ready (status 503)"),
+  504: t("the server took longer than its proxy waits (status 504)"),
 };
 
 export class Refused extends Error {
@@ -28,16 +30,16 @@ export async function send(method, path, body, csrf, { headers = {}, keepalive =
       body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
     });
   } catch (error) {
-    throw new Refused(0, error.name === "TimeoutError" ? "the server does not answer" : "the server cannot be reached");
+    throw new Refused(0, error.name === "TimeoutError" ? t("the server does not answer") : t("the server cannot be reached"));
   }
   if (answer.status === 204) return null;
   let content = null;
   let read = true;
   try { content = await answer.json(); } catch { read = false; /* a proxy's page, not the studio's answer */ }
-  if (answer.status === 401) throw new Refused(401, "your session has ended; reload the page to sign in");
-  if (!answer.ok) throw new Refused(answer.status, (content && content.detail) || STATUS[answer.status] || `the server answered with status ${answer.status}`);
+  if (answer.status === 401) throw new Refused(401, t("your session has ended; reload the page to sign in"));
+  if (!answer.ok) throw new Refused(answer.status, (content && content.detail) || STATUS[answer.status] || t("the server answered with status {status}", { status: answer.status }));
   // A login page of a network, for example: nothing is stored.
-  if (!read) throw new Refused(0, "something other than the studio answered");
+  if (!read) throw new Refused(0, t("something other than the studio answered"));
   return content;
 }
 

@@ -1,7 +1,9 @@
 // What the other pages do beside showing: history, settings, people, import.
 
 import { root, send } from "./net.js";
+import { moments, t } from "./words.js";
 
+moments();
 const find = (id) => document.getElementById(id);
 const csrf = document.querySelector("[data-csrf]").dataset.csrf;
 
@@ -48,11 +50,12 @@ if (appearance) {
   appearance.addEventListener("submit", told(find("told"), async () => {
     const keys = {};
     for (const field of appearance.querySelectorAll("input.key")) if (field.value !== field.dataset.usual) keys[field.name.slice(4)] = field.value;
-    const { theme, size, at_once: atOnce } = appearance.elements;
-    await send("PUT", "/api/v1/me/settings", { theme: theme.value, size: size.value, at_once: atOnce.checked, keys }, csrf);
+    const { theme, size, language, at_once: atOnce } = appearance.elements;
+    await send("PUT", "/api/v1/me/settings", { theme: theme.value, size: size.value, language: language.value, at_once: atOnce.checked, keys }, csrf);
     document.documentElement.dataset.theme = theme.value;
     document.documentElement.dataset.size = size.value;
-    find("told").textContent = "Saved.";
+    if (language.value !== language.dataset.was) { location.reload(); return; }
+    find("told").textContent = t("Saved.");
   }));
 }
 

@@ -1,5 +1,6 @@
 // Further questions beside the main one, and spans marked in replies. Answers are kept by places; spans count characters as Unicode does, not as JavaScript.
 
+import { t } from "./words.js";
 import { Markable } from "./spans.js";
 import { make } from "./texts.js";
 
@@ -42,7 +43,7 @@ export class Questions {
   text(place) {
     if (!this.marks) return null;
     const labels = this.asked.filter((question) => question.kind === "spans");
-    const reply = new Markable({ source: this.sources[place], odd: this.odd, name: this.sources.length > 1 ? `Response ${place + 1}` : "Response",
+    const reply = new Markable({ source: this.sources[place], odd: this.odd, name: this.sources.length > 1 ? t("Response {n}", { n: place + 1 }) : t("Response"),
       labels: labels.flatMap((question) => question.options.map((label) => ({ question: question.name, label }))),
       add: (part) => this.add(place, part) });
     this.markables[place] = reply;
@@ -66,7 +67,7 @@ export class Questions {
     const source = this.sources[place];
     const span = { question, place, start: characters(source, from), end: characters(source, to), label, comment };
     const same = (other) => ["question", "place", "start", "end", "label"].every((name) => other[name] === span[name]);
-    if (this.spans.some(same)) { this.say("This part has that label already."); return; }
+    if (this.spans.some(same)) { this.say(t("This part has that label already.")); return; }
     this.spans.push(span);
     this.repaint(place);
   }
@@ -81,7 +82,7 @@ export class Questions {
     const list = make("ul", { class: "marks", "data-marks": place, "data-question": question.name, "aria-label": question.wording });
     this.list(list, place);
     return make("div", { class: "question" }, make("p", { class: "asks", dir: "auto" }, question.wording),
-      make("p", { class: "muted small hint" }, "Select a part of the text", make("span", { class: "by-key" }, ", or press ", make("kbd", {}, this.markKey)), ", then choose a label."), list);
+      make("p", { class: "muted small hint" }, t("Select a part of the text, then choose a label."), make("span", { class: "by-key" }, " ", make("kbd", {}, this.markKey))), list);
   }
 
   list(list, place) {
@@ -90,7 +91,7 @@ export class Questions {
       make("span", { class: "label" }, span.label),
       make("q", { dir: "auto" }, this.excerpt(place, span)),
       span.comment ? make("span", { class: "muted", dir: "auto" }, span.comment) : null,
-      make("button", { type: "button", class: "quiet small", "aria-label": `Remove the mark ${span.label}`, onclick: () => { this.spans.splice(this.spans.indexOf(span), 1); this.repaint(place); } }, "Remove"))));
+      make("button", { type: "button", class: "quiet small", "aria-label": t("Remove the mark {label}", { label: span.label }), onclick: () => { this.spans.splice(this.spans.indexOf(span), 1); this.repaint(place); } }, t("Remove")))));
   }
 
   excerpt(place, span) {
@@ -99,8 +100,8 @@ export class Questions {
   }
 
   field(question, place) {
-    const about = place === null || this.sources.length < 2 ? question.wording : `${question.wording}, response ${place + 1}`;
-    const title = make("span", { class: "asks", dir: "auto" }, question.wording, question.required ? null : make("span", { class: "muted small" }, " (optional)"));
+    const about = place === null || this.sources.length < 2 ? question.wording : t("{question}, response {n}", { question: question.wording, n: place + 1 });
+    const title = make("span", { class: "asks", dir: "auto" }, question.wording, question.required ? null : make("span", { class: "muted small" }, ` ${t("(optional)")}`));
     if (question.kind === "text") {
       const area = make("textarea", { rows: 2, maxlength: 20000, dir: "auto", "aria-label": about });
       area.value = this.values.get(this.key(question.name, place)) || "";

@@ -1,5 +1,6 @@
 // A reply as it was written, in which parts can be marked. Every piece of it knows where it stands in the source, so what is selected has exact offsets.
 
+import { t } from "./words.js";
 import { make } from "./texts.js";
 
 export class Markable {
@@ -7,8 +8,8 @@ export class Markable {
   constructor({ source, odd, name, labels, add }) {
     Object.assign(this, { source, labels, add });
     this.odd = new RegExp(`\\r\\n|${odd}`, "gu");
-    this.body = make("div", { class: "text plain markable", dir: "auto", tabindex: "-1", role: "group", "aria-label": `${name}, to mark` });
-    this.panel = make("div", { class: "marker", role: "group", "aria-label": "Mark this part", hidden: true });
+    this.body = make("div", { class: "text plain markable", dir: "auto", tabindex: "-1", role: "group", "aria-label": t("{response}, to mark", { response: name }) });
+    this.panel = make("div", { class: "marker", role: "group", "aria-label": t("Mark this part"), hidden: true });
     this.node = make("div", { class: "text markable-box" }, this.body, this.panel);
     this.part = null;
     this.body.addEventListener("pointerup", () => setTimeout(() => this.look()));
@@ -73,10 +74,10 @@ export class Markable {
   open() {
     const { from, to } = this.part;
     const part = this.source.slice(from, to);
-    const comment = make("input", { type: "text", maxlength: 2000, dir: "auto", "aria-label": "Comment on this part", placeholder: "Comment, if you like" });
+    const comment = make("input", { type: "text", maxlength: 2000, dir: "auto", "aria-label": t("Comment on this part"), placeholder: t("Comment, if you like") });
     const mark = ({ question, label }) => { this.add({ question, label, from, to, comment: comment.value.trim() }); this.close(); getSelection().removeAllRanges(); this.body.focus(); };
     this.panel.replaceChildren(
-      make("p", {}, "Mark ", make("q", { dir: "auto" }, part.length > 50 ? `${part.slice(0, 48)}…` : part), " as"),
+      make("p", {}, `${t("Choose a label for")} `, make("q", { dir: "auto" }, part.length > 50 ? `${part.slice(0, 48)}…` : part)),
       make("div", { class: "chips" }, ...this.labels.map((entry) => make("button", { type: "button", dir: "auto", onclick: () => mark(entry) }, entry.label))),
       comment);
     this.panel.hidden = false;
