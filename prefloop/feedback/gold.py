@@ -270,9 +270,12 @@ class SentimentJudge:
                 accuracy_short=Accuracy(**about["accuracy_short"]),
             )
         except FileNotFoundError as error:
-            raise InputError(
-                f"{error.filename}: no sentiment judge was saved here; fit one and save it"
-            ) from error
+            advice = (
+                "it is a model: name a reward model with --reward_model"
+                if (folder / "config.json").is_file()
+                else "fit one and save it"
+            )
+            raise InputError(f"{error.filename}: no sentiment judge was saved here; {advice}") from error
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{folder}: the saved sentiment judge cannot be read ({error}); fit it again"

@@ -1,5 +1,6 @@
 """What the libraries underneath tell each other is not shown: progress bars of loading, deprecations of names that they call."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ def hush() -> None:
     """From now on no progress bars of loading and saving, and no notes of transformers' log."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # PEFT imports it where it is installed, and it asks for a faster kernel of 4-bit products.
+    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
 
 
 @contextmanager

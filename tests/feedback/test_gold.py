@@ -187,6 +187,10 @@ def test_a_saved_judge_is_named_by_its_folder(judge: SentimentJudge, tmp_path: P
 def test_damaged_or_missing_judge_is_an_error(judge: SentimentJudge, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sentiment\.json: no sentiment judge was saved here"):
         SentimentJudge.load(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    with pytest.raises(InputError, match=r"it is a model: name a reward model with --reward_model"):
+        SentimentJudge.load(tmp_path / "model")
     judge.save(tmp_path)
     about = json.loads((tmp_path / "sentiment.json").read_text())
     (tmp_path / "sentiment.json").write_text(json.dumps(about | {"terms": about["terms"][::-1]}))
