@@ -44,6 +44,7 @@ class ComputeSettings(TypedDict, total=False):
     quantize: Literal['none', 'nf4']
     attention: Literal['auto', 'packed', 'padded']
     shard: Literal['none', 'full', 'hybrid']
+    offload: bool
     micro_batch_tokens: int
     gradient_checkpointing: bool
     trust_remote_code: bool

@@ -25,7 +25,7 @@ from prefloop.loop.learn import update
 from prefloop.loop.likelihood import trained_tokens
 from prefloop.loop.provenance import models_read
 from prefloop.loop.reading import open_reader
-from prefloop.loop.roles import check_room, open_policy, parameters_of
+from prefloop.loop.roles import check_room, open_policy, parameters_of, shard_q_heads, shard_roles
 from prefloop.loop.session import Session, open_training
 from prefloop.loop.shown import show_completions
 from prefloop.losses import check_start, mean_over, shape_rewards, sum_and_count
@@ -92,10 +92,13 @@ def train(config: ILQLConfig) -> Path:
                 f"model {config.model!r} is an encoder-decoder, which Q heads cannot steer; name a causal language model"
             )
         check_room(policy, inputs.train, inputs.heldout)
+        heads = _open_heads(policy, session, config.model)
+        shard_roles(session, policy)
+        shard_q_heads(session, heads)
         session.begin()
         learner = PolicyWithHeads(
             policy=policy,
-            heads=_open_heads(policy, session, config.model),
+            heads=heads,
             objective=ILQLLoss(
                 gamma=config.gamma,
                 tau=config.tau,
@@ -104,7 +107,6 @@ def train(config: ILQLConfig) -> Path:
                 likelihood_coef=config.likelihood_coef,
             ),
         )
-        heads = learner.heads
         moments = score_moments(inputs.train, config.data.source) if config.whiten_scores else (0.0, 1.0)
         scored, heldout = (
             scored_part(part, *moments, device=world.device) for part in (inputs.train, inputs.heldout)
@@ -190,19 +192,19 @@ def loss_of(
     batch, mask = part.batch, part.batch.completion_mask
     hidden = policy.hidden(batch)
     logprobs = scatter_tokens(policy.statistics_of(hidden, batch).logprobs, batch)
-    values = scatter_tokens(heads.values(hidden), batch)
-    (q_one, surprise_one), (q_two, surprise_two) = heads.chosen(hidden, batch.targets)
-    target_q = scatter_tokens(heads.target_chosen(hidden, batch.targets), batch)
+    read = heads.read(hidden, batch.targets)
+    values, target_q, surprise = (
+        scatter_tokens(numbers, batch) for numbers in (read.values, read.target_q, read.surprise)
+    )
     targets = td_targets(
         shape_rewards(rewards, torch.zeros_like(values), mask, kl_coef=0.0),
         values.detach(),
         mask,
         gamma=objective.gamma,
     )
-    td = sum(td_loss(scatter_tokens(q, batch), targets) for q in (q_one, q_two))
+    td = sum(td_loss(scatter_tokens(q, batch), targets) for q in read.q)
     assert isinstance(td, Tensor)
     expectile = expectile_loss(values, target_q, tau=objective.tau)
-    surprise = scatter_tokens(surprise_one + surprise_two, batch)
     advantages = (target_q - values).detach()
     weights = likelihood_weights(target_q, values.detach(), beta=objective.advantage_weight)
     total = mean_over(td + expectile, mask, count=tokens)

@@ -18,12 +18,15 @@ from torch import Tensor
 from prefloop.algorithms.ppo import train_masked
 from prefloop.configs.ppo import NLPOConfig
 from prefloop.errors import InputError
+from prefloop.loop.roles import frozen_twin
+from prefloop.loop.session import Session
 from prefloop.loop.supports import Supports
 from prefloop.models.masked import supports_of
 from prefloop.models.packing import micro_batches
 from prefloop.models.roles import Policy
 from prefloop.rollout.steered import Drawer, masked_by, nucleus
 from prefloop.runtime import StateTree
+from prefloop.runtime.dealt import copy_parts, restore
 from prefloop.runtime.pace import in_step
 from prefloop.text.groups import Group
 
@@ -50,7 +53,7 @@ def train(config: NLPOConfig) -> Path:
         temperature=config.sampling.temperature,
         tokens=config.compute.micro_batch_tokens,
     )
-    return train_masked(config, lambda policy: open_masking(rule, policy, config.model))
+    return train_masked(config, lambda policy, session: open_masking(rule, policy, config.model, session))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,14 +64,13 @@ class Masking:
     """The policy that is trained."""
     masking: Policy
     rule: MaskRule
+    device: torch.device
 
     def drawer(self, step: int) -> Drawer:
         """What completions are drawn from. Before every so many steps the masking policy becomes the policy as it is."""
         rule = self.rule
         if (step - 1) % rule.every == 0:
-            with torch.no_grad():
-                for copy, current in zip(self.masking.parameters(), self.policy.parameters(), strict=True):
-                    copy.copy_(current)
+            copy_parts(self.policy.parameters(), self.masking.parameters())
         return masked_by(
             self.policy, self.masking, top_p=rule.top_p, least=rule.least, temperature=rule.temperature
         )
@@ -80,7 +82,7 @@ class Masking:
         def choose(logits: Tensor) -> Tensor:
             return nucleus(logits / rule.temperature, top_p=rule.top_p, least=rule.least)
 
-        for part in in_step(micro_batches(groups, tokens=rule.tokens, device=self.policy.device)):
+        for part in in_step(micro_batches(groups, tokens=rule.tokens, device=self.device)):
             counts = [sum(map(sum, groups[place].masks)) for place in part.groups]
             bits = supports_of(self.masking, part.batch, choose).split(counts)
             for place, own in zip(part.groups, bits, strict=True):
@@ -93,17 +95,17 @@ class Masking:
 
     def load_state(self, state: StateTree) -> None:
         """Restore what `state` returned."""
-        with torch.no_grad():
-            for name, parameter in self.masking.named_parameters():
-                parameter.copy_(state[name])
+        restore(state, dict(self.masking.named_parameters()))
 
 
-def open_masking(rule: MaskRule, policy: Policy, model: str) -> Masking | None:
-    """A masking policy that begins as the policy, None if all tokens are allowed. Raises `InputError` if the model's tokens cannot be masked."""
+def open_masking(rule: MaskRule, policy: Policy, model: str, session: Session) -> Masking | None:
+    """A masking policy that becomes the policy at the first step, None if all tokens are allowed. Raises `InputError` if the model's tokens cannot be masked."""
     if rule.top_p == 1:
         return None
     if not policy.linear_head:
         raise InputError(
             f"{model} has a head that is more than a linear layer, whose tokens cannot be masked; use ppo, or set top_p to 1"
         )
-    return Masking(policy=policy, masking=policy.frozen_copy(), rule=rule)
+    return Masking(
+        policy=policy, masking=frozen_twin(session, policy, model), rule=rule, device=session.world.device
+    )

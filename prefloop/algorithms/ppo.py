@@ -40,7 +40,7 @@ from prefloop.loop.experience import AdvantageRule, Experience, Piece, critic_lo
 from prefloop.loop.learn import Learner, Loss, Passes, Watch, shared_places
 from prefloop.loop.penalties import Penalties
 from prefloop.loop.ptx import Ptx, read_ptx
-from prefloop.loop.session import Kept
+from prefloop.loop.session import Kept, Session
 from prefloop.loop.shown import show_rollout
 from prefloop.loop.sources import open_session, read_prompts, staleness
 from prefloop.loop.supports import Supports
@@ -90,10 +90,10 @@ class UpdatesSeen:
 
 def train(config: PPOConfig) -> Path:
     """Train and return the folder of the finished policy."""
-    return train_masked(config, lambda policy: None)
+    return train_masked(config, lambda policy, session: None)
 
 
-def train_masked(config: PPOConfig, mask: Callable[[Policy], TokenMask | None]) -> Path:
+def train_masked(config: PPOConfig, mask: Callable[[Policy, Session], TokenMask | None]) -> Path:
     """As `train`; `mask` gives what restricts the tokens that a policy may choose, None if it may choose all (`nlpo.py`)."""
     k = config.completions_per_prompt
     kl_coef = KLCoefficient(config.kl, completions=config.batch_prompts * k)
@@ -110,7 +110,7 @@ def train_masked(config: PPOConfig, mask: Callable[[Policy], TokenMask | None]) 
         if ptx:
             ptx.check_room(roles.policy)
         session.begin()
-        masking = mask(roles.policy)
+        masking = mask(roles.policy, session)
         rule = AdvantageRule.of(config, world, masked=masking is not None)
         passes = Passes(epochs=config.epochs, minibatches=config.minibatches, session=session)
         objective = PPOLoss(

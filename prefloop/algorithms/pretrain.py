@@ -7,21 +7,19 @@ Logged: loss (nats per token), tokens, lr, grad_norm, skipped; and on held-out d
 
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
 from prefloop.configs.pretrain import PretrainConfig
 from prefloop.loop.batches import Batches
 from prefloop.loop.inputs import texts
 from prefloop.loop.likelihood import likelihood_metrics, likelihood_step
 from prefloop.loop.provenance import models_read
 from prefloop.loop.reading import Reader, store_of
-from prefloop.loop.roles import parameters_of
-from prefloop.loop.session import open_run
+from prefloop.loop.roles import parameters_of, shard_roles
+from prefloop.loop.session import Session, open_run
 from prefloop.loop.shown import show_completions
 from prefloop.models.load import load_policy, new_language_model, save_policy
 from prefloop.models.roles import Policy, vocabulary_size
 from prefloop.models.trunk import check_length
-from prefloop.runtime import Run, start_world
+from prefloop.runtime import start_world
 from prefloop.text import check_vocabulary, load_tokenizer, pretraining_blocks, train_tokenizer
 
 
@@ -55,10 +53,12 @@ def train(config: PretrainConfig) -> Path:
         run.say(
             f"{sum(block.tokens for block in blocks):,} tokens in {len(blocks)} blocks, vocabulary {len(tokenizer)}"
         )
-        policy = _open(config, tokenizer, run)
+        policy = _open(config, session)
+        weights = sum(p.numel() for p in policy.parameters())
+        shard_roles(session, policy)
         session.begin()
         updater = session.updater(parameters_of(policy, config.optim, name="policy"), updates=run.total_steps)
-        run.say(f"{sum(p.numel() for p in policy.parameters()):,} weights")
+        run.say(f"{weights:,} weights")
 
         for step in session.steps(
             save=lambda folder: save_policy(policy, tokenizer, folder), updater=updater
@@ -72,11 +72,11 @@ def train(config: PretrainConfig) -> Path:
         return session.finish()
 
 
-def _open(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Policy:
-    source = run.source(config.model)
+def _open(config: PretrainConfig, session: Session) -> Policy:
+    source, tokenizer = session.run.source(config.model), session.tokenizer
     if not source:
-        return new_language_model(config.architecture, tokenizer, config.compute, seed=config.run.seed)
-    policy = load_policy(source, config.compute)
+        return new_language_model(config.architecture, tokenizer, session.compute, seed=config.run.seed)
+    policy = load_policy(source, session.learning)
     check_vocabulary(tokenizer, vocabulary_size(policy))
     check_length(policy.model, config.block_tokens, what="a block", way_out="lower block_tokens")
     return policy

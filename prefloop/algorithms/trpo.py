@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prefloop.configs.ppo import TRPOConfig
 from prefloop.loop.actor_critic import CRITIC, ActorCritic, frozen_reward_models, open_critic
 from prefloop.loop.adaptive import KLCoefficient
 from prefloop.loop.experience import AdvantageRule, Experience, critic_loss, estimate_advantages
 from prefloop.loop.learn import Learner, learn
-from prefloop.loop.parameter_vectors import fisher_times, gradient_of, place
-from prefloop.loop.roles import parameters_of, reference_of
+from prefloop.loop.parameter_vectors import WeightVector
+from prefloop.loop.roles import frozen_twin, parameters_of, reference_of, shard_roles
 from prefloop.loop.scoring import open_shaped_scorer
 from prefloop.loop.session import Session
 from prefloop.loop.shown import show_rollout
@@ -42,6 +42,8 @@ from prefloop.models.load import load_policy, save_classifier, save_policy
 from prefloop.models.packing import MicroBatch, micro_batches
 from prefloop.models.roles import Policy, scatter_tokens, vocabulary_size
 from prefloop.runtime import Metrics, Updater, World
+from prefloop.runtime.dealt import copy_parts
+from prefloop.runtime.pace import in_step
 from prefloop.text import check_vocabulary
 
 
@@ -72,7 +74,7 @@ def train(config: TRPOConfig) -> Path:
             parameters_of(models.critic, config.critic.optim, name="critic"),
             updates=config.steps * config.critic_epochs,
         )
-        old = models.policy.frozen_copy()
+        old = frozen_twin(session, models.policy, config.model)
         rule = AdvantageRule.of(config, world)
         region = Region(
             max_kl=config.max_kl,
@@ -113,7 +115,7 @@ def train(config: TRPOConfig) -> Path:
 
 def _open(config: TRPOConfig, session: Session) -> ActorCritic:
     """A model for each role, from the start or from the checkpoint that the run resumes from."""
-    policy = load_policy(session.run.source(config.model), session.compute)
+    policy = load_policy(session.run.source(config.model), session.learning)
     check_vocabulary(session.tokenizer, vocabulary_size(policy))
     reward_models = frozen_reward_models(session, config.reward_model)
     critic = open_critic(
@@ -132,9 +134,11 @@ def _open(config: TRPOConfig, session: Session) -> ActorCritic:
         longest=config.sampling.max_new_tokens,
         loaded=reward_models,
     )
+    reference = reference_of(session, policy, config.model, config.reference)
+    shard_roles(session, policy, critic)
     return ActorCritic(
         policy=policy,
-        reference=reference_of(session, policy, config.model, config.reference),
+        reference=reference,
         critic=critic,
         on_trunk=False,
         score=score,
@@ -155,11 +159,9 @@ def _move_policy(
     `old` becomes the policy before the step.
     """
     temperature = region.temperature
-    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    with torch.no_grad():
-        for frozen, current in zip(old.parameters(), policy.parameters(), strict=True):
-            frozen.copy_(current)
-    origin = nn.utils.parameters_to_vector(parameters).detach()
+    copy_parts(policy.parameters(), old.parameters())
+    weights = WeightVector(parameters=[p for p in policy.parameters() if p.requires_grad], world=world)
+    origin = weights.read()
     parts = micro_batches(experience.groups, tokens=region.tokens, device=world.device)
     tokens = world.sum_float(int(experience.mask.sum()))
     distances: list[float] = []
@@ -178,21 +180,21 @@ def _move_policy(
         kl = scatter_tokens(statistics.kl, part.batch)
         return mean_over(kl, part.batch.completion_mask, count=tokens)
 
-    slope = gradient_of(gain_of, parts, parameters, world)
+    slope = weights.gradient(gain_of, parts)
     ratio = world.max_float(max(distances, default=0.0))
     check_start("ratio", 1 + ratio)
 
     def product(vector: Tensor) -> Tensor:
-        return fisher_times(vector, kl_of, parts, parameters, world) + region.damping * vector
+        return weights.fisher_times(vector, kl_of, parts) + region.damping * vector
 
-    direction = conjugate_gradient(product, slope, iterations=region.iterations)
-    longest = trust_region_step(direction, product(direction), max_kl=region.max_kl)
+    direction = conjugate_gradient(product, slope, iterations=region.iterations, dot=weights.dot)
+    longest = trust_region_step(direction, product(direction), max_kl=region.max_kl, dot=weights.dot)
 
     @torch.no_grad()
     def evaluate(share: float) -> tuple[float, float]:
-        place(origin + share * longest, parameters)
+        weights.place(origin + share * longest)
         gain = kl = 0.0
-        for part in parts:
+        for part in in_step(parts):
             gain += gain_of(part).item()
             # The old policy's KL to the new one, the direction of the paper's bound.
             statistics = old.statistics_against(policy, part.batch, temperature=temperature)
@@ -201,13 +203,13 @@ def _move_policy(
         return world.sum_float(gain), world.sum_float(kl)
 
     trial = search_back(evaluate, max_kl=region.max_kl, tries=region.backtracks)
-    place(origin + trial.share * longest if trial.share else origin, parameters)
+    weights.place(origin + trial.share * longest if trial.share else origin)
     return {
         "step_kl": trial.kl,
         "gain": trial.gain,
         "step_share": trial.share,
         "ratio": ratio,
-        "slope": slope.norm().item(),
+        "slope": weights.norm(slope),
     }
 
 

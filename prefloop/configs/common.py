@@ -331,6 +331,8 @@ class Compute:
     """packed computes no padding and each prompt once; auto falls back to padded, with a warning, if a model cannot be packed."""
     shard: Literal["none", "full", "hybrid"] = "none"
     """Shard weights, gradients and optimiser state over all processes (full), or over those of each machine, with machines as replicas (hybrid)."""
+    offload: bool = False
+    """Keep sharded weights, gradients and optimiser state in the machine's memory, not the GPU's; AdamW runs on the CPU. Needs `shard`."""
     micro_batch_tokens: int = 8192
     """Tokens per forward and backward pass; a step runs as many as it needs."""
     gradient_checkpointing: bool = False
@@ -348,6 +350,10 @@ class Compute:
         require(
             0 < self.wait_minutes <= 60 * 24 * 7,
             f"compute.wait_minutes is {self.wait_minutes}; it must be above 0, and at most a week",
+        )
+        require(
+            not self.offload or self.shard != "none",
+            "compute.offload is true, but only a sharded model is offloaded; set compute.shard to full or hybrid",
         )
         require(
             self.quantize == "none" or self.shard == "none",

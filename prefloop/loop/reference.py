@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prefloop.configs.prefer import PreferConfig
 from prefloop.loop.provenance import START
-from prefloop.loop.roles import open_reference
+from prefloop.loop.roles import frozen_twin, open_reference
 from prefloop.loop.session import Session
 from prefloop.models.gathering import computes_in
 from prefloop.models.quantize import is_quantised
@@ -59,9 +59,7 @@ class Reference:
         found = self.standing()
         if found is not self.policy:
             return found
-        if self.session.compute.shard != "none":  # what is sharded over processes cannot be copied
-            return open_reference(self.session, self.start)
-        return found.frozen_copy()
+        return frozen_twin(self.session, found, self.start)
 
     def logprobs(self, groups: Sequence[Group]) -> list[Float[Tensor, " _"]]:
         """Of each group the log-probability of every trained token, completions after one another."""

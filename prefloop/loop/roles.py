@@ -32,6 +32,7 @@ from prefloop.models.lora import (
     reward_model_of_adapter,
     save_merged,
 )
+from prefloop.models.q_heads import QHeads
 from prefloop.models.quantize import is_quantised
 from prefloop.models.roles import BASE, Critic, Policy, RewardModel, vocabulary_size
 from prefloop.models.trunk import check_length
@@ -44,6 +45,8 @@ from prefloop.text.groups import Group
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from prefloop.models.sharding import Layout
 
 Role = TypeVar("Role", Policy, RewardModel)
 
@@ -173,9 +176,16 @@ def reference_of(session: Session, policy: Policy, model: str, reference: str) -
     """The starting weights of the policy, which are those of `model`, frozen, unless another model is named. With an adapter: the trunk with it off."""
     if reference and reference != model:
         return open_reference(session, reference)
-    if policy.adapter_name != BASE or not (session.run.start or session.compute.shard != "none"):
-        return policy.frozen_copy()
-    return open_reference(session, model)
+    if session.run.start and policy.adapter_name == BASE:
+        return open_reference(session, model)
+    return frozen_twin(session, policy, model)
+
+
+def frozen_twin(session: Session, policy: Policy, model: str) -> Policy:
+    """A frozen copy of a policy that began as `model`; what is sharded over processes cannot be copied, and begins as that again."""
+    if policy.adapter_name == BASE and session.compute.shard != "none":
+        return open_reference(session, model)
+    return policy.frozen_copy()
 
 
 def shard_roles(session: Session, *roles: Policy | RewardModel | Critic) -> None:
@@ -184,12 +194,30 @@ def shard_roles(session: Session, *roles: Policy | RewardModel | Critic) -> None
     Once a model has all its adapters, before anything is computed with it and before an optimiser takes its weights. Raises `InputError`
     where that cannot be done.
     """
-    if session.compute.shard == "none":
-        return
-    from prefloop.models.sharding import mesh_of, shard  # half a second of PyTorch's modules
+    if session.compute.shard != "none":
+        from prefloop.models.sharding import shard  # half a second of PyTorch's modules
 
-    mesh = mesh_of(session.world, session.compute.shard)
-    shard(*roles, mesh=mesh, world=session.world, dtype=DTYPES[session.compute.dtype])
+        shard(*roles, layout=_layout(session))
+
+
+def shard_q_heads(session: Session, heads: QHeads) -> None:
+    """The same for Q and value heads beside a policy."""
+    if session.compute.shard != "none":
+        from prefloop.models.sharding import shard_heads
+
+        shard_heads(heads, layout=_layout(session))
+
+
+def _layout(session: Session) -> "Layout":
+    from prefloop.models.sharding import Layout, mesh_of
+
+    compute, world = session.compute, session.world
+    return Layout(
+        world=world,
+        mesh=mesh_of(world, compute.shard),
+        dtype=DTYPES[compute.dtype],
+        offload=compute.offload,
+    )
 
 
 _SHORTER = "shorten it, or lower data.max_prompt_tokens or data.max_completion_tokens (see data.overlong)"

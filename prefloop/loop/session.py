@@ -9,20 +9,12 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.common import STORE, Compute, RunSettings
-from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
 from prefloop.loop.inputs import Inputs
 from prefloop.loop.provenance import Models, RunRecord
 from prefloop.loop.reading import Read, Reader
 from prefloop.runtime import ParameterGroup, Run, StateTree, Updater, World
 from prefloop.runtime.pace import keeping_pace
-
-SHARDS = (
-    *("sft", "reward", "dpo", "prefer", "ppo", "a2c", "expert", "online_dpo", "nash_md", "sppo"),
-    *("reinforce", "rloo", "reinforce++", "remax", "grpo", "dr_grpo", "dapo", "gspo", "cispo"),
-    "distill_context",
-)
-"""Stages that shard their models over processes."""
 
 
 class Kept(Protocol):
@@ -107,10 +99,6 @@ def open_run(
     """Open the run of a stage with these settings (`run` and `compute` among them), from what it reads, by name. Collective: all processes call it."""
     config, world = _with_version(config, reads), reader.world
     shard = config.compute.shard
-    if shard != "none" and stage not in SHARDS:
-        raise InputError(
-            f"compute.shard is {shard}, but {stage} does not shard its models; leave it out, or use {', '.join(SHARDS)}"
-        )
     alone = shard != "none" and world.size == 1
     compute = replace(config.compute, shard="none") if alone else config.compute
     with (
@@ -128,6 +116,10 @@ def open_run(
     ):
         if alone:
             run.say(f"compute.shard is {shard}, but there is one process: it holds everything")
+        elif compute.offload and world.device.type == "cpu":
+            run.say(
+                "compute.offload keeps weights in the machine's memory, where they are: the device is the CPU"
+            )
         for read in reads.values():
             run.say(read.summary)
         yield Session(

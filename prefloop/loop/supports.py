@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from prefloop.loop.tensors import put
+from prefloop.models.gathering import gathers
 from prefloop.models.head import TokenStatistics
 from prefloop.models.masked import masked_statistics
 from prefloop.models.packing import Batch, micro_batches
@@ -18,6 +19,7 @@ Supports = Sequence[UInt8[Tensor, "_ W"]]
 """For each group the bits of the tokens that each of its completion tokens was chosen among."""
 
 
+@gathers
 def statistics_among(
     policy: Policy,
     hidden: Float[Tensor, "N d"],

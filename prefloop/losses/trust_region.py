@@ -1,7 +1,7 @@
 """The step of trust-region policy optimisation (arXiv:1502.05477): natural gradient, length by a KL bound, and a search back along it.
 
 Vectors are flat. Nothing here knows of models or of processes: whoever calls gives a function that multiplies by the Fisher matrix, and one
-that says what a share of the step would do.
+that says what a share of the step would do. Where a process has a part of each vector only, `dot` is the inner product of whole ones.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 Vector = Float[Tensor, " n"]
+Dot = Callable[[Vector, Vector], float]
+
+
+def _dot(a: Vector, b: Vector) -> float:
+    return torch.dot(a.double(), b.double()).item()
 
 
 def conjugate_gradient(
-    product: Callable[[Vector], Vector], target: Vector, *, iterations: int, tolerance: float = 1e-10
+    product: Callable[[Vector], Vector],
+    target: Vector,
+    *,
+    iterations: int,
+    tolerance: float = 1e-10,
+    dot: Dot = _dot,
 ) -> Vector:
     """An approximate solution of F x = target for a symmetric positive matrix F given by its products; appendix C of the paper.
 
@@ -23,28 +33,28 @@ def conjugate_gradient(
     """
     solution = torch.zeros_like(target)
     residual, direction = target.clone(), target.clone()
-    squared = first = _dot(residual, residual)
+    squared = first = dot(residual, residual)
     for _ in range(iterations):
         if squared <= tolerance * first:
             break
         multiplied = product(direction)
-        curvature = _dot(direction, multiplied)
+        curvature = dot(direction, multiplied)
         if not curvature > 0:  # noise, or no direction left: what there is will do
             break
         share = squared / curvature
         solution = solution + share * direction
         residual = residual - share * multiplied
-        squared, before = _dot(residual, residual), squared
+        squared, before = dot(residual, residual), squared
         direction = residual + (squared / before) * direction
     return solution
 
 
-def trust_region_step(direction: Vector, multiplied: Vector, *, max_kl: float) -> Vector:
+def trust_region_step(direction: Vector, multiplied: Vector, *, max_kl: float, dot: Dot = _dot) -> Vector:
     """The longest step along `direction` that keeps the quadratic model of the KL, ½ sᵀF s, within `max_kl`: sqrt(2 δ / xᵀF x) x.
 
     `multiplied` is F times the direction. Zeros where the direction has no curvature.
     """
-    curvature = _dot(direction, multiplied)
+    curvature = dot(direction, multiplied)
     if not curvature > 0:
         return torch.zeros_like(direction)
     return (2 * max_kl / curvature) ** 0.5 * direction
@@ -75,7 +85,3 @@ def search_back(
         if gain > 0 and kl <= max_kl:
             return Trial(share=share, gain=gain, kl=kl)
     return Trial(share=0.0, gain=0.0, kl=0.0)
-
-
-def _dot(a: Vector, b: Vector) -> float:
-    return torch.dot(a.double(), b.double()).item()

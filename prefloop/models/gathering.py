@@ -4,6 +4,7 @@
 takes the whole model.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -122,14 +124,27 @@ def gathered(model: nn.Module) -> Gathered | None:
     return getattr(model, _NAME, None)
 
 
+def tell_pass(module: nn.Module) -> None:
+    """Said before a pass of a module that stands beside a model and may be sharded too."""
+    dealt = gathered(module)
+    if dealt is not None:
+        dealt.tell_pass(0)
+
+
 def computes_in(model: PreTrainedModel) -> torch.dtype:
     """The type of a model's activations."""
     dealt = gathered(model)
     return model.dtype if dealt is None else dealt.dtype
 
 
+def runs_on(model: PreTrainedModel) -> torch.device:
+    """The device that a model computes on; a sharded one may be kept in the machine's memory."""
+    dealt = gathered(model)
+    return model.device if dealt is None else dealt.world.device
+
+
 def gathers(method: "Callable[Concatenate[R, P], T]") -> "Callable[Concatenate[R, P], T]":
-    """For a role's method that uses weights outside the model's layers."""
+    """For a role's method, or a function of a role, that uses weights outside the model's layers."""
 
     @wraps(method)
     def wrapped(self: R, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -163,6 +178,18 @@ def save_weights(
     own = model.state_dict() if weights is None else weights
     tied = {key.replace(".base_layer.", ".") for key in _tied(model)}
     write_model({key: value for key, value in own.items() if key not in tied}, folder, main=world.is_main)
+
+
+def save_tensors(module: nn.Module, file: Path) -> None:
+    """A module's tensors as one safetensors file. Collective if it is sharded: all processes call it."""
+    dealt, tensors = gathered(module), module.state_dict()
+    if dealt is None:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+        return
+    main = Path(dealt.world.broadcast_object(str(file)))
+    write_model(tensors, main.parent, main=dealt.world.is_main, file_bytes=sys.maxsize)
+    if dealt.world.is_main:
+        (main.parent / "model.safetensors").rename(main)
 
 
 def _tied(model: nn.Module) -> set[str]:

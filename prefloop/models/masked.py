@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from prefloop.models.gathering import gathers
 from prefloop.models.head import CHUNK_ELEMENTS, Head, TokenStatistics
 from prefloop.models.packing import Batch
 from prefloop.models.roles import Policy
@@ -33,6 +34,7 @@ def _shifts(like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@gathers
 def supports_of(
     masking: Policy,
     batch: Batch,

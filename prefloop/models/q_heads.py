@@ -5,18 +5,20 @@ zero, so nothing is worth more than anything else. As with the language-model he
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prefloop.configs.adapters import read_object
 from prefloop.errors import InputError
+from prefloop.models.gathering import save_tensors, tell_pass
 from prefloop.models.head import CHUNK_ELEMENTS
 from prefloop.models.weights import read_tensors
+from prefloop.runtime.dealt import here
 
 FOLDER = "ilql"
 """Where the heads stand in a checkpoint, beside the policy."""
@@ -51,6 +53,19 @@ class QHead(nn.Module):
         return (self.features(hidden) * rows).sum(-1) + self.outer.bias.index_select(0, actions)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Readings:
+    """What Q and V heads say of states and of the actions taken there."""
+
+    values: Float[Tensor, " M"]
+    q: tuple[Float[Tensor, " M"], Float[Tensor, " M"]]
+    """Q(s, a) by both heads."""
+    surprise: Float[Tensor, " M"]
+    """-log softmax(Q)[a], summed over both heads."""
+    target_q: Float[Tensor, " M"]
+    """The smaller of both target heads' Q(s, a)."""
+
+
 class QHeads(nn.Module):
     """Twin Q heads, their slowly moving copies, and a V head."""
 
@@ -63,6 +78,18 @@ class QHeads(nn.Module):
         self.target = nn.ModuleList(QHead(width, vocabulary, generator=generator) for _ in range(2))
         self.target.load_state_dict(self.q.state_dict())
         self.target.requires_grad_(False)
+
+    def read(self, hidden: Float[Tensor, "M d"], actions: Int[Tensor, " M"]) -> "Readings":
+        """What the heads say of each state and of the action taken there; if they are sharded, all processes read together."""
+        tell_pass(self)
+        values, one, two, surprise, target_q = self(hidden, actions)
+        return Readings(values=values, q=(one, two), surprise=surprise, target_q=target_q)
+
+    def forward(self, hidden: Float[Tensor, "M d"], actions: Int[Tensor, " M"]) -> list[Float[Tensor, " M"]]:
+        """What `read` gives, as a list: FSDP2 finds tensors in nothing else."""
+        (one, surprise_one), (two, surprise_two) = self.chosen(hidden, actions)
+        surprise = surprise_one + surprise_two
+        return [self.values(hidden), one, two, surprise, self.target_chosen(hidden, actions)]
 
     def values(self, hidden: Float[Tensor, "M d"]) -> Float[Tensor, " M"]:
         """V of each state."""
@@ -93,14 +120,12 @@ class QHeads(nn.Module):
     def follow(self, share: float) -> None:
         """target <- target + share (Q - target)."""
         for target, source in zip(self.target.parameters(), self.q.parameters(), strict=True):
-            target.lerp_(source, share)
+            here(target).lerp_(here(source), share)
 
     def save(self, folder: Path) -> None:
-        """Weights as safetensors, and their sizes; `load_q_heads` reads them."""
+        """Weights as safetensors, and their sizes; `load_q_heads` reads them. Collective if they are sharded: all processes call it."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / _WEIGHTS
-        )
+        save_tensors(self, folder / _WEIGHTS)
         sizes = {"width": self.width, "vocabulary": self.vocabulary}
         (folder / _CONFIG).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
 

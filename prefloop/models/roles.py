@@ -20,7 +20,7 @@ from prefloop.losses.rewards import residual_scores
 from prefloop.models.adapters import adapter_layers
 from prefloop.models.contrast import contrast_of_logits, token_contrast
 from prefloop.models.gather import rows_once
-from prefloop.models.gathering import gathered, gathers, whole
+from prefloop.models.gathering import gathered, gathers, runs_on, whole
 from prefloop.models.head import Head, TokenStatistics, Want, token_statistics, token_statistics_with_kl
 from prefloop.models.packing import Batch
 from prefloop.models.trunk import Way, full_logits, hidden_rows
@@ -109,7 +109,7 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return runs_on(self.model)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[PreTrainedModel]:
@@ -303,7 +303,7 @@ class RewardModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return runs_on(self.model)
 
     @gathers
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
@@ -373,7 +373,7 @@ class Critic(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return runs_on(self.model)
 
     @gathers
     def forward(self, batch: Batch) -> Float[Tensor, "B T"]:

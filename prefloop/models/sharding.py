@@ -5,13 +5,21 @@ after; embedding, last norm and head are gathered while the role is used. Heads 
 """
 
 import os
+from dataclasses import dataclass
 from types import MethodType
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -19,6 +27,7 @@ from prefloop.errors import InputError
 from prefloop.models.blocks import has_known_blocks, run_block
 from prefloop.models.gathering import RUN, Gathered, Root, gathered
 from prefloop.models.packing import pack
+from prefloop.models.q_heads import QHeads
 from prefloop.models.roles import Critic, Policy, RewardModel, adapter, adapter_names
 from prefloop.models.trunk import Way, hidden_rows
 from prefloop.runtime.world import World
@@ -43,10 +52,22 @@ def mesh_of(world: World, kind: str) -> DeviceMesh:
     )
 
 
-def shard(*roles: Policy | RewardModel | Critic, mesh: DeviceMesh, world: World, dtype: torch.dtype) -> None:
-    """Shard the models of these roles, which may share one, over the processes of `mesh`. Collective: all processes call it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Over which processes models are sharded, and how their parts are kept."""
 
-    After everything that adds modules to a model and before an optimiser takes its weights. What does not learn is kept in `dtype`. What learns
+    world: World
+    mesh: DeviceMesh
+    dtype: torch.dtype
+    """That models compute in."""
+    offload: bool = False
+    """Whether the parts are kept in the machine's memory, and not the GPU's."""
+
+
+def shard(*roles: Policy | RewardModel | Critic, layout: Layout) -> None:
+    """Shard the models of these roles, which may share one, over processes. Collective: all processes call it.
+
+    After everything that adds modules to a model and before an optimiser takes its weights. What does not learn is kept in the layout's type. What learns
     is kept in float32 and rounded to it each time it is gathered, and its gradients are added up in float32. A file that is mapped to memory
     stays so until each layer's turn comes, so no process ever holds a copy of the whole model.
 
@@ -61,7 +82,36 @@ def shard(*roles: Policy | RewardModel | Critic, mesh: DeviceMesh, world: World,
         if gathered(role.model) is None:
             heads = [_head(other) for other in roles if other.model is role.model]
             whole = {parameter for head in heads for parameter in head}
-            _shard(role.model, role.way, whole, mesh, world, dtype)
+            _shard(role.model, role.way, whole, layout)
+
+
+def shard_heads(heads: QHeads, *, layout: Layout) -> None:
+    """Shard Q and value heads, in float32, all gathered together while they are read. Collective: all processes call it."""
+    root, world = Root(heads), layout.world
+    precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for module in (heads, root):
+        _fully_shard(module, layout, precision, set())
+
+    def idle(number: int) -> Tensor:
+        hidden = torch.zeros(1, heads.width, device=world.device, requires_grad=True)
+        actions = torch.zeros(1, dtype=torch.long, device=world.device)
+        return torch.stack(heads(hidden, actions)).sum() * 0.0
+
+    Gathered(root, [heads], world, idle, torch.float32)
+
+
+def _fully_shard(
+    module: nn.Module, layout: Layout, precision: MixedPrecisionPolicy, whole: set[nn.Parameter]
+) -> None:
+    """Shard what of a module is not sharded yet, but for the parameters that stay `whole`."""
+    pinned = layout.world.device.type == "cuda"
+    offload = CPUOffloadPolicy(pin_memory=pinned) if layout.offload else OffloadPolicy()
+    fully_shard(module, mesh=layout.mesh, ignored_params=whole, mp_policy=precision, offload_policy=offload)
+    dealt = cast(FSDPModule, module)
+    # Losses are divided by the count over all processes, so gradients are added up.
+    dealt.set_gradient_divide_factor(1.0)
+    dealt.set_force_sum_reduction_for_comms(True)
+    dealt.set_reduce_scatter_unused_params(True, recurse=False)
 
 
 def _head(role: Policy | RewardModel | Critic) -> list[nn.Parameter]:
@@ -75,10 +125,9 @@ def _shard(
     model: PreTrainedModel,
     way: Way,
     heads: set[nn.Parameter],
-    mesh: DeviceMesh,
-    world: World,
-    dtype: torch.dtype,
+    layout: Layout,
 ) -> None:
+    world, dtype = layout.world, layout.dtype
     kinds = set(getattr(model, "_no_split_modules", None) or ())
     blocks = [module for module in model.modules() if type(module).__name__ in kinds]
     if not blocks:
@@ -103,19 +152,13 @@ def _shard(
     )
     for block in blocks:
         settle(block)
-        fully_shard(block, mesh=mesh, ignored_params=heads, mp_policy=precision)
+        _fully_shard(block, layout, precision, heads)
         if fused:
             setattr(block, RUN, MethodType(run_block, block))
             register_fsdp_forward_method(block, RUN)
     root = Root(model)
     settle(root)
-    fully_shard(root, mesh=mesh, ignored_params=heads, mp_policy=precision)
-    for module in (*blocks, root):
-        dealt = cast(FSDPModule, module)
-        # Losses are divided by the count over all processes, so gradients are added up.
-        dealt.set_gradient_divide_factor(1.0)
-        dealt.set_force_sum_reduction_for_comms(True)
-        dealt.set_reduce_scatter_unused_params(True, recurse=False)
+    _fully_shard(root, layout, precision, heads)
     names = adapter_names(model)
 
     def idle(number: int) -> Tensor:

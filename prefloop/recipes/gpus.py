@@ -91,12 +91,14 @@ class GpuEstimate:
 
 
 def require_known(settings: Any) -> None:
-    """Raise `InputError` for a stage that there is no estimate of."""
+    """Raise `InputError` for a stage, or a setting, that there is no estimate of."""
     if not isinstance(settings, Online | Offline):
         stage = type(settings).__name__.removesuffix("Config")
         raise InputError(
             f"there is no estimate of {stage}; there is one of sft, reward, dpo, prefer, ppo, a2c, online_dpo, and grpo and its family"
         )
+    if settings.compute.offload:
+        raise InputError("there is no estimate of compute.offload; leave it out to see what a GPU would hold")
 
 
 def estimate(

@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -53,13 +53,24 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     if not dealt:
         return torch.nn.utils.get_total_norm(whole)
     norms = [torch.linalg.vector_norm(gradient.to_local()) for gradient in dealt]
-    squares = torch.stack(norms).double().square().sum()
-    for axis, placement in enumerate(dealt[0].placements):
-        if placement.is_shard():
-            dist.all_reduce(squares, group=dealt[0].device_mesh.get_group(axis))
+    squares = _over_parts(torch.stack(norms).double().square().sum(), dealt[0])
     if whole:
-        squares += torch.nn.utils.get_total_norm(whole).double().square()
+        squares += torch.nn.utils.get_total_norm(whole).to(squares).square()
     return squares.sqrt().float()
+
+
+def dot(a: Tensor, b: Tensor, of: Tensor) -> float:
+    """Inner product in float64 of two vectors, this process's parts of them where `of` is sharded. Collective there."""
+    return _over_parts(torch.dot(a.double(), b.double()), of).item()
+
+
+def _over_parts(value: Tensor, of: Tensor) -> Tensor:
+    """Sum, in place, of what the processes have that each hold another part of a tensor."""
+    if is_dealt(of):
+        for axis, placement in enumerate(of.placements):
+            if placement.is_shard():
+                dist.all_reduce(value, group=of.device_mesh.get_group(axis))
+    return value
 
 
 def clip(tensors: Sequence[Tensor], limit: float, norm: Tensor) -> None:
@@ -82,17 +93,19 @@ def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
         save(dict(tensors), storage_writer=writer)
 
 
-def write_model(tensors: Mapping[str, Tensor], folder: Path, *, main: bool) -> None:
+def write_model(
+    tensors: Mapping[str, Tensor], folder: Path, *, main: bool, file_bytes: int = FILE_BYTES
+) -> None:
     """The same, put together to files of whole tensors, as models are published. All processes together; `main` on one of them."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
     files: dict[str, int] = {}
-    number, room = 1, FILE_BYTES
+    number, room = 1, file_bytes
     for name, tensor in tensors.items():
         size = tensor.numel() * tensor.element_size()
-        if size > room and room < FILE_BYTES:
-            number, room = number + 1, FILE_BYTES
+        if size > room and room < file_bytes:
+            number, room = number + 1, file_bytes
         files[name], room = number, room - size
     with _quiet():
         writer = HuggingFaceStorageWriter(
@@ -118,6 +131,13 @@ def restore(saved: Mapping[str, Tensor | Stored], into: Mapping[str, Tensor]) ->
                 tensor.copy_(like(value, tensor))
     for folder, tensors in folders.items():
         _read(tensors, folder)
+
+
+def copy_parts(source: Iterable[Tensor], into: Iterable[Tensor]) -> None:
+    """Copy tensors into others that are whole or sharded as they are, each process its parts."""
+    with torch.no_grad():
+        for tensor, other in zip(source, into, strict=True):
+            here(other).copy_(here(tensor))
 
 
 def like(value: Tensor, tensor: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ _MAY_DIFFER = (
             "dtype",
             "attention",
             "shard",
+            "offload",
             "micro_batch_tokens",
             "gradient_checkpointing",
             "trust_remote_code",

@@ -129,7 +129,7 @@ class Updater:
         self._world.sum_gradients([master for master in self._masters if not is_dealt(master)])
         norm = total_norm([master.grad for master in self._masters if master.grad is not None])
         # The step's one wait for the device.
-        loss_value, count, norm_value = torch.cat([totals, norm.double().reshape(1)]).tolist()
+        loss_value, count, norm_value = torch.cat([totals, norm.to(totals).reshape(1)]).tolist()
         if count == 0:
             raise ValueError("a step has no micro-batch on any process")
         result = StepResult(

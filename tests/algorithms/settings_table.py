@@ -33,6 +33,7 @@ UNSEEN = {
     "compute.device": "a test machine has one kind of device",
     "compute.attention": SPEED,
     "compute.shard": "tests/algorithms/test_sharded.py has several processes",
+    "compute.offload": "tests/algorithms/test_sharded.py has several processes",
     "compute.micro_batch_tokens": SPEED,
     "compute.gradient_checkpointing": SPEED,
     "compute.quantize": "the models here are narrower than a block of 64; tests/models/test_quantize.py trains wider ones",

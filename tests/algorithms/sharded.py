@@ -2,7 +2,8 @@
 
 A job is `STAGE:SIZES:SHARD` or `STAGE:SIZES:SHARD:HOW`, for example `sft:2,1,3:full`: two processes do the first step and are interrupted, one goes on for a step, three
 do the rest. Processes are forked from one that has PyTorch loaded, with the environment that torchrun would give them. `python -m
-tests.algorithms.sharded table FOLDER [STAGES...]` prints a table: every stage for ten steps or more beside one process.
+tests.algorithms.sharded table FOLDER [STAGES...]` prints a table: every stage for ten steps or more beside one process, and whether a run
+that is resumed with as many processes is equal to the bit; it ends with an error if a weight differs by more than `MOST`.
 """
 
 import json
@@ -38,10 +39,13 @@ from tests.runtime.trials import ended, fork
 
 TOKENS = 24
 """Of a micro-batch: so few that processes have different numbers of them, and now and then none."""
+MOST = 1e-5
+"""Difference of a weight."""
 TABLE = (
     *("sft", "sft_lora", "reward", "reward_lora", "dpo", "dpo_lora"),
     *("ppo", "ppo_shared", "ppo_policy_critic", "ppo_lora", "ppo_lora_shared", "a2c"),
     *("grpo", "dapo", "gspo", "reinforce", "reinforce++", "remax", "rloo_lora"),
+    *("pretrain", "ilql", "ilql_lora", "nlpo", "trpo"),
     *("expert", "online_dpo", "xpo", "nash_md", "nash_md_lora", "sppo", "distill", "distill_lora"),
 )
 
@@ -55,7 +59,7 @@ class Job:
     sizes: tuple[int, ...]
     shard: str
     how: str = ""
-    """`recompute` for gradient checkpointing, `bfloat16` for that with bfloat16."""
+    """`recompute` for gradient checkpointing, `bfloat16` for that with bfloat16, `offload` for parts kept in the machine's memory."""
     steps: int = 0
     """Steps or more; 0 leaves the stage's own."""
 
@@ -79,7 +83,8 @@ class Job:
             shard=self.shard,
             micro_batch_tokens=TOKENS if self.shard != "none" else 8192,
             dtype="bfloat16" if self.how == "bfloat16" else "float32",
-            gradient_checkpointing=bool(self.how),
+            gradient_checkpointing=self.how in ("recompute", "bfloat16"),
+            offload=self.how == "offload",
         )
         found = settings(self.stage, project, out=self.out, compute=compute)
         if not self.steps:
@@ -158,8 +163,11 @@ def differences(ours: Path, theirs: Path) -> tuple[float, float]:
 def table(folder: Path, stages: Sequence[str]) -> None:
     """Stages beside one process."""
     project = make_project(folder / "project")
-    print("| stage | steps | full, 2 processes: weights, metrics | hybrid, 2 x 2 | 2, then 1, then 3 |")
-    print("| --- | --- | --- | --- | --- |")
+    print(
+        "| stage | steps | full, 2 processes: weights, metrics | hybrid, 2 x 2 | 2, then 1, then 3 | resumed |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    far: list[str] = []
     for stage in stages:
         alone = replace(Job.read(f"{stage}:1:none"), steps=10)
         run(alone, project)
@@ -169,8 +177,16 @@ def table(folder: Path, stages: Sequence[str]) -> None:
             run(job, project)
             weights, metrics = differences(project / job.out, project / alone.out)
             cells.append(f"{weights:.0e}, {metrics:.0e}")
+            far += [text] if not weights <= MOST else []
+        again = replace(Job.read(f"{stage}:2,2:full"), steps=10)
+        run(again, project)
+        same = differences(project / again.out, project / out_of(f"{stage}:2:full")) == (0.0, 0.0)
+        cells.append("to the bit" if same else "DIFFERS")
+        far += [] if same else [again.text]
         steps = len(metrics_of(project / alone.out))
         print(f"| {stage} | {steps} | {' | '.join(cells)} |", flush=True)
+    if far:
+        sys.exit(f"not equal: {', '.join(far)}")
 
 
 def main() -> None:

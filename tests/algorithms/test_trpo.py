@@ -12,7 +12,7 @@ from prefloop.algorithms import trpo
 from prefloop.configs.common import RunSettings, Sampling
 from prefloop.configs.ppo import KL, CriticSettings, TRPOConfig
 from prefloop.errors import InputError
-from prefloop.loop.parameter_vectors import fisher_times
+from prefloop.loop.parameter_vectors import WeightVector
 from prefloop.losses import mean_over
 from prefloop.models.load import load_policy
 from prefloop.models.packing import micro_batches
@@ -79,7 +79,9 @@ def test_fisher_products_equal_two_derivatives_of_the_kl(project: Path):
         return mean_over(scatter_tokens(statistics.kl, part.batch), part.batch.completion_mask, count=tokens)
 
     before = [parameter.detach().clone() for parameter in parameters]
-    ours = fisher_times(vector, kl, micro_batches(groups, tokens=6), parameters, ALONE)
+    ours = WeightVector(parameters=parameters, world=ALONE).fisher_times(
+        vector, kl, micro_batches(groups, tokens=6)
+    )
     assert all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
 
     plain = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float64, attn_implementation="eager")

@@ -201,7 +201,7 @@ MAY_CHANGE = {
     *("epochs", "max_steps", "steps", "eval_every", "sampling.batch_size"),
     *("environment.seconds", "environment.parallel", "environment.on_error"),
     *(f"sampling.{name}" for name in ("engine", "sync", "engine_minutes", "engine_tolerance", "staleness")),
-    *(f"compute.{name}" for name in ("device", "dtype", "attention", "shard", "micro_batch_tokens", "gradient_checkpointing", "trust_remote_code", "wait_minutes")),
+    *(f"compute.{name}" for name in ("device", "dtype", "attention", "shard", "offload", "micro_batch_tokens", "gradient_checkpointing", "trust_remote_code", "wait_minutes")),
     *(f"run.{name}" for name in ("out", "store", "resume", "save_every", "keep", "log_every", "max_nonfinite", "tune", "track")),
 }  # fmt: skip
 """Length, reports, speed, places: nothing that says what is learned from what, and how."""
