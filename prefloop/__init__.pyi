@@ -280,6 +280,7 @@ def study(
     seeds: int = ...,
     jobs: int = ...,
     data: str = ...,
+    model: Model = ...,
     resume: bool = ...,
     docs: str = ...,
     minutes: float = ...,

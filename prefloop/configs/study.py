@@ -31,6 +31,8 @@ class StudyConfig:
     """Processes that share the cores; 0 takes one for each core, 1 runs everything in this process."""
     data: str = ""
     """Folder of the data set that the study reads, if it reads one."""
+    model: str = ""
+    """Folder of the model that the study starts from, if it starts from a given one."""
     resume: bool = False
     """Go on with the study: finished cells are kept."""
     docs: str = ""

@@ -39,6 +39,7 @@ class CellTask:
     cell: str
     seed: int
     data: str
+    model: str
 
     @property
     def label(self) -> str:
@@ -72,7 +73,7 @@ def do(task: CellTask) -> float:
     folder = prepared if task.cell == PREPARE else task.stem
     shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
     folder.mkdir(parents=True)
-    place = Place(seed=task.seed, folder=folder, prepared=prepared, data=task.data)
+    place = Place(seed=task.seed, folder=folder, prepared=prepared, data=task.data, model=task.model)
     began, clock = time.process_time(), time.monotonic()
     if task.cell == PREPARE:
         assert study.prepare is not None

@@ -27,6 +27,8 @@ class Known:
     """Processor minutes of size `small`, as measured on a CPU."""
     reads: str = ""
     """The data set that `--data` must name; empty where it reads none."""
+    starts: str = ""
+    """The kind of model that `--model` must name; empty where it starts from none."""
 
 
 STUDIES: Mapping[str, Known] = {
@@ -65,6 +67,13 @@ STUDIES: Mapping[str, Known] = {
         summary="labels by an AI judge with planted biases against people's at equal cost, distilled and direct",
         study="prefloop.studies.rlaif:STUDY",
         minutes=1.5,
+    ),
+    "reward_models": Known(
+        summary="accuracy of reward models by data and size; length bias, pretraining, filtering, contexts, density ratios",
+        study="prefloop.studies.reward_models:STUDY",
+        minutes=60.0,
+        reads="alpaca-eval/comparisons.jsonl.gz and hh-harmless/train.jsonl.gz",
+        starts="a chat model such as SmolLM2-135M-Instruct",
     ),
     "walks": Known(
         summary="trlX's random walks: ILQL by decoding beta beside PPO and expert iteration",
@@ -110,5 +119,6 @@ def listing() -> str:
     for name, known in STUDIES.items():
         lines.append(f"{name:{width}}  {known.summary}")
         reads = f"; reads {known.reads} (--data FOLDER)" if known.reads else ""
-        lines.append(f"{'':{width}}  {known.minutes:g} processor minutes at size small{reads}")
+        starts = f"; starts from {known.starts} (--model FOLDER)" if known.starts else ""
+        lines.append(f"{'':{width}}  {known.minutes:g} processor minutes at size small{reads}{starts}")
     return "\n".join(lines)

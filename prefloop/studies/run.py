@@ -25,7 +25,7 @@ from prefloop.studies.page import Made, as_csv, section, write_docs
 from prefloop.studies.study import Study, StudyReport, StudyResults, StudySettings, StudyTable
 
 FIGURE = "figure.svg"
-_MAY_DIFFER = ("out", "list", "seeds", "jobs", "data", "docs", "minutes")
+_MAY_DIFFER = ("out", "list", "seeds", "jobs", "data", "model", "docs", "minutes")
 
 
 def study(config: StudyConfig) -> int | None:
@@ -47,10 +47,20 @@ def run_all(config: StudyConfig) -> int:
     jobs, limit = _jobs(config), config.limit
     for name, known in STUDIES.items():
         folder = Path(config.out) / name
-        own = replace(config, name=name, out=str(folder), minutes=0.0, data=_data_of(name, config.data))
+        own = replace(
+            config,
+            name=name,
+            out=str(folder),
+            minutes=0.0,
+            data=_data_of(name, config.data),
+            model=config.model if known.starts else "",
+        )
         command = shlex.join(_words(own))
-        if known.reads and not _is_folder(own.data):
-            left.append(f"{name}: reads {known.reads}; with a folder of it: {command} --data FOLDER")
+        lacking = [(flag, what) for flag, value, what in _wanted(own) if what and not _is_folder(value)]
+        if lacking:
+            said = " and ".join(what for _, what in lacking)
+            flags = " ".join(f"--{flag} FOLDER" for flag, _ in lacking)
+            left.append(f"{name}: {said}; with a folder of it: {command} {flags}")
             continue
         if (folder / "study.json").exists():
             print(f"{name}: finished before, in {folder}")
@@ -74,7 +84,7 @@ def _data_of(name: str, data: str) -> str:
     return str(inner) if data and inner.is_dir() else data
 
 
-FOLDERS = {"votes": "alpaca-eval"}
+FOLDERS = {"votes": "alpaca-eval", "rl4lms": "imdb"}
 """Study -> what its data set is called in a folder of data sets."""
 
 
@@ -85,7 +95,7 @@ def _is_folder(data: str) -> bool:
 def run_one(config: StudyConfig) -> int:
     """Do the cells that are not done yet, then write everything that is made of their numbers."""
     found = find_study(config.name)
-    _check_data(config.name, config.data)
+    _check_given(config)
     settings = settings_of(config.name, size=config.size, given=config.settings, seeds=config.seeds)
     out = Path(config.out)
     enter(out, config, may_differ=_MAY_DIFFER)
@@ -119,15 +129,25 @@ def run_one(config: StudyConfig) -> int:
     return 0
 
 
-def _check_data(name: str, data: str) -> None:
-    """Raise `InputError` if a study has no data to read, or data that it does not read."""
-    reads = STUDIES[name].reads
-    if reads and not _is_folder(data):
-        raise InputError(
-            f"data is {data!r}, which is not a folder; the study {name} reads {reads}: name their folder with --data"
-        )
-    if data and not reads:
-        raise InputError(f"data is {data!r}, but the study {name} reads none; leave it out")
+def _wanted(config: StudyConfig) -> list[tuple[str, str, str]]:
+    """Flags that name what a study needs, each with what was given and what the study does with it; nothing if it has no use for it."""
+    known = STUDIES[config.name]
+    return [
+        ("data", config.data, known.reads and f"reads {known.reads}"),
+        ("model", config.model, known.starts and f"starts from {known.starts}"),
+    ]
+
+
+def _check_given(config: StudyConfig) -> None:
+    """Raise `InputError` if a study lacks data or a model, or has one that it does not use."""
+    for flag, value, what in _wanted(config):
+        if what and not _is_folder(value):
+            raise InputError(
+                f"{flag} is {value!r}, which is not a folder; the study {config.name} {what}: name their folder with --{flag}"
+            )
+        if value and not what:
+            verb = "reads" if flag == "data" else "starts from"
+            raise InputError(f"{flag} is {value!r}, but the study {config.name} {verb} none; leave it out")
 
 
 def _write_settings(file: Path, settings: StudySettings) -> None:
@@ -149,7 +169,9 @@ def _tasks(config: StudyConfig, study: Study, settings: StudySettings) -> list[C
     """What the cells share first; then seed after seed, so that a study that is stopped has whole seeds."""
     names = ([PREPARE] if study.prepare else []) + [cell.name for cell in study.cells(settings)]
     tasks = [
-        CellTask(study=config.name, out=config.out, cell=name, seed=seed, data=config.data)
+        CellTask(
+            study=config.name, out=config.out, cell=name, seed=seed, data=config.data, model=config.model
+        )
         for seed in range(settings.seeds)
         for name in names
     ]
@@ -220,10 +242,15 @@ def _rows(table: StudyTable) -> list[dict[str, Any]]:
 def _words(config: StudyConfig, *, shown: bool = False) -> list[str]:
     """The command that makes the same numbers; `shown`, as a page shows it, with folders of no machine."""
     if shown:
-        config = replace(config, out=f"runs/{config.name}", data=config.data and "DATA")
+        config = replace(
+            config,
+            out=f"runs/{config.name}",
+            data=config.data and "DATA",
+            model=config.model and "MODEL",
+        )
     words = ["prefloop", "study", config.name, "--out", config.out]
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name in ("size", "settings", "seeds", "data") and value != field.default:
+        if field.name in ("size", "settings", "seeds", "data", "model") and value != field.default:
             words += [f"--{field.name}", *(value if isinstance(value, tuple) else [str(value)])]
     return words

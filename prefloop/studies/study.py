@@ -1,7 +1,7 @@
 """What a study is made of: cells that are run over seeds, and what is said of their numbers."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Place:
     prepared: Path
     """What the study's `prepare` left for this seed."""
     data: str
+    model: str = ""
+    """What the study starts from; empty for one that starts from no given model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +133,12 @@ class Study:
     report: Callable[[Any, StudyResults], StudyReport]
     prepare: Callable[[Any, Place], None] | None = None
     """What a seed's cells share, made before them."""
+
+
+def all_sure(found: Iterable[bool | None]) -> bool | None:
+    """Of several answers: False if one is, True if all are, else None."""
+    known = list(found)
+    return False if False in known else (all(known) or None)
 
 
 def sure(estimate: Estimate, *, above: float) -> bool | None:

@@ -1,6 +1,6 @@
 """trlX's random walks: implicit Q-learning from scored walks alone, beside methods that draw walks of their own."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ from prefloop.studies.study import (
     StudyResults,
     StudySettings,
     StudyTable,
+    all_sure,
     sure,
 )
 from prefloop.studies.walk_policies import CPU, METHODS, SAMPLING, Task, prepare_task
@@ -163,7 +164,7 @@ def _findings(settings: WalksSettings, results: StudyResults) -> list[StudyFindi
                 source=TRLX,
                 found=f"beta {last} less {first}: {with_interval(gain)}; from each beta to the next "
                 + ", ".join(with_interval(step) for step in steps),
-                holds=_all(sure(step, above=0.0) for step in steps),
+                holds=all_sure(sure(step, above=0.0) for step in steps),
             ),
             StudyFinding(
                 expected="ILQL finds better walks than it has seen, without walking",
@@ -183,12 +184,6 @@ def _findings(settings: WalksSettings, results: StudyResults) -> list[StudyFindi
             )
         )
     return found
-
-
-def _all(steps: Iterable[bool | None]) -> bool | None:
-    """False if one is, True if all are."""
-    known = list(steps)
-    return False if False in known else True if all(known) else None
 
 
 def _drawing(settings: WalksSettings, results: StudyResults) -> str:

@@ -29,3 +29,20 @@ def write_votes(folder: Path, *, systems: int = 8, prompts: int = 60, seed: int 
                 sides = (name, BASELINE) if first else (BASELINE, name)
                 write.writerow((prompt, *sides, "model_a" if won == first else "model_b"))
     return folder
+
+
+def write_comparisons(folder: Path, *, count: int = 40) -> Path:
+    """Folders like those of AlpacaEval's comparisons and Anthropic's harmless ones; the polite answer is chosen."""
+    draw = random.Random(0)
+    for name, file in (("alpaca-eval", "comparisons.jsonl.gz"), ("hh-harmless", "train.jsonl.gz")):
+        (folder / name).mkdir(parents=True)
+        with gzip.open(folder / name / file, "wt", encoding="utf-8") as rows:
+            for number in range(count):
+                good, bad = "yes please" + " sir" * draw.randint(0, 3), "no" + " way" * draw.randint(0, 3)
+                if name == "alpaca-eval":
+                    row = {"prompt": f"Q {number}?", "chosen": good, "rejected": bad}
+                else:
+                    asked = f"\n\nHuman: Q {number}?\n\nAssistant: "
+                    row = {"chosen": asked + good, "rejected": asked + bad}
+                rows.write(json.dumps(row) + "\n")
+    return folder
