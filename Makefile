@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo align test check format docs evidence oracles bench engine scale-test clean
+.PHONY: setup demo studio align test check format docs evidence oracles bench engine scale-test clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,11 @@ demo: setup
 	@echo "Talk to the policy:   $(BIN)/prefloop chat demo/ppo/final"
 	@echo "What made it:         $(BIN)/prefloop lineage demo/ppo/final"
 	@echo "Change one stage:     $(BIN)/prefloop ppo --config demo/ppo/config.yaml --out demo/ppo-2 --kl.coef 0.05"
+
+# The studio with a team at work in it: people of every role, disagreements, a dataset version, and a training to follow. `make clean` removes it.
+PORT ?= 8100
+studio: setup
+	@$(BIN)/python -m prefloop.studio.demo_team --folder studio-demo --port $(PORT)
 
 # A published model made better by a file of comparisons: make align MODEL=FOLDER DATA=FILE. On two cores in at most an hour by the estimate.
 # Interrupted, it goes on; finished, it is shown again. ARGS='--method dpo grpo' and the like are handed on.
@@ -113,4 +118,4 @@ scale-test: setup
 	@folder=$$(mktemp -d); OMP_NUM_THREADS=1 $(BIN)/python -m tests.algorithms.sharded table $$folder; code=$$?; rm -rf $$folder; exit $$code
 
 clean:
-	rm -rf demo aligned evidence
+	rm -rf demo studio-demo aligned evidence

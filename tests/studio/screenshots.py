@@ -20,6 +20,7 @@ from prefloop.studio import accounts, at_work, demo, disputes, invitations
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.items import Wanted, find
 from prefloop.studio.questions import read_yaml
+from prefloop.studio.run_folders import RunFolders
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectKind, ProjectSettings
 from tests.studio.films import write_films
@@ -151,6 +152,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("docs/studio"))
+    parser.add_argument(
+        "--runs", type=Path, default=Path("studio-demo/runs"), help="run folders, as `make studio` makes them"
+    )
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--looks", action="store_true", help="every screen in dark and on a phone too")
     given = parser.parse_args()
@@ -169,7 +173,8 @@ def _shoot(
     studio: Studio, projects: dict[str, int], browser: Any, films: Path, given: argparse.Namespace
 ) -> None:
     chat = ChatWork(studio, [Talker()])
-    with served(studio, media=films, chat=chat) as base:
+    runs = RunFolders(given.runs) if given.runs.is_dir() else None
+    with served(studio, media=films, chat=chat, runs=runs) as base:
         boss = browser.new_context(viewport=WIDE)
         page = boss.new_page()
         page.set_default_timeout(MINUTES)
@@ -200,6 +205,7 @@ class Shots:
         )
         self.only: list[str] = given.only
         self.looks: bool = given.looks
+        self.runs: Path = given.runs
 
     def shot(
         self,
@@ -210,18 +216,26 @@ class Shots:
         ready: str = "main",
         size: Any = WIDE,
         theme: str = "light",
+        language: str = "en",
     ) -> None:
         if self.only and name not in self.only:
             return
-        self._take(name, path, work, ready, size, theme)
+        self._take(name, path, work, ready, size, theme, language)
         if self.looks:
             self._take(f"{name}-in-dark", path, work, ready, WIDE, "dark")
             self._take(f"{name}-on-phone", path, work, ready, PHONE, "light")
 
     def _take(
-        self, name: str, path: str, work: Callable[[], object], ready: str, size: Any, theme: str
+        self,
+        name: str,
+        path: str,
+        work: Callable[[], object],
+        ready: str,
+        size: Any,
+        theme: str,
+        language: str = "en",
     ) -> None:
-        accounts.save_settings(self.studio, self.who, {"theme": theme})
+        accounts.save_settings(self.studio, self.who, {"theme": theme, "language": language})
         self.page.emulate_media(color_scheme=theme)
         self.page.set_viewport_size(size)
         self.page.goto(self.base + path)
@@ -291,6 +305,7 @@ class Shots:
         self.shot("compare", label["pair"], self.keys("2"), ready=card)
         self.shot("compare-dark", label["pair"], self.keys("1", "d"), ready=card, theme="dark")
         self.shot("compare-phone", label["pair"], self.keys("2"), ready=card, size=PHONE)
+        self.shot("arabic", label["pair"], self.keys("1"), ready=card, language="ar")
         self.shot("keys", label["pair"], self.keys("?"), ready=card)
         self.shot("guidelines", label["pair"], self.keys("g"), ready=card, theme="dark")
         self.shot("improve", label["pair"], self.keys("2", "f", "1", "e"), ready=card)
@@ -327,6 +342,9 @@ class Shots:
         self.shot("project-form", "/admin/new")
         self.shot("people", "/admin/people")
         self.shot("audit", "/admin/audit", theme="dark")
+        if (self.runs / "dpo").is_dir():
+            self.shot("runs", "/admin/runs")
+            self.shot("run", "/admin/runs/one?run=dpo", size={"width": 1360, "height": 640})
         self.page.context.clear_cookies()
         self.shot("login", "/login")
         secret = invitations.invite(self.studio, "annotator")
