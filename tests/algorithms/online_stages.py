@@ -284,6 +284,8 @@ IN_ENVIRONMENT = {
     ),
 }
 """Conversations of up to three turns."""
+NOISY = ("trpo",)
+"""Stages that enlarge float noise: TRPO's Fisher products are differences of gradients that lie close together."""
 TOLERANCE = {"sppo_extremes": 1e-4}
 """Where 1e-5 is too little: the squared loss of a whole completion has gradients of norm 7, so a rounding error weighs more in a later step."""
 

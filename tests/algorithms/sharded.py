@@ -3,7 +3,7 @@
 A job is `STAGE:SIZES:SHARD` or `STAGE:SIZES:SHARD:HOW`, for example `sft:2,1,3:full`: two processes do the first step and are interrupted, one goes on for a step, three
 do the rest. Processes are forked from one that has PyTorch loaded, with the environment that torchrun would give them. `python -m
 tests.algorithms.sharded table FOLDER [STAGES...]` prints a table: every stage for ten steps or more beside one process, and whether a run
-that is resumed with as many processes is equal to the bit; it ends with an error if a weight differs by more than `MOST`.
+that is resumed with as many processes is equal to the bit; it ends with an error if a weight differs by more than 1e-5.
 """
 
 import json
@@ -39,8 +39,8 @@ from tests.runtime.trials import ended, fork
 
 TOKENS = 24
 """Of a micro-batch: so few that processes have different numbers of them, and now and then none."""
-MOST = 1e-5
-"""Difference of a weight."""
+MOST = {"trpo": 1e-4}
+"""Difference of a weight, where it may be above 1e-5: see `NOISY`."""
 TABLE = (
     *("sft", "sft_lora", "reward", "reward_lora", "dpo", "dpo_lora"),
     *("ppo", "ppo_shared", "ppo_policy_critic", "ppo_lora", "ppo_lora_shared", "a2c"),
@@ -177,7 +177,7 @@ def table(folder: Path, stages: Sequence[str]) -> None:
             run(job, project)
             weights, metrics = differences(project / job.out, project / alone.out)
             cells.append(f"{weights:.0e}, {metrics:.0e}")
-            far += [text] if not weights <= MOST else []
+            far += [text] if not weights <= MOST.get(stage, 1e-5) else []
         again = replace(Job.read(f"{stage}:2,2:full"), steps=10)
         run(again, project)
         same = differences(project / again.out, project / out_of(f"{stage}:2:full")) == (0.0, 0.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.algorithms.online_stages import IN_ENVIRONMENT, TOLERANCE
+from tests.algorithms.online_stages import IN_ENVIRONMENT, NOISY, TOLERANCE
 from tests.algorithms.small import STAGES, assert_close, samples_of
 from tests.runtime.processes import ROOT
 
@@ -16,7 +16,7 @@ WITH_ADAPTERS = (
     *("nash_md_lora", "ilql_lora", "distill_lora"),
 )
 """Stages that are others with an adapter: `sft_lora` and `rloo_lora` show that processes add up an adapter's gradients."""
-TOGETHER = [name for name in (*STAGES, *IN_ENVIRONMENT) if name not in WITH_ADAPTERS]
+TOGETHER = [name for name in (*STAGES, *IN_ENVIRONMENT) if name not in NOISY + WITH_ADAPTERS]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from prefloop.algorithms.sample import sample_completions
 from prefloop.configs.common import Data
 from prefloop.configs.sample import SampleConfig
 from prefloop.errors import InputError
+from tests.algorithms.online_stages import NOISY
 from tests.algorithms.sharded import out_of
 from tests.algorithms.small import CPU, assert_close, assert_same, weights_of
 from tests.runtime.processes import ROOT
@@ -46,7 +47,7 @@ def sharded(project: Path) -> Path:
 def test_sharded_over_two_processes_equals_one(
     name: str, sharded: Path, unbroken: Callable[[str], Path]
 ) -> None:
-    assert_close(sharded / out_of(EQUAL[name]), unbroken(name))
+    assert_close(sharded / out_of(EQUAL[name]), unbroken(name), tolerance=1e-3 if name in NOISY else 1e-5)
 
 
 def test_sharded_over_machines_equals_one(sharded: Path, unbroken: Callable[[str], Path]) -> None:
