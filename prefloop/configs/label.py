@@ -13,6 +13,7 @@ from prefloop.configs.common import (
     require_selecting,
     require_selects,
 )
+from prefloop.configs.sign_in import SignIn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +113,7 @@ class ServeConfig:
     chat: tuple[str, ...] = ()
     """Models to talk to: a checkpoint (folder or hub name), or the address of an OpenAI-compatible server and a model, written http://127.0.0.1:8000/v1#MODEL. One model answers twice, with different seeds; of several, two are drawn for each message."""
     answers: ChatAnswers = field(default_factory=ChatAnswers)
+    oidc: SignIn = field(default_factory=SignIn)
     metrics: str = ""
     """Serve numbers for Prometheus at http://HOST:PORT/metrics, for example 127.0.0.1:9464. Anyone who reaches that address can read them."""
     webhook_networks: tuple[str, ...] = ()

@@ -468,6 +468,7 @@ def delete_account(session: Session, row: studio_models.AccountRow) -> None:
     own = (
         *(_Session, _Token, _Member, studio_models.AccountTagRow),
         *(studio_models.PasswordResetRow, studio_models.RecoveryCodeRow, studio_models.SecondStepRow),
+        studio_models.IdentityRow,
     )
     for table in own:
         session.execute(delete(table).where(table.account_id == row.id))

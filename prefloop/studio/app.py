@@ -38,6 +38,7 @@ from prefloop.studio import (
     pages_datasets,
     pages_items,
     pages_members,
+    pages_oidc,
     pages_questions,
     pages_runs,
     pages_start,
@@ -72,6 +73,7 @@ PARTS = (
     pages_datasets,
     pages_members,
     pages_account,
+    pages_oidc,
     pages_at_work,
     pages_items,
     pages_questions,
@@ -114,6 +116,8 @@ def make_app(
     app.state.studio = studio
     app.state.secure = public.scheme == "https"
     app.state.prefix = prefix = public.path
+    app.state.public = public_url.rstrip("/")
+    app.state.oidc = None  # until `pages_oidc.offer`
     app.state.media = media
     app.state.runs = runs
     app.state.chat = chat

@@ -155,6 +155,24 @@ def door(request: Request, name: str, **values: Any) -> HTMLResponse:
     return answer
 
 
+def sign_in_page(request: Request, *, to: str, error: str = "", login: str = "", status: int = 200) -> Response:
+    """The form to sign in. `to`: where it leads on to, `error`: why somebody is not signed in, `login`: what they typed."""
+    provider = request.app.state.oidc
+    answer = door(
+        request,
+        "login",
+        error=error,
+        login=login,
+        ready=accounts.is_set_up(studio_of(request)),
+        next=to,
+        ended=COOKIE in request.cookies and not error,
+        oidc=provider.settings.name if provider else "",
+        out=provider is not None and "out" in request.query_params,
+    )
+    answer.status_code = status
+    return answer
+
+
 def let_in(request: Request, account: int, to: str) -> Response:
     """A session for this browser, and a page to continue to."""
     browser = sessions.browser_name(request.headers.get("user-agent", ""))
@@ -185,9 +203,7 @@ def login_page(request: Request, to: Annotated[str, Query(alias="next", max_leng
     """Sign in, and say so where a session has ended; then go on where one was."""
     if who_asks(request) is not None:
         return RedirectResponse(f"{root_of(request)}{way_on(to)}", 303)
-    ready = accounts.is_set_up(studio_of(request))
-    ended = COOKIE in request.cookies
-    return door(request, "login", error="", login="", ready=ready, next=way_on(to), ended=ended)
+    return sign_in_page(request, to=way_on(to))
 
 
 @router.post("/login")
@@ -200,9 +216,7 @@ def login(request: Request, form: Form) -> Response:
     account = accounts.password_fits(studio_of(request), login, form.get("password", ""))
     if account is None:
         error, to = "Wrong login or password.", way_on(form.get("next", "/"))
-        answer = door(request, "login", error=error, login=login, ready=True, next=to, ended=False)
-        answer.status_code = 401
-        return answer
+        return sign_in_page(request, to=to, error=error, login=login, status=401)
     return password_given(request, account, way_on(form.get("next", "/")))
 
 
@@ -211,7 +225,8 @@ def logout(request: Request, who: Signed, form: Form) -> Response:
     """End the session."""
     check_csrf(who, form.get("csrf", ""))
     accounts.sign_out(studio_of(request), request.cookies.get(COOKIE, ""))
-    answer = RedirectResponse(f"{root_of(request)}/login", 303)
+    out = "?out=1" if request.app.state.oidc else ""
+    answer = RedirectResponse(f"{root_of(request)}/login{out}", 303)
     answer.delete_cookie(COOKIE, path=root_of(request) or "/")
     return answer
 

@@ -29,6 +29,8 @@ FORM_COOKIE = "prefloop_form"
 """Ties a form that is filled in before signing in to the browser that asked for it."""
 SECOND_COOKIE = "prefloop_second"
 """Of a browser that gave its password and owes the second factor."""
+OIDC_COOKIE = "prefloop_oidc"
+"""Of a browser that is at the sign-in provider."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; object-src 'none'"

@@ -11,12 +11,15 @@ from typing import Any
 from fastapi import FastAPI
 
 from prefloop.configs.label import ChatAnswers, ServeConfig
+from prefloop.configs.sign_in import SignIn
 from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.studio import accounts, demo, invitations
 from prefloop.studio.app import make_app
 from prefloop.studio.chat_work import ChatWork
+from prefloop.studio.oidc import Provider
 from prefloop.studio.outgoing import read_networks
+from prefloop.studio.pages_oidc import offer
 from prefloop.studio.prefix import parsed
 from prefloop.studio.responders import EndpointResponder, Served, serving
 from prefloop.studio.run_folders import RunFolders
@@ -50,8 +53,11 @@ def serve(config: ServeConfig) -> None:
     if config.runs:
         RunFolders(Path(config.runs))
     address = Address(host=config.host, port=config.port, public=config.public_url)
+    provider_of(asdict(config.oidc))  # says now what could not work later
     with serving(config.chat, config.answers) as served, Store.open(config.store) as store:
         studio = Studio(store)
+        for name in config.oidc.projects:
+            studio.find_project(name)
         if config.demo:
             print(_fill(store))
         if store.counts()["completion"]:
@@ -74,6 +80,7 @@ def serve(config: ServeConfig) -> None:
             "PUBLIC": config.public_url,
             "MEDIA": config.media,
             "RUNS": config.runs,
+            "OIDC": json.dumps(asdict(config.oidc)),
             "METRICS": config.metrics,
             "WEBHOOK_NETWORKS": " ".join(config.webhook_networks),
             "LOG_FORMAT": config.log_format,
@@ -132,7 +139,7 @@ def from_environment() -> FastAPI:
     studio = Studio(store)
     networks = read_networks(given["WEBHOOK_NETWORKS"].split())
     Deliveries(studio, networks).start()  # its thread ends with the process
-    return make_app(
+    app = make_app(
         studio,
         hosts=Hosts.of(*given["HOSTS"].split(), numbers=bool(given["NUMBERS"])),
         public_url=given["PUBLIC"],
@@ -142,6 +149,15 @@ def from_environment() -> FastAPI:
         watches=watches,
         webhook_networks=networks,
     )
+    provider = provider_of(json.loads(given["OIDC"]))
+    if provider is not None:
+        offer(app, provider)
+    return app
+
+
+def provider_of(given: Mapping[str, Any]) -> Provider | None:
+    """Who signs people in; None without one."""
+    return Provider(SignIn(**given)) if given["issuer"] else None
 
 
 def _chat_work(studio: Studio, given: str) -> ChatWork | None:

@@ -95,6 +95,7 @@ from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sample import SampleConfig
 from prefloop.configs.scorers import Combining, Named
 from prefloop.configs.select import ScoreConfig, SelectConfig
+from prefloop.configs.sign_in import SignIn
 from prefloop.configs.sft import SFTConfig
 from prefloop.configs.study import StudyConfig
 from prefloop.configs.verifiers import VerifierConfig
@@ -115,7 +116,7 @@ OTHERS = (
     *(SimulateConfig, LineageConfig, ReportConfig, ToyConfig, IMDBConfig),
     *(FollowPolicy, FilterConfig, RejectionConfig, MergeConfig),
     *(ScorePairsConfig, BestOfNConfig, Combining, Named),
-    *(ServeConfig, ChatAnswers, LabelImportConfig, LabelExportConfig, BackupConfig, RestoreConfig),
+    *(ServeConfig, SignIn, ChatAnswers, LabelImportConfig, LabelExportConfig, BackupConfig, RestoreConfig),
     *(AnswersConfig, QuestionsConfig),
     *(InviteTerms, Remote, RemoteProjectsConfig, RemoteImportConfig, RemoteExportConfig),
     *(RemoteInviteConfig, RemoteCallConfig),

@@ -471,6 +471,20 @@ class InvitationProjectRow(Base):
     )
 
 
+class IdentityRow(Base):
+    """A person at a sign-in provider, and their account here."""
+
+    __tablename__ = "identity"
+    __table_args__ = (UniqueConstraint("issuer", "subject"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    issuer: Mapped[str]
+    subject: Mapped[str]
+    """What the provider calls them, for ever; no address and no name."""
+    created_at: Mapped[datetime]
+
+
 class PasswordResetRow(Base):
     """A link that sets a new password for an account, once: the row goes when it is used."""
 
