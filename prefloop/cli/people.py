@@ -116,7 +116,11 @@ def set_members(config: ProjectMembersConfig) -> None:
         print(f"  {member.login}  {member.role}  {member.answers} answers")
 
 
-_OPEN_TO = {"everyone": "everybody with an account", "members": "members only"}
+_OPEN_TO = {
+    "everyone": "everybody with an account",
+    "members": "members only",
+    "public": "everybody, visitors without an account too",
+}
 
 
 def delete_project(config: ProjectDeleteConfig) -> None:

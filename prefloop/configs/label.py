@@ -332,8 +332,8 @@ class ProjectMembersConfig:
     """Project, by name or number."""
     store: str = "prefloop.db"
     """Store that holds it: a file or a database URL."""
-    access: Literal["members", "everyone"] | None = None
-    """Who has access: members only, or everybody with an account. Not changed by default."""
+    access: Literal["members", "everyone", "public"] | None = None
+    """Who has access: members only, everybody with an account, or (of a chat) visitors without an account too. Not changed by default."""
     add: tuple[str, ...] = ()
     """Logins to make members, or to give another role."""
     role: Literal["annotator", "adjudicator", "manager"] = "annotator"

@@ -42,7 +42,10 @@ class SignIn:
             self.issuer.startswith(("https://", *LOOPBACK)),
             f"oidc.issuer is {self.issuer}; it must be an https:// address",
         )
-        require(bool(self.client_id), "oidc.client_id is empty; the provider names it where you register the studio")
+        require(
+            bool(self.client_id),
+            "oidc.client_id is empty; the provider names it where you register the studio",
+        )
         for domain in self.domains:
             require(
                 domain == EVERYBODY or ("." in domain and "@" not in domain and " " not in domain),

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 from prefloop.data.store import studio_models
 from prefloop.studio.values import PROJECT_ROLES, NotAllowed, NotFound, ProjectRole
 
+GUEST = "guest"
+"""Role of an account that somebody without one is given: it belongs to one project."""
 _Account, _Member, _Project = studio_models.AccountRow, studio_models.MembershipRow, studio_models.ProjectRow
 
 
@@ -33,7 +35,7 @@ def _role(access: str, account: int | None, own: str, member: str | None) -> Pro
         return "manager"
     if member is not None:
         return member  # type: ignore[return-value]  # as the database checks
-    return own if access == "everyone" else None  # type: ignore[return-value]
+    return own if access != "members" and own != GUEST else None  # type: ignore[return-value]
 
 
 def roles(session: Session, annotator: int) -> dict[int, ProjectRole]:

@@ -22,11 +22,11 @@ from prefloop.data.store import models, studio_models
 from prefloop.data.store.models import UtcTime
 from prefloop.data.store.values import Conflict
 from prefloop.errors import InputError
-from prefloop.studio import audit
+from prefloop.studio import access, audit
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotAllowed, NotFound, checked_login
 
-Role = Literal["admin", "annotator", "adjudicator"]
+Role = Literal["admin", "annotator", "adjudicator", "guest"]
 Scope = Literal["read", "annotate", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "annotate", "admin")
 SESSION_DAYS = 14
@@ -181,6 +181,11 @@ def password_fits(studio: Studio, login: str, password: str) -> int | None:
     return account if verify(stored, password) else None
 
 
+def no_password() -> str:
+    """What is stored for somebody who has none: the hash of one that nobody knows."""
+    return _NOBODY
+
+
 def verify(stored: str, password: str) -> bool:
     """Whether a password is the one whose hash is stored."""
     with _few:
@@ -282,6 +287,8 @@ def new_token(studio: Studio, who: Who, name: str, scopes: Sequence[str], *, day
         raise InputError("a token's name has 1 to 60 characters")
     if not scopes or not set(scopes) <= set(SCOPES):
         raise InputError(f"scopes are {', '.join(scopes) or 'none'}; they must be of {', '.join(SCOPES)}")
+    if who.role == access.GUEST:
+        raise NotAllowed("only people with an account can have a token")
     if "admin" in scopes and not who.may_manage:
         raise NotAllowed("only the token of an admin or of a project's manager can have the scope admin")
     prefix, now = f"{TOKEN_MARK}{secrets.token_hex(4)}", studio.clock()
@@ -370,7 +377,7 @@ def save_settings(studio: Studio, who: Who, settings: dict[str, Any]) -> None:
 
 
 def people(studio: Studio) -> list[Person]:
-    """Every account, oldest first."""
+    """Every account but those of guests, oldest first."""
     judgements = (
         select(func.count())
         .where(models.JudgementRow.annotator_id == _Account.annotator_id)
@@ -385,6 +392,7 @@ def people(studio: Studio) -> list[Person]:
         rows = session.execute(
             select(_Account, models.AnnotatorRow.name, judgements, signed_in)
             .join(models.AnnotatorRow, models.AnnotatorRow.id == _Account.annotator_id)
+            .where(_Account.role != access.GUEST)
             .order_by(_Account.id)
         )
         return [
@@ -468,7 +476,7 @@ def delete_account(session: Session, row: studio_models.AccountRow) -> None:
     own = (
         *(_Session, _Token, _Member, studio_models.AccountTagRow),
         *(studio_models.PasswordResetRow, studio_models.RecoveryCodeRow, studio_models.SecondStepRow),
-        studio_models.IdentityRow,
+        *(studio_models.IdentityRow, studio_models.ParticipantRow),
     )
     for table in own:
         session.execute(delete(table).where(table.account_id == row.id))
@@ -497,7 +505,7 @@ def _who(row: studio_models.AccountRow, *, scopes: tuple[Scope, ...], csrf: str,
         annotator=row.annotator_id,
         login=row.login,
         role=role,
-        scopes=scopes,
+        scopes=("annotate",) if role == access.GUEST else scopes,
         csrf=csrf,
         settings=dict(row.settings),
         leads=leads,

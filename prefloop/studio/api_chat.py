@@ -6,12 +6,13 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from pydantic import BaseModel, Field
 
 from prefloop.records import Prompt
+from prefloop.studio.access import GUEST
 from prefloop.studio.accounts import Who
 from prefloop.studio.api import ERRORS, assignment_out, turns
 from prefloop.studio.bodies import AssignmentOut, Key, Strict, Text, Token, Turn
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.render import to_html
-from prefloop.studio.security import limit, root_of, studio_of, worker
+from prefloop.studio.security import client_of, limit, root_of, studio_of, worker
 from prefloop.studio.values import LONGEST_TEXT, Talk
 
 router = APIRouter(prefix="/api/v1", responses=ERRORS, tags=["chat"])
@@ -94,6 +95,9 @@ def say(
 ) -> ChatOut:
     """Say something. The two answers come later: ask for the conversation again, and see them grow in `partial`. Sent again with the same Idempotency-Key it changes nothing."""
     limit(request, "answers", str(who.annotator))
+    if who.role == GUEST:
+        limit(request, "visitor", str(who.annotator))
+        limit(request, "visitors of an address", client_of(request))
     return _out(request, work.say(token, who.annotator, body.message, key=key))
 
 

@@ -42,6 +42,7 @@ from prefloop.studio import (
     pages_questions,
     pages_runs,
     pages_start,
+    pages_visitors,
     pages_webhooks,
 )
 from prefloop.studio.chat_work import ChatWork
@@ -80,12 +81,17 @@ PARTS = (
     pages_runs,
     pages_start,
     pages_arena,
+    pages_visitors,
     pages_webhooks,
     api_docs,
 )
 """Where the routes are. The first that fits a request answers it."""
 ANY_HOST = Hosts()
-LIMITS = {"sign in": (10, 60.0), "tokens": (20, 60.0), "answers": (600, 60.0), "links": (30, 60.0)}
+LIMITS = {"sign in": (10, 60.0), "tokens": (20, 60.0), "answers": (600, 60.0), "links": (30, 60.0)} | {
+    "guests": (20, 3600.0),
+    "visitor": (6, 60.0),
+    "visitors of an address": (30, 60.0),
+}
 """What is counted -> events and seconds, of one address or one person."""
 
 

@@ -5,11 +5,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from prefloop.data.store import Filters
+from sqlalchemy import select
+
+from prefloop.data.store import Filters, models, studio_models
 from prefloop.errors import InputError
 from prefloop.feedback.judged import JudgedItem, read_judged, votes_of
 from prefloop.feedback.ratings import Leaderboard, leaderboard
 from prefloop.records import Prompt
+from prefloop.studio.access import GUEST
+from prefloop.studio.named_models import names_a_model
 from prefloop.studio.service import Studio
 
 LONG = 500
@@ -53,6 +57,8 @@ class ArenaBoard:
     high: float
     counts: Mapping[str, int]
     """Category -> votes."""
+    left_out: Mapping[str, int]
+    """Why votes do not count -> how many there are."""
 
 
 def board_of(
@@ -61,7 +67,7 @@ def board_of(
     """The models of a project by its votes. `controlled`: for length and style of the replies. Raises `InputError` for an unknown category."""
     if category not in CATEGORIES:
         raise InputError(f"category is {category!r}; it must be one of {', '.join(CATEGORIES)}")
-    judged = read_judged(studio.store, Filters(projects=(project,), kinds=("human",)))
+    judged, left_out = _counted(studio, project)
     counts = {name: sum(fits(vote.prompt) for vote in judged) for name, fits in CATEGORIES.items()}
     found, why = _rated([vote for vote in judged if CATEGORIES[category](vote.prompt)], controlled)
     ends = [
@@ -71,8 +77,35 @@ def board_of(
         if math.isfinite(end)
     ]
     return ArenaBoard(
-        board=found, why_none=why, low=min(ends, default=0.0), high=max(ends, default=1.0), counts=counts
+        board=found,
+        why_none=why,
+        low=min(ends, default=0.0),
+        high=max(ends, default=1.0),
+        counts=counts,
+        left_out=left_out,
     )
+
+
+def _counted(studio: Studio, project: str) -> tuple[list[JudgedItem], dict[str, int]]:
+    """The votes that count, and how many do not, by reason."""
+    table = studio_models.AccountRow
+    with studio.read() as session:
+        blocked = set(
+            session.scalars(
+                select(models.AnnotatorRow.name)
+                .join(table, table.annotator_id == models.AnnotatorRow.id)
+                .where(table.role == GUEST, ~table.active)
+            )
+        )
+    count, left_out = [], {"a conversation that names a model": 0, "a visitor who is blocked": 0}
+    for vote in read_judged(studio.store, Filters(projects=(project,), kinds=("human",))):
+        if vote.annotator in blocked:
+            left_out["a visitor who is blocked"] += 1
+        elif names_a_model(vote):
+            left_out["a conversation that names a model"] += 1
+        else:
+            count.append(vote)
+    return count, {reason: votes for reason, votes in left_out.items() if votes}
 
 
 def _rated(judged: Sequence[JudgedItem], controlled: bool) -> tuple[Leaderboard | None, str]:

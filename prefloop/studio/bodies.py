@@ -148,7 +148,15 @@ class ProjectIn(Strict):
     least_seconds: float = Field(default=0.0, ge=0, le=3600, description="faster answers are marked")
     access: Access | None = Field(
         default=None,
-        description="who has access: its members (the default for a new one), or everybody with an account",
+        description="who has access: its members (the default for a new one), everybody with an account, or (public, of a chat) visitors too",
+    )
+    visitor_messages: int = Field(default=30, ge=1, le=10_000, description="messages a day of a visitor")
+    visitor_chats: int = Field(default=20, ge=1, le=10_000, description="visitors who talk at a time")
+    visitor_tokens: int = Field(
+        default=200_000, ge=1, le=10**9, description="tokens a day of answers to visitors, all together"
+    )
+    visitor_length: int = Field(
+        default=2000, ge=1, le=LONGEST_TEXT, description="characters of a visitor's message"
     )
 
     def settings(self, access: Access) -> ProjectSettings:

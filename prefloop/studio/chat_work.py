@@ -23,8 +23,10 @@ log = logging.getLogger(__name__)
 class _Written:
     """Two answers that grow, each in a thread of its own. What is written now and then is both, in the order they will be shown."""
 
-    def __init__(self, order: Sequence[int], write: Callable[[Sequence[str]], bool]) -> None:
-        self._order, self._write = tuple(order), write
+    def __init__(
+        self, order: Sequence[int], write: Callable[[Sequence[str]], bool], *, together: bool
+    ) -> None:
+        self._order, self._write, self._together = tuple(order), write, together
         self._texts = ["", ""]
         self._wanted = True
         self._next = 0.0
@@ -38,11 +40,16 @@ class _Written:
             with self._lock:
                 self._texts[place] = text
                 if self._wanted and any(self._texts) and time.monotonic() >= self._next:
-                    self._wanted = self._write(self._texts)
+                    self._wanted = self._write(self._shown())
                     self._next = time.monotonic() + SHOWN_EVERY
                 return self._wanted
 
         return show
+
+    def _shown(self) -> list[str]:
+        """The texts so far; where they grow together, as much of both as there is of the shorter: which model is slow tells its name."""
+        least = min(map(len, self._texts)) if self._together else None
+        return [text[:least] for text in self._texts]
 
 
 class ChatWork:
@@ -114,7 +121,8 @@ class ChatWork:
         try:
             with studio.read() as session:
                 messages = chats.to_answer(session, turn)
-            written = _Written(order, lambda texts: self._progress(turn, texts))
+                together = chats.is_public(session, turn)
+            written = _Written(order, lambda texts: self._progress(turn, texts), together=together)
             candidates = two_answers(self._responders, messages, (written.of(0), written.of(1)))
             self._store(
                 lambda: studio.write_twice(

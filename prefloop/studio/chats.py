@@ -20,7 +20,7 @@ from prefloop.data.store.values import Conflict
 from prefloop.data.store.writing import add_checkpoint, add_completions, add_items
 from prefloop.errors import InputError
 from prefloop.records import Completion, Message, Prompt
-from prefloop.studio import access, assign, audit, quotas
+from prefloop.studio import access, assign, audit, quotas, visitor_limits
 from prefloop.studio.projects import project_of
 from prefloop.studio.responders import Candidate
 from prefloop.studio.values import LONGEST_TEXT, NotFound, Talk
@@ -94,6 +94,7 @@ def say(
         raise Conflict("this conversation has ended; start a new one")
     if turns and not _is_over(session, turns[-1]):
         raise Conflict("the last message waits for its answers or for your judgement")
+    visitor_limits.check(session, row.project_id, annotator, message, now=now)
     allowed = quotas.allowance(session, row.project_id, annotator, now)
     if allowed.left == 0:
         raise Conflict(allowed.why)
@@ -136,6 +137,12 @@ def to_answer(session: Session, turn: int) -> tuple[Message, ...]:
     """What the models are shown for a turn."""
     row = session.get_one(_Turn, turn)
     return (*_history(session, _turns(session, row.chat_id)[: row.position]), _by_user(row.message))
+
+
+def is_public(session: Session, turn: int) -> bool:
+    """Whether a turn is of a project that takes visitors."""
+    chat = session.get_one(_Chat, session.get_one(_Turn, turn).chat_id)
+    return project_of(session, chat.project_id).settings.access == "public"
 
 
 def progress(session: Session, turn: int, texts: Sequence[str], *, until: datetime) -> bool:

@@ -1,6 +1,5 @@
 """Accounts of people who come by single sign-on. A person is the provider's `sub`; the address counts once, when an account is found or made by it."""
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,8 +24,6 @@ class _Newcomer:
     identity: Identity
     settings: SignIn
     projects: Sequence[int]
-    password_hash: str
-    """Of a password that nobody knows: they come by the provider."""
     now: datetime
 
 
@@ -46,7 +43,6 @@ def account_for(studio: Studio, provider: Provider, identity: Identity) -> int:
         identity=identity,
         settings=settings,
         projects=[studio.find_project(name).id for name in settings.projects],
-        password_hash=accounts.hash_password(secrets.token_urlsafe(24), ""),
         now=studio.clock(),
     )
     return studio.write_twice(lambda session: _first_time(session, newcomer))
@@ -64,7 +60,7 @@ def _first_time(session: Session, newcomer: _Newcomer) -> int:
 def _link(session: Session, row: studio_models.AccountRow, newcomer: _Newcomer) -> int:
     """Give an account to who has its login as a verified address. Somebody else may have chosen that login, so nothing of theirs opens it any more."""
     _if_active(row)
-    row.password_hash = newcomer.password_hash
+    row.password_hash = accounts.no_password()
     accounts.end_sessions(session, row.id)
     for table in (studio_models.ApiTokenRow, studio_models.PasswordResetRow):
         session.execute(delete(table).where(table.account_id == row.id))
@@ -77,7 +73,7 @@ def _make(session: Session, newcomer: _Newcomer) -> int:
     if not settings.domains:
         raise NotAllowed(_no_account(settings.name, newcomer.identity.email))
     login = checked_login(newcomer.identity.email)
-    row = accounts.add_account(session, login, newcomer.password_hash, settings.role, now)
+    row = accounts.add_account(session, login, accounts.no_password(), settings.role, now)
     for project in newcomer.projects:
         members.join(session, project, row.id, settings.role, now=now, by=row.annotator_id)
     return _remember(session, row, newcomer, "sign up")

@@ -50,7 +50,7 @@ def members(studio: Studio, project: int) -> list[Member]:
             select(_Account, _Member, models.AnnotatorRow.name, answers)
             .join(_Member, _Member.account_id == _Account.id)
             .join(models.AnnotatorRow, models.AnnotatorRow.id == _Account.annotator_id)
-            .where(_Member.project_id == project)
+            .where(_Member.project_id == project, _Account.role != access.GUEST)
             .order_by(_Account.login)
         )
         return [

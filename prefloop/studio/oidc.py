@@ -63,13 +63,19 @@ class Provider:
     """A provider, and this studio's place there. Raises `InputError` where the settings cannot work. Threads may share one."""
 
     def __init__(
-        self, settings: SignIn, *, transport: httpx.BaseTransport | None = None, now: Callable[[], float] = time.time
+        self,
+        settings: SignIn,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         if find_spec("joserfc") is None:
             raise InputError("oidc needs the package joserfc; run: pip install 'prefloop[sso]'")
         self.settings = settings
         self._secret = _secret(settings)
-        self._client = httpx.Client(timeout=SECONDS, transport=transport, headers={"Accept": "application/json"})
+        self._client = httpx.Client(
+            timeout=SECONDS, transport=transport, headers={"Accept": "application/json"}
+        )
         self._now = now
         self._known: _Known | None = None
         self._lock = threading.Lock()
@@ -94,12 +100,16 @@ class Provider:
 
         Raises `NotAllowed` if the provider refused or its answer is not for this browser, `NoProvider` if it cannot be reached.
         """
-        if not secret or not hmac.compare_digest(given.get("state", "").encode(), derived(secret, "state").encode()):
+        if not secret or not hmac.compare_digest(
+            given.get("state", "").encode(), derived(secret, "state").encode()
+        ):
             raise NotAllowed(STALE)
         if given.get("iss", self.settings.issuer) != self.settings.issuer:
             raise NotAllowed("this answer comes from another provider; start again")
         if "error" in given or "code" not in given:
-            raise NotAllowed(f"{self.settings.name} did not sign you in ({_shown(given.get('error', 'no code'))})")
+            raise NotAllowed(
+                f"{self.settings.name} did not sign you in ({_shown(given.get('error', 'no code'))})"
+            )
         tokens = self._tokens(given["code"], back, derived(secret, "verifier"))
         claims = self._claims(str(tokens.get("id_token", "")), derived(secret, "nonce"))
         if "email" not in claims:
@@ -129,13 +139,20 @@ class Provider:
         self._client.close()
 
     def _tokens(self, code: str, back: str, verifier: str) -> dict[str, Any]:
-        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": back, "code_verifier": verifier}
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": back,
+            "code_verifier": verifier,
+        }
         ways = self._fetched().addresses.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-        basic = None
+        basic: httpx.BasicAuth | httpx._client.UseClientDefault = httpx.USE_CLIENT_DEFAULT
         if self._secret and "client_secret_basic" in ways:
             basic = httpx.BasicAuth(*(_quoted(each) for each in (self.settings.client_id, self._secret)))
         else:
-            form |= {"client_id": self.settings.client_id} | ({"client_secret": self._secret} if self._secret else {})
+            form |= {"client_id": self.settings.client_id} | (
+                {"client_secret": self._secret} if self._secret else {}
+            )
         address = self._endpoint("token_endpoint")
         told = self._asked(lambda: self._client.post(address, data=form, auth=basic))
         if told.status_code != 200:
@@ -188,9 +205,15 @@ class Provider:
         if "userinfo_endpoint" not in self._fetched().addresses or not token:
             return {}
         address = self._endpoint("userinfo_endpoint")
-        told = _json(self._asked(lambda: self._client.get(address, headers={"Authorization": f"Bearer {token}"})))
+        told = _json(
+            self._asked(lambda: self._client.get(address, headers={"Authorization": f"Bearer {token}"}))
+        )
         # OpenID Connect Core 5.3.2: an answer about somebody else must not be used.
-        return {name: told[name] for name in ("email", "email_verified") if name in told} if told.get("sub") == subject else {}
+        return (
+            {name: told[name] for name in ("email", "email_verified") if name in told}
+            if told.get("sub") == subject
+            else {}
+        )
 
     def _fetched(self, *, but: _Known | None = None) -> _Known:
         """The provider's addresses and keys, fetched if they are too old. `but`: those that did not do, if they are not quite new."""
@@ -206,9 +229,15 @@ class Provider:
                 raise NoProvider(
                     f"oidc.issuer is {self.settings.issuer}, but {where} says {_shown(addresses.get('issuer'))}; write it as it says"
                 )
-            listed = _json(self._asked(lambda: self._client.get(_safe(addresses, "jwks_uri", self.settings.issuer))))
+            listed = _json(
+                self._asked(lambda: self._client.get(_safe(addresses, "jwks_uri", self.settings.issuer)))
+            )
             # Keys that cannot be used here, such as those for encryption, are none of ours.
-            usable = [key for key in listed.get("keys", []) if key.get("kty") != "oct" and key.get("use", "sig") == "sig"]
+            usable = [
+                key
+                for key in listed.get("keys", [])
+                if key.get("kty") != "oct" and key.get("use", "sig") == "sig"
+            ]
             try:
                 keys = KeySet.import_key_set({"keys": usable})
             except ValueError as error:
@@ -228,7 +257,9 @@ class Provider:
         try:
             told = send()
         except httpx.HTTPError as error:
-            raise NoProvider(f"{self.settings.issuer} cannot be reached ({error or type(error).__name__})") from error
+            raise NoProvider(
+                f"{self.settings.issuer} cannot be reached ({error or type(error).__name__})"
+            ) from error
         if told.status_code >= 500:
             raise NoProvider(f"{self.settings.issuer} answers with status {told.status_code}")
         return told
@@ -250,9 +281,13 @@ def _secret(settings: SignIn) -> str:
     try:
         found = Path(settings.secret_file).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"oidc.secret_file is {settings.secret_file}, which cannot be read ({error})") from error
+        raise InputError(
+            f"oidc.secret_file is {settings.secret_file}, which cannot be read ({error})"
+        ) from error
     if not found:
-        raise InputError(f"oidc.secret_file is {settings.secret_file}, which is empty; write the client secret into it")
+        raise InputError(
+            f"oidc.secret_file is {settings.secret_file}, which is empty; write the client secret into it"
+        )
     return found
 
 

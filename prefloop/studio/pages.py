@@ -25,6 +25,7 @@ from prefloop.studio import (
     sessions,
     two_factor,
 )
+from prefloop.studio.access import GUEST
 from prefloop.studio.accounts import Who
 from prefloop.studio.keys import KEYS, usual
 from prefloop.studio.languages import LANGUAGES, TEMPLATES, words, words_of
@@ -64,7 +65,9 @@ MEDIA_TYPES = {
     ".jpeg": "image/jpeg",
 }
 
-_OWN_PAGE = re.compile(r"/|/(?:label|history|settings|adjudicate|admin|join)(?:/[\w./-]*)?(?:\?[\w=&%.-]*)?")
+_OWN_PAGE = re.compile(
+    r"/|/(?:label|arena|history|settings|adjudicate|admin|join)(?:/[\w./-]*)?(?:\?[\w=&%.-]*)?"
+)
 """Addresses that signing in leads on to. A name or an address elsewhere is none of them."""
 
 
@@ -131,7 +134,16 @@ def _admin(request: Request) -> Who:
     return who
 
 
-Signed = Annotated[Who, Depends(_in)]
+def _with_account(request: Request) -> Who:
+    who = _in(request)
+    if who.role == GUEST:
+        raise HTTPException(403, "this page is for people with an account")
+    return who
+
+
+Signed = Annotated[Who, Depends(_with_account)]
+SignedOrGuest = Annotated[Who, Depends(_in)]
+"""The pages of the work itself."""
 Admin = Annotated[Who, Depends(_admin)]
 
 
@@ -155,7 +167,9 @@ def door(request: Request, name: str, **values: Any) -> HTMLResponse:
     return answer
 
 
-def sign_in_page(request: Request, *, to: str, error: str = "", login: str = "", status: int = 200) -> Response:
+def sign_in_page(
+    request: Request, *, to: str, error: str = "", login: str = "", status: int = 200
+) -> Response:
     """The form to sign in. `to`: where it leads on to, `error`: why somebody is not signed in, `login`: what they typed."""
     provider = request.app.state.oidc
     answer = door(
@@ -221,7 +235,7 @@ def login(request: Request, form: Form) -> Response:
 
 
 @router.post("/logout")
-def logout(request: Request, who: Signed, form: Form) -> Response:
+def logout(request: Request, who: SignedOrGuest, form: Form) -> Response:
     """End the session."""
     check_csrf(who, form.get("csrf", ""))
     accounts.sign_out(studio_of(request), request.cookies.get(COOKIE, ""))
@@ -333,7 +347,7 @@ def queue(request: Request) -> Response:
 
 
 @router.get("/label/{id}")
-def label_page(request: Request, id: Id, who: Signed) -> Response:
+def label_page(request: Request, id: Id, who: SignedOrGuest) -> Response:
     """Where one judges."""
     studio = studio_of(request)
     members.require(studio, id, who.annotator)
@@ -379,7 +393,7 @@ def label_page(request: Request, id: Id, who: Signed) -> Response:
 
 
 @router.get("/clips/{token}/{place}")
-def clip(request: Request, token: str, place: Id, who: Signed) -> Response:
+def clip(request: Request, token: str, place: Id, who: SignedOrGuest) -> Response:
     """A clip of one's own assignment, by its place on the page: where it is stored would tell whose it is."""
     return clip_file(request, admin_views.clip_of(studio_of(request), token, who.annotator, place))
 

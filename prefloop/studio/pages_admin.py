@@ -34,7 +34,16 @@ from prefloop.studio.security import (
     root_of,
     studio_of,
 )
-from prefloop.studio.values import EXPORTS, FLAGS, PROJECT_KINDS, STATES, NotFound, ProjectSettings, Scale
+from prefloop.studio.values import (
+    EXPORTS,
+    FLAGS,
+    PROJECT_KINDS,
+    STATES,
+    VISITORS,
+    NotFound,
+    ProjectSettings,
+    Scale,
+)
 
 router = APIRouter(include_in_schema=False)
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox"
@@ -228,6 +237,7 @@ def _settings_of(form: dict[str, str]) -> ProjectSettings:
         "gold_window": int(number("gold_window")),
         "least_seconds": number("least_seconds"),
     }
+    values |= {name: int(number(name)) for name in VISITORS if name in form}
     if scales:
         values["scales"] = tuple(scales)
     return ProjectSettings(**values)

@@ -29,7 +29,9 @@ def _provider(request: Request) -> Provider:
     if provider is None:
         raise HTTPException(404, "this studio has no single sign-on")
     if not accounts.is_set_up(studio_of(request)):
-        raise HTTPException(409, "the first admin comes by the link that was printed where the studio was started")
+        raise HTTPException(
+            409, "the first admin comes by the link that was printed where the studio was started"
+        )
     return provider
 
 
@@ -74,7 +76,10 @@ def _told(request: Request, error: InputError, to: str) -> Response:
     words, status = str(error), 403
     if isinstance(error, NoProvider):
         log.warning("single sign-on: %s", error)
-        words, status = "The sign-in provider cannot be used now. Try again in a moment, or tell an admin.", 502
+        words, status = (
+            "The sign-in provider cannot be used now. Try again in a moment, or tell an admin.",
+            502,
+        )
     return sign_in_page(request, to=to, error=words, status=status)
 
 

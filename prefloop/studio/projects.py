@@ -19,6 +19,7 @@ from prefloop.studio.questions import questions_of
 from prefloop.studio.values import (
     GOLD_OVERLAP,
     ITEM_KIND,
+    VISITORS,
     NotFound,
     Project,
     ProjectProgress,
@@ -329,6 +330,7 @@ def _project(row: studio_models.ProjectRow) -> Project:
             suggest_from=row.suggest_from,
             suggest_share=row.suggest_share,
             reveal=row.reveal,
+            **{name: getattr(row, name) for name in VISITORS},
         ),
         state=state,
     )

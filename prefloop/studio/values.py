@@ -44,7 +44,7 @@ STATES: tuple[str, ...] = get_args(State)
 ProjectRole = Literal["annotator", "adjudicator", "manager"]
 PROJECT_ROLES: tuple[ProjectRole, ...] = get_args(ProjectRole)
 """What somebody may do in a project, each more than the one before: judge; decide where others disagree; run the project."""
-Access = Literal["members", "everyone"]
+Access = Literal["members", "everyone", "public"]
 ACCESS: tuple[Access, ...] = get_args(Access)
 Stage = Literal["", "practice", "qualification"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -56,6 +56,13 @@ FLAGS = ("unsafe", "untrue", "off topic", "broken prompt", "says who it is")
 LONGEST_TEXT = 20_000
 """Characters of a rationale or an edited reply."""
 MOST_QUOTA = 1_000_000
+VISITORS: Mapping[str, tuple[int, int]] = {
+    "visitor_messages": (1, 10_000),
+    "visitor_chats": (1, 10_000),
+    "visitor_tokens": (1, 10**9),
+    "visitor_length": (1, LONGEST_TEXT),
+}
+"""Limits for visitors -> least and most."""
 GOLD_SHARE = 0.1
 """Share of known answers of a project that is given the first ones."""
 GOLD_OVERLAP = 1_000_000
@@ -101,7 +108,8 @@ class ProjectSettings:
     gold_share: float = 0.0
     """Share of questions whose answer is known, where there are such items."""
     access: Access = "everyone"
-    """Who belongs to the project: everybody with an account, or its members only. Others are not told that it is there."""
+    """Who belongs to the project: everybody with an account, its members only, or (`public`, of a chat) visitors without an account too.
+    Others are not told that it is there."""
     daily_quota: int = 0
     """Answers that each annotator may give in a day (UTC); 0 sets no limit."""
     quota: int = 0
@@ -124,6 +132,14 @@ class ProjectSettings:
     """Share of assignments that show one. The others measure its influence."""
     reveal: bool = False
     """Of a chat: tell people which models answered, once they have voted. Such a vote cannot be taken back."""
+    visitor_messages: int = 30
+    """Of a public chat: messages a day of each visitor without an account."""
+    visitor_chats: int = 20
+    """Visitors who talk at a time; others are asked to wait."""
+    visitor_tokens: int = 200_000
+    """Tokens of answers to visitors in a day (UTC), all together. Answers under way may exceed it."""
+    visitor_length: int = 2000
+    """Characters of a visitor's message."""
 
     def __post_init__(self) -> None:
         require(0 < len(self.name.strip()) <= 100, "a project's name must have 1 to 100 characters")
@@ -156,7 +172,14 @@ class ProjectSettings:
         )
         require(self.render in get_args(Render), f"render is {self.render!r}; it must be plain or markdown")
         require(0 <= self.gold_share <= 0.5, f"gold_share is {self.gold_share}; it must be between 0 and 0.5")
-        require(self.access in ACCESS, f"access is {self.access!r}; it must be members or everyone")
+        require(self.access in ACCESS, f"access is {self.access!r}; it must be members, everyone or public")
+        require(
+            self.access != "public" or self.kind == "chat",
+            f"access is public, but kind is {self.kind}; only a chat is open to visitors, so choose another access",
+        )
+        for name, (least, most) in VISITORS.items():
+            value = getattr(self, name)
+            require(least <= value <= most, f"{name} is {value}; it must be {least} to {most}")
         for name in ("daily_quota", "quota"):
             value = getattr(self, name)
             require(0 <= value <= MOST_QUOTA, f"{name} is {value}; it must be 0 (no limit) to {MOST_QUOTA}")

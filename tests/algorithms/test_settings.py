@@ -95,8 +95,8 @@ from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sample import SampleConfig
 from prefloop.configs.scorers import Combining, Named
 from prefloop.configs.select import ScoreConfig, SelectConfig
-from prefloop.configs.sign_in import SignIn
 from prefloop.configs.sft import SFTConfig
+from prefloop.configs.sign_in import SignIn
 from prefloop.configs.study import StudyConfig
 from prefloop.configs.verifiers import VerifierConfig
 from prefloop.configs.verify import VerifyConfig

@@ -23,7 +23,9 @@ def _base64(data: bytes) -> str:
 class Idp(httpx.BaseTransport):
     """Who is signed in there is `user`."""
 
-    user: dict[str, Any] = field(default_factory=lambda: {"sub": "u-1", "email": "Ann@Example.org", "email_verified": True})
+    user: dict[str, Any] = field(
+        default_factory=lambda: {"sub": "u-1", "email": "Ann@Example.org", "email_verified": True}
+    )
     at: float = 0.0
     """The time that its tokens say."""
     lies: dict[str, Any] = field(default_factory=dict)
@@ -79,14 +81,27 @@ class Idp(httpx.BaseTransport):
         asked = self.codes.pop(form["code"], None)
         challenge = _base64(hashlib.sha256(form["code_verifier"].encode()).digest())
         who = base64.b64encode(b"the+studio:s%26cret").decode()
-        fits = asked is not None and asked["code_challenge"] == challenge and asked["redirect_uri"] == form["redirect_uri"]
+        fits = (
+            asked is not None
+            and asked["code_challenge"] == challenge
+            and asked["redirect_uri"] == form["redirect_uri"]
+        )
         if not fits or request.headers.get("authorization") != f"Basic {who}":
             return httpx.Response(400, json={"error": "invalid_grant"})
         assert asked is not None
-        claims = {"iss": ISSUER, "aud": CLIENT, "iat": int(self.at), "exp": int(self.at) + 300, "nonce": asked["nonce"], "sub": self.user["sub"]}
+        claims = {
+            "iss": ISSUER,
+            "aud": CLIENT,
+            "iat": int(self.at),
+            "exp": int(self.at) + 300,
+            "nonce": asked["nonce"],
+            "sub": self.user["sub"],
+        }
         claims |= self.user if self.in_token else {}
         claims = {name: value for name, value in (claims | self.lies).items() if value is not None}
-        return httpx.Response(200, json={"id_token": self._signed(claims), "access_token": "a", "token_type": "Bearer"})
+        return httpx.Response(
+            200, json={"id_token": self._signed(claims), "access_token": "a", "token_type": "Bearer"}
+        )
 
     def _signed(self, claims: dict[str, Any]) -> str:
         if self.algorithm in ("none", "HS256"):  # which joserfc refuses to make

@@ -179,7 +179,10 @@ def test_the_image_has_what_the_studio_needs(tmp_path: Path) -> None:
     lines = [line for line in (KIT / "studio-requirements.txt").read_text().splitlines() if line[:1] != "#"]
     given = {Requirement(line).name.lower() for line in lines}
     project = tomllib.loads((KIT.parent / "pyproject.toml").read_text())["project"]
-    own = [*project["dependencies"], *(need for extra in ("postgres", "sso") for need in project["optional-dependencies"][extra])]
+    own = [
+        *project["dependencies"],
+        *(need for extra in ("postgres", "sso") for need in project["optional-dependencies"][extra]),
+    ]
     needed = {Requirement(text).name.lower() for text in own}
     assert given <= needed
     assert {"torch", "transformers", "peft"}.isdisjoint(given)

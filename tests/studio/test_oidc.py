@@ -21,7 +21,7 @@ from prefloop.studio.pages_oidc import offer
 from prefloop.studio.security import HEADERS
 from prefloop.studio.serve import serve
 from prefloop.studio.service import Studio
-from prefloop.studio.values import NotAllowed, ProjectSettings
+from prefloop.studio.values import ProjectSettings
 from tests.studio.conftest import Clock
 from tests.studio.idp import CLIENT, ISSUER, SECRET, Idp
 from tests.studio.test_two_factor import code_at, give, set_up
@@ -42,7 +42,10 @@ def made() -> Idp:
 def idp(made: Idp, clock: Clock) -> Idp:
     """As new, with the keys it has: making them takes long."""
     fresh = Idp.__new__(Idp)
-    fresh.__dict__ |= {name: value() for name, value in {"lies": dict, "discovery": dict, "asked": list, "codes": dict}.items()}
+    fresh.__dict__ |= {
+        name: value()
+        for name, value in {"lies": dict, "discovery": dict, "asked": list, "codes": dict}.items()
+    }
     fresh.user = {"sub": "u-1", "email": "Ann@Example.org", "email_verified": True}
     fresh.keys, fresh.signing, fresh.at = [*made.keys], made.keys[0], clock.now.timestamp()
     fresh.in_token, fresh.algorithm = True, "RS256"
@@ -70,7 +73,9 @@ def sign_in(client: TestClient, idp: Idp, *, to: str = "/history") -> Any:
     return client.get(f"/login/oidc/back?{idp.agree(away.headers['location'])}")
 
 
-def test_a_verified_address_of_the_domain_makes_an_account_once(studio: Studio, idp: Idp, clock: Clock) -> None:
+def test_a_verified_address_of_the_domain_makes_an_account_once(
+    studio: Studio, idp: Idp, clock: Clock
+) -> None:
     project = studio.create_project(ProjectSettings(name="Team", access="members")).id
     client = browser(studio, idp, clock, role="adjudicator", projects=("Team",))
     page = client.get("/login?next=/history").text
@@ -105,7 +110,9 @@ def test_a_verified_address_of_the_domain_makes_an_account_once(studio: Studio, 
         ({"email": "boss"}, {"domains": ("*",)}, "names no e-mail address"),
     ],
 )
-def test_nobody_else_gets_in(studio: Studio, idp: Idp, clock: Clock, user: Any, settings: Any, told: str) -> None:
+def test_nobody_else_gets_in(
+    studio: Studio, idp: Idp, clock: Clock, user: Any, settings: Any, told: str
+) -> None:
     idp.user |= user
     client = browser(studio, idp, clock, **settings)
     answer = sign_in(client, idp)
@@ -132,7 +139,9 @@ def test_nobody_else_gets_in(studio: Studio, idp: Idp, clock: Clock, user: Any, 
     ],
     ids=str,
 )
-def test_a_token_that_is_not_for_this_browser_and_studio_is_refused(studio: Studio, idp: Idp, clock: Clock, lie: Any) -> None:
+def test_a_token_that_is_not_for_this_browser_and_studio_is_refused(
+    studio: Studio, idp: Idp, clock: Clock, lie: Any
+) -> None:
     client = browser(studio, idp, clock)
     idp.lies = lie
     answer = sign_in(client, idp)
@@ -143,7 +152,9 @@ def test_a_token_that_is_not_for_this_browser_and_studio_is_refused(studio: Stud
 
 
 @pytest.mark.parametrize("algorithm", ["none", "HS256"])
-def test_a_token_that_anybody_could_sign_is_refused(studio: Studio, idp: Idp, clock: Clock, algorithm: str) -> None:
+def test_a_token_that_anybody_could_sign_is_refused(
+    studio: Studio, idp: Idp, clock: Clock, algorithm: str
+) -> None:
     client = browser(studio, idp, clock)
     idp.algorithm = algorithm
     answer = sign_in(client, idp)
@@ -165,7 +176,9 @@ def test_new_keys_are_fetched_and_strange_ones_refused(studio: Studio, idp: Idp,
     assert sign_in(client, idp).status_code == 303
 
 
-def test_another_browsers_answer_is_refused_and_none_counts_twice(studio: Studio, idp: Idp, clock: Clock) -> None:
+def test_another_browsers_answer_is_refused_and_none_counts_twice(
+    studio: Studio, idp: Idp, clock: Clock
+) -> None:
     client, victim = browser(studio, idp, clock), browser(studio, idp, clock)
     address = client.get("/login/oidc").headers["location"]
     query = idp.agree(address)
@@ -225,12 +238,16 @@ def test_a_second_factor_is_asked_for_all_the_same(studio: Studio, idp: Idp, clo
     assert client.get("/api/v1/me").status_code == 200
 
 
-def test_who_is_shut_out_stays_out_and_who_is_erased_is_forgotten(studio: Studio, idp: Idp, clock: Clock) -> None:
+def test_who_is_shut_out_stays_out_and_who_is_erased_is_forgotten(
+    studio: Studio, idp: Idp, clock: Clock
+) -> None:
     client = browser(studio, idp, clock)
     sign_in(client, idp)
     account = accounts.password_fits(studio, "boss", PASSWORD)
     with studio.read() as session:
-        (ann,) = session.scalars(select(studio_models.AccountRow.id).where(studio_models.AccountRow.id != account))
+        (ann,) = session.scalars(
+            select(studio_models.AccountRow.id).where(studio_models.AccountRow.id != account)
+        )
     accounts.set_active(studio, ann, False, by=None)
     assert client.get("/api/v1/me").status_code == 401
     assert "deactivated" in sign_in(client, idp).text
@@ -239,7 +256,9 @@ def test_who_is_shut_out_stays_out_and_who_is_erased_is_forgotten(studio: Studio
         assert session.scalars(select(studio_models.IdentityRow)).all() == []
 
 
-def test_signing_out_ends_the_session_and_offers_to_end_the_providers(studio: Studio, idp: Idp, clock: Clock) -> None:
+def test_signing_out_ends_the_session_and_offers_to_end_the_providers(
+    studio: Studio, idp: Idp, clock: Clock
+) -> None:
     client = browser(studio, idp, clock)
     sign_in(client, idp)
     csrf = re.findall(r'name="csrf" value="([^"]+)"', client.get("/history").text)[0]
@@ -301,7 +320,12 @@ def test_no_account_is_made_before_the_first_admins(studio: Studio, idp: Idp, cl
 
 
 def test_the_secret_comes_from_a_file_or_the_environment_and_is_in_no_page(
-    studio: Studio, idp: Idp, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    studio: Studio,
+    idp: Idp,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
     monkeypatch.setenv("PREFLOOP_OIDC_SECRET", "another")
@@ -319,7 +343,10 @@ def test_the_secret_comes_from_a_file_or_the_environment_and_is_in_no_page(
         ({"client_id": "c"}, "oidc.issuer is empty"),
         ({"issuer": "http://id.example.org", "client_id": "c"}, "must be an https:// address"),
         ({"issuer": ISSUER}, "oidc.client_id is empty"),
-        ({"issuer": ISSUER, "client_id": "c", "domains": ("@example.org",)}, "oidc.domains has '@example.org'"),
+        (
+            {"issuer": ISSUER, "client_id": "c", "domains": ("@example.org",)},
+            "oidc.domains has '@example.org'",
+        ),
         ({"issuer": ISSUER, "client_id": "c", "projects": ("P",)}, "oidc.domains is empty"),
     ],
 )
@@ -330,9 +357,14 @@ def test_settings_that_cannot_work_are_refused(given: Any, told: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [({"secret_file": "nowhere"}, "oidc.secret_file is nowhere"), ({"domains": ("*",), "projects": ("None",)}, "None")],
+    [
+        ({"secret_file": "nowhere"}, "oidc.secret_file is nowhere"),
+        ({"domains": ("*",), "projects": ("None",)}, "None"),
+    ],
 )
-def test_serve_says_at_once_what_is_not_there(tmp_path: Path, given: Any, told: str, empty_store: Callable[[Path], Store]) -> None:
+def test_serve_says_at_once_what_is_not_there(
+    tmp_path: Path, given: Any, told: str, empty_store: Callable[[Path], Store]
+) -> None:
     with empty_store(tmp_path) as store:
         where = store.label
     with pytest.raises(InputError, match=told):

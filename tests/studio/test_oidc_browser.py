@@ -83,4 +83,6 @@ def test_there_and_back_out_and_in_again(
         at_provider(page, "ann")
         page.wait_for_url(f"{base}/")
         # The provider's own pages load a style from elsewhere; ours broke no policy on the way.
-        assert [each for each in watch.wrong if "Content Security Policy" in each or "error " in each[:6]] == []
+        assert [
+            each for each in watch.wrong if "Content Security Policy" in each or "error " in each[:6]
+        ] == []

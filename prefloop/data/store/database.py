@@ -39,7 +39,7 @@ from prefloop.errors import InputError
 BUSY_SECONDS = 30
 """How long a SQLite connection waits for another process to finish writing."""
 CONNECT_SECONDS = 10
-HEAD = "0017"
+HEAD = "0018"
 """The newest schema that this code knows, so that opening a store that has it needs no Alembic."""
 VERSION_TABLE = "prefloop_schema"
 BULK_LOCK = 7_235_001

@@ -23,7 +23,7 @@ class ProjectRow(Base):
             "kind IN ('pair', 'rank', 'best_worst', 'rate', 'binary', 'edit', 'clip', 'chat')", name="kind"
         ),
         CheckConstraint("state IN ('open', 'paused', 'closed', 'archived', 'deleted')", name="state"),
-        CheckConstraint("access IN ('members', 'everyone')", name="access"),
+        CheckConstraint("access IN ('members', 'everyone', 'public')", name="access"),
         CheckConstraint("daily_quota >= 0 AND quota >= 0", name="quotas"),
         CheckConstraint("gold_window >= 1 AND gold_floor >= 0 AND gold_floor <= 1", name="gold_floor"),
     )
@@ -52,7 +52,7 @@ class ProjectRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     """A deleted project is a row without questions, to which only withdrawn answers lead; see `removal` in the studio."""
     access: Mapped[str] = mapped_column(String(16))
-    """Whether everybody with an account belongs to it, or its members only."""
+    """Whether its members belong to it, everybody with an account, or whoever comes."""
     daily_quota: Mapped[int]
     """Answers that a person may give in a day (UTC); 0 = any number."""
     quota: Mapped[int]
@@ -75,6 +75,14 @@ class ProjectRow(Base):
     """Share of assignments that show one."""
     reveal: Mapped[bool]
     """Of a chat: whether people are told which models answered, once they have voted."""
+    visitor_messages: Mapped[int]
+    """Messages a day of a visitor without an account."""
+    visitor_chats: Mapped[int]
+    """Visitors who talk at a time."""
+    visitor_tokens: Mapped[int]
+    """Tokens of answers to visitors in a day, all together."""
+    visitor_length: Mapped[int]
+    """Characters of a visitor's message."""
     created_at: Mapped[datetime]
 
 
@@ -330,7 +338,7 @@ class AccountRow(Base):
     """A person who can sign in. Removing the row makes the annotator anonymous."""
 
     __tablename__ = "account"
-    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator', 'adjudicator')", name="role"),)
+    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator', 'adjudicator', 'guest')", name="role"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), unique=True)
@@ -469,6 +477,45 @@ class InvitationProjectRow(Base):
     project_id: Mapped[int] = mapped_column(
         ForeignKey("project.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
+
+
+class StudyRow(Base):
+    """A link for people whom a recruiting platform sends to a project."""
+
+    __tablename__ = "study"
+    __table_args__ = (
+        CheckConstraint("platform IN ('prolific', 'mturk')", name="platform"),
+        CheckConstraint("answers >= 1 AND places >= 1", name="numbers"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id", ondelete="CASCADE"), index=True)
+    token: Mapped[str] = mapped_column(String(32), unique=True)
+    """Stands in the link, which the platform shows to whoever it likes."""
+    platform: Mapped[str] = mapped_column(String(16))
+    answers: Mapped[int]
+    """How many answers of each person complete it."""
+    places: Mapped[int]
+    """How many people it takes."""
+    code: Mapped[str]
+    """What a person is shown who is done, to be paid at the platform; of Prolific the same for all."""
+    open: Mapped[bool]
+    created_at: Mapped[datetime]
+
+
+class ParticipantRow(Base):
+    """Somebody whom a platform sent, by the number that it gives them."""
+
+    __tablename__ = "participant"
+    __table_args__ = (UniqueConstraint("study_id", "name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"))
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), unique=True)
+    name: Mapped[str]
+    """The platform's number of the person: all that is known of them."""
+    started_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]
 
 
 class IdentityRow(Base):
