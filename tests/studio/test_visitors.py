@@ -212,7 +212,7 @@ def test_limits_of_an_address_and_of_a_session(studio: Studio, arena: int) -> No
     second = Visitor(studio, arena, client=browser)
     assert second.vote("hello").status_code == 200
     assert second.say("hello").status_code == 429  # the address has had its three
-    with pytest.raises(AssertionError, match="429|too many"):
+    with pytest.raises(AssertionError, match=r"429|too many"):
         Visitor(studio, arena, client=browser)
 
 
