@@ -88,6 +88,17 @@ LABEL: Mapping[str, Command] = {
         ),
         single=True,
     ),
+    "label recruit": Command(
+        summary="make a link by which Prolific or Mechanical Turk sends people to a studio project, and list who came",
+        settings="prefloop.configs.label:RecruitConfig",
+        work="prefloop.cli.people:recruit",
+        positional=("project",),
+        examples=(
+            "prefloop label recruit Helpful --store runs/first/prefloop.db --platform prolific --answers 20 --places 50 --code C1A2B3 --public_url https://label.example.org",
+            "prefloop label recruit Helpful --store runs/first/prefloop.db --out participants.csv",
+        ),
+        single=True,
+    ),
     "label project delete": Command(
         summary="delete a project of the studio, and withdraw its answers",
         settings="prefloop.configs.label:ProjectDeleteConfig",

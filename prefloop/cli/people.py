@@ -1,8 +1,9 @@
 """`prefloop label user` and `prefloop label project`."""
 
+import csv
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from prefloop.configs.label import (
@@ -10,6 +11,7 @@ from prefloop.configs.label import (
     ProjectDeleteConfig,
     ProjectMembersConfig,
     ProjectStateConfig,
+    RecruitConfig,
     UserEraseConfig,
     UserResetConfig,
 )
@@ -121,6 +123,49 @@ _OPEN_TO = {
     "members": "members only",
     "public": "everybody, visitors without an account too",
 }
+
+
+def recruit(config: RecruitConfig) -> None:
+    """Make a link for a recruiting platform, and print a project's links and how many came by each."""
+    from prefloop.studio import studies
+    from prefloop.studio.prefix import parsed
+    from prefloop.studio.service import Studio
+
+    parsed(config.public_url)
+    with Store.open(config.store, create=False) as store:
+        studio = Studio(store)
+        project = studio.find_project(config.project)
+        if config.platform is not None:
+            if config.answers:
+                studio.change_project(project.id, replace(project.settings, quota=config.answers))
+            studies.create(
+                studio, project.id, config.platform, places=config.places, code=config.code, by=None
+            )
+        found = studies.studies(studio, project.id)
+        came = [
+            {"platform": study.platform} | asdict(each)
+            for study in found
+            for each in studies.participants(studio, study.id)
+        ]
+    for study in found:
+        print(
+            f"{studies.PLATFORMS[study.platform].title}: {study.started} of {study.places} people came, {study.completed} gave their {study.answers} answers\n"
+            f"    {config.public_url.rstrip('/')}{study.path}"
+        )
+    if not found:
+        print(f"project {project.settings.name!r} has no study; name a --platform to make one")
+    if config.out:
+        columns = ["platform", *(field.name for field in fields(studies.Participant))]
+        try:
+            with Path(config.out).open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(came)
+        except OSError as error:
+            raise InputError(
+                f"out is {config.out}, which cannot be written ({error.strerror}); name another file"
+            ) from error
+        print(f"wrote {len(came)} participants to {config.out}")
 
 
 def delete_project(config: ProjectDeleteConfig) -> None:

@@ -351,6 +351,35 @@ class ProjectMembersConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RecruitConfig:
+    """Make a link by which a recruiting platform sends people to a project; without --platform, show the links of the project and who came."""
+
+    project: str
+    """Project, by name or number."""
+    store: str = "prefloop.db"
+    """Store that holds it: a file or a database URL."""
+    platform: Literal["prolific", "mturk"] | None = None
+    """Platform that sends people: Prolific or Amazon Mechanical Turk."""
+    answers: int = 0
+    """Answers of each person, after which they get their completion code; sets the project's quota. 0 leaves it as it is."""
+    places: int = 100
+    """People that the study takes."""
+    code: str = ""
+    """Completion code, as the platform knows it; drawn if it is empty."""
+    public_url: str = "http://127.0.0.1:8100"
+    """Address at which people reach the studio."""
+    out: str = ""
+    """File to write the participants to, as CSV: number, pseudonym, when they began and finished, code."""
+
+    def __post_init__(self) -> None:
+        require(self.answers >= 0, f"answers is {self.answers}; it must be 0 (as it is) or more")
+        require(
+            self.platform is not None or not (self.answers or self.code),
+            "answers and code are for a new study, but platform is empty; name it, or leave them out",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectDeleteConfig:
     """Delete a project: its items are no longer asked, and its answers are withdrawn. The command first says what will be deleted."""
 

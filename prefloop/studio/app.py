@@ -42,6 +42,7 @@ from prefloop.studio import (
     pages_questions,
     pages_runs,
     pages_start,
+    pages_studies,
     pages_visitors,
     pages_webhooks,
 )
@@ -82,6 +83,7 @@ PARTS = (
     pages_start,
     pages_arena,
     pages_visitors,
+    pages_studies,
     pages_webhooks,
     api_docs,
 )

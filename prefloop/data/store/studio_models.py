@@ -485,7 +485,7 @@ class StudyRow(Base):
     __tablename__ = "study"
     __table_args__ = (
         CheckConstraint("platform IN ('prolific', 'mturk')", name="platform"),
-        CheckConstraint("answers >= 1 AND places >= 1", name="numbers"),
+        CheckConstraint("places >= 1", name="places"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -493,8 +493,6 @@ class StudyRow(Base):
     token: Mapped[str] = mapped_column(String(32), unique=True)
     """Stands in the link, which the platform shows to whoever it likes."""
     platform: Mapped[str] = mapped_column(String(16))
-    answers: Mapped[int]
-    """How many answers of each person complete it."""
     places: Mapped[int]
     """How many people it takes."""
     code: Mapped[str]

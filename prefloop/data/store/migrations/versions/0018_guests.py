@@ -38,13 +38,12 @@ def upgrade() -> None:
         ),
         sa.Column("token", sa.String(32), nullable=False, unique=True),
         sa.Column("platform", sa.String(16), nullable=False),
-        sa.Column("answers", sa.Integer(), nullable=False),
         sa.Column("places", sa.Integer(), nullable=False),
         sa.Column("code", sa.Text(), nullable=False),
         sa.Column("open", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("platform IN ('prolific', 'mturk')", name="platform"),
-        sa.CheckConstraint("answers >= 1 AND places >= 1", name="numbers"),
+        sa.CheckConstraint("places >= 1", name="places"),
     )
     op.create_table(
         "participant",
