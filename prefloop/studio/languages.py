@@ -30,7 +30,10 @@ LANGUAGES: Mapping[str, str] = {
 """Code -> its own name."""
 RIGHT_TO_LEFT = frozenset({"ar"})
 TEMPLATES = frozenset(
-    {"base", "login", "code", "join", "join_as", "reset", "queue", "label", "history", "settings", "message"}
+    {
+        *("base", "login", "code", "join", "join_as", "reset", "queue", "label", "history", "settings", "message"),
+        *("arena", "study", "complete"),
+    }
 )
 """Pages in every language; the others are English."""
 SCRIPTS = ("label.js", "net.js", "chat.js", "questions.js", "spans.js", "pages.js")

@@ -1,12 +1,11 @@
 """The door for people whom a recruiting platform sends, and the page with their completion code."""
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse
 
 from prefloop.studio import studies
 from prefloop.studio.pages import Form, SignedOrGuest, door, let_in, page
 from prefloop.studio.render import markdown
-from prefloop.studio.security import check_form, client_of, limit, root_of, studio_of
+from prefloop.studio.security import check_form, client_of, limit, studio_of
 
 router = APIRouter(include_in_schema=False)
 
