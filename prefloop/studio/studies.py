@@ -65,7 +65,7 @@ PLATFORMS: Mapping[str, Platform] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Study:
+class StudyLink:
     """A link, and how many came by it."""
 
     id: int
@@ -110,7 +110,7 @@ class Standing:
 
 def create(
     studio: Studio, project: int, platform: PlatformName, *, places: int, code: str = "", by: int | None
-) -> Study:
+) -> StudyLink:
     """A link to a project, for so many people. `code`: what Prolific calls the completion code; drawn if it is empty.
 
     Raises `InputError` for a project without a quota or of chats, or numbers out of range.
@@ -148,7 +148,7 @@ def create(
     return next(study for study in studies(studio, project) if study.id == id)
 
 
-def studies(studio: Studio, project: int) -> list[Study]:
+def studies(studio: Studio, project: int) -> list[StudyLink]:
     """The studies of a project, oldest first."""
     counted = select(func.count()).where(_Participant.study_id == _Study.id)
     done = counted.where(_Participant.completed_at.is_not(None)).scalar_subquery()
@@ -160,7 +160,7 @@ def studies(studio: Studio, project: int) -> list[Study]:
             .order_by(_Study.id)
         )
         return [
-            Study(
+            StudyLink(
                 id=row.id,
                 project=project,
                 project_name=settings.name,
