@@ -31,7 +31,19 @@ LANGUAGES: Mapping[str, str] = {
 RIGHT_TO_LEFT = frozenset({"ar"})
 TEMPLATES = frozenset(
     {
-        *("base", "login", "code", "join", "join_as", "reset", "queue", "label", "history", "settings", "message"),
+        *(
+            "base",
+            "login",
+            "code",
+            "join",
+            "join_as",
+            "reset",
+            "queue",
+            "label",
+            "history",
+            "settings",
+            "message",
+        ),
         *("arena", "study", "complete"),
     }
 )
