@@ -144,10 +144,12 @@ class OnlineSamplingSettings(TypedDict, total=False):
     top_k: int
     batch_size: int
     engine: str
-    sync: Literal['auto', 'adapter', 'disk']
+    sync: Literal['auto', 'adapter', 'disk', 'gloo', 'nccl', 'ipc']
     engine_minutes: float
     engine_tolerance: float
     staleness: int
+    partial: bool
+    engine_memory: float
 
 class KLSettings(TypedDict, total=False):
     """The KL penalty that keeps the policy near the reference."""

@@ -8,7 +8,9 @@ from prefloop.configs.common import Sampling, require, require_effect
 
 PROCESS = "process"
 """`sampling.engine`: this process samples, with the weights being trained."""
-Sync = Literal["auto", "adapter", "disk"]
+COLOCATED = "colocated"
+"""`sampling.engine`: the run starts a server beside itself."""
+Sync = Literal["auto", "adapter", "disk", "gloo", "nccl", "ipc"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,11 +18,11 @@ class OnlineSampling(Sampling):
     """How a stage's own completions are drawn, and by what."""
 
     engine: str = PROCESS
-    """`process` samples in this process with the weights being trained; an address such as http://127.0.0.1:8000 uses the server that `prefloop engine
-    serve` started there; `module:function` or `file.py:function` is a function of yours with the arguments of `prefloop.rollout.sample`."""
+    """`process` samples in this process with the weights being trained; `colocated` starts a server on the same GPU and ends it with the run; an address
+    such as http://127.0.0.1:8000 uses the one that `prefloop engine serve` started there; `module:function` or `file.py:function` is a function of yours with the arguments of `prefloop.rollout.sample`."""
     sync: Sync = "auto"
-    """How an engine gets the policy's weights: as a LoRA adapter, or as a model in a folder; both see the run's folder. auto is adapter where one is
-    trained, else disk."""
+    """How an engine gets the policy's weights: as a LoRA adapter or as a model in a folder, where both see the run's folder; or from memory, by gloo (CPUs),
+    nccl (GPUs) or ipc (one GPU for both). auto is adapter where one is trained, else disk."""
     engine_minutes: float = 10.0
     """Minutes within which an engine must have drawn a batch, or taken new weights; then the run stops."""
     engine_tolerance: float = 0.0
@@ -29,25 +31,36 @@ class OnlineSampling(Sampling):
     staleness: int = 0
     """Batches that an engine draws ahead while the run learns. They are of weights up to so many steps old, which `importance` weighs; 0 draws each batch
     with the weights of its step."""
+    partial: bool = False
+    """With staleness 2 or more: new weights do not wait for completions under way, which go on with them; each token keeps the version that drew it."""
+    engine_memory: float = 0.4
+    """Of an engine that is colocated, on a GPU: share of its memory to use."""
 
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
         require(
-            self.engine != "colocated",
-            "sampling.engine is colocated, which is not there yet; start the engine with `prefloop engine serve` on the same GPU with "
-            "--gpu_memory 0.4, and give its address",
-        )
-        require(
             self.engine == PROCESS or has_engine(self) or is_function(self.engine),
-            f"sampling.engine is {self.engine!r}; it must be process, the address of a server, such as http://127.0.0.1:8000, or module:function",
+            f"sampling.engine is {self.engine!r}; it must be process, colocated, the address of a server, such as http://127.0.0.1:8000, or module:function",
         )
         require_effect(
             self,
             (
                 not has_engine(self),
-                ("sync", "engine_minutes", "engine_tolerance", "staleness"),
+                ("sync", "engine_minutes", "engine_tolerance", "staleness", "partial"),
                 f"but sampling.engine is {self.engine}, not a server's address",
             ),
+        )
+        require_effect(
+            self,
+            (
+                self.engine != COLOCATED,
+                ("engine_memory",),
+                f"but sampling.engine is {self.engine}; give another engine its --gpu_memory where it is started",
+            ),
+        )
+        require(
+            0 < self.engine_memory < 1,
+            f"engine_memory is {self.engine_memory}; it must be a share of the GPU's memory, above 0 and below 1",
         )
         require(
             self.engine_minutes > 0, f"engine_minutes is {self.engine_minutes}; it must be above 0 minutes"
@@ -59,6 +72,10 @@ class OnlineSampling(Sampling):
         require(
             self.staleness >= 0,
             f"sampling.staleness is {self.staleness}; it must be 0 (nothing is drawn ahead) or more",
+        )
+        require(
+            not self.partial or self.staleness > 1,
+            f"sampling.partial is set, but with sampling.staleness {self.staleness} nothing is under way when new weights come; set it to 2 or more",
         )
         require(
             not has_engine(self) or (self.top_p == 1 and self.top_k == 0),
@@ -79,7 +96,7 @@ def engine_of(sampling: Sampling) -> str:
 
 def has_engine(sampling: Sampling) -> bool:
     """Whether a server samples."""
-    return _is_address(engine_of(sampling))
+    return engine_of(sampling) == COLOCATED or _is_address(engine_of(sampling))
 
 
 def is_function(engine: str) -> bool:

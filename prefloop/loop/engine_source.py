@@ -1,45 +1,35 @@
-"""Completions that an inference engine draws with the policy's weights: kept in step, and checked after every update.
+"""Completions that an inference engine draws with the policy's weights.
 
-Before a batch is drawn from weights that the engine does not have, they are sent; then the engine draws a few tokens, and its log-probabilities are
-compared with the trainer's own of the same tokens. Only that shows an update that went wrong: a server that has half of the new weights, or
-a stale cache, answers as ever.
+Before a batch is drawn from weights that the engine does not have, they are sent and compared (`engine_sync`). Batches may be drawn ahead; new
+weights wait for those under way, or interrupt them (`sampling.partial`): each completion then goes on with the new weights, and each of its tokens has
+the version that drew it.
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.common import Compute, Sampling
 from prefloop.configs.engine import OnlineSampling
 from prefloop.errors import EngineLost, InputError
-from prefloop.loop.tensors import logprobs_of, mask_of
-from prefloop.models.roles import BASE, Policy
-from prefloop.rollout.engine.client import EngineClient
-from prefloop.rollout.engine.weights import AdapterSender, DiskSender, Sender
-from prefloop.rollout.sampler import Sampled
+from prefloop.loop.engine_sync import TRIES, Probes, WeightSync, together
+from prefloop.models.roles import Policy
+from prefloop.rollout.engine.client import Drawn, EngineClient
+from prefloop.rollout.engine.routes import Weights
 from prefloop.rollout.steered import Drawer
 from prefloop.runtime import World
 from prefloop.text import reads_apart
-from prefloop.text.groups import Group
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-NOISE = {"float32": 2e-3, "bfloat16": 0.1}
-"""`compute.dtype` -> how far two forward passes of the same tokens may differ: in different micro-batches, or in an engine on average."""
-PROBE_PROMPTS, PROBE_TOKENS = 4, 16
-"""What is drawn and compared after an update."""
-PROBE_KEYS = 3 << 61
-"""Added to a prompt's key for a draw that is only compared."""
-TRIES = 2
-"""How often an update of the weights is sent before the run stops."""
+
+def do_nothing() -> None:
+    """To end an engine that is not the run's own."""
 
 
 @dataclass(eq=False)
@@ -47,11 +37,11 @@ class BatchUnderWay:
     """A batch that the engine draws."""
 
     version: int
-    """Of the weights."""
-    result: Future[tuple[list[list[Sampled]], float]]
+    """Of the weights that it began with."""
+    result: Future[tuple[list[list[Drawn]], float]]
     """This process's completions, and the seconds that they took."""
     kept: bool | None = None
-    """Whether the engine had these weights at its end; None before that is known."""
+    """Whether the engine had the run's weights all the while; None before that is known."""
 
 
 class EngineSampler:
@@ -65,31 +55,32 @@ class EngineSampler:
         out: Path,
         tokenizer: PreTrainedTokenizerBase,
         world: World,
+        stop: Callable[[], None] = do_nothing,
     ) -> None:
-        """Raises `InputError` if there is no engine at the address, and for an encoder-decoder, whose prompts an engine would continue."""
+        """`stop` ends the server, where it is the run's own.
+
+        Raises `InputError` if there is no engine at the address, and for an encoder-decoder, whose prompts an engine would continue.
+        """
         if reads_apart(tokenizer):
             raise InputError(
                 f"sampling.engine is {settings.engine}, but the policy is an encoder-decoder, which engines do not draw from here; set it to process"
             )
         self.settings, self.world = settings, world
-        self._tokens, self._out, self._tokenizer = compute.micro_batch_tokens, out, tokenizer
-        self._tolerance = settings.engine_tolerance or NOISE[compute.dtype]
+        self._stop = stop
         self._client = EngineClient(settings.engine, minutes=settings.engine_minutes)
-        self._served = self._together(self._client.about)
-        self._sender: Sender | None = None
-        self._version: int | None = None
-        """Of the weights that the engine has; None while that is not known, or they are not whole."""
-        self._model = ""
+        self._sync = WeightSync(
+            self._client, settings, compute=compute, out=out, tokenizer=tokenizer, world=world
+        )
         self._metrics: dict[str, float] = {}
         self._under_way: list[BatchUnderWay] = []
         self._pool = ThreadPoolExecutor(1 + settings.staleness, thread_name_prefix="drawing")
 
     def check_room(self, longest: int) -> None:
         """Raise `InputError` if the server has too few positions for a prompt of so many tokens and its completion."""
-        needed = longest + self.settings.max_new_tokens
-        if 0 < self._served.positions < needed:
+        needed, positions = longest + self.settings.max_new_tokens, self._sync.served.positions
+        if 0 < positions < needed:
             raise InputError(
-                f"sampling.engine {self._client.shown} reads at most {self._served.positions} tokens, but the longest prompt ({longest}) with "
+                f"sampling.engine {self._client.shown} reads at most {positions} tokens, but the longest prompt ({longest}) with "
                 f"sampling.max_new_tokens = {self.settings.max_new_tokens} has {needed}; start it with --max_model_len {needed}, or lower them"
             )
 
@@ -104,7 +95,7 @@ class EngineSampler:
         seed: int,
         row_keys: Sequence[int],
         version: int,
-    ) -> list[list[Sampled]]:
+    ) -> list[list[Drawn]]:
         """As `prefloop.rollout.sample`, with the policy's weights of this version. Collective: all processes call it.
 
         Raises:
@@ -151,25 +142,32 @@ class EngineSampler:
             raise InputError(
                 f"sampling.engine is {self._client.shown}, but these completions are drawn from more than the policy; set it to process"
             )
-        # At least one prompt of this process: a share may be empty.
-        probes = self.world.broadcast_object((list(prompts[:PROBE_PROMPTS]), list(row_keys[:PROBE_PROMPTS])))
+        probes = Probes.of(prompts, row_keys, stop_ids=stop_ids, seed=seed, world=self.world)
         self._client.in_flight = max(1, sampling.batch_size // k)
         began = time.monotonic()
-        if version != self._version:
-            self._renew(policy, version, probes, stop_ids, seed)
-        self._metrics["engine_sync_seconds"] = time.monotonic() - began
-        model = self._model
+        if self._sync.weights is None or version != self._sync.weights.version:
+            self._renew(policy, version, probes)
+        # More than one batch may be begun in a step.
+        spent = self._metrics.get("engine_sync_seconds", 0.0) + time.monotonic() - began
+        self._metrics["engine_sync_seconds"] = spent
+        fixed, partial = self._sync.weights, self.settings.partial
 
-        def draw() -> tuple[list[list[Sampled]], float]:
+        def weights() -> Weights:
+            now = self._sync.weights if partial else fixed
+            assert now is not None, "nothing is drawn while the engine's weights are not known"
+            return now
+
+        def draw() -> tuple[list[list[Drawn]], float]:
             sent = time.monotonic()
             drawn = self._client.sample(
                 prompts,
-                model=model,
+                weights=weights,
                 k=k,
                 stop_ids=stop_ids,
                 sampling=sampling,
                 seed=seed,
                 row_keys=row_keys,
+                interruptible=partial,
             )
             return drawn, max(time.monotonic() - sent, 1e-9)
 
@@ -177,31 +175,61 @@ class EngineSampler:
         self._under_way.append(drawing)
         return drawing
 
-    def finish(self, drawing: BatchUnderWay) -> list[list[Sampled]] | None:
+    def finish(self, drawing: BatchUnderWay) -> list[list[Drawn]] | None:
         """Wait for what was begun; None if the engine lost its weights meanwhile. Collective: all processes call it.
 
         Raises:
             EngineLost: The engine is gone or too slow; on every process.
         """
         began = time.monotonic()
-        drawn, seconds = self._together(drawing.result.result)
+        drawn, seconds = together(self.world, drawing.result.result)
         self._under_way.remove(drawing)
         if not self._kept_its_weights(drawing):
-            self._version = None
+            self._sync.weights = None
             return None
-        tokens = self.world.sum_float(sum(len(one.tokens) for row in drawn for one in row))
+        completions = [one for row in drawn for one in row]
+        tokens = self.world.sum_float(sum(len(one.tokens) for one in completions))
         self._metrics |= {
             "engine_wait_seconds": time.monotonic() - began,
             "engine_tokens_per_second": tokens / seconds,
         }
+        if self.settings.partial:
+            mixed = sum(len(set(one.versions)) > 1 for one in completions)
+            self._metrics["engine_interrupted"] = self.world.sum_float(mixed) / self.world.sum_float(
+                len(completions)
+            )
         return drawn
 
+    def metrics(self) -> dict[str, float]:
+        """What happened since they were last asked for: `engine_gap` and `engine_gap_max` (distance of engine's from trainer's log-probability after the
+        last update), seconds for weights, tokens drawn in a second."""
+        seen, self._metrics = self._metrics, {}
+        return seen
+
+    def close(self) -> None:
+        """Take what was sent off the engine again, where it still answers, close the connections, and stop the engine if it is the run's own."""
+        self._client.gate.fail("the run has ended")
+        try:
+            self._sync.close()
+        except InputError as error:
+            log.info("%s", error)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+        self._stop()
+
+    def _renew(self, policy: Policy, version: int, probes: Probes) -> None:
+        if self.settings.partial and self._under_way:
+            self._interrupt()
+        elif self._sync.waits(policy):
+            self._wait_for_all()
+        self._metrics |= self._sync.renew(policy, version, probes)
+        self._client.gate.open()
+
     def _kept_its_weights(self, drawing: BatchUnderWay) -> bool:
-        """Whether the engine has, after a drawing, the weights that it began with; looked at once, before they are replaced."""
+        """Whether the engine had a drawing's weights until its end, or until they were replaced; looked at once."""
         if drawing.kept is None:
-            drawing.kept = self._together(
-                lambda: not self.world.is_main or self._holds(drawing.version), of_main=True
-            )
+            now = self._sync.weights if self.settings.partial else None
+            drawing.kept = self._sync.holds(drawing.version if now is None else now.version)
         return drawing.kept
 
     def _wait_for_all(self) -> None:
@@ -211,131 +239,19 @@ class EngineSampler:
         for drawing in self._under_way:
             self._kept_its_weights(drawing)
 
-    def metrics(self) -> dict[str, float]:
-        """What happened since they were last asked for: `engine_gap` and `engine_gap_max` (distance of engine's from trainer's log-probability after the
-        last update), seconds for weights, tokens drawn in a second."""
-        seen, self._metrics = self._metrics, {}
-        return seen
-
-    def close(self) -> None:
-        """Take what was sent off the engine again, where it still answers, and close the connections."""
-        try:
-            if self._sender is not None and self.world.is_main:
-                self._sender.close()
-        except InputError as error:
-            log.info("%s", error)
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
-
-    def _renew(
-        self,
-        policy: Policy,
-        version: int,
-        probes: tuple[list[Sequence[int]], list[int]],
-        stop_ids: Sequence[int],
-        seed: int,
-    ) -> None:
-        """Send the policy's weights and compare; once more if that fails, for only a whole update makes a half-updated engine good again."""
-        if self._sender is None:
-            self._sender = self._make_sender(policy)
-        sender, self._version = self._sender, None
-        if sender.waits:
-            self._wait_for_all()
-        sender.write(policy, version)
-        problem = ""
-        for _ in range(TRIES):
-            try:
-                self._model = self._together(
-                    lambda: sender.load(version) if self.world.is_main else "", of_main=True
+    def _interrupt(self) -> None:
+        """End what is under way on all processes; it waits at the gate until there are new weights. Note if it did not have those it should."""
+        gate, client = self._client.gate, self._client
+        gate.close()
+        until = time.monotonic() + 60 * self.settings.engine_minutes
+        while True:
+            together(self.world, lambda: client.post(client.routes.interrupt) if self.world.is_main else None)
+            if not self.world.sum_float(float(not gate.is_empty())):
+                break
+            if self.world.max_float(float(time.monotonic() > until)):
+                raise EngineLost(
+                    f"sampling.engine {client.shown} has not let go of what it draws within engine_minutes = {self.settings.engine_minutes:g}"
                 )
-                gap, largest = self._compare(policy, probes, stop_ids, seed)
-            except InputError as error:
-                problem = problem or str(error)
-                continue
-            self._metrics |= {"engine_gap": gap, "engine_gap_max": largest}
-            if gap <= self._tolerance:
-                self._version = version
-                return
-            problem = problem or (
-                f"log-probabilities of {self._model} differ from the trainer's by {gap:.2g} per token on average, {largest:.2g} at most, where "
-                f"{self._tolerance:g} is allowed"
-            )
-        raise EngineLost(
-            f"sampling.engine {self._client.shown} does not have the policy's weights of step {version} after {TRIES} attempts: {problem}; nothing was drawn "
-            "with them. Does it serve this very model, in this precision, with --logprobs-mode processed_logprobs, as `prefloop engine serve` "
-            "starts it? (docs/engine.md)"
-        )
-
-    def _holds(self, version: int) -> bool:
-        assert self._sender is not None
-        return self._sender.holds(version)
-
-    def _make_sender(self, policy: Policy) -> Sender:
-        sync, has_adapter = self.settings.sync, policy.adapter_name != BASE
-        if sync == "auto":
-            sync = "adapter" if has_adapter else "disk"
-        folder = self._out / "engine"
-        if sync == "adapter":
-            if not has_adapter:
-                raise InputError(
-                    "sampling.sync is adapter, but all weights are trained; set lora.rank, or sampling.sync to disk"
-                )
-            return AdapterSender(self._client, folder, self.world, kept=1 + self.settings.staleness)
-        return DiskSender(self._client, folder, self._tokenizer, self._served.model)
-
-    def _compare(
-        self,
-        policy: Policy,
-        probes: tuple[list[Sequence[int]], list[int]],
-        stop_ids: Sequence[int],
-        seed: int,
-    ) -> tuple[float, float]:
-        """Mean and largest distance of the engine's log-probabilities from the trainer's, per token of a few short completions."""
-        prompts, keys = probes
-        short = replace(self.settings, max_new_tokens=min(PROBE_TOKENS, self.settings.max_new_tokens))
-        drawn = self._together(
-            lambda: (
-                self._client.sample(
-                    prompts,
-                    model=self._model,
-                    k=1,
-                    stop_ids=stop_ids,
-                    sampling=short,
-                    seed=seed,
-                    row_keys=[PROBE_KEYS + key for key in keys],
-                )
-                if self.world.is_main
-                else []
-            ),
-            of_main=True,
-        )
-        groups = [
-            Group(prompt=list(ids), completions=(one.tokens,), masks=([True] * len(one.tokens),))
-            for ids, (one,) in zip(prompts, drawn, strict=True)
-        ]
-        mask = mask_of(groups, self.world.device)
-        (ours,) = logprobs_of(
-            [policy], groups, mask, temperature=self.settings.temperature, tokens=self._tokens
-        )
-        theirs = torch.zeros_like(ours)
-        for row, (one,) in enumerate(drawn):
-            theirs[row, : len(one.logprobs)] = torch.tensor(one.logprobs, device=ours.device)
-        gaps = (ours - theirs).abs()[mask]
-        return gaps.mean().item(), gaps.max().item()
-
-    def _together(self, work: Callable[[], T], *, of_main: bool = False) -> T:
-        """Do `work` on every process; if it failed on any, all raise the first one's error, of its kind. `of_main`: all return rank 0's result."""
-        result: T | None = None
-        error: InputError | None = None
-        try:
-            result = work()
-        except InputError as raised:
-            error = raised
-        told = (type(error), str(error)) if error is not None else None
-        if self.world.size > 1:
-            failures = [failure for failure in self.world.gather_objects(told) if failure is not None]
-            told = failures[0] if failures else None
-        if told is not None:
-            kind, message = told
-            raise kind(message) from error
-        return self.world.broadcast_object(result) if of_main else result  # pyright: ignore[reportReturnType]  without an error there is one
+        if self._sync.weights is None or not self._sync.holds(self._sync.weights.version):
+            for drawing in self._under_way:
+                drawing.kept = False

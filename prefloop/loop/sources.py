@@ -15,15 +15,25 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from prefloop.configs.common import Sampling
+from prefloop.configs.common import LoRA, Sampling
 from prefloop.configs.distill_context import DistillContextConfig
-from prefloop.configs.engine import PROCESS, OnlineSampling, engine_of, has_engine, is_function, staleness_of
+from prefloop.configs.engine import (
+    COLOCATED,
+    PROCESS,
+    OnlineSampling,
+    engine_of,
+    has_engine,
+    is_function,
+    staleness_of,
+)
 from prefloop.configs.online import OnlineConfig
 from prefloop.errors import InputError
 from prefloop.loop.batches import Batches
-from prefloop.loop.engine_source import NOISE, BatchUnderWay, EngineSampler
+from prefloop.loop.engine_source import BatchUnderWay, EngineSampler, do_nothing
+from prefloop.loop.engine_sync import NOISE
 from prefloop.loop.function_sampler import FunctionSampler
 from prefloop.loop.inputs import Prompts, prompts
+from prefloop.loop.own_engine import start_engine
 from prefloop.loop.reading import Read, Reader, open_reader
 from prefloop.loop.roles import check_prompt_room
 from prefloop.loop.scoring import models_of
@@ -52,7 +62,7 @@ class TokenSampler(Protocol):
         seed: int,
         row_keys: Sequence[int],
         version: int,
-    ) -> list[list[Sampled]]:
+    ) -> Sequence[Sequence[Sampled]]:
         """k completions of each prompt, with the policy's weights, which have this version. Collective: all processes call it."""
         ...
 
@@ -141,11 +151,11 @@ class RolloutSource(Protocol):
 
 
 def staleness(rollout: Rollout, version: int, world: World) -> dict[str, float]:
-    """The metric `staleness`: training steps between the weights that sampled and the current ones (`version`), mean over completions.
+    """The metric `staleness`: training steps between the weights that sampled and the current ones (`version`), mean over tokens.
 
     Empty if all are the same. Collective: all processes call it.
     """
-    behind = [version - drawn for of_prompt in rollout.versions for drawn in of_prompt]
+    behind = [version - drawn for of_prompt in rollout.versions for tokens in of_prompt for drawn in tokens]
     total = world.sum_float(sum(behind))
     return {"staleness": total / world.sum_float(len(behind))} if total else {}
 
@@ -278,7 +288,6 @@ class PromptSource:
         asked, begun = asked_of(batch), self.ahead.pop(batch, None)
         samples = engine.finish(begun) if begun is not None else None
         if samples is None:
-            begun = None
             samples = engine.sample(policy, asked.ids, **self._how(asked, k, self.sampling, version))
         for later in range(batch + 1, min(batch + self.staleness, self.last_batch) + 1):
             if later not in self.ahead:
@@ -286,7 +295,7 @@ class PromptSource:
                 self.ahead[later] = engine.begin(
                     policy, of_later.ids, **self._how(of_later, k, self.sampling, version)
                 )
-        return self._rollout(asked, samples, begun.version if begun is not None else version)
+        return self._rollout(asked, samples, [[one.versions for one in row] for row in samples])
 
     def _asked(self, chosen: Sequence[int], first_key: int) -> _Asked:
         places = self.world.share(range(len(chosen)))
@@ -307,13 +316,15 @@ class PromptSource:
             "version": version,
         }
 
-    def _rollout(self, asked: _Asked, samples: Sequence[Sequence[Sampled]], version: int) -> Rollout:
+    def _rollout(
+        self, asked: _Asked, samples: Sequence[Sequence[Sampled]], versions: int | list[list[list[int]]]
+    ) -> Rollout:
         return make_rollout(
             asked.records,
             asked.ids,
             samples,
             lambda tokens: decode_completion(self.reader.tokenizer, tokens),
-            version=version,
+            versions=versions,
         )
 
     def sample(
@@ -370,13 +381,25 @@ def _sampler(config: OnlineConfig | DistillContextConfig, reader: Reader) -> Tok
         return ProcessSampler()
     if is_function(engine):
         return FunctionSampler(engine, reader.world)
-    assert isinstance(config.sampling, OnlineSampling)
+    sampling, out = config.sampling, Path(config.run.out)
+    assert isinstance(sampling, OnlineSampling)
+    stop = do_nothing
+    if engine == COLOCATED:
+        sampling, stop = start_engine(
+            config.model,
+            sampling,
+            lora=getattr(config, "lora", LoRA()),  # TRPO trains all weights
+            compute=config.compute,
+            out=out,
+            world=reader.world,
+        )
     return EngineSampler(
-        config.sampling,
+        sampling,
         compute=config.compute,
-        out=Path(config.run.out),
+        out=out,
         tokenizer=reader.tokenizer,
         world=reader.world,
+        stop=stop,
     )
 
 

@@ -84,18 +84,20 @@ class Episodes(Rollout):
                     completions=(ids[episode.turns[-1].start :],),
                     masks=([True] * (len(ids) - episode.turns[-1].start),),
                 )
-                for _, start, episode, ids, _ in rows
+                for _, start, episode, ids, *_ in rows
             ],
             texts=[[episode.messages[episode.last_turn].content] for _, _, episode, *_ in rows],
             ended=[[episode.ended_turn] for _, _, episode, *_ in rows],
-            sampler_logprobs=[[logprobs[episode.turns[-1].start :]] for *_, episode, _, logprobs in rows],
-            versions=[[version] for of_prompt in self.versions for version in of_prompt],
+            sampler_logprobs=[
+                [logprobs[episode.turns[-1].start :]] for _, _, episode, _, logprobs, _ in rows
+            ],
+            versions=[[versions[episode.turns[-1].start :]] for _, _, episode, _, _, versions in rows],
         )
 
-    def _rows(self) -> Iterator[tuple[Prompt, Sequence[int], Episode, Sequence[int], list[float]]]:
+    def _rows(self) -> Iterator[tuple[Prompt, Sequence[int], Episode, Sequence[int], list[float], list[int]]]:
         for i, prompt in enumerate(self.prompts):
             group = self.groups[i]
-            for episode, ids, logprobs in zip(
-                self.episodes[i], group.completions, self.sampler_logprobs[i], strict=True
+            for episode, ids, logprobs, versions in zip(
+                self.episodes[i], group.completions, self.sampler_logprobs[i], self.versions[i], strict=True
             ):
-                yield prompt, group.prompt, episode, ids, logprobs
+                yield prompt, group.prompt, episode, ids, logprobs, versions

@@ -303,6 +303,6 @@ def _episodes(prompts: Sequence[Prompt], groups: Sequence[list[_Talk]], version:
         texts=[[episode.messages[episode.last_turn].content for episode in row] for row in episodes],
         ended=[[episode.end == "done" for episode in row] for row in episodes],
         sampler_logprobs=[[talk.logprobs for talk in group] for group in groups],
-        versions=[[version] * len(group) for group in groups],
+        versions=[[[version] * len(talk.ids) for talk in group] for group in groups],
         episodes=episodes,
     )

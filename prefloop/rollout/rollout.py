@@ -29,8 +29,8 @@ class Rollout:
     """Whether the policy stopped by itself."""
     sampler_logprobs: list[list[list[float]]]
     """Log-probability of each token at the sampling temperature, as the sampler's forward pass gave it; 0 of an environment's."""
-    versions: list[list[int]]
-    """Which weights drew each completion: the steps of learning they had behind them."""
+    versions: list[list[list[int]]]
+    """Which weights drew each token: the steps of learning they had behind them. An environment's tokens have their completion's."""
 
     def __len__(self) -> int:
         """Completions, over all prompts."""
@@ -129,9 +129,9 @@ def make_rollout(
     samples: Sequence[Sequence[Sampled]],
     decode: Callable[[Sequence[int]], str],
     *,
-    version: int = 0,
+    versions: int | list[list[list[int]]] = 0,
 ) -> Rollout:
-    """Put together what weights of this version sampled. `decode` gives the text of a completion's ids and leaves the stop token out."""
+    """Put together what weights of this version, or of these for each token, sampled. `decode` gives the text of a completion's ids and leaves the stop token out."""
     return Rollout(
         prompts=tuple(prompts),
         groups=[
@@ -145,5 +145,7 @@ def make_rollout(
         texts=[[decode(one.tokens) for one in drawn] for _, drawn in zip(prompts, samples, strict=True)],
         ended=[[one.ended for one in drawn] for drawn in samples],
         sampler_logprobs=[[one.logprobs for one in drawn] for drawn in samples],
-        versions=[[version] * len(drawn) for drawn in samples],
+        versions=[[[versions] * len(one.tokens) for one in drawn] for drawn in samples]
+        if isinstance(versions, int)
+        else versions,
     )

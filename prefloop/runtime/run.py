@@ -60,7 +60,18 @@ _MAY_DIFFER = (
     # How long a run is and how often it reports may change on the way; so may where and how fast it computes.
     *("total_steps", "epochs", "max_steps", "steps", "eval_every", "sampling.batch_size"),
     *("environment.seconds", "environment.parallel", "environment.on_error"),
-    *(f"sampling.{key}" for key in ("engine", "sync", "engine_minutes", "engine_tolerance", "staleness")),
+    *(
+        f"sampling.{key}"
+        for key in (
+            "engine",
+            "sync",
+            "engine_minutes",
+            "engine_tolerance",
+            "staleness",
+            "partial",
+            "engine_memory",
+        )
+    ),
     *(
         f"compute.{key}"
         for key in (

@@ -50,7 +50,15 @@ UNSEEN = {
     "sampling.batch_size": SPEED,
     **{
         f"sampling.{name}": "tests/loop/test_engine.py trains with an engine"
-        for name in ("engine", "sync", "engine_minutes", "engine_tolerance", "staleness")
+        for name in (
+            "engine",
+            "sync",
+            "engine_minutes",
+            "engine_tolerance",
+            "staleness",
+            "partial",
+            "engine_memory",
+        )
     },
     "reference_cache": "where numbers are kept, not which; tests/algorithms/test_dpo.py counts the passes that it saves",
 }

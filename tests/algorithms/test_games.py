@@ -180,7 +180,7 @@ def rollout_of(*texts: str) -> Any:
         texts=[list(texts)],
         ended=[[True] * len(texts)],
         sampler_logprobs=[[[0.0]] * len(texts)],
-        versions=[[0] * len(texts)],
+        versions=[[[0]] * len(texts)],
     )
 
 

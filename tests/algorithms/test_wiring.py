@@ -200,7 +200,7 @@ MAY_CHANGE = {
     "total_steps",
     *("epochs", "max_steps", "steps", "eval_every", "sampling.batch_size"),
     *("environment.seconds", "environment.parallel", "environment.on_error"),
-    *(f"sampling.{name}" for name in ("engine", "sync", "engine_minutes", "engine_tolerance", "staleness")),
+    *(f"sampling.{name}" for name in ("engine", "sync", "engine_minutes", "engine_tolerance", "staleness", "partial", "engine_memory")),
     *(f"compute.{name}" for name in ("device", "dtype", "attention", "shard", "offload", "micro_batch_tokens", "gradient_checkpointing", "trust_remote_code", "wait_minutes")),
     *(f"run.{name}" for name in ("out", "store", "resume", "save_every", "keep", "log_every", "max_nonfinite", "tune", "track")),
 }  # fmt: skip

@@ -56,7 +56,7 @@ def rollout(texts: list[list[str]]) -> Rollout:
         texts=texts,
         ended=[[True] * len(row) for row in texts],
         sampler_logprobs=[[[0.0]] * len(row) for row in texts],
-        versions=[[0] * len(row) for row in texts],
+        versions=[[[0]] * len(row) for row in texts],
     )
 
 

@@ -14,7 +14,7 @@ from prefloop.configs.critic_free import GRPOConfig
 from prefloop.configs.engine import Importance, OnlineSampling
 from prefloop.configs.own_samples import OnlineDPOConfig
 from prefloop.errors import EngineLost, InputError
-from prefloop.loop import engine_source
+from prefloop.loop import engine_sync
 from prefloop.models.load import load_policy
 from prefloop.rollout.engine import client
 from tests.algorithms.small import metrics_of, resumed, sharpen, train, weights_of
@@ -276,7 +276,7 @@ def test_importance_weights_reach_the_loss_and_the_log(
         return status, answer
 
     monkeypatch.setattr(EngineDouble, "_complete", low)
-    monkeypatch.setitem(engine_source.NOISE, "float32", 1.0)
+    monkeypatch.setitem(engine_sync.NOISE, "float32", 1.0)
     norms = {}
     rules = (
         Importance(rule="off"),

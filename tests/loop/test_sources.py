@@ -33,18 +33,22 @@ def lagging(config: Any) -> PromptSource:
 def rollout(*versions: int) -> Rollout:
     drawn = [Sampled(tokens=[5], logprobs=[0.0], ended=True)]
     one = make_rollout([Prompt(content="q")], [[1]], [drawn], lambda ids: "")
-    parts = [replace(one, versions=[[version]]) for version in versions]
+    parts = [replace(one, versions=[[[version]]]) for version in versions]
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.join(part)
     return whole
 
 
+def versions_of(rollout: Rollout) -> set[int]:
+    return {version for row in rollout.versions for tokens in row for version in tokens}
+
+
 def test_versions_go_with_their_completions() -> None:
     three = rollout(4, 2, 3)
-    assert three.versions == [[4], [2], [3]]
-    assert three.take([2, 0]).versions == [[3], [4]]
-    assert rollout(1).beside(rollout(7)).versions == [[1, 7]]
+    assert three.versions == [[[4]], [[2]], [[3]]]
+    assert three.take([2, 0]).versions == [[[3]], [[4]]]
+    assert rollout(1).beside(rollout(7)).versions == [[[1], [7]]]
     assert rollout(1).take([]).join(three).versions == three.versions
 
 
@@ -60,12 +64,14 @@ def test_the_sampler_draws_with_the_weights_as_they_are(project: Path) -> None:
 
     policy = load_policy(config.model, config.compute)
     first, third = source.draw(policy, 1, k=2), source.draw(policy, 3, k=2)
-    assert {version for row in first.versions for version in row} == {0}
-    assert {version for row in third.versions for version in row} == {2}
-    assert [len(row) for row in first.versions] == [len(row) for row in first.texts]
+    assert versions_of(first) == {0}
+    assert versions_of(third) == {2}
+    assert [list(map(len, row)) for row in first.versions] == [
+        list(map(len, group.completions)) for group in first.groups
+    ]
     again = source.draw(policy, 3, k=2, version=7)
     assert again.texts == third.texts
-    assert {version for row in again.versions for version in row} == {7}
+    assert versions_of(again) == {7}
 
 
 def test_a_source_that_lags_is_seen_in_the_metrics(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

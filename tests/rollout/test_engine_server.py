@@ -155,8 +155,12 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"engine": "colocated"}, "colocated, which is not there yet"),
-        ({"engine": "localhost:8000"}, "must be process, the address"),
+        (
+            {"engine": "http://x", "engine_memory": 0.5},
+            "engine_memory is 0.5, but sampling.engine is http://x",
+        ),
+        ({"engine": "colocated", "engine_memory": 1.5}, "engine_memory is 1.5; it must be a share"),
+        ({"engine": "localhost:8000"}, "must be process, colocated, the address"),
         ({"sync": "disk"}, "sync is disk, but sampling.engine is process"),
         ({"engine": "http://x", "top_p": 0.9}, "every ratio would be off"),
         ({"engine": "http://x", "top_k": 9}, "every ratio would be off"),

@@ -1,4 +1,4 @@
-"""The client of a vLLM server: token ids in, token ids and log-probabilities out, many requests in flight.
+"""The client of an engine's server: token ids in, token ids and log-probabilities out, many requests in flight.
 
 Everything that changes what is drawn is sent with every request, so that no default of the server or of the model's generation_config.json
 counts. Requests that fail for a moment are tried again. Every operation has a deadline. A server that is gone is one line.
@@ -8,9 +8,10 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -19,21 +20,15 @@ from prefloop.addresses import without_passwords
 from prefloop.configs.common import Sampling
 from prefloop.errors import EngineLost, InputError
 from prefloop.http import describe_answer, describe_error, is_final, retry_after, wait_before
+from prefloop.rollout.engine.routes import KINDS, Asked, Call, Choice, Routes, Weights
 from prefloop.rollout.sampler import Sampled
 
 ATTEMPTS = 6
 """Of a request, the first included; the waits between them are 1, 2, 4, 8 and 16 seconds, give or take half."""
 _CONNECT = 10.0
 """Seconds to reach the server."""
-_NEUTRAL = {
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
-"""What a server may take from the model's generation_config.json unless a request says otherwise."""
+_LOOK = 0.2
+"""Seconds between looks at whether to go on waiting."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,11 +40,91 @@ class ServedModel:
     positions: int
     """Tokens of a prompt with its completion, at most; 0 if it does not say."""
     version: str
-    """Of vLLM; empty if it does not say."""
+    """Of the program; empty if it does not say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn(Sampled):
+    """A completion with the weights that drew it."""
+
+    versions: list[int]
+    """Of each token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What the requests of a batch share."""
+
+    weights: Callable[[], Weights]
+    k: int
+    """Completions of a request."""
+    stops: Sequence[int]
+    sampling: Sampling
+    seed: int
+    until: float
+    over: threading.Event
+    """Another request has failed."""
+
+    def asked(self, ids: Sequence[int], place: tuple[int, ...]) -> Asked:
+        """A request for a prompt: its key, and where completions have requests of their own the number of this one."""
+        return Asked(
+            ids=ids,
+            k=self.k,
+            stops=self.stops,
+            sampling=self.sampling,
+            new_tokens=self.sampling.max_new_tokens,
+            seed=request_seed(self.seed, *place),
+        )
+
+
+class Gate:
+    """Where requests for completions wait while the weights change."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open, self._inside, self._failure = True, 0, ""
+
+    @contextmanager
+    def inside(self, proceed: Callable[[], bool]) -> Iterator[None]:
+        """Wait until it is open, or until `proceed` is False; the body counts as under way. Raises `EngineLost` if it will not open again."""
+        with self._changed:
+            while not self._open and not self._failure and proceed():
+                self._changed.wait(_LOOK)
+            if self._failure:
+                raise EngineLost(self._failure)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let no more in."""
+        with self._changed:
+            self._open = False
+
+    def open(self) -> None:
+        """Let all in."""
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+    def fail(self, reason: str) -> None:
+        """Turn all away, for good."""
+        with self._changed:
+            self._failure = reason
+            self._changed.notify_all()
+
+    def is_empty(self) -> bool:
+        """Whether nothing is under way, or is not within a moment."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._inside, timeout=_LOOK)
 
 
 class EngineClient:
-    """A vLLM server at an address. `sleep` and `clock` are for tests."""
+    """A server of vLLM or SGLang at an address. `sleep` and `clock` are for tests."""
 
     def __init__(
         self,
@@ -64,8 +139,12 @@ class EngineClient:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.shown = without_passwords(self.url)
         self.minutes, self.in_flight = minutes, in_flight
+        self.routes: Routes = KINDS["vllm"]
+        """As `about` finds it."""
+        self.gate = Gate()
         self._sleep, self._clock = sleep, clock
-        limits = httpx.Limits(max_connections=in_flight + 1, max_keepalive_connections=in_flight + 1)
+        # Threads bound the requests under way; one more must always get through.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=in_flight + 2)
         self._client = httpx.Client(limits=limits, follow_redirects=False)
 
     def close(self) -> None:
@@ -73,82 +152,116 @@ class EngineClient:
         self._client.close()
 
     def about(self) -> ServedModel:
-        """What the server serves. Raises `EngineLost` if there is none, `InputError` if it is no such server."""
+        """What the server serves, and which program it is. Raises `EngineLost` if there is none, `InputError` if it is no such server."""
         card = self.get("/v1/models")
         try:
             base = next(model for model in card["data"] if not model.get("parent"))
             name, positions = str(base["id"]), int(base.get("max_model_len") or 0)
+            self.routes = KINDS.get(base.get("owned_by"), self.routes)
         except (KeyError, TypeError, ValueError, StopIteration):
             raise InputError(
                 f"sampling.engine {self.shown} does not list a model at /v1/models; give the address that `prefloop engine serve` printed"
             ) from None
         try:
-            version = str(self.get("/version").get("version", ""))
-        except InputError:
+            version = str(self.get(self.routes.about)["version"])
+        except (InputError, KeyError, TypeError):
             version = ""
         return ServedModel(model=name, positions=positions, version=version)
 
     def get(self, path: str) -> Any:
         """The JSON at a path."""
-        return self._ask("GET", path, None, until=self._deadline(), attempts=ATTEMPTS)
+        return self._ask("GET", path, None, until=self.deadline(), attempts=ATTEMPTS)
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> None:
+    def post(self, call: Call) -> None:
         """Tell the server to do something. Once: it may not be the same to do it twice."""
-        self._ask("POST", path, body, until=self._deadline(), attempts=1, read=lambda response: None)
+        path, body = call
+        self._ask("POST", path, body, until=self.deadline(), attempts=1, read=lambda response: None)
+
+    def weight_version(self) -> str:
+        """The mark that the last change of all weights left on the server; `default` if there was none."""
+        return str(self.get(self.routes.version)["weight_version"])
+
+    def deadline(self) -> float:
+        """Until when an operation that begins now may last, by the clock."""
+        return self._clock() + 60 * self.minutes
 
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
         *,
-        model: str,
+        weights: Callable[[], Weights],
         k: int,
         stop_ids: Sequence[int],
         sampling: Sampling,
         seed: int,
         row_keys: Sequence[int],
-    ) -> list[list[Sampled]]:
-        """As `prefloop.rollout.sample`, drawn by the server's model of this name: a request for each prompt, with a seed of its own.
+        interruptible: bool = False,
+    ) -> list[list[Drawn]]:
+        """As `prefloop.rollout.sample`, drawn by the server, with a seed for each request.
+
+        `weights` is asked before each request. An interruptible completion has a request of its own, waits at the gate, and goes on from where
+        it was interrupted, with the weights of then.
 
         Raises:
             EngineLost: The server is gone, or has not drawn all by the deadline.
             InputError: It refuses a request, or gives what was not asked for.
         """
-        until, stops = self._deadline(), sorted(set(stop_ids))
-        shared = {
-            **_NEUTRAL,
-            "model": model,
-            "n": k,
-            "max_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-            # The model's own end tokens count only where they are among ours.
-            "ignore_eos": True,
-            "stop_token_ids": stops,
-            "logprobs": 0,
-            "return_token_ids": True,
-        }
-        over = threading.Event()
-
-        def draw(ids: Sequence[int], key: int) -> list[Sampled]:
-            body = {**shared, "prompt": list(ids), "seed": request_seed(seed, key)}
-            if over.is_set():
-                return []
-            answer = self._ask("POST", "/v1/completions", body, until=until, attempts=ATTEMPTS, over=over)
-            return self._read(answer, k=k, stops=frozenset(stops), longest=sampling.max_new_tokens)
-
-        pool = ThreadPoolExecutor(max(1, min(self.in_flight, len(prompts))), thread_name_prefix="engine")
+        job = _Job(
+            weights=weights,
+            k=k if self.routes.shares_prompts and not interruptible else 1,
+            stops=sorted(set(stop_ids)),
+            sampling=sampling,
+            seed=seed,
+            until=self.deadline(),
+            over=threading.Event(),
+        )
+        draw = self._draw_through if interruptible else self._draw
+        requests = range(k // job.k)
+        pool = ThreadPoolExecutor(
+            max(1, min(self.in_flight * len(requests), len(prompts) * len(requests))),
+            thread_name_prefix="engine",
+        )
         try:
-            tasks = [pool.submit(draw, ids, key) for ids, key in zip(prompts, row_keys, strict=True)]
-            finished, _ = wait(tasks, return_when=FIRST_EXCEPTION)
+            tasks = [
+                [pool.submit(draw, job, ids, (key,) if job.k == k else (key, index)) for index in requests]
+                for ids, key in zip(prompts, row_keys, strict=True)
+            ]
+            finished, _ = wait([task for row in tasks for task in row], return_when=FIRST_EXCEPTION)
             for task in finished:
                 if (error := task.exception()) is not None:
                     raise error
-            return [task.result() for task in tasks]
+            return [[one for task in row for one in task.result()] for row in tasks]
         finally:
-            over.set()
+            job.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _deadline(self) -> float:
-        return self._clock() + 60 * self.minutes
+    def _draw(self, job: "_Job", ids: Sequence[int], place: tuple[int, ...]) -> list[Drawn]:
+        """The completions of one request."""
+        asked = job.asked(ids, place)
+        used, choices = self._request(job, asked)
+        return [self._drawn([(used, choice)], asked) for choice in choices]
+
+    def _draw_through(self, job: "_Job", ids: Sequence[int], place: tuple[int, ...]) -> list[Drawn]:
+        """A completion, in as many requests as it is interrupted, and one."""
+        asked = rest = job.asked(ids, place)
+        pieces: list[tuple[Weights, Choice]] = []
+        while rest.new_tokens and (not pieces or pieces[-1][1].reason == "abort"):
+            with self.gate.inside(lambda: not job.over.is_set() and self._clock() < job.until):
+                used, (choice,) = self._request(job, rest)
+            pieces.append((used, choice))
+            rest = replace(
+                rest,
+                ids=[*rest.ids, *choice.tokens],
+                new_tokens=rest.new_tokens - len(choice.tokens),
+                seed=request_seed(job.seed, *place, len(pieces)),
+            )
+        return [self._drawn(pieces, asked)]
+
+    def _request(self, job: "_Job", asked: Asked) -> tuple[Weights, list[Choice]]:
+        used = job.weights()
+        body = self.routes.body(used, asked)
+        answer = self._ask("POST", self.routes.draws, body, until=job.until, attempts=ATTEMPTS, over=job.over)
+        return used, self._choices(answer, asked.k)
 
     def _ask(
         self,
@@ -197,40 +310,43 @@ class EngineClient:
             f"sampling.engine {self.shown}: {path} failed: {reason or 'another request has failed'}"
         )
 
-    def _read(self, answer: Any, *, k: int, stops: frozenset[int], longest: int) -> list[Sampled]:
-        """The k completions of an answer. Raises `InputError` for one that is not what was asked for."""
-        wrong = f"sampling.engine {self.shown} gave "
+    def _choices(self, answer: Any, k: int) -> list[Choice]:
+        """What an answer holds. Raises `InputError` for one that is not what was asked for."""
         try:
-            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-            drawn = [
-                Sampled(
-                    tokens=[int(token) for token in choice["token_ids"]],
-                    logprobs=[float(value) for value in choice["logprobs"]["token_logprobs"]],
-                    ended=choice["token_ids"][-1] in stops,
-                )
-                for choice in choices
-            ]
-            reasons = [choice.get("finish_reason") for choice in choices]
+            choices = self.routes.choices(answer)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InputError(
-                f"{wrong}completions without token ids and log-probabilities ({type(error).__name__}: {error}); it must be vLLM 0.11 or later"
+                f"sampling.engine {self.shown} gave completions without token ids and log-probabilities ({type(error).__name__}: {error}); it must be vLLM 0.11 "
+                "or later, or SGLang"
             ) from error
-        if len(drawn) != k:
-            raise InputError(f"{wrong}{len(drawn)} completions where {k} were asked for")
-        for one, reason in zip(drawn, reasons, strict=True):
-            if len(one.tokens) != len(one.logprobs) or not all(map(math.isfinite, one.logprobs)):
-                raise InputError(f"{wrong}log-probabilities that do not belong to its tokens")
-            if len(one.tokens) > longest or any(token in stops for token in one.tokens[:-1]):
-                raise InputError(f"{wrong}a completion that goes on after it should have ended")
-            if not one.ended and len(one.tokens) < longest:
-                raise InputError(
-                    f"{wrong}a completion of {len(one.tokens)} tokens, fewer than sampling.max_new_tokens = {longest}, that ends with token "
-                    f"{one.tokens[-1]}, which is not a stop token (finish_reason {reason}); raise the server's --max_model_len, or serve a model with the "
-                    "same stop tokens"
-                )
-        return drawn
+        if len(choices) != k:
+            raise InputError(
+                f"sampling.engine {self.shown} gave {len(choices)} completions where {k} were asked for"
+            )
+        return choices
+
+    def _drawn(self, pieces: Sequence[tuple[Weights, Choice]], asked: Asked) -> Drawn:
+        """A completion in one piece. Raises `InputError` if it is not a whole one."""
+        wrong = f"sampling.engine {self.shown} gave "
+        tokens = [token for _, choice in pieces for token in choice.tokens]
+        logprobs = [value for _, choice in pieces for value in choice.logprobs]
+        if not tokens or len(tokens) != len(logprobs) or not all(map(math.isfinite, logprobs)):
+            raise InputError(f"{wrong}log-probabilities that do not belong to its tokens")
+        ended, longest = tokens[-1] in asked.stops, asked.sampling.max_new_tokens
+        if len(tokens) > longest or any(token in asked.stops for token in tokens[:-1]):
+            raise InputError(f"{wrong}a completion that goes on after it should have ended")
+        if not ended and len(tokens) < longest:
+            raise InputError(
+                f"{wrong}a completion of {len(tokens)} tokens, fewer than sampling.max_new_tokens = {longest}, that ends with token "
+                f"{tokens[-1]}, which is not a stop token (finish_reason {pieces[-1][1].reason}); raise the server's --max_model_len, or serve a model with the "
+                "same stop tokens"
+            )
+        versions = [used.version for used, choice in pieces for _ in choice.tokens]
+        return Drawn(tokens=tokens, logprobs=logprobs, ended=ended, versions=versions)
 
 
-def request_seed(seed: int, key: int) -> int:
-    """The seed of a prompt's request, below 2**56. The server adds a completion's number to it, so seeds of two prompts must not be neighbours."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=7).digest(), "big")
+def request_seed(seed: int, *place: int) -> int:
+    """The seed of a request, below 2**56: of a prompt, or of one of its completions, or of its next piece. The server adds a completion's number to it, so
+    seeds of two prompts must not be neighbours."""
+    named = ":".join(map(str, (seed, *place)))
+    return int.from_bytes(hashlib.blake2b(named.encode(), digest_size=7).digest(), "big")

@@ -5,9 +5,11 @@ What it cannot serve is refused before it is started, for it takes a minute to s
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from prefloop.configs.adapters import adapter_of
 from prefloop.configs.engine import EngineServeConfig
 from prefloop.configs.model_names import model_name
 from prefloop.errors import InputError
+from prefloop.rollout.engine import transfer
 from prefloop.rollout.engine.environment import EnginePython
 
 SMALLEST_HEAD = 32
@@ -97,6 +100,7 @@ def command_of(settings: EngineServeConfig, environment: EnginePython) -> tuple[
         "logprobs-mode": "processed_logprobs",
         "generation-config": "vllm",
         "max-model-len": settings.max_model_len or None,
+        "weight-transfer-config": json.dumps({"backend": transfer.NAME}),
     }
     variables = dict(_WORKS)
     if environment.on_cpu:
@@ -122,39 +126,77 @@ def rank_that_fits(rank: int) -> int:
     return fits[0]
 
 
+def write_plugin(folder: Path) -> None:
+    """What makes vLLM take weights from a trainer's memory, for Python's path: `transfer` as a distribution with an entry point."""
+    shutil.copyfile(transfer.__file__, folder / f"{transfer.PLUGIN}.py")
+    about = folder / f"{transfer.PLUGIN}-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {transfer.PLUGIN}\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(
+        f"[vllm.general_plugins]\n{transfer.NAME} = {transfer.PLUGIN}:register\n"
+    )
+
+
 @contextmanager
-def serving(settings: EngineServeConfig, environment: EnginePython) -> Iterator[Server]:
-    """A server that is up; it ends with the body, on SIGTERM too. Raises `InputError` with its last words if it does not come up."""
+def serving(
+    settings: EngineServeConfig, environment: EnginePython, *, takes_signals: bool = True
+) -> Iterator[Server]:
+    """A server that is up; it ends with the body, on SIGTERM too unless that is somebody else's (`takes_signals`). Raises `InputError` with its last
+    words if it does not come up."""
     check_servable(settings, environment)
     command, variables = command_of(settings, environment)
     url, began = f"http://{settings.host}:{settings.port}", time.monotonic()
     deadline = began + 60 * settings.wait_minutes
-    with open(settings.log, "ab") as log:
-        # A group of its own: its workers end with it.
-        before = signal.signal(signal.SIGTERM, _leave)
+    with (
+        tempfile.TemporaryDirectory(prefix="prefloop-engine-") as plugin,
+        _ending(takes_signals),
+        open(settings.log, "ab") as log,
+    ):
+        write_plugin(Path(plugin))
+        path = os.pathsep.join(filter(None, (plugin, os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
             command,
-            env=os.environ | variables,
+            env=os.environ | variables | {"PYTHONPATH": path},
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
+            # A group of its own: its workers end with it.
             start_new_session=True,
         )
+        try:
+            while not _is_up(url):
+                if process.poll() is not None:
+                    raise InputError(
+                        f"the engine did not start: {last_words(Path(settings.log))} (all of it in {settings.log})"
+                    )
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"the engine is not up after wait_minutes = {settings.wait_minutes:g}; raise it, or look into {settings.log}"
+                    )
+                time.sleep(0.5)
+            yield Server(url=url, process=process, seconds=time.monotonic() - began)
+        finally:
+            _stop(process)
+
+
+@contextmanager
+def _ending(takes_signals: bool) -> Iterator[None]:
+    """SIGTERM ends the body as an exception does."""
+    if not takes_signals:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
-        while not _is_up(url):
-            if process.poll() is not None:
-                raise InputError(
-                    f"the engine did not start: {last_words(Path(settings.log))} (all of it in {settings.log})"
-                )
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"the engine is not up after wait_minutes = {settings.wait_minutes:g}; raise it, or look into {settings.log}"
-                )
-            time.sleep(0.5)
-        yield Server(url=url, process=process, seconds=time.monotonic() - began)
+        yield
     finally:
-        _stop(process)
         signal.signal(signal.SIGTERM, before)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _is_up(url: str) -> bool:
