@@ -19,8 +19,8 @@ from prefloop.configs.engine import OnlineSampling
 from prefloop.errors import EngineLost, InputError
 from prefloop.loop.engine_sync import TRIES, Probes, WeightSync, together
 from prefloop.models.roles import Policy
-from prefloop.rollout.engine.client import Drawn, EngineClient
-from prefloop.rollout.engine.routes import Weights
+from prefloop.rollout.engine.client import EngineClient, EngineSample
+from prefloop.rollout.engine.routes import ServedWeights
 from prefloop.rollout.steered import Drawer
 from prefloop.runtime import World
 from prefloop.text import reads_apart
@@ -38,7 +38,7 @@ class BatchUnderWay:
 
     version: int
     """Of the weights that it began with."""
-    result: Future[tuple[list[list[Drawn]], float]]
+    result: Future[tuple[list[list[EngineSample]], float]]
     """This process's completions, and the seconds that they took."""
     kept: bool | None = None
     """Whether the engine had the run's weights all the while; None before that is known."""
@@ -66,7 +66,7 @@ class EngineSampler:
                 f"sampling.engine is {settings.engine}, but the policy is an encoder-decoder, which engines do not draw from here; set it to process"
             )
         self.settings, self.world = settings, world
-        self._stop = stop
+        self._stop, self._partial = stop, settings.partial
         self._client = EngineClient(settings.engine, minutes=settings.engine_minutes)
         self._sync = WeightSync(
             self._client, settings, compute=compute, out=out, tokenizer=tokenizer, world=world
@@ -95,7 +95,7 @@ class EngineSampler:
         seed: int,
         row_keys: Sequence[int],
         version: int,
-    ) -> list[list[Drawn]]:
+    ) -> list[list[EngineSample]]:
         """As `prefloop.rollout.sample`, with the policy's weights of this version. Collective: all processes call it.
 
         Raises:
@@ -150,14 +150,14 @@ class EngineSampler:
         # More than one batch may be begun in a step.
         spent = self._metrics.get("engine_sync_seconds", 0.0) + time.monotonic() - began
         self._metrics["engine_sync_seconds"] = spent
-        fixed, partial = self._sync.weights, self.settings.partial
+        fixed, partial = self._sync.weights, self._partial
 
-        def weights() -> Weights:
+        def weights() -> ServedWeights:
             now = self._sync.weights if partial else fixed
             assert now is not None, "nothing is drawn while the engine's weights are not known"
             return now
 
-        def draw() -> tuple[list[list[Drawn]], float]:
+        def draw() -> tuple[list[list[EngineSample]], float]:
             sent = time.monotonic()
             drawn = self._client.sample(
                 prompts,
@@ -175,7 +175,7 @@ class EngineSampler:
         self._under_way.append(drawing)
         return drawing
 
-    def finish(self, drawing: BatchUnderWay) -> list[list[Drawn]] | None:
+    def finish(self, drawing: BatchUnderWay) -> list[list[EngineSample]] | None:
         """Wait for what was begun; None if the engine lost its weights meanwhile. Collective: all processes call it.
 
         Raises:
@@ -193,7 +193,7 @@ class EngineSampler:
             "engine_wait_seconds": time.monotonic() - began,
             "engine_tokens_per_second": tokens / seconds,
         }
-        if self.settings.partial:
+        if self._partial:
             mixed = sum(len(set(one.versions)) > 1 for one in completions)
             self._metrics["engine_interrupted"] = self.world.sum_float(mixed) / self.world.sum_float(
                 len(completions)
@@ -218,7 +218,7 @@ class EngineSampler:
         self._stop()
 
     def _renew(self, policy: Policy, version: int, probes: Probes) -> None:
-        if self.settings.partial and self._under_way:
+        if self._partial and self._under_way:
             self._interrupt()
         elif self._sync.waits(policy):
             self._wait_for_all()
@@ -228,7 +228,7 @@ class EngineSampler:
     def _kept_its_weights(self, drawing: BatchUnderWay) -> bool:
         """Whether the engine had a drawing's weights until its end, or until they were replaced; looked at once."""
         if drawing.kept is None:
-            now = self._sync.weights if self.settings.partial else None
+            now = self._sync.weights if self._partial else None
             drawing.kept = self._sync.holds(drawing.version if now is None else now.version)
         return drawing.kept
 

@@ -18,7 +18,7 @@ from prefloop.errors import EngineLost, InputError
 from prefloop.loop.tensors import logprobs_of, mask_of
 from prefloop.models.roles import BASE, Policy
 from prefloop.rollout.engine.client import EngineClient, ServedModel
-from prefloop.rollout.engine.routes import VLLM, Weights
+from prefloop.rollout.engine.routes import VLLM, ServedWeights
 from prefloop.rollout.engine.weights import AdapterSender, DiskSender, MemorySender, Sender
 from prefloop.runtime import World
 from prefloop.text.groups import Group
@@ -78,7 +78,7 @@ class WeightSync:
         self._tolerance = settings.engine_tolerance or NOISE[compute.dtype]
         self._sender: Sender | None = None
         self.served: ServedModel = together(world, client.about)
-        self.weights: Weights | None = None
+        self.weights: ServedWeights | None = None
         """What the engine has; None while that is not known, or it is not whole."""
 
     def waits(self, policy: Policy) -> bool:
@@ -157,7 +157,7 @@ class WeightSync:
         dtype = getattr(torch, self._compute.dtype)
         return MemorySender(client, model, world, way=sync, dtype=dtype)
 
-    def _compare(self, policy: Policy, weights: Weights, probes: Probes) -> tuple[float, float]:
+    def _compare(self, policy: Policy, weights: ServedWeights, probes: Probes) -> tuple[float, float]:
         """Mean and largest distance of the engine's log-probabilities from the trainer's, per token of a few short completions."""
         settings = self._settings
         short = replace(settings, max_new_tokens=min(PROBE_TOKENS, settings.max_new_tokens))

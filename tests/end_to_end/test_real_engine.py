@@ -23,7 +23,7 @@ from prefloop.models.load import new_language_model, save_policy
 from prefloop.rollout.engine import weights
 from prefloop.rollout.engine.client import EngineClient
 from prefloop.rollout.engine.environment import VARIABLE, find_environment
-from prefloop.rollout.engine.routes import Weights
+from prefloop.rollout.engine.routes import ServedWeights
 from prefloop.rollout.engine.server import Server, serving
 from tests.algorithms.small import metrics_of, sharpen, train
 from tests.algorithms.tiny import prompts
@@ -103,15 +103,18 @@ def test_half_of_the_weights_stops_the_run_until_a_whole_update(
     assert all(row["engine_gap_max"] < 1e-4 for row in metrics_of(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("refused", [True, False], ids=["refused by vLLM", "not ended by the run"])
 def test_an_update_that_breaks_off_is_made_good_by_the_next_attempt(
-    project: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    project: Path, tmp_path: Path, server: Server, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """vLLM by itself could then take no other: it keeps the shapes that it refused, or says that an update is under way."""
     deliver, times = weights.MemorySender._deliver, []
 
     def breaks_off(self: Any, bucket: Any) -> None:
         times.append(len(bucket))
         if len(times) == 2:
-            deliver(self, [(name, torch.zeros(3)) for name, _ in bucket])  # vLLM refuses the shapes
+            deliver(self, [(name, torch.zeros(3) if refused else value) for name, value in bucket[:5]])
+            raise EngineLost("broken off")
         deliver(self, bucket)
 
     monkeypatch.setattr(weights.MemorySender, "_deliver", breaks_off)
@@ -150,7 +153,7 @@ def test_completions_of_a_prompt_differ_and_come_again_by_their_seed(
 ) -> None:  # D7
     client = EngineClient(server.url, minutes=2)
     asked: dict[str, Any] = {
-        "weights": lambda: Weights(name=client.about().model, adapter=False, version=0),
+        "weights": lambda: ServedWeights(name=client.about().model, adapter=False, version=0),
         "k": 8,
         "stop_ids": [tokenizer().eos_token_id],
         "sampling": SAMPLING,
@@ -166,6 +169,6 @@ def test_completions_of_a_prompt_differ_and_come_again_by_their_seed(
         client.sample(
             [ids],
             row_keys=[0],
-            **{**asked, "weights": lambda: Weights(name="none", adapter=False, version=0)},
+            **{**asked, "weights": lambda: ServedWeights(name="none", adapter=False, version=0)},
         )
     client.close()

@@ -13,7 +13,7 @@ from prefloop.configs.common import LoRA
 from prefloop.configs.engine import OnlineSampling
 from prefloop.errors import EngineLost, InputError
 from prefloop.loop.sources import PromptSource
-from prefloop.rollout.engine.client import Gate, request_seed
+from prefloop.rollout.engine.client import RequestGate, request_seed
 from tests.algorithms.small import metrics_of, train
 from tests.loop.test_engine import engine, grpo, impatient, project  # noqa: F401  fixtures
 from tests.rollout.engine_double import EngineDouble
@@ -119,7 +119,7 @@ def test_an_engine_that_does_not_let_go_stops_the_run(
 
 
 def test_a_gate_that_has_failed_turns_all_away() -> None:
-    gate = Gate()
+    gate = RequestGate()
     gate.close()
     gate.fail("over")
     with pytest.raises(EngineLost, match="over"), gate.inside(lambda: True):

@@ -75,6 +75,49 @@ def test_a_half_updated_engine_is_spoiled_until_a_whole_update(
     assert len(engine.asked("/pause")) == len(engine.asked("/resume")) == 3
 
 
+def test_an_update_that_a_server_never_saw_the_end_of_is_ended_first(
+    project: Path, tmp_path: Path, engine: EngineDouble
+) -> None:
+    """As vLLM: while one is under way, another cannot be started."""
+    active = [True]  # of a run that was killed
+
+    def starts(double: EngineDouble, body: dict[str, Any]) -> tuple[int, Any] | None:
+        if active[0]:
+            return 500, "already active"
+        active[0] = True
+        return None
+
+    def finishes(double: EngineDouble, body: dict[str, Any]) -> None:
+        active[0] = False
+        body.setdefault("weight_version", double.version)
+
+    engine.faults = {"/start_weight_update": starts, "/finish_weight_update": finishes}
+    train(by(project, tmp_path / "run", engine, "gloo"))
+    assert all(row["engine_gap_max"] < 1e-4 for row in metrics_of(tmp_path / "run"))
+    assert len(engine.asked("/finish_weight_update")) == 3
+
+
+def test_a_server_is_not_left_paused(project: Path, tmp_path: Path, engine: EngineDouble) -> None:
+    """vLLM drops the connection after an error."""
+    broken = []
+
+    def breaks(double: EngineDouble, body: dict[str, Any]) -> tuple[int, Any] | None:
+        if len(double.asked("/update_weights")) != 2:
+            return None
+        double.receive(body["update_info"], part=0.5)
+        return 500, "no"
+
+    def resumes(double: EngineDouble, body: dict[str, Any]) -> None:
+        if len(double.asked("/update_weights")) == 2 and not broken:
+            broken.append(True)
+            raise ConnectionResetError
+
+    engine.faults = {"/update_weights": breaks, "/resume": resumes}
+    train(by(project, tmp_path / "run", engine, "gloo"))
+    assert broken
+    assert len(engine.asked("/resume")) == 1 + len(engine.asked("/pause"))
+
+
 def test_a_tied_head_that_is_not_sent_stops_the_run(
     project: Path, tmp_path: Path, engine: EngineDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:

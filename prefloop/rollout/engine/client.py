@@ -20,7 +20,7 @@ from prefloop.addresses import without_passwords
 from prefloop.configs.common import Sampling
 from prefloop.errors import EngineLost, InputError
 from prefloop.http import describe_answer, describe_error, is_final, retry_after, wait_before
-from prefloop.rollout.engine.routes import KINDS, Asked, Call, Choice, Routes, Weights
+from prefloop.rollout.engine.routes import KINDS, Asked, Call, CompletionPiece, Routes, ServedWeights
 from prefloop.rollout.sampler import Sampled
 
 ATTEMPTS = 6
@@ -44,7 +44,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn(Sampled):
+class EngineSample(Sampled):
     """A completion with the weights that drew it."""
 
     versions: list[int]
@@ -55,7 +55,7 @@ class Drawn(Sampled):
 class _Job:
     """What the requests of a batch share."""
 
-    weights: Callable[[], Weights]
+    weights: Callable[[], ServedWeights]
     k: int
     """Completions of a request."""
     stops: Sequence[int]
@@ -77,7 +77,7 @@ class _Job:
         )
 
 
-class Gate:
+class RequestGate:
     """Where requests for completions wait while the weights change."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class EngineClient:
         self.minutes, self.in_flight = minutes, in_flight
         self.routes: Routes = KINDS["vllm"]
         """As `about` finds it."""
-        self.gate = Gate()
+        self.gate = RequestGate()
         self._sleep, self._clock = sleep, clock
         # Threads bound the requests under way; one more must always get through.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=in_flight + 2)
@@ -172,10 +172,19 @@ class EngineClient:
         """The JSON at a path."""
         return self._ask("GET", path, None, until=self.deadline(), attempts=ATTEMPTS)
 
-    def post(self, call: Call) -> None:
-        """Tell the server to do something. Once: it may not be the same to do it twice."""
+    def post(self, call: Call, *, attempts: int = 1) -> None:
+        """Tell the server to do something. Once, unless it is the same to do it twice."""
         path, body = call
-        self._ask("POST", path, body, until=self.deadline(), attempts=1, read=lambda response: None)
+        self._ask(
+            "POST",
+            path,
+            body,
+            until=self.deadline(),
+            attempts=attempts,
+            read=lambda response: None,
+            # vLLM drops the connection after an error; the next of these must not find that out.
+            headers={"connection": "close"},
+        )
 
     def weight_version(self) -> str:
         """The mark that the last change of all weights left on the server; `default` if there was none."""
@@ -189,14 +198,14 @@ class EngineClient:
         self,
         prompts: Sequence[Sequence[int]],
         *,
-        weights: Callable[[], Weights],
+        weights: Callable[[], ServedWeights],
         k: int,
         stop_ids: Sequence[int],
         sampling: Sampling,
         seed: int,
         row_keys: Sequence[int],
         interruptible: bool = False,
-    ) -> list[list[Drawn]]:
+    ) -> list[list[EngineSample]]:
         """As `prefloop.rollout.sample`, drawn by the server, with a seed for each request.
 
         `weights` is asked before each request. An interruptible completion has a request of its own, waits at the gate, and goes on from where
@@ -235,16 +244,16 @@ class EngineClient:
             job.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _draw(self, job: "_Job", ids: Sequence[int], place: tuple[int, ...]) -> list[Drawn]:
+    def _draw(self, job: "_Job", ids: Sequence[int], place: tuple[int, ...]) -> list[EngineSample]:
         """The completions of one request."""
         asked = job.asked(ids, place)
         used, choices = self._request(job, asked)
         return [self._drawn([(used, choice)], asked) for choice in choices]
 
-    def _draw_through(self, job: "_Job", ids: Sequence[int], place: tuple[int, ...]) -> list[Drawn]:
+    def _draw_through(self, job: "_Job", ids: Sequence[int], place: tuple[int, ...]) -> list[EngineSample]:
         """A completion, in as many requests as it is interrupted, and one."""
         asked = rest = job.asked(ids, place)
-        pieces: list[tuple[Weights, Choice]] = []
+        pieces: list[tuple[ServedWeights, CompletionPiece]] = []
         while rest.new_tokens and (not pieces or pieces[-1][1].reason == "abort"):
             with self.gate.inside(lambda: not job.over.is_set() and self._clock() < job.until):
                 used, (choice,) = self._request(job, rest)
@@ -257,7 +266,7 @@ class EngineClient:
             )
         return [self._drawn(pieces, asked)]
 
-    def _request(self, job: "_Job", asked: Asked) -> tuple[Weights, list[Choice]]:
+    def _request(self, job: "_Job", asked: Asked) -> tuple[ServedWeights, list[CompletionPiece]]:
         used = job.weights()
         body = self.routes.body(used, asked)
         answer = self._ask("POST", self.routes.draws, body, until=job.until, attempts=ATTEMPTS, over=job.over)
@@ -273,6 +282,7 @@ class EngineClient:
         attempts: int,
         over: threading.Event | None = None,
         read: Callable[[httpx.Response], Any] = httpx.Response.json,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """What is read of the answer to a request, with as many attempts as it may have, until the deadline or until another request has failed."""
         reason = ""
@@ -283,7 +293,9 @@ class EngineClient:
             asked = 0.0
             timeout = httpx.Timeout(left, connect=min(left, _CONNECT))
             try:
-                response = self._client.request(method, f"{self.url}{path}", json=body, timeout=timeout)
+                response = self._client.request(
+                    method, f"{self.url}{path}", json=body, timeout=timeout, headers=headers
+                )
             except (httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout):
                 break
             except httpx.TransportError as error:
@@ -310,7 +322,7 @@ class EngineClient:
             f"sampling.engine {self.shown}: {path} failed: {reason or 'another request has failed'}"
         )
 
-    def _choices(self, answer: Any, k: int) -> list[Choice]:
+    def _choices(self, answer: Any, k: int) -> list[CompletionPiece]:
         """What an answer holds. Raises `InputError` for one that is not what was asked for."""
         try:
             choices = self.routes.choices(answer)
@@ -325,7 +337,7 @@ class EngineClient:
             )
         return choices
 
-    def _drawn(self, pieces: Sequence[tuple[Weights, Choice]], asked: Asked) -> Drawn:
+    def _drawn(self, pieces: Sequence[tuple[ServedWeights, CompletionPiece]], asked: Asked) -> EngineSample:
         """A completion in one piece. Raises `InputError` if it is not a whole one."""
         wrong = f"sampling.engine {self.shown} gave "
         tokens = [token for _, choice in pieces for token in choice.tokens]
@@ -342,7 +354,7 @@ class EngineClient:
                 "same stop tokens"
             )
         versions = [used.version for used, choice in pieces for _ in choice.tokens]
-        return Drawn(tokens=tokens, logprobs=logprobs, ended=ended, versions=versions)
+        return EngineSample(tokens=tokens, logprobs=logprobs, ended=ended, versions=versions)
 
 
 def request_seed(seed: int, *place: int) -> int:

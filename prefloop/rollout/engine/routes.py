@@ -23,7 +23,7 @@ _NEUTRAL = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Weights:
+class ServedWeights:
     """What an engine can draw with."""
 
     name: str
@@ -47,7 +47,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class CompletionPiece:
     """A completion, or the beginning of one that was interrupted."""
 
     tokens: list[int]
@@ -70,11 +70,11 @@ class Routes(Protocol):
     interrupt: Call
     """Ends everything that is under way; what is drawn so far comes back."""
 
-    def body(self, weights: Weights, asked: Asked) -> dict[str, Any]:
+    def body(self, weights: ServedWeights, asked: Asked) -> dict[str, Any]:
         """What is posted to `draws`."""
         ...
 
-    def choices(self, answer: Any) -> list[Choice]:
+    def choices(self, answer: Any) -> list[CompletionPiece]:
         """What came back. Raises KeyError, IndexError, TypeError or ValueError if it is not that."""
         ...
 
@@ -108,7 +108,7 @@ class VLLM:
     PAUSE: Call = ("/pause?mode=wait&clear_cache=true", {})
     RESUME: Call = ("/resume", {})
 
-    def body(self, weights: Weights, asked: Asked) -> dict[str, Any]:
+    def body(self, weights: ServedWeights, asked: Asked) -> dict[str, Any]:
         """See `Routes`."""
         return {
             **_NEUTRAL,
@@ -126,10 +126,10 @@ class VLLM:
             "return_token_ids": True,
         }
 
-    def choices(self, answer: Any) -> list[Choice]:
+    def choices(self, answer: Any) -> list[CompletionPiece]:
         """See `Routes`."""
         return [
-            Choice(
+            CompletionPiece(
                 tokens=[int(token) for token in choice["token_ids"] or ()],
                 logprobs=[float(value) for value in (choice["logprobs"] or _NO_LOGPROBS)["token_logprobs"]],
                 reason=str(choice.get("finish_reason")),
@@ -166,7 +166,7 @@ class SGLang:
     version = "/get_model_info"
     _SEEDS = 1 << 63
 
-    def body(self, weights: Weights, asked: Asked) -> dict[str, Any]:
+    def body(self, weights: ServedWeights, asked: Asked) -> dict[str, Any]:
         """See `Routes`."""
         body = {
             "input_ids": list(asked.ids),
@@ -182,12 +182,12 @@ class SGLang:
         }
         return body | ({"lora_path": weights.name} if weights.adapter else {})
 
-    def choices(self, answer: Any) -> list[Choice]:
+    def choices(self, answer: Any) -> list[CompletionPiece]:
         """See `Routes`."""
         about = answer["meta_info"]
         drawn = about["output_token_logprobs"]
         return [
-            Choice(
+            CompletionPiece(
                 tokens=[int(token) for _, token, *_ in drawn],
                 logprobs=[float(value) for value, *_ in drawn],
                 reason=str(about["finish_reason"]["type"]),

@@ -5,6 +5,7 @@ vLLM only where vLLM calls. The routes are vLLM's own (/init_weight_transfer_eng
 """
 
 import base64
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -53,8 +54,14 @@ class WeightGroup:
             work.wait()
 
     def close(self) -> None:
-        """Leave without waiting for the others."""
-        self._group.abort()
+        """Leave without waiting for the others: what they never took would be waited for until its time is out."""
+        held, self._group = [self._group], None
+
+        def let_go() -> None:
+            held[0].abort()
+            held.clear()
+
+        threading.Thread(target=let_go, daemon=True).start()
 
 
 def handle_of(tensor: Tensor) -> list[Any]:
@@ -109,6 +116,18 @@ def register() -> None:
         Factory.register_engine(NAME, _receiver())
 
 
+def _abandon_update(model: Any) -> None:
+    """Forget an update that broke off. vLLM keeps what it had of it, so that no later one can be finished."""
+    from vllm.model_executor.model_loader.reload import layerwise  # pyright: ignore[reportMissingImports]
+
+    for layer in model.modules():
+        info = layerwise.get_layerwise_info(layer)
+        if info.can_load():
+            layerwise._place_kernel_tensors(layer, info)
+            info.reset()
+    layerwise.LOADING_LAYERS.clear()
+
+
 def _receiver() -> type:
     from vllm.distributed.weight_transfer import base  # pyright: ignore[reportMissingImports]
 
@@ -157,6 +176,7 @@ def _receiver() -> type:
                 initialize_layerwise_reload,
             )
 
+            _abandon_update(self.model)
             initialize_layerwise_reload(self.model)
 
         def update_weights(self, update_info: dict[str, Any]) -> None:

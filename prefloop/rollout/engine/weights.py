@@ -28,8 +28,8 @@ from prefloop.models.generation import save_model
 from prefloop.models.lora import merged_weights, save_policy_adapter
 from prefloop.models.quantize import plain_weights
 from prefloop.models.roles import BASE, Policy
-from prefloop.rollout.engine.client import EngineClient
-from prefloop.rollout.engine.routes import VLLM, Call, Weights
+from prefloop.rollout.engine.client import ATTEMPTS, EngineClient
+from prefloop.rollout.engine.routes import VLLM, Call, ServedWeights
 from prefloop.rollout.engine.transfer import JOIN_SECONDS, WeightGroup, gpu_id, handle_of
 from prefloop.runtime import World
 from prefloop.runtime.dealt import is_dealt
@@ -55,7 +55,7 @@ class Sender(Protocol):
         """Make the policy's weights ready. Collective: all processes call it."""
         ...
 
-    def load(self, version: int) -> Weights:
+    def load(self, version: int) -> ServedWeights:
         """Make the engine take them; may be tried again. Collective: all processes call it. An error may be raised on rank 0 alone."""
         ...
 
@@ -83,12 +83,12 @@ class AdapterSender:
         """See `Sender`."""
         save_policy_adapter(policy, self._folder / self._name(version))
 
-    def load(self, version: int) -> Weights:
+    def load(self, version: int) -> ServedWeights:
         """See `Sender`."""
         name = self._name(version)
         if self._world.is_main:
             self._load(name)
-        return Weights(name=name, adapter=True, version=version)
+        return ServedWeights(name=name, adapter=True, version=version)
 
     def _load(self, name: str) -> None:
         if (changed := self._engine.weight_version()).startswith(STEM):
@@ -139,8 +139,8 @@ class _WholeModel:
     def _mark(self, version: int) -> str:
         return f"{self._stem}-v{version}"
 
-    def _weights(self, version: int) -> Weights:
-        return Weights(name=self._model, adapter=False, version=version)
+    def _weights(self, version: int) -> ServedWeights:
+        return ServedWeights(name=self._model, adapter=False, version=version)
 
     @contextlib.contextmanager
     def _posting(self, first: Sequence[Call], last: Sequence[Call]) -> Iterator[None]:
@@ -150,8 +150,8 @@ class _WholeModel:
                 self._engine.post(call)
             yield
         finally:
-            for call in last:
-                self._engine.post(call)
+            for call in last:  # a server that stays paused answers nobody
+                self._engine.post(call, attempts=ATTEMPTS)
 
 
 class DiskSender(_WholeModel):
@@ -171,7 +171,7 @@ class DiskSender(_WholeModel):
         save_model(model, self._tokenizer, folder, None if name == BASE else merged_weights(model, name))
         add_tied_head(policy, folder)
 
-    def load(self, version: int) -> Weights:
+    def load(self, version: int) -> ServedWeights:
         """See `Sender`."""
         if self._world.is_main:
             folder = self._folder / f"v{version}"
@@ -208,7 +208,7 @@ class MemorySender(_WholeModel):
         """See `Sender`. They are read when they are sent."""
         self._policy = policy
 
-    def load(self, version: int) -> Weights:
+    def load(self, version: int) -> ServedWeights:
         """See `Sender`."""
         assert self._policy is not None
         rest = weights_of(self._policy, self._dtype)
@@ -237,7 +237,7 @@ class MemorySender(_WholeModel):
             try:
                 if not self._joined:
                     self._join()
-                self._engine.post(("/start_weight_update", {}))
+                self._start()
                 for bucket in buckets(weights, BUCKET):
                     self._deliver(bucket)
                     if self._way == "ipc":  # the engine may read them until it has finished
@@ -246,6 +246,14 @@ class MemorySender(_WholeModel):
             except BaseException:
                 self._leave()  # the next attempt begins anew
                 raise
+
+    def _start(self) -> None:
+        start: Call = ("/start_weight_update", {})
+        try:
+            self._engine.post(start)
+        except InputError:  # another update broke off before its end; that of its rest keeps what is there
+            self._engine.post(("/finish_weight_update", {}))
+            self._engine.post(start)
 
     def _deliver(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
         names, tensors = [name for name, _ in bucket], [tensor for _, tensor in bucket]
