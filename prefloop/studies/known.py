@@ -75,6 +75,11 @@ STUDIES: Mapping[str, Known] = {
         reads="alpaca-eval/comparisons.jsonl.gz and hh-harmless/train.jsonl.gz",
         starts="a chat model such as SmolLM2-135M-Instruct",
     ),
+    "control": Known(
+        summary="CartPole, Acrobot and a swimmer from a simulated person's comparisons: return by number of labels beside the true reward",
+        study="prefloop.studies.control:STUDY",
+        minutes=40.0,
+    ),
     "walks": Known(
         summary="trlX's random walks: ILQL by decoding beta beside PPO and expert iteration",
         study="prefloop.studies.walks:STUDY",

@@ -9,15 +9,14 @@ import torch
 
 gymnasium = pytest.importorskip("gymnasium")
 
-from examples.control.train import (  # noqa: E402
-    SETTINGS,
+from examples.control.train import SETTINGS, trust_region_update  # noqa: E402
+from prefloop.studies.actor_critic import (  # noqa: E402
     ActorCritic,
     Collector,
     Settings,
     Standard,
     clipped_updates,
     judge,
-    trust_region_update,
 )
 
 
@@ -133,7 +132,7 @@ def steps() -> tuple[ActorCritic, Any, Settings]:
     torch.manual_seed(0)
     settings = replace(SETTINGS["cartpole", "trpo"], environments=2, batch=100, critic_epochs=1)
     policy = ActorCritic(4, 2)
-    batch = Collector("cartpole", 2, seed=0).collect(policy, settings)
+    batch = Collector([gymnasium.make("CartPole-v1") for _ in range(2)], seed=0).collect(policy, settings)
     return policy, judge(policy, batch, settings, critic=True), settings
 
 
