@@ -31,19 +31,8 @@ LANGUAGES: Mapping[str, str] = {
 RIGHT_TO_LEFT = frozenset({"ar"})
 TEMPLATES = frozenset(
     {
-        *(
-            "base",
-            "login",
-            "code",
-            "join",
-            "join_as",
-            "reset",
-            "queue",
-            "label",
-            "history",
-            "settings",
-            "message",
-        ),
+        *("base", "login", "code", "join", "join_as", "reset", "message"),
+        *("queue", "label", "history", "settings", "two_factor", "recovery"),
         *("arena", "study", "complete"),
     }
 )
