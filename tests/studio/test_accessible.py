@@ -13,6 +13,7 @@ from prefloop.feedback.datasets import save
 from prefloop.studio import accounts, invitations, items
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.items import Wanted
+from prefloop.studio.run_folders import RunFolders
 from prefloop.studio.service import Studio
 from tests.studio.accessible import keyboard_problems, moves, problems
 from tests.studio.films import write_films
@@ -44,7 +45,15 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
         shared = studio.project(projects["shared"]).settings.name
         save(studio.store, "shared", "comparisons", Selecting(projects=(shared,)))
         write_films(browser, folder, FILMS)
-        with served(studio, media=folder, chat=ChatWork(studio, [Talker()])) as base:
+        trained = folder / "runs/dpo"
+        trained.mkdir(parents=True)
+        (trained / "config.yaml").write_text("model: tiny\n")
+        (trained / "log.txt").write_text(
+            "2026-01-01 00:00:00 dpo: begins\n2026-01-01 00:00:01 stopped: full\n"
+        )
+        (trained / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}\n')
+        runs = RunFolders(folder / "runs")
+        with served(studio, media=folder, runs=runs, chat=ChatWork(studio, [Talker()])) as base:
             page, watch = new_page(browser, base)
             page.emulate_media(reduced_motion="reduce")
             sign_in(page, studio, base, "boss", "admin")
@@ -65,6 +74,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                 "items": f"/admin/projects/{projects['shared']}/items?divided=1",
                 "item": f"/admin/projects/{projects['shared']}/items/{task}",
                 "case": f"/adjudicate?project={projects['shared']}",
+                "run": "/admin/runs/one?run=dpo",
                 "versions": f"/admin/datasets?project={projects['shared']}",
             }
             paths |= {
@@ -81,6 +91,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                     "/admin/people",
                     "/admin/audit",
                     "/admin/webhooks",
+                    "/admin/runs",
                     "/api-docs",
                     "/admin/inbox",
                     "/nowhere",
@@ -127,6 +138,8 @@ PAGES = [
 PAGES += [
     "/settings/two-factor",
     "versions",
+    "run",
+    "/admin/runs",
     "/admin",
     "/admin/new",
     "/admin/quality",
