@@ -267,7 +267,9 @@ def _head_is_linear(model: PreTrainedModel, way: Way) -> bool:
     policy = Policy(model, way=way)
     with torch.no_grad():
         head = policy.head()
-        rows = hidden_rows(model, batch, way, batch.predictors)
+        # The plain way computes the very states that the model's logits are made of: in few bits, others differ by every layer's roundings.
+        plain: Way = "encoded" if way == "encoded" else "padded"
+        rows = hidden_rows(model, batch, plain, batch.predictors)
         ours = (rows @ head.weight.T * head.scale).float()
         if head.bias.numel():
             ours = ours + head.bias.float()

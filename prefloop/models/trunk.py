@@ -5,8 +5,9 @@ Three ways give the same rows of a causal model. *packed* computes each token on
 the fallback for models that cannot be packed. *encoded* is the one way of an encoder-decoder (`encoder_decoder`).
 """
 
+import copy
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -230,11 +231,45 @@ def _static_reason(model: PreTrainedModel) -> str:
     return ""
 
 
+PROBED_LAYERS = 2
+"""Of a model whose numbers have few bits: what a way gets wrong shows in the first layer, and thirty of them turn roundings into anything."""
+
+PROBED_TOKENS = 10
+"""The probe's token ids are below it."""
+
+
+def _probed(model: PreTrainedModel) -> PreTrainedModel:
+    """What the ways are compared on: the model, or a copy of its first layers in float32 where its own numbers are coarser.
+
+    A model whose layers are not found is probed as it is.
+    """
+    trunk = trunk_of(model)
+    stacks = [
+        module
+        for module in trunk.modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == model.config.get_text_config().num_hidden_layers
+    ]
+    if model.dtype not in (torch.bfloat16, torch.float16) or len(stacks) != 1:
+        return model
+    # What the copy shall not hold stands in the memo, as if it were copied already: heads, and all layers but the first.
+    memo: dict[int, Any] = {id(part): nn.Identity() for part in model.children() if part is not trunk}
+    embedding = model.get_input_embeddings()
+    if type(embedding) is nn.Embedding:
+        memo[id(embedding)] = nn.Embedding.from_pretrained(embedding.weight[:PROBED_TOKENS].clone())
+    memo[id(stacks[0])] = copy.deepcopy(stacks[0][:PROBED_LAYERS], memo)
+    probed = copy.deepcopy(model, memo)
+    probed.config.get_text_config().num_hidden_layers = PROBED_LAYERS
+    nn.Module.float(probed)  # transformers' own refuses a quantized model
+    return probed
+
+
 def packed_way(model: PreTrainedModel) -> tuple[Way, str]:
     """How the model can run: the fastest way whose hidden states on a small probe are those of the padded one, and why not packed if padded."""
     reason = _static_reason(model)
     if reason:
         return "padded", reason
+    model = _probed(model)
     groups = [
         Group(prompt=[3, 1, 4], completions=([1, 5], [2, 6, 5, 3]), masks=([True] * 2, [True] * 4)),
         Group(prompt=[5], completions=([8], [9, 7]), masks=([True], [True] * 2)),

@@ -14,11 +14,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from prefloop.configs.common import Compute
 from prefloop.errors import InputError
+from prefloop.models import trunk
 from prefloop.models.attention import block_attention
+from prefloop.models.blocks import run_blocks
 from prefloop.models.load import as_policy, critic_from_reward_model, new_reward_model
 from prefloop.models.packing import micro_batches, pack
 from prefloop.models.roles import Policy
-from prefloop.models.trunk import Way
+from prefloop.models.trunk import Way, hidden_rows
 from prefloop.records import Prompt
 from prefloop.text import completions_group
 from prefloop.text.groups import Group
@@ -104,6 +106,49 @@ def test_what_cannot_be_packed_runs_padded_and_says_so(name: str, caplog: pytest
         assert torch.allclose(ours[b, : len(row)], row, atol=1e-4)
     with pytest.raises(InputError, match=r"compute\.attention"):
         as_policy(make(NOT_PACKABLE[name]), Compute(attention="packed"))
+
+
+@pytest.mark.parametrize("name", MORE_PACKABLE)
+def test_in_bfloat16_a_model_runs_the_way_it_runs_in_float32(name: str) -> None:
+    policy = as_policy(make(MORE_PACKABLE[name]).bfloat16(), Compute(dtype="bfloat16"))
+    assert policy.way == ("fused" if name in FUSED else "packed")
+
+
+def deep() -> PreTrainedModel:
+    """In bfloat16 rounding alone makes its ways differ by more than a mistake would in a shallow one."""
+    shape: dict[str, Any] = SHAPE | {"num_hidden_layers": 30}
+    return make(lambda: LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2)), std=1.0).bfloat16()
+
+
+def test_roundings_of_a_deep_model_do_not_keep_it_from_running_fused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = deep()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    policy = as_policy(model, Compute(dtype="bfloat16"))
+    assert policy.way == "fused"
+    assert policy.linear_head
+    assert policy.model is model
+    assert model.config.num_hidden_layers == len(model.model.layers) == 30  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+    batch = pack(random_groups(2, seed=5))
+    fused, padded = (hidden_rows(model, batch, way).float() for way in ("fused", "padded"))
+    assert (fused - padded).norm() > 0.05 * padded.norm()
+
+    def wrong(*given: Any) -> Tensor:
+        return run_blocks(*given) * 1.001
+
+    monkeypatch.setattr(trunk, "run_blocks", wrong)
+    assert as_policy(deep(), Compute(dtype="bfloat16")).way == "packed"
+
+
+def test_a_head_that_is_more_than_linear_is_seen_in_bfloat16() -> None:
+    model = deep()
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda _module, _given, logits: torch.tanh(logits))  # pyright: ignore[reportOptionalMemberAccess]
+    assert not as_policy(model, Compute(dtype="bfloat16")).linear_head
 
 
 def test_groups_of_different_sizes_in_one_batch() -> None:
