@@ -97,7 +97,7 @@ oracles: setup
 # A case that fails is named at the end, after the others; scaling and start-up are measured all the same.
 bench: setup
 	@failed=0; \
-	$(BIN)/python -m bench.versus $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(ARGS) || failed=1; \
+	$(BIN)/python -m bench.versus $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) $(if $(ONLY),--only $(ONLY)) $(ARGS) || failed=1; \
 	$(if $(ONLY),,$(BIN)/python -m bench.scaling && $(BIN)/python -m bench.scaling --size small && $(BIN)/python -m bench.startup || failed=1;) \
 	exit $$failed
 

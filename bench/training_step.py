@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from bench.versus.cases import OFFLINE, ONLINE, PAIRS, SIZES, flops
+from bench.versus.cases import GIVEN, OFFLINE, ONLINE, PAIRS, SIZES, Conditions, Size, flops
 from bench.versus.material import make_material, read_material
 from bench.versus.ours import in_order, settings_of
 from prefloop.loop import batches
@@ -87,7 +87,7 @@ def run(stage: str, material: Path, steps: int, changes: list[str], *, profile: 
     config, train = settings_of(stage, material, steps)
     for change in changes:
         config = changed(config, *change.split("=", 1))
-    size, held = SIZES[material.name], read_material(material)
+    size, held, conditions = Size.of(material / "policy"), read_material(material), Conditions.told()
     sampling = Sampling()
     seconds: list[float] = []
     limits: list[float] = []
@@ -110,10 +110,13 @@ def run(stage: str, material: Path, steps: int, changes: list[str], *, profile: 
     batches.Batches.at = in_order
     Run.steps = timed  # pyright: ignore[reportAttributeAccessIssue]
     train(config)
-    works = [held.work(stage, step) for step in range(len(seconds))]
+    works = [held.work(stage, step, conditions) for step in range(len(seconds))]
     # Of a round's passes forward, one is the sampling, whose time does not count here.
     sampled = [work.flops(size, scored=1) if stage in ONLINE else 0.0 for work in works]
-    least = [1e-9 * (flops(stage, work, size) - less) for work, less in zip(works, sampled, strict=True)]
+    least = [
+        1e-9 * (flops(stage, work, size, conditions) - less)
+        for work, less in zip(works, sampled, strict=True)
+    ]
     later = slice(2, None)
     reached = [each / took for each, took in zip(least[later], seconds[later], strict=True)]
     shares = [each / of for each, of in zip(reached, limits[later], strict=True)]
@@ -147,7 +150,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=(*OFFLINE, *ONLINE))
-    parser.add_argument("size", choices=tuple(SIZES))
+    parser.add_argument("size", choices=(*SIZES, GIVEN))
+    parser.add_argument("--model", default="", help="folder of the published model that is the size smol")
     parser.add_argument("--data", default="", help="comparisons; without it those of a toy world")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE")
@@ -157,7 +161,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(given.keep or scratch)
         if not (folder / given.size / "prompts.jsonl").exists():
-            make_material(folder, given.data, [given.size])
+            make_material(folder, given.data, [given.size], given.model)
             shorten(folder / given.size)
         found = run(given.stage, folder / given.size, given.steps, given.set, profile=given.profile)
         print(json.dumps(found))

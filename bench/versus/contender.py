@@ -1,9 +1,11 @@
-"""A worker process that does a step when it is told to; see `bench.versus.pace` for its end of the line."""
+"""A worker process that does a step when it is told to, and is stopped between; see `bench.versus.pace` for its end of the line."""
 
 import contextlib
+import ctypes
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -28,12 +30,21 @@ def theirs(stage: str, material: Path, peer: Path) -> tuple[list[str], dict[str,
     return command, {"PYTHONPATH": str(with_ppo(peer.parents[1]))} if stage == "ppo" else {}
 
 
+def _end_with_parent() -> None:
+    """In the worker, before it runs: it is killed when its parent ends, however that ends. A stopped one would stay for ever. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class ContenderError(Exception):
     """A worker ended, or hangs; the message ends with the end of its log."""
 
 
 class Contender:
-    """A worker process, killed at the end of a `with` block unless it was closed."""
+    """A worker process, killed at the end of a `with` block unless it was closed.
+
+    Between its turns it is stopped, so that its idle threads take nothing from whoever is at work; `stopped=False` leaves it running.
+    """
 
     def __init__(
         self,
@@ -43,12 +54,13 @@ class Contender:
         log: Path,
         *,
         patience: float = ANSWER_SECONDS,
+        stopped: bool = True,
     ) -> None:
         """Start it. Its `facts` and steps are waited for at most `patience` seconds each."""
         self.name = name
         self.log = log
         self.steps: list[dict[str, Any]] = []
-        self._patience = patience
+        self._patience, self._stopped = patience, stopped
         with log.open("w", encoding="utf-8") as errors:
             self._process = subprocess.Popen(
                 command,
@@ -58,9 +70,11 @@ class Contender:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                preexec_fn=_end_with_parent,
             )
         try:
             self.facts = self._answer()
+            self._send(signal.SIGSTOP)
         except BaseException:
             self.kill()
             raise
@@ -75,6 +89,7 @@ class Contender:
         """One step, waited for."""
         self._write("go\n")
         self.steps.append(self._answer())
+        self._send(signal.SIGSTOP)
 
     def close(self) -> float:
         """End the process; its peak memory in MB."""
@@ -93,8 +108,13 @@ class Contender:
             with contextlib.suppress(BrokenPipeError):  # what was written and not read
                 pipe.close()
 
+    def _send(self, number: signal.Signals) -> None:
+        if self._stopped:
+            self._process.send_signal(number)
+
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None
+        self._send(signal.SIGCONT)
         try:
             self._process.stdin.write(text)
             self._process.stdin.flush()

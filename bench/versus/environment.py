@@ -9,16 +9,18 @@ PPO_RELEASE = "trl==1.12.0"
 
 
 def make_environment(folder: Path) -> Path:
-    """Its Python. A second call finds it finished."""
+    """Its Python. A second call finds it finished, unless the requirements have changed."""
     python = folder / "bin/python"
-    finished = folder / "finished"
-    if not finished.exists():
+    finished, wanted = folder / "finished", (HERE / "requirements.txt").read_text(encoding="utf-8")
+    if not finished.exists() or finished.read_text(encoding="utf-8") != wanted:
         print(f"setting up TRL in {folder}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "-r", HERE / "requirements.txt"], check=True)
-        subprocess.run([*pip, "--no-deps", "--target", with_ppo(folder), PPO_RELEASE], check=True)
-        finished.touch()
+        subprocess.run(
+            [*pip, "--no-deps", "--upgrade", "--target", with_ppo(folder), PPO_RELEASE], check=True
+        )
+        finished.write_text(wanted, encoding="utf-8")
     return python
 
 

@@ -11,22 +11,21 @@ import torch
 
 from bench.versus.cases import (
     BETA,
+    CHAT,
     FILES,
     GENERATION_PROMPT,
     GROUP,
     GROUP_UPDATES,
     LEARNING_RATE,
     ONLINE,
-    PPO_EPOCHS,
     PPO_MINIBATCHES,
     SEED,
-    SIZES,
     Conditions,
-    batch_size,
+    Size,
 )
 from bench.versus.pace import Pace
 from prefloop.algorithms import critic_free, ppo, prefer, reward, sft
-from prefloop.configs.common import Compute, Data, Optim, RunSettings, Sampling
+from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
 from prefloop.configs.critic_free import GRPOConfig, RLOOConfig
 from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.prefer import PreferConfig
@@ -34,6 +33,7 @@ from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
 from prefloop.loop import batches, reference
 from prefloop.models.load import load_policy
+from prefloop.models.lora import lora_policy
 from prefloop.rollout.sampler import sample
 from prefloop.runtime import Run
 from prefloop.runtime.tune import tune
@@ -50,14 +50,21 @@ def compute() -> Compute:
     return Compute(device="cuda" if CONDITIONS.device == "cuda" else "cpu", dtype=dtype)
 
 
+def adapters() -> LoRA:
+    """Those that are trained, or none."""
+    return LoRA(rank=CONDITIONS.lora, alpha=2.0 * CONDITIONS.lora) if CONDITIONS.lora else LoRA()
+
+
 def settings_of(stage: str, material: Path, steps: int = MANY) -> tuple[Any, Callable[[Any], Any]]:
     """A stage's configuration and its own `train`."""
+    rows = material / CHAT if (material / CHAT).exists() else material
     common: dict[str, Any] = {
         "run": RunSettings(out=f"{tempfile.mkdtemp()}/{stage}", seed=SEED),
         "optim": Optim(lr=LEARNING_RATE, schedule="constant", beta2=0.999),
         "compute": compute(),
+        "lora": adapters(),
         "data": Data(
-            source=str(material / f"{FILES.get(stage, 'comparisons')}.jsonl"),
+            source=str(rows / f"{FILES.get(stage, 'comparisons')}.jsonl"),
             heldout=0.0,
             max_prompt_tokens=CONDITIONS.prompt_tokens if stage in ONLINE else CONDITIONS.max_tokens,
             max_completion_tokens=CONDITIONS.max_tokens,
@@ -65,7 +72,9 @@ def settings_of(stage: str, material: Path, steps: int = MANY) -> tuple[Any, Cal
     }
     if stage in ONLINE:
         return _online(stage, material, common | {"steps": steps})
-    return _offline(stage, material, common | {"batch_size": batch_size(stage), "max_steps": steps})
+    return _offline(
+        stage, material, common | {"batch_size": CONDITIONS.batch_size(stage), "max_steps": steps}
+    )
 
 
 def _offline(stage: str, material: Path, common: dict[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
@@ -74,7 +83,8 @@ def _offline(stage: str, material: Path, common: dict[str, Any]) -> tuple[Any, C
         return SFTConfig(**common, model=model), sft.train
     if stage == "reward":
         start = str(material / "reward_model")
-        return RewardConfig(**common, model=start, keep_head=True, centring=0.0), reward.train
+        # An adapter comes with a head of its own.
+        return RewardConfig(**common, model=start, keep_head=not CONDITIONS.lora, centring=0.0), reward.train
     settings = () if stage == "orpo" else (f"beta={BETA}",)
     return PreferConfig(**common, model=model, loss=stage, settings=settings), prefer.train
 
@@ -88,7 +98,7 @@ def _online(stage: str, material: Path, common: dict[str, Any]) -> tuple[Any, Ca
     if stage == "ppo":
         shape: dict[str, Any] = {
             "batch_prompts": CONDITIONS.rollouts,
-            "epochs": PPO_EPOCHS,
+            "epochs": CONDITIONS.ppo_epochs,
             "minibatches": PPO_MINIBATCHES,
         }
         return PPOConfig(**common, **shape), ppo.train
@@ -145,9 +155,11 @@ def generate(material: Path, pace: Pace) -> None:
     """As many tokens for as many prompts: no token is a stop token."""
     tune()
     policy = load_policy(str(material / "policy"), compute())
+    if CONDITIONS.lora:
+        policy, _ = lora_policy(policy, adapters(), seed=SEED)
     generator = torch.Generator().manual_seed(SEED)
     shape = (CONDITIONS.rollouts, GENERATION_PROMPT)
-    prompts = torch.randint(10, SIZES[material.name].vocabulary, shape, generator=generator).tolist()
+    prompts = torch.randint(10, Size.of(material / "policy").vocabulary, shape, generator=generator).tolist()
     sampling = Sampling(max_new_tokens=CONDITIONS.new_tokens, batch_size=CONDITIONS.rollouts)
     pace.ready()
     with policy.active() as model:

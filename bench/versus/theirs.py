@@ -29,17 +29,18 @@ from bench.versus.cases import (
     GROUP,
     GROUP_UPDATES,
     LEARNING_RATE,
-    PPO_EPOCHS,
     PPO_MINIBATCHES,
     SEED,
     Conditions,
-    batch_size,
 )
 from bench.versus.pace import Pace
 
 CONDITIONS = Conditions.told()
 ON_GPU = CONDITIONS.device == "cuda"
-DTYPE = torch.bfloat16 if CONDITIONS.bf16 else torch.float32
+STAGE = sys.argv[1]
+FEW_BITS = CONDITIONS.bf16 and (ON_GPU or CONDITIONS.lora > 0 or STAGE == "generation")
+DTYPE = torch.bfloat16 if FEW_BITS else torch.float32
+"""Of the weights. Where all of them are trained in bfloat16 on a processor, they stay float32 and only products are coarse (autocast), as ours do."""
 
 
 class Paced(TrainerCallback):
@@ -100,7 +101,7 @@ def common(stage):
     return {
         "use_liger_kernel": ON_GPU and importlib.util.find_spec("liger_kernel") is not None,
         "output_dir": tempfile.mkdtemp(),
-        "per_device_train_batch_size": batch_size(stage),
+        "per_device_train_batch_size": CONDITIONS.batch_size(stage),
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
         "max_steps": 10_000,
@@ -113,6 +114,31 @@ def common(stage):
         "disable_tqdm": True,
         "use_cpu": not ON_GPU,
     }
+
+
+def adapters(task):
+    """Those that are trained, as an argument of a trainer."""
+    if not CONDITIONS.lora:
+        return {}
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=CONDITIONS.lora,
+        lora_alpha=2 * CONDITIONS.lora,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type=task,
+    )
+    return {"peft_config": config}
+
+
+def adapted(model, task):
+    """The model with its adapters, where no trainer puts them in."""
+    if not CONDITIONS.lora:
+        return model
+    from peft import get_peft_model
+
+    return get_peft_model(model, adapters(task)["peft_config"])
 
 
 def rows(stage, material):
@@ -165,6 +191,7 @@ def offline(stage, material, pace):
         train_dataset=rows(stage, material),
         processing_class=AutoTokenizer.from_pretrained(material / "policy"),
         callbacks=[PacedOffline(pace)],
+        **adapters("SEQ_CLS" if stage == "reward" else "CAUSAL_LM"),
     ).train()
 
 
@@ -191,6 +218,7 @@ def grouped(stage, material, pace):
         processing_class=tokenizer,
         reward_processing_classes=AutoTokenizer.from_pretrained(material / "policy"),
         callbacks=[PacedOnline(pace, GROUP_UPDATES)],
+        **adapters("CAUSAL_LM"),
     ).train()
 
 
@@ -204,7 +232,7 @@ def ppo(stage, material, pace):
     )
     settings = common(stage) | {
         "per_device_train_batch_size": CONDITIONS.rollouts,
-        "num_ppo_epochs": PPO_EPOCHS,
+        "num_ppo_epochs": CONDITIONS.ppo_epochs,
         "num_mini_batches": PPO_MINIBATCHES,
         "total_episodes": CONDITIONS.rollouts * 10_000,
         "response_length": CONDITIONS.new_tokens,
@@ -216,17 +244,18 @@ def ppo(stage, material, pace):
         args=PPOConfig(**settings),
         processing_class=tokenizer,
         model=causal(material),
-        ref_model=causal(material),
+        ref_model=None if CONDITIONS.lora else causal(material),
         reward_model=scorer(material),
-        value_model=scorer(material),
+        value_model=adapted(scorer(material), "SEQ_CLS"),
         train_dataset=prompts,
         callbacks=[PacedPPO(pace)],
+        **adapters("CAUSAL_LM"),
     ).train()
 
 
 def generate(stage, material, pace):
     """`generate` of transformers, as TRL calls it in its trainers on a CPU."""
-    model = causal(material).eval()
+    model = adapted(causal(material), "CAUSAL_LM").eval()
     generator = torch.Generator().manual_seed(SEED)
     shape = (CONDITIONS.rollouts, GENERATION_PROMPT)
     prompts = torch.randint(10, model.config.vocab_size, shape, generator=generator)
@@ -247,6 +276,6 @@ def generate(stage, material, pace):
 if __name__ == "__main__":
     if os.environ.get("TUNED") == "1":
         torch.set_float32_matmul_precision("medium")
-    stage, material = sys.argv[1], Path(sys.argv[2])
+    stage, material = STAGE, Path(sys.argv[2])
     run = {"generation": generate, "ppo": ppo, "grpo": grouped, "rloo": grouped}.get(stage, offline)
     run(stage, material, Pace(torch.cuda.synchronize if ON_GPU else None))
