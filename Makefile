@@ -84,10 +84,10 @@ format: setup
 docs: setup
 	$(BIN)/python -m book
 
-# The studies of docs/studies.md that fit into an hour; says what is left, and how long it takes. DATA=FOLDER has the data sets (alpaca-eval/ and so on).
+# The studies of docs/studies.md that fit into an hour; says what is left, and how long it takes. DATA=FOLDER has the data sets (alpaca-eval/ and so on), MODEL=FOLDER a chat model.
 # Finished studies are kept; one that was interrupted goes on.
 evidence: setup
-	$(BIN)/prefloop study all --out evidence --minutes 60 $(if $(DATA),--data $(DATA))
+	$(BIN)/prefloop study all --out evidence --minutes 60 $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL))
 
 # Losses beside TRL's and rlax's, which are installed into .oracles the first time: writes docs/oracles.md.
 oracles: setup

@@ -24,7 +24,7 @@ class Known:
     study: str
     """`module:Study`."""
     minutes: float
-    """Processor minutes of size `small`, as measured on a CPU."""
+    """Processor minutes of size `small`, as measured on a CPU, or estimated from cells that were measured."""
     reads: str = ""
     """The data set that `--data` must name; empty where it reads none."""
     starts: str = ""
@@ -35,7 +35,7 @@ STUDIES: Mapping[str, Known] = {
     "votes": Known(
         summary="ratings from few votes: active against uniform pairs, and win rates at equal length against the published ones",
         study="prefloop.studies.votes:STUDY",
-        minutes=0.6,
+        minutes=1.2,
         reads="AlpacaEval's votes.csv.gz and outputs.jsonl.gz",
     ),
     "frontier": Known(
@@ -46,17 +46,17 @@ STUDIES: Mapping[str, Known] = {
     "overoptimisation": Known(
         summary="true reward against the square root of KL, by size and data of the reward model, and when the alarm rings",
         study="prefloop.studies.overoptimisation:STUDY",
-        minutes=1.5,
+        minutes=2.5,
     ),
     "objectives": Known(
         summary="all objectives of `prefer`, tuned equally: which is better than DPO",
         study="prefloop.studies.objectives:STUDY",
-        minutes=8.0,
+        minutes=2.0,
     ),
     "ppo_tricks": Known(
         summary="PPO-max's tricks, one off and one on at a time: which of them matter",
         study="prefloop.studies.ppo_tricks:STUDY",
-        minutes=1.5,
+        minutes=0.4,
     ),
     "rounds": Known(
         summary="rounds of comparisons of the current policy against one shot with as many labels, and Elo by round",
@@ -66,24 +66,24 @@ STUDIES: Mapping[str, Known] = {
     "rlaif": Known(
         summary="labels by an AI judge with planted biases against people's at equal cost, distilled and direct",
         study="prefloop.studies.rlaif:STUDY",
-        minutes=1.5,
-    ),
-    "reward_models": Known(
-        summary="accuracy of reward models by data and size; length bias, pretraining, filtering, contexts, density ratios",
-        study="prefloop.studies.reward_models:STUDY",
-        minutes=60.0,
-        reads="alpaca-eval/comparisons.jsonl.gz and hh-harmless/train.jsonl.gz",
-        starts="a chat model such as SmolLM2-135M-Instruct",
-    ),
-    "control": Known(
-        summary="CartPole, Acrobot and a swimmer from a simulated person's comparisons: return by number of labels beside the true reward",
-        study="prefloop.studies.control:STUDY",
-        minutes=40.0,
+        minutes=0.3,
     ),
     "walks": Known(
         summary="trlX's random walks: ILQL by decoding beta beside PPO and expert iteration",
         study="prefloop.studies.walks:STUDY",
-        minutes=10.0,
+        minutes=4.0,
+    ),
+    "control": Known(
+        summary="CartPole, Acrobot and a swimmer from a simulated person's comparisons: return by number of labels beside the true reward",
+        study="prefloop.studies.control:STUDY",
+        minutes=35.0,  # from the steps a minute of some of its cells
+    ),
+    "reward_models": Known(
+        summary="accuracy of reward models by data and size; length bias, pretraining, filtering, contexts, density ratios",
+        study="prefloop.studies.reward_models:STUDY",
+        minutes=60.0,  # from the first of its cells
+        reads="alpaca-eval/comparisons.jsonl.gz and hh-harmless/train.jsonl.gz",
+        starts="a chat model such as SmolLM2-135M-Instruct",
     ),
 }
 """In the order in which `all` runs them and the page shows them."""
