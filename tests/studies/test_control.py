@@ -11,7 +11,7 @@ from prefloop.configs.study import StudyConfig
 from prefloop.errors import InputError
 from prefloop.studies.control import ONCE, Asking, ControlSettings, cells
 from prefloop.studies.control_rewards import Person, Rewards
-from prefloop.studies.control_tasks import ControlTask, Filmed, Swimmer
+from prefloop.studies.control_tasks import ControlTask, Filmed, Swimmer, drift
 from prefloop.studies.run import study
 
 pytest.importorskip("gymnasium")
@@ -68,6 +68,29 @@ def test_strokes_that_are_the_same_backwards_lead_nowhere() -> None:
     other = [(0, 1)] * 3 + [(1, 0)] * 3 + [(0, -1)] * 3 + [(-1, 0)] * 3
     assert abs(way(square)) > 0.02
     assert way(square) == pytest.approx(-way(other), abs=0.02)
+
+
+def test_nothing_pushes_the_swimmer() -> None:
+    """The drag on small pieces of its links, summed, has no force and no moment."""
+    joints, bent = np.array([0.7, -0.4]), np.array([0.2, 0.3])
+    forward, aside, turn = drift(joints, bent)
+    force, moment = np.zeros(2), 0.0
+    along = (np.arange(2000) + 0.5) / 2000
+    for hinge, sign, angle, spin in (
+        (-0.5, 1, 0.0, 0.0),
+        (-0.5, -1, joints[0], bent[0]),
+        (0.5, 1, joints[1], bent[1]),
+    ):
+        axis = np.array([np.cos(angle), np.sin(angle)])
+        from_hinge = sign * along[:, None] * axis
+        at = np.array([hinge, 0.0]) + from_hinge
+        speed = (
+            np.array([forward, aside]) + turn * at[:, ::-1] * (-1, 1) + spin * from_hinge[:, ::-1] * (-1, 1)
+        )
+        drag = (2 * speed - (speed @ axis)[:, None] * axis) / len(along)
+        force += drag.sum(0)
+        moment += float((at[:, 0] * drag[:, 1] - at[:, 1] * drag[:, 0]).sum())
+    np.testing.assert_allclose([*force, moment], 0, atol=1e-6)
 
 
 def test_a_person_is_wrong_as_often_as_said_and_equal_segments_are_equal() -> None:
