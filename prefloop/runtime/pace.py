@@ -21,6 +21,7 @@ Part = TypeVar("Part")
 ENTER, PASS, LEAVE, BACKWARD, END = range(5)
 """What a leading process says: it enters a model, runs its trunk, leaves the model, goes backward, is done with the round."""
 
+_changes = 0
 _pace: "Pace | None" = None
 """Of the run that is open, where models are shared."""
 
@@ -139,9 +140,16 @@ def in_step(parts: Sequence[Part]) -> Iterator[Part]:
 
 
 def settle() -> None:
-    """Said after an update: see `Pace.settle`."""
+    """Said after weights have changed: see `Pace.settle`."""
+    global _changes
+    _changes += 1
     if _pace is not None:
         _pace.settle()
+
+
+def changes() -> int:
+    """How often this process has changed weights."""
+    return _changes
 
 
 def tell_backward() -> None:

@@ -41,7 +41,7 @@ from prefloop.runtime.heap import Heap, keeps_freed_memory
 from prefloop.runtime.interrupt import Interrupted, StopSignal
 from prefloop.runtime.journal import Journal
 from prefloop.runtime.manifest import check_finite, check_folder
-from prefloop.runtime.pace import pace
+from prefloop.runtime.pace import changes, pace
 from prefloop.runtime.progress import Progress
 from prefloop.runtime.state import (
     StateTree,
@@ -117,6 +117,15 @@ class _Opened:
     """What is closed with the run."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """A step that is done, as long as weights have not changed since."""
+
+    tree: StateTree
+    save: Callable[[Path], None]
+    changes: int
+
+
 class Run:
     """A stage's run folder and loop. Made by `Run.open` on every process, used in a `with` statement; only rank 0 writes."""
 
@@ -154,6 +163,7 @@ class Run:
         self.draws_elsewhere = False
         """Whether an engine draws the completions. It may be lost, so every step keeps what it began with, to be saved then."""
         self._begun: Callable[[], None] | None = None
+        self._kept: _Kept | None = None
 
     @classmethod
     def open(
@@ -266,6 +276,7 @@ class Run:
             if self.draws_elsewhere and step > self.start + 1:
                 self._begun = partial(self._write, self._tree(step - 1, state), save)
             yield step
+            self._keep(step, state, save)
             self._progress.advance()
             if heap is not None:
                 heap.settle()
@@ -319,10 +330,13 @@ class Run:
                     self._journal.log(f"stopped: {kind.__name__ if kind else ''}: {error}")
             if isinstance(error, EngineLost) and self._begun is not None:
                 self._begun()
+            saved = self._save_without_peers() if isinstance(error, PeerLost) else ""
         if isinstance(error, EngineLost) and (self.start or self._begun is not None):
             raise EngineLost(f"{error}; resume with: {self.resume_command()}") from error
         if isinstance(error, PeerLost):
-            raise PeerLost(f"{error}; resume with: {self.resume_command()}", speaks=error.speaks) from error
+            raise PeerLost(
+                f"{error}; {saved}resume with: {self.resume_command()}", speaks=error.speaks
+            ) from error
         refused = isinstance(error, InputError) and not self._last_metrics and not self.nonfinite.exists()
         if refused and not self.settings.resume and self._journal is not None:
             with suppress(OSError):  # what is wrong is said by `error`
@@ -336,13 +350,40 @@ class Run:
 
     def _tree(self, step: int, state: Callable[[], StateTree]) -> StateTree:
         """What a checkpoint after this step holds beside the model."""
+        own = self._own_tree(step, state)
+        return {**own, "random": self.world.gather_objects(own["random"][0])}
+
+    def _own_tree(self, step: int, state: Callable[[], StateTree]) -> StateTree:
+        """The same as this process knows it, without the others' random states."""
         return {
             "step": step,
             "seconds": self._seconds(),
             "fingerprint": self._fingerprint,
-            "random": self.world.gather_objects(random_state(self.world.device)),
+            "random": [random_state(self.world.device)],
             "algorithm": state(),
         }
+
+    def _keep(self, step: int, state: Callable[[], StateTree], save: Callable[[Path], None]) -> None:
+        """Keep what a checkpoint after this step needs, in case another process is lost. A sharded model is lost with any of its parts."""
+        if self.world.size > 1 and self.world.is_main and pace() is None:
+            self._kept = _Kept(tree=self._own_tree(step, state), save=save, changes=changes())
+
+    def _save_without_peers(self) -> str:
+        """Write a checkpoint of the last step, if this process has all of it, and no weight has changed since; says so."""
+        kept = self._kept
+        if kept is None or kept.changes != changes():
+            return ""
+        step = kept.tree["step"]
+
+        def write(folder: Path) -> None:
+            kept.save(folder)
+            save_state(kept.tree, folder / RESUME_DIR)
+
+        try:
+            self.checkpoints.save(step, write)
+        except InputError as error:
+            return f"{error}; "
+        return f"the checkpoint of step {step} is in {self.checkpoints.path(step)}; "
 
     def _write(self, tree: StateTree, save: Callable[[Path], None]) -> None:
         """Write a checkpoint, unless it is there."""

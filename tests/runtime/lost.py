@@ -26,19 +26,23 @@ SHORT = 0.2
 """Minutes."""
 
 
-def dies(world: World, folder: Path) -> None:
-    """Process 1 is killed in the third step."""
+def dies(world: World, folder: Path, *, moved: bool = False) -> None:
+    """Process 1 is killed in the third step, before its update or after it (`moved`); nobody has asked for a checkpoint."""
     from prefloop.runtime.update import Updater
 
     real = Updater.step
 
     def step(self: Updater, *args, **kwargs):
-        if world.rank == 1 and self.steps == 2:
+        third = world.rank == 1 and self.steps == 2
+        if third and not moved:
             os._exit(9)
-        return real(self, *args, **kwargs)
+        result = real(self, *args, **kwargs)
+        if third:
+            os._exit(9)
+        return result
 
     Updater.step = step
-    train(Config(run=RunSettings(out=str(folder / "run"), save_every=1)), world)
+    train(Config(run=RunSettings(out=str(folder / "run"), save_every=0), dropout=0.0), world)
 
 
 def hangs(world: World, folder: Path) -> None:
@@ -67,7 +71,7 @@ def refuses(world: World, folder: Path) -> None:
     world.barrier()
 
 
-KINDS = {"dies": dies, "hangs": hangs, "ends": ends, "refuses": refuses}
+KINDS = {"dies": dies, "moves": partial(dies, moved=True), "hangs": hangs, "ends": ends, "refuses": refuses}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +88,7 @@ class Case:
 
 CASES = {
     "dies": Case(kind="dies", size=2, of=2),
+    "moves": Case(kind="moves", size=2, of=2),
     "hangs": Case(kind="hangs", size=3, of=3, hosts=("gpu-1", "gpu-2", "gpu-2")),
     "ends": Case(kind="ends", size=3, of=3),
     "refuses": Case(kind="refuses", size=2, of=2),
@@ -109,7 +114,9 @@ def one(name: str, rank: int, port: int, folder: Path) -> None:
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    train(Config(run=RunSettings(out=str(folder / "alone"))), ALONE)  # children find all imported
+    train(
+        Config(run=RunSettings(out=str(folder / "alone")), dropout=0.0), ALONE
+    )  # children find all imported
     children: dict[tuple[str, int], int] = {}
     for name, case in CASES.items():
         port = free_port()

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from prefloop.configs.common import Compute, RunSettings
 from prefloop.errors import InputError
-from prefloop.runtime.world import World
+from prefloop.runtime.journal import read_metrics
 from tests.runtime.example import Config, train
 from tests.runtime.processes import ROOT
+from tests.runtime.trials import ALONE
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,23 @@ def test_a_dead_process_is_named_with_the_way_to_go_on(folder: Path) -> None:
     )
     assert "\n" not in said
     assert "process 1 of 2 ended" in (out / "log.txt").read_text()
-    settings = RunSettings(out=str(out), save_every=1, resume=True)
-    train(Config(run=settings), World(rank=0, size=1, device=torch.device("cpu")))  # it does go on
+    assert f"the checkpoint of step 2 is in {out}/checkpoints/step-2; " in said
+    train(
+        Config(run=RunSettings(out=str(out), resume=True), dropout=0.0), ALONE
+    )  # it does go on, where the others were lost
+    steps = [row["step"] for row in read_metrics(out / "metrics.jsonl")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert "resuming from" in (out / "log.txt").read_text()
+    ours, theirs = (load_file(run / "final/model.safetensors") for run in (out, folder / "alone"))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_whose_update_is_done_is_no_checkpoint_until_it_has_ended(folder: Path) -> None:
+    said = (folder / "moves-0").read_text()
+    assert said.startswith("True: process 1 of 2 ended while the others waited")
+    assert "checkpoint" not in said
+    assert not (folder / "moves/run/checkpoints").exists()
 
 
 def test_of_three_the_one_that_does_not_come_is_named(folder: Path) -> None:
