@@ -5,14 +5,16 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache, wraps
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import jaxtyping
 import pytest
 from beartype import BeartypeConf, beartype
+from beartype.door import die_if_unbearable
 from hypothesis import settings as hypothesis_settings
 from jaxtyping import install_import_hook
 
@@ -25,40 +27,95 @@ os.fsync = lambda _: None  # nobody cuts the power while tests run
 os.environ.setdefault("PREFLOOP_MATMUL", "usual")  # the same bits whatever a measurement says
 
 _SHAPED = re.compile(r"\b(Float|Int|UInt|Bool|Shaped|Num)\d*\[")
-_check = beartype(
-    conf=BeartypeConf(is_pep484_tower=True)
-)  # a whole number is fine where a float is asked for
+_CONF = BeartypeConf(is_pep484_tower=True)  # a whole number is fine where a float is asked for
+_check = beartype(conf=_CONF)
 
 
-def _promises_shapes(function: Callable[..., Any]) -> bool:
-    """Whether a function has a tensor's shape in its signature."""
-    return any(_SHAPED.search(str(hint)) for hint in getattr(function, "__annotations__", {}).values())
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    """What a function's signature says of tensors, and the kinds that it was called with and were found right."""
+
+    hints: dict[str, Any]
+    result: Any
+    places: list[tuple[int, str]]
+    passed: dict[Any, set[Any]]
+
+
+_promises: dict[CodeType, _Promise | None] = {}
+"""By code, for a function within a function is made again at every call."""
+
+
+def _promise_of(function: Callable[..., Any]) -> _Promise | None:
+    """None for a function without a tensor's shape in its signature."""
+    code = function.__code__
+    if code not in _promises:
+        shaped = {name: hint for name, hint in function.__annotations__.items() if _SHAPED.search(str(hint))}
+        result = shaped.get("return")
+        places = [
+            (place, name) for place, name in enumerate(code.co_varnames[: code.co_argcount]) if name in shaped
+        ]
+        _promises[code] = _Promise(shaped, result, places, {}) if shaped else None
+    return _promises[code]
 
 
 def _checked_once(*, typechecker: Any) -> Callable[[Any], Any]:
-    """In place of `jaxtyping.jaxtyped`, for what promises shapes. That checks arguments twice: half the time of a small training step."""
+    """In place of `jaxtyping.jaxtyped`, for what promises shapes. That checks arguments twice, and at every call: half the time of a small training step."""
 
     def decorate(target: Any) -> Any:
         if isinstance(target, type):
             if is_dataclass(target) and "__init__" in vars(target):  # not its parent's
                 target.__init__ = decorate(target.__init__)
             return target
-        return _in_its_own_axes(target, typechecker(target)) if _promises_shapes(target) else target
+        promise = _promise_of(target)
+        return target if promise is None else _in_its_own_axes(target, typechecker, promise)
 
     return decorate
 
 
-def _in_its_own_axes(plain: Callable[..., Any], checked: Callable[..., Any]) -> Callable[..., Any]:
-    """A call's letters, `B` and `T`, mean the same sizes in all its arguments and its result."""
+def _in_its_own_axes(plain: Callable[..., Any], typechecker: Any, promise: _Promise) -> Callable[..., Any]:
+    """A call's letters, `B` and `T`, mean the same sizes in all its arguments and its result.
+
+    The check goes by kinds and shapes alone: those that have passed need not be looked at again, and a training step has the same thousands of times.
+    """
+    hints, places, passed = promise.hints, promise.places, promise.passed
+    checked = cache(lambda: typechecker(plain))
 
     @wraps(plain)
     def call(*args: Any, **kwargs: Any) -> Any:
         if jaxtyping.config.jaxtyping_disable:
             return plain(*args, **kwargs)
-        with _AXES:
-            return checked(*args, **kwargs)
+        kinds = tuple(
+            [_kind(args[place]) for place, _ in places if place < len(args)]
+            + [(name, _kind(value)) for name, value in kwargs.items() if name in hints]
+        )
+        seen = passed.get(kinds)
+        if seen is None:
+            with _AXES:
+                result = checked()(*args, **kwargs)
+            passed[kinds] = {_kind(result)}
+            return result
+        result = plain(*args, **kwargs)
+        if promise.result is not None and (kind := _kind(result)) not in seen:
+            given = {name: args[place] for place, name in places if place < len(args)} | kwargs
+            with _AXES:
+                for name in given.keys() & hints.keys():
+                    die_if_unbearable(given[name], hints[name], conf=_CONF)
+                die_if_unbearable(result, promise.result, conf=_CONF)
+            seen.add(kind)
+        return result
 
     return call
+
+
+def _kind(value: Any) -> Any:
+    """All that a check of shapes looks at."""
+    if hasattr(value, "shape"):
+        return type(value), value.dtype, value.shape
+    if isinstance(value, list | tuple):
+        return type(value), *map(_kind, value)
+    if isinstance(value, dict):
+        return type(value), *((key, _kind(each)) for key, each in value.items())
+    return type(value)
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,10 +152,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """All modules are imported, and stay to the end: the garbage collector need not look at them again."""
     if "prefloop.data.store" in sys.modules:
-        from prefloop.data.store.database import Database
         from tests import quick_stores
 
-        Database.migrate = quick_stores.quickly
+        quick_stores.install()
+    if "prefloop.loop.shown" in sys.modules:
+        from prefloop.loop import shown
+        from tests.algorithms.small import briefly
+
+        shown.sample = briefly
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -127,6 +188,16 @@ def unbroken(project: Path) -> Callable[[str], Path]:
         return Path(config.run.out)
 
     return run
+
+
+@pytest.fixture
+def waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores that this test opens are on the disk before a commit ends, as the program's are."""
+    from prefloop.data.store import database
+    from tests import quick_stores
+
+    monkeypatch.setattr(database, "_set_up_sqlite", quick_stores.SET_UP)
+    monkeypatch.setattr(database, "_begin_sqlite", quick_stores.BEGIN)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,56 @@
-"""Tests make hundreds of new stores. In each process the first on each database is made by the migrations, the others by the statements of its schema."""
+"""Tests make hundreds of new stores. In each process the first on each database is made by the migrations, the others by the statements of its schema;
+a statement that was compiled for one serves all; and nothing waits for the disk.
+"""
 
+import sqlite3
 from typing import Any
 
-from sqlalchemy import event, text
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
+from prefloop.data.store import database
 from prefloop.data.store.database import BULK_LOCK, HEAD, VERSION_TABLE, Database, _schema_of
 from prefloop.data.store.models import Base
 
 MIGRATE = Database.migrate
-"""What the program does."""
+SET_UP, BEGIN = database._set_up_sqlite, database._begin_sqlite
+"""What the program does, here and above."""
 _schemas: dict[str, list[str]] = {}
 """For each kind of database, what makes the tables."""
+
+
+def install() -> None:
+    """For all tests of this process."""
+    Database.migrate = quickly
+    database._set_up_sqlite, database._begin_sqlite = _set_up, _begin
+    database.create_engine = _with_compiled(database.create_engine)
+    for dialect in (SQLiteDialect_pysqlite, PGDialect_psycopg):
+        # Equal, for they are part of a statement's key.
+        setattr(dialect, "__eq__", lambda self, other: type(self) is type(other))  # noqa: B010
+        setattr(dialect, "__hash__", lambda self: hash(type(self)))  # noqa: B010
+
+
+def _with_compiled(create: Any) -> Any:
+    compiled: dict[Any, Any] = {}
+
+    def created(*args: Any, **kwargs: Any) -> Engine:
+        return create(*args, execution_options={"compiled_cache": compiled}, **kwargs)
+
+    return created
+
+
+def _set_up(connection: sqlite3.Connection, record: object) -> None:
+    """A commit does not wait until the disk has it: nobody cuts the power while tests run."""
+    SET_UP(connection, record)
+    connection.execute("PRAGMA synchronous=OFF")
+
+
+def _begin(connection: Connection) -> None:
+    """Where the program changes what a commit waits for, it is told that this is done."""
+    at_once = connection.get_execution_options().get(database._AT_ONCE, True)
+    connection.info[database._AT_ONCE] = "FULL" if at_once else "NORMAL"
+    BEGIN(connection)
 
 
 def quickly(self: Database, revision: str = HEAD) -> None:

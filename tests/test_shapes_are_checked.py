@@ -5,9 +5,12 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+import jaxtyping
 import pytest
 import torch
 from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import Float
+from torch import Tensor
 
 import prefloop
 from prefloop.losses import Moments, masked_sum
@@ -15,6 +18,7 @@ from prefloop.models.head import Head, token_statistics
 from prefloop.models.packing import pack
 from prefloop.rollout.draw import inverse_cdf
 from prefloop.text.groups import Group
+from tests.conftest import checked
 
 BATCH = pack(
     [Group(prompt=[1, 2], completions=([3, 4], [5]), masks=([True, True], [True]))]
@@ -59,3 +63,26 @@ def test_rows_and_targets_must_be_as_many() -> None:
         token_statistics(
             torch.zeros(3, 4), head, torch.zeros(2, dtype=torch.long), temperature=1.0
         )  # two targets for three rows
+
+
+def test_a_call_like_one_that_passed_is_looked_at_again() -> None:
+    """Arguments of the same shapes may give a result of another; and a function within a function is made anew, with the same code."""
+
+    def made() -> Callable[..., Tensor]:
+        @jaxtyping.jaxtyped(typechecker=checked)
+        def longer(x: Float[Tensor, " n"], more: int = 0) -> Float[Tensor, " n"]:
+            return torch.zeros(len(x) + more)
+
+        return longer
+
+    assert made()(torch.zeros(3)).shape == made()(x=torch.zeros(3)).shape == (3,)
+    for longer in (made(), made()):
+        for wrong in ({"more": 1}, {"more": 2}):
+            with pytest.raises(BeartypeCallHintViolation):
+                longer(torch.zeros(3), **wrong)
+        with pytest.raises(BeartypeCallHintViolation):
+            longer(x=torch.zeros(3), more=1)
+        with pytest.raises(BeartypeCallHintViolation):
+            longer(torch.zeros(3, 1))
+        with pytest.raises(BeartypeCallHintViolation):
+            longer(torch.zeros(3, dtype=torch.long))

@@ -31,7 +31,7 @@ from prefloop.algorithms import (
     sppo,
     trpo,
 )
-from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings
+from prefloop.configs.common import Compute, Data, LoRA, Optim, RunSettings, Sampling
 from prefloop.configs.critic_free import METHODS
 from prefloop.configs.distill_context import DistillContextConfig
 from prefloop.configs.dpo import DPOConfig
@@ -52,7 +52,7 @@ from prefloop.configs.prefer import PreferConfig
 from prefloop.configs.pretrain import Architecture, PretrainConfig
 from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
-from prefloop.loop import sources
+from prefloop.loop import shown, sources
 from prefloop.runtime.journal import read_metrics
 from tests.algorithms.online_stages import IN_ENVIRONMENT, ONLINE, make_chatting, online_settings
 from tests.tiny_project import make_model
@@ -373,6 +373,17 @@ def train_and_keep_samples(config: Any, *, part: str = "") -> Path:
     finally:
         sources.sample = real
         Path(f"{config.run.out}.{part}.json").write_text(json.dumps(drawn))
+
+
+BRIEF = 8
+SAMPLE = shown.sample
+"""What the program does."""
+
+
+def briefly(*args: Any, sampling: Sampling, **kwargs: Any) -> Any:
+    """Few of the tokens that a stage shows of what its model says: nothing in a run depends on them."""
+    few = min(BRIEF, sampling.max_new_tokens)
+    return SAMPLE(*args, sampling=replace(sampling, max_new_tokens=few), **kwargs)
 
 
 def samples_of(out: Path) -> dict[str, list[list[int]]]:

@@ -144,6 +144,7 @@ def test_many_threads_opening_a_new_store_at_once_make_it_once(store_url: str) -
     assert failures == []
 
 
+@pytest.mark.usefixtures("waits_for_the_disk")
 def test_connections_are_set_up_for_safety(tmp_path: Path) -> None:
     Store.open(tmp_path / "s.db").close()  # so that the connection looked at is not the one that migrated
     with Store.open(tmp_path / "s.db") as store, store.database.read() as session:

@@ -8,29 +8,39 @@ from typing import Any
 import pytest
 
 from prefloop.configs.common import Sampling
+from prefloop.loop import shown
 from prefloop.models.load import load_policy, load_reward_model
 from prefloop.models.packing import pack
 from prefloop.rollout.sampler import sample
 from prefloop.text import decode_completion, load_tokenizer, stop_token_ids
 from prefloop.text.groups import Group
-from tests.algorithms.small import CPU, metrics_of
+from tests.algorithms.small import BRIEF, CPU, SAMPLE, metrics_of, settings, train
 
 
-def shown(run: Path) -> list[dict[str, Any]]:
+def rows_of(run: Path) -> list[dict[str, Any]]:
     """The last step's samples."""
     step = metrics_of(run)[-1]["step"]
     return [json.loads(line) for line in (run / f"samples/step-{step}.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
-    ("name", "beside"),
-    [("pretrain", "text"), ("sft", "demonstration"), ("dpo", "chosen"), ("dpo_lora", "chosen")],
+    ("name", "beside"), [("sft", "demonstration"), ("dpo", "chosen"), ("dpo_lora", "chosen")]
 )
 def test_completions_are_the_saved_policys(name: str, beside: str, unbroken: Callable[[str], Path]) -> None:
-    run = unbroken(name)
+    assert_said(unbroken(name), beside, most=BRIEF)
+
+
+def test_completions_go_on_while_there_is_room(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the program's length, which other tests cut: this model does not end by itself."""
+    monkeypatch.setattr(shown, "sample", SAMPLE)
+    assert_said(train(settings("pretrain", project, out="shown-whole")).parent, "text", most=64)
+
+
+def assert_said(run: Path, beside: str, *, most: int) -> None:
+    """The rows of a run's last step hold what its model says, in at most so many tokens."""
     tokenizer = load_tokenizer(str(run / "final"))
     policy = load_policy(str(run / "final"), CPU)
-    rows = shown(run)
+    rows = rows_of(run)
     assert 0 < len(rows) <= 8
     prompts = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
     with policy.active() as model:
@@ -39,7 +49,7 @@ def test_completions_are_the_saved_policys(name: str, beside: str, unbroken: Cal
             prompts,
             k=1,
             stop_ids=stop_token_ids(tokenizer),
-            sampling=Sampling(max_new_tokens=64 - max(map(len, prompts)), batch_size=8),
+            sampling=Sampling(max_new_tokens=min(most, 64 - max(map(len, prompts))), batch_size=8),
             seed=3,
             row_keys=range(len(prompts)),
         )
@@ -53,7 +63,7 @@ def test_scores_are_the_saved_reward_models(unbroken: Callable[[str], Path]) -> 
     run = unbroken("reward")
     tokenizer = load_tokenizer(str(run / "final"))
     reward_model = load_reward_model(str(run / "final"), CPU)
-    rows = shown(run)
+    rows = rows_of(run)
     assert rows
     for row in rows:
         prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]

@@ -82,6 +82,7 @@ def test_nobody_beyond_this_machine_is_served_unless_asked_for() -> None:
     assert ServeConfig().host == "127.0.0.1"
 
 
+@pytest.mark.usefixtures("waits_for_the_disk")
 def test_an_answer_reaches_the_disk_before_it_is_acknowledged_and_a_lease_need_not(
     studio: Studio, project: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
