@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo studio align test check format docs evidence oracles bench engine scale-test clean
+.PHONY: setup demo studio align test check format docs evidence oracles bench engine scale-test staleness clean
 
 setup: $(STAMP)
 
@@ -116,6 +116,11 @@ scale-test: setup
 	else echo "no environment with vLLM, so no real engine is tested; \`make engine\` makes one"; fi
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.environment_tasks
 	@folder=$$(mktemp -d); OMP_NUM_THREADS=1 $(BIN)/python -m tests.algorithms.sharded table $$folder; code=$$?; rm -rf $$folder; exit $$code
+
+# What drawing ahead costs: the table and the picture of docs/engine.md. An interrupted one goes on.
+staleness: setup engine
+	mkdir -p stale
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.staleness --folder stale --picture docs/staleness.svg $(ARGS)
 
 clean:
 	rm -rf demo studio-demo aligned evidence
