@@ -225,7 +225,7 @@ def open_session(studio: Studio, account: int, browser: str = "") -> str:
 def of_session(studio: Studio, secret: str) -> Who | None:
     """Who a cookie belongs to."""
     now = studio.clock()
-    with studio.read() as session:
+    with studio.store.database.look() as session:
         row = session.execute(_by_cookie(), {"hash": hash_of(secret), "now": now}).one_or_none()
         if row is None:
             return None
@@ -321,7 +321,7 @@ def of_token(studio: Studio, secret: str) -> Who | None:
     """Who a token belongs to."""
     if not secret.startswith(TOKEN_MARK):
         return None
-    with studio.read() as session:
+    with studio.store.database.look() as session:
         row = session.execute(_by_token(), {"hash": hash_of(secret)}).one_or_none()
         if row is None:
             return None

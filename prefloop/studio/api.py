@@ -38,6 +38,7 @@ from prefloop.studio.bodies import (
 )
 from prefloop.studio.exchange import ImportOptions
 from prefloop.studio.languages import words_of
+from prefloop.studio.projects import project_of
 from prefloop.studio.questions import QuestionAnswer, Span
 from prefloop.studio.render import markdown, to_html
 from prefloop.studio.security import admin, limit, manager, reader, root_of, signed_in, studio_of, worker
@@ -146,12 +147,13 @@ def _project_out(project: Project, progress: ProjectProgress, *, everything: boo
 def next_assignment(request: Request, body: NextIn, who: Who = Depends(worker)) -> NextOut:  # noqa: B008
     """The next item to judge, or none. What you were given and have not answered comes first."""
     studio = studio_of(request)
-    project = studio.project(body.project)
-    assignment = studio.lease(project.id, who.annotator, have=body.have)
+    assignment, now = studio.lease(body.project, who.annotator, have=body.have), studio.clock()
     with studio.read() as session:
-        done, left = people_log.counts(session, project.id, who.annotator, studio.clock())
+        project = project_of(session, body.project)
+        done, left = people_log.counts(session, project, who.annotator, now, working=assignment is not None)
         unanswered = people_log.unanswered(session, who.annotator, body.have)
-        why = people_log.why_nothing(session, project.id, who.annotator, studio.clock())
+        why_not = people_log.why_nothing if assignment is None else people_log.quota_reached
+        why = why_not(session, project, who.annotator, now)
         unread = onboarding.gate(session, project, who.annotator).guidelines if assignment is None else ""
         changed = bool(unread) and onboarding.has_read_some(session, project.id, who.annotator)
     return NextOut(

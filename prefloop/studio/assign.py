@@ -75,7 +75,7 @@ def lease(
         if row.token not in have:
             row.expires_at = now + timedelta(seconds=project.settings.lease_seconds)
             return shown(session, project, row)
-    allowed = quotas.allowance(session, project.id, annotator, now)
+    allowed = quotas.allowance(session, project, annotator, now)
     if len(held) >= MOST_HELD or (allowed.left is not None and len(held) >= allowed.left):
         return None
     if gate.stage and len(held) >= gate.left:

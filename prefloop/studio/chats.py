@@ -95,7 +95,7 @@ def say(
     if turns and not _is_over(session, turns[-1]):
         raise Conflict("the last message waits for its answers or for your judgement")
     visitor_limits.check(session, row.project_id, annotator, message, now=now)
-    allowed = quotas.allowance(session, row.project_id, annotator, now)
+    allowed = quotas.allowance(session, project_of(session, row.project_id), annotator, now)
     if allowed.left == 0:
         raise Conflict(allowed.why)
     turn = _Turn(

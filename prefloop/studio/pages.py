@@ -332,12 +332,9 @@ def queue(request: Request) -> Response:
     progress = studio.progress([project.id for project in projects])
     with studio.read() as session:
         now = studio.clock()
-        mine = {
-            project.id: people_log.counts(session, project.id, who.annotator, now) for project in projects
-        }
+        mine = {project.id: people_log.counts(session, project, who.annotator, now) for project in projects}
         why = {
-            project.id: people_log.why_nothing(session, project.id, who.annotator, now)
-            for project in projects
+            project.id: people_log.why_nothing(session, project, who.annotator, now) for project in projects
         }
     begins = who.is_admin and not projects
     stored = studio.store.counts()["completion"] if begins else 0

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session, aliased
 
 from prefloop.data.store import models, studio_models
 from prefloop.studio import notes, onboarding, people_tags, quotas
-from prefloop.studio.projects import project_of
 from prefloop.studio.service import Studio
+from prefloop.studio.values import Project
 
 _Task, _Assignment = studio_models.TaskRow, studio_models.AssignmentRow
 
@@ -31,13 +31,15 @@ class Event:
     detail: Any
 
 
-def counts(session: Session, project: int, annotator: int, now: datetime) -> tuple[int, int]:
+def counts(
+    session: Session, project: Project, annotator: int, now: datetime, *, working: bool = False
+) -> tuple[int, int]:
     """Answers that somebody has given in a project, and those that they can still give: items they hold, and items with a free place
-    that they have neither answered nor passed over, up to their quota. Of a project that is not open, none."""
-    mine = {"project": project, "annotator": annotator}
+    that they have neither answered nor passed over, up to their quota. Of a project that is not open, none. `working`: that they were just given
+    an item, so that nothing stands in their way."""
+    mine = {"project": project.id, "annotator": annotator}
     done, held = session.execute(_mine(), mine).one()
-    asked = project_of(session, project)
-    if asked.state != "open" or onboarding.gate(session, asked, annotator).why:
+    if not working and (project.state != "open" or onboarding.gate(session, project, annotator).why):
         return done, 0
     free = session.scalars(_free(), mine).all()
     left = free[0] - free[1] + held
@@ -54,10 +56,15 @@ def unanswered(session: Session, annotator: int, tokens: Collection[str]) -> lis
     return list(session.scalars(held)) if tokens else []
 
 
-def why_nothing(session: Session, project: int, annotator: int, now: datetime) -> str:
+def why_nothing(session: Session, project: Project, annotator: int, now: datetime) -> str:
     """Why somebody is asked nothing: they are paused, or a quota is reached. Empty where neither is so."""
-    stands = onboarding.gate(session, project_of(session, project), annotator).why
-    return stands or quotas.allowance(session, project, annotator, now).why
+    stands = onboarding.gate(session, project, annotator).why
+    return stands or quota_reached(session, project, annotator, now)
+
+
+def quota_reached(session: Session, project: Project, annotator: int, now: datetime) -> str:
+    """That somebody has given as many answers as they may; empty where they have not."""
+    return quotas.allowance(session, project, annotator, now).why
 
 
 @cache

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from prefloop.data.store import studio_models
 from prefloop.data.store.models import UtcTime
+from prefloop.studio.values import Project
 
 _Task, _Assignment = studio_models.TaskRow, studio_models.AssignmentRow
 
@@ -26,13 +27,13 @@ class Allowance:
     """In words, that a quota is reached; empty if none is."""
 
 
-def allowance(session: Session, project: int, annotator: int, now: datetime) -> Allowance:
+def allowance(session: Session, project: Project, annotator: int, now: datetime) -> Allowance:
     """What a person may still answer. A day begins at midnight UTC."""
-    row = session.get_one(studio_models.ProjectRow, project)
+    row = project.settings
     if not row.daily_quota and not row.quota:
         return Allowance(left=None, why="")
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    mine = {"project": project, "annotator": annotator, "midnight": midnight}
+    mine = {"project": project.id, "annotator": annotator, "midnight": midnight}
     in_all, today = session.execute(_given(), mine).one()
     if row.quota and in_all >= row.quota:
         return Allowance(

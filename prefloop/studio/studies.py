@@ -269,13 +269,10 @@ def standing(studio: Studio, account: int) -> Standing:
         if found is None:
             raise NotFound("you take part in no study")
         row, study, annotator = found
-        now, settings = studio.clock(), project_of(session, study.project_id).settings
-        given, left = people_log.counts(session, study.project_id, annotator, now)
-        why = (
-            ""
-            if given >= settings.quota
-            else people_log.why_nothing(session, study.project_id, annotator, now)
-        )
+        now, project = studio.clock(), project_of(session, study.project_id)
+        settings = project.settings
+        given, left = people_log.counts(session, project, annotator, now)
+        why = "" if given >= settings.quota else people_log.why_nothing(session, project, annotator, now)
         if row.completed_at is None and (given >= settings.quota or (given and not left and not why)):
             row.completed_at = now
             audit.write(
