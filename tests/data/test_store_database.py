@@ -359,3 +359,18 @@ def test_opening_a_ready_store_needs_neither_torch_nor_alembic(tmp_path: Path) -
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_connection_that_was_cut_while_idle_is_replaced(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if store.database.dialect == "sqlite":
+        return  # a file cuts nobody off
+    monkeypatch.setattr(database_module, "IDLE_SECONDS", 0.0)
+    with store.database.read() as session:
+        process = session.scalar(text("SELECT pg_backend_pid()"))
+    with Store.open(store.database.address) as other, other.database.write() as session:
+        session.execute(text("SELECT pg_terminate_backend(:process)"), {"process": process})
+    for database_use in (store.database.look, store.database.read, store.database.write):
+        with database_use() as session:
+            assert session.scalar(text("SELECT pg_backend_pid()")) != process

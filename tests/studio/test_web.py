@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from argon2 import Type, extract_parameters
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from prefloop.data.store import studio_models
 from prefloop.data.store.database import Unavailable
@@ -582,3 +582,16 @@ def test_an_anonymised_annotator_leaves_judgements_and_exports_as_they_were(
     assert before[0].annotator == pseudonym  # type: ignore[union-attr]
     with studio.read() as session:
         assert "ann" not in session.scalars(select(studio_models.AccountRow.login)).all()
+
+
+def test_the_next_item_and_an_answer_ask_the_database_for_little(
+    studio: Studio, ann: Person, project: int
+) -> None:
+    """Each statement is a journey to the database: with many people these are what they wait for."""
+    said: list[str] = []
+    ann.submit(ann.next(project)["token"], {"choice": "first"})
+    engine = studio.store.database._engine
+    event.listen(engine, "before_cursor_execute", lambda *given: said.append(given[2]))
+    ann.submit(ann.next(project)["token"], {"choice": "first"})
+    asked = [statement for statement in said if not statement.startswith(("BEGIN", "PRAGMA"))]
+    assert len(asked) <= 40, "\n".join(asked)
