@@ -49,7 +49,6 @@ from prefloop.studio import (
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.outgoing import Network
 from prefloop.studio.prefix import Prefix, check_prefix, parsed
-from prefloop.studio.run_folders import RunFolders
 from prefloop.studio.security import Guard, Hosts, RateLimit, root_of
 from prefloop.studio.service import Studio
 from prefloop.studio.telemetry import Watch
@@ -103,14 +102,13 @@ def make_app(
     hosts: Hosts = ANY_HOST,
     public_url: str = "",
     media: Path | None = None,
-    runs: RunFolders | None = None,
     chat: ChatWork | None = None,
     limits: dict[str, tuple[int, float]] | None = None,
     watches: Sequence[Watch] = (),
     webhook_networks: Sequence[Network] = (),
 ) -> FastAPI:
     """The application. `hosts`: what it answers to. `public_url`: the address that people
-    type, where it is another: its scheme says whether cookies need TLS, its path is that of every page. `media`: folder of clips. `runs`: the trainings to follow. `chat`: the models of
+    type, where it is another: its scheme says whether cookies need TLS, its path is that of every page. `media`: folder of clips. `chat`: the models of
     live chats. `watches`: told of every request. `webhook_networks`: where webhooks may go that is not the internet. Raises `InputError` for a public_url that cannot be."""
     public = parsed(public_url)
     app = FastAPI(
@@ -127,7 +125,7 @@ def make_app(
     app.state.public = public_url.rstrip("/")
     app.state.oidc = None  # until `pages_oidc.offer`
     app.state.media = media
-    app.state.runs = runs
+    app.state.runs = None
     app.state.chat = chat
     app.state.webhook_networks = tuple(webhook_networks)
     app.state.limits = {

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from prefloop.data.store.lineage import lineage_of_run
@@ -17,6 +17,11 @@ router = APIRouter(include_in_schema=False)
 Named = Annotated[str, Query(min_length=1, max_length=1000)]
 FIRST = ("loss", "reward", "score", "kl", "accuracy")
 """Metrics whose names begin so are drawn first."""
+
+
+def follow_runs(app: FastAPI, runs: RunFolders | None) -> None:
+    """Show these runs to the admins of an application; none by default."""
+    app.state.runs = runs
 
 
 def runs_folder(request: Request) -> str:

@@ -17,7 +17,7 @@ WIDTH, HEIGHT, EDGE = 320.0, 120.0, 6.0
 
 
 @dataclass(slots=True)
-class Curve:
+class MetricCurve:
     """Every `every`-th value of a metric."""
 
     every: int = 1
@@ -69,10 +69,10 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Curves:
+class MetricCurves:
     """What a reader has of a file."""
 
-    of: Mapping[str, Curve]
+    of: Mapping[str, MetricCurve]
     """By metric, in the order in which they first appear."""
     unreadable: int
     """Lines that were no metrics of a step."""
@@ -93,11 +93,11 @@ class CurveReader:
     def _begin(self, file: int) -> None:
         self._file, self._offset, self._rest = file, 0, b""
         self._skipping = False
-        self._curves: dict[str, Curve] = {}
+        self._curves: dict[str, MetricCurve] = {}
         self._unreadable = 0
         self._left_out: set[str] = set()
 
-    def read_on(self) -> Curves:
+    def read_on(self) -> MetricCurves:
         """Read what was written since, `PIECE` bytes at most."""
         with self._lock, self.path.open("rb") as file:
             size, inode = file.seek(0, 2), self.path.stat().st_ino
@@ -108,7 +108,7 @@ class CurveReader:
             self._offset += len(piece)
             for line in self._lines(piece):
                 self._add(line)
-            return Curves(
+            return MetricCurves(
                 of={name: replace(curve, points=[*curve.points]) for name, curve in self._curves.items()},
                 unreadable=self._unreadable,
                 left_out=len(self._left_out),
@@ -139,7 +139,7 @@ class CurveReader:
                 if len(self._left_out) < MOST_METRICS:
                     self._left_out.add(name)
                 continue
-            self._curves.setdefault(name, Curve()).add(row["step"], value)
+            self._curves.setdefault(name, MetricCurve()).add(row["step"], value)
 
 
 def row_of(line: str) -> dict[str, float] | None:

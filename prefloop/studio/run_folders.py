@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, Literal
 
 from prefloop.errors import InputError
-from prefloop.studio.run_curves import CurveReader, Curves, row_of
+from prefloop.studio.run_curves import CurveReader, MetricCurves, row_of
 from prefloop.studio.values import NotFound
 
 State = Literal["running", "quiet", "stopped", "finished"]
@@ -79,11 +79,11 @@ class RunFolders:
         """One run. Raises `NotFound` for a name that is none of them."""
         return self._state(name, self._folder(name))
 
-    def curves(self, name: str) -> Curves:
+    def curves(self, name: str) -> MetricCurves:
         """A run's metrics, read as far as they are written, or some MiB further than the last time."""
         path = self._folder(name) / "metrics.jsonl"
         if not self._is_ours(path):
-            return Curves(of={}, unreadable=0, left_out=0, complete=True)
+            return MetricCurves(of={}, unreadable=0, left_out=0, complete=True)
         with self._lock:
             reader = self._readers.pop(name, None) or CurveReader(path)
             self._readers[name] = reader

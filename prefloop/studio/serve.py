@@ -20,6 +20,7 @@ from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.oidc import Provider
 from prefloop.studio.outgoing import read_networks
 from prefloop.studio.pages_oidc import offer
+from prefloop.studio.pages_runs import follow_runs
 from prefloop.studio.prefix import parsed
 from prefloop.studio.responders import EndpointResponder, Served, serving
 from prefloop.studio.run_folders import RunFolders
@@ -144,11 +145,11 @@ def from_environment() -> FastAPI:
         hosts=Hosts.of(*given["HOSTS"].split(), numbers=bool(given["NUMBERS"])),
         public_url=given["PUBLIC"],
         media=Path(given["MEDIA"]) if given["MEDIA"] else None,
-        runs=RunFolders(Path(given["RUNS"])) if given["RUNS"] else None,
         chat=_chat_work(studio, given["CHAT"]),
         watches=watches,
         webhook_networks=networks,
     )
+    follow_runs(app, RunFolders(Path(given["RUNS"])) if given["RUNS"] else None)
     provider = provider_of(json.loads(given["OIDC"]))
     if provider is not None:
         offer(app, provider)

@@ -14,6 +14,8 @@ import uvicorn
 from prefloop.studio import accounts
 from prefloop.studio.app import make_app
 from prefloop.studio.pages_oidc import offer
+from prefloop.studio.pages_runs import follow_runs
+from prefloop.studio.run_folders import RunFolders
 from prefloop.studio.security import Hosts
 from prefloop.studio.service import Studio
 
@@ -42,12 +44,15 @@ def chromium() -> str:
 
 
 @contextmanager
-def served(studio: Studio, *, provider: Any = None, **settings: Any) -> Iterator[str]:
+def served(
+    studio: Studio, *, runs: RunFolders | None = None, provider: Any = None, **settings: Any
+) -> Iterator[str]:
     """The studio's address while it is served. `provider`: of single sign-on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     app = make_app(studio, hosts=Hosts.of("127.0.0.1"), **settings)
+    follow_runs(app, runs)
     if provider is not None:
         offer(app, provider)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))

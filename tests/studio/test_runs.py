@@ -14,7 +14,7 @@ from prefloop.data.store import Judgement
 from prefloop.errors import InputError
 from prefloop.feedback.datasets import save
 from prefloop.studio import run_curves
-from prefloop.studio.run_curves import Curve, CurveReader
+from prefloop.studio.run_curves import CurveReader, MetricCurve
 from prefloop.studio.run_folders import QUIET, RunFolders
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound
@@ -144,7 +144,7 @@ def test_a_long_file_takes_no_more_memory(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_line_is_drawn_by_hand() -> None:
     """Two values at the ends of the box; one that is not finite breaks the line."""
-    curve = Curve()
+    curve = MetricCurve()
     for step, value in ((0, 1.0), (5, float("nan")), (10, 3.0)):
         curve.add(step, value)
     assert curve.path() == "M6.0 114.0M314.0 6.0"

@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from prefloop.studio import accounts
 from prefloop.studio.app import make_app
+from prefloop.studio.pages_runs import follow_runs
 from prefloop.studio.security import Hosts
 from prefloop.studio.service import Studio
 from prefloop.studio.telemetry import log_request
@@ -20,7 +21,9 @@ def client_of(studio: Studio, **settings: Any) -> TestClient:
     """A browser with no account."""
     settings.setdefault("hosts", Hosts.of("127.0.0.1"))
     settings.setdefault("watches", (log_request,))
+    runs = settings.pop("runs", None)
     app = make_app(studio, **settings)
+    follow_runs(app, runs)
     return TestClient(app, base_url=BASE, follow_redirects=False, raise_server_exceptions=True)
 
 
