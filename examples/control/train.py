@@ -22,10 +22,10 @@ from torch.distributions import Categorical
 
 from prefloop.losses import conjugate_gradient, probability_ratio, search_back, trust_region_step
 from prefloop.studies.actor_critic import (
-    ActorCritic,
     Collector,
+    ControlModel,
+    PlayedSteps,
     Settings,
-    Steps,
     clipped_updates,
     judge,
     mean,
@@ -60,7 +60,7 @@ SETTINGS = {
 
 
 def trust_region_update(
-    model: ActorCritic, steps: Steps, optimizer: torch.optim.Optimizer, settings: Settings
+    model: ControlModel, steps: PlayedSteps, optimizer: torch.optim.Optimizer, settings: Settings
 ) -> tuple[float, float]:
     """TRPO's step of the actor, then epochs of the critic; the KL reached and the gain, both 0 where no step was accepted."""
     parameters = list(model.policy.parameters())
@@ -115,7 +115,7 @@ def train(task: str, method: str, seed: int, *, settings: Settings | None = None
     torch.manual_seed(seed)
     collector = Collector([gymnasium.make(TASKS[task]) for _ in range(settings.environments)], seed)
     observations = collector.states.shape[1]
-    model = ActorCritic(observations, int(collector.envs[0].action_space.n))
+    model = ControlModel(observations, int(collector.envs[0].action_space.n))
     if method == "reinforce":
         settings = replace(settings, value_coef=0.0)
     optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, eps=1e-5)
@@ -147,7 +147,7 @@ def train(task: str, method: str, seed: int, *, settings: Settings | None = None
     }
 
 
-def evaluate(model: ActorCritic, task: str, seed: int) -> tuple[float, float]:
+def evaluate(model: ControlModel, task: str, seed: int) -> tuple[float, float]:
     """Mean and standard deviation of returns of the greedy policy."""
     env, totals = gymnasium.make(TASKS[task]), []
     for episode in range(EVALUATION_EPISODES):

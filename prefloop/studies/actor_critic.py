@@ -71,7 +71,7 @@ class Standard(nn.Module):
         self.count = total
 
 
-class ActorCritic(nn.Module):
+class ControlModel(nn.Module):
     """Two networks of two layers of 64: logits of the actions, and the value."""
 
     def __init__(self, observations: int, actions: int) -> None:
@@ -98,7 +98,7 @@ def network(inputs: int, outputs: int, gain: float) -> nn.Sequential:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class PlayedBatch:
     """Rows of episodes, right-padded, and their steps one after another."""
 
     mask: Tensor
@@ -121,7 +121,7 @@ class Collector:
         """Of all finished episodes."""
         self.running = np.zeros(len(self.envs))
 
-    def collect(self, model: ActorCritic, settings: Settings) -> Batch:
+    def collect(self, model: ControlModel, settings: Settings) -> PlayedBatch:
         """Steps of every environment; whole episodes where `settings.batch` is 0."""
         rows: list[tuple[list[np.ndarray], list[int], list[float]]] = []
         open_rows = [([], [], []) for _ in self.envs]
@@ -162,7 +162,7 @@ class Collector:
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         rewards = torch.zeros(mask.shape)
         rewards[mask] = torch.tensor([reward for row in rows for reward in row[2]], dtype=torch.float32)
-        return Batch(
+        return PlayedBatch(
             mask=mask,
             rewards=rewards,
             states=torch.tensor(np.stack([state for row in rows for state in row[0]])),
@@ -170,7 +170,7 @@ class Collector:
         )
 
     @staticmethod
-    def following(model: ActorCritic, state: np.ndarray, settings: Settings) -> float:
+    def following(model: ControlModel, state: np.ndarray, settings: Settings) -> float:
         """What the critic expects after a cut, discounted; nothing where there is no critic."""
         if not settings.value_coef:
             return 0.0
@@ -179,7 +179,7 @@ class Collector:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class PlayedSteps:
     """What a batch has to teach, one step after another; every tensor but the states is `[N]`."""
 
     states: Tensor
@@ -189,12 +189,12 @@ class Steps:
     advantages: Tensor
     returns: Tensor
 
-    def take(self, places: Tensor) -> "Steps":
+    def take(self, places: Tensor) -> "PlayedSteps":
         """Some of the steps."""
-        return Steps(**{name: value[places] for name, value in vars(self).items()})
+        return PlayedSteps(**{name: value[places] for name, value in vars(self).items()})
 
 
-def judge(model: ActorCritic, batch: Batch, settings: Settings, *, critic: bool) -> Steps:
+def judge(model: ControlModel, batch: PlayedBatch, settings: Settings, *, critic: bool) -> PlayedSteps:
     """Advantages and returns; REINFORCE has no critic, and its advantages are the returns themselves."""
     with torch.no_grad():
         values = model.values(batch.states)
@@ -207,7 +207,7 @@ def judge(model: ActorCritic, batch: Batch, settings: Settings, *, critic: bool)
     )
     if settings.whiten:
         advantages = whiten(advantages, batch.mask, Moments.of(advantages, batch.mask))
-    return Steps(
+    return PlayedSteps(
         states=batch.states,
         actions=batch.actions,
         old_logprobs=logprobs,
@@ -224,7 +224,12 @@ def mean(losses: Tensor) -> Tensor:
 
 
 def clipped_updates(
-    model: ActorCritic, steps: Steps, optimizer: torch.optim.Optimizer, settings: Settings, *, clip: float
+    model: ControlModel,
+    steps: PlayedSteps,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+    *,
+    clip: float,
 ) -> None:
     """PPO's epochs. One epoch of one minibatch has ratio 1 throughout, and is A2C; without the value term REINFORCE."""
     for _ in range(settings.epochs):

@@ -11,8 +11,8 @@ from prefloop.errors import InputError
 from prefloop.evaluation.curves import Series
 from prefloop.evaluation.plots import Frame, ReferenceLine, line_chart
 from prefloop.evaluation.wording import with_interval
-from prefloop.studies.actor_critic import ActorCritic, Collector, Settings, clipped_updates, judge
-from prefloop.studies.control_rewards import Person, Rewards
+from prefloop.studies.actor_critic import Collector, ControlModel, Settings, clipped_updates, judge
+from prefloop.studies.control_rewards import Rewards, SimulatedPerson
 from prefloop.studies.control_tasks import CONTROL_TASKS, ControlTask, Filmed
 from prefloop.studies.study import (
     Numbers,
@@ -82,7 +82,7 @@ class Asking:
 
     def __init__(self, settings: ControlSettings, labels: int, way: str, seed: int) -> None:
         self.settings, self.labels, self.way = settings, labels, way
-        self.person = Person(segment=settings.segment, error=settings.error, seed=seed)
+        self.person = SimulatedPerson(segment=settings.segment, error=settings.error, seed=seed)
         self.draw = torch.Generator().manual_seed(seed)
         self.count = 0
         self.known: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -116,7 +116,7 @@ def work(settings: ControlSettings, cell: StudyCell, place: Place) -> Numbers:
     envs = [Filmed(task, told=not labels) for _ in range(usual.environments)]
     collector = Collector(envs, place.seed)
     sizes = (collector.states.shape[1], int(envs[0].action_space.n))
-    model, rewards = ActorCritic(*sizes), Rewards(*sizes, settings.members)
+    model, rewards = ControlModel(*sizes), Rewards(*sizes, settings.members)
     optimizer = torch.optim.Adam(model.parameters(), lr=usual.lr, eps=1e-5)
     asking = Asking(settings, labels, cell.given["way"], place.seed)
     while collector.steps < usual.steps:
@@ -135,7 +135,7 @@ def work(settings: ControlSettings, cell: StudyCell, place: Place) -> Numbers:
     }
 
 
-def evaluate(model: ActorCritic, task: ControlTask, *, seed: int, episodes: int) -> float:
+def evaluate(model: ControlModel, task: ControlTask, *, seed: int, episodes: int) -> float:
     """The task's own mean return of the greedy policy, from fresh starts, in episodes of one length."""
     env = Filmed(task, told=False)
     for episode in range(episodes):

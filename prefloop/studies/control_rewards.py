@@ -11,7 +11,7 @@ from prefloop.losses.reward_model import segments
 from prefloop.studies.control_tasks import Filmed
 
 
-class Person:
+class SimulatedPerson:
     """Compares segments by what is seen in them, and is wrong at a known rate."""
 
     def __init__(self, *, segment: int, error: float, seed: int) -> None:

@@ -15,7 +15,7 @@ from prefloop.evaluation.plots import Frame, line_chart
 from prefloop.evaluation.wording import with_interval
 from prefloop.records import Comparison
 from prefloop.studies import reward_training as training
-from prefloop.studies.reward_training import FILES, Fit, fit_reward
+from prefloop.studies.reward_training import FILES, RewardFit, fit_reward
 from prefloop.studies.study import (
     Numbers,
     Place,
@@ -106,9 +106,9 @@ def start_name(start: str, size: int) -> str:
     return f"{HARMLESS}, {start}, {size or 'all'}"
 
 
-def fit_of(settings: RewardModelsSettings, place: Place) -> Fit:
+def fit_of(settings: RewardModelsSettings, place: Place) -> RewardFit:
     """How a cell trains and measures."""
-    return Fit(
+    return RewardFit(
         seed=place.seed,
         folder=place.folder,
         tokens=settings.tokens,
@@ -172,7 +172,7 @@ def work(settings: RewardModelsSettings, cell: StudyCell, place: Place) -> Numbe
 def by_way(
     way: str,
     settings: RewardModelsSettings,
-    fit: Fit,
+    fit: RewardFit,
     start: str,
     some: Sequence[Comparison],
     test: Sequence[Comparison],

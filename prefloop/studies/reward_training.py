@@ -32,7 +32,7 @@ SHORTER, LONGER = "Prefer the shorter answer.", "Prefer the longer answer."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fit:
+class RewardFit:
     """How everything is trained and measured."""
 
     seed: int
@@ -92,7 +92,7 @@ def cut(model: str, layers: int, out: Path) -> str:
 
 
 def fit_reward(
-    fit: Fit,
+    fit: RewardFit,
     start: str,
     records: Sequence[Comparison],
     name: str,
@@ -119,7 +119,7 @@ def fit_reward(
     return str(reward.train(config))
 
 
-def fit_policy(fit: Fit, start: str, records: Sequence[Comparison], loss: str) -> str:
+def fit_policy(fit: RewardFit, start: str, records: Sequence[Comparison], loss: str) -> str:
     """A policy trained on comparisons by an objective of `prefer`."""
     config = PreferConfig(
         run=fit.run(loss),
@@ -134,7 +134,7 @@ def fit_policy(fit: Fit, start: str, records: Sequence[Comparison], loss: str) -
     return str(prefer.train(config))
 
 
-def fit_chosen(fit: Fit, start: str, records: Sequence[Comparison]) -> str:
+def fit_chosen(fit: RewardFit, start: str, records: Sequence[Comparison]) -> str:
     """A policy trained on the chosen completions by likelihood."""
     shown = [Demonstration(prompt=one.prompt, completion=one.chosen) for one in records]
     config = SFTConfig(
@@ -156,7 +156,7 @@ def flipped(records: Sequence[Comparison], share: float, seed: int) -> list[Comp
     return [one.swap() if draw.random() < share else one for one in records]
 
 
-def filtered(fit: Fit, model: str, records: Sequence[Comparison], least: float) -> list[Comparison]:
+def filtered(fit: RewardFit, model: str, records: Sequence[Comparison], least: float) -> list[Comparison]:
     """Those that a reward model agrees with by at least so much, in standard deviations of its scores."""
     kept = fit.folder / "kept.jsonl"
     filtering.filter_comparisons(
@@ -185,7 +185,9 @@ def about_length(records: Sequence[Comparison], seed: int, *, said: bool) -> lis
     return result
 
 
-def measure(fit: Fit, scorer: str, comparisons: Sequence[Comparison], *, start: str = "") -> dict[str, float]:
+def measure(
+    fit: RewardFit, scorer: str, comparisons: Sequence[Comparison], *, start: str = ""
+) -> dict[str, float]:
     """Accuracy in %, and what length explains of the scores. `start` scores by the mean log-probability of a token, as SimPO does."""
     world = start_world(fit.compute.device)
     tokenizer = load_tokenizer(start or scorer.partition("@")[0])

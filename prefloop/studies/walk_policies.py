@@ -72,7 +72,7 @@ def make_model(folder: Path, *, layers: int, width: int, seed: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class WalksTask:
     """A seed's data and language model, a method's folder, and how long it trains."""
 
     prepared: Path
@@ -114,7 +114,7 @@ class Task:
         return settings | ({"completions_per_prompt": k} if k else {})
 
 
-def run_sft(task: Task) -> Path:
+def run_sft(task: WalksTask) -> Path:
     """Likelihood of the walks, good and bad."""
     return sft.train(
         SFTConfig(
@@ -129,39 +129,39 @@ def run_sft(task: Task) -> Path:
     )
 
 
-def actor_critic(task: Task, name: str) -> dict[str, Any]:
+def actor_critic(task: WalksTask, name: str) -> dict[str, Any]:
     """PPO's settings: 120 walks a step, four epochs, no KL, value coefficient 1.2."""
     critic = CriticSettings(start="shared", coef=1.2, optim=Optim(lr=3e-4, schedule="constant"))
     return {**task.online(name, steps=60, k=6), "epochs": 4, "kl": KL(coef=0.0), "critic": critic}
 
 
-def run_ppo(task: Task) -> Path:
+def run_ppo(task: WalksTask) -> Path:
     return ppo.train(PPOConfig(**actor_critic(task, "ppo")))
 
 
-def run_nlpo(task: Task) -> Path:
+def run_nlpo(task: WalksTask) -> Path:
     return ppo.train(NLPOConfig(**actor_critic(task, "nlpo"), top_p=0.9, mask_every=5))
 
 
-def run_rft(task: Task) -> Path:
+def run_rft(task: WalksTask) -> Path:
     return expert.train(ExpertConfig(**task.online("rft", steps=20, k=16), epochs=2))
 
 
-def run_online_dpo(task: Task) -> Path:
+def run_online_dpo(task: WalksTask) -> Path:
     return online_dpo.train(OnlineDPOConfig(**task.online("online_dpo", steps=60), beta=0.1))
 
 
-def run_nash_md(task: Task) -> Path:
+def run_nash_md(task: WalksTask) -> Path:
     settings = {**task.online("nash_md", steps=120), "reward_model": ""}
     return nash_md.train(NashMDConfig(**settings, preference=PREFERENCE, beta=0.0, mixture=0.25))
 
 
-def run_sppo(task: Task) -> Path:
+def run_sppo(task: WalksTask) -> Path:
     settings = {**task.online("sppo", steps=12, k=5), "reward_model": ""}
     return sppo.train(SPPOConfig(**settings, preference=PREFERENCE, minibatches=6, eta=5.0))
 
 
-def run_ilql(task: Task) -> Path:
+def run_ilql(task: WalksTask) -> Path:
     """The published settings; nothing is walked."""
     return ilql.train(
         ILQLConfig(
@@ -182,7 +182,7 @@ def run_ilql(task: Task) -> Path:
     )
 
 
-METHODS: dict[str, Callable[[Task], Path]] = {
+METHODS: dict[str, Callable[[WalksTask], Path]] = {
     "sft": lambda task: Path(task.model),
     "ppo": run_ppo,
     "rft": run_rft,
@@ -200,7 +200,7 @@ def shorter_wins(prompts: Sequence[Prompt], first: Sequence[str], second: Sequen
     return [0.5 + 0.5 * ((a > b) - (a < b)) for a, b in pairs]
 
 
-def prepare_task(task: Task, *, layers: int, width: int) -> None:
+def prepare_task(task: WalksTask, *, layers: int, width: int) -> None:
     """The walks, their scores, the starts, and a language model of the walks, in the task's folder of prepared files."""
     walks, folder = list(scored_walks()), task.prepared
     clones = [Demonstration(prompt=one.prompt, completion=one.completion) for one in walks]

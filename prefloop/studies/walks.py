@@ -31,7 +31,7 @@ from prefloop.studies.study import (
     all_sure,
     sure,
 )
-from prefloop.studies.walk_policies import CPU, METHODS, SAMPLING, Task, prepare_task
+from prefloop.studies.walk_policies import CPU, METHODS, SAMPLING, WalksTask, prepare_task
 from prefloop.text import decode_completion, encode_prompt, load_tokenizer, stop_token_ids
 
 SFT, PPO, RFT, ILQL = "sft", "ppo", "rft", "ilql"
@@ -64,13 +64,13 @@ def cells(settings: WalksSettings) -> list[StudyCell]:
 
 def prepare(settings: WalksSettings, place: Place) -> None:
     """The walks, and a language model of them."""
-    task = Task(prepared=place.prepared, folder=place.prepared, seed=place.seed, length=settings.length)
+    task = WalksTask(prepared=place.prepared, folder=place.prepared, seed=place.seed, length=settings.length)
     prepare_task(task, layers=settings.layers, width=settings.width)
 
 
 def work(settings: WalksSettings, cell: StudyCell, place: Place) -> Numbers:
     """Train, and measure; the Q-learner at each beta."""
-    task = Task(prepared=place.prepared, folder=place.folder, seed=place.seed, length=settings.length)
+    task = WalksTask(prepared=place.prepared, folder=place.folder, seed=place.seed, length=settings.length)
     final = METHODS[cell.name](task)
     policy, tokenizer = load_policy(str(final), CPU), load_tokenizer(str(final))
     if cell.name != ILQL:

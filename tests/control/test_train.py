@@ -11,8 +11,8 @@ gymnasium = pytest.importorskip("gymnasium")
 
 from examples.control.train import SETTINGS, trust_region_update  # noqa: E402
 from prefloop.studies.actor_critic import (  # noqa: E402
-    ActorCritic,
     Collector,
+    ControlModel,
     Settings,
     Standard,
     clipped_updates,
@@ -47,9 +47,9 @@ def collector(*tasks: Counting) -> Collector:
     return made
 
 
-def model() -> ActorCritic:
+def model() -> ControlModel:
     torch.manual_seed(0)
-    return ActorCritic(2, 2)
+    return ControlModel(2, 2)
 
 
 def test_rows_hold_the_states_that_were_seen():
@@ -127,16 +127,16 @@ def test_without_a_critic_a_cut_is_not_bootstrapped():
 
 
 @pytest.fixture
-def steps() -> tuple[ActorCritic, Any, Settings]:
+def steps() -> tuple[ControlModel, Any, Settings]:
     """Steps of CartPole, judged."""
     torch.manual_seed(0)
     settings = replace(SETTINGS["cartpole", "trpo"], environments=2, batch=100, critic_epochs=1)
-    policy = ActorCritic(4, 2)
+    policy = ControlModel(4, 2)
     batch = Collector([gymnasium.make("CartPole-v1") for _ in range(2)], seed=0).collect(policy, settings)
     return policy, judge(policy, batch, settings, critic=True), settings
 
 
-def test_a_trust_region_step_gains_within_its_bound(steps: tuple[ActorCritic, Any, Settings]):
+def test_a_trust_region_step_gains_within_its_bound(steps: tuple[ControlModel, Any, Settings]):
     policy, judged, settings = steps
     before = [parameter.clone() for parameter in policy.policy.parameters()]
     kl, gain = trust_region_update(policy, judged, torch.optim.Adam(policy.critic.parameters()), settings)
@@ -145,7 +145,7 @@ def test_a_trust_region_step_gains_within_its_bound(steps: tuple[ActorCritic, An
     assert any(not torch.equal(a, b) for a, b in zip(before, policy.policy.parameters(), strict=True))
 
 
-def test_good_actions_become_likelier(steps: tuple[ActorCritic, Any, Settings]):
+def test_good_actions_become_likelier(steps: tuple[ControlModel, Any, Settings]):
     policy, judged, settings = steps
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
     clipped_updates(policy, judged, optimizer, replace(settings, epochs=3), clip=0.2)

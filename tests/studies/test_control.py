@@ -10,7 +10,7 @@ import torch
 from prefloop.configs.study import StudyConfig
 from prefloop.errors import InputError
 from prefloop.studies.control import ONCE, Asking, ControlSettings, cells
-from prefloop.studies.control_rewards import Person, Rewards
+from prefloop.studies.control_rewards import Rewards, SimulatedPerson
 from prefloop.studies.control_tasks import ControlTask, Filmed, Swimmer, drift
 from prefloop.studies.run import study
 
@@ -95,7 +95,7 @@ def test_nothing_pushes_the_swimmer() -> None:
 
 def test_a_person_is_wrong_as_often_as_said_and_equal_segments_are_equal() -> None:
     sums = torch.tensor([[2.0, 1.0]]).repeat(4000, 1)
-    person = Person(segment=2, error=0.1, seed=0)
+    person = SimulatedPerson(segment=2, error=0.1, seed=0)
     assert float((person.compare(sums) == 0).float().mean()) == pytest.approx(0.1, abs=0.02)
     assert set(person.compare(torch.ones(50, 2)).tolist()) == {0.5}
 
@@ -105,14 +105,14 @@ def test_segments_are_of_the_films_and_rewards_are_learned_from_answers() -> Non
     draw = np.random.default_rng(0)
     for _ in range(10):
         play(env, draw.integers(0, 2, 6).tolist())
-    states, actions, sums = Person(segment=2, error=0.0, seed=0).segments([env], 300)
+    states, actions, sums = SimulatedPerson(segment=2, error=0.0, seed=0).segments([env], 300)
     assert states.shape == (300, 2, 2, 1)
     standing = (states.squeeze(-1) + actions < 3).sum(-1)  # the reward is of the state that follows
     assert torch.equal(standing.float(), sums.float())
     torch.manual_seed(0)
     rewards = Rewards(1, 2, 2)
     assert float(rewards(states, actions).abs().sum()) == 0
-    answers = Person(segment=2, error=0.0, seed=0).compare(sums)
+    answers = SimulatedPerson(segment=2, error=0.0, seed=0).compare(sums)
     rewards.fit(states, actions, answers, updates=150, error=0.0, draw=torch.Generator().manual_seed(0))
     better = rewards(states, actions).sum(-1)
     told = sums[:, 0] != sums[:, 1]
