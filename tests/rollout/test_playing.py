@@ -106,7 +106,7 @@ def test_the_row_is_what_training_on_the_conversation_has(environment: Any) -> N
             assert episode.messages[-1].content == "0 left"  # kept as text
     assert [len(row[0].turns) for row in episodes.episodes] == [3, 1]
     assert episodes.ended == [[True, True], [True, True]]
-    assert episodes.versions == [[7, 7], [7, 7]]
+    assert episodes.versions == [[[7] * len(ids) for ids in group.completions] for group in episodes.groups]
 
 
 def test_logprobs_are_the_policys_and_zero_elsewhere() -> None:
