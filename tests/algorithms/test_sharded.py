@@ -59,7 +59,7 @@ def test_sharded_over_machines_equals_one(sharded: Path, unbroken: Callable[[str
 def test_each_process_holds_half_and_layers_stay_fused(name: str, rank: int, sharded: Path) -> None:
     seen = json.loads((sharded / f"{out_of(EQUAL[name])}.0.{rank}.json").read_text())
     assert 0.45 < seen["held"] / seen["all"] < 0.57  # a head of one row is whole on both
-    assert seen["fused"] > 10
+    assert seen["fused"] > 5  # passes of a layer; 0 if it ran as transformers has it
 
 
 def test_resumed_is_equal_to_the_bit(sharded: Path) -> None:
