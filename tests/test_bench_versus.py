@@ -16,7 +16,17 @@ from peft import get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import bench.versus.__main__ as versus
-from bench.versus.cases import SIZES, Conditions, Size, Work, conditions_of, flops
+from bench.versus.cases import (
+    CASES,
+    GIVEN_CASES,
+    OFFLINE,
+    SIZES,
+    Conditions,
+    Size,
+    Work,
+    conditions_of,
+    flops,
+)
 from bench.versus.contender import ROOT, Contender, ContenderError
 from bench.versus.material import make_material
 from prefloop.text import train_tokenizer
@@ -204,6 +214,14 @@ def test_a_published_model_needs_its_folder(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         versus.main(["--only", "dpo-smol"])
     assert "cases of size smol need --model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", [case for case in (*CASES, *GIVEN_CASES) if case.split("-")[0] in OFFLINE])
+def test_one_pass_over_the_records_has_more_steps_than_are_measured(case: str):
+    conditions = conditions_of(case)
+    records = conditions.steps * conditions.pairs * (2 if case.startswith("kto") else 1)
+    warm, measured = 2, 5  # unless told otherwise
+    assert records // conditions.batch_size(case.split("-")[0]) >= warm + measured
 
 
 def test_workers_run_from_the_root_of_the_repository():

@@ -151,7 +151,7 @@ def conditions_of(case: str) -> Conditions:
     return Conditions(
         lora=ADAPTER_RANK if adapter else 0,
         pairs=4,
-        steps=8,
+        steps=16,
         rollouts=16 if stage == "ppo" else ROLLOUTS,
         prompt_tokens=96,
         ppo_epochs=2,
