@@ -46,7 +46,7 @@ from prefloop.text.groups import Group
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from prefloop.models.sharding import Layout
+    from prefloop.models.sharding import Sharding
 
 Role = TypeVar("Role", Policy, RewardModel)
 
@@ -208,11 +208,11 @@ def shard_q_heads(session: Session, heads: QHeads) -> None:
         shard_heads(heads, layout=_layout(session))
 
 
-def _layout(session: Session) -> "Layout":
-    from prefloop.models.sharding import Layout, mesh_of
+def _layout(session: Session) -> "Sharding":
+    from prefloop.models.sharding import Sharding, mesh_of
 
     compute, world = session.compute, session.world
-    return Layout(
+    return Sharding(
         world=world,
         mesh=mesh_of(world, compute.shard),
         dtype=DTYPES[compute.dtype],

@@ -53,7 +53,7 @@ def mesh_of(world: World, kind: str) -> DeviceMesh:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class Sharding:
     """Over which processes models are sharded, and how their parts are kept."""
 
     world: World
@@ -64,7 +64,7 @@ class Layout:
     """Whether the parts are kept in the machine's memory, and not the GPU's."""
 
 
-def shard(*roles: Policy | RewardModel | Critic, layout: Layout) -> None:
+def shard(*roles: Policy | RewardModel | Critic, layout: Sharding) -> None:
     """Shard the models of these roles, which may share one, over processes. Collective: all processes call it.
 
     After everything that adds modules to a model and before an optimiser takes its weights. What does not learn is kept in the layout's type. What learns
@@ -85,7 +85,7 @@ def shard(*roles: Policy | RewardModel | Critic, layout: Layout) -> None:
             _shard(role.model, role.way, whole, layout)
 
 
-def shard_heads(heads: QHeads, *, layout: Layout) -> None:
+def shard_heads(heads: QHeads, *, layout: Sharding) -> None:
     """Shard Q and value heads, in float32, all gathered together while they are read. Collective: all processes call it."""
     root, world = Root(heads), layout.world
     precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -101,7 +101,7 @@ def shard_heads(heads: QHeads, *, layout: Layout) -> None:
 
 
 def _fully_shard(
-    module: nn.Module, layout: Layout, precision: MixedPrecisionPolicy, whole: set[nn.Parameter]
+    module: nn.Module, layout: Sharding, precision: MixedPrecisionPolicy, whole: set[nn.Parameter]
 ) -> None:
     """Shard what of a module is not sharded yet, but for the parameters that stay `whole`."""
     pinned = layout.world.device.type == "cuda"
@@ -125,7 +125,7 @@ def _shard(
     model: PreTrainedModel,
     way: Way,
     heads: set[nn.Parameter],
-    layout: Layout,
+    layout: Sharding,
 ) -> None:
     world, dtype = layout.world, layout.dtype
     kinds = set(getattr(model, "_no_split_modules", None) or ())
