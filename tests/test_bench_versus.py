@@ -210,6 +210,22 @@ def test_each_by_itself_or_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert done == order
 
 
+@pytest.mark.parametrize(
+    ("name", "native", "agrees"),
+    [("TRL tuned", True, True), ("TRL tuned", False, False), ("TRL", True, False)],
+)
+def test_only_products_that_are_rounded_may_give_another_loss(
+    name: str, native: bool, agrees: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(versus, "multiplies_bfloat16", lambda: native)
+    result = {"prefloop": {"first_loss": 0.7188}, name: {"first_loss": 0.7233}}
+    if agrees:
+        versus.check_losses("reward-smol", result)
+    else:
+        with pytest.raises(versus.LossError, match=name):
+            versus.check_losses("reward-smol", result)
+
+
 def test_a_published_model_needs_its_folder(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         versus.main(["--only", "dpo-smol"])

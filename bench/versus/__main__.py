@@ -47,6 +47,8 @@ COARSE, THEIR_COARSE = "prefloop, bfloat16", "TRL tuned, bfloat16"
 the processor would have to emulate it."""
 CONTENDERS = (OURS, INSTALLED, BEST, PACKING, COARSE, THEIR_COARSE)
 LOSS_TOLERANCE = 1e-4
+ROUNDED_TOLERANCE = 1e-2
+"""Of a contender whose float32 products are rounded to bfloat16: "medium" does that where the processor multiplies bfloat16."""
 ANOTHER_LOSS = {
     "orpo": "TRL's likelihood term counts the prompt's tokens too",
     "ppo": "the samples differ",
@@ -152,8 +154,9 @@ def check_losses(case: str, result: Mapping[str, Mapping[str, Any]]) -> None:
     for name, row in result.items():
         if name in (PACKING, COARSE, THEIR_COARSE):  # packing: other records are in its first batch
             continue
+        allowed = ROUNDED_TOLERANCE if name == BEST and multiplies_bfloat16() else LOSS_TOLERANCE
         # What TRL logs is rounded to four places.
-        if abs(row["first_loss"] - round(ours, 4)) > LOSS_TOLERANCE + 1e-9:
+        if abs(row["first_loss"] - round(ours, 4)) > allowed + 1e-9:
             raise LossError(f"the first loss of {name} is {row['first_loss']}, of prefloop {ours}")
 
 
