@@ -1,9 +1,8 @@
 """`prefloop label user` and `prefloop label project`."""
 
-import csv
 import json
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from prefloop.configs.label import (
@@ -141,31 +140,28 @@ def recruit(config: RecruitConfig) -> None:
             studies.create(
                 studio, project.id, config.platform, places=config.places, code=config.code, by=None
             )
+        for number, open in [
+            *((each, False) for each in config.close),
+            *((each, True) for each in config.reopen),
+        ]:
+            studies.change(studio, project.id, number, open=open, by=None)
         found = studies.studies(studio, project.id)
-        came = [
-            {"platform": study.platform} | asdict(each)
-            for study in found
-            for each in studies.participants(studio, study.id)
-        ]
+        came = studies.participants_csv(studio, project.id)
     for study in found:
         print(
-            f"{studies.PLATFORMS[study.platform].title}: {study.started} of {study.places} people came, {study.completed} gave their {study.answers} answers\n"
-            f"    {config.public_url.rstrip('/')}{study.path}"
+            f"{study.id}  {studies.PLATFORMS[study.platform].title}{'' if study.open else ', closed'}: {study.started} of {study.places} people came, "
+            f"{study.completed} gave their {study.answers} answers\n    {config.public_url.rstrip('/')}{study.path}"
         )
     if not found:
         print(f"project {project.settings.name!r} has no study; name a --platform to make one")
     if config.out:
-        columns = ["platform", *(field.name for field in fields(studies.Participant))]
         try:
-            with Path(config.out).open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows(came)
+            Path(config.out).write_text(came, encoding="utf-8", newline="")
         except OSError as error:
             raise InputError(
                 f"out is {config.out}, which cannot be written ({error.strerror}); name another file"
             ) from error
-        print(f"wrote {len(came)} participants to {config.out}")
+        print(f"wrote {sum(study.started for study in found)} participants to {config.out}")
 
 
 def delete_project(config: ProjectDeleteConfig) -> None:

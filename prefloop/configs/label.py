@@ -352,7 +352,7 @@ class ProjectMembersConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecruitConfig:
-    """Make a link by which a recruiting platform sends people to a project; without --platform, show the links of the project and who came."""
+    """Make a link by which a recruiting platform sends people to a project, or close one; without --platform, show the links of the project and who came."""
 
     project: str
     """Project, by name or number."""
@@ -366,6 +366,10 @@ class RecruitConfig:
     """People that the study takes."""
     code: str = ""
     """Completion code, as the platform knows it; drawn if it is empty."""
+    close: tuple[int, ...] = ()
+    """Numbers of links, as listed, that take nobody else. Who came by them continues."""
+    reopen: tuple[int, ...] = ()
+    """Numbers of links that take people again."""
     public_url: str = "http://127.0.0.1:8100"
     """Address at which people reach the studio."""
     out: str = ""
@@ -377,6 +381,8 @@ class RecruitConfig:
             self.platform is not None or not (self.answers or self.code),
             "answers and code are for a new study, but platform is empty; name it, or leave them out",
         )
+        twice = sorted(set(self.close) & set(self.reopen))
+        require(not twice, f"close and reopen both name {', '.join(map(str, twice))}; name it in one only")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -337,6 +337,22 @@ class RemoteProject:
         """Make somebody a member, or give them another role."""
         self._call("PUT", "/members", {"login": login, "role": role})
 
+    def studies(self) -> list[dict[str, Any]]:
+        """Its links for recruiting platforms, and how many came by each."""
+        return self._call("GET", "/studies")
+
+    def recruit(self, platform: str, *, places: int, code: str = "") -> dict[str, Any]:
+        """A link for `prolific` or `mturk` that takes so many people."""
+        return self._call("POST", "/studies", {"platform": platform, "places": places, "code": code})
+
+    def change_study(self, study: int, *, open: bool | None = None, places: int | None = None) -> None:
+        """Close a link, open it again, or let it take more people."""
+        self._call("PATCH", f"/studies/{study}", {"open": open, "places": places})
+
+    def participants(self, study: int) -> list[dict[str, Any]]:
+        """Who came by a link, with the codes of those who are done."""
+        return self._call("GET", f"/studies/{study}/participants")
+
     def people(self) -> list[dict[str, Any]]:
         """Who works in it, and how well, with intervals."""
         return self._call("GET", "/people")

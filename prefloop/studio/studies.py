@@ -4,11 +4,13 @@ The platform's number of a person is all that is known of them. It opens an acco
 somebody's number can continue as them. A study asks for as many answers as the project's quota for each person.
 """
 
+import csv
 import hashlib
+import io
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Literal
 
@@ -74,6 +76,8 @@ class StudyLink:
     platform: PlatformName
     path: str
     """Of the link, with what the platform fills in."""
+    code: str
+    """Completion code; on Mechanical Turk the beginning of each person's."""
     answers: int
     places: int
     started: int
@@ -166,6 +170,7 @@ def studies(studio: Studio, project: int) -> list[StudyLink]:
                 project_name=settings.name,
                 platform=row.platform,  # type: ignore[arg-type]  # as the database checks
                 path=f"/study/{row.token}?{PLATFORMS[row.platform].query}",
+                code=row.code,
                 answers=settings.quota,
                 places=row.places,
                 started=started,
@@ -176,12 +181,12 @@ def studies(studio: Studio, project: int) -> list[StudyLink]:
         ]
 
 
-def participants(studio: Studio, study: int) -> list[Participant]:
-    """Who came by a link, in that order."""
+def participants(studio: Studio, study: int, *, project: int) -> list[Participant]:
+    """Who came by a link of a project, in that order."""
     with studio.read() as session:
         of = session.get(_Study, study)
-        if of is None:
-            raise NotFound("there is no such study")
+        if of is None or of.project_id != project:
+            raise NotFound(f"this project has no study {study}")
         rows = session.execute(
             select(_Participant, models.AnnotatorRow.name)
             .join(_Account, _Account.id == _Participant.account_id)
@@ -199,6 +204,54 @@ def participants(studio: Studio, study: int) -> list[Participant]:
             )
             for row, pseudonym in rows
         ]
+
+
+def participants_csv(studio: Studio, project: int) -> str:
+    """Everybody who came by a project's links, as CSV: platform, number, pseudonym, when they began and finished, code."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, ["platform", *(field.name for field in fields(Participant))])
+    writer.writeheader()
+    for study in studies(studio, project):
+        writer.writerows(
+            {"platform": study.platform} | asdict(each)
+            for each in participants(studio, study.id, project=project)
+        )
+    return file.getvalue()
+
+
+def change(
+    studio: Studio,
+    project: int,
+    study: int,
+    *,
+    open: bool | None = None,
+    places: int | None = None,
+    by: int | None,
+) -> None:
+    """Close a link or open it again, or let it take more people. Who came by it continues in either case.
+
+    Raises `NotFound` for a study that the project does not have, `InputError` for fewer places than people who came.
+    """
+
+    with studio.write() as session:
+        row = session.scalars(
+            select(_Study).where(_Study.id == study, _Study.project_id == project).with_for_update()
+        ).one_or_none()
+        if row is None:
+            raise NotFound(f"this project has no study {study}")
+        if places is not None:
+            came = session.scalar(select(func.count()).where(_Participant.study_id == study)) or 0
+            if not max(came, 1) <= places <= MOST_PLACES:
+                raise InputError(
+                    f"places is {places}; {came} people came already, so it must be {max(came, 1)} to {MOST_PLACES}"
+                )
+            row.places = places
+        if open is not None:
+            row.open = open
+        audit.write(
+            session, now=studio.clock(), annotator=by, action="change study", entity="project", id=project,
+            detail={"study": study, "open": row.open, "places": row.places},
+        )  # fmt: skip
 
 
 def number_in(platform: str, query: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from prefloop.configs.common import Selecting
 from prefloop.data.store import Store
 from prefloop.feedback.datasets import save
-from prefloop.studio import accounts, invitations, items
+from prefloop.studio import accounts, invitations, items, studies
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.items import Wanted
 from prefloop.studio.run_folders import RunFolders
@@ -61,6 +61,9 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
             first_steps = studio.project(projects["practice"]).settings
             studio.change_project(projects["practice"], replace(first_steps, guidelines="# Be *fair*"))
             paths = {kind: f"/label/{id}" for kind, id in projects.items()}
+            best = studio.project(projects["best_worst"]).settings
+            studio.change_project(projects["best_worst"], replace(best, quota=20))
+            studies.create(studio, projects["best_worst"], "prolific", places=50, by=None)
             bea = next(each.pseudonym for each in accounts.people(studio) if each.login == "bea")
             paths |= {
                 "help": paths["pair"],
@@ -68,6 +71,7 @@ def world(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
                 "edit project": f"/admin/projects/{projects['shared']}/edit",
                 "join as": f"/join/{invitations.invite(studio, 'annotator', to=[projects['shared']], uses=9, note='all')}",
                 "members": f"/admin/projects/{projects['shared']}/members",
+                "recruiting": f"/admin/projects/{projects['best_worst']}/recruiting",
                 "annotator": f"/admin/annotators/{bea}",
                 "people at work": f"/admin/projects/{projects['shared']}/people",
                 "read": f"/label/{projects['practice']}",

@@ -19,6 +19,7 @@ PAGES = {
     "/admin/projects/{id}": "See how well",
     "/admin/projects/{id}/edit": "Save",
     "/admin/projects/{id}/members": "Make a link",
+    "/admin/projects/{id}/recruiting": "Set the quota",
     "/admin/projects/{id}/people": "Back to the project",
     "/admin/projects/{id}/items": "Find",
     "/admin/projects/{id}/items/1": "Save",

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from prefloop.cli import main
 from prefloop.data.store import models, studio_models
 from prefloop.errors import InputError
-from prefloop.studio import accounts, erasure, studies
+from prefloop.studio import accounts, erasure, members, studies
 from prefloop.studio.service import Studio
 from prefloop.studio.values import ProjectSettings
 from tests.studio.live import new_page, served, why_no_browser
@@ -73,7 +73,7 @@ def test_in_by_a_number_out_with_the_code_after_the_quota(studio: Studio, projec
         assert answer(browser, project) == 200
     assert answer(browser, project) == 204
     assert 'href="https://app.prolific.com/submissions/complete?cc=CODE1"' in browser.get("/complete").text
-    (ann,) = studies.participants(studio, 1)
+    (ann,) = studies.participants(studio, 1, project=project)
     assert (ann.number, ann.code, ann.completed_at) == (ANN, "CODE1", studio.clock())
     for closed in ("/admin", "/settings", "/history"):
         assert browser.get(closed).status_code == 403
@@ -94,9 +94,13 @@ def test_the_same_person_goes_on_and_a_full_or_closed_study_takes_no_more(
     account = _guests(studio)[0]
     accounts.set_active(studio, account, False, by=None)
     assert "shut out" in come(client_of(studio), path, ANN).text
-    with studio.write() as session:
-        session.scalars(select(studio_models.StudyRow)).one().open = False
+    studies.change(studio, project, 1, open=False, by=None)
     assert come(client_of(studio), path, BEA).status_code == 404
+    assert answer(third, project) == 200  # who came already continues
+    studies.change(studio, project, 1, open=True, places=3, by=None)
+    assert come(client_of(studio), path, CAT).status_code == 303
+    with pytest.raises(InputError, match="places is 2; 3 people came already, so it must be 3 to 100000"):
+        studies.change(studio, project, 1, places=2, by=None)
 
 
 def _guests(studio: Studio) -> list[int]:
@@ -138,7 +142,7 @@ def test_on_mechanical_turk_who_looks_gets_no_account_and_each_has_a_code_of_the
         assert come(browser, path, number, "workerId").status_code == 303
         answer(browser, project)
         codes |= set(re.findall(r"CODE1-[0-9a-f]{8}", browser.get("/complete").text))
-    assert codes == {person.code for person in studies.participants(studio, 1)}
+    assert codes == {person.code for person in studies.participants(studio, 1, project=project)}
     assert len(codes) == 2
 
 
@@ -156,7 +160,7 @@ def test_with_nothing_left_to_ask_the_code_comes_too_and_who_is_paused_gets_none
     come(other, path, BEA)
     answer(other, project)
     boss = Person(studio, "boss", "admin")
-    name = [each.pseudonym for each in studies.participants(studio, 1)][1]
+    name = [each.pseudonym for each in studies.participants(studio, 1, project=project)][1]
     form = {
         "csrf": boss.csrf,
         "annotator": name,
@@ -184,7 +188,7 @@ def test_the_number_is_all_that_is_stored_and_goes_with_the_person(studio: Studi
         names = session.scalars(select(models.AnnotatorRow.name)).all()
     assert not [name for name in names if ANN in name]
     erasure.erase(studio, _guests(studio)[0], by=None)
-    assert studies.participants(studio, 1) == []
+    assert studies.participants(studio, 1, project=project) == []
 
 
 def test_who_is_no_participant_has_no_code_and_settings_that_cannot_work_are_refused(
@@ -232,9 +236,78 @@ def test_the_command_makes_the_link_and_lists_who_came(
     with out.open() as file:
         (row,) = csv.DictReader(file)
     assert (row["platform"], row["number"], row["code"]) == ("prolific", ANN, "CODE9")
+    assert main([*command, "--close", "1"]) == 0
+    assert "1  Prolific, closed: 1 of 100" in capsys.readouterr().out
+    assert come(client_of(studio), found[0], BEA).status_code == 404
+    assert main([*command, "--close", "7"]) != 0
+    assert "this project has no study 7" in capsys.readouterr().err
+    assert main([*command, "--reopen", "1"]) == 0
+    assert come(client_of(studio), found[0], BEA).status_code == 303
+    assert main([*command, "--close", "1", "--reopen", "1"]) != 0
     assert main([*command, "--out", str(tmp_path)]) != 0
     assert main([*command, "--answers", "3"]) != 0
     capsys.readouterr()
+
+
+def test_a_manager_makes_closes_and_pays_a_link_and_nobody_else_may(studio: Studio, project: int) -> None:
+    boss, ann = Person(studio, "boss", "annotator"), Person(studio, "ann")
+    members.set_member(studio, project, "boss", "manager", by=None)
+    members.set_member(studio, project, "ann", "annotator", by=None)
+    path = f"/admin/projects/{project}/recruiting"
+    form = {"csrf": boss.csrf, "platform": "mturk", "places": "1", "code": "HIT1"}
+    assert boss.client.post(path, data=form).status_code == 303
+    shown = boss.client.get(path).text
+    assert "workerId=${workerId}" in shown
+    assert "0 of 1 people came" in shown
+    link = re.findall(r"(/study/[\w-]+)\?", shown)[0]
+    person = client_of(studio)
+    come(person, link, "A1234567890", "workerId")
+    for _ in range(2):
+        answer(person, project)
+    person.get("/complete")
+    (row,) = csv.DictReader(boss.client.get(f"{path}.csv").text.splitlines())
+    assert (row["platform"], row["number"], row["code"][:5]) == ("mturk", "A1234567890", "HIT1-")
+    for given, told in (
+        ({"places": "0"}, "places is 0"),
+        ({"places": "x"}, "places is &#39;x&#39;"),
+        ({"platform": "other"}, "platform is &#39;other&#39;"),
+        ({"study": "1", "places": "200000"}, "must be 1 to 100000"),
+    ):
+        refused = boss.client.post(path, data=form | given)
+        assert (refused.status_code, told in refused.text) == (422, True), given
+    assert boss.client.post(path, data=form | {"csrf": "x"}).status_code == 403
+    change = {"csrf": boss.csrf, "study": "1"}
+    assert boss.client.post(path, data=change | {"do": "close"}).status_code == 303
+    assert come(client_of(studio), link, "A1234567891", "workerId").status_code == 404
+    assert boss.client.post(path, data=change | {"do": "open"}).status_code == 303
+    assert boss.client.post(path, data=change | {"places": "2"}).status_code == 303
+    assert come(client_of(studio), link, "A1234567891", "workerId").status_code == 303
+    assert len(studies.studies(studio, project)) == 1
+    for address in (path, f"{path}.csv"):
+        assert ann.client.get(address).status_code == 403
+    assert ann.client.post(path, data=form | {"csrf": ann.csrf}).status_code == 403
+
+
+def test_the_api_makes_and_changes_links_of_its_project_only(studio: Studio, project: int) -> None:
+    boss = Person(studio, "boss", "admin")
+    other = studio.create_project(ProjectSettings(name="Other", access="members", quota=1)).id
+    made = boss.send("POST", f"/projects/{project}/studies", {"platform": "prolific", "places": 5})
+    assert (made.status_code, made.json()["places"], made.json()["open"]) == (201, 5, True)
+    study = made.json()["id"]
+    change = f"/projects/{project}/studies/{study}"
+    assert boss.send("PATCH", change, {"open": False, "places": 7}).status_code == 204
+    (told,) = boss.send("GET", f"/projects/{project}/studies").json()
+    assert (told["open"], told["places"]) == (False, 7)
+    assert boss.send("GET", f"{change}/participants").json() == []
+    for method, path, body in (
+        ("PATCH", f"/projects/{other}/studies/{study}", {"open": True}),
+        ("GET", f"/projects/{other}/studies/{study}/participants", None),
+    ):
+        assert boss.send(method, path, body).status_code == 404
+    assert boss.send("PATCH", change, {"places": 0}).status_code == 422
+    assert (
+        boss.send("POST", f"/projects/{project}/studies", {"platform": "x", "places": 5}).status_code == 422
+    )
 
 
 @pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "there is a browser")
