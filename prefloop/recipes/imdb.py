@@ -247,9 +247,9 @@ def _grpo(
 
 def _prepare(config: IMDBConfig, data: Path, folder: Path, files: dict[str, str]) -> SentimentJudge:
     """Part the reviews, fit the judge on one part, write the stages' files from the other."""
-    reviews = list(_reviews(config.data))
+    reviews = list(read_reviews(config.data))
     texts = [review.text for review in reviews]
-    groups = _blocks(reviews)
+    groups = blocks_of(reviews)
     settings = SentimentSettings(seed=config.seed, heldout=1 - JUDGE_SHARE)
     open_reviews = [
         (review.origin, plain_review(review.text))
@@ -277,14 +277,16 @@ def _prepare(config: IMDBConfig, data: Path, folder: Path, files: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Review:
+class Review:
+    """A review with its stars."""
+
     origin: str
     text: str
     rating: int
     id: str | None
 
 
-def _reviews(source: str) -> Iterator[_Review]:
+def read_reviews(source: str) -> Iterator[Review]:
     """Every review; `InputError` at the first row without a text or stars."""
     for row in read_rows(source):
         if isinstance(row, BadRow):
@@ -296,10 +298,10 @@ def _reviews(source: str) -> Iterator[_Review]:
             raise InputError(
                 f"{row.origin}: `rating` is {rating!r}; it must be a whole number of stars, 1 to 10"
             )
-        yield _Review(origin=row.origin, text=text, rating=rating, id=None if name is None else str(name))
+        yield Review(origin=row.origin, text=text, rating=rating, id=None if name is None else str(name))
 
 
-def _blocks(reviews: Sequence[_Review]) -> list[str]:
+def blocks_of(reviews: Sequence[Review]) -> list[str]:
     """A name for each review's block: neighbours by the numbers in their ids, which count the reviews of one film together.
 
     Without such ids, neighbours in the file.

@@ -73,6 +73,12 @@ STUDIES: Mapping[str, Known] = {
         study="prefloop.studies.walks:STUDY",
         minutes=4.0,
     ),
+    "rl4lms": Known(
+        summary="RL4LMs' table: PPO, NLPO, A2C and TRPO against supervision on film reviews, what labels buy, and a text-to-text task",
+        study="prefloop.studies.rl4lms:STUDY",
+        minutes=25.0,
+        reads="film reviews with stars, such as the Large Movie Review Dataset's 25,000 for training",
+    ),
     "control": Known(
         summary="CartPole, Acrobot and a swimmer from a simulated person's comparisons: return by number of labels beside the true reward",
         study="prefloop.studies.control:STUDY",

@@ -84,7 +84,7 @@ def _data_of(name: str, data: str) -> str:
     return str(inner) if data and inner.is_dir() else data
 
 
-FOLDERS = {"votes": "alpaca-eval"}
+FOLDERS = {"votes": "alpaca-eval", "rl4lms": "imdb"}
 """Study -> what its data set is called in a folder of data sets."""
 
 
