@@ -36,6 +36,7 @@ from prefloop.models.roles import Policy, scatter_tokens
 from prefloop.rollout import Rollout
 from prefloop.runtime import Metrics, Updater, World
 from prefloop.runtime.pace import in_step
+from prefloop.runtime.sending import bring
 from prefloop.text.groups import Group
 
 HELDOUT_KEYS = 1 << 61
@@ -71,6 +72,7 @@ class Drawing:
 def train(config: DistillContextConfig) -> Path:
     """Train and return the folder of the finished policy."""
     source = read_prompts(config)
+    bring(source.world, config.context_file)
     # The run's settings hold the context itself: a file may change.
     config = replace(config, context=config.context or context_in(config.context_file), context_file="")
     part, heldout = (

@@ -12,7 +12,7 @@ from prefloop.loop.batches import Batches
 from prefloop.loop.inputs import texts
 from prefloop.loop.likelihood import likelihood_metrics, likelihood_step
 from prefloop.loop.provenance import models_read
-from prefloop.loop.reading import Reader, store_of
+from prefloop.loop.reading import Reader, bring_models, store_of
 from prefloop.loop.roles import parameters_of, shard_roles
 from prefloop.loop.session import Session, open_run
 from prefloop.loop.shown import show_completions
@@ -27,6 +27,7 @@ def train(config: PretrainConfig) -> Path:
     """Pretrain and return the folder of the finished model, its tokenizer beside it."""
     world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     train_texts, heldout_texts, read = world.on_main(lambda: texts(config.data))
+    bring_models(world, config.model)
     tokenizer = world.on_main(
         lambda: (
             load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)

@@ -14,7 +14,7 @@ from prefloop import __version__
 from prefloop.addresses import without_passwords
 from prefloop.cli import help as pages
 from prefloop.cli.commands import GROUPS, Command, commands, find, load
-from prefloop.cli.flags import read_flags
+from prefloop.cli.flags import Flags, read_flags
 from prefloop.cli.last_word import repeat_last
 from prefloop.configs.load import load_config
 from prefloop.errors import InputError, PeerLost
@@ -90,11 +90,20 @@ def _dispatch(given: list[str]) -> int:
         )
         return 0
     flags = read_flags(rest, settings, positional=command.positional)
-    config = load_config(settings, flags.config, flags.given)
+    several = os.environ.get("WORLD_SIZE", "1") != "1" and not command.single
+    config = (
+        _of_all_machines(settings, flags) if several else load_config(settings, flags.config, flags.given)
+    )
     if command.single and not _is_main():
         return 0
     _set_up_logging()
     return _finish(command, load(command.work)(config))
+
+
+def _of_all_machines(settings: Any, flags: Flags) -> Any:
+    from prefloop.runtime.starting import settings_of_all  # and with it torch, which a run needs anyway
+
+    return settings_of_all(settings, flags.config, flags.given)
 
 
 def _finish(command: Command, result: Any) -> int:

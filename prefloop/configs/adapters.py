@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefloop.configs.copies import here
 from prefloop.configs.model_names import GGUF, model_name
 from prefloop.errors import InputError
 
@@ -52,9 +53,9 @@ def adapter_of(name: str) -> Adapter | None:
         InputError: The adapter's files are damaged, or its base is not named or not there.
     """
     given, plus, base = (
-        (name, "", "") if Path(name).expanduser().exists() else map(str.strip, name.partition("+"))
+        (name, "", "") if Path(here(name)).expanduser().exists() else map(str.strip, name.partition("+"))
     )
-    folder = Path(given).expanduser()
+    folder = Path(here(given)).expanduser()
     if not folder.exists():
         found = _from_hub(given)
         if found is None:
@@ -87,7 +88,7 @@ def base_named(settings: Mapping[str, Any]) -> str:
     """The base that `adapter_config.json` names, with its revision; empty where it names none."""
     named = str(settings.get("base_model_name_or_path") or "")
     revision = settings.get("revision")  # the base's, as PEFT writes it
-    return f"{named}@{revision}" if revision and not Path(named).exists() else named
+    return f"{named}@{revision}" if revision and not Path(here(named)).exists() else named
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def _base(named: str, folder: Path, given: str) -> str:
     way_out = f"give the base's folder or hub name after a plus sign: {given}+BASE"
     if not named:
         raise InputError(f"{folder / CONFIG} names no base (base_model_name_or_path); {way_out}")
-    path = Path(named).expanduser()
+    path = Path(here(named)).expanduser()
     places = [path] if path.is_absolute() else [path, *(parent / path for parent in folder.resolve().parents)]
     for place in places:
         if place.is_dir() or (place.is_file() and place.suffix == GGUF):

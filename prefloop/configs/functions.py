@@ -13,6 +13,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, cast
 
+from prefloop.configs.copies import here
 from prefloop.errors import InputError
 
 _GIVEN: dict[str, Callable[..., Any]] = {}
@@ -132,7 +133,7 @@ def told(error: BaseException) -> str:
 
 def _import_file(name: str, what: str) -> Any:
     """Import a module by its file's path; its neighbours are found for what it imports."""
-    path = Path(name).expanduser().resolve()
+    path = Path(here(name)).expanduser().resolve()
     if not path.is_file():
         raise InputError(f"{what}: there is no file {path}")
     unique = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

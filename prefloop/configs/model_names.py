@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from prefloop.configs.copies import here
 from prefloop.errors import InputError
 
 GGUF = ".gguf"
@@ -43,6 +44,7 @@ def model_name(given: str) -> ModelName:
     Raises:
         InputError: A revision of something that has none, or a .gguf file without the package that reads it.
     """
+    given = here(given)
     path = Path(given).expanduser()
     if path.is_file() and path.suffix == GGUF:
         _need_gguf(given)
@@ -69,8 +71,8 @@ def model_name(given: str) -> ModelName:
 
 def is_revision(part: str, of: str) -> bool:
     """Whether what stands after an @ is a revision of the model before it, not another model: those are folders or have an owner."""
-    here = Path(of).expanduser().exists() or Path(part).expanduser().exists()
-    return not here and ("/" not in part or part.startswith("refs/"))
+    exists = Path(here(of)).expanduser().exists() or Path(here(part)).expanduser().exists()
+    return not exists and ("/" not in part or part.startswith("refs/"))
 
 
 def _need_gguf(given: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import regex
 
 from prefloop.configs.common import require
+from prefloop.configs.copies import here
 from prefloop.configs.load import load_config
 
 Kind = Literal["exact", "number", "regex", "code"]
@@ -93,10 +94,10 @@ def read_verifier(scorer: str) -> VerifierConfig:
     kind, _, rest = scorer.partition(":")
     if scorer.startswith(FILE):
         require(
-            Path(rest).is_file(),
+            Path(here(rest)).is_file(),
             f"reward_model is {scorer!r}, but there is no file {rest!r}; write the verifier's settings into it: kind and column",
         )
-        return load_config(VerifierConfig, rest)
+        return load_config(VerifierConfig, here(rest))
     require(bool(rest), f"reward_model is {scorer!r}; name the column too, for example {kind}:answer")
     return VerifierConfig(kind=kind, column=rest)  # pyright: ignore[reportArgumentType]
 

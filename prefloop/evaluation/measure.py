@@ -39,7 +39,7 @@ from prefloop.evaluation.text_metrics import check_metrics, references_of
 from prefloop.evaluation.win_rate import WinMatrix
 from prefloop.feedback.utility import find_gold, is_log_odds
 from prefloop.loop import inputs
-from prefloop.loop.reading import Read, another, store_of
+from prefloop.loop.reading import Read, another, bring_models, store_of
 from prefloop.records import Comparison, Demonstration, Prompt
 from prefloop.runtime.environment import environment
 from prefloop.runtime.tune import peak_rss_mb
@@ -65,9 +65,10 @@ class Measurements:
 def measure(config: EvalConfig, world: World) -> Measurements:
     """Read all that is to be measured, then measure policies and reward model. All processes must call it; the first one's result is complete."""
     folders = policies_of(config.policies)
-    models = models_named(tuple(folders.values()), config.reward_model)
+    models = world.on_main(lambda: models_named(tuple(folders.values()), config.reward_model))
     prompts: Found[Prompt] = Found(records=(), data=(), alarms=())
     comparisons: Found[Comparison] = Found(records=(), data=(), alarms=())
+    bring_models(world, *models)
     # All that is to be measured is read before the first model runs.
     if config.comparisons:
         comparisons = _comparisons(config, models, world)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefloop.configs.adapters import CONFIG, adapter_of, base_named, read_object
 from prefloop.configs.common import LoRA
+from prefloop.configs.copies import here
 from prefloop.configs.ppo import PPOConfig
 from prefloop.configs.scorers import scorers_named
 from prefloop.errors import InputError
@@ -330,11 +331,12 @@ def _trunk(model: str, lora: LoRA) -> str:
 def _adapter_of_trunk(name: str, trunk: str) -> Path | None:
     """The folder of the adapter that a reward model is, or was saved with, where it says that it was trained on this trunk."""
     named = adapter_of(name)
-    folder = named.folder if named else Path(name) / ADAPTER
+    folder = named.folder if named else Path(here(name)) / ADAPTER
     if not (folder / CONFIG).exists():
         return None
     base = named.base if named else base_named(read_object(folder / CONFIG))
-    same = base == trunk or (Path(base).exists() and Path(base).resolve() == Path(trunk).resolve())
+    ours, theirs = Path(here(base)), Path(here(trunk))
+    same = base == trunk or (ours.exists() and ours.resolve() == theirs.resolve())
     return folder if same else None
 
 

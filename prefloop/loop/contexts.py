@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from prefloop.configs.copies import here
 from prefloop.errors import InputError
 from prefloop.loop.inputs import Prompts
 from prefloop.text import encode_prompt
@@ -21,7 +22,7 @@ class BothSides:
 def context_in(file: str) -> str:
     """The context. Raises `InputError` if there is none in the file."""
     try:
-        text = Path(file).read_text(encoding="utf-8").strip()
+        text = Path(here(file)).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"context_file is {file!r}, which cannot be read ({error})") from error
     if not text:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from prefloop.configs.copies import here
 from prefloop.configs.judge import SCORER, ScorerConfig
 from prefloop.configs.load import load_config
 from prefloop.errors import InputError
@@ -35,18 +36,18 @@ def is_judge(reward_model: str) -> bool:
 def read_scorer(reward_model: str) -> ScorerConfig:
     """The settings in the file that `judge:FILE` names; paths in it are taken from the current folder. Raises `InputError`."""
     file = reward_model.removeprefix(SCORER)
-    if not Path(file).is_file():
+    if not Path(here(file)).is_file():
         raise InputError(
             f"reward_model is {reward_model!r}, but there is no file {file!r}; write the judge's settings into it, "
             "for example base_url and model, or checkpoint"
         )
-    return load_config(ScorerConfig, file)
+    return load_config(ScorerConfig, here(file))
 
 
 def judge_content(reward_model: str) -> Content:
     """What the judge is asked with, for a run's fingerprint: its settings and its constitution."""
     config = read_scorer(reward_model)
-    digest = hashlib.sha256(Path(reward_model.removeprefix(SCORER)).read_bytes())
+    digest = hashlib.sha256(Path(here(reward_model.removeprefix(SCORER))).read_bytes())
     principles = read_constitution(config.constitution)
     if principles:
         digest.update(repr(principles).encode())

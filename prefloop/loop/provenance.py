@@ -1,6 +1,7 @@
 """A training run's entry in the store: what it read, what it started from, what it made."""
 
 import contextlib
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 from prefloop.configs.adapters import CONFIG
 from prefloop.configs.common import RunSettings
+from prefloop.configs.copies import here
 from prefloop.data.store import Store
 from prefloop.errors import InputError
-from prefloop.loop.reading import Read, store_of
+from prefloop.loop.reading import Read, bring_models, store_of
 from prefloop.models.lora import ADAPTER
 from prefloop.models.weights import weights_sha256
 from prefloop.runtime.checkpoint import Content
@@ -50,12 +52,31 @@ def models_read(world: World, **names: str) -> Models:
         InputError: There is no such model, or it has no safetensors weights.
     """
     given = {role: name for role, name in names.items() if name}
+    bring_models(world, *given.values())
 
     def work() -> dict[str, str]:
         return {name: weights_sha256(name) for name in dict.fromkeys(given.values())}
 
     by_name = world.on_main(work)
+    _check_elsewhere(world, by_name)
     return Models(names=given, sha256={role: by_name[name] for role, name in given.items()})
+
+
+def _check_elsewhere(world: World, main: Mapping[str, str]) -> None:
+    """Machines that do not see process 0's models load them from the hub themselves; `InputError` where one has other weights under that name."""
+    places = world.gather_objects((socket.gethostname(), world.is_leader))
+    if sum(leads for _, leads in places) == 1:
+        return
+
+    def check() -> None:
+        for name, weights in main.items() if world.is_leader and not world.is_main else ():
+            if not Path(here(name)).expanduser().exists() and weights_sha256(name) != weights:
+                raise InputError(
+                    f"model {name!r} has other weights on {places[world.rank][0]} (process {world.rank}) than on {places[0][0]} (process 0); "
+                    "name its revision (NAME@REVISION), or give a folder"
+                )
+
+    world.together(check)
 
 
 class RunRecord:

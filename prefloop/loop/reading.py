@@ -7,7 +7,10 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from prefloop.configs.adapters import adapter_of, base_named
 from prefloop.configs.common import STORE, Compute, Data, RunSettings, in_store, require_selects
+from prefloop.configs.copies import here, keep_copy
+from prefloop.configs.model_names import model_name
 from prefloop.data import (
     content_hash,
     has_splits,
@@ -18,7 +21,9 @@ from prefloop.data.store import Source, Store
 from prefloop.data.store.values import DatasetVersion, ExportKind
 from prefloop.errors import InputError
 from prefloop.feedback.datasets import take
+from prefloop.models.weights import check_name
 from prefloop.runtime.checkpoint import Content
+from prefloop.runtime.sending import bring
 from prefloop.runtime.world import World, start_world
 from prefloop.text import load_tokenizer
 from prefloop.text.encode import Tally
@@ -74,8 +79,39 @@ class Reader:
 def open_reader(run: RunSettings, compute: Compute, model: str) -> Reader:
     """The processes, the tokenizer of this model, and the project's store."""
     world = start_world(compute.device, wait_minutes=compute.wait_minutes)
+    bring_models(world, model)
     tokenizer = load_tokenizer(model, trust_remote_code=compute.trust_remote_code)
     return Reader(tokenizer=tokenizer, store=store_of(run.out, run.store), world=world)
+
+
+def bring_models(world: World, *names: str) -> None:
+    """See to it that every machine has the models of these names that are folders or files of process 0; of adapters their bases too.
+
+    Collective: all processes call it. A hub model is left to each machine. Raises `InputError` where there is no such model, or no room for a copy.
+    """
+    if world.size == 1:
+        return
+    found = world.on_main(lambda: [place for name in names if name for place in _places(name)])
+    bring(world, *(path for path, _ in found))
+    for path, alias in found:
+        if alias and here(path) != path:
+            keep_copy(alias, Path(here(path)))
+
+
+def _places(name: str) -> list[tuple[str, str]]:
+    """Where a model's files are, and by what other name an adapter's settings call its base."""
+    adapter = adapter_of(name)
+    if adapter is not None:
+        folder = str(adapter.folder)
+        base = [
+            (path, base_named(adapter.settings) if path == adapter.base else alias)
+            for path, alias in _places(adapter.base)
+        ]
+        given = name if Path(name).expanduser().exists() else name.partition("+")[0].strip()
+        return [(given if Path(given).expanduser().exists() else folder, ""), *base]
+    check_name(name)
+    place = model_name(name)
+    return [(name if place.gguf else place.source, "")] if Path(place.source).expanduser().exists() else []
 
 
 def another(data: Data, source: str) -> Data:

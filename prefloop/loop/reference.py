@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from prefloop.configs.copies import here
 from prefloop.configs.prefer import PreferConfig
 from prefloop.loop.provenance import START
 from prefloop.loop.roles import frozen_twin, open_reference
@@ -23,6 +24,7 @@ from prefloop.models.quantize import is_quantised
 from prefloop.models.roles import BASE, Policy
 from prefloop.rollout.scoring import token_logprobs
 from prefloop.runtime import World
+from prefloop.runtime.sending import bring
 from prefloop.text.groups import Group
 
 log = logging.getLogger(__name__)
@@ -132,7 +134,8 @@ def reference_tokens(
     file = cache / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     if world.on_main(lambda: _usable(file)):
         log.info("reference log-probabilities: read from %s", file)
-        return load_file(file)[LOGPROBS]
+        bring(world, str(file))
+        return load_file(here(str(file)))[LOGPROBS]
     result = token_logprobs(policy, groups, tokens=tokens, world=world)
 
     def write() -> None:

@@ -5,9 +5,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+from prefloop.configs.judge import SCORER
 from prefloop.configs.ppo import ScoreShaping
 from prefloop.configs.scorers import Combining, scorers_named
-from prefloop.configs.verifiers import is_verifier, read_verifier
+from prefloop.configs.verifiers import FILE, is_verifier, read_verifier
 from prefloop.loop.adaptive import ScoreShaper
 from prefloop.loop.judge_scorer import JudgeScorer, is_judge, judge_content, read_scorer
 from prefloop.loop.provenance import Models, models_read
@@ -19,6 +20,7 @@ from prefloop.rollout.reward_scorers import EnsembleScorer, OnlineScorer, Rollou
 from prefloop.rollout.scorers import Scorer, checked
 from prefloop.runtime import World
 from prefloop.runtime.checkpoint import Content
+from prefloop.runtime.sending import bring
 
 
 def scorer_roles(reward_model: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -45,13 +47,25 @@ def scorer_roles(reward_model: str) -> tuple[dict[str, str], dict[str, str]]:
 
 def models_of(world: World, *, model: str, reward_model: str, reference: str = "") -> Models:
     """The models that a run reads, hashed once; a Python function that scores is none, a judge on this machine is one."""
-    names, judges = scorer_roles(reward_model)
+    bring(world, *_files_of(reward_model))
+    names, judges = world.on_main(lambda: scorer_roles(reward_model))
+    constitutions = world.on_main(
+        lambda: [read_scorer(name).constitution for name in judges.values() if is_judge(name)]
+    )
+    bring(world, *constitutions)
     read = models_read(world, model=model, reference=reference, **names)
     contents = {
         role: verifier_content(name) if is_verifier(name) else judge_content(name)
         for role, name in judges.items()
     }
     return replace(read, others=contents)
+
+
+def _files_of(reward_model: str) -> list[str]:
+    """Files of settings that scorers are named by."""
+    kinds = (SCORER, FILE)
+    named = [part.strip() for part in reward_model.split(",")]
+    return [name.removeprefix(kind) for name in named for kind in kinds if name.startswith(kind)]
 
 
 def verifier_content(name: str) -> Content:

@@ -177,7 +177,7 @@ def save_weights(
             file.unlink()
     own = model.state_dict() if weights is None else weights
     tied = {key.replace(".base_layer.", ".") for key in _tied(model)}
-    write_model({key: value for key, value in own.items() if key not in tied}, folder, main=world.is_main)
+    write_model({key: value for key, value in own.items() if key not in tied}, folder, world)
 
 
 def save_tensors(module: nn.Module, file: Path) -> None:
@@ -186,10 +186,9 @@ def save_tensors(module: nn.Module, file: Path) -> None:
     if dealt is None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
         return
-    main = Path(dealt.world.broadcast_object(str(file)))
-    write_model(tensors, main.parent, main=dealt.world.is_main, file_bytes=sys.maxsize)
+    write_model(tensors, file.parent, dealt.world, file_bytes=sys.maxsize)
     if dealt.world.is_main:
-        (main.parent / "model.safetensors").rename(main)
+        (file.parent / "model.safetensors").rename(file)
 
 
 def _tied(model: nn.Module) -> set[str]:

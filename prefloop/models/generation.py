@@ -68,7 +68,7 @@ def save_model(
     if dealt is None:
         model.save_pretrained(folder, state_dict=weights)
     else:
-        save_weights(model, weights, Path(dealt.world.broadcast_object(str(folder))), dealt.world)
+        save_weights(model, weights, folder, dealt.world)
     tokenizer.save_pretrained(folder)
 
 

@@ -43,7 +43,7 @@ from prefloop.runtime.environment import environment
 from prefloop.runtime.files import writing
 from prefloop.runtime.folder import withdraw
 from prefloop.runtime.interrupt import Interrupted
-from prefloop.runtime.run import program
+from prefloop.runtime.machines import command
 
 ANNOTATOR = "simulated"
 _MAY_DIFFER = ("out", "eval_prompts", "compute.")
@@ -72,7 +72,7 @@ def run_recipe(config: LoopSettings) -> Path:
     except KeyboardInterrupt as stop:
         # A stage would say how to resume itself; here the recipe resumes it.
         what = str(stop).partition("; resume with: ")[0] or "stopped"
-        again = f"{program(world)} run {plan.recipe} --config {shlex.quote(str(project / SETTINGS))} --resume"
+        again = command(world, f"run {plan.recipe} --config {shlex.quote(str(project / SETTINGS))} --resume")
         raise Interrupted(f"{what}; resume with: {again}") from stop
 
 

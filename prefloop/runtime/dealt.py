@@ -16,12 +16,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from prefloop.runtime.sending import filling
+from prefloop.runtime.world import World
+
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 # PyTorch's modules are imported where they are used: a run that shards nothing does not wait for them.
 
 
+_PARTS = "sharded"
+"""Where a writer that puts parts together looks for them."""
 FILE_BYTES = 5 * 10**9
 """Of a model's file, unless one tensor is larger."""
 
@@ -83,21 +88,22 @@ def clip(tensors: Sequence[Tensor], limit: float, norm: Tensor) -> None:
             here(tensor.grad).mul_(limit / (norm + 1e-6))
 
 
-def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors, each process its parts. Collective: all processes call it."""
+def write(tensors: Mapping[str, Tensor], folder: Path, world: World) -> None:
+    """Write tensors into process 0's folder, each process its parts. Collective: all processes call it."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    with _quiet():
-        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with filling(world, folder) as place, _quiet():
+        writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
         save(dict(tensors), storage_writer=writer)
 
 
 def write_model(
-    tensors: Mapping[str, Tensor], folder: Path, *, main: bool, file_bytes: int = FILE_BYTES
+    tensors: Mapping[str, Tensor], folder: Path, world: World, *, file_bytes: int = FILE_BYTES
 ) -> None:
-    """The same, put together to files of whole tensors, as models are published. All processes together; `main` on one of them."""
+    """The same, put together to files of whole tensors by process 0, as models are published. Collective: all processes call it."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.metadata import Metadata
     from torch.distributed.checkpoint.state_dict_saver import save
 
     files: dict[str, int] = {}
@@ -107,16 +113,23 @@ def write_model(
         if size > room and room < file_bytes:
             number, room = number + 1, file_bytes
         files[name], room = number, room - size
-    with _quiet():
+    with filling(world, folder) as place, _quiet():
+        writer = HuggingFaceStorageWriter(
+            str(place / _PARTS), fqn_to_index_mapping=files, save_distributed=True
+        )
+        save(dict(tensors), storage_writer=writer)
+
+    def put_together() -> None:
         writer = HuggingFaceStorageWriter(
             str(folder), fqn_to_index_mapping=files, save_distributed=True, enable_consolidation=True
         )
-        save(dict(tensors), storage_writer=writer)
-    if main:
-        shutil.rmtree(folder / "sharded")
+        writer.finish(Metadata({}), [])
+        shutil.rmtree(folder / _PARTS)
         if number == 1:
             (folder / "model-00001-of-00001.safetensors").rename(folder / "model.safetensors")
             (folder / "model.safetensors.index.json").unlink()
+
+    world.on_main(put_together)
 
 
 def restore(saved: Mapping[str, Tensor | Stored], into: Mapping[str, Tensor]) -> None:

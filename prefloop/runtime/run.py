@@ -18,7 +18,6 @@
 
 import dataclasses
 import json
-import os
 import shlex
 import tempfile
 import time
@@ -31,7 +30,7 @@ from typing import Any
 
 from prefloop.addresses import without_passwords
 from prefloop.configs.common import RunSettings
-from prefloop.configs.launch import MEETING_PORT
+from prefloop.configs.copies import here
 from prefloop.errors import EngineLost, InputError, PeerLost
 from prefloop.runtime.checkpoint import Checkpoints, Content, compare_fingerprints, replace_folder
 from prefloop.runtime.environment import flatten
@@ -40,9 +39,11 @@ from prefloop.runtime.folder import RESUME_DIR, claim, contents, describe, publi
 from prefloop.runtime.heap import Heap, keeps_freed_memory
 from prefloop.runtime.interrupt import Interrupted, StopSignal
 from prefloop.runtime.journal import Journal
+from prefloop.runtime.machines import check_settings, command, describe_machines
 from prefloop.runtime.manifest import check_finite, check_folder
 from prefloop.runtime.pace import changes, pace
 from prefloop.runtime.progress import Progress
+from prefloop.runtime.sending import bring, take_notes
 from prefloop.runtime.state import (
     StateTree,
     load_state,
@@ -201,12 +202,14 @@ class Run:
             "total_steps": total_steps,
             **flatten(without_passwords(dataclasses.asdict(config))),
         }
+        check_settings(world, own)
         hashes = {key: content.sha256 for key, content in (reads or {}).items()}
         before = contents(folder)
         with ExitStack() as stack:
             lock = world.together(lambda: claim(folder, resume=settings.resume) if world.is_main else None)
             if lock is not None:
                 stack.callback(lock.close)
+            described = describe_machines(world, folder)
             source, changes = _find_checkpoint(settings, own, reads or {}, world)
             start = source[1]["step"] if source else 0
             journal = world.together(lambda: _begin(settings, config, start) if world.is_main else None)
@@ -222,8 +225,8 @@ class Run:
                 opened=_Opened(source=source, journal=journal, before=before, resources=stack.pop_all()),
             )
         run.say(f"{stage}: {tune(settings.tune)}")
-        for change in changes:
-            run.say(change)
+        for line in (*described, *take_notes(), *changes):
+            run.say(line)
         run._say_where_it_starts()
         seed_everything(settings.seed)
         return run
@@ -393,7 +396,7 @@ class Run:
             save(folder)
             save_state(tree, folder / RESUME_DIR)
             if pace() is not None:
-                save_dealt(tree, Path(self.world.broadcast_object(str(folder))) / RESUME_DIR)
+                save_dealt(tree, folder / RESUME_DIR, self.world)
 
         if self._journal is not None:
             self._journal.flush()
@@ -442,7 +445,7 @@ class Run:
     def resume_command(self) -> str:
         """The command that resumes this run."""
         settings = shlex.quote(str(self.folder / "config.yaml"))
-        return f"{program(self.world)} {self.stage} --config {settings} --run.resume true"
+        return command(self.world, f"{self.stage} --config {settings} --run.resume true")
 
     def _seconds(self) -> float:
         before = self._source[1]["seconds"] if self._source else 0.0
@@ -485,18 +488,6 @@ class Run:
             write_whole(self.folder / "summary.json", json.dumps(null_for_nan(summary), indent=1) + "\n")
 
 
-def program(world: World) -> str:
-    """How prefloop was started, for a command that is shown. With several nodes it is typed on each of them."""
-    if world.size == 1:
-        return "prefloop"
-    here = os.environ.get("LOCAL_WORLD_SIZE", world.size)
-    nodes = os.environ.get("GROUP_WORLD_SIZE", "1")
-    meeting = ""
-    if nodes != "1":
-        meeting = f"--nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint {os.environ['MASTER_ADDR']}:{MEETING_PORT} "
-    return f"torchrun {meeting}--nproc-per-node {here} -m prefloop"
-
-
 def null_for_nan(value: Any) -> Any:
     """JSON types with NaN and infinities, which JSON does not have, as None."""
     if isinstance(value, Mapping):
@@ -521,7 +512,9 @@ def _find_checkpoint(
     # Before anything of it is read: a checkpoint whose bytes have changed is not what the run left.
     way_out = f"restore it, or remove {folder} to resume from an earlier checkpoint"
     checked = world.on_main(lambda: check_folder(folder, way_out=way_out))
-    saved: StateTree = world.together(lambda: load_state(folder / RESUME_DIR))
+    bring(world, str(folder))
+    copy = Path(here(str(folder)))
+    saved: StateTree = world.together(lambda: load_state(copy / RESUME_DIR))
     changes = compare_fingerprints(saved["fingerprint"], own, may_differ=_MAY_DIFFER, reads=reads)
     if step > own["total_steps"]:
         raise InputError(
@@ -537,7 +530,7 @@ def _find_checkpoint(
         changed.append(
             f"{folder} was written before checkpoints had a manifest, so its files could not be checked"
         )
-    return (folder, saved), changed
+    return (copy, saved), changed
 
 
 def _begin(settings: RunSettings, config: Any, start: int) -> Journal:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from prefloop.errors import InputError
 from prefloop.runtime.dealt import Stored, is_dealt, write
+from prefloop.runtime.world import World
 
 StateTree: TypeAlias = Any
 """A tree as the module describes it; Python's types cannot say "nested" without making every reader cast."""
@@ -40,12 +41,12 @@ def save_state(tree: StateTree, folder: Path) -> None:
     (folder / _JSON).write_text(text, encoding="utf-8")
 
 
-def save_dealt(tree: StateTree, folder: Path) -> None:
-    """Write the tensors of `tree` that are sharded over the processes, beside what `save_state` writes. Collective; does nothing if there is none."""
+def save_dealt(tree: StateTree, folder: Path, world: World) -> None:
+    """Write the tensors of `tree` that are sharded over the processes, beside what `save_state` writes on process 0. Collective; does nothing if there is none."""
     encoder = _Encoder()
     encoder.encode(tree, "")
     if encoder.dealt:
-        write(encoder.dealt, folder / _DEALT)
+        write(encoder.dealt, folder / _DEALT, world)
 
 
 def load_state(folder: Path) -> StateTree:

@@ -26,6 +26,7 @@ from prefloop.runtime.optim import (
     set_learning_rates,
 )
 from prefloop.runtime.pace import settle, tell_backward
+from prefloop.runtime.sending import filling
 from prefloop.runtime.state import StateTree, random_state, save_dealt, save_state
 from prefloop.runtime.world import World, naming_peers
 
@@ -216,17 +217,18 @@ class Updater:
         # Skipped steps change no weight, so these are the weights of every dump in this row.
         weights = dict(zip(self._names, self._masters, strict=True)) if last else {}
 
-        def dump() -> None:
+        def dump(place: Path) -> None:
             with writing(folder, way_out="make room, then resume with --run.resume true"):
                 batch = {"batch": replay(), "random": random_state(self._world.device)}
-                save_state(batch, folder / f"rank-{self._world.rank}")
+                save_state(batch, place / f"rank-{self._world.rank}")
                 if self._world.is_main:
                     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
                     if weights:
                         save_state(weights, folder / "weights")
 
-        self._world.together(dump)
-        save_dealt(weights, folder / "weights")
+        with filling(self._world, folder) as place:
+            self._world.together(lambda: dump(place))
+        save_dealt(weights, folder / "weights", self._world)
 
     def pull_back(self, start: Mapping[str, Tensor], *, by: float) -> float:
         """Move every weight `by` towards where it was in `start` (by `group/parameter`), and no further.

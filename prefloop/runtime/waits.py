@@ -5,11 +5,14 @@ processes that are waiting too are known by it, and the others are the missing o
 """
 
 import contextlib
+import json
+import os
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TypeVar
 
@@ -17,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from prefloop.errors import PeerLost
+from prefloop.runtime.machines import Peer, launcher
 
 T = TypeVar("T")
 
@@ -118,8 +122,8 @@ class Waits:
         return int(self._store.get(key)) if self._store.check([key]) else 0
 
 
-def meet(minutes: float) -> tuple[Store, int, list[str]]:
-    """The store that the processes share, this one's rank and the machines of all by rank, once all have come.
+def meet(minutes: float) -> tuple[Store, int, list[Peer]]:
+    """The store that the processes share, this one's rank and what all say of themselves, by rank, once all have come.
 
     Raises:
         PeerLost: Some did not come in time; names them.
@@ -137,18 +141,25 @@ def meet(minutes: float) -> tuple[Store, int, list[str]]:
         ) from error
     store.set_timeout(patience)
     shared = PrefixStore("prefloop", store)
-    shared.set(f"here/{rank}", socket.gethostname())
+    leads = rank == 0 or os.environ.get("LOCAL_RANK", "0") == "0"
+    several = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    own = Peer(host=socket.gethostname(), leads=leads, launcher=launcher() if leads and several else "")
+    shared.set(f"here/{rank}", json.dumps(asdict(own)))
     end = time.monotonic() + patience.total_seconds()
     while missing := [other for other in range(size) if not shared.check([f"here/{other}"])]:
         if time.monotonic() > end:
-            came = {shared.get(f"here/{r}").decode() for r in range(size) if r not in missing}
+            came = {_peer(shared, other).host for other in range(size) if other not in missing}
             where = f"; the others are on {', '.join(sorted(came))}" if len(came) > 1 else ""
             raise PeerLost(
                 f"{_named(missing)} of {size} did not come within {minutes:g} minutes (compute.wait_minutes){where}; start them all, and together",
                 speaks=min(set(range(size)) - set(missing)) == rank,
             )
         time.sleep(0.05)
-    return store, rank, [shared.get(f"here/{other}").decode() for other in range(size)]
+    return store, rank, [_peer(shared, other) for other in range(size)]
+
+
+def _peer(store: Store, rank: int) -> Peer:
+    return Peer(**json.loads(store.get(f"here/{rank}")))
 
 
 _SPOKEN = "spoken"

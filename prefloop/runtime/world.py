@@ -15,9 +15,10 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from prefloop.errors import InputError
+from prefloop.runtime.machines import Peer
 from prefloop.runtime.waits import Waits, guarded, meet
 
 # torch.distributed.nn keeps the process group that exists when it is first imported, as a default argument. Imported later (by the first
@@ -37,13 +38,18 @@ weights lie wherever there is room."""
 
 _waits: Waits | None = None
 """Of this process's group; the stages of a recipe share it."""
+_peers: list[Peer] = []
+"""The processes of the group, by rank."""
+_met: tuple[Store, int, list[Peer]] | None = None
+"""Where the processes met before they had settings."""
 
 
 class World:
     """This process among its peers: `rank` of `size`, computing on `device`. `start_world` makes it."""
 
-    def __init__(self, *, rank: int, size: int, device: torch.device) -> None:
+    def __init__(self, *, rank: int, size: int, device: torch.device, peers: Sequence[Peer] = ()) -> None:
         self.rank = rank
+        self.peers = peers
         self.size = size
         self.device = device
 
@@ -51,6 +57,15 @@ class World:
     def is_main(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this is the first process of its machine. The processes of a machine have ranks one after the other."""
+        return not self.peers or self.peers[self.rank].leads
+
+    def host(self, rank: int) -> str:
+        """The name of the machine that a process is on."""
+        return self.peers[rank].host
 
     def say(self, text: str) -> None:
         """Print a line, on the first process."""
@@ -94,6 +109,11 @@ class World:
         box = [item]
         _wait(lambda: dist.broadcast_object_list(box, src=0))
         return box[0]
+
+    def broadcast_tensor(self, tensor: Tensor, *, source: int) -> None:
+        """Give all processes what process `source` has in `tensor`, in place. All pass one of the same shape and type, on the CPU."""
+        if self.size > 1:
+            _wait(lambda: dist.broadcast(tensor, src=source))
 
     def numbers_from(self, rank: int, numbers: Sequence[int]) -> list[int]:
         """The numbers that this process hands in, on every process. All hand in equally many."""
@@ -222,6 +242,28 @@ def naming_peers(work: Callable[[], T]) -> T:
     return _wait(work)
 
 
+def meet_early(minutes: float, *, votes: int) -> tuple[Store, int, list[Peer]]:
+    """Meet the other processes before `start_world`: the store they share, this one's rank, and all by rank.
+
+    `votes` says how much of what the run reads this process sees. The machine that sees most comes first: its first process has rank 0 from now
+    on, in RANK too, and reads and writes for all. torchrun numbers machines by their names, and the run's files may be on any.
+
+    Raises:
+        PeerLost: Another process did not come in time.
+    """
+    global _met
+    _check_environment(_environment("WORLD_SIZE", 1))
+    store, rank, peers = meet(minutes)
+    shared = PrefixStore("prefloop-votes", store)
+    shared.set(str(rank), str(votes))
+    counts = [int(shared.get(str(other))) if peer.leads else -1 for other, peer in enumerate(peers)]
+    first = counts.index(max(counts))
+    rank, peers = (rank - first) % len(peers), [*peers[first:], *peers[:first]]
+    os.environ["RANK"] = str(rank)
+    _met = store, rank, peers
+    return _met
+
+
 def start_world(
     device: Literal["auto", "cpu", "cuda"] = "auto", *, wait_minutes: float = WAIT_MINUTES
 ) -> World:
@@ -235,29 +277,33 @@ def start_world(
         InputError: There is no GPU to take, or torchrun's environment is incomplete.
         PeerLost: Another process did not come in time.
     """
-    global _waits
+    global _waits, _peers
     os.environ.setdefault(*_PRODUCTS)  # read at the first product
     size = _environment("WORLD_SIZE", 1)
     local_rank = _environment("LOCAL_RANK", 0)
     place = _device(device, local_rank)
     if size == 1:
         return World(rank=0, size=1, device=place)
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        if name not in os.environ:
-            raise InputError(
-                f"WORLD_SIZE is {size} but {name} is not set; start several processes with torchrun"
-            )
+    _check_environment(size)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     # gloo beside nccl: numbers and objects that live on the CPU travel too
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
     if not dist.is_initialized():  # a recipe's stages follow one another in the same processes
-        store, rank, hosts = meet(wait_minutes)
-        dist.init_process_group(
-            backend, store=store, rank=rank, world_size=len(hosts), timeout=timedelta(minutes=wait_minutes)
-        )
+        store, rank, _peers = _met or meet(wait_minutes)
+        patience, hosts = timedelta(minutes=wait_minutes), [peer.host for peer in _peers]
+        store.set_timeout(patience)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=len(hosts), timeout=patience)
         _waits = Waits(PrefixStore("prefloop", store), rank=rank, hosts=hosts, minutes=wait_minutes)
-    return World(rank=dist.get_rank(), size=dist.get_world_size(), device=place)
+    return World(rank=dist.get_rank(), size=dist.get_world_size(), device=place, peers=_peers)
+
+
+def _check_environment(size: int) -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise InputError(
+                f"WORLD_SIZE is {size} but {name} is not set; start several processes with torchrun"
+            )
 
 
 def _device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:

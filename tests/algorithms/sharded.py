@@ -34,6 +34,7 @@ from tests.algorithms.small import (
     train,
     weights_of,
 )
+from tests.runtime.namespaces import hide
 from tests.runtime.processes import environment, free_port
 from tests.runtime.trials import ended, fork
 
@@ -59,7 +60,7 @@ class Job:
     sizes: tuple[int, ...]
     shard: str
     how: str = ""
-    """`recompute` for gradient checkpointing, `bfloat16` for that with bfloat16, `offload` for parts kept in the machine's memory."""
+    """`apart` for machines of which only the first one has the project's folder, `recompute` for gradient checkpointing, `bfloat16` for that with bfloat16, `offload` for parts kept in the machine's memory."""
     steps: int = 0
     """Steps or more; 0 leaves the stage's own."""
 
@@ -101,6 +102,10 @@ def work(job: Job, part: int, rank: int, port: int, project: Path) -> None:
     """What one process does of one part of a job; the last part ends the run."""
     size = job.sizes[part]
     os.environ.update(environment(rank, size, port))
+    if job.how == "apart":  # machines of one process; only the first one has the project's folder
+        os.environ.update(LOCAL_WORLD_SIZE="1", LOCAL_RANK="0", GROUP_WORLD_SIZE="2")
+        if rank:
+            hide(project)
     if job.shard == "hybrid":  # machines of two processes
         os.environ.update(LOCAL_WORLD_SIZE="2", LOCAL_RANK=str(rank % 2))
     torch.set_num_threads(1)

@@ -1,6 +1,7 @@
 """Sharded models learn what one process would, though processes have different numbers of micro-batches; and their checkpoints go on exactly."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from prefloop.errors import InputError
 from tests.algorithms.online_stages import NOISY
 from tests.algorithms.sharded import out_of
 from tests.algorithms.small import CPU, assert_close, assert_same, weights_of
+from tests.runtime.namespaces import why_not
 from tests.runtime.processes import ROOT
 
 EQUAL = {
@@ -29,6 +31,13 @@ EQUAL = {
     "ilql": "ilql:2:full",
 }
 """The others are in `make scale-test`."""
+APART = {
+    "sft": "sft:2,2:full:apart",
+    "dpo": "dpo:2:none:apart",
+    "ppo_lora": "ppo_lora:2:full:apart",
+    "grpo": "grpo:2:none:apart",
+}
+"""On two machines, of which the second does not have the folder: a resumed run, a cache, adapters with their base, a reward model."""
 WHOLE, RESUMED = "reward:2:full:bfloat16", "reward:2,2:full:bfloat16"
 CHANGED, HYBRID = "sft:2,1,3:full", "sft:4:hybrid"
 
@@ -48,6 +57,30 @@ def test_sharded_over_two_processes_equals_one(
     name: str, sharded: Path, unbroken: Callable[[str], Path]
 ) -> None:
     assert_close(sharded / out_of(EQUAL[name]), unbroken(name), tolerance=1e-3 if name in NOISY else 1e-5)
+
+
+@pytest.fixture(scope="module")
+def apart(project: Path) -> Path:
+    """The project, after these jobs have run in it on two machines."""
+    fault = why_not(project)
+    if fault:
+        pytest.skip(f"no folder can be hidden from a process here: {fault}")
+    command = [sys.executable, "-m", "tests.algorithms.sharded", str(project), *APART.values()]
+    done = subprocess.run(command, cwd=ROOT, timeout=900, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_machine_without_the_folder_takes_part(
+    name: str, apart: Path, unbroken: Callable[[str], Path]
+) -> None:
+    out = apart / out_of(APART[name])
+    assert_close(out, unbroken(name))
+    log = (out / "log.txt").read_text()
+    assert "2 machines (" in log
+    assert "the run's folder is not seen on " in log
+    assert re.search(r"as it is here: process 0 sent it, [0-9.]+ MB", log)
 
 
 def test_sharded_over_machines_equals_one(sharded: Path, unbroken: Callable[[str], Path]) -> None:

@@ -228,14 +228,14 @@ def test_the_command_that_goes_on_is_the_one_that_works_on_several_nodes(
 ) -> None:
     import torch
 
-    from prefloop.runtime.run import program
+    from prefloop.runtime.machines import command
     from prefloop.runtime.world import World
 
     world = World(rank=1, size=8, device=torch.device("cpu"))
     for name, value in (("LOCAL_WORLD_SIZE", "4"), ("GROUP_WORLD_SIZE", "2"), ("MASTER_ADDR", "n2")):
         monkeypatch.setenv(name, value)
-    found = of_torchrun(split(program(world))[1:])
+    found = of_torchrun(split(command(world, "dpo"))[1:])
     assert (found.nnodes, found.nproc_per_node, found.training_script) == ("2", "4", "prefloop")
     assert (found.rdzv_backend, found.rdzv_endpoint) == ("c10d", "n2:29400")
     monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
-    assert program(world) == "torchrun --nproc-per-node 4 -m prefloop"
+    assert command(world, "dpo") == "torchrun --nproc-per-node 4 -m prefloop dpo"

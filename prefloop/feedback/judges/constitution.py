@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from prefloop.configs.copies import here
 from prefloop.errors import InputError
 
 
@@ -44,7 +45,7 @@ def read_constitution(file: str | Path) -> tuple[Principle, ...]:
     """
     if not file:
         return ()
-    path = Path(file)
+    path = Path(here(str(file)))
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix in (".yaml", ".yml"):

@@ -40,7 +40,7 @@ from prefloop.runtime import start_world
 from prefloop.runtime.environment import environment
 from prefloop.runtime.files import write_whole, writing
 from prefloop.runtime.interrupt import Interrupted
-from prefloop.runtime.run import program
+from prefloop.runtime.machines import command
 
 PLAN = "plan.json"
 """What was decided and agreed to: a project that is gone on with keeps to it, whatever the machine measures then."""
@@ -85,7 +85,7 @@ def align(config: AlignConfig) -> Path:
         results = clock.stage("evaluate", lambda: measure(decided, start, project, world))
     except KeyboardInterrupt as stop:
         what = str(stop).partition("; resume with: ")[0] or "stopped"
-        again = f"{program(world)} align --config {shlex.quote(str(project / SETTINGS))} --resume true"
+        again = command(world, f"align --config {shlex.quote(str(project / SETTINGS))} --resume true")
         raise Interrupted(f"{what}; resume with: {again}") from stop
     return world.on_main(lambda: _write(config, decided, results, clock, project))
 
