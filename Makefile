@@ -108,13 +108,15 @@ ENGINE ?= $(or $(PREFLOOP_ENGINE),$(wildcard .venv-engine))
 engine: setup
 	@test -x .venv-engine/bin/python || $(BIN)/prefloop engine install --folder .venv-engine
 
-# A real engine, games of several turns, and every stage with its models sharded over processes beside one process: a table of the differences.
+# A real engine, games of several turns, two machines of which one has the folder, and every stage with its models sharded over processes beside one
+# process: a table of the differences.
 # See docs/scale.md.
 scale-test: setup
 	@if [ -n "$(ENGINE)" ]; then \
 		PREFLOOP_ENGINE=$(ENGINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/end_to_end/test_real_engine.py || exit $$?; \
 	else echo "no environment with vLLM, so no real engine is tested; \`make engine\` makes one"; fi
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.environment_tasks
+	@folder=$$(mktemp -d); OMP_NUM_THREADS=1 $(BIN)/python -m tests.end_to_end.machines $$folder; code=$$?; rm -rf $$folder; exit $$code
 	@folder=$$(mktemp -d); OMP_NUM_THREADS=1 $(BIN)/python -m tests.algorithms.sharded table $$folder; code=$$?; rm -rf $$folder; exit $$code
 
 # What drawing ahead costs: the table and the picture of docs/engine.md. An interrupted one goes on.
