@@ -118,6 +118,7 @@ scale-test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.environment_tasks
 	@folder=$$(mktemp -d); OMP_NUM_THREADS=1 $(BIN)/python -m tests.end_to_end.machines $$folder; code=$$?; rm -rf $$folder; exit $$code
 	@folder=$$(mktemp -d); OMP_NUM_THREADS=1 $(BIN)/python -m tests.algorithms.sharded table $$folder; code=$$?; rm -rf $$folder; exit $$code
+	@echo "not run here: what drawing ahead costs, 24 trainings that take hours; \`make staleness\` does them, and docs/engine.md has what came of it"
 
 # What drawing ahead costs: the table and the picture of docs/engine.md. An interrupted one goes on.
 staleness: setup engine

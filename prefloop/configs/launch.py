@@ -40,7 +40,7 @@ class LaunchConfig:
     image: str = ""
     """Container image that has prefloop; Kubernetes needs one."""
     volume: str = ""
-    """Kubernetes: the ReadWriteMany volume claim for runs and data. SkyPilot: the bucket, such as s3://my-runs. It is /prefloop on every node."""
+    """Kubernetes: the ReadWriteMany volume claim for runs and data. SkyPilot: the bucket, such as s3://my-runs; without one the run's folder is on one node's disk. It is /prefloop on every node."""
     port: int = MEETING_PORT
     """Port on the first training node at which torchrun's processes meet."""
     out: str = ""
@@ -78,11 +78,6 @@ class LaunchConfig:
         require(
             not self.k8s or bool(self.volume),
             "volume is empty; name the ReadWriteMany volume claim that all pods write the run to",
-        )
-        shared = self.slurm or self.volume or self.nodes == 1
-        require(
-            bool(shared),
-            "volume is empty; name a bucket, such as s3://my-runs: all nodes need the run's folder",
         )
 
     @property

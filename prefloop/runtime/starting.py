@@ -8,6 +8,7 @@ import base64
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from prefloop.addresses import without_passwords
 from prefloop.configs.copies import here, keep_copy
 from prefloop.configs.judge import SCORER
-from prefloop.configs.load import Given, Tree, load_config
+from prefloop.configs.load import Given, Tree, load_config, overlay, read_file
 from prefloop.configs.verifiers import FILE
 from prefloop.errors import InputError, PeerLost
 from prefloop.runtime.environment import flatten
@@ -39,7 +40,7 @@ def settings_of_all(cls: type[T], file: str, flags: Tree) -> T:
         InputError: Something is wrong with them, or a process was given others; all processes raise it.
         PeerLost: A process did not come in time.
     """
-    minutes = _minutes(flags)
+    minutes = _minutes(cls, file, flags)
     store, rank, peers = meet_early(
         minutes, votes=sum(Path(name).expanduser().exists() for name in _named(file, flags))
     )
@@ -48,8 +49,12 @@ def settings_of_all(cls: type[T], file: str, flags: Tree) -> T:
     return _first(store, peers, cls, file, flags) if rank == 0 else _other(store, rank, cls, file, flags)
 
 
-def _minutes(flags: Tree) -> float:
-    compute = flags.get("compute", {})
+def _minutes(cls: Any, file: str, flags: Tree) -> float:
+    """How long to wait, as far as this process has been told."""
+    tree = flags
+    with suppress(InputError):  # no such file here, or something is wrong with it: that is said later
+        tree = overlay(read_file(file, cls), flags) if file else flags
+    compute = tree.get("compute", {})
     given = compute.get("wait_minutes") if isinstance(compute, dict) else None
     return float(given.value) if isinstance(given, Given) else WAIT_MINUTES
 

@@ -208,7 +208,6 @@ def test_the_script_is_written_and_one_that_starts_over_is_said(
         (["--k8s", "--volume", "v", "--", *DPO], "image is empty"),
         (["--k8s", "--image", "i", "--", *DPO], "volume is empty"),
         (["--k8s", "--image", "i", "--volume", "v", "--hours", "2", "--", *DPO], "hours is 2.0, but only Slurm"),
-        (["--skypilot", "--nodes", "2", "--", *DPO], "volume is empty; name a bucket"),
         (["--skypilot", "--volume", "s3://v", "--", *DPO], "name a folder in /prefloop"),
         (["--slurm", "--out", "/", "--", *DPO], "/: cannot be written"),
     ],

@@ -13,7 +13,7 @@ from prefloop.configs.load import Given
 from prefloop.configs.sft import SFTConfig
 from prefloop.errors import InputError
 from prefloop.runtime.machines import Peer
-from prefloop.runtime.starting import _first, _other
+from prefloop.runtime.starting import _first, _minutes, _other
 
 PEERS = [Peer(host=host, leads=True, launcher="") for host in ("home", "guest")]
 TEXT = "model: runs/base\ndata: {source: d.jsonl}\nrun: {out: runs/x}\noptim: {lr: 0.25}\n"
@@ -82,6 +82,15 @@ def test_what_is_wrong_with_the_first_ones_settings_is_said_by_all(tmp_path: Pat
     ours, theirs = both(str(file), between=file.unlink, flags={})
     assert "sft.yaml:4" in str(ours)
     assert str(theirs) == str(ours)
+
+
+def test_the_time_to_wait_is_known_before_all_settings_are(tmp_path: Path) -> None:
+    file = tmp_path / "sft.yaml"
+    file.write_text(TEXT + "compute: {wait_minutes: 0.5}\n")
+    assert _minutes(SFTConfig, str(file), {}) == 0.5
+    flags: Any = {"compute": {"wait_minutes": Given(value=2.0, where="--compute.wait_minutes")}}
+    assert _minutes(SFTConfig, str(file), flags) == 2.0
+    assert _minutes(SFTConfig, str(tmp_path / "absent.yaml"), {}) == 30.0
 
 
 def void(_: object) -> None: ...
