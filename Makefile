@@ -12,7 +12,7 @@ setup: $(STAMP)
 # Run again only when the project's requirements change.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,imdb,gguf,quantize,metrics,wandb,mlflow,sso,postgres,control,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,imdb,gguf,quantize,metrics,images,wandb,mlflow,sso,postgres,control,docs,dev]'
 	touch $(STAMP)
 
 # A demo that was interrupted goes on; one that is finished is shown again. `make clean` removes it.

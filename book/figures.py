@@ -32,6 +32,7 @@ FLOORS = {
     "records": "prompts, comparisons, labels",
     "http": "retries and waits of clients",
     "addresses": "names of models and data",
+    "marks": "where images stand",
     "errors": "InputError",
 }
 """Floors and what is on them."""

@@ -78,22 +78,24 @@ def _import_records(config: ImportConfig) -> None:
         config,
         (True, ("outputs",), f"which applies to votes between models, and {config.source} holds none"),
     )
-    loaded = data.load_records(
-        config.source, skip_bad=config.skip_bad, limit=config.limit, **data.how(config)
-    )
-    with Store.open(config.store) as store:
-        before = store.counts()
-        made = write(
-            store,
-            loaded,
-            author=config.author,
-            annotator=config.annotator,
-            annotator_kind=config.annotator_kind,
-            round=config.round,
-            tags=config.tags,
-            skip_bad=config.skip_bad,
+    with data.Images() as images:
+        loaded = data.load_records(
+            config.source, skip_bad=config.skip_bad, limit=config.limit, images=images, **data.how(config)
         )
-        after = store.counts()
+        with Store.open(config.store) as store:
+            before = store.counts()
+            made = write(
+                store,
+                loaded,
+                author=config.author,
+                annotator=config.annotator,
+                annotator_kind=config.annotator_kind,
+                round=config.round,
+                tags=config.tags,
+                skip_bad=config.skip_bad,
+                images=images,
+            )
+            after, shown = store.counts(), len(images)
     print(loaded.summary)
     if loaded.summary.bad:
         print(loaded.summary.bad_rows())
@@ -104,6 +106,7 @@ def _import_records(config: ImportConfig) -> None:
             (made.completions, f"completions by {config.author}", new["completion"]),
             (made.comparisons, "comparisons", new["judgement"]),
             (made.rankings, "rankings", new["judgement"]),
+            (shown, "images", new["image"]),
         ),
         where=store.label,
     )

@@ -14,7 +14,7 @@ from prefloop.configs.label import (
     RestoreConfig,
     SimulateConfig,
 )
-from prefloop.data import how, load_records
+from prefloop.data import Images, how, load_records
 from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.feedback.simulate import SimulatedAnnotator
@@ -81,23 +81,28 @@ def import_items(config: LabelImportConfig) -> str:
         "render": config.render,
         "guidelines": _read(config.guidelines),
     }
-    loaded = load_records(config.source, skip_bad=config.skip_bad, limit=config.limit, **how(config))
-    with Store.open(config.store) as store:
-        studio = Studio(store)
-        settings, made = import_into(
-            studio,
-            config.project,
-            loaded,
-            given={name: value for name, value in asked.items() if value is not None},
-            gold_share=config.gold_share,
-            options=ImportOptions(
-                author=config.author,
-                gold=config.gold,
-                stage=STAGES[config.gold_stage],
-                round=config.round,
-            ),
+    with Images() as images:
+        loaded = load_records(
+            config.source, skip_bad=config.skip_bad, limit=config.limit, images=images, **how(config)
         )
-        plain = studio.progress([made.project])[made.project].items
+        with Store.open(config.store) as store:
+            studio = Studio(store)
+            settings, made = import_into(
+                studio,
+                config.project,
+                loaded,
+                given={name: value for name, value in asked.items() if value is not None},
+                gold_share=config.gold_share,
+                options=ImportOptions(
+                    author=config.author,
+                    gold=config.gold,
+                    stage=STAGES[config.gold_stage],
+                    round=config.round,
+                ),
+                images=images,
+            )
+            plain = studio.progress([made.project])[made.project].items
+            shown = len(images)
     print(
         f"{config.source}: {made.rows} records, {made.items} items in project {settings.name!r}, {made.new} of them new"
     )
@@ -108,6 +113,7 @@ def import_items(config: LabelImportConfig) -> str:
     for count, what in (
         (made.bad, "bad rows left out"),
         (made.left_out, "prompts without two different completions"),
+        (shown, "images"),
     ):
         if count:
             print(f"  {count} {what}")
@@ -148,6 +154,7 @@ def export(config: LabelExportConfig) -> None:
             split=exchange.Split(part=config.part, heldout=config.heldout),
             format=config.format or None,
             skip_bad=config.skip_bad,
+            images=config.images,
         )
     for manifest in manifests:
         made = f"export {manifest['export']}{_AGGREGATED[config.aggregate]}"

@@ -231,6 +231,8 @@ class LabelExportConfig(Selecting):
     """Share of prompts held out; it says what `part` means."""
     skip_bad: bool = False
     """Leave out and count what files cannot hold: empty completions."""
+    images: Literal["folder", "inline"] = "folder"
+    """Where images go: to a folder beside the file, or into it as data: URLs."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "out is empty; name a file to write, for example comparisons.jsonl")

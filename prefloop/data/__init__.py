@@ -23,6 +23,7 @@ from prefloop.data.load import (
     prompt_of,
 )
 from prefloop.data.read import check_split, has_splits, read_rows
+from prefloop.data.row_images import Images
 from prefloop.data.rows import BadRow, Row
 from prefloop.data.split import part_of, split
 from prefloop.data.write import Written, write_jsonl
@@ -34,6 +35,7 @@ __all__ = [
     "FormatName",
     "HowLoaded",
     "HowRead",
+    "Images",
     "LoadSummary",
     "Loaded",
     "Record",

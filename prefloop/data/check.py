@@ -13,6 +13,7 @@ from prefloop.data.contradictions import contradictions
 from prefloop.data.formats import Record
 from prefloop.data.load import HowLoaded, HowRead, Loaded, LoadSummary, load_records
 from prefloop.data.near import near_pairs
+from prefloop.data.row_images import Images
 from prefloop.data.rows import names
 from prefloop.data.split import opening, part_of, split_key
 from prefloop.records import (
@@ -125,9 +126,9 @@ def check(
     Raises `InputError` if the source cannot be read or its format not told.
     """
     first: HowLoaded = {**reading, "skip_bad": True}
-    loaded = load_records(source, allow_none=True, **first)
-    second: HowLoaded = {**first, "split": against_split}
-    other = load_records(against, allow_none=True, **second) if against else None
+    with Images() as images:  # each is looked at as an import would
+        loaded = load_records(source, allow_none=True, images=images, **first)
+        other = _other(against, images, {**first, "split": against_split}) if against else None
     items = _items(loaded)
     parts: dict[str, list[_Item]] = {"train": [], "heldout": []}
     for item in items:
@@ -147,6 +148,10 @@ def check(
         leaks=tuple(leaks),
         odd=tuple(_odd(items)),
     )
+
+
+def _other(against: str | Path, images: Images, reading: HowLoaded) -> Loaded[Record]:
+    return load_records(against, allow_none=True, images=images, **reading)
 
 
 def _items(loaded: Loaded[Record]) -> list[_Item]:

@@ -12,6 +12,8 @@ from typing import Any, cast, get_args
 from prefloop.data.formats import FORMATS, FormatName
 from prefloop.data.layouts import LAYOUTS, layouts_of
 from prefloop.data.messages import READ_KEYS
+from prefloop.data.row_images import COLUMNS as IMAGE_COLUMNS
+from prefloop.data.row_images import Images, listed, refuse_images, with_images
 from prefloop.data.rows import Row, RowError, names
 from prefloop.data.transcripts import is_transcript
 from prefloop.errors import InputError
@@ -71,8 +73,10 @@ class RowReading:
         own = tuple(column for column in FORMATS[self.format].read if column not in given)
         return (*own, *given.values())
 
-    def records(self, row: Row) -> list[Any]:
-        """What a row says. Raises `RowError`."""
+    def records(self, row: Row, images: Images | None = None) -> list[Any]:
+        """What a row says. `images` takes in those of its messages; without it text alone is read. Raises `RowError`."""
+        if images is None:
+            refuse_images(row)
         parse = FORMATS[self.format].parse
         if self.layout:
             made = LAYOUTS[self.layout].makes[self.format](row)
@@ -82,6 +86,8 @@ class RowReading:
         else:
             rows = [row]
         try:
+            if images is not None:
+                rows = [with_images(_beside(other, row), images) for other in rows]
             return [parse(_as_chat(other) if self.chat else other) for other in rows]
         except RowError as error:
             field = re.split(r"[.\[]", error.field)[0]
@@ -100,6 +106,12 @@ class RowReading:
             if isinstance(turns, list):
                 values["prompt"] = [{"role": "system", "content": system}, *turns]
         return replace(row, values=values)
+
+
+def _beside(made: Row, row: Row) -> Row:
+    """A row of a format with the images beside the texts of the row that it was made from."""
+    given = {column: listed(row, column) for column in IMAGE_COLUMNS if column in row.values}
+    return replace(made, values={**made.values, **given}) if given else made
 
 
 def _as_chat(row: Row) -> Row:

@@ -5,12 +5,13 @@ in which they were shown, so completions take their slots by the hash of their t
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefloop.data.formats import Record
+from prefloop.data.images import Image
 from prefloop.data.load import Loaded
 from prefloop.data.store import Choice, Judgement, Store
 from prefloop.data.store.values import AnnotatorKind
@@ -90,12 +91,13 @@ def import_records(
     round: int = 0,
     tags: Sequence[str] = (),
     skip_bad: bool = False,
+    images: Iterable[Image] = (),
 ) -> Imported:
     """Write records into the store. Running it again adds nothing.
 
     `author` wrote the completions, `annotator` judged where a record does not say who did. Raises `InputError`, before anything is written, for
     records that a store has no place for (texts, labels, scores) and for an annotator who says the opposite of an earlier record;
-    `skip_bad` leaves such a record out and lists it.
+    `skip_bad` leaves such a record out and lists it. `images`: those whose marks the records hold.
     """
     source = loaded.summary.source
     records = loaded.records
@@ -128,6 +130,7 @@ def import_records(
             "correct it, name annotators in a column `annotator`, or set skip_bad to leave such rows out, counted and listed"
         )
     written = [*_written(records), *((j.prompt, text) for j in judged for text in j.texts)]
+    store.add_images(images, records)
     named = {j.annotator for j in judged}
     whole = str(Path(source).resolve()) if Path(source).exists() else source
     annotators = {

@@ -11,9 +11,12 @@ from prefloop.data.detect import COLUMNS, RowReading, choose, formats_of, unused
 from prefloop.data.fields import required
 from prefloop.data.formats import FORMATS, FormatName, Record
 from prefloop.data.read import MAX_GB, check_split, find_source, rows_of
+from prefloop.data.row_images import COLUMNS as IMAGE_COLUMNS
+from prefloop.data.row_images import Images
 from prefloop.data.rows import BadRow, Row, RowError, names, show
 from prefloop.data.votes import refuse_votes
 from prefloop.errors import InputError
+from prefloop.marks import images_in
 from prefloop.records import (
     Comparison,
     Conversation,
@@ -262,14 +265,27 @@ def load_scores(source: str | Path, **reading: Unpack[HowLoaded]) -> Loaded[Scor
 
 
 def load_records(
-    source: str | Path, *, allow_none: bool = False, **reading: Unpack[HowLoaded]
+    source: str | Path,
+    *,
+    allow_none: bool = False,
+    images: Images | None = None,
+    **reading: Unpack[HowLoaded],
 ) -> Loaded[Record]:
     """Records of whatever format the source has. With `allow_none`, a source whose rows are all bad gives no record instead of an error.
+
+    `images` takes in the images of messages, whose marks (`prefloop.marks`) then stand in the texts. Without it a row with an image is a bad row,
+    as for every other loader: none reads a row as if the image were not there.
 
     Rows are prompts alone only where nothing beside the prompt looks like an answer or a judgement, or where `format` says so.
     """
     return _load(
-        source, tuple(FORMATS), lambda record, row: (record,), allow_none=allow_none, sure=True, **reading
+        source,
+        tuple(FORMATS),
+        lambda record, row: (record,),
+        allow_none=allow_none,
+        sure=True,
+        images=images,
+        **reading,
     )
 
 
@@ -317,6 +333,7 @@ def _load(
     allow_none: bool = False,
     sure: bool = False,
     more_columns: Collection[str] = (),
+    images: Images | None = None,
     **reading: Unpack[HowLoaded],
 ) -> Loaded[T]:
     limit, skip_bad = reading.get("limit", 0), reading.get("skip_bad", False)
@@ -340,7 +357,7 @@ def _load(
         chat=reading.get("chat", False),
         sure=sure,
     )
-    made = _convert(chain(first, rows), chosen, looked_at, limit, convert)
+    made = _convert(chain(first, rows), chosen, looked_at, limit, convert, images)
     read = made.used + len(made.bad) + made.beyond
     if (made.bad and not skip_bad) or (not made.records and not allow_none):
         raise InputError(_bad_rows(str(source), made.bad, read))
@@ -353,7 +370,11 @@ def _load(
         kept=len(made.records),
         bad=tuple(made.bad),
         beyond_limit=made.beyond,
-        unused_columns=tuple(column for column in unused if column not in more_columns),
+        unused_columns=tuple(
+            column
+            for column in unused
+            if column not in more_columns and not (images is not None and column in IMAGE_COLUMNS)
+        ),
         notes=tuple(_notes(made, chosen, [str(path) for path in found.other_files])),
         layout=chosen.layout,
     )
@@ -396,6 +417,7 @@ def _convert(
     looked_at: Iterable[Row],
     limit: int,
     convert: Convert[T],
+    images: Images | None,
 ) -> _Made[T]:
     made: _Made[T] = _Made()
     columns = {column for row in looked_at for column in row.values}
@@ -411,7 +433,7 @@ def _convert(
                     late = _late_columns(row, columns, reading)
                     columns.update(late)
                     made.late_columns.extend(column for column in late if column not in read)
-                own = reading.records(row)
+                own = reading.records(row, images)
                 records = [converted for record in own for converted in convert(record, row)]
             except RowError as error:
                 made.bad.append(error.at(row.origin))
@@ -463,6 +485,11 @@ def _notes(made: _Made[Any], reading: RowReading, other_files: list[str]) -> Ite
         yield "the demonstrations are the chosen completions of comparisons"
     if name == "implicit" and records and isinstance(records[0], Comparison):
         yield "prompts are the common beginning of chosen and rejected"
+    shown = [len(set(images_in(record))) for record in records]
+    if any(shown):
+        yield (
+            f"records with images: {sum(map(bool, shown))} (a store keeps the images, and people see them; training on text refuses such records)"
+        )
     repeats = sum(map(_repeats_prompt, records))
     if repeats:
         yield (

@@ -210,8 +210,8 @@ def _text(content: Any, field: str) -> str:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
         if kind not in ("text", "input_text", "output_text"):
             raise RowError(
-                f"{field}[{index}].type", show(kind), "only text parts are supported; a language model sees no images, audio or files",
-                "leave the row out, or write what the part says as text",
+                f"{field}[{index}].type", show(kind), "text alone is read here, and without this part the message would say something else",
+                "leave the row out, or write what the part says as text; images are taken by a store (`data import`, `label import`)",
             )  # fmt: skip
         texts.append(
             as_text(part.get("text") if isinstance(part, Mapping) else part, f"{field}[{index}].text")

@@ -1,17 +1,20 @@
 """Records written down in the field's formats, one JSON object a line: `load` reads the same records back, and so does `datasets.load_dataset("json")`."""
 
+import base64
 import gzip
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from prefloop.data.formats import FORMATS, FormatName, Record
+from prefloop.data.images import Image
 from prefloop.data.rows import BadRow, Row, RowError, show
 from prefloop.data.transcripts import write_transcript
 from prefloop.errors import InputError
+from prefloop.marks import ImageMark, images_in, split
 from prefloop.records import (
     Comparison,
     Conversation,
@@ -26,6 +29,10 @@ from prefloop.records import (
 )
 
 T = TypeVar("T")
+ImagesAs = Literal["folder", "inline"]
+"""Where the images of a file are written: to a folder beside it, or as data: URLs in it."""
+Find = Callable[[str], Image]
+"""The image of a hash; `InputError` where there is none."""
 NATURAL_FORMAT: dict[type, FormatName] = {
     Text: "text",
     Prompt: "prompt",
@@ -67,6 +74,8 @@ def write_jsonl(
     *,
     format: FormatName | None = None,
     skip_bad: bool = False,
+    image: Find | None = None,
+    images: ImagesAs = "folder",
 ) -> Written:
     """Write records to a .jsonl file (.jsonl.gz: compressed), whole or not at all: a temporary file beside it is renamed into place.
 
@@ -74,6 +83,9 @@ def write_jsonl(
     too. Raises `InputError`, and writes nothing, where a record does not fit the format or would not be read back as it is (`skip_bad` leaves
     such records out and lists them), where text and chat prompts are mixed (a column of two types, which other readers refuse), where there
     is no record, and where the file cannot be written.
+
+    Of records with images, `image` gives these by their hashes. They are written as vision data sets are: each row's images are its column `images`, in the
+    order in which the parts `{"type": "image"}` of its messages stand, and every content is a list of parts. Without `image` such a record is an error.
     """
     target = Path(path).expanduser()
     if not target.name.lower().endswith((".jsonl", ".jsonl.gz")):
@@ -96,7 +108,14 @@ def write_jsonl(
             f"Correct them, or set skip_bad to leave them out, counted and listed:\n  {lines}"
         )
     _one_kind(rows, target)
-    _write(target, _aligned(rows, FORMATS[name].optional))
+    rows = _aligned(rows, FORMATS[name].optional)
+    if any(next(images_in(row), None) for row in rows):
+        if image is None:
+            raise InputError(
+                f"{target}: the records hold images, which are not at hand here; export them from their store"
+            )
+        rows = [_with_parts(row, _place_of(target, image, images)) for row in rows]
+    _write(target, rows)
     return Written(path=target, format=name, rows=len(rows), bad=tuple(bad))
 
 
@@ -185,6 +204,10 @@ def _comparison_row(record: Comparison) -> dict[str, Any]:
 
 def _implicit_row(record: Comparison) -> dict[str, Any]:
     turns = _turns(record.prompt)
+    if next(images_in((record.chosen, record.rejected)), None):
+        raise ValueError(
+            "an answer holds an image, and this format has the images of both dialogues in one column"
+        )
     return {
         "chosen": _plain((*turns, _answer(record.chosen))),
         "rejected": _plain((*turns, _answer(record.rejected))),
@@ -194,6 +217,8 @@ def _implicit_row(record: Comparison) -> dict[str, Any]:
 
 def _hh_row(record: Comparison) -> dict[str, Any]:
     turns = _turns(record.prompt)
+    if next(images_in(record), None):
+        raise ValueError("it holds an image, for which a transcript has no place")
     return {
         "chosen": write_transcript((*turns, _answer(record.chosen))),
         "rejected": write_transcript((*turns, _answer(record.rejected))),
@@ -280,6 +305,62 @@ def _answer(text: str) -> Message:
     return Message(role="assistant", content=text)
 
 
+def _with_parts(row: Mapping[str, Any], place: Callable[[ImageMark], str]) -> dict[str, Any]:
+    """A row as vision data sets have it, from one whose texts hold marks. The images of its columns stand in the order in which these are read."""
+    found: list[str] = []
+
+    def parts(value: Any) -> Any:
+        if isinstance(value, list):
+            return [parts(item) for item in value]
+        if isinstance(value, Mapping) and "role" in value:
+            return {**value, "content": content(value["content"])}
+        return value
+
+    def content(text: str) -> list[dict[str, str]]:
+        made = []
+        for piece in split(text):
+            if isinstance(piece, str):
+                made.append({"type": "text", "text": piece})
+            else:
+                found.append(place(piece))
+                made.append({"type": "image", "alt": piece.alt})
+        return made
+
+    given = dict(row)
+    if isinstance(given.get("completions"), list) and next(images_in(given["completions"]), None):
+        given["completions"] = [_plain((_answer(text),)) for text in given["completions"]]
+    written = {column: parts(value) for column, value in given.items()}
+    if "prompt" not in row and "rejected" in row:
+        del found[
+            len(found) // 2 :
+        ]  # both dialogues begin with the prompt and its images, which are read again for the second
+    return {**written, "images": found}
+
+
+def _place_of(target: Path, image: Find, images: ImagesAs) -> Callable[[ImageMark], str]:
+    """What a file says of an image; where that is a name, its file is written."""
+    folder = target.with_name(f"{target.name.partition('.jsonl')[0]}-images")
+
+    def inline(mark: ImageMark) -> str:
+        found = image(mark.sha256)
+        return f"data:{found.kind};base64,{base64.b64encode(found.content).decode()}"
+
+    def beside(mark: ImageMark) -> str:
+        found = image(mark.sha256)
+        path = folder / found.file
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or path.read_bytes() != found.content:
+                _whole(path, lambda stream: stream.write(found.content))
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror or error}); choose a folder that can be written, with room in it"
+            ) from error
+        return f"{folder.name}/{found.file}"
+
+    return inline if images == "inline" else beside
+
+
 def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [message.to_json() for message in messages]
 
@@ -302,23 +383,32 @@ def _aligned(rows: Sequence[dict[str, Any]], optional: Sequence[str]) -> list[di
 
 def _write(target: Path, rows: Sequence[dict[str, Any]]) -> None:
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+
+    def write(stream: Any) -> None:
+        if target.name.lower().endswith(".gz"):
+            # No time and no name inside: the same records give the same bytes.
+            with gzip.GzipFile(fileobj=stream, mode="wb", filename="", mtime=0) as packed:
+                packed.writelines(lines)
+        else:
+            stream.writelines(lines)
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as stream:
-                if target.name.lower().endswith(".gz"):
-                    # No time and no name inside: the same records give the same bytes.
-                    with gzip.GzipFile(fileobj=stream, mode="wb", filename="", mtime=0) as packed:
-                        packed.writelines(lines)
-                else:
-                    stream.writelines(lines)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _whole(target, write)
     except OSError as error:
         raise InputError(
             f"{target}: cannot be written ({error.strerror or error}); choose a folder that can be written, with room in it"
         ) from error
+
+
+def _whole(target: Path, write: Callable[[Any], object]) -> None:
+    """Write a file whole or not at all."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

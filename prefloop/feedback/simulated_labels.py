@@ -8,6 +8,7 @@ from typing import Literal
 from prefloop.data.store import AddedItems, Filters, Store
 from prefloop.errors import InputError
 from prefloop.feedback.simulate import Labelled, SimulatedAnnotator, agreement_ceiling, label_items
+from prefloop.marks import refuse_images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,7 @@ def _check(store: Store, annotator: SimulatedAnnotator, checkpoints: Sequence[in
         raise InputError(
             f"{store.label}: no prompt has two different completions to compare; draw more with `prefloop sample`"
         )
+    refuse_images(texts, "a completion", "a simulated annotator")
     for prompt, text in texts:
         annotator.utility_of(prompt, text)
 

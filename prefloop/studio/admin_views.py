@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import aliased
 
 from prefloop.data.store import judging, models, studio_models
+from prefloop.marks import in_words
 from prefloop.records import Prompt
 from prefloop.studio import adjudicate
 from prefloop.studio.service import Studio
@@ -64,7 +65,7 @@ def excerpt(text: object, length: int = 160) -> str:
     """The beginning of a text (of a prompt: of its last turn) on one line."""
     if isinstance(text, Prompt):
         text = text.content if isinstance(text.content, str) else text.content[-1].shown
-    line = " ".join(str(text).split())
+    line = " ".join(in_words(str(text)).split())
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 

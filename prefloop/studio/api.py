@@ -65,13 +65,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/api/v1", responses=ERRORS)
 
 
-def turns(prompt: Prompt, render: str) -> list[Turn]:
-    """A prompt as its turns."""
+def turns(prompt: Prompt, render: str, images: str = "") -> list[Turn]:
+    """A prompt as its turns. `images`: as in `to_html`."""
     if isinstance(prompt.content, str):
         lines = [("prompt", prompt.content)]
     else:
         lines = [(message.role, message.shown) for message in prompt.content]
-    return [Turn(role=role, html=to_html(text, render), source=text) for role, text in lines]
+    return [Turn(role=role, html=to_html(text, render, images), source=text) for role, text in lines]
 
 
 def assignment_clips(base: str, completions: Sequence[str]) -> list[str]:
@@ -79,22 +79,28 @@ def assignment_clips(base: str, completions: Sequence[str]) -> list[str]:
     return [f"{base}/{place}" for place in range(len(completions))]
 
 
+def own_images(root: str, token: str) -> str:
+    """Where the images of an item are for whom it was given to."""
+    return f"{root}/images/{token}"
+
+
 def assignment_out(assignment: Assignment, root: str) -> AssignmentOut:
     """What an annotator's page is told. `root`: the path that the studio is served under."""
     render = assignment.render
-    clip = assignment.kind == "clip"
+    clip, images = assignment.kind == "clip", own_images(root, assignment.token)
     return AssignmentOut(
         token=assignment.token,
         project=assignment.project,
         kind=assignment.kind,
-        prompt=turns(assignment.prompt, render),
+        prompt=turns(assignment.prompt, render, images),
         # A clip's text is its address, which tells where it is from; the page asks for it by token and place.
-        responses=[] if clip else [to_html(text, render) for text in assignment.completions],
+        responses=[] if clip else [to_html(text, render, images) for text in assignment.completions],
         sources=(
             assignment_clips(f"{root}/clips/{assignment.token}", assignment.completions)
             if clip
             else list(assignment.completions)
         ),
+        images=images,
         state=assignment.state,
         expires_at=assignment.expires_at,
         draft=dict(assignment.draft),
@@ -114,11 +120,12 @@ def _receipt_out(receipt: Receipt) -> ReceiptOut:
     )
 
 
-def _past_out(past: Past, render: str) -> PastOut:
+def _past_out(past: Past, render: str, root: str) -> PastOut:
+    images = own_images(root, past.token)
     return PastOut(
         **{name: getattr(past, name) for name in PastOut.model_fields if name not in ("prompt", "responses")},
-        prompt=turns(past.prompt, render),
-        responses=[to_html(text, render) for text in past.completions],
+        prompt=turns(past.prompt, render, images),
+        responses=[to_html(text, render, images) for text in past.completions],
     )
 
 
@@ -249,7 +256,7 @@ def history(
     studio = studio_of(request)
     renders = {known.id: known.settings.render for known in studio.projects()}
     past = studio.history(who.annotator, project=project, before=offset, limit=limit)
-    return [_past_out(entry, renders[entry.project]) for entry in past]
+    return [_past_out(entry, renders[entry.project], root_of(request)) for entry in past]
 
 
 @router.get("/me", tags=["work"])

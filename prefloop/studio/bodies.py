@@ -212,7 +212,10 @@ class AssignmentOut(BaseModel):
     kind: str
     prompt: list[Turn]
     responses: list[str] = Field(description="HTML, in the order to show")
-    sources: list[str] = Field(description="the texts themselves, for editing and comparing")
+    sources: list[str] = Field(
+        description="the texts themselves, for editing and comparing; an image stands there as ![alt](prefloop-image:WxH:SHA256)"
+    )
+    images: str = Field(description="address of the item's images, each under its SHA-256")
     state: str
     expires_at: datetime
     draft: dict[str, Any]

@@ -19,6 +19,7 @@ from prefloop.data.store import judging, models, studio_models
 from prefloop.data.store.values import Conflict
 from prefloop.data.store.writing import add_checkpoint, add_completions, add_items
 from prefloop.errors import InputError
+from prefloop.marks import images_in
 from prefloop.records import Completion, Message, Prompt
 from prefloop.studio import access, assign, audit, quotas, visitor_limits
 from prefloop.studio.projects import project_of
@@ -82,6 +83,8 @@ def say(
     row = _owned(session, token, annotator, lock=True)
     if not message.strip():
         raise InputError("message is empty; write something")
+    if next(images_in(message), None):
+        raise InputError("message spells the mark of an image, and images cannot be typed; leave it out")
     if len(message) > LONGEST_TEXT:
         raise InputError(f"message is longer than {LONGEST_TEXT} characters")
     turns = _turns(session, row.id)

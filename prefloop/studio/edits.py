@@ -10,6 +10,7 @@ from prefloop.data.store import judging, models, studio_models
 from prefloop.data.store.values import Judgement
 from prefloop.data.store.writing import add_checkpoint, add_completions, add_items
 from prefloop.errors import InputError
+from prefloop.marks import images_in
 from prefloop.records import Completion
 from prefloop.studio.answers import PLACES, same_text
 from prefloop.studio.values import Answer, Project
@@ -44,6 +45,8 @@ def write_edit(
     source_slot = row.order_shown[place]
     if any(same_text(answer.edited, shown) for shown in item.completions):
         raise InputError("edited equals a reply that was shown; change something, or leave edited out")
+    if not set(images_in(answer.edited)) <= set(images_in((item.prompt, item.completions))):
+        raise InputError("edited holds the mark of an image that this item does not show; leave it out")
     source = session.scalars(
         select(models.ItemCompletionRow.completion_id).where(
             models.ItemCompletionRow.item_id == judgement.item, models.ItemCompletionRow.slot == source_slot

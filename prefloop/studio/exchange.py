@@ -17,15 +17,17 @@ from sqlalchemy.orm import Session
 
 from prefloop import __version__
 from prefloop.configs.common import HELDOUT, Selecting
-from prefloop.data import load_records, write_jsonl
+from prefloop.data import Images, load_records, write_jsonl
 from prefloop.data.formats import FormatName, Record
 from prefloop.data.hashing import content_hash
+from prefloop.data.images import Image
 from prefloop.data.importing import HUMAN
 from prefloop.data.load import HowRead, Loaded
 from prefloop.data.store import Filters, judging, writing
+from prefloop.data.store import images as store_images
 from prefloop.data.store.database import HEAD
 from prefloop.data.store.values import ExportKind, ItemKind, Part
-from prefloop.data.write import split_by_prompts
+from prefloop.data.write import ImagesAs, split_by_prompts
 from prefloop.errors import InputError
 from prefloop.feedback.datasets import take
 from prefloop.records import (
@@ -108,15 +110,18 @@ def import_file(
     *,
     skip_bad: bool = False,
     limit: int = 0,
+    files: bool = True,
     **reading: Unpack[HowRead],
 ) -> ImportedItems:
     """Put what a file's completions ask into a project. Importing the file again adds nothing.
 
     Any format of `data import` with completions: of comparisons and rankings the completions are taken, to be judged again; completions by
-    themselves are grouped by prompt where the project compares. Judgements are not imported here: that is `data import`.
+    themselves are grouped by prompt where the project compares. Judgements are not imported here: that is `data import`. `files`: whether the
+    file may name images beside it.
     """
-    loaded = load_records(source, skip_bad=skip_bad, limit=limit, **reading)
-    return import_loaded(studio, studio.project(project), loaded, options)
+    with Images(files=files) as images:
+        loaded = load_records(source, skip_bad=skip_bad, limit=limit, images=images, **reading)
+        return import_loaded(studio, studio.project(project), loaded, options, images=images)
 
 
 def import_loaded(
@@ -124,8 +129,13 @@ def import_loaded(
     into: Project | ProjectSettings,
     loaded: Loaded[Record],
     options: ImportOptions = ImportOptions(),
+    *,
+    images: Iterable[Image] = (),
 ) -> ImportedItems:
-    """Put records' completions into a project that is there, perhaps with new settings, or into a new one: all of it or nothing."""
+    """Put records' completions into a project that is there, perhaps with new settings, or into a new one: all of it or nothing.
+
+    `images`: those whose marks the records hold.
+    """
     source, settings = loaded.summary.source, into.settings if isinstance(into, Project) else into
     gold, stage, by = options.gold, options.stage, options.by
     if settings.kind == "chat":
@@ -145,6 +155,7 @@ def import_loaded(
         now = studio.clock()
         project = into if isinstance(into, Project) else projects.create(session, settings, now=now, by=by)
         project = projects.change(session, project.id, settings, now=now, by=by)
+        store_images.add_shown(session, images, loaded.records)
         items, right = _write(session, groups, kind, author=options.author, round=options.round)
         known = {item: choice for item, choice in right.items() if choice} if gold else {}
         begun = _asks_for(project.settings, stage, len(known))
@@ -206,7 +217,7 @@ def import_bytes(
         path = Path(folder) / Path(name).name
         path.write_bytes(content)
         try:
-            return import_file(studio, project, path, options, skip_bad=True, **reading)
+            return import_file(studio, project, path, options, skip_bad=True, files=False, **reading)
         except InputError as error:
             # Where the server keeps uploads is nobody's business, and the page has fields instead of flags.
             message = str(error).replace(f"{folder}/", "")
@@ -351,6 +362,7 @@ def export_files(
     split: Split = Split(),
     format: FormatName | None = None,
     skip_bad: bool = False,
+    images: ImagesAs = "folder",
     by: int | None = None,
 ) -> list[dict[str, Any]]:
     """Write what was said to a file in the field's format, and beside it `FILE.manifest.json`; the manifest.
@@ -366,10 +378,13 @@ def export_files(
     made = take(studio.store, kind, chosen, part=part, heldout=heldout, skip_bad=skip_bad)
     records: Sequence[Any] = studio.store.exported(made.id)
     aggregate = {} if chosen.aggregate == "each" else {"aggregate": chosen.aggregate}
-    written = [write_jsonl(rows, file, format=format) for file, rows in split_by_prompts(records, target)]
+    written = [
+        write_jsonl(rows, file, format=format, image=studio.store.image, images=images)
+        for file, rows in split_by_prompts(records, target)
+    ]
     manifests = []
     for file in written:
-        read = load_records(file.path).records
+        read = _read_again(file.path)
         manifest = {
             "manifest": MANIFEST,
             "prefloop": __version__,
@@ -417,7 +432,7 @@ def verify(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{manifest_of(target)}: cannot be read ({error}); export the file again") from error
     if _file_hash(target) != manifest["file_sha256"]:
         raise InputError(f"{target}: is not the file that its manifest describes; export it again")
-    read = content_hash(load_records(target).records)
+    read = content_hash(_read_again(target))
     expected = manifest.get("read_sha256", manifest["content_sha256"])  # the former is in newer manifests
     if read != expected:
         raise InputError(
@@ -435,7 +450,7 @@ def export_bytes(
         path = Path(folder) / f"{kind}-{project}.jsonl"
         chosen = Selecting(projects=(asked.settings.name,), adjudicated=adjudicated)
         try:
-            manifests = export_files(studio, kind, path, chosen=chosen, skip_bad=True, by=by)
+            manifests = export_files(studio, kind, path, chosen=chosen, skip_bad=True, images="inline", by=by)
         except InputError as error:
             raise type(error)(str(error).replace(f"{folder}/", "")) from None
         if len(manifests) == 1:
@@ -445,6 +460,11 @@ def export_bytes(
             for file in sorted(Path(folder).iterdir()):
                 files.write(file, file.name)
         return f"{kind}-{project}.zip", archive.getvalue(), manifests
+
+
+def _read_again(path: Path) -> Sequence[Record]:
+    with Images() as images:
+        return load_records(path, images=images).records
 
 
 def _file_hash(path: Path) -> str:

@@ -9,11 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from prefloop.data import load_records
+from prefloop.data import Images, load_records
 from prefloop.data.detect import COLUMNS, likely_column
 from prefloop.data.read import read_rows
 from prefloop.data.rows import Row
 from prefloop.errors import InputError
+from prefloop.marks import in_words
 from prefloop.studio.exchange import ENDINGS, ImportedItems, ImportOptions, import_loaded, items_in
 from prefloop.studio.service import Studio
 from prefloop.studio.values import ITEM_KIND, ProjectKind, ProjectSettings
@@ -59,7 +60,8 @@ def preview(
             },
         }
         try:
-            loaded = load_records(path, skip_bad=True, columns=columns, format=format)
+            with Images(files=False) as images:
+                loaded = load_records(path, skip_bad=True, images=images, columns=columns, format=format)
         except InputError as error:
             problem = _plain(error, path)
             return Preview(**known, format="", problem=problem, read=0, bad=0, items=0, first=())
@@ -97,8 +99,9 @@ def import_as_project(
     """Make a project of an upload: all of it or nothing."""
     with uploaded(content, name) as path:
         try:
-            loaded = load_records(path, skip_bad=True, columns=columns, format=format)
-            return import_loaded(studio, settings, loaded, ImportOptions(by=by))
+            with Images(files=False) as images:
+                loaded = load_records(path, skip_bad=True, images=images, columns=columns, format=format)
+                return import_loaded(studio, settings, loaded, ImportOptions(by=by), images=images)
         except InputError as error:
             raise type(error)(_plain(error, path)) from None
 
@@ -120,5 +123,14 @@ def _plain(error: InputError, path: Path) -> str:
 
 
 def _short(value: object) -> str:
-    text = "" if value is None else value if isinstance(value, str) else repr(value)
+    text = "" if value is None else in_words(value) if isinstance(value, str) else repr(_without_bytes(value))
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+def _without_bytes(value: object) -> object:
+    """A value to print, without the bytes of images."""
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    if isinstance(value, Mapping):
+        return {key: _without_bytes(inner) for key, inner in value.items()}
+    return [_without_bytes(inner) for inner in value] if isinstance(value, list) else value

@@ -1,10 +1,11 @@
 """Records into a project that is named: one that is there, as it is, or a new one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from prefloop.data.formats import Record
+from prefloop.data.images import Image
 from prefloop.data.load import Loaded
 from prefloop.errors import InputError
 from prefloop.studio import exchange
@@ -21,6 +22,7 @@ def import_into(
     given: Mapping[str, Any],
     gold_share: float | None = None,
     options: ImportOptions = ImportOptions(),  # noqa: B008  a frozen value
+    images: Iterable[Image] = (),
 ) -> tuple[ProjectSettings, ImportedItems]:
     """Put records' completions into the project of this name or number; its settings, and what was made.
 
@@ -31,6 +33,7 @@ def import_into(
         given: Settings of a new project. A project that is there must have the same.
         gold_share: Share of the questions that are known answers; None takes the project's, or a tenth.
         options: What the items are.
+        images: Those whose marks the records hold.
 
     Raises:
         InputError: The project is there with other settings, or the records cannot be asked about in it.
@@ -42,7 +45,7 @@ def import_into(
         into = ProjectSettings(name=name, gold_share=gold_share or 0.0, **given)
     else:
         into = replace(into, settings=_with_gold(_unchanged(into.settings, given), gold_share))
-    made = exchange.import_loaded(studio, into, loaded, options)
+    made = exchange.import_loaded(studio, into, loaded, options, images=images)
     return studio.project(made.project).settings, made
 
 

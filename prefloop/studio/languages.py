@@ -37,7 +37,7 @@ TEMPLATES = frozenset(
     }
 )
 """Pages in every language; the others are English."""
-SCRIPTS = ("label.js", "net.js", "chat.js", "questions.js", "spans.js", "pages.js")
+SCRIPTS = ("label.js", "net.js", "chat.js", "questions.js", "spans.js", "pictures.js", "pages.js")
 SERVER = (
     "Your work here is paused.",
     "The managers of the project have been told, and can let you continue.",

@@ -11,7 +11,7 @@ from prefloop.studio.accounts import Who
 from prefloop.studio.api import assignment_clips, turns
 from prefloop.studio.keys import KEYS as LABEL_KEYS
 from prefloop.studio.pages import Form, Id, Signed, clip_file, page
-from prefloop.studio.render import plain, to_html
+from prefloop.studio.render import to_html
 from prefloop.studio.security import check_csrf, limit, root_of, studio_of
 
 router = APIRouter(include_in_schema=False)
@@ -95,13 +95,14 @@ def _case(request: Request, who: Who, project: int, item: int) -> Response:
     found = adjudicate.case(studio, project, item, who.annotator)
     render = studio.project(project).settings.render
     waiting = adjudicate.queue(studio, studio.project(project), who.annotator)
+    images = f"{root_of(request)}/adjudicate/{project}/{item}/images"
     return page(
         request,
         "case",
         who,
         case=found,
-        turns=turns(found.prompt, render),
-        responses=[to_html(text, render) for text in found.completions],
+        turns=turns(found.prompt, render, images),
+        responses=[to_html(text, render, images) for text in found.completions],
         clips=assignment_clips(f"{root_of(request)}/adjudicate/{project}/{item}/clip", found.completions)
         if found.kind == "clip"
         else [],
@@ -109,7 +110,7 @@ def _case(request: Request, who: Who, project: int, item: int) -> Response:
         words=WORDS,
         keys=KEYS,
         key=uuid4().hex,
-        plain=plain,
+        written_as=lambda text: to_html(text, "plain", images),
         written=who.settings.get("keys", {}).get("written", LABEL_KEYS["written"].key),
         left=len(waiting),
         show=admin_views.excerpt,

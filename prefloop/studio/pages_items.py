@@ -7,6 +7,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from prefloop.errors import InputError
+from prefloop.marks import images_in
 from prefloop.studio import accounts, admin_views, disputes, item_page, items, members, people_tags
 from prefloop.studio.accounts import Who
 from prefloop.studio.api import assignment_clips, turns
@@ -88,6 +89,7 @@ def items_page(
         done=done,
         slot=slot_name,
         show=admin_views.excerpt,
+        pictures=lambda item: list(dict.fromkeys(images_in((item.prompt, item.completions)))),
     )
 
 
@@ -133,14 +135,16 @@ def one_item_page(request: Request, id: Id, task: Id, who: Manager) -> Response:
     render = project.settings.render
     clip = found.kind == "clip"
     texts = [reply.text for reply in found.replies]
+    images = f"{root_of(request)}/admin/projects/{id}/items/{task}/images"
     return page(
         request,
         "item",
         who,
         project=project,
         found=found,
-        turns=turns(found.prompt, render),
-        responses=[to_html(text, render) for text in texts],
+        turns=turns(found.prompt, render, images),
+        responses=[to_html(text, render, images) for text in texts],
+        rewritten=lambda text: to_html(text, "plain", images),
         clips=assignment_clips(f"{root_of(request)}/admin/projects/{id}/items/{task}/clip", texts)
         if clip
         else [],

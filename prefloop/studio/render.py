@@ -1,7 +1,8 @@
 """Texts of prompts and completions as HTML. They are written by models and strangers, so nothing in them is trusted.
 
 Plain text is escaped and nothing else. Markdown is rendered without HTML, code in colours, formulas found, then passed through an allow-list; images are
-left out, because loading one tells its server who is looking, and links do not say where they were followed from. Characters that are invisible, or that turn the
+left out, because loading one tells its server who is looking, and links do not say where they were followed from; those of the store
+are shown where their marks stand (`marks.py`). Characters that are invisible, or that turn the
 direction of writing round, are shown by their number: they can make a text look like another one.
 """
 
@@ -16,6 +17,7 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import STANDARD_TYPES
 from pygments.util import ClassNotFound
 
+from prefloop.marks import ImageMark, in_words, split
 from prefloop.studio.formulas import with_formulas
 
 ODD = re.compile(
@@ -116,9 +118,35 @@ def _reader(*, breaks: bool) -> MarkdownIt:
 _said, _written = _reader(breaks=True), _reader(breaks=False)
 
 
-def to_html(text: str, render: str) -> str:
-    """A text as safe HTML: `plain`, to be shown with `white-space: pre-wrap`, or `markdown`, in which a line's end is one."""
+SHOWN_WIDTH, SHOWN_HEIGHT = 640, 384
+"""Pixels of an image on a page, at most; it is enlarged by hand."""
+
+
+def to_html(text: str, render: str, images: str = "") -> str:
+    """A text as safe HTML: `plain`, to be shown with `white-space: pre-wrap`, or `markdown`, in which a line's end is one.
+
+    `images`: the address under which the item's images are, by their hashes. Without it they are told in words.
+    """
+    pieces = split(text) if images else [in_words(text)]
+    return "".join(
+        _picture(piece, images) if isinstance(piece, ImageMark) else _text(piece, render) for piece in pieces
+    )
+
+
+def _text(text: str, render: str) -> str:
     return _clean(_said, text) if render == "markdown" else plain(text)
+
+
+def _picture(mark: ImageMark, images: str) -> str:
+    """An image, as `static/pictures.js` makes it too."""
+    scale = min(1.0, SHOWN_WIDTH / max(1, mark.width), SHOWN_HEIGHT / max(1, mark.height))
+    width, height = (max(1, round(side * scale)) for side in (mark.width, mark.height))
+    alt = ODD.sub(lambda match: f"⟨U+{ord(match.group()):04X}⟩", mark.alt)
+    says = f'<figcaption dir="auto">{html.escape(alt)}</figcaption>' if alt else ""
+    return (
+        f'<figure class="picture"><img src="{html.escape(images)}/{mark.sha256}" alt="{html.escape(alt) or "Image"}" width="{width}" '
+        f'height="{height}" loading="lazy" decoding="async">{says}</figure>'
+    )
 
 
 def plain(text: str) -> str:

@@ -47,7 +47,7 @@ HEADERS = {
 SAFE = ("GET", "HEAD", "OPTIONS")
 MOST_BYTES = 2**20
 MOST_BYTES_OF_FILES = 64 * 2**20
-_FILES = "/import"
+_FILES = ("/import", "/import/preview")
 """Paths that end so take files."""
 
 

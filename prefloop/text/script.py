@@ -13,7 +13,7 @@ from prefloop.errors import InputError
 from prefloop.records import Conversation, Message, Prompt
 from prefloop.text.chat import check_answered, check_written, escape, parting, render, write_messages
 from prefloop.text.template import AssistantTurn, Conventions, conventions
-from prefloop.text.tokens import check_unicode
+from prefloop.text.tokens import check_text, check_unicode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +58,7 @@ def write_opening(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> Openi
     """The prompt as the model gets it. Raises `InputError` for a chat that cannot be written."""
     known = conventions(tokenizer)
     if isinstance(prompt.content, str):
-        check_unicode(prompt.content, "the prompt")
+        check_text(prompt.content, "the prompt")
         return Opening(
             start=known.start if prompt.content else known.empty, text=escape(prompt.content, known.control)
         )
@@ -82,7 +82,8 @@ def write_completions(
     """A prompt and its completions; those that `ended` get the stop token."""
     known = conventions(tokenizer)
     for completion in completions:
-        check_unicode(completion, "the completion")
+        # What a policy drew may spell anything; only what was read from data shows an image.
+        (check_text if origin == "written" else check_unicode)(completion, "the completion")
     texts = [escape(completion, known.control) for completion in completions]
     if isinstance(prompt.content, str):
         opening = write_opening(tokenizer, prompt)
@@ -223,7 +224,7 @@ def _written(
 ) -> list[dict[str, Any]]:
     for place, message in enumerate(messages):
         for text in (message.content, message.reasoning):
-            check_unicode(text, f"message {place + 1} of {what}")
+            check_text(text, f"message {place + 1} of {what}")
     return write_messages(tokenizer, messages, known.control)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefloop.errors import InputError
+from prefloop.marks import refuse_images
 from prefloop.text.chat import BREAK
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ def check_unicode(text: str, what: str) -> None:
             f"{what} has a broken character at position {error.start} ({text[error.start]!r}, half of a surrogate pair); "
             "write the whole character or remove it"
         ) from error
+
+
+def check_text(text: str, what: str) -> None:
+    """The same; and raise `InputError` for a text that shows an image, which no tokens can say."""
+    check_unicode(text, what)
+    refuse_images([text], what, "a text model")
 
 
 def encode_texts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:

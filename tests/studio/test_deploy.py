@@ -181,7 +181,11 @@ def test_the_image_has_what_the_studio_needs(tmp_path: Path) -> None:
     project = tomllib.loads((KIT.parent / "pyproject.toml").read_text())["project"]
     own = [
         *project["dependencies"],
-        *(need for extra in ("postgres", "sso") for need in project["optional-dependencies"][extra]),
+        *(
+            need
+            for extra in ("postgres", "sso", "images")
+            for need in project["optional-dependencies"][extra]
+        ),
     ]
     needed = {Requirement(text).name.lower() for text in own}
     assert given <= needed

@@ -30,7 +30,7 @@ FORMS = {"de": 2, "es": 2, "zh": 1, "ar": 6}
 SAME_EVERYWHERE = ("prefloop", "Esc", "UTC", "Authorization: Bearer")
 """Names, keys and code."""
 NO_WORDS = re.compile(
-    r"([a-z]+,?[ -]?){1,3}|prefloop .*|(Shift\+)?(Arrow\w*|Enter|Escape|Backspace)?|GET|POST|PUT|U\+|[A-Z][\w-]*-[\w-]+|application/json|TimeoutError|AbortError|Digit.*"
+    r"([a-z]+,?[ -]?){1,3}|prefloop .*|(Shift\+)?(Arrow\w*|Enter|Esc(ape)?|Backspace)?|GET|POST|PUT|U\+|[A-Z][\w-]*-[\w-]+|application/json|TimeoutError|AbortError|Digit.*"
 )
 """What strings of scripts say to programs: classes, keys, methods, headers."""
 

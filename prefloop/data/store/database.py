@@ -44,7 +44,7 @@ BUSY_SECONDS = 30
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 1.0
 """After this time a connection to PostgreSQL may have been cut, and is tried before it is used."""
-HEAD = "0018"
+HEAD = "0019"
 """The newest schema that this code knows, so that opening a store that has it needs no Alembic."""
 VERSION_TABLE = "prefloop_schema"
 BULK_LOCK = 7_235_001

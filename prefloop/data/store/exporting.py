@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from prefloop.data.hashing import content_hash
-from prefloop.data.store import event_models, models
+from prefloop.data.store import event_models, images, models
 from prefloop.data.store.as_records import SELECTORS, WHY_NOT, JudgedRecord
 from prefloop.data.store.judging import prompt_of
 from prefloop.data.store.selecting import JudgedRow, judged, judged_of, prompts
@@ -124,7 +125,7 @@ def _fix(
         )
     files = [] if path is None else split_by_prompts(selection.records, path)
     for file, records in files:
-        write_jsonl(records, file)
+        write_jsonl(records, file, image=partial(images.find, session))
     return export_of(known, files=tuple((str(file), len(records)) for file, records in files)), new
 
 

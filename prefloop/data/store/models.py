@@ -22,6 +22,7 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -99,6 +100,21 @@ class PromptRow(Base):
     tags: Mapped[Any]
     """A list of words."""
     origin: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class ImageRow(Base):
+    """An image whose mark stands in texts. Nothing refers to its row, so that one can be erased."""
+
+    __tablename__ = "image"
+    __table_args__ = (CheckConstraint("kind IN ('image/jpeg', 'image/png')", name="kind"),)
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Of `content`."""
+    kind: Mapped[str] = mapped_column(String(16))
+    width: Mapped[int]
+    height: Mapped[int]
+    content: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime]
 
 

@@ -3,7 +3,7 @@
 Every method is one transaction: it is written whole or not at all, and once it has returned, its rows survive a crash.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
+from prefloop.data.images import Image
 from prefloop.data.store import as_records, datasets, exporting, judging, models, runs, selecting, writing
+from prefloop.data.store import images as store_images
 from prefloop.data.store.database import Database, open_database
 from prefloop.data.store.values import (
     AddedItems,
@@ -113,6 +115,21 @@ class Store:
         """Add prompts that are not there yet; ids of all, in their order. Tags and origin are those of the first time."""
         with self._database.write(bulk=True) as session:
             return writing.add_prompts(session, prompts, tags=tags, origin=origin)
+
+    def add_images(self, images: Iterable[Image], records: Iterable[object] = ()) -> None:
+        """Keep images whose marks stand in texts. Raises `InputError` where one that the records show is neither among them nor in the store."""
+        with self._database.write(bulk=True) as session:
+            store_images.add_shown(session, images, records)
+
+    def image(self, sha256: str) -> Image:
+        """The image that a mark names. Raises `InputError` if the store has none of that hash."""
+        with self._database.read() as session:
+            return store_images.find(session, sha256)
+
+    def erase_image(self, sha256: str) -> int:
+        """Erase an image for good, everywhere it is shown; how many texts hold its mark, which stays. Raises `InputError` for one that is not there."""
+        with self._database.write(bulk=True) as session:
+            return store_images.erase(session, sha256)
 
     def prompts(self, *, part: Part = "all", heldout: float = 0.1) -> list[Prompt]:
         """All prompts, or those of one part, oldest first."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefloop.feedback.judges.constitution import Principle
+from prefloop.marks import refuse_images
 from prefloop.records import Message, Prompt
 
 VERSION = "1"
@@ -36,7 +37,8 @@ class PairQuestion:
 
 
 def escaped(text: str) -> str:
-    """The text with anything that looks like our marks or like a verdict broken up; a reader sees the same."""
+    """The text with anything that looks like our marks or like a verdict broken up; a reader sees the same. Raises `InputError` for one with an image."""
+    refuse_images([text], "a text to judge", "a judge")
     return _VERDICT.sub("[ ", _MARK.sub("< ", text))
 
 

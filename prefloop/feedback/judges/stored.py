@@ -20,6 +20,7 @@ from prefloop.feedback.judges.judge import (
 )
 from prefloop.feedback.judges.model import AnswersByProbability, ChatModel
 from prefloop.feedback.judges.rlaif import DirectScorer, ScoreInjection, rubric_of, try_score_injection
+from prefloop.marks import refuse_images
 from prefloop.records import Completion
 
 
@@ -92,7 +93,9 @@ def _open_pairs(config: JudgeConfig, store: Store, annotator: int) -> list[Item]
         raise InputError(
             f"{store.label}: round {config.round} has no pairs; make some with --pairs all or random"
         )
-    return found[: config.limit or None]
+    found = found[: config.limit or None]
+    refuse_images(found, "an item to judge", "a judge")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +146,7 @@ def score_stored(
         raise InputError(
             f"{store.label}: there are no completions to score; draw some with `prefloop sample`"
         )
+    refuse_images(found, "a completion to score", "a judge")
     scorer = DirectScorer(
         model,
         rubric=rubric_of(config),

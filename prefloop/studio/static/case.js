@@ -1,6 +1,7 @@
 // Deciding where others disagree: a digit chooses, Enter decides. What is begun is kept while one signs in again.
 
 import { typeset } from "./texts.js";
+import "./pictures.js";
 
 const form = document.getElementById("case");
 const KEPT = "prefloop case";
@@ -28,7 +29,7 @@ if (written) written.addEventListener("click", () => {
 for (const node of document.querySelectorAll(".text.markdown")) typeset(node);
 
 document.addEventListener("keydown", (event) => {
-  if (event.target.matches("textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("textarea, select") || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (written && event.key === written.querySelector("kbd").textContent) { event.preventDefault(); written.click(); return; }
   if (event.target.matches("a, button")) return;
   const option = form.querySelector(`[data-key="${CSS.escape(event.key)}"]`);

@@ -1,9 +1,9 @@
-// Which words two texts do not share: longest common subsequence over words and the spaces between them.
+// Which words two texts do not share: longest common subsequence over words, images and the spaces between them.
 
 const MOST = 1500;
 
 export function words(text) {
-  return text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) || [];
+  return text.match(/!\[(?:[^\[\]\\\n]|\\[\[\]\\])*\]\(prefloop-image:[0-9a-fx:]+\)|\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) || [];
 }
 
 // [[text, shared]] for each of both; null where the texts are too long to compare at once.

@@ -259,10 +259,11 @@ function show(assignment) {
   find("note-text").textContent = assignment.note;
   find("nothing").hidden = find("away").hidden = true;
   stage.hidden = verdict.hidden = false;
+  texts.images = assignment.images;
   find("prompt").replaceChildren(...assignment.prompt.map((turn) =>
     make("div", { class: `turn ${turn.role}` }, make("p", { class: "kind" }, ROLES[turn.role] || turn.role), text(turn.html, turn.source))));
   const count = assignment.sources.length;
-  questions.begin(assignment.sources, draft);
+  questions.begin(assignment.sources, draft, assignment.images);
   suggest(assignment.suggestion);
   find("responses").replaceChildren(...assignment.sources.map((source, place) => response(assignment, place, count)));
   find("rationale").value = current.answer.rationale;

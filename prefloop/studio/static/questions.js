@@ -17,14 +17,16 @@ export class Questions {
     this.values = new Map();
     this.spans = [];
     this.sources = [];
+    this.images = "";
     this.markables = [];
   }
 
   get any() { return this.asked.length > 0; }
 
   // An item is shown. draft: what was answered before.
-  begin(sources, draft) {
+  begin(sources, draft, images = "") {
     this.sources = sources;
+    this.images = images;
     this.values = new Map((draft.answers || []).map((given) => [this.key(given.question, given.place ?? null), given.value]));
     this.spans = (draft.spans || []).map((span) => ({ ...span }));
     this.markables = [];
@@ -43,7 +45,7 @@ export class Questions {
   text(place) {
     if (!this.marks) return null;
     const labels = this.asked.filter((question) => question.kind === "spans");
-    const reply = new Markable({ source: this.sources[place], odd: this.odd, name: this.sources.length > 1 ? t("Response {n}", { n: place + 1 }) : t("Response"),
+    const reply = new Markable({ source: this.sources[place], images: this.images, odd: this.odd, name: this.sources.length > 1 ? t("Response {n}", { n: place + 1 }) : t("Response"),
       labels: labels.flatMap((question) => question.options.map((label) => ({ question: question.name, label }))),
       add: (part) => this.add(place, part) });
     this.markables[place] = reply;

@@ -2,11 +2,12 @@
 
 import { t } from "./words.js";
 import { make } from "./texts.js";
+import { marks, picture } from "./pictures.js";
 
 export class Markable {
   // add({ question, label, from, to, comment }): a part was marked; from and to are indices of JavaScript's.
-  constructor({ source, odd, name, labels, add }) {
-    Object.assign(this, { source, labels, add });
+  constructor({ source, odd, name, labels, add, images = "" }) {
+    Object.assign(this, { source, labels, add, images });
     this.odd = new RegExp(`\\r\\n|${odd}`, "gu");
     this.body = make("div", { class: "text plain markable", dir: "auto", tabindex: "-1", role: "group", "aria-label": t("{response}, to mark", { response: name }) });
     this.panel = make("div", { class: "marker", role: "group", "aria-label": t("Mark this part"), hidden: true });
@@ -22,6 +23,10 @@ export class Markable {
     const cuts = new Set([0, this.source.length]);
     for (const { from, to } of spans) cuts.add(from).add(to);
     for (const match of this.source.matchAll(this.odd)) cuts.add(match.index).add(match.index + match[0].length);
+    for (const match of this.source.matchAll(marks())) {
+      for (let at = match.index + 1; at < match.index + match[0].length; at++) cuts.delete(at);
+      cuts.add(match.index).add(match.index + match[0].length);
+    }
     const ends = [...cuts].sort((a, b) => a - b);
     this.body.replaceChildren(...ends.slice(0, -1).map((at, number) => this.piece(at, ends[number + 1], spans)));
   }
@@ -31,6 +36,8 @@ export class Markable {
     const on = spans.filter((span) => span.from <= from && to <= span.to);
     const isOdd = new RegExp(`^(?:${this.odd.source})$`, "u").test(text);
     const shown = text === "\r\n" ? "\n" : isOdd ? `U+${text.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}` : text;
+    const image = this.images && [...text.matchAll(marks())].find((found) => found[0] === text);
+    if (image) return make("span", { "data-at": from, "data-odd": to - from, class: "shows" }, picture(image, this.images, new RegExp(this.odd.source, "gu")));
     const titles = [...new Set(on.map((span) => span.label))].join(", ");
     return make(on.length ? "mark" : "span", { "data-at": from, "data-odd": isOdd ? to - from : null, class: isOdd && text !== "\r\n" ? "odd" : null, title: titles || null,
       "data-depth": on.length ? Math.min(3, on.length) : null }, shown);

@@ -1,6 +1,7 @@
 // Elements, and the texts in them: as they are to be read, as they were written, and with what differs marked.
 
 import { difference } from "./diff.js";
+import { enlargeable, withPictures } from "./pictures.js";
 
 export function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -54,12 +55,14 @@ export class Texts {
   constructor({ render, odd }) {
     this.render = render;
     this.odd = new RegExp(odd, "gu");
+    this.images = "";  // address of the images of the item that is shown
   }
 
   // As it is to be read: escaped or cleaned by the server, see render.py.
   read(html) {
     const node = make("div", { class: `text ${this.render}`, dir: "auto" });
     node.innerHTML = html;
+    enlargeable(node);
     typeset(node);
     return node;
   }
@@ -74,8 +77,11 @@ export class Texts {
       ...parts.flatMap(([words, shared]) => (shared ? this.letters(words) : make(place ? "ins" : "del", {}, ...this.letters(words))))));
   }
 
+  // A text with its images.
+  letters(text) { return this.images ? withPictures(text, this.images, this.odd, (part) => this.plain(part)) : this.plain(text); }
+
   // A text whose invisible characters, and those that turn the direction of writing, are shown by their number.
-  letters(text) {
+  plain(text) {
     const nodes = [];
     let end = 0;
     for (const match of text.replace(/\r\n/g, "\n").matchAll(this.odd)) {
