@@ -132,6 +132,14 @@ LABEL: Mapping[str, Command] = {
         examples=("prefloop label user erase ann --store runs/first/prefloop.db --out proof.json",),
         single=True,
     ),
+    "label image erase": Command(
+        summary="erase an image from a store, wherever it is shown",
+        settings="prefloop.configs.label:ImageEraseConfig",
+        work="prefloop.cli.people:erase_image",
+        positional=("image",),
+        examples=("prefloop label image erase 9cc64d259d5d --store runs/first/prefloop.db",),
+        single=True,
+    ),
     "label remote projects": Command(
         summary="list the projects of a studio on another machine",
         settings="prefloop.configs.remote:RemoteProjectsConfig",

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from prefloop.configs.label import (
+    ImageEraseConfig,
     InviteConfig,
     ProjectDeleteConfig,
     ProjectMembersConfig,
@@ -65,6 +66,29 @@ def erase(config: UserEraseConfig) -> None:
             f"{config.login} is erased, but {config.out} cannot be written ({error.strerror}); the proof is under Admin, People"
         ) from error
     print(f"{config.login} is erased; the proof is in {config.out}")
+
+
+def erase_image(config: ImageEraseConfig) -> None:
+    """Erase an image, and say how many texts showed it."""
+    from prefloop.studio import image_erasure
+    from prefloop.studio.service import Studio
+
+    with Store.open(config.store, create=False) as store:
+        studio = Studio(store)
+        sha256, shown = image_erasure.find_image(studio, config.image)
+        if not config.yes:
+            print(f"This erases image {sha256}, which {shown} texts show, for good.", flush=True)
+            given = _confirmed(config.image, what="hash", done="erased", asks=True)
+            if given != config.image:
+                raise InputError(f"nothing was erased: {given!r} is not {config.image!r}")
+        rewritten = image_erasure.erase_image(studio, sha256, by=None)
+    print(
+        f"image {sha256[:12]} is erased; {shown} texts keep its place and description, and records with it cannot be exported"
+    )
+    if not rewritten:
+        print(
+            "  its bytes may still be in the database's files until they are compacted (VACUUM); backups keep it"
+        )
 
 
 def invite(config: InviteConfig) -> None:

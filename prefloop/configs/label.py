@@ -315,6 +315,25 @@ class UserEraseConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ImageEraseConfig:
+    """Erase an image from a store, wherever it is shown: one that shows a person who asks for it, say. Texts keep its place and description."""
+
+    image: str
+    """Its SHA-256, or 12 characters or more of its beginning: an image's address on the studio's pages ends with it, and so does an exported file's name."""
+    store: str = "prefloop.db"
+    """Store that the studio serves: a file or a database URL."""
+    yes: bool = False
+    """Erase without asking for the hash to be typed."""
+
+    def __post_init__(self) -> None:
+        given = self.image.lower()
+        require(
+            12 <= len(given) <= 64 and set(given) <= set("0123456789abcdef"),
+            f"image is {self.image!r}; give its SHA-256, or 12 of its digits or more from the beginning",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectStateConfig:
     """Hide a project and its contents from annotators, or open it again."""
 

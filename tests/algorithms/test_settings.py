@@ -49,6 +49,7 @@ from prefloop.configs.judge import (
 from prefloop.configs.label import (
     BackupConfig,
     ChatAnswers,
+    ImageEraseConfig,
     InviteConfig,
     InviteTerms,
     LabelExportConfig,
@@ -125,6 +126,7 @@ OTHERS = (
     *(
         UserResetConfig,
         UserEraseConfig,
+        ImageEraseConfig,
         InviteConfig,
         ProjectMembersConfig,
         ProjectStateConfig,

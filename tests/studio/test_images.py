@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from prefloop.cli import people as commands
+from prefloop.configs.label import ImageEraseConfig
 from prefloop.data import Images, load_records
 from prefloop.data.store import Store
 from prefloop.errors import InputError
@@ -243,6 +245,35 @@ def test_exports_downloads_and_backups_carry_the_images(empty: Studio, tmp_path:
         with Store.open(tmp_path / "restored.db", create=False) as restored:
             (mark, *_) = images_in(restored.comparisons().records[0])
             assert restored.image(mark.sha256).content == CAT
+
+
+def test_an_erased_image_is_gone_from_every_page_and_from_the_file(
+    empty: Studio, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = project_of(empty, count=2)
+    ann, boss = Person(empty), Person(empty, "boss", "admin")
+    item = ann.next(project)
+    (source,) = sources(item["prompt"][0]["html"])
+    sha256 = source.rpartition("/")[2]
+    for wrong in ("f" * 12, NONE):
+        with pytest.raises(InputError, match="no image of the store"):
+            commands.erase_image(ImageEraseConfig(image=wrong, store=empty.store.address))
+    with pytest.raises(InputError, match="nothing was erased: add --yes true"):
+        commands.erase_image(ImageEraseConfig(image=sha256[:12], store=empty.store.address))
+    assert ann.client.get(source).status_code == 200
+    commands.erase_image(ImageEraseConfig(image=sha256[:12].upper(), store=empty.store.address, yes=True))
+    assert "2 texts keep its place" in capsys.readouterr().out
+    assert ann.client.get(source).status_code == 404
+    again = ann.next(project)
+    assert "on a mat</figcaption>" in again["prompt"][0]["html"]  # what it showed is told still
+    assert all(ann.client.get(src).status_code == 200 for html in again["responses"] for src in sources(html))
+    assert ann.submit(item["token"], {"choice": "first"}).status_code == 200
+    with pytest.raises(InputError, match="it was erased"):
+        exchange.export_files(empty, "comparisons", tmp_path / "out.jsonl")
+    assert "erase image" in boss.client.get("/admin/audit").text
+    if empty.store.database.dialect == "sqlite":
+        assert CAT[60:260] not in Path(empty.store.label).read_bytes()
+        assert DOG[60:260] in Path(empty.store.label).read_bytes()  # as bytes of images are found there
 
 
 @pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "there is a browser")
