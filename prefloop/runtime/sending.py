@@ -97,10 +97,9 @@ def _bring(world: World, name: str) -> None:
         keep_copy(name, copy)
         keep_copy(absolute, copy)
     hosts = dict.fromkeys(world.host(rank) for rank, seen in enumerate(sees) if not seen)
-    size = sum(file.size for file in listed)
-    _notes.append(
-        f"{name} is not on {', '.join(hosts)} as it is here: process 0 sent it, {size / 1e6:,.1f} MB"
-    )
+    size = sum(file.size for file in listed) / 1e3
+    shown = f"{size / 1e3:,.1f} MB" if size >= 100 else f"{size:,.1f} kB"
+    _notes.append(f"{name} is not on {', '.join(hosts)} as it is here: process 0 sent it, {shown}")
 
 
 def _leader(world: World, rank: int) -> int:

@@ -61,12 +61,11 @@ class Waits:
     def close(self) -> None:
         """Stop telling. Before the process group ends, and before Python does."""
         self._end.set()
-        self._teller.join()
+        self._teller.join(GRACE)
 
     def speak(self) -> None:
         """This process is about to say what was wrong, and end: the others need not."""
-        with contextlib.suppress(RuntimeError):
-            self._store.set(_SPOKEN, "1")
+        _in_time(lambda: self._store.set(_SPOKEN, "1"), None)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -88,7 +87,7 @@ class Waits:
 
     def _lost(self, error: RuntimeError) -> PeerLost:
         in_time = not re.search(r"timed? ?out", str(error), re.IGNORECASE)
-        missing = self._missing()
+        missing = _in_time(self._missing, self._without_store(), seconds=2 * GRACE)
         names = _named(missing, self._hosts)
         if in_time:
             message = f"{names} of {self._size} ended while the others waited; its error is above, if it printed one"
@@ -98,9 +97,11 @@ class Waits:
         return PeerLost(message, speaks=bool(speakers) and speakers[0] == self._rank and not self._spoken())
 
     def _spoken(self) -> bool:
-        with contextlib.suppress(RuntimeError):
-            return self._store.check([_SPOKEN])
-        return False
+        return _in_time(lambda: self._store.check([_SPOKEN]), False)
+
+    def _without_store(self) -> list[int]:
+        """Who is missing where the store does not answer. It is kept by process 0, or beside it, which is gone or has given up as well."""
+        return [0] if self._rank else list(range(1, self._size))
 
     def _missing(self) -> list[int]:
         """The processes that are not in this collective, nor past it."""
@@ -114,8 +115,8 @@ class Waits:
                 if not missing or time.monotonic() > end:
                     return missing
                 time.sleep(0.1)
-        except RuntimeError:  # the store was kept by process 0, which is gone or has given up as well
-            return missing or ([0] if self._rank else others)
+        except RuntimeError:
+            return missing or self._without_store()
 
     def _reached(self, rank: int) -> int:
         key = _key(rank)
@@ -160,6 +161,20 @@ def meet(minutes: float) -> tuple[Store, int, list[Peer]]:
 
 def _peer(store: Store, rank: int) -> Peer:
     return Peer(**json.loads(store.get(f"here/{rank}")))
+
+
+def _in_time(ask: Callable[[], T], otherwise: T, *, seconds: float = 0.0) -> T:
+    """What the store answers. PyTorch's waits for ever where the network is gone without a word, so it is asked from a thread that may be left behind."""
+    heard: list[T] = []
+
+    def work() -> None:
+        with contextlib.suppress(RuntimeError):
+            heard.append(ask())
+
+    thread = threading.Thread(target=work, name="prefloop-asks", daemon=True)
+    thread.start()
+    thread.join(seconds or GRACE)
+    return heard[0] if heard else otherwise
 
 
 _SPOKEN = "spoken"

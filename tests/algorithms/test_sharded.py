@@ -80,7 +80,7 @@ def test_a_machine_without_the_folder_takes_part(
     log = (out / "log.txt").read_text()
     assert "2 machines (" in log
     assert "the run's folder is not seen on " in log
-    assert re.search(r"as it is here: process 0 sent it, [0-9.]+ MB", log)
+    assert re.search(r"as it is here: process 0 sent it, [0-9.]+ [kM]B", log)
 
 
 def test_sharded_over_machines_equals_one(sharded: Path, unbroken: Callable[[str], Path]) -> None:

@@ -76,7 +76,7 @@ class Machine:
             )
 
     def plug(self, state: str) -> None:
-        """Put the cable in (`up`) or pull it (`down`)."""
+        """Put the cable in (`up`) or pull it (`down`), which the other end only sees as silence."""
         run("ip", "-n", self.space, "link", "set", self.cable, state)
 
 
@@ -206,7 +206,7 @@ def other_settings(machines: Sequence[Machine], folder: Path) -> None:
 
 def cable(machines: Sequence[Machine], folder: Path) -> None:
     """The cable is pulled in the middle of a step, and what is then printed goes on."""
-    home = machines[0]
+    guest = machines[1]
     ready = settings("sft", folder, out="one-long")
     train(replace(ready, max_steps=STEPS, eval_every=0))
     words = ["sft", "--config", f"{folder}/one-long/config.yaml", "--out", f"{folder}/long"]
@@ -221,7 +221,7 @@ def cable(machines: Sequence[Machine], folder: Path) -> None:
     while not (log.exists() and log.read_text().count("\n") >= 3):
         assert time.monotonic() < end, said(folder, "long", "home") + said(folder, "long", "guest")
         time.sleep(0.005)
-    home.plug("down")
+    guest.plug("down")
     began = time.monotonic()
     limit = MINUTES * 60 + GRACE
     codes = [process.wait(timeout=limit + 60) for process in processes]
@@ -240,7 +240,7 @@ def cable(machines: Sequence[Machine], folder: Path) -> None:
         f"cable pulled: both agents ended after {seconds:.0f} s, {line.removeprefix('prefloop: error: ')}",
         flush=True,
     )
-    home.plug("up")
+    guest.plug("up")
     trained(machines, [found["home"], found["guest"]], folder, "long-resumed")
     steps = [row["step"] for row in metrics_of(folder / "long")]
     assert steps == list(range(1, STEPS + 1)), steps
