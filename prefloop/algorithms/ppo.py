@@ -32,7 +32,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from prefloop.configs.ppo import PPOConfig
+from prefloop.configs.ppo import NLPOConfig, PPOConfig
+from prefloop.errors import InputError
 from prefloop.loop.actor_critic import Roles, open_roles
 from prefloop.loop.adaptive import KLCoefficient
 from prefloop.loop.environment_source import in_environment
@@ -89,7 +90,11 @@ class UpdatesSeen:
 
 
 def train(config: PPOConfig) -> Path:
-    """Train and return the folder of the finished policy."""
+    """Train and return the folder of the finished policy. Raises `InputError` for NLPO's settings, whose mask would be left out."""
+    if isinstance(config, NLPOConfig):
+        raise InputError(
+            f"config is an NLPOConfig with top_p {config.top_p}, but PPO masks no tokens; train it with prefloop.algorithms.nlpo"
+        )
     return train_masked(config, lambda policy, session: None)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.algorithms import ppo, pretrain, reward, sft, trpo
+from prefloop.algorithms import nlpo, ppo, pretrain, reward, sft, trpo
 from prefloop.configs.common import Compute, Data, Optim, RunSettings, Sampling
 from prefloop.configs.engine import OnlineSampling
 from prefloop.configs.functions import give_function
@@ -147,12 +147,11 @@ def write_reviews(films: Films) -> None:
     random.Random(seed).shuffle(seen)
     continued = list(_continued(seen, settings))
     test = max(2, round(HELDOUT * len(continued)))
-    measured = {one.prompt for one, _ in continued[:test]}
-    kept = [(one, stars) for one, stars in continued[test:] if one.prompt not in measured]
+    kept = continued[test:]
     write_jsonl([Text(text=text) for text, _ in seen], films.file("texts"))
     write_jsonl([one for one, _ in continued[:test]][: settings.drawn], films.file("people"))
     write_jsonl([one for one, stars in kept if stars >= POSITIVE], films.file("shown"))
-    write_jsonl(list(dict.fromkeys(one.prompt for one, _ in kept)), films.file("openings"))
+    write_jsonl([one.prompt for one, _ in kept], films.file("openings"))
 
 
 def some_reviews(data: str, count: int, seed: int) -> tuple[list[Review], list[str]]:
@@ -267,10 +266,10 @@ def train(method: str, common: Mapping[str, Any], *, tokens: int, batch: int, lr
         fewer = {**common, "steps": max(1, common["steps"] // 4)}
         return str(trpo.train(TRPOConfig(**fewer, **settings, max_kl=0.05, cg_iterations=4, critic_epochs=2)))
     if method == "a2c":
-        once = {"whiten_advantages": True, "critic": shared, "optim": Optim(lr=3 * lr, schedule="linear")}
+        once = {"whiten_advantages": True, "critic": shared, "optim": Optim(lr=2 * lr, schedule="linear")}
         return str(ppo.train(A2CConfig(**common, **online, **once)))
     if method == "nlpo":
-        return str(ppo.train(NLPOConfig(**common, **online, **twice, top_p=0.9, mask_every=5)))
+        return str(nlpo.train(NLPOConfig(**common, **online, **twice, top_p=0.9, mask_every=5)))
     return str(ppo.train(PPOConfig(**common, **online, **twice)))
 
 

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prefloop.algorithms import expert, ilql, nash_md, online_dpo, ppo, sft, sppo
+from prefloop.algorithms import expert, ilql, nash_md, nlpo, online_dpo, ppo, sft, sppo
 from prefloop.configs.common import Compute, Data, Optim, RunSettings
 from prefloop.configs.engine import OnlineSampling
 from prefloop.configs.games import NashMDConfig, SPPOConfig
@@ -140,7 +140,7 @@ def run_ppo(task: WalksTask) -> Path:
 
 
 def run_nlpo(task: WalksTask) -> Path:
-    return ppo.train(NLPOConfig(**actor_critic(task, "nlpo"), top_p=0.9, mask_every=5))
+    return nlpo.train(NLPOConfig(**actor_critic(task, "nlpo"), top_p=0.9, mask_every=5))
 
 
 def run_rft(task: WalksTask) -> Path:

@@ -170,3 +170,11 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], named:
             compute=CPU,
             **changes,
         )
+
+
+def test_ppo_does_not_train_its_settings_without_the_mask():
+    config = NLPOConfig(
+        run=RunSettings(out="x"), data=tiny.Data(source="y"), model="m", reward_model="r", compute=CPU
+    )
+    with pytest.raises(InputError, match=r"an NLPOConfig with top_p 0\.9, but PPO masks no tokens"):
+        ppo.train(config)
