@@ -18,6 +18,7 @@ from prefloop.data.store import studio_models
 from prefloop.data.store.selecting import JudgedRow, judged
 from prefloop.data.store.values import Filters
 from prefloop.errors import InputError
+from prefloop.marks import images_in
 from prefloop.records import Steps
 from prefloop.studio.question_answers import stored
 from prefloop.studio.questions import questions_of
@@ -67,6 +68,7 @@ def answer_rows(
             else:
                 made += _reply_rows(kind, row, spans[row.id], labels or asked[row.id])
                 left_out["empty reply"] += sum(not text.strip() for text in row.completions)
+                left_out["image"] += sum(kind == "steps" and _shows(row, text) for text in row.completions)
     if not made:
         told = ", ".join(f"{reason} {count}" for reason, count in left_out.items()) or "nothing was judged"
         raise InputError(
@@ -145,13 +147,18 @@ def _answers_row(row: JudgedRow, answers: Sequence[Any], spans: Sequence[Any]) -
     }
 
 
+def _shows(row: JudgedRow, text: str) -> bool:
+    """Whether a reply or its prompt shows an image: steps are trained on as text."""
+    return next(images_in((row.prompt, text)), None) is not None
+
+
 def _reply_rows(
     kind: AnswersKind, row: JudgedRow, spans: Sequence[Any], labels: Sequence[str]
 ) -> list[dict[str, Any]]:
     """A row for each reply."""
     rows = []
     for slot, text in enumerate(row.completions):
-        if not text.strip():
+        if not text.strip() or (kind == "steps" and _shows(row, text)):
             continue
         marked = [_span(entry, text) for entry, at in spans if at == slot and entry.label in labels]
         if kind == "spans":

@@ -61,6 +61,7 @@ def test_a_file_of_pixels_alone_is_kept_byte_for_byte(content: bytes, kind: str)
         (encoded(Image.new("I;16", (5, 4), 30_000)) + b" ", "image/png"),
         (png() + b"<script>alert(1)</script>", "image/png"),
         (encoded(pixels(), "JPEG") + b"PK\3\4 an archive behind it", "image/jpeg"),
+        (encoded(pixels(), "JPEG") + b"<script>alert(1)</script>\xff\xd9", "image/jpeg"),
     ],
     ids=named,
 )

@@ -11,12 +11,14 @@ import pytest
 from prefloop.cli import people as commands
 from prefloop.configs.label import ImageEraseConfig
 from prefloop.data import Images, load_records
-from prefloop.data.store import Store
+from prefloop.data.store import Filters, Store
 from prefloop.errors import InputError
 from prefloop.marks import ImageMark, images_in
 from prefloop.records import Comparison
 from prefloop.studio import adjudicate, exchange, importing, members
 from prefloop.studio.backup import back_up, restore
+from prefloop.studio.question_exports import answer_rows
+from prefloop.studio.questions import Question
 from prefloop.studio.render import to_html
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectSettings
@@ -247,6 +249,22 @@ def test_exports_downloads_and_backups_carry_the_images(empty: Studio, tmp_path:
             assert restored.image(mark.sha256).content == CAT
 
 
+def test_marks_around_images_keep_their_places_and_are_no_steps_of_text(studio: Studio) -> None:
+    question = Question(name="wrong", kind="spans", of="reply", options=("error",))
+    project = project_of(studio, questions=(question,))
+    ann = Person(studio)
+    item = ann.next(project)
+    place = next(at for at, text in enumerate(item["sources"]) if "A dog" in text)
+    length = len(item["sources"][place])
+    span = {"question": "wrong", "label": "error", "place": place, "start": 0, "end": length}
+    assert ann.submit(item["token"], {"choice": "first", "spans": [span]}).status_code == 200
+    rows = answer_rows(studio, "spans", Filters(projects=("pictures",))).rows
+    (marked,) = [row["spans"] for row in rows if row["spans"]]
+    assert (marked[0]["start"], marked[0]["end"]) == (0, length)
+    with pytest.raises(InputError, match=r"no steps to export .*image 2"):
+        answer_rows(studio, "steps", Filters(projects=("pictures",)))
+
+
 def test_an_erased_image_is_gone_from_every_page_and_from_the_file(
     empty: Studio, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -333,3 +351,32 @@ def test_images_are_seen_enlarged_and_judged_by_keyboard(studio: Studio, browser
     (record,) = studio.store.comparisons().records
     assert isinstance(record, Comparison)
     assert "A dog" in record.chosen
+
+
+@pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "there is a browser")
+def test_a_part_with_an_image_in_it_is_marked_in_a_browser(studio: Studio, browser: Any) -> None:
+    question = Question(name="wrong", kind="spans", of="reply", options=("error",))
+    project = project_of(studio, questions=(question,))
+    with served(studio) as base:
+        page, watch = new_page(browser, base)
+        sign_in(page, studio, base, "ann")
+        page.goto(f"{base}/label/{project}")
+        page.wait_for_function("() => document.querySelectorAll('.markable .picture img').length === 2")
+        card = page.locator(".response", has=page.locator("img[alt='A dog']"))
+        card.locator(".markable").evaluate(
+            "(node) => { const all = new Range(); all.selectNodeContents(node); getSelection().removeAllRanges(); getSelection().addRange(all); }"
+        )
+        card.locator(".markable").dispatch_event("pointerup")
+        card.locator(".marker button").first.click()
+        card.locator("mark.shows img").wait_for()
+        assert "Here it is: [A dog]" in card.inner_text()
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#nothing:not([hidden])")
+        page.wait_for_function("() => document.getElementById('saved').textContent === 'saved'")
+        assert watch.wrong == []
+    (row,) = [
+        row for row in answer_rows(studio, "spans", Filters(projects=("pictures",))).rows if row["spans"]
+    ]
+    assert row["spans"][0]["end"] == len(row["completion"])
+    assert "A dog" in row["completion"]

@@ -2,6 +2,7 @@
 
 import { t } from "./words.js";
 import { Markable } from "./spans.js";
+import { marks } from "./pictures.js";
 import { make } from "./texts.js";
 
 // How many characters a text has before an index of JavaScript's, and back.
@@ -97,7 +98,7 @@ export class Questions {
   }
 
   excerpt(place, span) {
-    const part = [...this.sources[place]].slice(span.start, span.end).join("");
+    const part = [...this.sources[place]].slice(span.start, span.end).join("").replace(marks(), (_, alt) => (alt ? `[${alt.replace(/\\([\[\]\\])/g, "$1")}]` : `[${t("Image without a description")}]`));
     return part.length > 60 ? `${part.slice(0, 58)}…` : part;
   }
 

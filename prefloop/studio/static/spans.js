@@ -37,7 +37,7 @@ export class Markable {
     const isOdd = new RegExp(`^(?:${this.odd.source})$`, "u").test(text);
     const shown = text === "\r\n" ? "\n" : isOdd ? `U+${text.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}` : text;
     const image = this.images && [...text.matchAll(marks())].find((found) => found[0] === text);
-    if (image) return make("span", { "data-at": from, "data-odd": to - from, class: "shows" }, picture(image, this.images, new RegExp(this.odd.source, "gu")));
+    if (image) return make(on.length ? "mark" : "span", { "data-at": from, "data-odd": to - from, class: "shows" }, picture(image, this.images, new RegExp(this.odd.source, "gu")));
     const titles = [...new Set(on.map((span) => span.label))].join(", ");
     return make(on.length ? "mark" : "span", { "data-at": from, "data-odd": isOdd ? to - from : null, class: isOdd && text !== "\r\n" ? "odd" : null, title: titles || null,
       "data-depth": on.length ? Math.min(3, on.length) : null }, shown);
