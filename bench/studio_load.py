@@ -5,21 +5,24 @@
     python -m bench.studio_load --modes killed --seconds 60 --kills 10
     python -m bench.studio_load --store postgresql://user@host/database
 
-Each person is a thread that asks for an item over HTTP, answers it, and sends the same answer again until it is acknowledged. There are three modes,
-one after the other, each in a project of its own:
+Each person does what the labelling page does: while they read an item the next one is asked for, and an answer is sent again until it is acknowledged.
+There are three modes, one after the other, each in a project of its own:
 
-- `reading`: they read for `--think` seconds (half to one and a half times, uniformly) before they answer, as people do, if very fast ones;
+- `reading`: they read for `--think` seconds (half to one and a half times, uniformly) before they answer. 30 s is two comparisons a minute: adults read
+  238 words a minute (Brysbaert 2019, doi:10.1016/j.jml.2019.104047), so that is time for a prompt and two replies of 119 words in all, read once. 5 s
+  is faster than people compare texts; two clips of a second or two took Christiano et al. (arXiv:1706.03741) 3.6 s, 5,000 labels in five hours;
 - `saturated`: they answer at once, so every request waits in a queue of all the others;
 - `killed`: as saturated, and the server with its workers is killed with SIGKILL at random moments and started again, `--kills` times.
 
 At the end of each every acknowledged answer must be in the store exactly once, and no item may have more answers than the overlap. One line for each
 mode: answers per second while the server was there, percentiles in milliseconds until the next item is there and until an answer is acknowledged,
-undisturbed by kills, and the processor time of the server for an answer and the item before it (where it was not killed; PostgreSQL's own is not in
-it). `--people 1 --modes saturated` is the cost without a queue. The numbers are of this machine, client and server together on it. `--postgresql` starts a
-server of Debian's package for this run, with its settings as they come (`fsync` on).
+undisturbed by kills, and the processor time of the server, of PostgreSQL and of the people themselves for an answer and the item before it, which other
+work on the machine changes less than the waiting. `--people 1 --modes saturated` is the cost without a queue. The numbers are of this machine, all of
+them together on it. `--postgresql` starts a server of Debian's package for this run, with its settings as they come (`fsync` on).
 """
 
 import argparse
+import asyncio
 import getpass
 import json
 import os
@@ -30,7 +33,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -107,62 +109,106 @@ class Results:
     """Seconds until the next item was there."""
     took_with_kills: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def person(
-    base: str, token: str, project: int, results: Results, until: float, seed: int, think: float = 0.0
+class Line:
+    """A connection that asks one thing after the other. As little as possible, so that the processor is the server's."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self.port = port
+        self.head = (
+            f"Host: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+        )
+        self.reader: asyncio.StreamReader | None = None
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def post(self, path: str, body: object, *, key: str = "") -> tuple[int, bytes]:
+        """Status and body. `OSError`, or the `EOFError` of a half answer, where the server has gone."""
+        sent = json.dumps(body).encode()
+        more = f"Idempotency-Key: {key}\r\n" if key else ""
+        head = f"POST /api/v1{path} HTTP/1.1\r\n{self.head}{more}Content-Length: {len(sent)}\r\n\r\n"
+        try:
+            if self.writer is None or self.reader is None or self.reader.at_eof():
+                self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+            self.writer.write(head.encode() + sent)
+            told = await self.reader.readuntil(b"\r\n\r\n")
+            fields = dict(line.lower().split(b": ", 1) for line in told.split(b"\r\n")[1:-2])
+            answer = await self.reader.readexactly(int(fields[b"content-length"]))
+            if fields.get(b"connection") == b"close":
+                self.close()
+            return int(told.split(b" ", 2)[1]), answer
+        except (OSError, EOFError):
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """The next request makes a new connection."""
+        if self.writer is not None:
+            self.writer.close()
+        self.reader = self.writer = None
+
+
+async def person(
+    port: int, token: str, project: int, results: Results, until: float, seed: int, think: float = 0.0
 ) -> None:
-    """Ask, answer, until the time is over. A request that fails is sent again."""
+    """Ask and answer as the page does: while an item is read, the next one is asked for. A request that fails is sent again."""
     draw = random.Random(seed)
-    headers = {"Authorization": f"Bearer {token}"}
-    with httpx.Client(base_url=f"{base}/api/v1", headers=headers, timeout=60) as client:
-        time.sleep(draw.uniform(0, think))  # they do not all begin at once
-        while time.monotonic() < until:
-            began = time.monotonic()
-            try:
-                answer = client.post("/assignments/next", json={"project": project})
-            except httpx.HTTPError:
-                time.sleep(0.1)
-                continue
-            if answer.status_code >= 500 or answer.status_code == 429:
-                time.sleep(0.1)
-                continue
-            if answer.status_code != 200:
-                with results.lock:
-                    results.wrong.append(f"asking: {answer.status_code} {answer.text[:200]}")
+    line = Line(port, token)
+    await asyncio.sleep(draw.uniform(0, think))  # they do not all begin at once
+    try:
+        item = await _next(line, project, [], results, until)
+        while item is not None and time.monotonic() < until:
+            read = time.monotonic() + think * draw.uniform(0.5, 1.5)
+            following = await _next(line, project, [item], results, until)
+            await asyncio.sleep(max(0.0, read - time.monotonic()))
+            if not await _answer(line, item, draw, results):
                 return
-            item = answer.json()["assignment"]
-            if item is None:
-                return
-            with results.lock:
-                results.asked.append(time.monotonic() - began)
-            time.sleep(think * draw.uniform(0.5, 1.5))
-            _answer(client, item["token"], draw, results)
+            item = following
+    finally:
+        line.close()
 
 
-def _answer(client: httpx.Client, token: str, draw: random.Random, results: Results) -> None:
+async def _next(line: Line, project: int, have: list[str], results: Results, until: float) -> str | None:
+    """The token of the next item; None if there is none, or the time is over."""
+    while time.monotonic() < until:
+        began = time.monotonic()
+        try:
+            status, body = await line.post("/assignments/next", {"project": project, "have": have})
+        except (OSError, EOFError):
+            status, body = 503, b""
+        if status >= 500 or status == 429:
+            await asyncio.sleep(0.1)
+            continue
+        if status != 200:
+            results.wrong.append(f"asking: {status} {body[:200]!r}")
+            return None
+        results.asked.append(time.monotonic() - began)
+        item = json.loads(body)["assignment"]
+        return None if item is None else item["token"]
+    return None
+
+
+async def _answer(line: Line, token: str, draw: random.Random, results: Results) -> bool:
     key, began, requests = uuid4().hex, time.monotonic(), 0
     body = {"choice": draw.choice(["first", "second", "tie"]), "duration_ms": 1000}
     while True:
         requests += 1
         try:
-            said = client.post(f"/assignments/{token}/submit", json=body, headers={"Idempotency-Key": key})
-        except httpx.HTTPError:
-            time.sleep(0.1)
-            continue
-        if said.status_code < 500 and said.status_code != 429:
+            status, said = await line.post(f"/assignments/{token}/submit", body, key=key)
+        except (OSError, EOFError):
+            status, said = 503, b""
+        if status < 500 and status != 429:
             break
-        time.sleep(0.1)
+        await asyncio.sleep(0.1)
     took = time.monotonic() - began
-    with results.lock:
-        if said.status_code != 200:
-            results.wrong.append(f"{said.status_code} {said.text[:200]}")
-            return
-        results.acknowledged.append((token, key))
-        results.took_with_kills.append(took)
-        if requests == 1:
-            results.took.append(took)
+    if status != 200:
+        results.wrong.append(f"{status} {said[:200]!r}")
+        return False
+    results.acknowledged.append((token, key))
+    results.took_with_kills.append(took)
+    if requests == 1:
+        results.took.append(took)
+    return True
 
 
 def check(where: str, project: int, results: Results) -> tuple[list[str], int]:
@@ -217,42 +263,79 @@ def prepare(where: str, given: argparse.Namespace) -> tuple[int, list[str]]:
             ProjectSettings(name=f"load {uuid4().hex[:6]}", overlap=given.overlap)
         ).id
         studio.add_tasks(project, store.add_pairs().ids)
+        nobody = accounts.no_password()  # they have tokens; hashing a password for each would take a minute
         tokens = []
         for number in range(given.people):
-            who = accounts.add_person(
-                studio, f"p{number}-{uuid4().hex[:6]}", "three small words", "annotator"
-            )
+            with studio.write() as session:
+                login = f"p{number}-{uuid4().hex[:6]}"
+                account = accounts.add_account(session, login, nobody, "annotator", studio.clock()).id
+            who = accounts.who_of(studio, account)
             tokens.append(accounts.new_token(studio, who, "load", ["annotate"]))
     return project, tokens
 
 
-def drive(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spent:
+    """Processor seconds since some moment."""
+
+    server: float
+    database: float
+    """0 for SQLite, whose work is in the server, and for a server of somebody else's."""
+    client: float
+
+    def since(self, before: "Spent") -> "Spent":
+        """The seconds between two moments."""
+        return Spent(
+            server=self.server - before.server,
+            database=self.database - before.database,
+            client=self.client - before.client,
+        )
+
+
+def spent(server: Server, where: str) -> Spent:
+    """Processor seconds so far."""
+    return Spent(server=server.cpu(), database=database_cpu(where), client=time.process_time())
+
+
+def database_cpu(where: str) -> float:
+    """Processor seconds of a PostgreSQL server that `postgresql` started, those of connections that have ended among them."""
+    try:
+        lines = (Path(where.rpartition("host=")[2]) / "data" / "postmaster.pid").read_text().split()
+    except OSError:
+        return 0.0
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            id, _, told = stat.read_text().partition(" ")
+        except OSError:
+            continue
+        fields = told.rpartition(")")[2].split()
+        if id == lines[0]:
+            ticks += sum(map(int, fields[11:15]))
+        elif fields[1] == lines[0]:
+            ticks += sum(map(int, fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+async def work(
     server: Server, project: int, tokens: Sequence[str], given: argparse.Namespace, think: float, kills: int
-) -> tuple[Results, float, float, float]:
-    """Let everybody work at a server, and kill it now and then; what they saw, and seconds: of its processor, of all, without it."""
-    server.start()
-    cpu, results, began = server.cpu(), Results(), time.monotonic()
-    until = began + given.seconds
-    base = f"http://127.0.0.1:{server.port}"
-    threads = [
-        threading.Thread(
-            target=person, args=(base, token, project, results, until, number, think), daemon=True
+) -> tuple[Results, float]:
+    """Let everybody work at a server, and kill it now and then; what they saw, and the seconds without it."""
+    results, began, away = Results(), time.monotonic(), 0.0
+    people = [
+        asyncio.create_task(
+            person(server.port, token, project, results, began + given.seconds, number, think)
         )
         for number, token in enumerate(tokens)
     ]
-    for thread in threads:
-        thread.start()
-    away = 0.0
     for moment in sorted(random.Random(0).uniform(0.1, 0.9) * given.seconds for _ in range(kills)):
-        time.sleep(max(0.0, began + moment - time.monotonic()))
+        await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
         killed = time.monotonic()
         server.kill()
-        server.start()
+        await asyncio.to_thread(server.start)
         away += time.monotonic() - killed
-    for thread in threads:
-        thread.join()
-    lasted, cpu = time.monotonic() - began, server.cpu() - cpu
-    return results, cpu, lasted, away
+    await asyncio.gather(*people)
+    return results, away
 
 
 def measure(where: str, mode: str, given: argparse.Namespace) -> list[str]:
@@ -263,18 +346,27 @@ def measure(where: str, mode: str, given: argparse.Namespace) -> list[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = Server(where, port, given.workers)
+    loads = [os.getloadavg()[0]]
     with ExitStack() as stack:
         stack.callback(server.kill)
-        results, cpu, lasted, away = drive(server, project, tokens, given, think, kills)
+        server.start()
+        before, began = spent(server, where), time.monotonic()
+        results, away = asyncio.run(work(server, project, tokens, given, think, kills))
+        lasted, used = time.monotonic() - began, spent(server, where).since(before)
+    loads.append(os.getloadavg()[0])
     wrong, stored = check(where, project, results)
-    count = len(results.acknowledged)
+    count = max(1, len(results.acknowledged))
     kind = "postgresql" if where.startswith("postgres") else "sqlite"
-    spent = "-" if kills or not count else f"{1000 * cpu / count:.1f}"
+    of_server = "-" if kills else f"{1000 * used.server / count:.1f}"
     print(
-        f"{kind}, {given.workers} worker{'s' * (given.workers > 1)}, {mode}: {given.people} people, {lasted:.0f} s, {kills} kills, away {away:.0f} s | "
-        f"acknowledged {count}, stored {stored}, lost or doubled {len(wrong)} | {count / max(lasted - away, 1e-9):.1f} answers/s | "
+        f"{kind}, {given.workers} worker{'s' * (given.workers > 1)}, {mode}: {given.people} people"
+        f"{f', {60 / think:.0f} answers a minute each' if think else ''}, {lasted:.0f} s, {kills} kills, away {away:.0f} s | "
+        f"acknowledged {len(results.acknowledged)}, stored {stored}, lost or doubled {len(wrong)} | "
+        f"{len(results.acknowledged) / max(lasted - away, 1e-9):.1f} answers/s | "
         f"ms p50/p95/p99: next item {percentiles(results.asked)}, acknowledged {percentiles(results.took)}, with kills "
-        f"{percentiles(results.took_with_kills)} | server ms of processor an answer {spent}",
+        f"{percentiles(results.took_with_kills)} | processor ms an answer and the item before it: server {of_server}, "
+        f"database {1000 * used.database / count:.1f}, client {1000 * used.client / count:.1f} | "
+        f"load average {loads[0]:.1f} before, {loads[1]:.1f} after",
         flush=True,
     )
     return wrong
@@ -335,7 +427,7 @@ def main() -> int:
     parser.add_argument("--items", type=int, default=1500)
     parser.add_argument("--overlap", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--think", type=float, default=5.0, help="seconds that a person reads, on average")
+    parser.add_argument("--think", type=float, default=30.0, help="seconds that a person reads, on average")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     with ExitStack() as stack:

@@ -30,7 +30,8 @@ def _standing(*, one: bool) -> Select[int, str, int, str, str]:
     return statement.where(_Project.id == bindparam("project")) if one else statement
 
 
-def _role(access: str, account: int | None, own: str, member: str | None) -> ProjectRole | None:
+def role(access: str, account: int | None, own: str, member: str | None) -> ProjectRole | None:
+    """An annotator's role in a project: from its access, their account and its role, and the role of their membership."""
     if account is None or own == "admin":
         return "manager"
     if member is not None:
@@ -41,17 +42,21 @@ def _role(access: str, account: int | None, own: str, member: str | None) -> Pro
 def roles(session: Session, annotator: int) -> dict[int, ProjectRole]:
     """Project -> the annotator's role, of the projects they belong to."""
     rows = session.execute(_standing(one=False), {"annotator": annotator})
-    found: dict[int, ProjectRole | None] = {row[0]: _role(*row[1:]) for row in rows}
-    return {project: role for project, role in found.items() if role is not None}
+    found: dict[int, ProjectRole | None] = {row[0]: role(*row[1:]) for row in rows}
+    return {project: own for project, own in found.items() if own is not None}
 
 
 def check(session: Session, project: int, annotator: int, least: ProjectRole = "annotator") -> None:
     """Raise `NotFound` for a project that the annotator does not belong to, `NotAllowed` where their role there is below `least`."""
     row = session.execute(_standing(one=True), {"project": project, "annotator": annotator}).one_or_none()
-    role = None if row is None else _role(*row[1:])
-    if role is None:
+    require(project, None if row is None else role(*row[1:]), least)
+
+
+def require(project: int, own: ProjectRole | None, least: ProjectRole = "annotator") -> None:
+    """As `check`, of a role that is known."""
+    if own is None:
         raise NotFound(f"project {project} does not exist")  # as for one that is not: nobody is told more
-    if PROJECT_ROLES.index(role) < PROJECT_ROLES.index(least):
+    if PROJECT_ROLES.index(own) < PROJECT_ROLES.index(least):
         raise NotAllowed(f"only {least}s of this project may do this")
 
 

@@ -13,8 +13,9 @@ from fastapi import APIRouter, Body, Depends, Query, Request, Response
 
 from prefloop.data.store.values import ExportKind
 from prefloop.records import Prompt
-from prefloop.studio import accounts, exchange, members, onboarding, people_log
+from prefloop.studio import accounts, exchange, members
 from prefloop.studio.accounts import Who
+from prefloop.studio.asking import next_item
 from prefloop.studio.bodies import (
     AnswerIn,
     AssignmentOut,
@@ -38,7 +39,6 @@ from prefloop.studio.bodies import (
 )
 from prefloop.studio.exchange import ImportOptions
 from prefloop.studio.languages import words_of
-from prefloop.studio.projects import project_of
 from prefloop.studio.questions import QuestionAnswer, Span
 from prefloop.studio.render import markdown, to_html
 from prefloop.studio.security import admin, limit, manager, reader, root_of, signed_in, studio_of, worker
@@ -153,25 +153,17 @@ def _project_out(project: Project, progress: ProjectProgress, *, everything: boo
 @router.post("/assignments/next", tags=["work"])
 def next_assignment(request: Request, body: NextIn, who: Who = Depends(worker)) -> NextOut:  # noqa: B008
     """The next item to judge, or none. What you were given and have not answered comes first."""
-    studio = studio_of(request)
-    assignment, now = studio.lease(body.project, who.annotator, have=body.have), studio.clock()
-    with studio.read() as session:
-        project = project_of(session, body.project)
-        done, left = people_log.counts(session, project, who.annotator, now, working=assignment is not None)
-        unanswered = people_log.unanswered(session, who.annotator, body.have)
-        why_not = people_log.why_nothing if assignment is None else people_log.quota_reached
-        why = why_not(session, project, who.annotator, now)
-        unread = onboarding.gate(session, project, who.annotator).guidelines if assignment is None else ""
-        changed = bool(unread) and onboarding.has_read_some(session, project.id, who.annotator)
+    found = next_item(studio_of(request), body.project, who.annotator, have=body.have)
+    assignment, guidelines = found.assignment, found.project.settings.guidelines
     return NextOut(
         assignment=None if assignment is None else assignment_out(assignment, root_of(request)),
-        done=done,
-        left=left,
-        unanswered=unanswered,
-        state=project.state,
-        why=words_of(request, who).said(why),
-        guidelines=GuidelinesOut(version=unread, html=markdown(project.settings.guidelines), changed=changed)
-        if unread
+        done=found.done,
+        left=found.left,
+        unanswered=found.unanswered,
+        state=found.project.state,
+        why=words_of(request, who).said(found.why),
+        guidelines=GuidelinesOut(version=found.unread, html=markdown(guidelines), changed=found.changed)
+        if found.unread
         else None,
     )
 

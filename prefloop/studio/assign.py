@@ -9,7 +9,7 @@ moment, so annotators do not wait for each other. On SQLite the whole transactio
 """
 
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
@@ -19,7 +19,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from prefloop.data.store import judging, models, studio_models
-from prefloop.data.store.values import Conflict, Judgement
+from prefloop.data.store.values import Conflict, Item, Judgement
 from prefloop.studio import (
     access,
     answers,
@@ -31,11 +31,12 @@ from prefloop.studio import (
     statements,
     suggestions,
 )
-from prefloop.studio.edits import current_judgement, write_edit
+from prefloop.studio.edits import write_edit
 from prefloop.studio.onboarding import Gate
-from prefloop.studio.projects import project_of
+from prefloop.studio.projects import project_from
 from prefloop.studio.reveal import told_after
-from prefloop.studio.values import Answer, Assignment, Feedback, NotFound, Project, Receipt
+from prefloop.studio.standing import Stands
+from prefloop.studio.values import ITEM_KIND, Answer, Assignment, Feedback, NotFound, Project, Receipt
 
 MOST_HELD = 3
 """Leases an annotator holds in one project: the item on the screen, the next one, and one left over from another window."""
@@ -44,30 +45,29 @@ _Task, _Assignment, _Judgement = studio_models.TaskRow, studio_models.Assignment
 
 def lease(
     session: Session,
-    project: Project,
-    annotator: int,
+    stands: Stands,
     *,
     have: Collection[str] = (),
     now: datetime,
     random: Random | secrets.SystemRandom,
+    sweep: bool = True,
 ) -> Assignment | None:
-    """The next item for an annotator, or None if there is none for them right now. `have`: tokens that the page holds already.
+    """The next item for an annotator who is locked, or None if there is none for them right now. `have`: tokens that the page holds already.
+    `sweep`: whether to take back first what others have let run out; it is done in any case before there is nothing to offer.
 
     There is none beyond their quota, or while something else comes first; see `onboarding.gate`. Items that they were given before and have not
     answered come first, so a reloaded page continues where it was.
     """
-    lock_annotator(session, annotator)
-    access.check(session, project.id, annotator)
-    expire(session, now)
+    project, annotator = stands.project, stands.annotator
+    if sweep:
+        expire(session, now)
     if project.state != "open" or project.settings.kind == "chat":
         return None  # a chat's items are made as one talks, for whoever talks; see `chats`
-    gate = onboarding.settle(
-        session, project, annotator, onboarding.gate(session, project, annotator), now=now
-    )
+    gate = onboarding.settle(session, project, annotator, onboarding.gate_of(session, stands), now=now)
     if gate.closed:
         return None
     mine = {"project": project.id, "annotator": annotator}
-    for row, note in session.execute(notes.sent_back(), mine).all():
+    for row, note in session.execute(notes.sent_back(), mine).all() if stands.sent_back else ():
         if row.token not in have:
             return shown(session, project, row, note=note)
     held = session.scalars(statements.held(), mine).all()
@@ -80,18 +80,23 @@ def lease(
         return None
     if gate.stage and len(held) >= gate.left:
         return None  # what comes next depends on the answers to these
-    task = _take(session, project, annotator, gate, random)
-    if task is None:
+    found = _choose(session, project, annotator, gate, random)
+    if found is None and not sweep and expire(session, now):
+        found = _choose(session, project, annotator, gate, random)
+    if found is None:
         return None
-    slots = session.scalar(statements.slots(), {"item": task.item_id})
-    order = list(range(slots or 0))
+    task, row = found
+    (item,) = judging.items(session, [task.item_id])
+    task.taken += 1
+    task.open = is_open(task)
+    order = list(range(len(item.completions)))
     random.shuffle(order)
-    row = session.scalars(statements.earlier(), {"task": task.id, "annotator": annotator}).one_or_none()
     expires = now + timedelta(seconds=project.settings.lease_seconds)
     if row is None:
         row = _Assignment(
             token=secrets.token_urlsafe(16),
             task_id=task.id,
+            project_id=project.id,
             annotator_id=annotator,
             state="leased",
             order_shown=order,
@@ -107,25 +112,20 @@ def lease(
     else:
         # Left unanswered before. The order stays as it was: the annotator may remember it, and a draft speaks of it.
         row.state, row.leased_at, row.expires_at = "leased", now, expires
-    session.flush()
-    return shown(session, project, row)
+        session.flush()
+    return shown(session, project, row, item=item)
 
 
-def _take(
+def _choose(
     session: Session, project: Project, annotator: int, gate: Gate, random: Random | secrets.SystemRandom
-) -> studio_models.TaskRow | None:
-    """Choose a task and take one of its places."""
+) -> tuple[studio_models.TaskRow, studio_models.AssignmentRow | None] | None:
+    """A task with a free place, locked, and the annotator's earlier assignment of it."""
     mine = {"project": project.id, "annotator": annotator}
     # Questions whose answer is known are asked among others, not alone: without another one there is none of them.
-    task = session.scalars(statements.candidates(gate.stage or "work"), mine).first()
-    if task is not None and not gate.stage and random.random() < project.settings.gold_share:
-        task = session.scalars(statements.candidates("known"), mine).first() or task
-    if task is None:
-        return None
-    task.taken += 1
-    task.open = is_open(task)
-    session.flush()
-    return task
+    found = session.execute(statements.candidates(gate.stage or "work"), mine).first()
+    if found is not None and not gate.stage and random.random() < project.settings.gold_share:
+        found = session.execute(statements.candidates("known"), mine).first() or found
+    return None if found is None else (found[0], found[1])
 
 
 def expire(session: Session, now: datetime) -> int:
@@ -157,14 +157,14 @@ def submit(
     for another answer or the item was answered already.
     """
     lock_annotator(session, annotator)
-    row, project, item = owned(session, token, annotator)
+    row, project, task = owned(session, token, annotator)
     version = onboarding.version_read(session, project, annotator)
-    judgement = answers.judgement(project, row, answer, key=key, item=item, version=version)
-    question_answers.check(session, project, item, row.order_shown, answer)
-    task = session.get_one(_Task, row.task_id)
+    said = _said(session, task.item_id, annotator)
+    judgement = answers.judgement(project, row, answer, key=key, item=task.item_id, version=version)
+    question_answers.check(session, project, task.item_id, row.order_shown, answer)
     feedback = _feedback(task, judgement, row)
-    told = told_after(session, project, item, row.order_shown)
-    known = _known(session, judgement.idempotency_key)
+    told = told_after(session, project, task.item_id, row.order_shown)
+    known = _known(said, judgement.idempotency_key)
     if known is not None:
         answers.same(session, known, judgement, answer)
         return Receipt(token=token, state=_state(row), judgement=known.id, feedback=feedback, models=told)
@@ -173,11 +173,11 @@ def submit(
         raise Conflict(
             "this item was answered already, perhaps in another window; undo that answer to change it"
         )
-    judgement = _anew(session, judgement, row) if again else _superseding(session, judgement)
-    (id,) = judging.add_judgements(session, [judgement])
+    judgement = _anew(session, judgement, row) if again else _superseding(said, judgement)
+    id = _add(session, project, row, judgement, said)
     edit = write_edit(session, project, row, answer, id, judgement) if answer.edited.strip() else None
     _write_detail(session, id, row.id, answer, edit)
-    question_answers.write(session, id, item, row.order_shown, answer)
+    question_answers.write(session, id, task.item_id, row.order_shown, answer)
     if again:
         notes.add(session, row, "revised", answer.rationale[: notes.LONGEST], now=now, by=annotator)
     else:
@@ -234,13 +234,14 @@ def _occupy(session: Session, row: studio_models.AssignmentRow) -> None:
 def skip(session: Session, token: str, annotator: int, *, key: str, reason: str, now: datetime) -> Receipt:
     """Pass over an item: it is not offered to this annotator again, and somebody else is asked."""
     lock_annotator(session, annotator)
-    row, project, item = owned(session, token, annotator)
+    row, project, task = owned(session, token, annotator)
     version = onboarding.version_read(session, project, annotator)
+    said = _said(session, task.item_id, annotator)
     judgement = answers.plain_judgement(
-        row, choice="skip", key=key, item=item, strength=0, duration_ms=0, version=version
+        row, choice="skip", key=key, item=task.item_id, strength=0, duration_ms=0, version=version
     )
     answer = Answer(choice="tie", rationale=reason)
-    known = _known(session, judgement.idempotency_key)
+    known = _known(said, judgement.idempotency_key)
     if known is not None:
         answers.same(session, known, judgement, answer)
         return Receipt(token=token, state=_state(row), judgement=known.id)
@@ -248,8 +249,7 @@ def skip(session: Session, token: str, annotator: int, *, key: str, reason: str,
         raise Conflict(
             "this item was answered already, perhaps in another window; undo that answer to change it"
         )
-    judgement = _superseding(session, judgement)
-    (id,) = judging.add_judgements(session, [judgement])
+    id = _add(session, project, row, _superseding(said, judgement), said)
     _write_detail(session, id, row.id, answer, None)
     if row.state == "leased":
         _release(session, row.task_id)
@@ -274,11 +274,11 @@ def undo(session: Session, token: str, annotator: int, *, now: datetime) -> Assi
     answered, and the answer is kept as surplus.
     """
     lock_annotator(session, annotator)
-    row, project, _ = owned(session, token, annotator)
+    row, project, task = owned(session, token, annotator)
     if row.state not in ("submitted", "skipped", "surplus"):
         return shown(session, project, row)
     assert row.judgement_id is not None
-    if session.get_one(_Task, row.task_id).stage:
+    if task.stage:
         raise Conflict(
             "answers to practice and qualification items cannot be changed; continue with the next one"
         )
@@ -377,20 +377,28 @@ def save_draft(
         row.expires_at = now + timedelta(seconds=project.settings.lease_seconds)
 
 
-def owned(session: Session, token: str, annotator: int) -> tuple[studio_models.AssignmentRow, Project, int]:
-    """The annotator's own assignment, locked, its project, and the number of its item; `NotFound` for who does not belong there any more."""
+def owned(
+    session: Session, token: str, annotator: int
+) -> tuple[studio_models.AssignmentRow, Project, studio_models.TaskRow]:
+    """The annotator's own assignment, locked, its project and its task, which is not locked; `NotFound` for who does not belong there any more."""
     found = session.execute(statements.own(), {"token": token, "annotator": annotator}).one_or_none()
     if found is None:
         raise NotFound("you have no such assignment")
-    row, project, item = found
-    access.check(session, project, annotator)
-    return row, project_of(session, project), item
+    row, task, project, account, own, member = found
+    role = None if project.state == "deleted" else access.role(project.access, account, own, member)
+    access.require(project.id, role)
+    return row, project_from(project), task
 
 
 def shown(
-    session: Session, project: Project, row: studio_models.AssignmentRow, *, note: str = ""
+    session: Session,
+    project: Project,
+    row: studio_models.AssignmentRow,
+    *,
+    note: str = "",
+    item: Item | None = None,
 ) -> Assignment:
-    """An assignment as its page may see it. `note`: with which it was sent back."""
+    """An assignment as its page may see it. `note`: with which it was sent back. `item`: what it asks about, where that was just read."""
     draft = row.draft
     if note and row.judgement_id is not None and not draft:
         before = session.get_one(_Judgement, row.judgement_id)
@@ -398,7 +406,8 @@ def shown(
             before, session.get(studio_models.JudgementDetailRow, before.id), row.order_shown
         ) | question_answers.as_draft(session, before.id, row.order_shown)
     task = session.get_one(_Task, row.task_id)  # without a query where the session has just taken it
-    (item,) = judging.items(session, [task.item_id])
+    if item is None:
+        (item,) = judging.items(session, [task.item_id])
     return Assignment(
         token=row.token,
         project=project.id,
@@ -432,15 +441,38 @@ def _locked_task(session: Session, task: int) -> studio_models.TaskRow:
     ).one()
 
 
-def _known(session: Session, key: str) -> models.JudgementRow | None:
-    return session.scalars(statements.judgement_with_key(), {"key": key}).one_or_none()
+def _said(session: Session, item: int, annotator: int) -> Sequence[models.JudgementRow]:
+    """What the annotator, who is locked, has said of an item; the last one is current."""
+    return session.scalars(statements.said(), {"item": item, "annotator": annotator}).all()
 
 
-def _superseding(session: Session, judgement: Judgement) -> Judgement:
+def _known(said: Sequence[models.JudgementRow], key: str) -> models.JudgementRow | None:
+    """The judgement that was sent with this key. Keys hold the assignment, so they are of no other item and no other annotator."""
+    return next((judgement for judgement in said if judgement.idempotency_key == key), None)
+
+
+def _add(
+    session: Session,
+    project: Project,
+    row: studio_models.AssignmentRow,
+    judgement: Judgement,
+    said: Sequence[models.JudgementRow],
+) -> int:
+    """Write a judgement down; its id."""
+    return judging.add_checked(
+        session,
+        judgement,
+        kind=ITEM_KIND[project.settings.kind],
+        size=len(row.order_shown),
+        current=said[-1].id if said else None,
+    )
+
+
+def _superseding(said: Sequence[models.JudgementRow], judgement: Judgement) -> Judgement:
     """The judgement, superseding the annotator's withdrawn one of the same item if there is one."""
-    current = current_judgement(session, judgement.item, judgement.annotator)
-    if current is None:
+    if not said:
         return judgement
+    current = said[-1]
     if current.choice != "withdrawn":
         raise Conflict("you have judged this item already, elsewhere; it needs no second answer")
     return replace(judgement, supersedes=current.id)

@@ -235,7 +235,7 @@ class GuidelinesOut(BaseModel):
 class NextOut(BaseModel):
     assignment: AssignmentOut | None
     done: int = Field(description="answers you have given in this project")
-    left: int = Field(description="items you can still be asked, those you hold among them")
+    left: int = Field(description="items you can still be asked, those you hold among them; 100 for more")
     unanswered: list[str] = Field(description="those of `have` that have no answer yet")
     state: str = Field(description="of the project; only an open project asks anything")
     why: str = Field(description="that your quota is reached, or you are paused; empty if neither is so")

@@ -201,6 +201,7 @@ def answered(
     assignment = _Assignment(
         token=secrets.token_urlsafe(16),
         task_id=task.id,
+        project_id=project.id,
         annotator_id=chat.annotator_id,
         state="leased",
         order_shown=[slots[ids[place]] for place in order],

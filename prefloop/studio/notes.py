@@ -107,9 +107,8 @@ def sent_back() -> Select[studio_models.AssignmentRow, str]:
     return (
         select(_Assignment, _Note.text)
         .join(_Note, _Note.assignment_id == _Assignment.id)
-        .join(_Task, _Task.id == _Assignment.task_id)
         .where(
-            _Task.project_id == bindparam("project"),
+            _Assignment.project_id == bindparam("project"),
             _Assignment.annotator_id == bindparam("annotator"),
             _Assignment.state.in_(("submitted", "surplus")),
             _Note.kind == "sent_back",

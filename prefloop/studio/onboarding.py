@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, aliased
 from prefloop.data.store import models, studio_models
 from prefloop.data.store.values import Conflict
 from prefloop.studio import audit
+from prefloop.studio.standing import Stands
 from prefloop.studio.values import Project, Stage
 
 _Task, _Assignment, _Judgement = studio_models.TaskRow, studio_models.AssignmentRow, models.JudgementRow
@@ -65,6 +66,20 @@ def gate(session: Session, project: Project, annotator: int) -> Gate:
     if project.guideline_version and row.version is None:
         return Gate(guidelines=project.guideline_version)
     return OPEN if row.qualified else _before_work(session, project, annotator)
+
+
+def gate_of(session: Session, stands: Stands) -> Gate:
+    """The same for who was just asked how they stand, without asking it again."""
+    project, version = stands.project, stands.project.guideline_version
+    if not stands.has_account:
+        return OPEN
+    if stands.state in ("paused", "failed"):
+        return Gate(why=stands.why)
+    if version and version not in stands.read:
+        return Gate(guidelines=version)
+    if stands.qualified or not (stands.stages or project.settings.qualify_items):
+        return OPEN
+    return _before_work(session, project, stands.annotator)
 
 
 @cache
@@ -200,7 +215,7 @@ def _last_gold() -> Select[Any, datetime | None]:
         .join(_Task, _Task.id == _Assignment.task_id)
         .join(_Judgement, _Judgement.id == _Assignment.judgement_id)
         .where(
-            _Task.project_id == bindparam("project"),
+            _Assignment.project_id == bindparam("project"),
             _Task.gold != "",
             _Task.stage == "",
             _Assignment.annotator_id == bindparam("annotator"),

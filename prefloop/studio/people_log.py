@@ -6,14 +6,16 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import CompoundSelect, Select, bindparam, case, func, literal, select, union_all
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Select, and_, bindparam, case, func, select
+from sqlalchemy.orm import Session
 
 from prefloop.data.store import models, studio_models
-from prefloop.studio import notes, onboarding, people_tags, quotas
+from prefloop.studio import notes, onboarding, people_tags, quotas, statements
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Project
 
+MOST_LEFT = 100
+"""What is left is counted up to here, for every item that is asked for: pages show `100+`."""
 _Task, _Assignment = studio_models.TaskRow, studio_models.AssignmentRow
 
 
@@ -32,20 +34,25 @@ class Event:
 
 
 def counts(
-    session: Session, project: Project, annotator: int, now: datetime, *, working: bool = False
+    session: Session,
+    project: Project,
+    annotator: int,
+    now: datetime,
+    *,
+    working: bool = False,
+    sent_back: bool = True,
 ) -> tuple[int, int]:
-    """Answers that somebody has given in a project, and those that they can still give: items they hold, and items with a free place
-    that they have neither answered nor passed over, up to their quota. Of a project that is not open, none. `working`: that they were just given
-    an item, so that nothing stands in their way."""
+    """Answers that somebody has given in a project, and those that they can still give, at most `MOST_LEFT`: items they hold, and items with a free
+    place that they have neither answered nor passed over, up to their quota. Of a project that is not open, none. `working`: that they were just
+    given an item, so that nothing stands in their way. `sent_back`: whether answers may have been sent back to them."""
     mine = {"project": project.id, "annotator": annotator}
-    done, held = session.execute(_mine(), mine).one()
+    done, held, free = session.execute(_mine(), mine).one()
     if not working and (project.state != "open" or onboarding.gate(session, project, annotator).why):
         return done, 0
-    free = session.scalars(_free(), mine).all()
-    left = free[0] - free[1] + held
     allowed = quotas.allowance(session, project, annotator, now).left
-    again = len(session.execute(notes.sent_back(), mine).all())
-    return done, again + (left if allowed is None else min(left, allowed))
+    left = free + held if allowed is None else min(free + held, allowed)
+    again = len(session.execute(notes.sent_back(), mine).all()) if sent_back else 0
+    return done, min(MOST_LEFT, again + left)
 
 
 def unanswered(session: Session, annotator: int, tokens: Collection[str]) -> list[str]:
@@ -68,43 +75,41 @@ def quota_reached(session: Session, project: Project, annotator: int, now: datet
 
 
 @cache
-def _mine() -> Select[int, int]:
-    """Answers given, and leases held."""
+def _mine() -> Select[int, int, int]:
+    """Answers given, leases held, and items with a free place that `assign` may offer to the annotator: these are counted up to `MOST_LEFT`, so that
+    it takes no longer where there are more."""
+    project, annotator = bindparam("project"), bindparam("annotator")
+    mine = (_Assignment.project_id == project, _Assignment.annotator_id == annotator)
+    answered = _Assignment.state.in_(("submitted", "surplus"))
+    before_work = (
+        select(func.count())
+        .select_from(_Task)
+        .join(_Assignment, and_(_Assignment.task_id == _Task.id, _Assignment.annotator_id == annotator))
+        .where(_Task.project_id == project, _Task.stage.in_(("practice", "qualification")), answered)
+        .scalar_subquery()
+    )
+    free = (
+        select(_Task.id)
+        .where(
+            _Task.project_id == project,
+            _Task.gold == "",
+            _Task.open,
+            _Task.taken < _Task.overlap,
+            people_tags.offered(annotator),
+            *statements.not_asked(annotator),
+        )
+        .limit(MOST_LEFT)
+        .subquery()
+    )
     return (
         select(
-            func.count(case((_Assignment.state.in_(("submitted", "surplus")) & (_Task.stage == ""), 1))),
+            func.count(case((answered, 1))) - before_work,
             func.count(case((_Assignment.state == "leased", 1))),
+            select(func.count()).select_from(free).scalar_subquery(),
         )
         .select_from(_Assignment)
-        .join(_Task, _Task.id == _Assignment.task_id)
-        .where(_Task.project_id == bindparam("project"), _Assignment.annotator_id == bindparam("annotator"))
+        .where(*mine)
     )
-
-
-@cache
-def _free() -> CompoundSelect[int, int]:
-    """Items with a free place, and how many of these `assign` will not offer to the annotator: what they have been asked is in few rows, so
-    it is subtracted and not looked for beside each item."""
-    free = (
-        _Task.project_id == bindparam("project"),
-        _Task.gold == "",
-        _Task.open,
-        _Task.taken < _Task.overlap,
-    )
-    annotator = bindparam("annotator")
-    free = (*free, people_tags.offered(annotator))
-    asked = select(_Assignment.task_id).where(
-        _Assignment.annotator_id == annotator, _Assignment.state.not_in(("expired", "returned"))
-    )
-    later, judgement = aliased(models.JudgementRow), models.JudgementRow
-    judged = select(judgement.item_id).where(
-        judgement.annotator_id == annotator,
-        judgement.choice != "withdrawn",
-        ~select(later.id).where(later.supersedes_id == judgement.id).exists(),
-    )
-    all_of = select(func.count(), literal(0).label("part")).where(*free)
-    mine = select(func.count(), literal(1)).where(*free, _Task.id.in_(asked) | _Task.item_id.in_(judged))
-    return union_all(all_of, mine).order_by("part")
 
 
 def events(studio: Studio, *, before: int | None, limit: int) -> list[Event]:

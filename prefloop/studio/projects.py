@@ -44,7 +44,7 @@ def create(session: Session, settings: ProjectSettings, *, now: datetime, by: in
     session.flush()
     _keep_guidelines(session, row.id, settings.guidelines, now)
     audit.write(session, now=now, annotator=by, action="create", entity="project", id=row.id)
-    return _project(row)
+    return project_from(row)
 
 
 def _check_free(session: Session, name: str, *, but: int | None = None) -> None:
@@ -65,10 +65,10 @@ def change(
 ) -> Project:
     """New settings for a project; what was asked already keeps the guideline version it was asked under. The kind stays."""
     row = _row(session, id, lock=True)
-    columns, before = _columns(settings), _columns(_project(row).settings)
+    columns, before = _columns(settings), _columns(project_from(row).settings)
     changed = {name: value for name, value in columns.items() if value != before[name]}
     if not changed and state in (None, row.state):
-        return _project(row)
+        return project_from(row)
     if "kind" in changed:
         raise InputError(f"project {row.name!r} is of kind {row.kind}; make another project for another kind")
     _check_free(session, settings.name, but=id)
@@ -95,7 +95,7 @@ def change(
         id=id,
         detail=changed | ({} if state is None else {"state": state}),
     )
-    return _project(row)
+    return project_from(row)
 
 
 def _keep_guidelines(session: Session, project: int, text: str, now: datetime) -> None:
@@ -118,7 +118,7 @@ def _set_overlap(session: Session, project: int, overlap: int) -> None:
 
 def project_of(session: Session, id: int) -> Project:
     """The project with this id, or `NotFound`."""
-    return _project(_row(session, id))
+    return project_from(_row(session, id))
 
 
 def find(session: Session, given: str) -> Project:
@@ -130,14 +130,14 @@ def find(session: Session, given: str) -> Project:
     if row is None or row.state == "deleted":
         names = session.scalars(select(table.name).where(table.state != "deleted").order_by(table.id)).all()
         raise NotFound(f"project {given!r} is not in the store; it has {', '.join(names) or 'none yet'}")
-    return _project(row)
+    return project_from(row)
 
 
 def all_of(session: Session) -> list[Project]:
     """Every project, oldest first."""
     table = studio_models.ProjectRow
     there = select(table).where(table.state != "deleted").order_by(table.id)
-    return [_project(row) for row in session.scalars(there)]
+    return [project_from(row) for row in session.scalars(there)]
 
 
 def add_tasks(
@@ -298,7 +298,8 @@ def _columns(settings: ProjectSettings) -> dict[str, Any]:
     return columns
 
 
-def _project(row: studio_models.ProjectRow) -> Project:
+def project_from(row: studio_models.ProjectRow) -> Project:
+    """A project from its row."""
     kind: Any = row.kind
     render: Any = row.render
     access: Any = row.access

@@ -57,7 +57,7 @@ def _given() -> Select[int, int]:
         .select_from(_Assignment)
         .join(_Task, _Task.id == _Assignment.task_id)
         .where(
-            _Task.project_id == bindparam("project"),
+            _Assignment.project_id == bindparam("project"),
             _Task.stage == "",
             _Assignment.annotator_id == bindparam("annotator"),
             _Assignment.state.in_(("submitted", "surplus")),

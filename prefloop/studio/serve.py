@@ -40,6 +40,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ENVIRONMENT = "PREFLOOP_STUDIO_"
 """What worker processes are told, by environment: they import the application themselves."""
 SHUTDOWN_SECONDS = 10
+IDLE_SECONDS = 75
+"""A connection is kept this long between two answers: people read for longer than the five seconds that uvicorn waits."""
 
 
 def serve(config: ServeConfig) -> None:
@@ -121,6 +123,7 @@ def _run(address: "Address", told: Mapping[str, str], *, workers: int) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_keep_alive=IDLE_SECONDS,
         proxy_headers=bool(address.public),
     )
 

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from prefloop.data.store import Store
 from prefloop.data.store.values import Conflict
 from prefloop.errors import InputError
-from prefloop.studio import access, assign, history, onboarding, projects
+from prefloop.studio import access, assign, history, onboarding, projects, standing
 from prefloop.studio.values import (
     Answer,
     Assignment,
@@ -28,6 +28,8 @@ from prefloop.studio.values import (
 )
 
 T = TypeVar("T")
+SWEEP_EVERY = timedelta(seconds=1)
+"""Leases that have run out are looked for this often, and whenever somebody would go without an item; each server process counts for itself."""
 
 
 class Studio:
@@ -51,6 +53,7 @@ class Studio:
         self.store = store
         self.clock = clock
         self.random = random or secrets.SystemRandom()
+        self._swept: datetime | None = None
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -154,17 +157,28 @@ class Studio:
 
     def lease(self, project: int, annotator: int, *, have: Collection[str] = ()) -> Assignment | None:
         """The next item for an annotator, or None; see `assign.lease`."""
-        return self.write_twice(
-            lambda session: assign.lease(
+
+        def work(session: Session) -> Assignment | None:
+            assign.lock_annotator(session, annotator)
+            now = self.clock()
+            return assign.lease(
                 session,
-                projects.project_of(session, project),
-                annotator,
+                standing.of(session, project, annotator),
                 have=have,
-                now=self.clock(),
+                now=now,
                 random=self.random,
-            ),
-            durable=False,  # nothing is lost with a lease: its item is asked again
-        )
+                sweep=self.sweep_is_due(now),
+            )
+
+        return self.write_twice(work, durable=False)  # nothing is lost with a lease: its item is asked again
+
+    def sweep_is_due(self, now: datetime) -> bool:
+        """Whether it is time to take back the leases that have run out; whoever is told so does it."""
+        swept, self._swept = self._swept, now
+        if swept is None or abs(now - swept) >= SWEEP_EVERY:
+            return True
+        self._swept = swept
+        return False
 
     def acknowledge(self, project: int, annotator: int, version: str) -> None:
         """Write down that an annotator has read this version of a project's guidelines; see `onboarding.acknowledge`."""

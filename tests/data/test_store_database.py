@@ -122,7 +122,7 @@ def test_a_store_of_a_newer_prefloop_is_refused_and_untouched(store_url: str) ->
     with Store.open(store_url) as store, store.database.write() as session:
         session.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(
-        InputError, match=r"newer prefloop \(schema 9999; this one knows up to 0019\); upgrade"
+        InputError, match=r"newer prefloop \(schema 9999; this one knows up to 0020\); upgrade"
     ):
         Store.open(store_url)
 

@@ -42,9 +42,11 @@ from prefloop.errors import InputError
 BUSY_SECONDS = 30
 """How long a SQLite connection waits for another process to finish writing."""
 CONNECT_SECONDS = 10
+CONNECTIONS = 15
+"""To PostgreSQL, of one process, at most. All stay open: a new one costs a process there, and everything is parsed and planned again for it."""
 IDLE_SECONDS = 1.0
 """After this time a connection to PostgreSQL may have been cut, and is tried before it is used."""
-HEAD = "0019"
+HEAD = "0020"
 """The newest schema that this code knows, so that opening a store that has it needs no Alembic."""
 VERSION_TABLE = "prefloop_schema"
 BULK_LOCK = 7_235_001
@@ -113,7 +115,7 @@ class Database:
         engine = self._writing if durable else self._later
         with in_plain_words(self.label), self._line, Session(engine) as session, session.begin():
             if not durable and self.dialect == "postgresql":
-                session.execute(text("SET LOCAL synchronous_commit TO off"))
+                session.connection().exec_driver_sql("SET LOCAL synchronous_commit TO off")
             if bulk and self.dialect == "postgresql":
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": BULK_LOCK})
             yield session
@@ -197,7 +199,13 @@ def open_database(where: str | Path, *, create: bool) -> Database:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}, hide_parameters=True)
+        engine = create_engine(
+            url,
+            connect_args={"connect_timeout": CONNECT_SECONDS},
+            hide_parameters=True,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+        )
         _ask_whether_there(engine)
     database = Database(engine, label)
     try:

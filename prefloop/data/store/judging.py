@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Select, bindparam, case, insert, select
 from sqlalchemy.orm import Session
 
 from prefloop.data.store import models
@@ -62,35 +64,42 @@ def open_items(session: Session, annotator: int, *, rounds: Sequence[int], limit
 
 def items(session: Session, ids: Sequence[int]) -> list[Item]:
     """The items with these ids, in their order."""
-    table = models.ItemRow
     found: dict[int, Item] = {}
     for chunk in chunks(ids):
-        texts: dict[int, list[str]] = {}
-        slots = (
-            select(models.ItemCompletionRow.item_id, models.CompletionRow.text)
-            .join(models.CompletionRow)
-            .where(models.ItemCompletionRow.item_id.in_(chunk))
-            .order_by(models.ItemCompletionRow.item_id, models.ItemCompletionRow.slot)
-        )
-        for item, completion in session.execute(slots):
-            texts.setdefault(item, []).append(completion)
-        rows = session.execute(
-            select(table.id, table.kind, table.round, models.PromptRow.content)
-            .join(models.PromptRow)
-            .where(table.id.in_(chunk))
-        )
-        for id, kind, round, content in rows:
+        for id, rows in groupby(session.execute(_of_items(), {"items": chunk}).all(), key=lambda row: row[0]):
+            slots = list(rows)
+            _, text, kind, round, content = slots[0]
             found[id] = Item(
                 id=id,
                 kind=_KINDS[kind],
                 prompt=prompt_of(content),
-                completions=tuple(texts[id]),
+                completions=(text, *(row[1] for row in slots[1:])),
                 round=round,
             )
     missing = [id for id in ids if id not in found]
     if missing:
         raise InputError(f"item {missing[0]} is not in the store; add it first")
     return [found[id] for id in ids]
+
+
+@cache
+def _of_items() -> Select[int, str, str, int, Any]:
+    """The completions of items in the order of their slots; beside the first one, what the item is."""
+    table, slot = models.ItemRow, models.ItemCompletionRow
+    return (
+        select(
+            table.id,
+            models.CompletionRow.text,
+            table.kind,
+            table.round,
+            case((slot.slot == 0, models.PromptRow.content)),
+        )
+        .join(slot, slot.item_id == table.id)
+        .join(models.CompletionRow, models.CompletionRow.id == slot.completion_id)
+        .join(models.PromptRow, models.PromptRow.id == table.prompt_id)
+        .where(table.id.in_(bindparam("items", expanding=True)))
+        .order_by(table.id, slot.slot)
+    )
 
 
 def add_judgements(session: Session, judgements: Sequence[Judgement]) -> list[int]:
@@ -126,6 +135,22 @@ def add_judgements(session: Session, judgements: Sequence[Judgement]) -> list[in
         made = session.scalars(statement, [row | {"created_at": moment} for row in new.values()])
         ids |= zip(new, made, strict=True)
     return [ids[row["idempotency_key"]] for row in rows]
+
+
+def add_checked(
+    session: Session, judgement: Judgement, *, kind: ItemKind, size: int, current: int | None
+) -> int:
+    """Add one judgement, whose id it returns, where the caller has looked already: no row has its idempotency key, its item is of this kind with so
+    many completions, and `current` is the annotator's last judgement of it. What another connection writes in between, the database refuses.
+
+    Raises as `add_judgements`, and `IntegrityError` for what was written in between.
+    """
+    check(judgement, {judgement.item: (kind, size)})
+    row = _row(judgement)
+    whose = (judgement.item, judgement.annotator)
+    _check_chain([row], {} if current is None else {whose: current})
+    table = models.JudgementRow
+    return session.scalars(insert(table).returning(table.id), row | {"created_at": now()}).one()
 
 
 def check(judgement: Judgement, slots: Mapping[int, tuple[str, int]]) -> None:

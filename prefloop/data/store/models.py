@@ -260,6 +260,7 @@ class JudgementRow(Base):
             sqlite_where=text("supersedes_id IS NULL"),
             postgresql_where=text("supersedes_id IS NULL"),
         ),
+        Index("ix_judgement_item_id_annotator_id", "item_id", "annotator_id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -8,7 +8,7 @@ beginning, and the person behind it stands in `account` alone, so that removing 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from prefloop.data.store.models import Base
@@ -142,7 +142,13 @@ class TaskRow(Base):
         UniqueConstraint("project_id", "item_id"),
         CheckConstraint("taken >= 0 AND taken <= overlap", name="taken"),
         CheckConstraint("stage IN ('', 'practice', 'qualification')", name="stage"),
-        Index("ix_task_queue", "project_id", "gold", "open", "queue", "taken", "position"),
+        Index(
+            "ix_task_queue",
+            # The whole order in which items are offered: the first that fits is found without sorting those behind it.
+            *("project_id", "gold", "queue", "taken", "position", "id"),
+            sqlite_where=text("open = 1"),
+            postgresql_where=text("open"),
+        ),
         Index("ix_task_stage", "project_id", "stage"),
     )
 
@@ -179,12 +185,15 @@ class AssignmentRow(Base):
             "state IN ('leased', 'submitted', 'skipped', 'expired', 'returned', 'surplus')", name="state"
         ),
         Index("ix_assignment_state_expires_at", "state", "expires_at"),
+        Index("ix_assignment_of", "annotator_id", "project_id", "state"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     token: Mapped[str] = mapped_column(String(32), unique=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("task.id"))
-    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
+    project_id: Mapped[int]
+    """The task's, so that what somebody has done in a project is counted without reading its tasks."""
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"))
     state: Mapped[str] = mapped_column(String(16))
     order_shown: Mapped[Any]
     """Slots as they stand on the page, first to last; drawn when the assignment is made."""

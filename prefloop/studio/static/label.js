@@ -89,12 +89,14 @@ async function ask() {
   return lease.assignment;
 }
 
+const MOST_LEFT = 100;  // the server counts no further
+
 function count(done = 0, left = 0) {
   counts.done += done;
   counts.left = Math.max(0, counts.left + left);
   find("progress").max = Math.max(1, counts.done + counts.left);
   find("progress").value = counts.done;
-  find("count").textContent = t("{done} done · {left} left", counts);
+  find("count").textContent = t("{done} done · {left} left", { ...counts, left: counts.left < MOST_LEFT ? counts.left : `${MOST_LEFT}+` });
 }
 
 // Lease the next item; null where it worked (there may be none), or the error.

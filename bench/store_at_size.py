@@ -1,0 +1,290 @@
+"""What the studio's pages cost in a store with millions of judgements on PostgreSQL, and which of them read more the more there is.
+
+    python -m bench.store_at_size --judgements 100000 1000000
+    python -m bench.store_at_size --judgements 1000000 --plans plans.txt
+
+For each size a server of Debian's package is started and filled: a thousand annotators, pairs of replies of about 300 characters, three answers each, and
+a tenth of the items still open. The rows are made by the server and loaded with COPY, without the checks that rows of the studio pass; then VACUUM and
+ANALYZE, as autovacuum would. Every page is asked for over HTTP in this process; printed are the median of `--times`, its statements, and the blocks of
+8 kB that PostgreSQL touched for them, which no other work on the machine changes. A page that reads more blocks in the larger store grows with it.
+`--plans` writes the plans of the statements of the largest store.
+"""
+
+import argparse
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from fastapi.testclient import TestClient
+from sqlalchemy import event, text
+
+from bench.studio_load import postgresql
+from prefloop.data.store import Filters, Store
+from prefloop.studio import accounts
+from prefloop.studio.app import make_app
+from prefloop.studio.security import Hosts
+from prefloop.studio.service import Studio
+from prefloop.studio.values import ProjectSettings
+
+PEOPLE = 1000
+OVERLAP = 3
+CHUNK = 500_000
+"""Rows that one COPY loads."""
+WORDS = "(SELECT string_agg('w' || (({n} * 7919::bigint + word * word * 31) % 5000), ' ') FROM generate_series(1, 50) word)"
+
+
+def rows(judgements: int, project: int, first_person: int) -> dict[str, tuple[int, str]]:
+    """Table -> how many rows, and the SELECT that makes them from the numbers `n`. Items come first that have all answers, then the open ones."""
+    items = judgements // OVERLAP * 10 // 9
+    judged = judgements // OVERLAP
+    at = "timestamptz '2026-01-01' + n * interval '1 second'"
+    person = f"{first_person} + ((n - 1) / {OVERLAP} * 7 + (n - 1) % {OVERLAP} * 331) % {PEOPLE}"
+    item = f"(n - 1) / {OVERLAP} + 1"
+    return {
+        "prompt (id, sha256, content, tags, origin, created_at)": (
+            items,
+            f"SELECT n, lpad(n::text, 64, '0'), to_json('question ' || n || ' ' || left({WORDS.format(n='n')}, 100)), '[]'::json, '', {at}",
+        ),
+        "completion (id, prompt_id, checkpoint_id, text, text_sha256, logprob, tokens, ended, temperature, top_p, top_k, seed, sample_index, created_at)": (
+            2 * items,
+            f"SELECT n, (n + 1) / 2, 1 + n % 2, {WORDS.format(n='n')} || CASE n WHEN {items} THEN ' needle' ELSE '' END, lpad(n::text, 64, '0'), "
+            f"0, 50, true, 1, 1, 0, 0, n % 2, {at}",
+        ),
+        "item (id, key, prompt_id, kind, strategy, round, created_at)": (
+            items,
+            f"SELECT n, lpad(n::text, 64, '0'), n, 'pair', 'random', n % 10, {at}",
+        ),
+        "item_completion (item_id, slot, completion_id)": (2 * items, "SELECT (n + 1) / 2, (n + 1) % 2, n"),
+        "task (id, project_id, item_id, queue, position, overlap, taken, open, gold, stage, gold_note, archived, audience)": (
+            items,
+            f"SELECT n, {project}, n, 0, (n * 7919::bigint) % 1000003, {OVERLAP}, CASE WHEN n <= {judged} THEN {OVERLAP} ELSE 0 END, n > {judged}, "
+            "'', '', '', false, ''",
+        ),
+        "judgement (id, item_id, annotator_id, order_shown, choice, strength, margin, ranking, duration_ms, guideline_version, idempotency_key, created_at)": (
+            judged * OVERLAP,
+            f"SELECT n, {item}, {person}, '[0, 1]'::json, CASE WHEN n % 5 < 3 THEN 'a' ELSE 'b' END, 0, 0, '[]'::json, 9000, '', "
+            f"'studio ' || lpad(n::text, 22, 't') || ' ' || lpad(n::text, 32, 'k'), {at}",
+        ),
+        "assignment (id, token, task_id, project_id, annotator_id, state, order_shown, leased_at, expires_at, finished_at, judgement_id, draft)": (
+            judged * OVERLAP,
+            f"SELECT n, lpad(n::text, 22, 't'), {item}, {project}, {person}, 'submitted', '[0, 1]'::json, {at}, {at}, {at}, n, '{{}}'::json",
+        ),
+        "judgement_detail (judgement_id, assignment_id, rationale, flags, ratings, edited)": (
+            judged * OVERLAP,
+            "SELECT n, n, '', '[]'::json, '{}'::json, ''",
+        ),
+        "audit_event (at, annotator_id, action, entity, entity_id, detail)": (
+            judged * OVERLAP,
+            f"SELECT {at}, {person}, 'submit', 'assignment', n, '{{\"project\": {project}}}'::json",
+        ),
+    }
+
+
+def fill(where: str, judgements: int) -> tuple[int, str, str]:
+    """Fill a store; the number of its project, a token of one of its annotators, and one of an admin."""
+    import psycopg
+
+    with Store.open(where) as store:
+        studio = Studio(store)
+        project = studio.create_project(ProjectSettings(name="large", overlap=OVERLAP, access="everyone")).id
+        for name in ("one", "other"):
+            store.add_checkpoint(name)
+        nobody, made = accounts.no_password(), []
+        with studio.write() as session:
+            for number in range(PEOPLE):
+                made.append(
+                    accounts.add_account(session, f"p{number}", nobody, "annotator", studio.clock()).id
+                )
+            boss = accounts.add_account(session, "boss", nobody, "admin", studio.clock()).id
+        one = accounts.who_of(studio, made[0])
+        token = accounts.new_token(studio, one, "bench", ["annotate", "read"])
+        boss_token = accounts.new_token(
+            studio, accounts.who_of(studio, boss), "bench", ["annotate", "read", "admin"]
+        )
+    with psycopg.connect(where) as reads, psycopg.connect(where) as writes:
+        # As a superuser: no foreign key is looked up for millions of rows that fit by construction.
+        writes.execute("SET session_replication_role = replica")
+        for table, (count, made_by) in rows(judgements, project, one.annotator).items():
+            began = time.monotonic()
+            for start in range(1, count + 1, CHUNK):
+                numbers = f"generate_series({start}, {min(start + CHUNK - 1, count)}) n"
+                with (
+                    reads.cursor().copy(f"COPY ({made_by} FROM {numbers}) TO STDOUT".encode()) as source,
+                    writes.cursor().copy(f"COPY {table} FROM STDIN".encode()) as target,
+                ):
+                    for block in source:
+                        target.write(block)
+            writes.commit()
+            print(f"  {table.split()[0]}: {count} rows in {time.monotonic() - began:.0f} s", flush=True)
+    with psycopg.connect(where, autocommit=True) as connection:
+        for table in rows(judgements, project, one.annotator):
+            name = table.split()[0]
+            last = f"(SELECT max(id) FROM {name})"
+            if "(id," in table:
+                connection.execute(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), {last})".encode())
+        connection.execute("VACUUM ANALYZE")
+    return project, token, boss_token
+
+
+@dataclass
+class Heard:
+    """The statements of a page."""
+
+    said: list[tuple[str, Any]] = field(default_factory=list)
+
+    def hear(self, _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        self.said.append((statement, parameters))
+
+
+def blocks(studio: Studio, said: Sequence[tuple[str, Any]]) -> tuple[int, list[str]]:
+    """Blocks that the reading statements touch, each run once more in a transaction that is taken back, and their plans."""
+    total, plans = 0, []
+    engine = studio.store.database._engine
+    for statement, parameters in said:
+        if not statement.lstrip().startswith(("SELECT", "(SELECT", "WITH")):
+            continue
+        with engine.connect() as connection:
+            plan = connection.exec_driver_sql(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters
+            ).scalar_one()[0]["Plan"]
+            total += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+            lines = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS) {statement}", parameters)
+            plans.append(f"{statement}\n\n" + "\n".join(row[0] for row in lines))
+            connection.rollback()
+    return total, plans
+
+
+def pages(project: int, items: int, pseudonym: str) -> dict[str, tuple[str, str, str, object]]:
+    """Name -> who asks, and the request."""
+    at = f"/api/v1/projects/{project}"
+    find = f"{at}/items/find"
+    return {
+        "an annotator's projects": ("one", "GET", "/api/v1/projects", None),
+        "own answers, newest 50": ("one", "GET", "/api/v1/me/history", None),
+        "progress of a project": ("boss", "GET", at, None),
+        "items, newest 50": ("boss", "POST", find, {}),
+        "items, 50 in the middle": ("boss", "POST", f"{find}?before={items // 2}", {}),
+        "items, a word in many": ("boss", "POST", find, {"text": "w31"}),
+        "items, a word in one": ("boss", "POST", find, {"text": "needle"}),
+        "items, one person's": ("boss", "POST", find, {"annotator": pseudonym}),
+        "one item, every answer": ("boss", "GET", f"{at}/items/5", None),
+        "audit log, newest": ("boss", "GET", "/api/v1/audit", None),
+        "people": ("boss", "GET", "/api/v1/people", None),
+    }
+
+
+def measure(where: str, judgements: int, times: int) -> tuple[dict[str, tuple[float, int, int]], list[str]]:
+    """Page -> milliseconds, statements and blocks; and the plans of them all."""
+    project, token, boss_token = fill(where, judgements)
+    found: dict[str, tuple[float, int, int]] = {}
+    plans: list[str] = []
+    with Store.open(where) as store:
+        studio, heard = Studio(store), Heard()
+        app = make_app(studio, hosts=Hosts.of("127.0.0.1"))
+        who = accounts.of_token(studio, token)
+        assert who is not None
+        with studio.read() as session:
+            pseudonym = session.scalar(text(f"SELECT name FROM annotator WHERE id = {who.annotator}"))
+            size = session.scalar(text("SELECT pg_database_size(current_database())"))
+        event.listen(store.database._engine, "before_cursor_execute", heard.hear)
+        with TestClient(app, base_url="http://127.0.0.1") as client:
+            ask = {
+                "one": {"Authorization": f"Bearer {token}"},
+                "boss": {"Authorization": f"Bearer {boss_token}"},
+            }
+
+            def next_and_answer() -> None:
+                body = {"project": project}
+                got = client.post("/api/v1/assignments/next", json=body, headers=ask["one"])
+                at = f"/api/v1/assignments/{got.json()['assignment']['token']}/submit"
+                key = {"Idempotency-Key": uuid4().hex}
+                said = client.post(at, json={"choice": "first"}, headers=ask["one"] | key)
+                assert said.status_code == 200, said.text
+
+            def page(by: str, method: str, address: str, body: object) -> Callable[[], None]:
+                def get() -> None:
+                    said = client.request(method, address, json=body, headers=ask[by])
+                    assert said.status_code == 200, f"{address}: {said.status_code} {said.text[:300]}"
+
+                return get
+
+            asked = {"the next item and an answer": next_and_answer} | {
+                name: page(*how)
+                for name, how in pages(project, judgements // OVERLAP, str(pseudonym)).items()
+            }
+            for name, do in asked.items():
+                do()  # what is compiled and read from disk once
+                took = []
+                for _ in range(times):
+                    heard.said.clear()
+                    began = time.perf_counter()
+                    do()
+                    took.append(1000 * (time.perf_counter() - began))
+                said = list(heard.said)
+                touched, of_page = blocks(studio, said)
+                found[name] = (statistics.median(took), len(said), touched)
+                plans += [f"## {name}\n\n{each}" for each in of_page]
+                print(
+                    f"  {name}: {found[name][0]:.0f} ms, {len(said)} statements, {touched} blocks", flush=True
+                )
+        print(f"  {judgements} judgements: {(size or 0) / 2**20:.0f} MiB of database", flush=True)
+    return found, plans
+
+
+def export_memory(where: str) -> str:
+    """How much memory an export of everything takes beyond what a process has with the store open, and its time."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_export, where).result()
+
+
+def _export(where: str) -> str:
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with Store.open(where) as store, tempfile.TemporaryDirectory() as folder:
+        made = store.export("comparisons", Filters(), path=Path(folder) / "all.jsonl")
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (
+        f"export of {made.rows} comparisons: {time.monotonic() - began:.0f} s, memory grew by {grown:.0f} MiB"
+    )
+
+
+def main() -> int:
+    """Print a row for each page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--judgements", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument(
+        "--export", action="store_true", help="also export everything, and measure its memory"
+    )
+    parser.add_argument("--plans", default="", help="a file for the plans of the largest store's statements")
+    given = parser.parse_args()
+    found: dict[int, dict[str, tuple[float, int, int]]] = {}
+    plans: list[str] = []
+    for size in sorted(given.judgements):
+        print(f"{size} judgements", flush=True)
+        with postgresql() as where:
+            found[size], plans = measure(where, size, given.times)
+            if given.export:
+                print(f"  {export_memory(where)}", flush=True)
+    print("| page | " + " | ".join(f"{size}: ms, statements, blocks" for size in found) + " |")
+    print("| -- |" + " -- |" * len(found))
+    for name in found[max(found)]:
+        cells = (f"{ms:.0f}, {said}, {touched}" for ms, said, touched in (of[name] for of in found.values()))
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    if given.plans:
+        Path(given.plans).write_text("\n\n".join(plans))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
