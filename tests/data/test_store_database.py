@@ -36,7 +36,7 @@ def migrated(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_new_store_is_empty_and_a_second_opening_keeps_what_is_there(store_url: str) -> None:
     with Store.open(store_url) as store:
         assert set(store.counts().values()) == {0}
-        assert len(store.counts()) == 47
+        assert len(store.counts()) == 48
         store.add_prompts([Prompt(content="kept")])
     with Store.open(store_url, create=False) as store:
         assert store.prompts() == [Prompt(content="kept")]
