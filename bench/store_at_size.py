@@ -12,6 +12,7 @@ ANALYZE, as autovacuum would. Every page is asked for over HTTP in this process;
 
 import argparse
 import resource
+import signal
 import statistics
 import sys
 import tempfile
@@ -268,6 +269,7 @@ def main() -> int:
     )
     parser.add_argument("--plans", default="", help="a file for the plans of the largest store's statements")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     found: dict[int, dict[str, tuple[float, int, int]]] = {}
     plans: list[str] = []
     for size in sorted(given.judgements):
