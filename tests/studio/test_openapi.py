@@ -45,7 +45,7 @@ def test_every_route_asks_who_is_there(stranger: TestClient) -> None:
     found = routes(stranger)
     assert len(found) > 20
     for method, path in found:
-        place = path.format(token="x" * 22, id=1, person=1, task=1)
+        place = path.format(token="x" * 22, id=1, person=1, task=1, study=1)
         for headers in ({}, {"Authorization": "Bearer pf_no"}, {"Cookie": "prefloop_session=no"}):
             answer = stranger.request(
                 method, place, json={}, headers={"Idempotency-Key": "12345678", **headers}
@@ -59,7 +59,7 @@ def test_every_change_by_a_browser_needs_the_csrf_token(studio: Studio, stranger
     for method, path in routes(stranger):
         if method == "GET":
             continue
-        place = path.format(token="x" * 22, id=1, person=1, task=1)
+        place = path.format(token="x" * 22, id=1, person=1, task=1, study=1)
         headers = {"Idempotency-Key": "12345678", "Cookie": f"prefloop_session={cookie}"}
         assert stranger.request(method, place, json={}, headers=headers).status_code == 403, (method, path)
 
