@@ -56,7 +56,9 @@ class RewardModelsSettings(StudySettings):
     pretraining: tuple[int, ...] = (100, 300, 1000)
     """Of the harmless comparisons, after pretraining on those of AlpacaEval; none leaves the question out."""
     ways: tuple[str, ...] = WAYS
-    """What else is done with the largest number of comparisons of AlpacaEval."""
+    """What else is done with comparisons of AlpacaEval."""
+    ways_size: int = 0
+    """Comparisons for each of these; 0 is the largest of `sizes`."""
     tokens: int = 128
     """Comparisons are used whose completions have fewer; a longer prompt loses its beginning."""
     heldout: float = 0.3
@@ -88,7 +90,9 @@ def cells(settings: RewardModelsSettings) -> list[StudyCell]:
         for size in settings.pretraining
         for start in (FRESH, PRETRAINED)
     ]
-    return [*grid, *pretraining, *(StudyCell(name=way, given={"way": way}) for way in settings.ways)]
+    size = {"size": settings.ways_size} if settings.ways_size else {}
+    other = {way: {"way": way, **size} for way in settings.ways}
+    return [*grid, *pretraining, *(StudyCell(name=way, given=given) for way, given in other.items())]
 
 
 def model_name(layers: int) -> str:
