@@ -132,6 +132,13 @@ LABEL: Mapping[str, Command] = {
         examples=("prefloop label user erase ann --store runs/first/prefloop.db --out proof.json",),
         single=True,
     ),
+    "label user retain": Command(
+        summary="delete the accounts of people who have done nothing for so many days",
+        settings="prefloop.configs.label:UserRetainConfig",
+        work="prefloop.cli.people:retain",
+        examples=("prefloop label user retain --days 365 --store runs/first/prefloop.db --yes true",),
+        single=True,
+    ),
     "label image erase": Command(
         summary="erase an image from a store, wherever it is shown",
         settings="prefloop.configs.label:ImageEraseConfig",

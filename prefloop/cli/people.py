@@ -14,6 +14,7 @@ from prefloop.configs.label import (
     RecruitConfig,
     UserEraseConfig,
     UserResetConfig,
+    UserRetainConfig,
 )
 from prefloop.data.store import Store
 from prefloop.errors import InputError
@@ -66,6 +67,26 @@ def erase(config: UserEraseConfig) -> None:
             f"{config.login} is erased, but {config.out} cannot be written ({error.strerror}); the proof is under Admin, People"
         ) from error
     print(f"{config.login} is erased; the proof is in {config.out}")
+
+
+def retain(config: UserRetainConfig) -> None:
+    """List who has done nothing for so long, and delete their accounts if that is confirmed."""
+    from prefloop.studio import retention
+    from prefloop.studio.service import Studio
+
+    with Store.open(config.store, create=False) as store:
+        studio = Studio(store)
+        found = (
+            retention.retain(studio, config.days, words=config.words)
+            if config.yes
+            else retention.idle(studio, config.days)
+        )
+    for each in found:
+        print(f"  {each.pseudonym}  {each.role}  last active {each.last:%Y-%m-%d}")
+    done = (
+        "are deleted" if config.yes else "would be deleted; nothing was done, add --yes true to delete them"
+    )
+    print(f"{len(found)} accounts without activity for more than {config.days} {'day' if config.days == 1 else 'days'} {done}")
 
 
 def erase_image(config: ImageEraseConfig) -> None:

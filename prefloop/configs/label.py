@@ -315,6 +315,23 @@ class UserEraseConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class UserRetainConfig:
+    """Delete the accounts of people who have done nothing for a long time, but admins and managers. Without --yes true it only lists them."""
+
+    days: int
+    """Days without an answer, a message or a visit after which an account goes."""
+    words: bool = False
+    """Erase every word that they wrote too, as `label user erase` does; otherwise their choices and words stay, under the pseudonym."""
+    store: str = "prefloop.db"
+    """Store that the studio serves: a file or a database URL."""
+    yes: bool = False
+    """Delete them."""
+
+    def __post_init__(self) -> None:
+        require(self.days >= 1, f"days is {self.days}; it must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageEraseConfig:
     """Erase an image from a store, wherever it is shown: one that shows a person who asks for it, say. Texts keep its place and description."""
 

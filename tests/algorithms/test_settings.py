@@ -63,6 +63,7 @@ from prefloop.configs.label import (
     SimulateConfig,
     UserEraseConfig,
     UserResetConfig,
+    UserRetainConfig,
 )
 from prefloop.configs.label_questions import AnswersConfig, QuestionsConfig
 from prefloop.configs.launch import LaunchConfig
@@ -126,6 +127,8 @@ OTHERS = (
     *(
         UserResetConfig,
         UserEraseConfig,
+        UserRetainConfig,
+        UserRetainConfig,
         ImageEraseConfig,
         InviteConfig,
         ProjectMembersConfig,

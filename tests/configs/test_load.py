@@ -343,6 +343,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "RunSettings": {"out": "o"},
     "Preferences": {"source": "s"},
     "ArenaConfig": {"store": "s"},
+    "UserRetainConfig": {"days": 30},
     "ImageEraseConfig": {"image": "0" * 12},
     **{method.__name__: {"reward_model": "r"} for method in (CriticFreeConfig, *METHODS)},
     **{name: {"reward_model": "r"} for name in ("PPOConfig", "A2CConfig", "NLPOConfig")},

@@ -69,7 +69,7 @@ def find(session: Session, sha256: str) -> Image:
 def erase(session: Session, sha256: str) -> int:
     """Delete an image; how many texts hold its mark."""
     if session.get(_Row, sha256) is None:
-        raise InputError(f"image {sha256[:12]} is not in the store; `label images` lists those that are")
+        raise InputError(f"image {sha256[:12]} is not in the store; it may be erased already")
     session.execute(delete(_Row).where(_Row.sha256 == sha256))
     return texts_with(session, sha256)
 
