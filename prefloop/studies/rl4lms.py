@@ -1,9 +1,9 @@
 """RL4LMs' table (arXiv:2210.01241): reinforcement learning of language against supervision, on film reviews and on words put in order."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from prefloop.errors import InputError
-from prefloop.evaluation.intervals import Estimate
 from prefloop.evaluation.plots import PlotRow, ReferenceLine, interval_chart
 from prefloop.evaluation.wording import with_interval
 from prefloop.studies.rl4lms_films import (
@@ -202,35 +202,36 @@ def _ordering(results: StudyResults) -> StudyTable:
     return StudyTable(columns=("encoder-decoder", *columns), rows=rows)
 
 
-def _said(pairs: Sequence[tuple[str, Estimate]]) -> str:
-    return ", ".join(f"{with_interval(gap)} ({name})" for name, gap in pairs)
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """That in every pair of cells the first measures more than the second."""
+
+    expected: str
+    pairs: Sequence[tuple[str, str]]
+    measured: Measure
+    what: str
+
+    def found(self, results: StudyResults) -> StudyFinding:
+        gaps = {one: results.difference(one, other, self.measured) for one, other in self.pairs}
+        said = ", ".join(f"{with_interval(gap)} ({name})" for name, gap in gaps.items())
+        return StudyFinding(
+            expected=self.expected,
+            source=PAPER,
+            found=f"{self.what}: {said}",
+            holds=all_sure(sure(gap, above=0.0) for gap in gaps.values()),
+        )
 
 
-def _over(
-    results: StudyResults, pairs: Sequence[tuple[str, str]], measured: Measure, *, above: float = 0.0
-) -> tuple[str, bool | None]:
-    """Differences of pairs of cells in words, and whether all of them are above a number."""
-    gaps = [(one, results.difference(one, other, measured)) for one, other in pairs]
-    return _said(gaps), all_sure(sure(gap, above=above) for _, gap in gaps)
-
-
-def _findings(settings: RL4LMsSettings, results: StudyResults) -> list[StudyFinding]:
+def _of_methods(settings: RL4LMsSettings) -> list[_Claim]:
     methods = settings.methods
-
-    def finding(
-        expected: str, pairs: Sequence[tuple[str, str]], measured: Measure, what: str
-    ) -> StudyFinding:
-        said, holds = _over(results, pairs, measured)
-        return StudyFinding(expected=expected, source=PAPER, found=f"{what}: {said}", holds=holds)
-
-    found = [
-        finding(
+    claims = [
+        _Claim(
             "reinforcement learning gets more sentiment than supervision",
             [(name, SUPERVISED) for name in methods],
             "sentiment",
             "points more than the supervised policy",
         ),
-        finding(
+        _Claim(
             "supervision before reinforcement learning gets more sentiment than reinforcement learning alone",
             [(after(name), name) for name in methods],
             "sentiment",
@@ -239,80 +240,94 @@ def _findings(settings: RL4LMsSettings, results: StudyResults) -> list[StudyFind
     ]
     if {"ppo", "nlpo"} <= set(methods):
         pairs = [("nlpo", "ppo"), (after("nlpo"), after("ppo"))]
-        found += [
-            finding("NLPO gets more sentiment than PPO", pairs, "sentiment", "points more than PPO"),
-            finding(
+        claims += [
+            _Claim("NLPO gets more sentiment than PPO", pairs, "sentiment", "points more than PPO"),
+            _Claim(
                 "NLPO's text is more natural than PPO's",
                 pairs,
                 lambda numbers: -numbers["perplexity"],
                 "perplexity lower than PPO's",
             ),
         ]
-    found += [
-        finding(
-            "without a KL, PPO gets more sentiment",
-            [(FREE, "ppo")],
-            "sentiment",
-            "points more than with it",
-        ),
-        finding(
-            "without a KL, its text is less natural",
-            [(FREE, "ppo")],
-            "of_people",
-            "its perplexity of people's text is higher by",
-        ),
-        finding(
-            "without a KL, its text is less diverse",
-            [(FREE, "ppo")],
-            lambda numbers: -numbers["distinct_2"],
-            "distinct-2 is lower by",
-        ),
-        finding(
+    return claims
+
+
+def _of_labels(settings: RL4LMsSettings) -> list[_Claim]:
+    claims = [
+        _Claim(
             "labels for a reward model are worth more than as many demonstrations",
             [(spent(count, "ppo"), spent(count, SUPERVISED)) for count in settings.labels],
             "sentiment",
             "points more than the demonstrations",
-        ),
+        )
     ]
     if len(settings.labels) > 1:
         least, most = min(settings.labels), max(settings.labels)
-        found.append(
-            finding(
+        claims.append(
+            _Claim(
                 f"a reward model of few labels does better than {most / least:.3g} times as many demonstrations (five times there)",
                 [(spent(least, "ppo"), spent(most, SUPERVISED))],
                 "sentiment",
                 f"points more than {most} demonstrations",
             )
         )
-    trained = f"{ORDERING}: {SUPERVISED}"
-    rest = [rewarded("ppo", "BLEU"), rewarded("nlpo", "BLEU")]
-    found += [
-        finding(
-            "on a text-to-text task, reinforcement learning after supervision gets more BLEU than supervision",
-            [(name, trained) for name in rest],
-            "bleu",
-            "more than supervised, of likeliest completions",
-        ),
-        finding(
-            "and of drawn completions too",
-            [(name, trained) for name in rest],
-            "drawn_bleu",
-            "more than supervised, of drawn completions",
-        ),
-        finding(
-            "and more than the same supervision for longer",
-            [(name, f"{ORDERING}: {LONGER}") for name in rest],
-            "bleu",
-            "more than supervised for longer, of likeliest completions",
-        ),
-        finding(
-            "NLPO gets more BLEU than PPO",
-            [(rest[1], rest[0])],
-            "bleu",
-            "more than PPO, of likeliest completions",
-        ),
-    ]
-    return found
+    return claims
+
+
+_OF_KL = (
+    _Claim(
+        "without a KL, PPO gets more sentiment",
+        [(FREE, "ppo")],
+        "sentiment",
+        "points more than with it",
+    ),
+    _Claim(
+        "without a KL, its text is less natural",
+        [(FREE, "ppo")],
+        "of_people",
+        "its perplexity of people's text is higher by",
+    ),
+    _Claim(
+        "without a KL, its text is less diverse",
+        [(FREE, "ppo")],
+        lambda numbers: -numbers["distinct_2"],
+        "distinct-2 is lower by",
+    ),
+)
+_SUPERVISED_ORDER = f"{ORDERING}: {SUPERVISED}"
+_REWARDED_ORDER = (rewarded("ppo", "BLEU"), rewarded("nlpo", "BLEU"))
+_OF_ORDERING = (
+    _Claim(
+        "on a text-to-text task, reinforcement learning after supervision gets more BLEU than supervision",
+        [(name, _SUPERVISED_ORDER) for name in _REWARDED_ORDER],
+        "bleu",
+        "more than supervised, of likeliest completions",
+    ),
+    _Claim(
+        "and of drawn completions too",
+        [(name, _SUPERVISED_ORDER) for name in _REWARDED_ORDER],
+        "drawn_bleu",
+        "more than supervised, of drawn completions",
+    ),
+    _Claim(
+        "and more than the same supervision for longer",
+        [(name, f"{ORDERING}: {LONGER}") for name in _REWARDED_ORDER],
+        "bleu",
+        "more than supervised for longer, of likeliest completions",
+    ),
+    _Claim(
+        "NLPO gets more BLEU than PPO",
+        [(_REWARDED_ORDER[1], _REWARDED_ORDER[0])],
+        "bleu",
+        "more than PPO, of likeliest completions",
+    ),
+)
+
+
+def _findings(settings: RL4LMsSettings, results: StudyResults) -> list[StudyFinding]:
+    """The paper's claims: of methods, of the KL, of labels, of an encoder-decoder."""
+    claims = [*_of_methods(settings), *_OF_KL, *_of_labels(settings), *_OF_ORDERING]
+    return [claim.found(results) for claim in claims]
 
 
 def _drawing(films: Sequence[str], results: StudyResults) -> str:
