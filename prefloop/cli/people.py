@@ -86,7 +86,9 @@ def retain(config: UserRetainConfig) -> None:
     done = (
         "are deleted" if config.yes else "would be deleted; nothing was done, add --yes true to delete them"
     )
-    print(f"{len(found)} accounts without activity for more than {config.days} {'day' if config.days == 1 else 'days'} {done}")
+    print(
+        f"{len(found)} accounts without activity for more than {config.days} {'day' if config.days == 1 else 'days'} {done}"
+    )
 
 
 def erase_image(config: ImageEraseConfig) -> None:
