@@ -83,12 +83,14 @@ def retain(config: UserRetainConfig) -> None:
         )
     for each in found:
         print(f"  {each.pseudonym}  {each.role}  last active {each.last:%Y-%m-%d}")
+    days = f"{config.days} {'day' if config.days == 1 else 'days'}"
+    if not found:
+        print(f"nobody but admins and managers has been without activity for more than {days}")
+        return
     done = (
         "are deleted" if config.yes else "would be deleted; nothing was done, add --yes true to delete them"
     )
-    print(
-        f"{len(found)} accounts without activity for more than {config.days} {'day' if config.days == 1 else 'days'} {done}"
-    )
+    print(f"{len(found)} accounts without activity for more than {days} {done}")
 
 
 def erase_image(config: ImageEraseConfig) -> None:

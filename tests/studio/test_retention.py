@@ -106,5 +106,7 @@ def test_the_command_only_lists_until_it_is_told_to_delete(
     assert "are deleted" in told
     assert "ann" not in told.replace("annotator", "")
     assert left(studio) == {people["olga"], people["marc"]}
+    commands.retain(UserRetainConfig(**given, yes=True))
+    assert "nobody but admins and managers" in capsys.readouterr().out
     with pytest.raises(InputError, match="days is 0"):
         UserRetainConfig(days=0)
