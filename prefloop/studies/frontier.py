@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from prefloop.studies.letters import (
 )
 from prefloop.studies.offline import paired, train_by_objective
 from prefloop.studies.study import (
+    Measure,
     Numbers,
     Place,
     Study,
@@ -54,6 +56,8 @@ DRAWN = (PPO_GOLD, BEST_OF_N, *OFFLINE, "ppo")
 """In the figure: GRPO, RLOO and the reward model's optimum lie on PPO's curve."""
 LEVELS = (0.5, 1.0, 2.0, 4.0)
 """KL, in nats, at which frontiers are compared."""
+SHARED = 2.0
+"""That at which methods are compared with the optimum."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,30 +166,34 @@ def best(name: str) -> Callable[[Numbers], float]:
     return lambda numbers: max(numbers["points"], key=lambda point: point["gold"])[name]
 
 
+def table_of(results: StudyResults, levels: Sequence[float], *, optimum: str = "") -> StudyTable:
+    """The methods' frontiers at some KLs; the share of the best policy's true reward where that one is known."""
+    share = (
+        {f"share of the optimum at KL {SHARED:g}, %": lambda name: _share(results, name, optimum)}
+        if optimum
+        else {}
+    )
+    columns: dict[str, Callable[[str], Estimate]] = {
+        **{f"true reward at KL {level:g}": partial(_mean, results, at("gold", level)) for level in levels},
+        **share,
+        "highest": partial(_mean, results, best("gold")),
+        "at KL": partial(_mean, results, best("kl")),
+    }
+    rows = tuple((name, *(found(name) for found in columns.values())) for name in results.numbers)
+    return StudyTable(columns=("method", *columns), rows=rows)
+
+
+def _mean(results: StudyResults, measure: Measure, name: str) -> Estimate:
+    return results.mean(name, measure)
+
+
 def report(settings: FrontierSettings, results: StudyResults) -> StudyReport:
     """The frontiers, and the claims about who is above whom."""
-    rows = tuple(
-        (
-            name,
-            *(results.mean(name, at("gold", level)) for level in LEVELS),
-            _share(results, name, 2.0),
-            results.mean(name, best("gold")),
-            results.mean(name, best("kl")),
-        )
-        for name in results.numbers
-    )
-    columns = (
-        "method",
-        *(f"true reward at KL {level:g}" for level in LEVELS),
-        "share of the optimum at KL 2, %",
-        "highest",
-        "at KL",
-    )
     return StudyReport(
-        findings=tuple(_findings(results)),
-        table=StudyTable(columns=columns, rows=rows),
+        findings=(*claimed(results, LEVELS), _best_of_n(results)),
+        table=table_of(results, LEVELS, optimum=OPTIMUM),
         figure=StudyFigure(
-            drawing=_drawing(results),
+            drawing=drawing_of(results, DRAWN, _optimum(results)),
             caption="true reward against KL to the reference (GRPO, RLOO and the optimum of the model are in the table)",
         ),
         remarks=(
@@ -199,18 +207,19 @@ def report(settings: FrontierSettings, results: StudyResults) -> StudyReport:
     )
 
 
-def _share(results: StudyResults, name: str, level: float) -> Estimate:
+def _share(results: StudyResults, name: str, optimum: str) -> Estimate:
     """Of the true reward that is reached at a KL, in %."""
-    pairs = zip(results.each(name, at("gold", level)), results.each(OPTIMUM, at("gold", level)), strict=True)
+    measure = at("gold", SHARED)
+    pairs = zip(results.each(name, measure), results.each(optimum, measure), strict=True)
     return over_seeds([100 * own / whole for own, whole in pairs])
 
 
 def _compared(
-    results: StudyResults, one: str, other: str, name: str = "gold"
+    results: StudyResults, one: str, other: str, levels: Sequence[float], name: str = "gold"
 ) -> tuple[str, list[bool | None]]:
     """The difference of two frontiers in words, and whether it is above 0, at every level that both reach."""
     words, verdicts = [], []
-    for level in LEVELS:
+    for level in levels:
         found = results.difference(one, other, at(name, level))
         if found.n > 1:
             words.append(f"{with_interval(found)} at KL {level:g}")
@@ -225,38 +234,44 @@ def _all(verdicts: Sequence[bool | None]) -> bool | None:
     return True if verdicts and all(verdicts) else None
 
 
-def _findings(results: StudyResults) -> list[StudyFinding]:
-    claims = (
-        ("dpo", "ppo", "DPO's true reward is above PPO's at every KL", "arXiv:2305.18290, figure 2"),
-        ("dpo", PPO_GOLD, "it is even above that of PPO with the true reward", "arXiv:2305.18290, figure 2"),
-        ("rloo", "ppo", "RLOO gets more reward than PPO", "arXiv:2402.14740"),
-        ("simpo", "dpo", "SimPO is better than DPO", "arXiv:2405.14734"),
-        ("kto", "dpo", "KTO, from single labels, is at least as good as DPO", "arXiv:2402.01306"),
-    )
+CLAIMS = (
+    ("dpo", "ppo", "DPO's true reward is above PPO's at every KL", "arXiv:2305.18290, figure 2"),
+    ("dpo", PPO_GOLD, "it is even above that of PPO with the true reward", "arXiv:2305.18290, figure 2"),
+    ("rloo", "ppo", "RLOO gets more reward than PPO", "arXiv:2402.14740"),
+    ("simpo", "dpo", "SimPO is better than DPO", "arXiv:2405.14734"),
+    ("kto", "dpo", "KTO, from single labels, is at least as good as DPO", "arXiv:2402.01306"),
+)
+"""A method that is above another, as it was published."""
+
+
+def claimed(results: StudyResults, levels: Sequence[float]) -> list[StudyFinding]:
+    """What the frontiers say of the published claims."""
     found = []
-    for one, other, claim, source in claims:
-        words, verdicts = _compared(results, one, other)
+    for one, other, claim, source in CLAIMS:
+        words, verdicts = _compared(results, one, other, levels)
         found.append(
             StudyFinding(
                 expected=claim, source=source, found=f"{one} less {other}: {words}", holds=_all(verdicts)
             )
         )
-    words, _ = _compared(results, BEST_OF_N, MODEL_OPTIMUM, "proxy")
-    gap = results.difference(BEST_OF_N, MODEL_OPTIMUM, at("proxy", 2.0))
-    found.append(
-        StudyFinding(
-            expected="best-of-n is close to the best policy at its KL",
-            source="arXiv:2401.01879",
-            found=f"the reward model's score of best of n less that of its optimum: {words}",
-            holds=True if gap.low > -0.1 else sure(gap, above=-0.1),
-        )
-    )
     return found
 
 
-def _drawing(results: StudyResults) -> str:
+def _best_of_n(results: StudyResults) -> StudyFinding:
+    words, _ = _compared(results, BEST_OF_N, MODEL_OPTIMUM, LEVELS, "proxy")
+    gap = results.difference(BEST_OF_N, MODEL_OPTIMUM, at("proxy", SHARED))
+    return StudyFinding(
+        expected="best-of-n is close to the best policy at its KL",
+        source="arXiv:2401.01879",
+        found=f"the reward model's score of best of n less that of its optimum: {words}",
+        holds=True if gap.low > -0.1 else sure(gap, above=-0.1),
+    )
+
+
+def drawing_of(results: StudyResults, names: Sequence[str], optimum: Series | None = None) -> str:
+    """Each method's points with intervals in both directions, before the best policies' line where that is known."""
     points = []
-    for slot, name in enumerate(DRAWN):
+    for slot, name in enumerate(names):
         by_seed = list(results.numbers[name].values())
         for place in range(len(by_seed[0]["points"])):
             own: list[dict[str, Any]] = [one["points"][place] for one in by_seed]
@@ -268,24 +283,34 @@ def _drawing(results: StudyResults) -> str:
                     slot=slot,
                 )
             )
-    grid = np.linspace(0, max(point.x.value for point in points) * 1.02, 30)
+    return scatter_chart(
+        points,
+        curves=[optimum] if optimum else [],
+        title="True reward against KL",
+        x_label="KL to the reference, nats",
+        y_label="true reward",
+        include_x=(0.0,),
+        height=340,
+    )
+
+
+def _optimum(results: StudyResults) -> Series:
+    """Up to the furthest method's mean KL."""
+    reached = [
+        over_seeds([one["points"][place]["kl"] for one in own.values()]).value
+        for name in DRAWN
+        for own in [results.numbers[name]]
+        for place in range(len(next(iter(own.values()))["points"]))
+    ]
+    grid = np.linspace(0, max(reached) * 1.02, 30)
     line = [results.mean(OPTIMUM, at("gold", float(level))) for level in grid]
-    optimum = Series(
+    return Series(
         label=OPTIMUM,
         x=grid.tolist(),
         y=[point.value for point in line],
         low=[point.low for point in line],
         high=[point.high for point in line],
         slot=7,
-    )
-    return scatter_chart(
-        points,
-        curves=[optimum],
-        title="True reward against KL",
-        x_label="KL to the reference, nats",
-        y_label="true reward",
-        include_x=(0.0,),
-        height=340,
     )
 
 

@@ -31,6 +31,8 @@ class Known:
     """The kind of model that `--model` must name; empty where it starts from none."""
 
 
+FILMS = "film reviews with stars, such as the Large Movie Review Dataset's 25,000 for training"
+
 STUDIES: Mapping[str, Known] = {
     "votes": Known(
         summary="ratings from few votes: active against uniform pairs, and win rates at equal length against the published ones",
@@ -77,7 +79,25 @@ STUDIES: Mapping[str, Known] = {
         summary="RL4LMs' table: PPO, NLPO, A2C and TRPO against supervision on film reviews, what labels buy, and a text-to-text task",
         study="prefloop.studies.rl4lms:STUDY",
         minutes=26.0,  # from the cells of one seed
-        reads="film reviews with stars, such as the Large Movie Review Dataset's 25,000 for training",
+        reads=FILMS,
+    ),
+    "film_frontier": Known(
+        summary="reward against KL on film reviews: DPO, IPO, KTO, SimPO, PPO, GRPO, RLOO and best-of-n with a language model",
+        study="prefloop.studies.film_frontier:STUDY",
+        minutes=30.0,
+        reads=FILMS,
+    ),
+    "film_rounds": Known(
+        summary="rounds against one shot on film reviews: a language model, PPO, reward models refitted or not, and Elo by round",
+        study="prefloop.studies.film_rounds:STUDY",
+        minutes=30.0,
+        reads=FILMS,
+    ),
+    "film_objectives": Known(
+        summary="all objectives of `prefer` on film reviews, tuned equally, with a language model",
+        study="prefloop.studies.film_objectives:STUDY",
+        minutes=80.0,
+        reads=FILMS,
     ),
     "control": Known(
         summary="CartPole, Acrobot and a swimmer from a simulated person's comparisons: return by number of labels beside the true reward",

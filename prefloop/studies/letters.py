@@ -275,7 +275,11 @@ def fit_reward_model(
 
 def soft_labels(scores: Float[Tensor, "P S"], data: Comparisons) -> Float[Tensor, " M"]:
     """How likely each chosen completion is the better one, σ(a gap of scores), with the a that makes the comparisons likeliest."""
-    gap = scores[data.prompt, data.chosen] - scores[data.prompt, data.rejected]
+    return likelihoods(scores[data.prompt, data.chosen] - scores[data.prompt, data.rejected])
+
+
+def likelihoods(gap: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
+    """σ(a gap), with the a that makes comparisons whose scores differ so likeliest."""
     scales = torch.logspace(-1.5, 1.5, 61)[:, None]
     losses = -torch.nn.functional.logsigmoid(scales * gap).mean(1)
     return torch.sigmoid(scales[losses.argmin()] * gap)

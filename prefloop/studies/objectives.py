@@ -77,20 +77,30 @@ class ObjectivesSettings(StudySettings):
     """Objectives, `dpo` among them; empty for all."""
 
     def __post_init__(self) -> None:
-        wrong = [name for name in self.only if name not in OBJECTIVES]
-        if wrong:
-            raise ValueError(f"only names {', '.join(wrong)}, which is no objective")
-        if self.only and DPO not in self.only:
-            raise ValueError(f"only leaves out {DPO}, which the others are compared with")
+        check_objectives(self.only)
         if self.prompts % 2:
             raise ValueError(
                 f"prompts is {self.prompts}; it must be even, for settings are chosen on one half"
             )
 
 
+def check_objectives(only: Sequence[str]) -> None:
+    """Raise `ValueError` for a name that is no objective, or if DPO is not among them."""
+    wrong = [name for name in only if name not in OBJECTIVES]
+    if wrong:
+        raise ValueError(f"only names {', '.join(wrong)}, which is no objective")
+    if only and DPO not in only:
+        raise ValueError(f"only leaves out {DPO}, which the others are compared with")
+
+
 def cells(settings: ObjectivesSettings) -> list[StudyCell]:
     """An objective a cell: it is swept inside."""
-    return [StudyCell(name=name) for name in settings.only or OBJECTIVES]
+    return objectives_of(settings.only)
+
+
+def objectives_of(only: Sequence[str]) -> list[StudyCell]:
+    """A cell for each of some objectives; for all if none is named."""
+    return [StudyCell(name=name) for name in only or OBJECTIVES]
 
 
 def tried(name: str) -> list[Mapping[str, float]]:
@@ -261,6 +271,16 @@ def rated(results: StudyResults, players: Mapping[str, Sequence[str]]) -> dict[s
 
 def report(settings: ObjectivesSettings, results: StudyResults) -> StudyReport:
     """The table of all objectives, the families, and the claims."""
+    return reported(
+        results,
+        "Win rates are exact, by true reward; a tie counts half.",
+        "Policies are tables, which share nothing between prompts or prefixes, so the study does not show what an objective does to texts "
+        "that nobody compared.",
+    )
+
+
+def reported(results: StudyResults, wins: str, policies: str) -> StudyReport:
+    """The same of points as those of `work`; `wins` says what win rates are, and `policies` what the policies are."""
     names = list(results.numbers)
     ratings = rated(results, {name: [name] for name in names})
     rows = tuple(
@@ -299,11 +319,10 @@ def report(settings: ObjectivesSettings, results: StudyResults) -> StudyReport:
             "Tuned is the best of five settings, chosen by true reward on the other half of the prompts, over all seeds. Two choices are "
             "listed if the halves differ. Untuned is prefloop's default, which is mostly the paper's. Objectives with two settings are tried "
             "at three strengths, and at two further values of the other setting at the middle strength. `sft` has no setting and is tried at "
-            "five multiples of the learning rate. All get equally many steps and judged completions. Win rates are exact, by true reward; a "
-            "tie counts half. Ratings are prefloop's own, of one answer of each objective to every prompt. Intervals of ratings are over "
-            "prompts; all others are over the two halves of each seed's prompts.",
-            "Policies are tables, which share nothing between prompts or prefixes, so the study does not show what an objective does to texts "
-            "that nobody compared. Labels are the two sides of comparisons, so `bco_matched` has nothing to match and equals `bco`. "
+            f"five multiples of the learning rate. All get equally many steps and judged completions. {wins} Ratings are prefloop's own, of one "
+            "answer of each objective to every prompt. Intervals of ratings are over prompts; all others are over the two halves of each "
+            "seed's prompts.",
+            f"{policies} Labels are the two sides of comparisons, so `bco_matched` has nothing to match and equals `bco`. "
             "`sppo_soft` takes its win rates from a reward model of the same comparisons. Scores and rankings carry more information than "
             "comparisons. At least as good means that true reward minus DPO's is above −0.1. Expect about one of twenty such claims to be "
             "decided by chance.",

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from prefloop.errors import InputError
 from prefloop.evaluation.plots import PlotRow, ReferenceLine, interval_chart
 from prefloop.evaluation.wording import with_interval
+from prefloop.studies.films import Films, fit_reward
 from prefloop.studies.rl4lms_films import (
-    Films,
     agreement,
     demonstrate,
-    fit_reward,
     learn,
     measure,
     prepare_films,
@@ -113,10 +112,10 @@ def work(settings: RL4LMsSettings, cell: StudyCell, place: Place) -> Numbers:
     return measure(films, learn(films, given["method"], start=start, kl=given.get("kl")), start)
 
 
-def _spent(films: Films, count: int, how: str) -> Numbers:
+def _spent(films: Films[RL4LMsSettings], count: int, how: str) -> Numbers:
     if how == SUPERVISED:
         return measure(films, demonstrate(films, count), films.pretrained)
-    model = fit_reward(films, count)
+    model = fit_reward(films, films.data("compared", limit=count))
     policy = learn(films, "ppo", start=films.pretrained, reward_model=model)
     return {**measure(films, policy, films.pretrained), "agreement": agreement(films, model)}
 

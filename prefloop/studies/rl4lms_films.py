@@ -7,43 +7,40 @@ Completions are cut at a number of tokens, and demonstrations are longer, so tha
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from prefloop.algorithms import nlpo, ppo, pretrain, reward, sft, trpo
-from prefloop.configs.common import Compute, Data, Optim, RunSettings, Sampling
+from prefloop.algorithms import nlpo, ppo, sft, trpo
+from prefloop.configs.common import Optim, Sampling
 from prefloop.configs.engine import OnlineSampling
 from prefloop.configs.functions import give_function
 from prefloop.configs.ppo import KL, A2CConfig, CriticSettings, NLPOConfig, PPOConfig, TRPOConfig
-from prefloop.configs.pretrain import Architecture, PretrainConfig
-from prefloop.configs.reward import RewardConfig
 from prefloop.configs.sft import SFTConfig
-from prefloop.data import load_demonstrations, load_prompts, write_jsonl
+from prefloop.data import write_jsonl
 from prefloop.evaluation.text_statistics import Words, distinct, ngrams, words
-from prefloop.feedback.gold import SentimentJudge, SentimentSettings, held_out, plain_review
+from prefloop.feedback.gold import SentimentJudge
 from prefloop.models.load import load_policy
 from prefloop.models.roles import Policy
-from prefloop.recipes.imdb import JUDGE_SHARE, Review, blocks_of, read_reviews
-from prefloop.records import Comparison, Demonstration, Prompt, Text
-from prefloop.rollout import sample
-from prefloop.rollout.reward_scorers import EnsembleScorer
+from prefloop.records import Comparison, Prompt
 from prefloop.rollout.scoring import summed_kl, summed_logprobs
 from prefloop.runtime import start_world
+from prefloop.studies.films import (
+    CPU,
+    Films,
+    Learned,
+    cut_group,
+    draw,
+    pretrain_on_reviews,
+    read_demonstrations,
+    read_prompts,
+    write_reviews,
+)
 from prefloop.studies.rl4lms_settings import RL4LMsSettings
-from prefloop.studies.study import Place
-from prefloop.text import decode_completion, encode_prompt, load_tokenizer, stop_token_ids
+from prefloop.text import load_tokenizer
 from prefloop.text.encode import completions_group
 from prefloop.text.groups import Group
-
-CPU = Compute(device="cpu")
-POSITIVE = 7
-"""Stars from which a review is positive."""
-HELDOUT = 0.15
-"""Share of the openings, drawn by the seed, that only measures."""
 
 
 class Positive:
@@ -57,140 +54,18 @@ class Positive:
         return [self.judge.utility(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
 
 
-class Learned:
-    """The reward: a reward model's score of a completion that ends where it was cut, as all completions that it has learned from do."""
-
-    def __init__(self, model: str) -> None:
-        self.scorer = EnsembleScorer.load(model, CPU, start_world("cpu"))
-
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """In standard deviations of the scores of the reward model's own data."""
-        return [float(value) for value in self.scorer(prompts, completions)]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Films:
-    """A seed's files and models, and the folder that a cell works in."""
-
-    settings: RL4LMsSettings
-    place: Place
-
-    @property
-    def pretrained(self) -> str:
-        """The language model of reviews."""
-        return str(self.place.prepared / "pretrain/final")
-
-    @property
-    def supervised(self) -> str:
-        """The same after all demonstrations."""
-        return str(self.place.prepared / "sft/final")
-
-    @property
-    def judge(self) -> SentimentJudge:
-        """Fitted on reviews that no policy has seen."""
-        return SentimentJudge.load(self.place.prepared / "judge")
-
-    def file(self, name: str) -> Path:
-        """One of the seed's files."""
-        return self.place.prepared / f"{name}.jsonl"
-
-    def run(self, name: str) -> RunSettings:
-        """A run folder of that name."""
-        return RunSettings(out=str(self.place.folder / name), seed=self.place.seed)
-
-    def data(self, name: str, limit: int = 0) -> Data:
-        """A file of the seed, or its first records, nothing held out."""
-        return Data(source=str(self.file(name)), heldout=0.0, limit=limit)
-
-
-def prepare_films(films: Films) -> None:
+def prepare_films(films: Films[RL4LMsSettings]) -> None:
     """The judge, the reviews' files, the language model, its samples compared, and the supervised policy."""
     write_reviews(films)
-    settings = films.settings
-    pretrain.train(
-        PretrainConfig(
-            run=films.run("pretrain"),
-            data=films.data("texts"),
-            architecture=Architecture(
-                hidden_size=settings.width,
-                layers=settings.layers,
-                heads=4,
-                ffn_size=4 * settings.width,
-                vocab_size=settings.vocabulary,
-                max_positions=256,
-            ),
-            block_tokens=128,
-            batch_blocks=16,
-            max_steps=settings.pretraining,
-            eval_every=0,
-            optim=Optim(lr=3e-3, schedule="cosine", warmup=0.05, weight_decay=0.1),
-            compute=CPU,
-        )
-    )
+    pretrain_on_reviews(films)
     write_comparisons(films)
-    demonstrate(films, settings.demonstrations)
+    demonstrate(films, films.settings.demonstrations)
 
 
-def write_reviews(films: Films) -> None:
-    """Part the reviews, by film as far as the ids tell: some for the judge, the others for policies, of whose openings some only measure."""
-    seed, settings = films.place.seed, films.settings
-    reviews, groups = some_reviews(films.place.data, settings.reviews, seed)
-    texts = [review.text for review in reviews]
-    parts = SentimentSettings(seed=seed, heldout=1 - JUDGE_SHARE)
-    judge = SentimentJudge.fit(texts, [review.rating for review in reviews], groups=groups, settings=parts)
-    judge.save(films.place.prepared / "judge")
-    seen = [
-        (plain_review(review.text), review.rating)
-        for review, is_open in zip(reviews, held_out(texts, groups, parts), strict=True)
-        if is_open
-    ]
-    random.Random(seed).shuffle(seen)
-    continued = list(_continued(seen, settings))
-    test = max(2, round(HELDOUT * len(continued)))
-    kept = continued[test:]
-    write_jsonl([Text(text=text) for text, _ in seen], films.file("texts"))
-    write_jsonl([one for one, _ in continued[:test]][: settings.drawn], films.file("people"))
-    write_jsonl([one for one, stars in kept if stars >= POSITIVE], films.file("shown"))
-    write_jsonl([one.prompt for one, _ in kept], films.file("openings"))
-
-
-def some_reviews(data: str, count: int, seed: int) -> tuple[list[Review], list[str]]:
-    """Whole blocks of neighbouring reviews, drawn by the seed, that are so many in all or a few more; with each the name of its block."""
-    everything = list(read_reviews(data))
-    blocks: dict[str, list[Review]] = {}
-    for review, name in zip(everything, blocks_of(everything), strict=True):
-        blocks.setdefault(name, []).append(review)
-    names = list(blocks)
-    random.Random(seed).shuffle(names)
-    reviews, groups = [], []
-    for name in names:
-        if len(reviews) < count:
-            reviews += blocks[name]
-            groups += [name] * len(blocks[name])
-    return reviews, groups
-
-
-def _continued(
-    reviews: Sequence[tuple[str, int]], settings: RL4LMsSettings
-) -> Iterator[tuple[Demonstration, int]]:
-    """Openings with the words that follow, as many as a completion has tokens, so that no demonstration ends before a completion is cut."""
-    known: set[str] = set()
-    for text, stars in reviews:
-        found = text.split()
-        opening, following = found[: settings.opening], found[settings.opening :][: settings.tokens]
-        prompt = " ".join(opening)
-        if len(following) == settings.tokens and prompt not in known:
-            known.add(prompt)
-            yield (
-                Demonstration(prompt=Prompt(content=prompt), completion=" " + " ".join(following)),
-                stars,
-            )
-
-
-def write_comparisons(films: Films) -> None:
+def write_comparisons(films: Films[RL4LMsSettings]) -> None:
     """Two of the language model's completions for each of some openings, compared by the judge with noise."""
     settings, judge = films.settings, films.judge
-    prompts = _prompts(films, "openings")[: max(settings.labels)]
+    prompts = read_prompts(films, "openings")[: max(settings.labels)]
     drawn = draw(films.pretrained, prompts, films, k=2)
     chance, found = random.Random(films.place.seed), []
     for prompt, (first, second) in zip(prompts, drawn.texts, strict=True):
@@ -202,16 +77,7 @@ def write_comparisons(films: Films) -> None:
     write_jsonl(found, films.file("compared"))
 
 
-def read_demonstrations(file: Path) -> list[Demonstration]:
-    """The demonstrations in a file; it holds no conversations."""
-    return [one for one in load_demonstrations(file).records if isinstance(one, Demonstration)]
-
-
-def _prompts(films: Films, name: str) -> list[Prompt]:
-    return list(load_prompts(films.file(name)).records)
-
-
-def demonstrate(films: Films, count: int) -> str:
+def demonstrate(films: Films[RL4LMsSettings], count: int) -> str:
     """The language model after so many demonstrations."""
     config = SFTConfig(
         run=films.run("sft"),
@@ -225,21 +91,9 @@ def demonstrate(films: Films, count: int) -> str:
     return str(sft.train(config))
 
 
-def fit_reward(films: Films, count: int) -> str:
-    """A reward model of so many comparisons."""
-    config = RewardConfig(
-        run=films.run("reward"),
-        data=films.data("compared", limit=count),
-        model=films.pretrained,
-        batch_size=16,
-        epochs=2,
-        optim=Optim(lr=5e-4, schedule="linear", warmup=0.1),
-        compute=CPU,
-    )
-    return str(reward.train(config))
-
-
-def learn(films: Films, method: str, *, start: str, reward_model: str = "", kl: float | None = None) -> str:
+def learn(
+    films: Films[RL4LMsSettings], method: str, *, start: str, reward_model: str = "", kl: float | None = None
+) -> str:
     """The model after a method; the judge is the reward where no reward model is given."""
     settings = films.settings
     common: dict[str, Any] = {
@@ -273,54 +127,14 @@ def train(method: str, common: Mapping[str, Any], *, tokens: int, batch: int, lr
     return str(ppo.train(PPOConfig(**common, **online, **twice)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Completions:
-    """What a policy wrote."""
-
-    groups: list[Group]
-    """With each prompt, as tokens without the stop token; a completion that has no other keeps it."""
-    texts: list[list[str]]
-
-
-def draw(model: str, prompts: Sequence[Prompt], films: Films, *, k: int = 1) -> Completions:
-    """Completions of each prompt."""
-    policy, tokenizer = load_policy(model, CPU), load_tokenizer(model)
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    with policy.active() as inner:
-        drawn = sample(
-            inner,
-            encoded,
-            k=k,
-            stop_ids=stop_token_ids(tokenizer),
-            sampling=Sampling(max_new_tokens=films.settings.tokens, batch_size=128),
-            seed=1_000 + films.place.seed,
-            row_keys=range(len(prompts)),
-        )
-    return Completions(
-        groups=[
-            _group(prompt, [one.tokens[: len(one.tokens) - one.ended] or one.tokens for one in own])
-            for prompt, own in zip(encoded, drawn, strict=True)
-        ],
-        texts=[[decode_completion(tokenizer, one.tokens) for one in own] for own in drawn],
-    )
-
-
-def _group(prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Group:
-    return Group(
-        prompt=prompt,
-        completions=tuple(completions),
-        masks=tuple([True] * len(tokens) for tokens in completions),
-    )
-
-
-def measure(films: Films, model: str, start: str) -> dict[str, float]:
+def measure(films: Films[RL4LMsSettings], model: str, start: str) -> dict[str, float]:
     """Sentiment, likelihood, diversity, length and the KL to the model it was trained from, on held-out openings."""
     people = read_demonstrations(films.file("people"))
     policy, tokenizer = load_policy(model, CPU), load_tokenizer(model)
     drawn = draw(model, [one.prompt for one in people], films)
     texts = [text for own in drawn.texts for text in own]
     wrote = [completions_group(tokenizer, one.prompt, [one.completion]) for one in people]
-    written = [_group(group.prompt, [group.completions[0][:-1]]) for group in wrote]
+    written = [cut_group(group.prompt, [group.completions[0][:-1]]) for group in wrote]
     judge, world = films.judge, start_world("cpu")
     odds = np.array([judge.utility(one.prompt, text) for one, text in zip(people, texts, strict=True)])
     kl = 0.0
@@ -366,7 +180,7 @@ def entropy(texts: Sequence[Words], *, n: int) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def agreement(films: Films, model: str) -> float:
+def agreement(films: Films[RL4LMsSettings], model: str) -> float:
     """How often a reward model agrees with the judge about two of the language model's completions of held-out openings, in %."""
     people = read_demonstrations(films.file("people"))
     prompts = [one.prompt for one in people]

@@ -2,25 +2,13 @@
 
 from dataclasses import dataclass
 
-from prefloop.studies.study import StudySettings
+from prefloop.studies.films import FilmSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RL4LMsSettings(StudySettings):
+class RL4LMsSettings(FilmSettings):
     """Settings of the study `rl4lms`."""
 
-    reviews: int = 5000
-    """Used by a seed, for the judge and for policies."""
-    width: int = 64
-    layers: int = 2
-    vocabulary: int = 1024
-    """Tokens of the language model."""
-    pretraining: int = 250
-    """Steps of 16 blocks of 128 tokens of reviews."""
-    opening: int = 8
-    """Words of a review that are continued."""
-    tokens: int = 20
-    """That a continuation has at most."""
     demonstrations: int = 800
     """People's continuations in positive reviews, for the supervised policy."""
     methods: tuple[str, ...] = ("ppo", "nlpo", "a2c", "trpo")
@@ -35,8 +23,6 @@ class RL4LMsSettings(StudySettings):
     """Demonstrations, or comparisons for a reward model, that have the same price."""
     temperature: float = 0.5
     """Of the annotator who compares, as a multiple of the judge's log-odds."""
-    drawn: int = 300
-    """Held-out openings that policies are measured on."""
     counted: int = 2500
     """Words, of all completions together, in which n-grams are counted."""
     words: int = 500

@@ -78,6 +78,11 @@ class RoundsSettings(StudySettings):
 
 def cells(settings: RoundsSettings) -> list[StudyCell]:
     """One shot, and rounds in four ways."""
+    return ways()
+
+
+def ways() -> list[StudyCell]:
+    """The cells of every world."""
     return [StudyCell(name=name) for name in (ONE_SHOT, REFITTED, LAST_ONLY, FROZEN, REFERENCE)]
 
 
@@ -163,6 +168,23 @@ def ratings(results: StudyResults, drawn: Mapping[str, tuple[str, int]]) -> dict
 
 def report(settings: RoundsSettings, results: StudyResults) -> StudyReport:
     """The end of each way, and Elo by round."""
+    return reported(
+        settings.rounds,
+        results,
+        f"A round has {settings.labels} labels, one shot {settings.labels * settings.rounds}. {SCALES} In the end `rounds from the reference` has "
+        "the same labels as `one shot`, so the two differ by chance alone. The policy is always the exact optimum for its reward model: rounds "
+        "differ in where the comparisons come from, not in how well a policy is trained.",
+    )
+
+
+SCALES = (
+    "Rewards are in standard deviations of the reference, whose mean is 0. Elo is from prefloop's ratings of answers to the same prompts. Its "
+    "intervals are over prompts; all others are over seeds."
+)
+
+
+def reported(rounds: int, results: StudyResults, remark: str) -> StudyReport:
+    """The same of points as those of `work`, with what is to be said of them."""
     measures = ("gold", "kl", "gap", "accuracy")
     rows = tuple((name, *(results.mean(name, last(one)) for one in measures)) for name in results.numbers)
     columns = (
@@ -174,7 +196,7 @@ def report(settings: RoundsSettings, results: StudyResults) -> StudyReport:
     )
     players = {
         START: (REFITTED, 0),
-        **{f"round {number}": (REFITTED, number) for number in range(1, settings.rounds + 1)},
+        **{f"round {number}": (REFITTED, number) for number in range(1, rounds + 1)},
         ONE_SHOT: (ONE_SHOT, 1),
     }
     elo = ratings(results, players)
@@ -189,30 +211,22 @@ def report(settings: RoundsSettings, results: StudyResults) -> StudyReport:
     )
     heads = ("policy", "Elo", "true reward", "reward model's score less true reward")
     return StudyReport(
-        findings=tuple(_findings(settings, results, elo)),
+        findings=tuple(_findings(rounds, results, elo)),
         table=StudyTable(columns=columns, rows=rows),
         further=(StudyTable(columns=heads, rows=by_round),),
-        figure=StudyFigure(drawing=_drawing(settings, results), caption="true reward by round"),
-        remarks=(
-            f"A round has {settings.labels} labels, one shot {settings.labels * settings.rounds}. Rewards are in standard deviations of the "
-            "reference, whose mean is 0. Elo is from prefloop's ratings of answers to the same prompts. Its intervals are over prompts; all "
-            "others are over seeds. In the end `rounds from the reference` has the same labels as `one shot`, so the two differ by chance "
-            "alone. The policy is always the exact optimum for its reward model: rounds differ in where the comparisons come from, not in how "
-            "well a policy is trained.",
-        ),
+        figure=StudyFigure(drawing=_drawing(rounds, results), caption="true reward by round"),
+        remarks=(remark,),
     )
 
 
-def _findings(
-    settings: RoundsSettings, results: StudyResults, elo: Mapping[str, Estimate]
-) -> list[StudyFinding]:
+def _findings(rounds: int, results: StudyResults, elo: Mapping[str, Estimate]) -> list[StudyFinding]:
     online = "iterated online RLHF"
     bai = "Bai et al., arXiv:2204.05862"
     gain = results.difference(REFITTED, ONE_SHOT, last("gold"))
     gap = results.difference(REFITTED, ONE_SHOT, last("gap"))
     kept = results.difference(REFITTED, FROZEN, last("gold"))
     older = results.difference(REFITTED, LAST_ONLY, last("gold"))
-    first, final = elo["round 1"], elo[f"round {settings.rounds}"]
+    first, final = elo["round 1"], elo[f"round {rounds}"]
     steps = [
         over_seeds(
             [
@@ -222,19 +236,19 @@ def _findings(
                 )
             ]
         )
-        for number in range(settings.rounds)
+        for number in range(rounds)
     ]
     return [
         StudyFinding(
             expected=f"{online} gets more true reward than one shot with as many labels",
             source=bai,
-            found=f"{settings.rounds} rounds less one shot: {with_interval(gain)}",
+            found=f"{rounds} rounds less one shot: {with_interval(gain)}",
             holds=sure(gain, above=0.0),
         ),
         StudyFinding(
             expected="the reward model, refitted on the policy's own samples, overrates it less",
             source=bai,
-            found=f"score less true reward, {settings.rounds} rounds less one shot: {with_interval(gap)}",
+            found=f"score less true reward, {rounds} rounds less one shot: {with_interval(gap)}",
             holds=None if sure(gap, above=0.0) is None else not sure(gap, above=0.0),
         ),
         StudyFinding(
@@ -259,10 +273,10 @@ def _findings(
     ]
 
 
-def _drawing(settings: RoundsSettings, results: StudyResults) -> str:
+def _drawing(rounds: int, results: StudyResults) -> str:
     series = []
     for slot, name in enumerate((REFITTED, LAST_ONLY, FROZEN, REFERENCE, ONE_SHOT), 1):
-        numbers = range(settings.rounds + 1)
+        numbers = range(rounds + 1)
         line = (
             [results.mean(name, last("gold"))] * len(numbers)
             if name == ONE_SHOT

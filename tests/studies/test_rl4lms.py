@@ -11,8 +11,9 @@ from prefloop.configs.study import StudyConfig
 from prefloop.data import load_prompts
 from prefloop.errors import InputError
 from prefloop.records import Prompt
+from prefloop.studies.films import Films, read_demonstrations, write_reviews
 from prefloop.studies.rl4lms import cells
-from prefloop.studies.rl4lms_films import Films, entropy, read_demonstrations, some_words, write_reviews
+from prefloop.studies.rl4lms_films import entropy, some_words
 from prefloop.studies.rl4lms_sentences import Bleu, RougeL, in_alphabet, make_model, plain_sentences
 from prefloop.studies.rl4lms_settings import RL4LMsSettings
 from prefloop.studies.run import study
