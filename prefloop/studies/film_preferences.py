@@ -125,7 +125,7 @@ def judge_drawn(
     found = []
     for prompt, own in zip(prompts, draw(model, prompts, films, k=k, seed=seed).texts, strict=True):
         seen = np.array(true([prompt] * k, own)) + films.settings.temperature * chance.gumbel(size=k)
-        if all(own) and len(set(own)) == k:
+        if all(map(str.strip, own)) and len(set(own)) == k:
             found.append(Judged(prompt=prompt, texts=tuple(own), seen=tuple(seen.tolist())))
     return found
 

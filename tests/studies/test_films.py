@@ -97,7 +97,7 @@ def test_comparisons_rankings_and_scores_say_the_same() -> None:
 def test_the_annotator_errs_as_bradley_and_terry_say(
     films: PreferenceFilms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = [["good", "bad"]] * 4000 + [["same", "same"], ["", "bad"]]
+    texts = [["good", "bad"]] * 4000 + [["same", "same"], [" ", "bad"]]
 
     def drawn(
         model: str, prompts: Sequence[Prompt], films: PreferenceFilms, *, k: int, seed: int
