@@ -41,8 +41,9 @@ DPO_ANSWERS = "dpo.json"
 class FilmObjectivesSettings(PreferenceSettings):
     """Settings of the study `film_objectives`."""
 
+    drawn: int = 200
     offline_rate: float = 1e-3
-    prompts: int = 600
+    prompts: int = 400
     """Openings whose continuations are judged."""
     ranked: int = 4
     """Continuations of each: a ranking, two comparisons, or four labels or scores."""
