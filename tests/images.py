@@ -4,7 +4,7 @@ import base64
 import io
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 
@@ -48,3 +48,16 @@ def with_text() -> bytes:
     info = PngInfo()
     info.add_text("Author", "Secret Person")
     return encoded(pixels(), "PNG", pnginfo=info)
+
+
+def house(*, door: bool) -> bytes:
+    """A drawing of a house, with a red door or without one."""
+    made = Image.new("RGB", (480, 320), "#bfe3ff")
+    draw = ImageDraw.Draw(made)
+    draw.rectangle((0, 250, 480, 320), fill="#7cb46b")
+    draw.rectangle((140, 130, 340, 270), fill="#f3e3c3", outline="#6b5b45", width=3)
+    draw.polygon([(120, 130), (240, 50), (360, 130)], fill="#8a5a44")
+    draw.rectangle((165, 160, 205, 200), fill="#dff3ff", outline="#6b5b45", width=3)
+    if door:
+        draw.rectangle((250, 185, 300, 270), fill="#c0392b", outline="#6b1f16", width=3)
+    return encoded(made)

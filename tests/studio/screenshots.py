@@ -4,6 +4,7 @@ python -m tests.studio.screenshots --out docs/studio
 """
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,13 +17,14 @@ from sqlalchemy import select, update
 from prefloop.data.store import Judgement, Store
 from prefloop.data.toy_world import gold_utility
 from prefloop.records import Prompt
-from prefloop.studio import accounts, at_work, demo, disputes, invitations
+from prefloop.studio import accounts, at_work, demo, disputes, importing, invitations
 from prefloop.studio.chat_work import ChatWork
 from prefloop.studio.items import Wanted, find
 from prefloop.studio.questions import read_yaml
 from prefloop.studio.run_folders import RunFolders
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectKind, ProjectSettings
+from tests.images import data_url, house
 from tests.studio.films import write_films
 from tests.studio.live import MINUTES, opened, read_all, served, sign_in
 from tests.studio.made import completion
@@ -127,6 +129,7 @@ def fill(studio: Studio) -> dict[str, int]:
         ProjectSettings(name="Talk", kind="chat", guidelines=demo.GUIDELINES)
     ).id
     made["clip"] = _clips(studio)
+    made["images"] = _drawings(studio)
     annotator = store.add_annotator("simulated", kind="simulated")
     for item in ids[25:40]:
         store.add_judgement(Judgement(item=item, annotator=annotator, choice="a", order_shown=(0, 1)))
@@ -144,6 +147,23 @@ def _clips(studio: Studio) -> int:
     project = studio.create_project(ProjectSettings(name="Which swing?", kind="clip")).id
     studio.add_tasks(project, studio.store.add_items([films], kind="pair"))
     return project
+
+
+def _drawings(studio: Studio) -> int:
+    """A project that compares two drawings."""
+
+    def drawn(alt: str, *, door: bool) -> list[dict[str, Any]]:
+        image = {"type": "image", "image": data_url(house(door=door)), "alt": alt}
+        return [{"role": "assistant", "content": [{"type": "text", "text": "Here it is."}, image]}]
+
+    row = {
+        "prompt": [{"role": "user", "content": "Draw a house with a red door."}],
+        "chosen": drawn("A house with a red door", door=True),
+        "rejected": drawn("A house without a door", door=False),
+    }
+    settings = ProjectSettings(name="Which drawing?", guidelines=demo.GUIDELINES)
+    content, by = json.dumps(row).encode(), studio.store.add_annotator("importer")
+    return importing.import_as_project(studio, content, "drawings.jsonl", settings, by=by).project
 
 
 def main() -> None:
@@ -317,6 +337,7 @@ class Shots:
         self.shot("binary", label["binary"], self.keys("1"), ready=card)
         self.shot("edit", label["edit"], ready=card)
         self.shot("clip", label["clip"], self.keys("2"), ready="video")
+        self.shot("images", label["images"], self.keys("2"), ready=".response img")
         self.talk(label["chat"])
         self.shot("queue", "/")
         self.shot("history", "/history")
