@@ -90,7 +90,7 @@ def work(settings: FilmFrontierSettings, cell: StudyCell, place: Place) -> Numbe
         return {"points": best_of_n(films, reward_model, gold=cell.name == BEST_OF_N_GOLD)}
     points = []
     for strength in _strengths(settings, cell.name):
-        model = _policy(films.within(f"{strength:g}"), cell.name, strength, reward_model)
+        model = _policy(films.marked(f"{strength:g}"), cell.name, strength, reward_model)
         points.append(_point(films, answer(films, model), reward_model, strength))
     return {"points": points}
 

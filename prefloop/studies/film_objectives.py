@@ -94,7 +94,7 @@ def _answers(films: PreferenceFilms, name: str) -> list[Answers]:
     for at, one in enumerate(tried(name)):
         given = {key: value for key, value in one.items() if key != "rate"}
         model = learn_offline(
-            films.within(str(at)),
+            films.marked(str(at)),
             name,
             str(films.file(file)),
             given,

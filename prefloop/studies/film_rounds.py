@@ -63,7 +63,7 @@ def work(settings: FilmRoundsSettings, cell: StudyCell, place: Place) -> Numbers
     data: list[Judged] = []
     points = [_point(films, policy, reward_model)]
     for number in range(1 if one_shot else settings.rounds):
-        own = films.within(f"round-{number}")
+        own = films.marked(f"round-{number}")
         source = films.pretrained if cell.name == REFERENCE else policy
         asked = prompts[number * count : (number + 1) * count]
         fresh = judge_drawn(films, source, asked, k=2, seed=10_000 + 100 * number + place.seed)
@@ -76,8 +76,7 @@ def work(settings: FilmRoundsSettings, cell: StudyCell, place: Place) -> Numbers
 
 
 def _fitted(films: PreferenceFilms, data: Sequence[Judged]) -> str:
-    films.place.folder.mkdir()
-    file = films.place.folder / "compared.jsonl"
+    file = films.place.folder / f"compared{films.mark}.jsonl"
     write_jsonl(comparisons_of(data), file)
     return fit_reward_model(films, str(file))
 

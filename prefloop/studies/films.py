@@ -73,6 +73,8 @@ class Films(Generic[Settings]):
 
     settings: Settings
     place: Place
+    mark: str = ""
+    """After the names of runs."""
 
     @property
     def pretrained(self) -> str:
@@ -95,11 +97,11 @@ class Films(Generic[Settings]):
 
     def run(self, name: str) -> RunSettings:
         """A run folder of that name."""
-        return RunSettings(out=str(self.place.folder / name), seed=self.place.seed)
+        return RunSettings(out=str(self.place.folder / f"{name}{self.mark}"), seed=self.place.seed)
 
-    def within(self, name: str) -> "Films[Settings]":
-        """The same, working in a folder below, so that runs of the same names have room."""
-        return replace(self, place=replace(self.place, folder=self.place.folder / name))
+    def marked(self, mark: str) -> "Films[Settings]":
+        """The same, whose runs have other names, so that several can lie side by side."""
+        return replace(self, mark=f"-{mark}")
 
     def data(self, name: str, limit: int = 0) -> Data:
         """A file of the seed, or its first records, nothing held out."""
