@@ -165,6 +165,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    """The process that others were forked from ends."""
+    if processes := sys.modules.get("tests.runtime.processes"):
+        processes.end()
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small project for all tests of the stages: data and starting models; runs go into folders of their own."""

@@ -1,8 +1,6 @@
 """Every objective learns a rule that shows in the text; each starts where its formula says, and loads only what it needs."""
 
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ from tests.algorithms.prefer_settings import OF_REWARD, SHARED, prefer_settings,
 from tests.algorithms.small import assert_close, assert_same, metrics_of, write
 from tests.algorithms.test_resume import train_with_stops
 from tests.algorithms.tiny import CPU, FAST, pairs
-from tests.runtime.processes import ROOT
+from tests.runtime.processes import run_module
 
 
 def logged(settings: PreferConfig) -> list[dict[str, Any]]:
@@ -117,9 +115,7 @@ def test_cutting_a_step_and_stopping_a_run_change_nothing(
 
 
 def test_two_processes_equal_one(project: Path, tmp_path: Path) -> None:  # N3 M10
-    command = [sys.executable, "-m", "tests.algorithms.prefer_ranks", str(project), str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, timeout=240, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_module("tests.algorithms.prefer_ranks", str(project), str(tmp_path), timeout=240)
     for loss in SHARED:
         settings = shared_settings(project, tmp_path / f"one-{loss}", loss)
         (reward if loss in OF_REWARD else prefer).train(settings)  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,5 @@
 """Two gloo processes go the way of one, though no batch divides by two and the last of an epoch may be a single example."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import pytest
 
 from tests.algorithms.online_stages import IN_ENVIRONMENT, NOISY, TOLERANCE
 from tests.algorithms.small import STAGES, assert_close, samples_of
-from tests.runtime.processes import ROOT
+from tests.runtime.processes import run_module
 
 WITH_ADAPTERS = (
     *("reward_lora", "dpo_lora", "ppo_lora", "ppo_lora_shared"),
@@ -22,9 +20,7 @@ TOGETHER = [name for name in (*STAGES, *IN_ENVIRONMENT) if name not in NOISY + W
 @pytest.fixture(scope="module")
 def two(project: Path) -> Path:
     """The project, after every stage has run in it in two processes."""
-    command = [sys.executable, "-m", "tests.algorithms.ranks", str(project), *TOGETHER]
-    done = subprocess.run(command, cwd=ROOT, timeout=480, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_module("tests.algorithms.ranks", str(project), *TOGETHER, timeout=480)
     return project
 
 

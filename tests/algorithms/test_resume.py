@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from tests.algorithms.small import (
     train,
     weights_of,
 )
-from tests.runtime.processes import ROOT
+from tests.runtime.processes import run_module
 
 
 def train_with_a_stop_after_every_step(config: Any, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -91,9 +89,7 @@ def test_the_controller_and_running_moments_do_change(unbroken: Callable[[str], 
 @pytest.fixture(scope="module")
 def killed(project: Path) -> Path:
     """The project, after runs in it were killed again and again in child processes, and in the end left to finish."""
-    command = [sys.executable, "-m", "tests.algorithms.killed", str(project)]
-    done = subprocess.run(command, cwd=ROOT, timeout=240, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_module("tests.algorithms.killed", str(project), timeout=240)
     return project
 
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from tests.algorithms.online_stages import NOISY
 from tests.algorithms.sharded import out_of
 from tests.algorithms.small import CPU, assert_close, assert_same, weights_of
 from tests.runtime.namespaces import why_not
-from tests.runtime.processes import ROOT
+from tests.runtime.processes import run_module
 
 EQUAL = {
     "sft": "sft:2:full",
@@ -46,9 +44,7 @@ CHANGED, HYBRID = "sft:2,1,3:full", "sft:4:hybrid"
 def sharded(project: Path) -> Path:
     """The project, after all jobs have run in it."""
     jobs = [*EQUAL.values(), WHOLE, RESUMED, CHANGED, HYBRID]
-    command = [sys.executable, "-m", "tests.algorithms.sharded", str(project), *jobs]
-    done = subprocess.run(command, cwd=ROOT, timeout=900, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_module("tests.algorithms.sharded", str(project), *jobs, timeout=900)
     return project
 
 
@@ -65,9 +61,7 @@ def apart(project: Path) -> Path:
     fault = why_not(project)
     if fault:
         pytest.skip(f"no folder can be hidden from a process here: {fault}")
-    command = [sys.executable, "-m", "tests.algorithms.sharded", str(project), *APART.values()]
-    done = subprocess.run(command, cwd=ROOT, timeout=900, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_module("tests.algorithms.sharded", str(project), *APART.values(), timeout=900)
     return project
 
 

@@ -1,24 +1,20 @@
 """`prefloop align` that is killed and resumed, or shared by two processes, says what one process says that nothing stopped."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.recipes.align_processes import KILLED_AT
-from tests.runtime.processes import ROOT
+from tests.runtime.processes import run_module
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three projects."""
     made = tmp_path_factory.mktemp("align")
-    command = [sys.executable, "-m", "tests.recipes.align_processes", str(made)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    run_module("tests.recipes.align_processes", str(made), timeout=300)
     return made
 
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from prefloop.recipes import toy
 from prefloop.recipes.run import run_recipe
 from prefloop.runtime.interrupt import Interrupted
 from tests.recipes.minimal import made, shrink, small_toy
-from tests.runtime.processes import ROOT
+from tests.runtime.processes import run_module
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +161,7 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
 
 def test_two_processes_make_what_one_makes(project: Path, tmp_path: Path) -> None:
     """Under torchrun the stages share the work; files are written, and the tables printed, by one."""
-    command = [sys.executable, "-m", "tests.recipes.ranks", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, timeout=240, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_module("tests.recipes.ranks", str(tmp_path), timeout=240)
     two = tmp_path / "toy"
     assert (tmp_path / "rank-0.out").read_text().count("reward model, held-out prompts") == 1
     assert (tmp_path / "rank-1.out").read_text() == ""

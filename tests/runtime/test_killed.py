@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefloop.runtime.journal import read_metrics
-from tests.runtime.processes import ROOT
+from tests.runtime.processes import run_module
 
 STEPS = 24
 
@@ -20,9 +18,7 @@ STEPS = 24
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("trials")
-    subprocess.run(
-        [sys.executable, "-m", "tests.runtime.trials", str(where)], cwd=ROOT, check=True, timeout=240
-    )
+    run_module("tests.runtime.trials", str(where), timeout=240)
     return where
 
 

@@ -1,7 +1,5 @@
 """A process that ends or does not come is named in one line, within the time that was set. Real processes, over gloo."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from prefloop.configs.common import Compute, RunSettings
 from prefloop.errors import InputError
 from prefloop.runtime.journal import read_metrics
 from tests.runtime.example import Config, train
-from tests.runtime.processes import ROOT
+from tests.runtime.processes import run_module
 from tests.runtime.trials import ALONE
 
 
@@ -20,9 +18,7 @@ from tests.runtime.trials import ALONE
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the processes of all cases left."""
     made = tmp_path_factory.mktemp("lost")
-    command = [sys.executable, "-m", "tests.runtime.lost", str(made)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
+    run_module("tests.runtime.lost", str(made), timeout=180)
     return made
 
 
