@@ -1,6 +1,7 @@
 """`prefloop arena` and `prefloop label agreement` on a store whose truth is known."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,11 @@ def completion(prompt: Prompt, text: str, policy: str) -> Completion:
     )  # fmt: skip
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three models on 12 prompts in two rounds; ann and bob know the better one, cy always takes the first, some are ties."""
-    monkeypatch.chdir(tmp_path)
-    with Store.open("s.db") as opened:
+    file = tmp_path_factory.mktemp("made") / "s.db"
+    with Store.open(file) as opened:
         ids = {name: opened.add_checkpoint(name, weights_sha256=name[0] * 64) for name in SKILL}
         people = [opened.add_annotator(name) for name in PEOPLE]
         judgements = []
@@ -66,6 +67,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         skipped = opened.add_items([[made["weak"], made["strong"]]], round=7)[0]  # pyright: ignore[reportPossiblyUnboundVariable]
         judgements.append(Judgement(item=skipped, annotator=people[0], choice="skip", order_shown=(0, 1)))
         opened.add_judgements(judgements)
+    return file
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A copy of that store, where the test works."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(made, "s.db")
     return "s.db"
 
 

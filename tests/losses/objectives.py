@@ -302,24 +302,35 @@ class Example:
 
     def completions(self) -> list[Completion]:
         n = self.numbers
-        rows = []
-        for b in range(len(n.mask)):
-            keep = n.mask[b]
-            rows.append(
-                Completion(
-                    lp=n.logprobs[b][keep].tolist(),
-                    ref=asked(n.reference)[b][keep].tolist(),
-                    kl=asked(n.forward_kl)[b][keep].tolist(),
-                    collision=asked(n.log_collision)[b][keep].exp().tolist(),
-                    contrast=asked(n.contrast)[b][keep].tolist(),
-                    frozen=n.logprobs[b][keep].tolist(),
-                    frozen_kl=asked(n.forward_kl)[b][keep].tolist(),
-                    said=n.labels[b].item(),
-                    value=asked(n.value)[b].item(),
-                    odds=asked(n.prompt_odds)[b].item(),
-                )
+        kept = n.mask.tolist()
+
+        def tokens(values: Tensor | None) -> list[list[float]]:
+            return [
+                [value for value, keep in zip(*row, strict=True) if keep]
+                for row in zip(asked(values).tolist(), kept, strict=True)
+            ]
+
+        lp, kl = tokens(n.logprobs), tokens(n.forward_kl)
+        columns = (
+            *(lp, tokens(n.reference), kl),
+            *(tokens(asked(n.log_collision).exp()), tokens(n.contrast)),
+            *(n.labels.tolist(), asked(n.value).tolist(), asked(n.prompt_odds).tolist()),
+        )
+        return [
+            Completion(
+                lp=lp,
+                ref=ref,
+                kl=kl,
+                collision=collision,
+                contrast=contrast,
+                frozen=lp,
+                frozen_kl=kl,
+                said=said,
+                value=value,
+                odds=odds,
             )
-        return rows
+            for lp, ref, kl, collision, contrast, said, value, odds in zip(*columns, strict=True)
+        ]
 
 
 SIZES = {"comparisons": [2] * 5, "rankings": [3, 2, 4, 2], "labels": [1] * 6, "scores": [1] * 5}
