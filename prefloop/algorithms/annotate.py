@@ -14,7 +14,7 @@ from prefloop.configs.annotate import ScorePairsConfig
 from prefloop.data.store import Choice, Item, Judgement, Store
 from prefloop.errors import InputError
 from prefloop.loop.provenance import models_read
-from prefloop.loop.scoring import scorer_roles
+from prefloop.loop.scoring import bring_scorers, scorer_roles
 from prefloop.records import Prompt
 from prefloop.rollout.reward_scorers import EnsembleScorer
 from prefloop.runtime import start_world
@@ -39,6 +39,7 @@ def verdict(first: float, second: float, *, tie_width: float) -> ScoreVerdict:
 def score_pairs(config: ScorePairsConfig) -> str:
     """Pair stored completions, compare them by score, and say what was made; the store's name."""
     world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
+    bring_scorers(world, config.reward_model)
     names, _ = scorer_roles(config.reward_model)
     scorer = EnsembleScorer.load(
         config.reward_model, config.compute, world, rules=config.reward, normalise=False

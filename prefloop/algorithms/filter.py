@@ -15,6 +15,7 @@ from prefloop.configs.scorers import scorers_named
 from prefloop.data import write_jsonl
 from prefloop.errors import InputError
 from prefloop.loop.inputs import comparisons, plain_comparisons
+from prefloop.loop.scoring import bring_scorers
 from prefloop.records import Comparison
 from prefloop.rollout.reward_scorers import EnsembleScorer
 from prefloop.runtime import World, start_world
@@ -71,6 +72,7 @@ def unambiguous(
 def filter_comparisons(config: FilterConfig) -> str:
     """Leave out what is ambiguous by its label, score the rest, write those that are kept, and say what became of the others; the file."""
     world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
+    bring_scorers(world, *config.reward_models)
     given, summary = _read(config, world)
     records = unambiguous(
         given, least_certainty=config.least_certainty, least_margin=config.least_said_margin

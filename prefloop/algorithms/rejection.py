@@ -14,6 +14,7 @@ from prefloop.configs.filter import RejectionConfig
 from prefloop.data import write_jsonl
 from prefloop.data.store import Store
 from prefloop.errors import InputError
+from prefloop.loop.scoring import bring_scorers
 from prefloop.records import Comparison, Prompt
 from prefloop.rollout.reward_scorers import EnsembleScorer
 from prefloop.runtime import start_world
@@ -63,7 +64,7 @@ def sample_by_rejection(config: RejectionConfig) -> str:
         with Store.open(config.store, create=False) as store:
             checkpoints = [store.find_checkpoint(name) for name in config.checkpoints]
             for one in store.completions(checkpoints):
-                if one.text:
+                if one.text.strip():
                     by_prompt.setdefault(one.prompt, {})[one.text] = None
                 else:  # files of comparisons do not hold them
                     empty += 1
@@ -74,6 +75,7 @@ def sample_by_rejection(config: RejectionConfig) -> str:
         raise InputError(
             f"{without_passwords(config.store)}: no prompt has two different completions; draw more with `prefloop sample`"
         )
+    bring_scorers(world, *config.reward_models)
     scorer = EnsembleScorer.load(config.reward_models, config.compute, world, rules=config.reward)
     prompts = [prompt for prompt, texts in groups.items() for _ in texts]
     scores = iter(scorer(prompts, [text for texts in groups.values() for text in texts]))

@@ -19,8 +19,8 @@ from prefloop.configs.sample import SampleConfig
 from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.loop.inputs import Prompts, prompts
-from prefloop.loop.provenance import name_in_store
-from prefloop.loop.reading import Read, bring_models
+from prefloop.loop.provenance import name_in_store, same_models
+from prefloop.loop.reading import Read
 from prefloop.loop.roles import check_prompt_room
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_policy
@@ -42,7 +42,7 @@ ROUNDS = 8
 def sample_completions(config: SampleConfig) -> str:
     """Draw what the store does not have yet, write it as it comes, and print a summary; the store's name."""
     world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
-    bring_models(world, config.model)
+    same_models(world, config.model)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     chosen, read = world.on_main(lambda: _prompts(config, tokenizer))
     policy = load_policy(config.model, config.compute)

@@ -11,6 +11,7 @@ from prefloop.data.store import Store
 from prefloop.errors import InputError
 from prefloop.feedback.select.scores import write_scores
 from prefloop.feedback.select.stored import text_sha256
+from prefloop.loop.scoring import bring_scorers
 from prefloop.records import Prompt
 from prefloop.rollout.reward_scorers import EndedCompletions, EnsembleScorer
 from prefloop.runtime import start_world
@@ -33,6 +34,7 @@ def score_completions(config: ScoreConfig) -> str:
         raise InputError(
             f"{without_passwords(config.store)}: holds no completion to score; draw some with `prefloop sample`"
         )
+    bring_scorers(world, config.reward_model)
     scorer = EnsembleScorer.load(
         config.reward_model, config.compute, world, rules=Combining(beta=config.beta), normalise=False
     )

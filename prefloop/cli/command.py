@@ -16,6 +16,6 @@ class Command:
     """Settings that may be given without their flag, in order."""
     examples: tuple[str, ...] = ()
     single: bool = False
-    """One process does all of it; the others that torchrun has started leave at once."""
+    """One process does all of it, so several that torchrun has started are refused."""
     then: str = ""
     """The next command to type, shown when this one has ended; `{}` is what the work returned."""

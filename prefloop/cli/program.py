@@ -15,7 +15,7 @@ from prefloop.addresses import without_passwords
 from prefloop.cli import help as pages
 from prefloop.cli.commands import GROUPS, Command, commands, find, load
 from prefloop.cli.flags import Flags, read_flags
-from prefloop.cli.last_word import repeat_last
+from prefloop.cli.last_word import end_stuck, repeat_last
 from prefloop.configs.load import load_config
 from prefloop.errors import InputError, PeerLost
 
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PeerLost as error:
         if error.speaks:
             _say_last(f"prefloop: error: {error}")
+        end_stuck()
         return 1
     except KeyboardInterrupt as stop:
         # A run that was stopped says how to go on with it; torchrun stops all, and one of them speaks.
@@ -90,12 +91,16 @@ def _dispatch(given: list[str]) -> int:
         )
         return 0
     flags = read_flags(rest, settings, positional=command.positional)
-    several = os.environ.get("WORLD_SIZE", "1") != "1" and not command.single
+    several = os.environ.get("WORLD_SIZE", "1")
+    if several != "1" and command.single:
+        raise InputError(
+            f"prefloop {name} is for one process, but WORLD_SIZE is {several}, which torchrun sets; type it without torchrun"
+        )
     config = (
-        _of_all_machines(settings, flags) if several else load_config(settings, flags.config, flags.given)
+        load_config(settings, flags.config, flags.given)
+        if several == "1"
+        else _of_all_machines(settings, flags)
     )
-    if command.single and not _is_main():
-        return 0
     _set_up_logging()
     return _finish(command, load(command.work)(config))
 

@@ -12,7 +12,9 @@ from prefloop.evaluation.evaluate import answer, proxy_scores
 from prefloop.evaluation.measure import gold_of, setting_of
 from prefloop.evaluation.reward_model_quality import BestOf, best_of_n
 from prefloop.loop.inputs import prompts
+from prefloop.loop.provenance import same_models
 from prefloop.loop.reading import store_of
+from prefloop.loop.scoring import bring_scorers
 from prefloop.models.generation import say_what_is_not_taken
 from prefloop.models.load import load_policy
 from prefloop.models.roles import vocabulary_size
@@ -52,11 +54,13 @@ class BestAndWorst:
 
 def choose_best(config: BestOfNConfig, world: World) -> tuple[Curve, BestAndWorst]:
     """Draw, score and choose; the same on every process."""
+    bring_scorers(world, config.reward_model)
+    same_models(world, config.model)
     asked, summary = world.on_main(lambda: _prompts(config))
     world.say(summary)
     rollout, proxy, disagreement = draw_and_score(config, asked, world)
     shape = (len(asked), config.completions_per_prompt)
-    gold = gold_of(config)
+    gold = gold_of(config, world)
     utilities = None
     if gold:
         pairs = zip(*rollout.pairs(), strict=True)

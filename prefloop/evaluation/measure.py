@@ -39,9 +39,12 @@ from prefloop.evaluation.text_metrics import check_metrics, references_of
 from prefloop.evaluation.win_rate import WinMatrix
 from prefloop.feedback.utility import find_gold, is_log_odds
 from prefloop.loop import inputs
-from prefloop.loop.reading import Read, another, bring_models, store_of
+from prefloop.loop.provenance import same_models
+from prefloop.loop.reading import Read, another, store_of
+from prefloop.loop.scoring import bring_scorers
 from prefloop.records import Comparison, Demonstration, Prompt
 from prefloop.runtime.environment import environment
+from prefloop.runtime.sending import bring
 from prefloop.runtime.tune import peak_rss_mb
 from prefloop.runtime.world import World
 from prefloop.text import load_tokenizer
@@ -64,11 +67,13 @@ class Measurements:
 
 def measure(config: EvalConfig, world: World) -> Measurements:
     """Read all that is to be measured, then measure policies and reward model. All processes must call it; the first one's result is complete."""
-    folders = policies_of(config.policies)
-    models = world.on_main(lambda: models_named(tuple(folders.values()), config.reward_model))
+    folders = world.on_main(lambda: policies_of(config.policies))
+    bring_scorers(world, config.reward_model)
+    same_models(world, *folders.values())
+    models = models_named(tuple(folders.values()), config.reward_model)
+    gold = gold_of(config, world)
     prompts: Found[Prompt] = Found(records=(), data=(), alarms=())
     comparisons: Found[Comparison] = Found(records=(), data=(), alarms=())
-    bring_models(world, *models)
     # All that is to be measured is read before the first model runs.
     if config.comparisons:
         comparisons = _comparisons(config, models, world)
@@ -81,7 +86,7 @@ def measure(config: EvalConfig, world: World) -> Measurements:
             folders,
             prompts.records,
             setting_of(config, world),
-            gold=gold_of(config),
+            gold=gold,
             gold_is_log_odds=bool(config.gold) and is_log_odds(config.gold),
             reward_model=config.reward_model,
             rules=config.reward,
@@ -89,7 +94,7 @@ def measure(config: EvalConfig, world: World) -> Measurements:
         )
         past = world.on_main(lambda: series_alarms(results.evaluated, series_of(folders)))
         results = replace(results, alarms=(*results.alarms, *past))
-    quality = _quality(config, comparisons.records, world) if comparisons.records else None
+    quality = _quality(config, comparisons.records, gold, world) if comparisons.records else None
     alarms = dict.fromkeys((*prompts.alarms, *comparisons.alarms))
     return Measurements(
         prompts=prompts.records,
@@ -112,8 +117,9 @@ def setting_of(config: EvalConfig | BestOfNConfig, world: World) -> Setting:
     )
 
 
-def gold_of(config: EvalConfig | BestOfNConfig) -> Gold | None:
-    """The gold judge, where one is named."""
+def gold_of(config: EvalConfig | BestOfNConfig, world: World) -> Gold | None:
+    """The gold judge, where one is named. Collective: a fitted judge is sent to machines that do not see its folder."""
+    bring(world, config.gold)
     return find_gold(config.gold)
 
 
@@ -211,14 +217,16 @@ def _found(
     return Found(records=records, data=(data,), alarms=(chosen.alarm,) if chosen.alarm else ())
 
 
-def _quality(config: EvalConfig, judged: Sequence[Comparison], world: World) -> RewardModelQuality:
+def _quality(
+    config: EvalConfig, judged: Sequence[Comparison], gold: Gold | None, world: World
+) -> RewardModelQuality:
     return evaluate_reward_model(
         config.reward_model,
         judged,
         budget=TokenBudget.of(config.data),
         compute=config.compute,
         world=world,
-        gold=gold_of(config),
+        gold=gold,
         rules=config.reward,
     )
 

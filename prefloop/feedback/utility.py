@@ -3,6 +3,7 @@
 from functools import wraps
 from pathlib import Path
 
+from prefloop.configs.copies import here
 from prefloop.configs.functions import call, find_function, number_in
 from prefloop.configs.verifiers import is_verifier
 from prefloop.errors import InputError
@@ -26,8 +27,8 @@ def find_utility(name: str) -> Utility:
     """
     if name == TOY:
         return ToyJudge().utility
-    if Path(name).is_dir():
-        return SentimentJudge.load(name).utility
+    if Path(here(name)).is_dir():
+        return SentimentJudge.load(here(name)).utility
     if ":" not in name:
         raise InputError(
             f"utility is {name!r}; it must be {TOY}, the folder of a fitted judge, or module:function for a function of (prompt, completion)"
@@ -47,4 +48,4 @@ def find_utility(name: str) -> Utility:
 
 def is_log_odds(name: str) -> bool:
     """Whether the utility's sign means something by itself: a fitted judge's is the log-odds that a text is positive."""
-    return Path(name).is_dir()
+    return Path(here(name)).is_dir()

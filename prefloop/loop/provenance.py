@@ -1,8 +1,7 @@
 """A training run's entry in the store: what it read, what it started from, what it made."""
 
 import contextlib
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ from prefloop.loop.reading import Read, bring_models, store_of
 from prefloop.models.lora import ADAPTER
 from prefloop.models.weights import weights_sha256
 from prefloop.runtime.checkpoint import Content
+from prefloop.runtime.sending import take_notes
 from prefloop.runtime.world import World
 
 START = "model"
@@ -53,26 +53,44 @@ def models_read(world: World, **names: str) -> Models:
     """
     given = {role: name for role, name in names.items() if name}
     bring_models(world, *given.values())
-
-    def work() -> dict[str, str]:
-        return {name: weights_sha256(name) for name in dict.fromkeys(given.values())}
-
-    by_name = world.on_main(work)
+    by_name = world.on_main(lambda: _hashes(given.values()))
     _check_elsewhere(world, by_name)
     return Models(names=given, sha256={role: by_name[name] for role, name in given.items()})
 
 
+def same_models(world: World, *names: str) -> None:
+    """See to it that every machine has these models, for commands without a run's log; prints what was sent. Empty names are left out. Collective.
+
+    Raises:
+        InputError: There is no such model, no room for a copy, or a machine has other weights under a hub name.
+    """
+    bring_models(world, *names)
+    for line in take_notes():
+        world.say(line)
+    if world.machines > 1:
+        _check_elsewhere(
+            world, world.on_main(lambda: _hashes(name for name in names if name and not _is_here(name)))
+        )
+
+
+def _hashes(names: Iterable[str]) -> dict[str, str]:
+    return {name: weights_sha256(name) for name in dict.fromkeys(names)}
+
+
+def _is_here(name: str) -> bool:
+    return Path(here(name)).expanduser().exists()
+
+
 def _check_elsewhere(world: World, main: Mapping[str, str]) -> None:
     """Machines that do not see process 0's models load them from the hub themselves; `InputError` where one has other weights under that name."""
-    places = world.gather_objects((socket.gethostname(), world.is_leader))
-    if sum(leads for _, leads in places) == 1:
+    if world.machines == 1:
         return
 
     def check() -> None:
         for name, weights in main.items() if world.is_leader and not world.is_main else ():
-            if not Path(here(name)).expanduser().exists() and weights_sha256(name) != weights:
+            if not _is_here(name) and weights_sha256(name) != weights:
                 raise InputError(
-                    f"model {name!r} has other weights on {places[world.rank][0]} (process {world.rank}) than on {places[0][0]} (process 0); "
+                    f"model {name!r} has other weights on {world.host(world.rank)} (process {world.rank}) than on {world.host(0)} (process 0); "
                     "name its revision (NAME@REVISION), or give a folder"
                 )
 

@@ -11,7 +11,7 @@ from prefloop.configs.scorers import Combining, scorers_named
 from prefloop.configs.verifiers import FILE, is_verifier, read_verifier
 from prefloop.loop.adaptive import ScoreShaper
 from prefloop.loop.judge_scorer import JudgeScorer, is_judge, judge_content, read_scorer
-from prefloop.loop.provenance import Models, models_read
+from prefloop.loop.provenance import Models, models_read, same_models
 from prefloop.loop.roles import shard_roles
 from prefloop.loop.session import Session
 from prefloop.models.roles import RewardModel
@@ -47,8 +47,7 @@ def scorer_roles(reward_model: str) -> tuple[dict[str, str], dict[str, str]]:
 
 def models_of(world: World, *, model: str, reward_model: str, reference: str = "") -> Models:
     """The models that a run reads, hashed once; a Python function that scores is none, a judge on this machine is one."""
-    bring(world, *_files_of(reward_model))
-    names, judges = world.on_main(lambda: scorer_roles(reward_model))
+    names, judges = _named_roles(world, reward_model)
     constitutions = world.on_main(
         lambda: [read_scorer(name).constitution for name in judges.values() if is_judge(name)]
     )
@@ -59,6 +58,24 @@ def models_of(world: World, *, model: str, reward_model: str, reference: str = "
         for role, name in judges.items()
     }
     return replace(read, others=contents)
+
+
+def bring_scorers(world: World, *given: str) -> None:
+    """See to it that every machine has the models that scorers are made of, and the files of settings that name them. Collective.
+
+    `given` are scorers as `--reward_model` names them; empty ones are left out. Call it before anything else reads these names, on every process.
+
+    Raises:
+        InputError: There is no such model, no room for a copy, or a machine has other weights under a hub name.
+    """
+    names, _ = _named_roles(world, ",".join(filter(None, given)))
+    same_models(world, *names.values())
+
+
+def _named_roles(world: World, reward_model: str) -> tuple[dict[str, str], dict[str, str]]:
+    """`scorer_roles` as process 0 sees them: what a name stands for depends on what is there."""
+    bring(world, *_files_of(reward_model))
+    return world.on_main(lambda: scorer_roles(reward_model))
 
 
 def _files_of(reward_model: str) -> list[str]:

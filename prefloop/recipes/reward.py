@@ -9,7 +9,8 @@ from prefloop.evaluation.json_files import encode, write_json
 from prefloop.evaluation.parts import MeasuredPart, measured_data
 from prefloop.evaluation.tables import reward_model_lines
 from prefloop.loop.inputs import comparisons
-from prefloop.loop.reading import store_of
+from prefloop.loop.reading import bring_models, store_of
+from prefloop.loop.scoring import bring_scorers
 from prefloop.losses.reward_model import REWARD_LOSSES
 from prefloop.runtime.world import start_world
 from prefloop.text import load_tokenizer
@@ -29,6 +30,7 @@ def train_and_measure(config: RewardConfig) -> Path:
         )
         return folder
     data = config.data
+    bring_models(world, config.model)
     # Read before the first step: whatever the evaluation would refuse is refused while nothing is lost.
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.compute.trust_remote_code)
     inputs = comparisons(data, tokenizer, store_of(config.run.out, config.run.store), world)
@@ -37,6 +39,7 @@ def train_and_measure(config: RewardConfig) -> Path:
     if not heldout:
         world.say("no comparison is held out, so the reward model is not measured; set data.heldout above 0")
         return folder
+    bring_scorers(world, str(folder))
     quality = evaluate_reward_model(
         str(folder),
         heldout,

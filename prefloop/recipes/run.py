@@ -43,7 +43,7 @@ from prefloop.runtime.environment import environment
 from prefloop.runtime.files import writing
 from prefloop.runtime.folder import withdraw
 from prefloop.runtime.interrupt import Interrupted
-from prefloop.runtime.machines import command
+from prefloop.runtime.machines import command, require_shared
 
 ANNOTATOR = "simulated"
 _MAY_DIFFER = ("out", "eval_prompts", "compute.")
@@ -58,6 +58,7 @@ def run_recipe(config: LoopSettings) -> Path:
     """
     world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     project = Path(config.out)
+    require_shared(world, project, what="a recipe")
     before = world.on_main(lambda: enter(project, config, may_differ=_MAY_DIFFER))
     clock = Clock(project, world)
     try:

@@ -98,7 +98,8 @@ def slurm(training: Training, *, hours: float) -> str:
             if training.engine
             else ()
         ),
-        f"srun --nodes={training.trainers} --ntasks={training.trainers} --ntasks-per-node=1 "
+        # One node's torchrun that gives up ends the others, also one that waits for a store that it can no longer reach.
+        f"srun --nodes={training.trainers} --ntasks={training.trainers} --ntasks-per-node=1 --kill-on-bad-exit=1 "
         '--nodelist="$(IFS=,; echo "${trainers[*]}")" \\',
         f"    {train}",
     )

@@ -115,12 +115,7 @@ def describe_machines(world: "World", folder: Path) -> list[str]:
     leaders = [rank for rank, peer in enumerate(world.peers) if peer.leads]
     if len(leaders) < 2:
         return []
-    mark = folder.absolute() / f".{secrets.token_hex(8)}"
-    world.on_main(mark.touch)
-    mark = world.broadcast_object(mark)
-    views = world.gather_objects((mark.exists(), environment()))
-    world.on_main(mark.unlink)
-    blind = [world.host(rank) for rank in leaders if not views[rank][0]]
+    blind, versions = _blind(world, folder), world.gather_objects(environment())
     hosts = ", ".join(world.host(rank) for rank in leaders)
     seen = (
         f"not seen on {', '.join(blind)}: process 0 on {world.host(0)} reads and writes for all"
@@ -129,10 +124,35 @@ def describe_machines(world: "World", folder: Path) -> list[str]:
     )
     lines = [f"{len(leaders)} machines ({hosts}); the run's folder is {seen}"]
     for rank in leaders[1:]:
-        own, main = views[rank][1], views[0][1]
+        own, main = versions[rank], versions[0]
         for name in ("prefloop", "torch", "transformers", "python"):
             if own[name] != main[name]:
                 lines.append(
                     f"process {rank} on {world.host(rank)} has {name} {own[name]}, process 0 has {main[name]}: results may differ"
                 )
     return lines
+
+
+def _blind(world: "World", folder: Path) -> list[str]:
+    """The machines that do not see this folder of process 0, which is there. Collective: all processes call it."""
+    mark = folder.absolute() / f".{secrets.token_hex(8)}"
+    world.on_main(mark.touch)
+    mark = world.broadcast_object(mark)
+    views = world.gather_objects(mark.exists())
+    world.on_main(mark.unlink)
+    return [peer.host for peer, seen in zip(world.peers, views, strict=True) if peer.leads and not seen]
+
+
+def require_shared(world: "World", folder: Path, *, what: str) -> None:
+    """Raise `InputError` on all processes if a machine does not see where this folder is, or will be. Collective. `what` says what reads it there."""
+    if world.machines == 1:
+        return
+    there = world.on_main(
+        lambda: next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+    )
+    blind = _blind(world, there)
+    if blind:
+        raise InputError(
+            f"{what} reads {folder} on every machine, but it is not seen on {', '.join(blind)}; name a folder that all machines share, "
+            "or type the stages one by one: they need it on one machine only"
+        )

@@ -7,6 +7,7 @@ error: processes with other settings would each do something else.
 import base64
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 SMALL = 2**20
 """Bytes of a file that is sent with the settings."""
+_BETWEEN = re.compile(r"[,=@+]")
+"""What stands between names in one text: `sft=FOLDER`, `POLICY@REFERENCE`, `ADAPTER+BASE`, `REWARD,REWARD`."""
 
 
 def settings_of_all(cls: type[T], file: str, flags: Tree) -> T:
@@ -65,10 +68,16 @@ def _named(file: str, flags: Tree) -> Iterator[str]:
         yield file
     for value in flags.values():
         if isinstance(value, Given):
-            if isinstance(value.value, str) and value.value:
-                yield value.value
+            for text in _texts(value.value):
+                yield from dict.fromkeys((text, *(part for part in _BETWEEN.split(text) if part)))
         else:
             yield from _named("", value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """The texts of a setting that is text or several."""
+    given = value if isinstance(value, list | tuple) else (value,)
+    return tuple(text for text in given if isinstance(text, str) and text)
 
 
 def _first(store: Store, peers: list[Peer], cls: type[T], file: str, flags: Tree) -> T:
@@ -143,8 +152,9 @@ def _small_files(settings: Mapping[str, Any]) -> list[str]:
     texts = [
         part.strip()
         for name, value in settings.items()
-        if isinstance(value, str) and not name.startswith(("data.", "run."))
-        for part in value.split(",")
+        if not name.startswith(("data.", "run."))
+        for text in _texts(value)
+        for part in text.split(",")
     ]
     names = [text.removeprefix(SCORER).removeprefix(FILE) for text in texts]
     names = [name.rpartition(":")[0] if ".py:" in name else name for name in names]

@@ -63,6 +63,11 @@ class World:
         """Whether this is the first process of its machine. The processes of a machine have ranks one after the other."""
         return not self.peers or self.peers[self.rank].leads
 
+    @property
+    def machines(self) -> int:
+        """How many machines the processes are on."""
+        return max(1, sum(peer.leads for peer in self.peers))
+
     def host(self, rank: int) -> str:
         """The name of the machine that a process is on."""
         return self.peers[rank].host

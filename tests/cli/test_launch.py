@@ -76,6 +76,9 @@ def test_slurm_starts_the_engine_then_every_node_and_ends_it(
     assert {"#SBATCH --nodes=3", "#SBATCH --gpus-per-node=4", "#SBATCH --time=1:30:00"} <= set(
         text.splitlines()
     )
+    serving, training = (line for line in text.splitlines() if line.startswith("srun "))
+    assert "--kill-on-bad-exit=1" in training  # a torchrun that has lost the others may not end by itself
+    assert "--kill-on-bad-exit" not in serving
     code, (engine, *calls) = ran(
         tmp_path, text, SLURM_JOB_ID="17", SLURM_JOB_NODELIST="n[1-3]", SLURM_JOB_NUM_NODES="3"
     )

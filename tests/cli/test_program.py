@@ -11,7 +11,7 @@ import pytest
 from prefloop.cli import program as module
 from prefloop.cli.commands import CRITIC_FREE, Command, commands
 from prefloop.cli.program import main
-from prefloop.errors import InputError
+from prefloop.errors import InputError, PeerLost
 from prefloop.runtime.interrupt import Interrupted
 from tests.tiny_project import make_comparisons
 
@@ -157,18 +157,30 @@ def test_one_process_speaks_for_all(
     assert capsys.readouterr() == ("", "")
 
 
-def test_of_several_processes_one_does_what_cannot_be_shared(
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_process_that_has_lost_the_others_sees_to_it_that_its_torchrun_ends(
+    speaks: bool, work: Work, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(module, "end_stuck", lambda: seen.append(capsys.readouterr().err))
+    work.result = PeerLost("process 1 of 2 did not come", speaks=speaks)
+    assert main(["report", "x"]) == 1
+    assert seen == ["prefloop: error: process 1 of 2 did not come\n" if speaks else ""]
+
+
+def test_what_is_for_one_process_is_refused_under_torchrun(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Under torchrun two annotators would judge at once, and two files be written over one another."""
     store = tmp_path / "prefloop.db"
     line = ["data", "import", str(make_comparisons(tmp_path / "c.jsonl")), "--store", str(store)]
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    assert main(line) == 0
-    assert capsys.readouterr() == ("", "")
+    assert main(line) == 2
+    assert capsys.readouterr().err == (
+        "prefloop: error: prefloop data import is for one process, but WORLD_SIZE is 2, which torchrun sets; type it without torchrun\n"
+    )
     assert not store.exists()
-    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
     assert main(line) == 0
     assert "comparisons" in capsys.readouterr().out
     assert store.exists()

@@ -40,7 +40,7 @@ from prefloop.runtime import start_world
 from prefloop.runtime.environment import environment
 from prefloop.runtime.files import write_whole, writing
 from prefloop.runtime.interrupt import Interrupted
-from prefloop.runtime.machines import command
+from prefloop.runtime.machines import command, require_shared
 
 PLAN = "plan.json"
 """What was decided and agreed to: a project that is gone on with keeps to it, whatever the machine measures then."""
@@ -71,6 +71,7 @@ def align(config: AlignConfig) -> Path:
     """
     world = start_world(config.compute.device, wait_minutes=config.compute.wait_minutes)
     project = Path(config.out)
+    require_shared(world, project, what="align")
     decided = world.on_main(lambda: _ready(config, project))
     clock = Clock(project, world)
     try:
