@@ -1,16 +1,18 @@
 """What the studio's pages cost in a store with millions of judgements on PostgreSQL, and which of them read more the more there is.
 
     python -m bench.store_at_size --judgements 100000 1000000
-    python -m bench.store_at_size --judgements 1000000 --plans plans.txt
+    python -m bench.store_at_size --judgements 1000000 10000000 --keep FOLDER --plans plans.txt --export
 
-For each size a server of Debian's package is started and filled: a thousand annotators, pairs of replies of about 300 characters, three answers each, and
-a tenth of the items still open. The rows are made by the server and loaded with COPY, without the checks that rows of the studio pass; then VACUUM and
-ANALYZE, as autovacuum would. Every page is asked for over HTTP in this process; printed are the median of `--times`, its statements, and the blocks of
+For each size a database of a server of Debian's package is filled: a thousand annotators, pairs of replies of about 300 characters, three answers each, and
+a tenth of the items still open. The rows are made by the server and loaded with COPY, without the checks that rows of the studio pass, by a server that
+does not wait for its disk; then VACUUM and ANALYZE, as autovacuum would, and the server is started with `shared_buffers` of 2 GB and all other
+settings as they come. `--keep` leaves it in a folder, whose databases are not filled again: 10 million judgements take 19 GB. Every page is asked for over HTTP in this process; printed are the median of `--times`, its statements, and the blocks of
 8 kB that PostgreSQL touched for them, which no other work on the machine changes. A page that reads more blocks in the larger store grows with it.
 `--plans` writes the plans of the statements of the largest store.
 """
 
 import argparse
+import json
 import resource
 import signal
 import statistics
@@ -18,8 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,14 +36,28 @@ from bench.studio_load import postgresql
 from prefloop.data.store import Filters, Store
 from prefloop.studio import accounts
 from prefloop.studio.app import make_app
-from prefloop.studio.security import Hosts
+from prefloop.studio.security import COOKIE, Hosts
 from prefloop.studio.service import Studio
 from prefloop.studio.values import ProjectSettings
 
+LOADING = (
+    *(
+        "fsync=off",
+        "synchronous_commit=off",
+        "full_page_writes=off",
+        "wal_level=minimal",
+        "max_wal_senders=0",
+    ),
+    *("max_wal_size=8GB", "checkpoint_timeout=1h", "maintenance_work_mem=1GB", "autovacuum=off"),
+)
+SERVING = ("shared_buffers=2GB",)
+SUMS: tuple[str, ...] = import_module("prefloop.data.store.migrations.versions.0021_tally").FILL
 PEOPLE = 1000
 OVERLAP = 3
 CHUNK = 500_000
 """Rows that one COPY loads."""
+AT_ONCE = 2
+"""Tables that are loaded at a time, and indexes that are made."""
 WORDS = "(SELECT string_agg('w' || (({n} * 7919::bigint + word * word * 31) % 5000), ' ') FROM generate_series(1, 50) word)"
 
 
@@ -91,7 +109,7 @@ def rows(judgements: int, project: int, first_person: int) -> dict[str, tuple[in
 
 
 def fill(where: str, judgements: int) -> tuple[int, str, str]:
-    """Fill a store; the number of its project, a token of one of its annotators, and one of an admin."""
+    """Fill a new store; the number of its project, a token of one of its annotators, and one of an admin."""
     import psycopg
 
     with Store.open(where) as store:
@@ -111,21 +129,18 @@ def fill(where: str, judgements: int) -> tuple[int, str, str]:
         boss_token = accounts.new_token(
             studio, accounts.who_of(studio, boss), "bench", ["annotate", "read", "admin"]
         )
-    with psycopg.connect(where) as reads, psycopg.connect(where) as writes:
-        # As a superuser: no foreign key is looked up for millions of rows that fit by construction.
-        writes.execute("SET session_replication_role = replica")
-        for table, (count, made_by) in rows(judgements, project, one.annotator).items():
-            began = time.monotonic()
-            for start in range(1, count + 1, CHUNK):
-                numbers = f"generate_series({start}, {min(start + CHUNK - 1, count)}) n"
-                with (
-                    reads.cursor().copy(f"COPY ({made_by} FROM {numbers}) TO STDOUT".encode()) as source,
-                    writes.cursor().copy(f"COPY {table} FROM STDIN".encode()) as target,
-                ):
-                    for block in source:
-                        target.write(block)
-            writes.commit()
-            print(f"  {table.split()[0]}: {count} rows in {time.monotonic() - began:.0f} s", flush=True)
+    made_by = rows(judgements, project, one.annotator)
+    indexes = _without_indexes(where)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for told in pool.map(lambda table: _copy(where, table, *made_by[table]), made_by):
+            print(told, flush=True)
+        began = time.monotonic()
+        for _ in pool.map(lambda index: _execute(where, index), indexes):
+            pass
+        # Triggers did not run either.
+        for _ in pool.map(lambda sums: _execute(where, sums), SUMS):
+            pass
+    print(f"  {len(indexes)} indexes and {len(SUMS)} sums in {time.monotonic() - began:.0f} s", flush=True)
     with psycopg.connect(where, autocommit=True) as connection:
         for table in rows(judgements, project, one.annotator):
             name = table.split()[0]
@@ -134,6 +149,46 @@ def fill(where: str, judgements: int) -> tuple[int, str, str]:
                 connection.execute(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), {last})".encode())
         connection.execute("VACUUM ANALYZE")
     return project, token, boss_token
+
+
+def _without_indexes(where: str) -> list[str]:
+    """Drop the indexes that are no constraint of a table; how each is made again. An index that is made of all rows at once takes a fraction of the time."""
+    import psycopg
+
+    with psycopg.connect(where) as connection:
+        found = connection.execute(
+            "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+            "WHERE relnamespace = 'public'::regnamespace AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)"
+        ).fetchall()
+        for name, _ in found:
+            connection.execute(f"DROP INDEX {name}".encode())
+    return [made for _, made in found]
+
+
+def _copy(where: str, table: str, count: int, made_by: str) -> str:
+    """Load a table; what was done, in words."""
+    import psycopg
+
+    began = time.monotonic()
+    with psycopg.connect(where) as reads, psycopg.connect(where) as writes:
+        # As a superuser: no foreign key is looked up for millions of rows that fit by construction.
+        writes.execute("SET session_replication_role = replica")
+        for start in range(1, count + 1, CHUNK):
+            numbers = f"generate_series({start}, {min(start + CHUNK - 1, count)}) n"
+            with (
+                reads.cursor().copy(f"COPY ({made_by} FROM {numbers}) TO STDOUT".encode()) as source,
+                writes.cursor().copy(f"COPY {table} FROM STDIN".encode()) as target,
+            ):
+                for block in source:
+                    target.write(block)
+    return f"  {table.split()[0]}: {count} rows in {time.monotonic() - began:.0f} s"
+
+
+def _execute(where: str, statement: str) -> None:
+    import psycopg
+
+    with psycopg.connect(where, autocommit=True) as connection:
+        connection.execute(statement.encode())
 
 
 @dataclass
@@ -180,19 +235,34 @@ def pages(project: int, items: int, pseudonym: str) -> dict[str, tuple[str, str,
         "one item, every answer": ("boss", "GET", f"{at}/items/5", None),
         "audit log, newest": ("boss", "GET", "/api/v1/audit", None),
         "people": ("boss", "GET", "/api/v1/people", None),
+        "page: projects": ("one", "GET", "/", None),
+        "page: own answers": ("one", "GET", "/history", None),
+        "page: a project": ("boss", "GET", f"/admin/projects/{project}", None),
+        "page: people at work": ("boss", "GET", f"/admin/projects/{project}/people", None),
+        "page: items": ("boss", "GET", f"/admin/projects/{project}/items", None),
+        "page: one annotator": ("boss", "GET", f"/admin/annotators/{pseudonym}", None),
+        "page: quality": ("boss", "GET", "/admin/quality", None),
+        "page: rounds": ("boss", "GET", "/admin", None),
     }
 
 
-def measure(where: str, judgements: int, times: int) -> tuple[dict[str, tuple[float, int, int]], list[str]]:
-    """Page -> milliseconds, statements and blocks; and the plans of them all."""
-    project, token, boss_token = fill(where, judgements)
+def measure(
+    where: str, judgements: int, filled: tuple[int, str, str], times: int, but: Sequence[str]
+) -> tuple[dict[str, tuple[float, int, int]], list[str]]:
+    """Page -> milliseconds, statements and blocks; and the plans of them all. `filled`: what `fill` gave. `but`: pages that are not asked for."""
+    project, token, boss_token = filled
     found: dict[str, tuple[float, int, int]] = {}
     plans: list[str] = []
     with Store.open(where) as store:
         studio, heard = Studio(store), Heard()
         app = make_app(studio, hosts=Hosts.of("127.0.0.1"))
-        who = accounts.of_token(studio, token)
+        who, boss = accounts.of_token(studio, token), accounts.of_token(studio, boss_token)
         assert who is not None
+        assert boss is not None
+        cookies = {
+            "one": {"Cookie": f"{COOKIE}={accounts.open_session(studio, who.account)}"},
+            "boss": {"Cookie": f"{COOKIE}={accounts.open_session(studio, boss.account)}"},
+        }
         with studio.read() as session:
             pseudonym = session.scalar(text(f"SELECT name FROM annotator WHERE id = {who.annotator}"))
             size = session.scalar(text("SELECT pg_database_size(current_database())"))
@@ -213,7 +283,8 @@ def measure(where: str, judgements: int, times: int) -> tuple[dict[str, tuple[fl
 
             def page(by: str, method: str, address: str, body: object) -> Callable[[], None]:
                 def get() -> None:
-                    said = client.request(method, address, json=body, headers=ask[by])
+                    head = ask[by] if address.startswith("/api") else cookies[by]
+                    said = client.request(method, address, json=body, headers=head)
                     assert said.status_code == 200, f"{address}: {said.status_code} {said.text[:300]}"
 
                 return get
@@ -223,6 +294,8 @@ def measure(where: str, judgements: int, times: int) -> tuple[dict[str, tuple[fl
                 for name, how in pages(project, judgements // OVERLAP, str(pseudonym)).items()
             }
             for name, do in asked.items():
+                if name in but:
+                    continue
                 do()  # what is compiled and read from disk once
                 took = []
                 for _ in range(times):
@@ -257,6 +330,30 @@ def _export(where: str) -> str:
     )
 
 
+def database(server: str, judgements: int) -> str:
+    """The address of the database of a size."""
+    return server.replace("/postgres?", f"/judgements_{judgements}?")
+
+
+def filled_once(folder: Path, judgements: int) -> tuple[int, str, str]:
+    """What `fill` gives for a database in this folder, which is made unless it is there."""
+    import psycopg
+
+    known = folder / f"{judgements}.json"
+    if not known.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+        with postgresql(folder, (*LOADING, *SERVING)) as server:
+            with psycopg.connect(server, autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE judgements_{judgements}".encode())
+            began = time.monotonic()
+            made = fill(database(server, judgements), judgements)
+            print(f"  filled in {time.monotonic() - began:.0f} s", flush=True)
+        known.write_text(json.dumps(made))
+    project, token, boss_token = json.loads(known.read_text())
+    return project, token, boss_token
+
+
 def main() -> int:
     """Print a row for each page."""
     parser = argparse.ArgumentParser(
@@ -264,6 +361,8 @@ def main() -> int:
     )
     parser.add_argument("--judgements", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--but", nargs="*", default=[], help="pages that are not asked for, by name")
+    parser.add_argument("--keep", type=Path, help="a folder for the server's data, which stays there")
     parser.add_argument(
         "--export", action="store_true", help="also export everything, and measure its memory"
     )
@@ -274,8 +373,13 @@ def main() -> int:
     plans: list[str] = []
     for size in sorted(given.judgements):
         print(f"{size} judgements", flush=True)
-        with postgresql() as where:
-            found[size], plans = measure(where, size, given.times)
+        with ExitStack() as stack:
+            folder = given.keep or Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="store-at-size-"))
+            )
+            filled = filled_once(folder, size)
+            where = database(stack.enter_context(postgresql(folder, SERVING)), size)
+            found[size], plans = measure(where, size, filled, given.times, given.but)
             if given.export:
                 print(f"  {export_memory(where)}", flush=True)
     print("| page | " + " | ".join(f"{size}: ms, statements, blocks" for size in found) + " |")

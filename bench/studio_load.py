@@ -41,7 +41,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from prefloop.data.store import Store, models, studio_models
 from prefloop.studio import accounts, demo
@@ -282,6 +282,8 @@ class Spent:
     database: float
     """0 for SQLite, whose work is in the server, and for a server of somebody else's."""
     client: float
+    wal: float
+    """Bytes that PostgreSQL wrote to its log; 0 for SQLite."""
 
     def since(self, before: "Spent") -> "Spent":
         """The seconds between two moments."""
@@ -289,12 +291,23 @@ class Spent:
             server=self.server - before.server,
             database=self.database - before.database,
             client=self.client - before.client,
+            wal=self.wal - before.wal,
         )
 
 
 def spent(server: Server, where: str) -> Spent:
     """Processor seconds so far."""
-    return Spent(server=server.cpu(), database=database_cpu(where), client=time.process_time())
+    return Spent(
+        server=server.cpu(), database=database_cpu(where), client=time.process_time(), wal=wal_of(where)
+    )
+
+
+def wal_of(where: str) -> float:
+    """Bytes of PostgreSQL's log so far."""
+    if not where.startswith("postgres"):
+        return 0.0
+    with Store.open(where, create=False) as store, store.database.read() as session:
+        return float(session.scalar(text("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")) or 0)
 
 
 def database_cpu(where: str) -> float:
@@ -350,6 +363,7 @@ def measure(where: str, mode: str, given: argparse.Namespace) -> list[str]:
     with ExitStack() as stack:
         stack.callback(server.kill)
         server.start()
+        print(f"{len(tokens)} people, {given.items} items and the server are there", flush=True)
         before, began = spent(server, where), time.monotonic()
         results, away = asyncio.run(work(server, project, tokens, given, think, kills))
         lasted, used = time.monotonic() - began, spent(server, where).since(before)
@@ -366,6 +380,7 @@ def measure(where: str, mode: str, given: argparse.Namespace) -> list[str]:
         f"ms p50/p95/p99: next item {percentiles(results.asked)}, acknowledged {percentiles(results.took)}, with kills "
         f"{percentiles(results.took_with_kills)} | processor ms an answer and the item before it: server {of_server}, "
         f"database {1000 * used.database / count:.1f}, client {1000 * used.client / count:.1f} | "
+        f"log bytes an answer {used.wal / count:.0f} | "
         f"load average {loads[0]:.1f} before, {loads[1]:.1f} after",
         flush=True,
     )
@@ -373,14 +388,15 @@ def measure(where: str, mode: str, given: argparse.Namespace) -> list[str]:
 
 
 @contextmanager
-def postgresql() -> Iterator[str]:
-    """The URL of a PostgreSQL server that is there for this long; as root it runs as the user postgres."""
+def postgresql(folder: Path | None = None, settings: Sequence[str] = ()) -> Iterator[str]:
+    """The URL of a PostgreSQL server that is there for this long; as root it runs as the user postgres. `folder`: where its data stay, and are found again;
+    without one they go with it. `settings`: as NAME=VALUE."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         raise SystemExit(
             "PostgreSQL is not there; install Debian's package postgresql, or name a server with --store"
         )
-    folder = Path(tempfile.mkdtemp(prefix="studio-load-"))
+    place = folder or Path(tempfile.mkdtemp(prefix="studio-load-"))
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     user = "postgres" if as_user else getpass.getuser()
 
@@ -391,26 +407,20 @@ def postgresql() -> Iterator[str]:
 
     try:
         if as_user:
-            shutil.chown(folder, user)
-        data = str(folder / "data")
-        do("initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8")
-        do(
-            "pg_ctl",
-            "-D",
-            data,
-            "-l",
-            str(folder / "log"),
-            "-o",
-            f"-c listen_addresses='' -k {folder}",
-            "-w",
-            "start",
-        )
+            shutil.chown(place, user)
+        data = str(place / "data")
+        if not Path(data).exists():
+            do("initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8")
+        more = "".join(f" -c {each}" for each in settings)
+        options = f"-c listen_addresses='' -k {place}{more}"
+        do("pg_ctl", "-D", data, "-l", str(place / "log"), "-o", options, "-w", "-t", "300", "start")
         try:
-            yield f"postgresql://{user}@/postgres?host={folder}"
+            yield f"postgresql://{user}@/postgres?host={place}"
         finally:
-            do("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            do("pg_ctl", "-D", data, "-m", "fast" if folder else "immediate", "-w", "-t", "600", "stop")
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is None:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def main() -> int:

@@ -16,11 +16,28 @@ def content_hash(records: Iterable[Any]) -> str:
 
     Equal records give equal hashes wherever they were read (`origin` is left out); another order gives another hash.
     """
-    total = hashlib.sha256()
+    total = ContentHash()
     for record in records:
-        total.update(canonical_json(record).encode())
-        total.update(b"\n")
+        total.add(record)
     return total.hexdigest()
+
+
+class ContentHash:
+    """`content_hash` of records that come one at a time."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self._total = hashlib.sha256()
+
+    def add(self, record: Any) -> None:
+        """The next record."""
+        self.records += 1
+        self._total.update(canonical_json(record).encode())
+        self._total.update(b"\n")
+
+    def hexdigest(self) -> str:
+        """Of the records so far."""
+        return self._total.hexdigest()
 
 
 LATER = {"p_soft": 1.0, "context": "", "opposite_context": "", "ranks": (), "top": 0}

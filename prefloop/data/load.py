@@ -289,6 +289,36 @@ def load_records(
     )
 
 
+def each_record(
+    source: str | Path, *, images: Images | None = None, **reading: Unpack[HowRead]
+) -> Iterator[Record]:
+    """What `load_records` gives, one record in memory at a time. Raises `InputError` at the first row that cannot be used, and where there is none."""
+    rows = rows_of(find_source(source, split=reading.get("split", "train")), reading.get("max_gb", MAX_GB))
+    first, looked_at = _first_rows(rows)
+    bad = [row for row in first if isinstance(row, BadRow)]
+    if bad or not looked_at:
+        raise InputError(_bad_rows(str(source), bad, len(first)) if bad else f"{source}: it has no rows")
+    chosen = choose(
+        looked_at,
+        source=str(source),
+        wanted=tuple(FORMATS),
+        hints=None,
+        format=reading.get("format", ""),
+        columns=reading.get("columns", ()),
+        chat=reading.get("chat", False),
+        sure=True,
+    )
+    columns = {column for row in looked_at for column in row.values}
+    for row in chain(first, rows):
+        if isinstance(row, BadRow):
+            raise InputError(f"{row} (correct it)")
+        try:
+            columns.update(_late_columns(row, columns, chosen))
+            yield from chosen.records(row, images)
+        except RowError as error:
+            raise InputError(f"{error.at(row.origin)} (correct it)") from None
+
+
 def prompt_of(record: Record) -> Prompt:
     """The prompt that a record's completions answer; of a whole chat, the turns before the last answer. A text has none: `ValueError`."""
     if isinstance(record, Prompt):

@@ -4,10 +4,12 @@ import base64
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self
 
 from prefloop.data.formats import FORMATS, FormatName, Record
 from prefloop.data.images import Image
@@ -28,7 +30,6 @@ from prefloop.records import (
     Text,
 )
 
-T = TypeVar("T")
 ImagesAs = Literal["folder", "inline"]
 """Where the images of a file are written: to a folder beside it, or as data: URLs in it."""
 Find = Callable[[str], Image]
@@ -45,6 +46,8 @@ NATURAL_FORMAT: dict[type, FormatName] = {
     Score: "score",
 }
 """The format that holds all that a record says."""
+IN_MEMORY = 8 * 2**20
+"""Bytes of rows that are kept in memory before a file is written; more of them wait on its disk."""
 SILENT: dict[str, float | str | list[int]] = {
     "margin": 0.0,
     "annotator": "",
@@ -88,35 +91,108 @@ def write_jsonl(
     order in which the parts `{"type": "image"}` of its messages stand, and every content is a list of parts. Without `image` such a record is an error.
     """
     target = Path(path).expanduser()
-    if not target.name.lower().endswith((".jsonl", ".jsonl.gz")):
-        raise InputError(f"{target}: records are written as .jsonl or .jsonl.gz; change the file's name")
-    given = tuple(records)
-    if not given:
-        raise InputError(f"{target}: there is no record to write")
-    name = format or NATURAL_FORMAT[type(given[0])]
-    rows: list[dict[str, Any]] = []
-    bad: list[BadRow] = []
-    for index, record in enumerate(given):
+    with Draft(target, format=format, skip_bad=skip_bad, image=image, images=images) as draft:
+        for record in records:
+            draft.add(record)
+        return draft.write()
+
+
+class Draft:
+    """A file of records to be, which takes them one at a time: `write` checks it as a whole and puts it in its place.
+
+    Which columns a file has is known only at its end, so its rows wait beside it, in a file without a name where they are many. Memory holds one of them.
+    Settings and errors are those of `write_jsonl`.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        *,
+        format: FormatName | None = None,
+        skip_bad: bool = False,
+        image: Find | None = None,
+        images: ImagesAs = "folder",
+    ) -> None:
+        if not target.name.lower().endswith((".jsonl", ".jsonl.gz")):
+            raise InputError(f"{target}: records are written as .jsonl or .jsonl.gz; change the file's name")
+        self.target = target
+        self.format: FormatName | None = format
+        self.skip_bad, self.image = skip_bad, image
+        self.images: ImagesAs = images
+        self.given = self.rows = self._chats = 0
+        self._has_images = False
+        self._bad: list[BadRow] = []
+        self._speaking: set[str] = set()
+        """Optional columns that say something in some row."""
+        self._waiting = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=_there(target.parent))  # noqa: SIM115
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.close()
+
+    def add(self, record: Record) -> None:
+        """Take the next record."""
+        self.given += 1
+        name = self.format = self.format or NATURAL_FORMAT[type(record)]
         try:
-            rows.append(_checked_row(record, name))
+            row = _checked_row(record, name)
         except RowError as error:
-            bad.append(error.at(getattr(record, "origin", "") or f"record {index + 1}"))
-    if (bad and not skip_bad) or not rows:
-        lines = "\n  ".join(str(row) for row in bad[:20])
-        raise InputError(
-            f"{target}: {len(bad)} of {len(given)} records cannot be written as {name}; nothing was written. "
-            f"Correct them, or set skip_bad to leave them out, counted and listed:\n  {lines}"
-        )
-    _one_kind(rows, target)
-    rows = _aligned(rows, FORMATS[name].optional)
-    if any(next(images_in(row), None) for row in rows):
-        if image is None:
+            self._bad.append(error.at(getattr(record, "origin", "") or f"record {self.given}"))
+            return
+        self.rows += 1
+        self._chats += isinstance(row.get("prompt"), list)
+        self._speaking.update(column for column in FORMATS[name].optional if row[column] != SILENT[column])
+        self._has_images = self._has_images or next(images_in(row), None) is not None
+        try:
+            self._waiting.write(_line(row))
+        except OSError as error:
+            raise _cannot_be_written(self.target, error) from error
+
+    def write(self) -> Written:
+        """Write the file, whole or not at all."""
+        target, name = self.target, self.format
+        if not self.given or name is None:
+            raise InputError(f"{target}: there is no record to write")
+        if (self._bad and not self.skip_bad) or not self.rows:
+            lines = "\n  ".join(str(row) for row in self._bad[:20])
+            raise InputError(
+                f"{target}: {len(self._bad)} of {self.given} records cannot be written as {name}; nothing was written. "
+                f"Correct them, or set skip_bad to leave them out, counted and listed:\n  {lines}"
+            )
+        if 0 < self._chats < self.rows:  # all prompts of a file are texts, or all are chats
+            raise InputError(
+                f"{target}: {self._chats} of {self.rows} prompts are chats and the others are text, "
+                "which cannot be one column; write them to two files. Nothing was written"
+            )
+        if self._has_images and self.image is None:
             raise InputError(
                 f"{target}: the records hold images, which are not at hand here; export them from their store"
             )
-        rows = [_with_parts(row, _place_of(target, image, images)) for row in rows]
-    _write(target, rows)
-    return Written(path=target, format=name, rows=len(rows), bad=tuple(bad))
+        _write(target, self._lines(set(FORMATS[name].optional) - self._speaking))
+        return Written(path=target, format=name, rows=self.rows, bad=tuple(self._bad))
+
+    def _lines(self, silent: set[str]) -> Iterator[bytes]:
+        """The file's lines: without the optional columns that say nothing in any row (margin 0, no annotator, p_soft 1), images as parts."""
+        self._waiting.seek(0)
+        place = _place_of(self.target, self.image, self.images) if self._has_images and self.image else None
+        for line in self._waiting:
+            if not silent and place is None:
+                yield line
+                continue
+            row = {column: value for column, value in json.loads(line).items() if column not in silent}
+            yield _line(row if place is None else _with_parts(row, place))
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _there(folder: Path) -> str | None:
+    """The nearest folder above that is there and can be written to: on the disk of the file to be, and nothing is left where it comes to nothing."""
+    found = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
+    return str(found) if found is not None and os.access(found, os.W_OK) else None
 
 
 def write_rows(file: str, rows: Iterable[Mapping[str, Any]], *, setting: str) -> None:
@@ -129,18 +205,46 @@ def write_rows(file: str, rows: Iterable[Mapping[str, Any]], *, setting: str) ->
         raise InputError(f"{setting} is {file!r}, which cannot be written ({error}); name a file") from error
 
 
-def split_by_prompts(records: Sequence[T], path: str | Path) -> list[tuple[Path, list[T]]]:
-    """Where records go that `write_jsonl` keeps apart: all to `path`, or chats to NAME-chat.jsonl and texts to NAME-text.jsonl where there are both."""
-    target = Path(path).expanduser()
-    parts: dict[str, list[T]] = {}
-    for record in records:
+class SplitDraft:
+    """Records that go where `write_jsonl` keeps them apart: all to `path`, or chats to NAME-chat.jsonl and texts to NAME-text.jsonl where there are both."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        format: FormatName | None = None,
+        image: Find | None = None,
+        images: ImagesAs = "folder",
+    ) -> None:
+        self.target = Path(path).expanduser()
+        self._format: FormatName | None = format
+        self._image = image
+        self._images: ImagesAs = images
+        self._parts: dict[str, Draft] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def add(self, record: Record) -> None:
+        """Take the next record."""
         prompt = record if isinstance(record, Prompt) else getattr(record, "prompt", None)
-        plain = not isinstance(prompt, Prompt) or isinstance(prompt.content, str)
-        parts.setdefault("text" if plain else "chat", []).append(record)
-    if len(parts) < 2:
-        return [(target, list(records))]
-    name, dot, ending = target.name.partition(".jsonl")
-    return [(target.with_name(f"{name}-{form}{dot}{ending}"), parts[form]) for form in ("chat", "text")]
+        form = "text" if not isinstance(prompt, Prompt) or isinstance(prompt.content, str) else "chat"
+        if form not in self._parts:
+            draft = Draft(self.target, format=self._format, image=self._image, images=self._images)
+            self._parts[form] = self._open.enter_context(draft)
+        self._parts[form].add(record)
+
+    def write(self) -> list[Written]:
+        """Write the file or the two."""
+        if len(self._parts) > 1:
+            name, dot, ending = self.target.name.partition(".jsonl")
+            for form, draft in self._parts.items():
+                draft.target = self.target.with_name(f"{name}-{form}{dot}{ending}")
+        return [self._parts[form].write() for form in ("chat", "text") if form in self._parts]
 
 
 def _checked_row(record: Record, name: FormatName) -> dict[str, Any]:
@@ -365,25 +469,7 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [message.to_json() for message in messages]
 
 
-def _one_kind(rows: Sequence[dict[str, Any]], target: Path) -> None:
-    """All prompts of a file are texts, or all are chats."""
-    chats = [isinstance(row.get("prompt"), list) for row in rows]
-    if any(chats) and not all(chats):
-        raise InputError(
-            f"{target}: {sum(chats)} of {len(chats)} prompts are chats and the others are text, "
-            "which cannot be one column; write them to two files. Nothing was written"
-        )
-
-
-def _aligned(rows: Sequence[dict[str, Any]], optional: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows without the optional columns that say nothing in any of them (margin 0, no annotator, p_soft 1)."""
-    silent = [column for column in optional if all(row[column] == SILENT[column] for row in rows)]
-    return [{column: value for column, value in row.items() if column not in silent} for row in rows]
-
-
-def _write(target: Path, rows: Sequence[dict[str, Any]]) -> None:
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
-
+def _write(target: Path, lines: Iterable[bytes]) -> None:
     def write(stream: Any) -> None:
         if target.name.lower().endswith(".gz"):
             # No time and no name inside: the same records give the same bytes.
@@ -396,9 +482,13 @@ def _write(target: Path, rows: Sequence[dict[str, Any]]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         _whole(target, write)
     except OSError as error:
-        raise InputError(
-            f"{target}: cannot be written ({error.strerror or error}); choose a folder that can be written, with room in it"
-        ) from error
+        raise _cannot_be_written(target, error) from error
+
+
+def _cannot_be_written(target: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{target}: cannot be written ({error.strerror or error}); choose a folder that can be written, with room in it"
+    )
 
 
 def _whole(target: Path, write: Callable[[Any], object]) -> None:

@@ -1,13 +1,13 @@
 """Judgements as agreement, ratings and pair selection read them: what was said of which models' answers, by whom, in which order shown."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from prefloop.data.store import Filters, Store, models, selecting, studio_models
@@ -71,20 +71,24 @@ class ReadVotes:
 
 
 def read_judged(
-    store: Store, filters: Filters | None = None, *, kinds: Sequence[str] = ()
+    store: Store,
+    filters: Filters | None = None,
+    *more: ColumnElement[bool],
+    kinds: Sequence[str] = (),
+    newest: int = 0,
 ) -> list[JudgedItem]:
-    """Current judgements of items with two completions or more, oldest first, of these kinds of annotators if any are named."""
+    """Current judgements of items with two completions or more, oldest first, of these kinds of annotators if any are named. `more`: further
+    conditions of a judgement. `newest`: only so many of those that pass the filters, unless it is 0."""
     with store.database.read() as session:
         rows = [
             row
-            for row in selecting.judged(session, filters or Filters())
+            for row in selecting.each_judged(session, filters or Filters(), *more, newest=newest)
             if not row.superseded and not row.set_aside
         ]
         by_id = {row.id: row for row in rows}
         found = []
-        slots = _slots(session)
         table, item, annotator = models.JudgementRow, models.ItemRow, models.AnnotatorRow
-        ids = list(by_id)
+        ids, called = list(by_id), checkpoint_names(session)
         for start in range(0, len(ids), CHUNK):
             statement = (
                 select(table, item.round, item.prompt_id, annotator.kind)
@@ -93,6 +97,7 @@ def read_judged(
                 .where(table.id.in_(ids[start : start + CHUNK]))
                 .order_by(table.id)
             )
+            slots = _slots(session, {by_id[id].item for id in ids[start : start + CHUNK]}, called)
             for judgement, round, prompt_id, kind in session.execute(statement):
                 row = by_id[judgement.id]
                 if len(row.completions) < 2 or (kinds and kind not in kinds):
@@ -119,14 +124,14 @@ def read_judged(
         return found
 
 
-def _slots(session: Session) -> dict[int, tuple[str, ...]]:
-    """Item -> the models behind its slots."""
+def _slots(session: Session, items: Collection[int], called: Mapping[int, str]) -> dict[int, tuple[str, ...]]:
+    """Item -> the models behind its slots. `called`: their names."""
     slot, completion = models.ItemCompletionRow, models.CompletionRow
-    called = checkpoint_names(session)
     found: dict[int, list[str]] = {}
     statement = (
         select(slot.item_id, completion.checkpoint_id)
         .join(completion, completion.id == slot.completion_id)
+        .where(slot.item_id.in_(items))
         .order_by(slot.item_id, slot.slot)
     )
     for item, model in session.execute(statement):

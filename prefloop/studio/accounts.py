@@ -22,7 +22,7 @@ from prefloop.data.store import models, studio_models
 from prefloop.data.store.models import UtcTime
 from prefloop.data.store.values import Conflict
 from prefloop.errors import InputError
-from prefloop.studio import access, audit
+from prefloop.studio import access, audit, tallies
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotAllowed, NotFound, checked_login
 
@@ -378,11 +378,6 @@ def save_settings(studio: Studio, who: Who, settings: dict[str, Any]) -> None:
 
 def people(studio: Studio) -> list[Person]:
     """Every account but those of guests, oldest first."""
-    judgements = (
-        select(func.count())
-        .where(models.JudgementRow.annotator_id == _Account.annotator_id)
-        .scalar_subquery()
-    )
     signed_in = (
         select(func.count())
         .where(_Session.account_id == _Account.id, _Session.expires_at > studio.clock())
@@ -390,12 +385,13 @@ def people(studio: Studio) -> list[Person]:
     )
     with studio.read() as session:
         rows = session.execute(
-            select(_Account, models.AnnotatorRow.name, judgements, signed_in)
+            select(_Account, models.AnnotatorRow.name, signed_in)
             .join(models.AnnotatorRow, models.AnnotatorRow.id == _Account.annotator_id)
             .where(_Account.role != access.GUEST)
             .order_by(_Account.id)
-        )
-        return [
+        ).all()
+        judgements, loose = tallies.of_people(session)
+        found = [
             Person(
                 account=account.id,
                 annotator=account.annotator_id,
@@ -404,12 +400,14 @@ def people(studio: Studio) -> list[Person]:
                 role=account.role,
                 active=account.active,
                 created_at=account.created_at,
-                judgements=count,
+                judgements=judgements.get(account.annotator_id, 0),
                 sessions=sessions,
                 second_factor=bool(account.totp_secret),
             )
-            for account, name, count, sessions in rows
+            for account, name, sessions in rows
         ]
+    studio.fold_tallies(loose)
+    return found
 
 
 def set_active(studio: Studio, id: int, active: bool, *, by: int | None) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from random import Random
 
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, insert, select
 from sqlalchemy.orm import Session, aliased
 
 from prefloop.data.store import judging, models, studio_models
@@ -71,8 +71,9 @@ class Case:
     choices: tuple[str, ...]
 
 
-def said_of(session: Session, project: int) -> dict[int, list[Said]]:
-    """Item -> the current answers of people to it, decisions left out, for items of a project whose answer is not known."""
+def said_of(session: Session, project: int, *tasks: ColumnElement[bool]) -> dict[int, list[Said]]:
+    """Item -> the current answers of people to it, decisions left out, for items of a project (those of which these conditions are true) whose answer
+    is not known."""
     later, detail = aliased(_Judgement), studio_models.JudgementDetailRow
     rows = session.execute(
         select(
@@ -97,6 +98,7 @@ def said_of(session: Session, project: int) -> dict[int, list[Said]]:
             _Adjudication.judgement_id.is_(None),
             models.AnnotatorRow.kind == "human",
             _Judgement.choice.not_in(_NO_ANSWER),
+            *tasks,
         )
         .order_by(_Judgement.id)
     )
@@ -148,7 +150,7 @@ def case(studio: Studio, project: int, item: int, person: int) -> Case:
 
 def _case(session: Session, project: Project, item: int, person: int) -> Case:
     access.check(session, project.id, person, "adjudicator")
-    answers = said_of(session, project.id).get(item, [])
+    answers = said_of(session, project.id, _Task.item_id == item).get(item, [])
     if (
         project.settings.kind not in KINDS
         or len({answer.choice for answer in answers}) < 2

@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 from prefloop.data.store import judging, models, studio_models
 from prefloop.marks import in_words
 from prefloop.records import Prompt
-from prefloop.studio import adjudicate
+from prefloop.studio import adjudicate, newest
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound, Project
 
@@ -162,9 +162,10 @@ def report_of(studio: Studio, run: int) -> Path:
 
 
 def disagreements(studio: Studio, project: Project, limit: int = 30) -> list[Disagreement]:
-    """Items that people judged differently, the most divided first."""
+    """Items that people judged differently, the most divided first, of those answered lately."""
+    lately = select(newest.answered(project.id).subquery().c.task_id)
     with studio.read() as session:
-        answers = adjudicate.said_of(session, project.id)
+        answers = adjudicate.said_of(session, project.id, _Task.id.in_(lately))
         counts = {item: Counter(answer.choice for answer in given) for item, given in answers.items()}
         divided = sorted(
             (item for item, count in counts.items() if len(count) > 1),

@@ -5,11 +5,14 @@ Handlers are plain functions: each calls one method of a service, which is one t
 
 import base64
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
 
 from prefloop.data.store.values import ExportKind
 from prefloop.records import Prompt
@@ -371,15 +374,19 @@ def export_judgements(
 
 def download(request: Request, id: int, kind: ExportKind, adjudicated: bool, who: Who) -> Response:
     """An export as a file to keep, for programs and for the project's page."""
-    name, content, manifests = exchange.export_bytes(
-        studio_of(request), id, kind, adjudicated=adjudicated, by=who.annotator
-    )
+    folder = tempfile.TemporaryDirectory(prefix="prefloop-")  # goes when the file has been sent
+    try:
+        path, manifests = exchange.export_download(
+            studio_of(request), id, kind, folder.name, adjudicated=adjudicated, by=who.annotator
+        )
+    except BaseException:
+        folder.cleanup()
+        raise
     manifest = json.dumps(manifests[0] if len(manifests) == 1 else manifests).encode()
-    return Response(
-        content,
-        media_type="application/zip" if name.endswith(".zip") else "application/jsonl",
-        headers={
-            "X-Prefloop-Manifest": base64.b64encode(manifest).decode(),
-            "Content-Disposition": f'attachment; filename="{name}"',
-        },
+    return FileResponse(
+        path,
+        media_type="application/zip" if path.suffix == ".zip" else "application/jsonl",
+        headers={"X-Prefloop-Manifest": base64.b64encode(manifest).decode()},
+        filename=path.name,
+        background=BackgroundTask(folder.cleanup),
     )

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from prefloop.data.store import models, studio_models
 from prefloop.errors import InputError
 from prefloop.feedback.agreement import MISSING, Drift, Labels, Share, blocks, drift, fit_annotators
-from prefloop.studio import assign, onboarding, projects
+from prefloop.studio import assign, newest, onboarding, projects
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound
 
@@ -62,7 +62,7 @@ class AtWork:
 
 
 def people(studio: Studio, project: int) -> list[AtWork]:
-    """Who worked in a project, or stands in it, most answers first."""
+    """Who worked in a project, or stands in it, most answers first; by its `newest` answers."""
     with studio.read() as session:
         settings = projects.project_of(session, project).settings
         rows = session.execute(_answers(project)).all()
@@ -107,7 +107,7 @@ def people(studio: Studio, project: int) -> list[AtWork]:
 
 
 def _answers(project: int) -> Select[*tuple[Any, ...]]:
-    """Every answer and skip that stands, in the order they were given; practice and qualification left out."""
+    """The newest answers and skips that stand, in the order they were given; practice and qualification left out."""
     return (
         select(
             _Assignment.order_shown,
@@ -121,7 +121,7 @@ def _answers(project: int) -> Select[*tuple[Any, ...]]:
         .join(_Task, _Task.id == _Assignment.task_id)
         .join(_Judgement, _Judgement.id == _Assignment.judgement_id)
         .where(
-            _Task.project_id == project,
+            _Assignment.id.in_(select(newest.answered(project).subquery().c.id)),
             _Task.stage == "",
             _Assignment.state.in_(("submitted", "surplus", "skipped")),
         )
@@ -130,13 +130,13 @@ def _answers(project: int) -> Select[*tuple[Any, ...]]:
 
 
 def _lengths(project: int) -> Select[int, int]:
-    """Item -> characters of its replies, of items that somebody was asked."""
+    """Item -> characters of its replies, of items that were answered lately."""
     slot, completion = models.ItemCompletionRow, models.CompletionRow
-    asked = select(_Task.item_id).join(_Assignment, _Assignment.task_id == _Task.id)
+    asked = select(_Task.item_id).where(_Task.id.in_(select(newest.answered(project).subquery().c.task_id)))
     return (
         select(slot.item_id, func.sum(func.length(completion.text)))
         .join(completion, completion.id == slot.completion_id)
-        .where(slot.item_id.in_(asked.where(_Task.project_id == project)))
+        .where(slot.item_id.in_(asked))
         .group_by(slot.item_id)
     )
 

@@ -1,7 +1,6 @@
 """Files into projects and judgements out of them, with a manifest; backups. With or without a server."""
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from prefloop import __version__
 from prefloop.configs.common import HELDOUT, Selecting
-from prefloop.data import Images, load_records, write_jsonl
+from prefloop.data import Images, each_record, load_records
 from prefloop.data.formats import FormatName, Record
 from prefloop.data.hashing import content_hash
 from prefloop.data.images import Image
@@ -27,7 +26,7 @@ from prefloop.data.store import Filters, judging, writing
 from prefloop.data.store import images as store_images
 from prefloop.data.store.database import HEAD
 from prefloop.data.store.values import ExportKind, ItemKind, Part
-from prefloop.data.write import ImagesAs, split_by_prompts
+from prefloop.data.write import ImagesAs
 from prefloop.errors import InputError
 from prefloop.feedback.datasets import take
 from prefloop.records import (
@@ -376,15 +375,10 @@ def export_files(
     chosen = chosen or Selecting()
     part, heldout = split.part, split.heldout
     made = take(studio.store, kind, chosen, part=part, heldout=heldout, skip_bad=skip_bad)
-    records: Sequence[Any] = studio.store.exported(made.id)
     aggregate = {} if chosen.aggregate == "each" else {"aggregate": chosen.aggregate}
-    written = [
-        write_jsonl(rows, file, format=format, image=studio.store.image, images=images)
-        for file, rows in split_by_prompts(records, target)
-    ]
+    written = studio.store.write_exported(made.id, target, format=format, images=images)
     manifests = []
     for file in written:
-        read = _read_again(file.path)
         manifest = {
             "manifest": MANIFEST,
             "prefloop": __version__,
@@ -399,7 +393,7 @@ def export_files(
             "left_out": dict(made.left_out),
             # Of everything; what is read of one file of two, or of demonstrations written as messages, has another hash.
             "content_sha256": made.sha256,
-            "read_sha256": content_hash(read),
+            "read_sha256": _read_again(file.path),
             "file_sha256": _file_hash(file.path),
             "created_at": studio.clock().isoformat(timespec="seconds"),
         }
@@ -432,7 +426,7 @@ def verify(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{manifest_of(target)}: cannot be read ({error}); export the file again") from error
     if _file_hash(target) != manifest["file_sha256"]:
         raise InputError(f"{target}: is not the file that its manifest describes; export it again")
-    read = content_hash(_read_again(target))
+    read = _read_again(target)
     expected = manifest.get("read_sha256", manifest["content_sha256"])  # the former is in newer manifests
     if read != expected:
         raise InputError(
@@ -441,35 +435,44 @@ def verify(path: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def export_bytes(
-    studio: Studio, project: int, kind: ExportKind, *, adjudicated: bool = False, by: int | None
-) -> tuple[str, bytes, list[dict[str, Any]]]:
-    """`export_files` of one project, for a download: its name, the file, and its manifest. Of two files it is an archive of them and their manifests."""
+def export_download(
+    studio: Studio,
+    project: int,
+    kind: ExportKind,
+    folder: str | Path,
+    *,
+    adjudicated: bool = False,
+    by: int | None,
+) -> tuple[Path, list[dict[str, Any]]]:
+    """`export_files` of one project into an empty folder, for a download: the file, and its manifest. Of two files it is an archive of them and their
+    manifests."""
     asked: Project = studio.project(project)
-    with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
-        path = Path(folder) / f"{kind}-{project}.jsonl"
-        chosen = Selecting(projects=(asked.settings.name,), adjudicated=adjudicated)
-        try:
-            manifests = export_files(studio, kind, path, chosen=chosen, skip_bad=True, images="inline", by=by)
-        except InputError as error:
-            raise type(error)(str(error).replace(f"{folder}/", "")) from None
-        if len(manifests) == 1:
-            return path.name, path.read_bytes(), manifests
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
-            for file in sorted(Path(folder).iterdir()):
-                files.write(file, file.name)
-        return f"{kind}-{project}.zip", archive.getvalue(), manifests
+    path = Path(folder) / f"{kind}-{project}.jsonl"
+    chosen = Selecting(projects=(asked.settings.name,), adjudicated=adjudicated)
+    try:
+        manifests = export_files(studio, kind, path, chosen=chosen, skip_bad=True, images="inline", by=by)
+    except InputError as error:
+        raise type(error)(str(error).replace(f"{folder}/", "")) from None
+    if len(manifests) == 1:
+        return path, manifests
+    files = sorted(Path(folder).iterdir())
+    archive = path.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in files:
+            packed.write(file, file.name)
+    return archive, manifests
 
 
-def _read_again(path: Path) -> Sequence[Record]:
+def _read_again(path: Path) -> str:
+    """Content hash of the records that a file gives, one of them in memory at a time."""
     with Images() as images:
-        return load_records(path, images=images).records
+        return content_hash(each_record(path, images=images))
 
 
 def _file_hash(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 

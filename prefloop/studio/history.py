@@ -38,6 +38,7 @@ def of(session: Session, annotator: int, *, project: int | None, offset: int, li
         .join(detail, detail.judgement_id == judgement.id)
         .where(
             _Assignment.annotator_id == annotator,
+            _Assignment.judgement_id.is_not(None),  # as `ix_assignment_history` has them
             _Assignment.state.in_(("submitted", "skipped", "surplus")),
         )
         .order_by(_Assignment.finished_at.desc(), _Assignment.id.desc())
@@ -45,7 +46,7 @@ def of(session: Session, annotator: int, *, project: int | None, offset: int, li
         .limit(limit)
     )
     if project is not None:
-        statement = statement.where(_Task.project_id == project)
+        statement = statement.where(_Assignment.project_id == project)
     rows = session.execute(statement).all()
     items = judging.items(session, [item for *_, item in rows])
     told = notes.of(session, [row.id for row, *_ in rows], reader=annotator)

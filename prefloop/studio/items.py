@@ -35,7 +35,11 @@ Known = Literal["", "work", "known", "practice", "qualification"]
 Action = Literal["archive", "restore", "requeue", "priority", "overlap", "assign"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 PAGE = 50
+MOST_COUNTED = 10_000
+"""Items that were found are counted up to here: pages show `10000 or more`."""
 MOST_WORDS = 10
+LOOKED_AT = 20_000
+"""Items, the newest of a project, whose models, strategies and rounds the page offers to filter by."""
 _ANSWERED = ("submitted", "surplus")
 
 
@@ -131,10 +135,11 @@ def find(
 
 
 def count(studio: Studio, project: int, wanted: Wanted) -> int:
-    """How many items are wanted."""
+    """How many items are wanted, at most `MOST_COUNTED`."""
     with studio.read() as session:
         asked = projects.project_of(session, project)
-        return session.scalar(select(func.count()).select_from(_matching(asked, wanted).subquery())) or 0
+        some = _matching(asked, wanted).limit(MOST_COUNTED).subquery()
+        return session.scalar(select(func.count()).select_from(some)) or 0
 
 
 def _matching(project: Project, wanted: Wanted) -> Select[int]:
@@ -303,28 +308,26 @@ class Choices:
 
 
 def choices(studio: Studio, project: int) -> Choices:
-    """What is there to filter by."""
-    account, annotator = studio_models.AccountRow, models.AnnotatorRow
-    mine = _Task.project_id == project
+    """What is there to filter by: who answered, and what stands in the project's newest items."""
+    account, annotator, tally = studio_models.AccountRow, models.AnnotatorRow, studio_models.TallyRow
+    newest = select(_Task.item_id).where(_Task.project_id == project).order_by(_Task.item_id.desc())
+    lately = select(newest.limit(LOOKED_AT).subquery().c.item_id)
     with studio.read() as session:
         called = checkpoint_names(session)
         of_models = session.scalars(
             select(_Completion.checkpoint_id)
             .join(_Slot, _Slot.completion_id == _Completion.id)
-            .join(_Task, _Task.item_id == _Slot.item_id)
-            .where(mine)
+            .where(_Slot.item_id.in_(lately))
             .distinct()
         )
+        answered = select(tally.annotator_id).where(tally.project_id == project)
         people = session.execute(
             select(annotator.name, account.login)
-            .join(_Assignment, _Assignment.annotator_id == annotator.id)
-            .join(_Task, _Task.id == _Assignment.task_id)
             .outerjoin(account, account.annotator_id == annotator.id)
-            .where(mine)
-            .distinct()
+            .where(annotator.id.in_(answered))
         )
         picked = session.execute(
-            select(_Item.strategy, _Item.round).join(_Task, _Task.item_id == _Item.id).where(mine).distinct()
+            select(_Item.strategy, _Item.round).where(_Item.id.in_(lately)).distinct()
         ).all()
         return Choices(
             models=tuple(sorted(((id, called[id]) for id in of_models), key=lambda option: option[1])),

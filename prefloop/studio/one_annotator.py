@@ -12,6 +12,9 @@ from prefloop.feedback.judged import JudgedItem, pair_labels, read_judged
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound
 
+LATELY = 5_000
+"""Judgements of the annotator that the page is made from, at most: the newest, with what others said of the same items."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WithOther:
@@ -34,7 +37,7 @@ class OneAnnotator:
     kind: str
     since: datetime
     figures: AnnotatorFigures | None
-    """Over all pairs; None if they judged none."""
+    """Over the pairs among their newest `LATELY` judgements; None if there is none."""
     others: tuple[WithOther, ...]
     """Most common pairs first."""
     last: tuple[JudgedItem, ...]
@@ -61,7 +64,14 @@ def one_annotator(studio: Studio, name: str, *, most: int = 20) -> OneAnnotator:
                 )
             ).all()
         )
-    judged = read_judged(studio.store, Filters())
+        judgement = models.JudgementRow
+        lately = (
+            select(judgement.item_id)
+            .where(judgement.annotator_id == annotator.id)
+            .order_by(judgement.id.desc())
+            .limit(LATELY)
+        )
+    judged = read_judged(studio.store, Filters(), judgement.item_id.in_(lately))
     found, others = _figures(judged, gold, name)
     own = [judgement for judgement in judged if judgement.annotator == name]
     return OneAnnotator(

@@ -78,6 +78,7 @@ def items_page(
         found=found[:PAGE],
         more=len(found) > PAGE,
         total=items.count(studio, id, wanted),
+        most=items.MOST_COUNTED,
         before=before,
         wanted=wanted,
         fields=wanted.plain(),

@@ -14,7 +14,7 @@ from prefloop.data.store import models, studio_models
 from prefloop.data.store.values import Conflict
 from prefloop.data.store.writing import chunks
 from prefloop.errors import InputError
-from prefloop.studio import audit, question_answers, suggestions
+from prefloop.studio import audit, question_answers, suggestions, tallies
 from prefloop.studio.questions import questions_of
 from prefloop.studio.values import (
     GOLD_OVERLAP,
@@ -218,68 +218,41 @@ def _check_items(session: Session, project: Project, items: Sequence[int]) -> No
             )
 
 
-def progress(session: Session, projects: Iterable[int]) -> dict[int, ProjectProgress]:
-    """How far each project is."""
-    found: dict[int, ProjectProgress] = {}
+def progress(session: Session, projects: Iterable[int]) -> tuple[dict[int, ProjectProgress], int]:
+    """How far each project is, from sums that the database keeps; and how many rows of those are loose, see `tallies`."""
     ids = list(projects)
-    plain = _Task.gold == ""
-    tasks = {
-        project: counts
-        for project, *counts in session.execute(
+    sums, loose = tallies.of_projects(session, ids)
+    running = {
+        project: (leased, full)
+        for project, leased, full in session.execute(
             select(
                 _Task.project_id,
-                func.count(case((plain, 1))),
-                func.coalesce(func.sum(case((plain, _Task.overlap), else_=0)), 0),
-                func.count(case((plain & (_Task.taken >= _Task.overlap), 1))),
-                func.count(case((~plain, 1))),
+                func.count(),
+                func.count(case((_Task.taken >= _Task.overlap, _Task.id)).distinct()),
             )
-            .where(_Task.project_id.in_(ids), ~_Task.archived)
+            .join(_Assignment, _Assignment.task_id == _Task.id)
+            .where(
+                _Assignment.state == "leased", _Task.project_id.in_(ids), _Task.gold == "", ~_Task.archived
+            )
             .group_by(_Task.project_id)
         )
     }
-    states: dict[int, dict[str, int]] = {}
-    for project, state, count in session.execute(
-        select(_Task.project_id, _Assignment.state, func.count())
-        .join(_Task, _Task.id == _Assignment.task_id)
-        .where(_Task.project_id.in_(ids), plain, ~_Task.archived)
-        .group_by(_Task.project_id, _Assignment.state)
-    ):
-        states.setdefault(project, {})[state] = count
+    found: dict[int, ProjectProgress] = {}
     for project in ids:
-        items, wanted, taken, gold = tasks.get(project, (0, 0, 0, 0))
-        of = states.get(project, {})
-        running = of.get("leased", 0)
+        of = sums[project]
+        leased, full = running.get(project, (0, 0))
         found[project] = ProjectProgress(
-            items=items,
-            wanted=wanted,
+            items=of.get("items", 0),
+            wanted=of.get("wanted", 0),
             submitted=of.get("submitted", 0),
-            leased=running,
+            leased=leased,
             surplus=of.get("surplus", 0),
             skipped=of.get("skipped", 0),
-            done=taken if not running else _done(session, project),
-            gold=gold,
+            # Items with no free place, but for those where somebody is still answering.
+            done=of.get("full", 0) - full,
+            gold=of.get("gold", 0),
         )
-    return found
-
-
-def _done(session: Session, project: int) -> int:
-    """Items with all their answers, where some that look full are only leased."""
-    answers = (
-        select(func.count())
-        .where(_Assignment.task_id == _Task.id, _Assignment.state == "submitted")
-        .scalar_subquery()
-    )
-    return (
-        session.scalar(
-            select(func.count()).where(
-                _Task.project_id == project,
-                _Task.gold == "",
-                ~_Task.archived,
-                answers >= _Task.overlap,
-            )
-        )
-        or 0
-    )
+    return found, loose
 
 
 def _row(session: Session, id: int, *, lock: bool = False) -> studio_models.ProjectRow:

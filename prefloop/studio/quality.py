@@ -17,6 +17,7 @@ from prefloop.feedback.agreement import (
 )
 from prefloop.feedback.judged import JudgedItem, pair_labels, read_judged, votes_of
 from prefloop.feedback.ratings import Leaderboard, leaderboard
+from prefloop.studio.newest import NEWEST
 from prefloop.studio.service import Studio
 
 STEPS = 5
@@ -51,8 +52,8 @@ class Quality:
 
 
 def quality(studio: Studio, projects: Sequence[str] = ()) -> Quality:
-    """Agreement and ratings over these projects; over everything in the store if none is named."""
-    judged = read_judged(studio.store, Filters(projects=tuple(projects)))
+    """Agreement and ratings over the newest judgements in these projects; in the whole store if none is named."""
+    judged = read_judged(studio.store, Filters(projects=tuple(projects)), newest=NEWEST)
     people, cells, raw, alpha, ceiling = _agreement(studio, judged)
     board, why = _board(judged)
     ends = [

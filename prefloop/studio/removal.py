@@ -95,6 +95,8 @@ def delete_project(studio: Studio, id: int, *, confirm: str, by: int | None = No
             row.name, row.guidelines, row.state = f"{projects.DELETED} {id}", "", "deleted"
         else:
             session.delete(row)
+        session.flush()
+        session.execute(delete(studio_models.TallyRow).where(studio_models.TallyRow.project_id == id))
         audit.write(
             session,
             now=studio.clock(),

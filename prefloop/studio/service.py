@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from prefloop.data.store import Store
 from prefloop.data.store.values import Conflict
 from prefloop.errors import InputError
-from prefloop.studio import access, assign, history, onboarding, projects, standing
+from prefloop.studio import access, assign, history, onboarding, projects, standing, tallies
 from prefloop.studio.values import (
     Answer,
     Assignment,
@@ -151,7 +151,15 @@ class Studio:
         with self.read() as session:
             if ids is None:
                 ids = [project.id for project in projects.all_of(session)]
-            return projects.progress(session, ids)
+            found, loose = projects.progress(session, ids)
+        self.fold_tallies(loose)
+        return found
+
+    def fold_tallies(self, loose: int) -> None:
+        """Fold the rows behind sums where so many are loose that reading them costs more; see `tallies`."""
+        if loose > tallies.LOOSE:
+            with self.write(durable=False) as session:
+                tallies.fold(session)
 
     # Work
 

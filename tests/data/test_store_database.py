@@ -36,7 +36,7 @@ def migrated(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_new_store_is_empty_and_a_second_opening_keeps_what_is_there(store_url: str) -> None:
     with Store.open(store_url) as store:
         assert set(store.counts().values()) == {0}
-        assert len(store.counts()) == 48
+        assert len(store.counts()) == 49
         store.add_prompts([Prompt(content="kept")])
     with Store.open(store_url, create=False) as store:
         assert store.prompts() == [Prompt(content="kept")]
@@ -122,7 +122,7 @@ def test_a_store_of_a_newer_prefloop_is_refused_and_untouched(store_url: str) ->
     with Store.open(store_url) as store, store.database.write() as session:
         session.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(
-        InputError, match=r"newer prefloop \(schema 9999; this one knows up to 0020\); upgrade"
+        InputError, match=r"newer prefloop \(schema 9999; this one knows up to 0021\); upgrade"
     ):
         Store.open(store_url)
 

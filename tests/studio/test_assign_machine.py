@@ -30,6 +30,7 @@ from prefloop.data.store.values import Conflict
 from prefloop.studio import assign
 from prefloop.studio.service import Studio
 from prefloop.studio.values import Answer, ProjectSettings
+from tests.studio.counted import counted
 from tests.studio.made import fill
 
 LEASE = 100
@@ -175,6 +176,11 @@ class Annotators(RuleBasedStateMachine):
         for taken, overlap, is_open, running in rows:
             assert taken == running <= overlap
             assert is_open == (taken < overlap)
+
+    @invariant()
+    def sums_are_what_is_there(self) -> None:
+        if hasattr(self, "project"):
+            assert self.studio.progress([self.project]) == {self.project: counted(self.store, self.project)}
 
     @invariant()
     def every_acknowledged_answer_is_there_once(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,8 @@ def test_every_kind_of_export_reads_back_as_the_same_records(
         records = load_records(out).records
         assert content_hash(records) == manifest["content_sha256"]
         assert list(studio.store.exported(manifest["export"])) == list(records)
-    _, downloaded, (told,) = exchange.export_bytes(studio, project, export, by=None)
-    assert len(downloaded.splitlines()) == count
+    downloaded, (told,) = exchange.export_download(
+        studio, project, export, tempfile.mkdtemp(dir=tmp_path), by=None
+    )
+    assert len(downloaded.read_bytes().splitlines()) == count
     assert told["content_sha256"] == manifest["content_sha256"]

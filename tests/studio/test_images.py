@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -228,15 +229,16 @@ def test_exports_downloads_and_backups_carry_the_images(empty: Studio, tmp_path:
     (manifest,) = exchange.export_files(empty, "comparisons", tmp_path / "out.jsonl")
     assert exchange.verify(tmp_path / "out.jsonl") == manifest
     assert len(list((tmp_path / "out-images").iterdir())) == empty.store.counts()["image"] == 4
-    name, inline, _ = exchange.export_bytes(empty, project, "comparisons", by=None)
-    (tmp_path / name).write_bytes(inline)
+    inline, _ = exchange.export_download(
+        empty, project, "comparisons", tempfile.mkdtemp(dir=tmp_path), by=None
+    )
     with Images(files=False) as images:
-        back = load_records(tmp_path / name, images=images)
+        back = load_records(inline, images=images)
         assert len(images) == 4
     assert back.records == empty.store.comparisons().records
     # Into the same store again it adds nothing, not even an image.
     before = empty.store.counts()
-    exchange.import_file(empty, project, tmp_path / name)
+    exchange.import_file(empty, project, inline)
     after = empty.store.counts()
     assert {
         table: after[table] - before[table] for table in after if table != "audit_event"

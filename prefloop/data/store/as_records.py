@@ -1,7 +1,7 @@
 """Judgements as records to train on: comparisons, rankings, labels, scores and demonstrations, and why a judgement is none."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prefloop.data.store.selecting import ARCHIVED, GOLD, PRACTICE, JudgedRow, stands_not
@@ -11,56 +11,59 @@ from prefloop.records import Comparison, Demonstration, Label, Ranking, Score
 JudgedRecord = Comparison | Ranking | Label | Score | Demonstration
 
 
-def compare(rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False) -> Selection[Comparison]:
-    """What was preferred to what. Ties, both-bad and skips name no better one, so they never become `chosen` and `rejected`.
+def compare(rows: Iterable[JudgedRow], label: str) -> Selection[Comparison]:
+    """What was preferred to what. Ties, both-bad and skips name no better one, so they never become `chosen` and `rejected`."""
+    return _selected("comparisons", rows, label)
 
-    `skip_bad` leaves out comparisons with an empty completion too.
-    """
+
+def rank(rows: Iterable[JudgedRow], label: str) -> Selection[Ranking]:
+    """Completions in the order of preference, with their ties; of a best of K the best, and the others unordered."""
+    return _selected("rankings", rows, label)
+
+
+def _selected(kind: str, rows: Iterable[JudgedRow], label: str) -> Selection[Any]:
     left_out: Counter[str] = Counter()
-    records: list[Comparison] = []
+    records = tuple(record for _, record in each_record(kind, rows, label, left_out))
+    return Selection(records=records, left_out=dict(left_out))
+
+
+def each_record(
+    kind: str, rows: Iterable[JudgedRow], label: str, left_out: Counter[str], *, skip_bad: bool = False
+) -> Iterator[tuple[int, JudgedRecord]]:
+    """The records of a kind of export that judgements give, one at a time, each with its judgement; `left_out` counts the others by reason.
+
+    `label`: of the store, for origins. `skip_bad` leaves out what has an empty completion too.
+    """
+    why_not, make = _WHY_NOT[kind], _MADE[kind]
     for row in rows:
-        reason = _why_not_compared(row, skip_bad)
+        reason = why_not(row, skip_bad)
         if reason:
             left_out[reason] += 1
-            continue
-        a, b = row.completions
-        chosen, rejected = (a, b) if row.choice == "a" else (b, a)
-        records.append(
-            Comparison(
-                prompt=row.prompt,
-                chosen=chosen,
-                rejected=rejected,
-                margin=row.margin,
-                annotator=row.annotator,
-                origin=f"{label}:judgement {row.id}",
-            )
-        )
-    return Selection(records=tuple(records), left_out=dict(left_out))
+        else:
+            yield row.id, make(row, f"{label}:judgement {row.id}")
 
 
-def rank(rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False) -> Selection[Ranking]:
-    """Completions in the order of preference, with their ties; of a best of K the best, and the others unordered.
+def _comparison(row: JudgedRow, origin: str) -> Comparison:
+    a, b = row.completions
+    return Comparison(
+        prompt=row.prompt,
+        chosen=a if row.choice == "a" else b,
+        rejected=b if row.choice == "a" else a,
+        margin=row.margin,
+        annotator=row.annotator,
+        origin=origin,
+    )
 
-    `skip_bad` leaves out rankings with an empty completion too.
-    """
-    left_out: Counter[str] = Counter()
-    records: list[Ranking] = []
-    for row in rows:
-        reason = _why_not_ranked(row, skip_bad)
-        if reason:
-            left_out[reason] += 1
-            continue
-        records.append(
-            Ranking(
-                prompt=row.prompt,
-                completions=tuple(row.completions[slot] for slot in _placed(row)),
-                annotator=row.annotator,
-                ranks=_ranks(row),
-                top=int(row.choice == "best" and len(row.completions) > 2),
-                origin=f"{label}:judgement {row.id}",
-            )
-        )
-    return Selection(records=tuple(records), left_out=dict(left_out))
+
+def _ranking(row: JudgedRow, origin: str) -> Ranking:
+    return Ranking(
+        prompt=row.prompt,
+        completions=tuple(row.completions[slot] for slot in _placed(row)),
+        annotator=row.annotator,
+        ranks=_ranks(row),
+        top=int(row.choice == "best" and len(row.completions) > 2),
+        origin=origin,
+    )
 
 
 def _placed(row: JudgedRow) -> list[int]:
@@ -78,63 +81,31 @@ def _ranks(row: JudgedRow) -> tuple[int, ...]:
     return tuple(rank for rank, group in enumerate(row.ranking, 1) for _ in group)
 
 
-def label_records(rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False) -> Selection[Label]:
-    """Completions that were found good or bad by themselves."""
-    left_out: Counter[str] = Counter()
-    records = [
-        Label(
-            prompt=row.prompt,
-            completion=row.completions[0],
-            good=row.choice == "good",
-            annotator=row.annotator,
-            origin=f"{label}:judgement {row.id}",
-        )
-        for row in _usable(rows, _why_not_labelled, left_out, skip_bad)
-    ]
-    return Selection(records=tuple(records), left_out=dict(left_out))
+def _label(row: JudgedRow, origin: str) -> Label:
+    """A completion that was found good or bad by itself."""
+    return Label(
+        prompt=row.prompt,
+        completion=row.completions[0],
+        good=row.choice == "good",
+        annotator=row.annotator,
+        origin=origin,
+    )
 
 
-def scores(rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False) -> Selection[Score]:
-    """Completions with the mean of the levels that they were given on the project's scales."""
-    left_out: Counter[str] = Counter()
-    records = [
-        Score(
-            prompt=row.prompt,
-            completion=row.completions[0],
-            value=sum(row.ratings.values()) / len(row.ratings),
-            annotator=row.annotator,
-            origin=f"{label}:judgement {row.id}",
-        )
-        for row in _usable(rows, _why_not_scored, left_out, skip_bad)
-    ]
-    return Selection(records=tuple(records), left_out=dict(left_out))
+def _score(row: JudgedRow, origin: str) -> Score:
+    """A completion with the mean of the levels that it was given on the project's scales."""
+    return Score(
+        prompt=row.prompt,
+        completion=row.completions[0],
+        value=sum(row.ratings.values()) / len(row.ratings),
+        annotator=row.annotator,
+        origin=origin,
+    )
 
 
-def demonstrations(
-    rows: Sequence[JudgedRow], label: str, *, skip_bad: bool = False
-) -> Selection[Demonstration]:
-    """Replies that annotators wrote because they could do better."""
-    left_out: Counter[str] = Counter()
-    records = [
-        Demonstration(prompt=row.prompt, completion=row.edited, origin=f"{label}:judgement {row.id}")
-        for row in _usable(rows, _why_not_demonstrated, left_out, skip_bad)
-    ]
-    return Selection(records=tuple(records), left_out=dict(left_out))
-
-
-def _usable(
-    rows: Sequence[JudgedRow],
-    why_not: Callable[[JudgedRow, bool], str],
-    left_out: Counter[str],
-    skip_bad: bool,
-) -> Iterator[JudgedRow]:
-    """The rows that give a record; the others are counted by reason."""
-    for row in rows:
-        reason = why_not(row, skip_bad)
-        if reason:
-            left_out[reason] += 1
-        else:
-            yield row
+def _demonstration(row: JudgedRow, origin: str) -> Demonstration:
+    """A reply that an annotator wrote because they could do better."""
+    return Demonstration(prompt=row.prompt, completion=row.edited, origin=origin)
 
 
 def _why_not_compared(row: JudgedRow, skip_bad: bool) -> str:
@@ -178,7 +149,7 @@ def _why_not_demonstrated(row: JudgedRow, skip_bad: bool) -> str:
     return "" if row.edited else row.choice
 
 
-WHY_NOT: Mapping[str, Callable[[JudgedRow, bool], str]] = {
+_WHY_NOT: Mapping[str, Callable[[JudgedRow, bool], str]] = {
     "comparisons": _why_not_compared,
     "rankings": _why_not_ranked,
     "labels": _why_not_labelled,
@@ -186,12 +157,12 @@ WHY_NOT: Mapping[str, Callable[[JudgedRow, bool], str]] = {
     "demonstrations": _why_not_demonstrated,
 }
 """Kind of export -> why a judgement gives no record of it, or nothing."""
-SELECTORS: Mapping[str, Callable[..., Selection[Any]]] = {
-    "comparisons": compare,
-    "rankings": rank,
-    "labels": label_records,
-    "scores": scores,
-    "demonstrations": demonstrations,
+_MADE: Mapping[str, Callable[[JudgedRow, str], JudgedRecord]] = {
+    "comparisons": _comparison,
+    "rankings": _ranking,
+    "labels": _label,
+    "scores": _score,
+    "demonstrations": _demonstration,
 }
 
 

@@ -46,7 +46,7 @@ CONNECTIONS = 15
 """To PostgreSQL, of one process, at most. All stay open: a new one costs a process there, and everything is parsed and planned again for it."""
 IDLE_SECONDS = 1.0
 """After this time a connection to PostgreSQL may have been cut, and is tried before it is used."""
-HEAD = "0020"
+HEAD = "0021"
 """The newest schema that this code knows, so that opening a store that has it needs no Alembic."""
 VERSION_TABLE = "prefloop_schema"
 BULK_LOCK = 7_235_001

@@ -1,70 +1,168 @@
 """Exports: data sets that are fixed by a content hash and know every judgement they are made of."""
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from prefloop.data.hashing import content_hash
+from prefloop.data.hashing import ContentHash
 from prefloop.data.store import event_models, images, models
-from prefloop.data.store.as_records import SELECTORS, WHY_NOT, JudgedRecord
+from prefloop.data.store.as_records import JudgedRecord, each_record
 from prefloop.data.store.judging import prompt_of
-from prefloop.data.store.selecting import JudgedRow, judged, judged_of, prompts
-from prefloop.data.store.values import EXPORT_KINDS, AggregatedLabel, Export, ExportKind, Filters, Selection
-from prefloop.data.store.writing import insert_new, now, sha256
-from prefloop.data.write import split_by_prompts, write_jsonl
+from prefloop.data.store.selecting import PART, JudgedRow, each_judged, each_judged_of, judged_of, prompts
+from prefloop.data.store.values import EXPORT_KINDS, AggregatedLabel, Export, ExportKind, Filters
+from prefloop.data.store.writing import chunks, insert_new, now, sha256
+from prefloop.data.write import IN_MEMORY, SplitDraft
 from prefloop.errors import InputError
 from prefloop.records import Comparison, Prompt
 
+_Judgement = models.JudgementRow
 
-def export(
-    session: Session, kind: ExportKind, filters: Filters, path: Path | None, label: str, *, skip_bad: bool
-) -> Export:
-    """Take a data set from the store and remember what it is made of; also write it to `path` as JSON lines.
 
-    A file that cannot be written takes the export back with it. Files do not hold empty completions; `skip_bad` leaves them out.
+class Taken:
+    """A data set that was read: its hash, which rows it is made of, and the files that it is to be written to. Memory holds none of its records.
+
+    Reading takes as long as the store is large, and holds no lock; `fix` then writes it down in a short transaction.
     """
-    if kind not in EXPORT_KINDS:
-        raise InputError(f"kind of export is {kind!r}; it must be one of {', '.join(EXPORT_KINDS)}")
-    members, selection = _members(session, kind, filters, label, skip_bad=skip_bad)
-    made, _ = _fix(session, kind, filters.to_json(), members, selection, path, label)
-    return made
 
+    def __init__(self, kind: ExportKind, filters: Mapping[str, Any], label: str) -> None:
+        if kind not in EXPORT_KINDS:
+            raise InputError(f"kind of export is {kind!r}; it must be one of {', '.join(EXPORT_KINDS)}")
+        self.kind: ExportKind = kind
+        self.filters, self.label = filters, label
+        self.left_out: Counter[str] = Counter()
+        self.hash = ContentHash()
+        self._erasures = 0
+        self._open = ExitStack()
+        self._members = self._open.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
+        self._draft: SplitDraft | None = None
 
-def export_aggregated(
-    session: Session,
-    filters: Mapping[str, Any],
-    pairs: Sequence[AggregatedLabel],
-    left_out: Mapping[str, int],
-    path: Path | None,
-    label: str,
-) -> Export:
-    """The same for comparisons that several judgements each were made into. `filters` say how, too."""
-    members = [judgement for pair in pairs for judgement in pair.judgements]
-    of_ids = select(models.JudgementRow.id).where(models.JudgementRow.id.in_(members))
-    records = _aggregated_records(pairs, judged_of(session, of_ids))
-    selection = Selection(records=tuple(records), left_out=left_out)
-    made, new = _fix(session, "comparisons", filters, members, selection, path, label)
-    if new:
-        session.execute(
-            insert(models.ExportPairRow),
-            [
-                {
-                    "export_id": made.id,
-                    "position": position,
-                    "item_id": pair.item,
-                    "choice": pair.choice,
-                    "p_soft": pair.p_soft,
-                }
-                for position, pair in enumerate(pairs)
-            ],
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def read(self, session: Session, filters: Filters, path: Path | None, *, skip_bad: bool) -> None:
+        """Read the records that pass the filters; they are also to be written to `path`. Files do not hold empty completions; `skip_bad` leaves
+        them out."""
+        found = self._found(session, filters, skip_bad=skip_bad)
+        self._take(session, (((member,), record) for member, record in found), path)
+
+    def read_aggregated(self, session: Session, pairs: Sequence[AggregatedLabel], path: Path | None) -> None:
+        """Read the comparisons that several judgements each were made into; their judgements are the rows behind them."""
+        judgements = sorted(judgement for pair in pairs for judgement in pair.judgements)
+        rows = [row for ids in chunks(judgements) for row in judged_of(session, _Judgement.id.in_(ids))]
+        records = _aggregated_records(pairs, rows)
+        found = ((pair.judgements, record) for pair, record in zip(pairs, records, strict=True))
+        self._take(session, found, path)
+
+    def _take(
+        self,
+        session: Session,
+        found: Iterable[tuple[Sequence[int], JudgedRecord | Prompt]],
+        path: Path | None,
+    ) -> None:
+        self._erasures = _erasures(session)
+        if path is not None:
+            self._draft = self._open.enter_context(SplitDraft(path, image=partial(images.find, session)))
+        for members, record in found:
+            self._members.write(array("q", members).tobytes())
+            self.hash.add(record)
+            if self._draft is not None:
+                self._draft.add(record)
+        if not self.hash.records:
+            raise InputError(self._nothing(session))
+
+    def _found(
+        self, session: Session, filters: Filters, *, skip_bad: bool
+    ) -> Iterable[tuple[int, JudgedRecord | Prompt]]:
+        """Each record with the row that it is made of."""
+        if self.kind != "prompts":
+            rows = each_judged(session, filters)
+            return each_record(self.kind, rows, self.label, self.left_out, skip_bad=skip_bad)
+        if self.filters.keys() - {"part", "heldout"}:
+            raise InputError(
+                f"an export of prompts cannot be filtered by {_in_words(self.filters)}; only part applies to prompts"
+            )
+        return prompts(session, part=filters.part, heldout=filters.heldout)
+
+    def _nothing(self, session: Session) -> str:
+        left_out = ", ".join(f"{reason} {count}" for reason, count in self.left_out.items()) or "nothing"
+        asked, way_out = (
+            (f" with {_in_words(self.filters)}", ", or filter less") if self.filters else ("", "")
         )
-    return made
+        return f"{self.label}: no {self.kind} to export{asked} (left out: {left_out}){_others(session, self.kind)}; label first{way_out}"
+
+    def fix(self, session: Session, pairs: Sequence[AggregatedLabel] = ()) -> Export:
+        """Write the export down, unless it is there already, and its files. A file that cannot be written takes the export back with it."""
+        if _erasures(session) != self._erasures:
+            raise InputError(f"{self.label}: words were erased while this was exported; export it again")
+        digest, rows = self.hash.hexdigest(), self.hash.records
+        key = sha256([self.kind, self.filters, digest])
+        same = select(models.ExportRow).where(models.ExportRow.key == key)
+        known = session.scalars(same).one_or_none()
+        if known is None:
+            row = {
+                "key": key,
+                "kind": self.kind,
+                "filters": self.filters,
+                "sha256": digest,
+                "rows": rows,
+                "left_out": dict(self.left_out),
+                "created_at": now(),
+            }
+            insert_new(session, models.ExportRow, [row], ["key"])
+            known = session.scalars(same).one()
+            self._write_members(session, known.id)
+            _write_pairs(session, known.id, pairs)
+        files = [] if self._draft is None else self._draft.write()
+        return export_of(known, files=tuple((str(file.path), file.rows) for file in files))
+
+    def _write_members(self, session: Session, export: int) -> None:
+        table, column = MEMBER_TABLES[self.kind]
+        self._members.seek(0)
+        position = 0
+        while part := self._members.read(8 * MEMBERS):
+            ids = array("q", part)
+            session.execute(
+                insert(table),
+                [{"export_id": export, "position": at, column: id} for at, id in enumerate(ids, position)],
+            )
+            position += len(ids)
+
+
+MEMBERS = 10_000
+"""Rows behind an export that are written at a time."""
+
+
+def _write_pairs(session: Session, export: int, pairs: Sequence[AggregatedLabel]) -> None:
+    rows = [
+        {
+            "export_id": export,
+            "position": position,
+            "item_id": pair.item,
+            "choice": pair.choice,
+            "p_soft": pair.p_soft,
+        }
+        for position, pair in enumerate(pairs)
+    ]
+    if rows:
+        session.execute(insert(models.ExportPairRow), rows)
+
+
+def _erasures(session: Session) -> int:
+    """How often words were erased in this store."""
+    return session.scalar(select(func.count()).select_from(event_models.ErasureRow)) or 0
 
 
 _ASKED = {"comparisons": "pair", "rankings": "rank", "labels": "single", "scores": "single"}
@@ -80,53 +178,6 @@ def _others(session: Session, kind: ExportKind) -> str:
     if not there:
         return ""
     return f"; it has judgements of {' and '.join(_JUDGED[kind] for kind in there)}, which `prefer` trains on"
-
-
-def _fix(
-    session: Session,
-    kind: ExportKind,
-    filters: Mapping[str, Any],
-    members: Sequence[int],
-    selection: Selection[Any],
-    path: Path | None,
-    label: str,
-) -> tuple[Export, bool]:
-    """The export of these records, and whether it is a new one."""
-    if not selection.records:
-        left_out = ", ".join(f"{reason} {count}" for reason, count in selection.left_out.items()) or "nothing"
-        asked, way_out = (f" with {_in_words(filters)}", ", or filter less") if filters else ("", "")
-        raise InputError(
-            f"{label}: no {kind} to export{asked} (left out: {left_out}){_others(session, kind)}; label first{way_out}"
-        )
-    digest = content_hash(selection.records)
-    row = {
-        "key": sha256([kind, filters, digest]),
-        "kind": kind,
-        "filters": filters,
-        "sha256": digest,
-        "rows": len(selection.records),
-        "left_out": dict(selection.left_out),
-        "created_at": now(),
-    }
-    table = models.ExportRow
-    same = select(table).where(table.key == row["key"])
-    known = session.scalars(same).one_or_none()
-    new = known is None
-    if known is None:
-        insert_new(session, table, [row], ["key"])
-        known = session.scalars(same).one()
-        member_table, column = MEMBER_TABLES[kind]
-        session.execute(
-            insert(member_table),
-            [
-                {"export_id": known.id, "position": position, column: id}
-                for position, id in enumerate(members)
-            ],
-        )
-    files = [] if path is None else split_by_prompts(selection.records, path)
-    for file, records in files:
-        write_jsonl(records, file, image=partial(images.find, session))
-    return export_of(known, files=tuple((str(file), len(records)) for file, records in files)), new
 
 
 def _in_words(filters: Mapping[str, Any]) -> str:
@@ -161,10 +212,39 @@ def exported(
 
     An export of which words were erased later, at a person's request, cannot be made again. `erased`: give it all the same, with the gaps.
     """
+    return tuple(each_exported(session, id, label, erased=erased))
+
+
+def each_exported(
+    session: Session, id: int, label: str, *, erased: bool = False
+) -> Iterator[JudgedRecord | Prompt]:
+    """The same one at a time; the hash is checked behind the last one. Of an export that aggregates, memory holds the judgements."""
     row = session.get(models.ExportRow, id)
     if row is None:
         raise InputError(f"{label}: has no export {id}")
-    records: Sequence[JudgedRecord | Prompt]
+    found = ContentHash()
+    for record in _again(session, row, label):
+        found.add(record)
+        yield record
+    digest = found.hexdigest()
+    if digest == row.sha256:
+        return
+    when = _erased_at(session, id)
+    if when is not None and not erased:
+        raise InputError(
+            f"{label}: words in export {id} were erased on {when:%Y-%m-%d} at a person's request, so it cannot be used again; "
+            "export the data again, or save a new version"
+        )
+    if when is None:
+        raise InputError(
+            f"{label}: export {id} hashes to {digest[:12]}, not {row.sha256[:12]} as when it was made; "
+            "the store was changed from outside: restore a backup"
+        )
+
+
+def _again(session: Session, row: models.ExportRow, label: str) -> Iterator[JudgedRecord | Prompt]:
+    """The records of an export, from the rows it is made of."""
+    id = row.id
     if row.kind == "prompts":
         member = models.ExportPromptRow
         found = session.execute(
@@ -172,30 +252,24 @@ def exported(
             .join(member, member.prompt_id == models.PromptRow.id)
             .where(member.export_id == id)
             .order_by(member.position)
+            .execution_options(yield_per=PART)
         )
-        records = [prompt_of(content) for (content,) in found]
-    else:
-        member = models.ExportJudgementRow
-        members = select(member.judgement_id).where(member.export_id == id)
-        # What was superseded later was current then.
-        rows = [replace(row, superseded=False) for row in judged_of(session, members)]
-        pairs = _pairs_of(session, id, rows)
-        records = _aggregated_records(pairs, rows) if pairs else SELECTORS[row.kind](rows, label).records
-    digest = content_hash(records)
-    if digest != row.sha256:
-        when = _erased_at(session, id)
-        if when is not None and erased:
-            return tuple(records)
-        if when is not None:
-            raise InputError(
-                f"{label}: words in export {id} were erased on {when:%Y-%m-%d} at a person's request, so it cannot be used again; "
-                "export the data again, or save a new version"
-            )
-        raise InputError(
-            f"{label}: export {id} hashes to {digest[:12]}, not {row.sha256[:12]} as when it was made; "
-            "the store was changed from outside: restore a backup"
+        yield from (prompt_of(content) for (content,) in found)
+        return
+    member = models.ExportJudgementRow
+    members = select(member.judgement_id).where(member.export_id == id)
+    # What was superseded later was current then.
+    rows = (replace(row, superseded=False) for row in each_judged_of(session, _Judgement.id.in_(members)))
+    if (
+        session.scalar(
+            select(models.ExportPairRow.position).where(models.ExportPairRow.export_id == id).limit(1)
         )
-    return tuple(records)
+        is None
+    ):
+        yield from (record for _, record in each_record(row.kind, rows, label, Counter()))
+        return
+    behind = list(rows)
+    yield from _aggregated_records(_pairs_of(session, id, behind), behind)
 
 
 def _erased_at(session: Session, export: int) -> datetime | None:
@@ -242,19 +316,3 @@ def _aggregated_records(pairs: Sequence[AggregatedLabel], rows: Sequence[JudgedR
             )
         )
     return records
-
-
-def _members(
-    session: Session, kind: ExportKind, filters: Filters, label: str, *, skip_bad: bool
-) -> tuple[list[int], Selection[Any]]:
-    """Ids of the rows that an export is made of, and its records."""
-    if kind == "prompts":
-        if filters.to_json().keys() - {"part", "heldout"}:
-            raise InputError(
-                f"an export of prompts cannot be filtered by {_in_words(filters.to_json())}; only part applies to prompts"
-            )
-        found = prompts(session, part=filters.part, heldout=filters.heldout)
-        return [id for id, _ in found], Selection(records=tuple(prompt for _, prompt in found), left_out={})
-    rows = judged(session, filters)
-    members = [row.id for row in rows if not WHY_NOT[kind](row, skip_bad)]
-    return members, SELECTORS[kind](rows, label, skip_bad=skip_bad)

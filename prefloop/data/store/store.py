@@ -5,6 +5,7 @@ Every method is one transaction: it is written whole or not at all, and once it 
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
+from prefloop.data.formats import FormatName
 from prefloop.data.images import Image
 from prefloop.data.store import as_records, datasets, exporting, judging, models, runs, selecting, writing
 from prefloop.data.store import images as store_images
@@ -33,6 +35,7 @@ from prefloop.data.store.values import (
     Selection,
     Source,
 )
+from prefloop.data.write import ImagesAs, SplitDraft, Written
 from prefloop.errors import InputError
 from prefloop.records import Comparison, Completion, Prompt, Ranking
 
@@ -289,8 +292,12 @@ class Store:
         files do not hold. Raises `InputError`, and leaves no trace, if there is nothing to export or the file cannot be written.
         """
         file = None if path is None else Path(path)
-        with self._database.write(bulk=True) as session:
-            return exporting.export(session, kind, filters or Filters(), file, self.label, skip_bad=skip_bad)
+        given = filters or Filters()
+        with exporting.Taken(kind, given.to_json(), self.label) as taken:
+            with self._database.read() as session:
+                taken.read(session, given, file, skip_bad=skip_bad)
+            with self._database.write(bulk=True) as session:
+                return taken.fix(session)
 
     def export_aggregated(
         self,
@@ -301,14 +308,35 @@ class Store:
     ) -> Export:
         """The same for comparisons that several judgements each were made into; `filters` say by what, too."""
         file = None if path is None else Path(path)
-        with self._database.write(bulk=True) as session:
-            return exporting.export_aggregated(session, filters, pairs, left_out, file, self.label)
+        with exporting.Taken("comparisons", filters, self.label) as taken:
+            taken.left_out.update(left_out)
+            with self._database.read() as session:
+                taken.read_aggregated(session, pairs, file)
+            with self._database.write(bulk=True) as session:
+                return taken.fix(session, pairs)
 
     def exported(self, export: int, *, erased: bool = False) -> tuple[as_records.JudgedRecord | Prompt, ...]:
         """The records of an export as they were when it was made, whatever has been judged since; checked against its hash. `erased`: also of
         one of which words were erased, with the gaps."""
         with self._database.read() as session:
             return exporting.exported(session, export, self.label, erased=erased)
+
+    def write_exported(
+        self, export: int, path: str | Path, *, format: FormatName | None = None, images: ImagesAs = "folder"
+    ) -> list[Written]:
+        """Write the records of an export to `path`, or to two files where chats and plain texts are among them, one record in memory at a time.
+
+        `format` and `images` as in `prefloop.data.write_jsonl`; errors are those of it and of `exported`, and then nothing is written.
+        """
+        with (
+            self._database.read() as session,
+            SplitDraft(
+                path, format=format, image=partial(store_images.find, session), images=images
+            ) as draft,
+        ):
+            for record in exporting.each_exported(session, export, self.label):
+                draft.add(record)
+            return draft.write()
 
     # Dataset versions
 

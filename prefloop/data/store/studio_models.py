@@ -8,7 +8,7 @@ beginning, and the person behind it stands in `account` alone, so that removing 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from prefloop.data.store.models import Base
@@ -186,6 +186,16 @@ class AssignmentRow(Base):
         ),
         Index("ix_assignment_state_expires_at", "state", "expires_at"),
         Index("ix_assignment_of", "annotator_id", "project_id", "state"),
+        # What was answered, newest first: by whom, and in which project.
+        *(
+            Index(
+                f"ix_assignment_{name}",
+                *(first, "finished_at", "id"),
+                sqlite_where=text("judgement_id IS NOT NULL"),
+                postgresql_where=text("judgement_id IS NOT NULL"),
+            )
+            for name, first in (("history", "annotator_id"), ("newest", "project_id"))
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -204,6 +214,20 @@ class AssignmentRow(Base):
     """The annotator's current judgement through this assignment."""
     draft: Mapped[Any]
     """What the page had when it was left: an unfinished answer, `{}` for none."""
+
+
+class TallyRow(Base):
+    """A number that belongs to a sum: all rows of a project, an annotator and a name. Triggers add them; they are folded now and then."""
+
+    __tablename__ = "tally"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
+    project_id: Mapped[int | None] = mapped_column(index=True)
+    """None for `judgements`, which are counted over all projects."""
+    annotator_id: Mapped[int | None]
+    """None for what is counted of items."""
+    what: Mapped[str] = mapped_column(String(16))
+    n: Mapped[int] = mapped_column(BigInteger)
 
 
 class NoteRow(Base):
