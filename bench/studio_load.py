@@ -67,14 +67,14 @@ class Server:
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             try:
                 if httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200:
                     return
             except httpx.HTTPError:
                 time.sleep(0.1)
-        raise SystemExit("the server did not start within two minutes")
+        raise SystemExit("the server did not start within five minutes")
 
     def cpu(self) -> float:
         """Processor seconds that the server and its workers have used so far; 0 where /proc does not say."""
@@ -359,11 +359,11 @@ def measure(where: str, mode: str, given: argparse.Namespace) -> list[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = Server(where, port, given.workers)
+    print(f"{len(tokens)} people and {given.items} items are there", flush=True)
     loads = [os.getloadavg()[0]]
     with ExitStack() as stack:
         stack.callback(server.kill)
         server.start()
-        print(f"{len(tokens)} people, {given.items} items and the server are there", flush=True)
         before, began = spent(server, where), time.monotonic()
         results, away = asyncio.run(work(server, project, tokens, given, think, kills))
         lasted, used = time.monotonic() - began, spent(server, where).since(before)

@@ -23,7 +23,7 @@ def rank(rows: Iterable[JudgedRow], label: str) -> Selection[Ranking]:
 
 def _selected(kind: str, rows: Iterable[JudgedRow], label: str) -> Selection[Any]:
     left_out: Counter[str] = Counter()
-    records = tuple(record for _, record in each_record(kind, rows, label, left_out))
+    records: tuple[Any, ...] = tuple(record for _, record in each_record(kind, rows, label, left_out))
     return Selection(records=records, left_out=dict(left_out))
 
 
