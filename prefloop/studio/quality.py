@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy import select
 
 from prefloop.data.store import Filters, models, studio_models
 from prefloop.errors import InputError
 from prefloop.feedback.agreement import (
+    MISSING,
     Agreement,
     agreement_matrix,
     krippendorff_alpha,
@@ -20,6 +22,8 @@ from prefloop.feedback.ratings import Leaderboard, leaderboard
 from prefloop.studio.newest import NEWEST
 from prefloop.studio.service import Studio
 
+MOST_SHOWN = 50
+"""People in the heat map, those with the most labels: its cells grow with their square."""
 STEPS = 5
 """Shades of the heat map; the number stands in every cell."""
 
@@ -91,6 +95,8 @@ def _agreement(
     labels = table.labels
     shares, _, common = agreement_matrix(labels)
     known = logins(studio)
+    given = (labels.table != MISSING).sum(0)
+    shown = sorted(np.argsort(-given, kind="stable")[:MOST_SHOWN].tolist())
     cells = tuple(
         tuple(
             TwoAnnotators(
@@ -98,9 +104,9 @@ def _agreement(
                 common=int(count),
                 shade=min(STEPS - 1, int(STEPS * share)) if math.isfinite(share) else 0,
             )
-            for share, count in zip(row, counts, strict=True)
+            for share, count in zip(shares[row][shown], common[row][shown], strict=True)
         )
-        for row, counts in zip(shares, common, strict=True)
+        for row in shown
     )
     raw = raw_agreement(labels, prompts=table.prompts)
     alpha = krippendorff_alpha(labels, prompts=table.prompts, resamples=200)
@@ -111,7 +117,7 @@ def _agreement(
     if math.isfinite(sided.value):
         found = noise_ceiling(sided)
         ceiling = (found.at_least, found.at_most)
-    names = tuple(known.get(name, name) for name in labels.annotators)
+    names = tuple(known.get(name, name) for name in (labels.annotators[at] for at in shown))
     return names, cells, raw, alpha, ceiling
 
 
