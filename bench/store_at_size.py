@@ -13,7 +13,6 @@ settings as they come. `--keep` leaves it in a folder, whose databases are not f
 
 import argparse
 import json
-import resource
 import signal
 import statistics
 import sys
@@ -321,13 +320,17 @@ def export_memory(where: str) -> str:
 
 
 def _export(where: str) -> str:
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with Store.open(where) as store, tempfile.TemporaryDirectory() as folder:
+        before, began = _peak(), time.monotonic()
         made = store.export("comparisons", Filters(), path=Path(folder) / "all.jsonl")
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return (
-        f"export of {made.rows} comparisons: {time.monotonic() - began:.0f} s, memory grew by {grown:.0f} MiB"
-    )
+        took, after = time.monotonic() - began, _peak()
+    return f"export of {made.rows} comparisons: {took:.0f} s, memory peaked at {after:.0f} MiB, {before:.0f} before"
+
+
+def _peak() -> float:
+    """MiB of memory that this process had at the most. `ru_maxrss` would begin with what its parent had."""
+    told = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()
+    return int(told[0]) / 1024
 
 
 def database(server: str, judgements: int) -> str:

@@ -117,7 +117,8 @@ def _agreement(
     if math.isfinite(sided.value):
         found = noise_ceiling(sided)
         ceiling = (found.at_least, found.at_most)
-    names = tuple(known.get(name, name) for name in (labels.annotators[at] for at in shown))
+    those: list[str] = [labels.annotators[at] for at in shown]
+    names = tuple(known.get(name, name) for name in those)
     return names, cells, raw, alpha, ceiling
 
 

@@ -67,7 +67,13 @@ def test_sums_are_what_is_there(studio: Studio) -> None:
     assert studio.progress([one])[one].submitted > 0
     agree(studio, one, other)
     wanted = items.Wanted()
-    for action, value in (("archive", ""), ("restore", ""), ("overlap", "2"), ("requeue", "")):
+    acts: tuple[tuple[items.Action, str], ...] = (
+        ("archive", ""),
+        ("restore", ""),
+        ("overlap", "2"),
+        ("requeue", ""),
+    )
+    for action, value in acts:
         items.act(
             studio,
             one,
