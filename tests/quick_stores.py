@@ -1,4 +1,4 @@
-"""Tests make hundreds of new stores. In each process the first on each database is made by the migrations, the others by the statements of its schema;
+"""Tests make hundreds of new stores. On PostgreSQL the first of a process is made by the migrations, the others by the statements of its schema;
 a statement that was compiled for one serves all; and nothing waits for the disk.
 """
 
@@ -16,8 +16,8 @@ from prefloop.data.store.models import Base
 MIGRATE = Database.migrate
 SET_UP, BEGIN = database._set_up_sqlite, database._begin_sqlite
 """What the program does, here and above."""
-_schemas: dict[str, list[str]] = {}
-"""For each kind of database, what makes the tables."""
+_schema: list[str] = []
+"""What makes the tables on PostgreSQL."""
 
 
 def install() -> None:
@@ -53,18 +53,18 @@ def _begin(connection: Connection) -> None:
     BEGIN(connection)
 
 
-def quickly(self: Database, revision: str = HEAD) -> None:
-    """In place of `Database.migrate`."""
-    if revision != HEAD or self.schema() is not None:
-        MIGRATE(self, revision)
-    elif self.dialect in _schemas:
+def quickly(self: Database, revision: str = HEAD, *, steps: bool = False) -> None:
+    """In place of `Database.migrate`, which makes a new SQLite store as quickly."""
+    if self.dialect == "sqlite" or steps or revision != HEAD or self.schema() is not None:
+        MIGRATE(self, revision, steps=steps)
+    elif _schema:
         _repeat(self)
     else:
         said: list[str] = []
         event.listen(self._engine, "before_cursor_execute", hear := _hears(said))
         MIGRATE(self)
         event.remove(self._engine, "before_cursor_execute", hear)
-        _schemas[self.dialect] = _schema(self, said)
+        _keep(self, said)
 
 
 def _hears(said: list[str]) -> Any:
@@ -74,25 +74,19 @@ def _hears(said: list[str]) -> Any:
     return hear
 
 
-def _schema(made: Database, said: list[str]) -> list[str]:
+def _keep(made: Database, said: list[str]) -> None:
     """What makes this database's tables, which have no rows."""
     with made.read() as session:
         assert not any(
             session.execute(table.select().limit(1)).all() for table in Base.metadata.sorted_tables
         )
-        if made.dialect == "sqlite":
-            # Its migrations rebuild tables many times.
-            made_by = text("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")
-            statements = list(session.scalars(made_by))
-        else:
-            statements = [one for one in said if one.split()[0] in ("CREATE", "ALTER", "DROP")]
-    return [*statements, f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')"]
+    _schema.extend(one for one in said if one.split()[0] in ("CREATE", "ALTER", "DROP"))
+    _schema.append(f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')")
 
 
 def _repeat(new: Database) -> None:
     with new._writing.connect() as connection, connection.begin():
-        if new.dialect == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": BULK_LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": BULK_LOCK})
         if _schema_of(connection, new.label) is None:  # another thread may have made it
-            for statement in _schemas[new.dialect]:
+            for statement in _schema:
                 connection.exec_driver_sql(statement)

@@ -49,6 +49,8 @@ IDLE_SECONDS = 1.0
 HEAD = "0021"
 """The newest schema that this code knows, so that opening a store that has it needs no Alembic."""
 VERSION_TABLE = "prefloop_schema"
+SQLITE_SCHEMA = Path(__file__).with_name("sqlite.sql")
+"""What all migrations make of an empty SQLite database, for running them takes most of a second. `python -m tests.store_schema` writes it."""
 BULK_LOCK = 7_235_001
 """PostgreSQL advisory lock of bulk writers and migrations: rows that two of them add in different orders would deadlock."""
 
@@ -124,8 +126,8 @@ class Database:
         """Close all connections."""
         self._engine.dispose()
 
-    def migrate(self, revision: str = HEAD) -> None:
-        """Bring the schema up or down to `revision` (`base` = no tables at all), in one transaction."""
+    def migrate(self, revision: str = HEAD, *, steps: bool = False) -> None:
+        """Bring the schema up or down to `revision` (`base` = no tables at all), in one transaction; with `steps` always by the migrations."""
         from alembic import command
         from alembic.config import Config
 
@@ -140,7 +142,9 @@ class Database:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": BULK_LOCK})
                 config.attributes["connection"] = connection
                 current = _schema_of(connection, self.label)
-                if revision == "base" or (current or "") > revision:
+                if self.dialect == "sqlite" and current is None and revision == HEAD and not steps:
+                    _make_schema(connection)
+                elif revision == "base" or (current or "") > revision:
                     command.downgrade(config, revision)
                 elif current != revision:  # another process may have done it while this one waited
                     command.upgrade(config, revision)
@@ -185,6 +189,14 @@ class Database:
         """Revision of the schema, None if the database is empty. `InputError` if it is somebody else's database or of a newer prefloop."""
         with in_plain_words(self.label), self._reading.connect() as connection:
             return _schema_of(connection, self.label)
+
+
+def _make_schema(connection: Connection) -> None:
+    """The tables of HEAD; one that is there already, empty, names the version."""
+    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {VERSION_TABLE}")
+    for statement in SQLITE_SCHEMA.read_text(encoding="utf-8").split("\n\n"):
+        connection.exec_driver_sql(statement)
+    connection.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')")
 
 
 def open_database(where: str | Path, *, create: bool) -> Database:
