@@ -9,7 +9,6 @@ from typing import Protocol
 
 from prefloop.environments.environment import Opening, Step
 from prefloop.errors import InputError
-from prefloop.feedback.judges.model import Reply
 from prefloop.records import Message, Prompt
 
 CONTENT = "###STOP###"
@@ -21,10 +20,19 @@ INSTRUCTIONS = (
 _NAMES = {"user": "User", "assistant": "Assistant", "tool": "Tool", "system": "System"}
 
 
+class Spoken(Protocol):
+    """A model's answer."""
+
+    @property
+    def text(self) -> str:
+        """As it was written."""
+        ...
+
+
 class Speaker(Protocol):
     """A chat model that is asked by many threads, such as an `Endpoint` (prefloop.feedback.judges.endpoint)."""
 
-    def complete(self, messages: Sequence[Message], *, max_tokens: int, seed: int) -> Reply:
+    def complete(self, messages: Sequence[Message], *, max_tokens: int, seed: int) -> Spoken:
         """Answer; the same seed and messages get the same answer where the model can do that."""
         ...
 

@@ -96,9 +96,9 @@ CREATE TABLE item (
 	CONSTRAINT fk_item_prompt_id FOREIGN KEY(prompt_id) REFERENCES prompt (id)
 )
 
-CREATE INDEX ix_item_prompt_id ON item (prompt_id)
-
 CREATE INDEX ix_item_round ON item (round)
+
+CREATE INDEX ix_item_prompt_id ON item (prompt_id)
 
 CREATE TABLE item_completion (
 	item_id INTEGER NOT NULL,
@@ -135,9 +135,9 @@ CREATE TABLE judgement (
 	CONSTRAINT fk_judgement_annotator_id FOREIGN KEY(annotator_id) REFERENCES annotator (id)
 )
 
-CREATE INDEX ix_judgement_created_at ON judgement (created_at)
-
 CREATE INDEX ix_judgement_annotator_id ON judgement (annotator_id)
+
+CREATE INDEX ix_judgement_created_at ON judgement (created_at)
 
 CREATE UNIQUE INDEX uq_judgement_first ON judgement (item_id, annotator_id) WHERE supersedes_id IS NULL
 
@@ -244,9 +244,9 @@ CREATE TABLE judgement_detail (
 	CONSTRAINT fk_judgement_detail_edit_judgement_id FOREIGN KEY(edit_judgement_id) REFERENCES judgement (id)
 )
 
-CREATE INDEX ix_judgement_detail_assignment_id ON judgement_detail (assignment_id)
-
 CREATE INDEX ix_judgement_detail_edit_judgement_id ON judgement_detail (edit_judgement_id)
+
+CREATE INDEX ix_judgement_detail_assignment_id ON judgement_detail (assignment_id)
 
 CREATE TABLE api_token (
 	id INTEGER NOT NULL,
@@ -362,8 +362,8 @@ CREATE TABLE "invitation" (
 	most_uses INTEGER NOT NULL,
 	revoked_at DATETIME,
 	CONSTRAINT pk_invitation PRIMARY KEY (id),
-	CONSTRAINT ck_invitation_role CHECK (role IN ('admin', 'annotator', 'adjudicator', 'manager')),
 	CONSTRAINT uq_invitation_token_sha256 UNIQUE (token_sha256),
+	CONSTRAINT ck_invitation_role CHECK (role IN ('admin', 'annotator', 'adjudicator', 'manager')),
 	CONSTRAINT ck_invitation_uses CHECK (uses >= 0 AND uses <= most_uses)
 )
 
@@ -405,9 +405,9 @@ CREATE TABLE dataset_version (
 	CONSTRAINT fk_dataset_version_annotator_id FOREIGN KEY(annotator_id) REFERENCES annotator (id)
 )
 
-CREATE INDEX ix_dataset_version_export_id ON dataset_version (export_id)
-
 CREATE INDEX ix_dataset_version_annotator_id ON dataset_version (annotator_id)
+
+CREATE INDEX ix_dataset_version_export_id ON dataset_version (export_id)
 
 CREATE TRIGGER refuse_update_of_export_pair BEFORE UPDATE ON export_pair BEGIN SELECT RAISE(ABORT, 'UPDATE of export_pair is refused: what was said stays; add a row that supersedes it'); END
 
@@ -427,8 +427,8 @@ CREATE TABLE "web_session" (
 	seen_at DATETIME NOT NULL,
 	browser VARCHAR(60) NOT NULL,
 	CONSTRAINT pk_web_session PRIMARY KEY (id),
-	CONSTRAINT fk_web_session_account_id FOREIGN KEY(account_id) REFERENCES account (id) ON DELETE CASCADE,
-	CONSTRAINT uq_web_session_token_sha256 UNIQUE (token_sha256)
+	CONSTRAINT uq_web_session_token_sha256 UNIQUE (token_sha256),
+	CONSTRAINT fk_web_session_account_id FOREIGN KEY(account_id) REFERENCES account (id) ON DELETE CASCADE
 )
 
 CREATE INDEX ix_web_session_account_id ON web_session (account_id)
@@ -514,14 +514,14 @@ CREATE TABLE "task" (
 	CONSTRAINT pk_task PRIMARY KEY (id),
 	CONSTRAINT ck_task_stage CHECK (stage IN ('', 'practice', 'qualification')),
 	CONSTRAINT fk_task_item_id FOREIGN KEY(item_id) REFERENCES item (id),
-	CONSTRAINT fk_task_project_id FOREIGN KEY(project_id) REFERENCES project (id),
 	CONSTRAINT uq_task_project_id_item_id UNIQUE (project_id, item_id),
+	CONSTRAINT fk_task_project_id FOREIGN KEY(project_id) REFERENCES project (id),
 	CONSTRAINT ck_task_taken CHECK (taken >= 0 AND taken <= overlap)
 )
 
-CREATE INDEX ix_task_item_id ON task (item_id)
-
 CREATE INDEX ix_task_stage ON task (project_id, stage)
+
+CREATE INDEX ix_task_item_id ON task (item_id)
 
 CREATE TABLE account_tag (
 	id INTEGER NOT NULL,
@@ -655,11 +655,11 @@ CREATE TABLE "chat_turn" (
 	partial JSON NOT NULL,
 	stopping BOOLEAN NOT NULL,
 	CONSTRAINT pk_chat_turn PRIMARY KEY (id),
-	CONSTRAINT fk_chat_turn_chat_id FOREIGN KEY(chat_id) REFERENCES chat (id),
-	CONSTRAINT fk_chat_turn_assignment_id FOREIGN KEY(assignment_id) REFERENCES assignment (id),
-	CONSTRAINT ck_chat_turn_state CHECK (state IN ('waiting', 'failed', 'asked')),
+	CONSTRAINT uq_chat_turn_chat_id_position UNIQUE (chat_id, position),
 	CONSTRAINT uq_chat_turn_chat_id_idempotency_key UNIQUE (chat_id, idempotency_key),
-	CONSTRAINT uq_chat_turn_chat_id_position UNIQUE (chat_id, position)
+	CONSTRAINT ck_chat_turn_state CHECK (state IN ('waiting', 'failed', 'asked')),
+	CONSTRAINT fk_chat_turn_chat_id FOREIGN KEY(chat_id) REFERENCES chat (id),
+	CONSTRAINT fk_chat_turn_assignment_id FOREIGN KEY(assignment_id) REFERENCES assignment (id)
 )
 
 CREATE INDEX ix_chat_turn_assignment_id ON chat_turn (assignment_id)
@@ -710,11 +710,11 @@ CREATE TABLE "project" (
 	visitor_tokens INTEGER NOT NULL,
 	visitor_length INTEGER NOT NULL,
 	CONSTRAINT pk_project PRIMARY KEY (id),
-	CONSTRAINT ck_project_state CHECK (state IN ('open', 'paused', 'closed', 'archived', 'deleted')),
-	CONSTRAINT ck_project_gold_floor CHECK (gold_window >= 1 AND gold_floor >= 0 AND gold_floor <= 1),
 	CONSTRAINT ck_project_kind CHECK (kind IN ('pair', 'rank', 'rate', 'binary', 'edit', 'clip', 'chat', 'best_worst')),
-	CONSTRAINT ck_project_quotas CHECK (daily_quota >= 0 AND quota >= 0),
+	CONSTRAINT ck_project_gold_floor CHECK (gold_window >= 1 AND gold_floor >= 0 AND gold_floor <= 1),
 	CONSTRAINT uq_project_name UNIQUE (name),
+	CONSTRAINT ck_project_quotas CHECK (daily_quota >= 0 AND quota >= 0),
+	CONSTRAINT ck_project_state CHECK (state IN ('open', 'paused', 'closed', 'archived', 'deleted')),
 	CONSTRAINT ck_project_access CHECK (access IN ('members', 'everyone', 'public'))
 )
 
@@ -732,9 +732,9 @@ CREATE TABLE "account" (
 	totp_failures INTEGER NOT NULL,
 	totp_blocked_until DATETIME,
 	CONSTRAINT pk_account PRIMARY KEY (id),
-	CONSTRAINT fk_account_annotator_id FOREIGN KEY(annotator_id) REFERENCES annotator (id),
-	CONSTRAINT uq_account_login UNIQUE (login),
 	CONSTRAINT uq_account_annotator_id UNIQUE (annotator_id),
+	CONSTRAINT uq_account_login UNIQUE (login),
+	CONSTRAINT fk_account_annotator_id FOREIGN KEY(annotator_id) REFERENCES annotator (id),
 	CONSTRAINT ck_account_role CHECK (role IN ('admin', 'annotator', 'adjudicator', 'guest'))
 )
 
@@ -801,16 +801,45 @@ CREATE TABLE "assignment" (
 	draft JSON NOT NULL,
 	project_id INTEGER NOT NULL,
 	CONSTRAINT pk_assignment PRIMARY KEY (id),
-	CONSTRAINT uq_assignment_task_id_annotator_id UNIQUE (task_id, annotator_id),
 	CONSTRAINT fk_assignment_task_id FOREIGN KEY(task_id) REFERENCES task (id),
 	CONSTRAINT fk_assignment_judgement_id FOREIGN KEY(judgement_id) REFERENCES judgement (id),
-	CONSTRAINT uq_assignment_token UNIQUE (token),
 	CONSTRAINT fk_assignment_annotator_id FOREIGN KEY(annotator_id) REFERENCES annotator (id),
+	CONSTRAINT uq_assignment_task_id_annotator_id UNIQUE (task_id, annotator_id),
+	CONSTRAINT uq_assignment_token UNIQUE (token),
 	CONSTRAINT ck_assignment_state CHECK (state IN ('leased', 'submitted', 'skipped', 'expired', 'returned', 'surplus'))
 )
 
-CREATE INDEX ix_assignment_judgement_id ON assignment (judgement_id)
-
 CREATE INDEX ix_assignment_state_expires_at ON assignment (state, expires_at)
 
+CREATE INDEX ix_assignment_judgement_id ON assignment (judgement_id)
+
 CREATE INDEX ix_assignment_of ON assignment (annotator_id, project_id, state)
+
+CREATE TABLE tally (
+	id INTEGER NOT NULL,
+	project_id INTEGER,
+	annotator_id INTEGER,
+	what VARCHAR(16) NOT NULL,
+	n BIGINT NOT NULL,
+	CONSTRAINT pk_tally PRIMARY KEY (id)
+)
+
+CREATE INDEX ix_tally_project_id ON tally (project_id)
+
+CREATE INDEX ix_assignment_history ON assignment (annotator_id, finished_at, id) WHERE judgement_id IS NOT NULL
+
+CREATE INDEX ix_assignment_newest ON assignment (project_id, finished_at, id) WHERE judgement_id IS NOT NULL
+
+CREATE TRIGGER tally_insert_task AFTER INSERT ON task BEGIN INSERT INTO tally (project_id, annotator_id, what, n) SELECT NEW.project_id, NULL, what, n FROM (SELECT 'items' AS what, +(CASE WHEN NOT NEW.archived AND NEW.gold = '' THEN 1 ELSE 0 END) AS n UNION ALL SELECT 'wanted' AS what, +(CASE WHEN NOT NEW.archived AND NEW.gold = '' THEN NEW.overlap ELSE 0 END) AS n UNION ALL SELECT 'full' AS what, +(CASE WHEN NOT NEW.archived AND NEW.gold = '' AND NEW.taken >= NEW.overlap THEN 1 ELSE 0 END) AS n UNION ALL SELECT 'gold' AS what, +(CASE WHEN NOT NEW.archived AND NEW.gold <> '' THEN 1 ELSE 0 END) AS n) AS sums WHERE n <> 0; END
+
+CREATE TRIGGER tally_update_task AFTER UPDATE ON task WHEN (OLD.overlap <> NEW.overlap OR OLD.archived <> NEW.archived OR OLD.gold <> NEW.gold OR (OLD.taken >= OLD.overlap) <> (NEW.taken >= NEW.overlap)) BEGIN INSERT INTO tally (project_id, annotator_id, what, n) SELECT NEW.project_id, NULL, what, n FROM (SELECT 'items' AS what, +(CASE WHEN NOT NEW.archived AND NEW.gold = '' THEN 1 ELSE 0 END) -(CASE WHEN NOT OLD.archived AND OLD.gold = '' THEN 1 ELSE 0 END) AS n UNION ALL SELECT 'wanted' AS what, +(CASE WHEN NOT NEW.archived AND NEW.gold = '' THEN NEW.overlap ELSE 0 END) -(CASE WHEN NOT OLD.archived AND OLD.gold = '' THEN OLD.overlap ELSE 0 END) AS n UNION ALL SELECT 'full' AS what, +(CASE WHEN NOT NEW.archived AND NEW.gold = '' AND NEW.taken >= NEW.overlap THEN 1 ELSE 0 END) -(CASE WHEN NOT OLD.archived AND OLD.gold = '' AND OLD.taken >= OLD.overlap THEN 1 ELSE 0 END) AS n UNION ALL SELECT 'gold' AS what, +(CASE WHEN NOT NEW.archived AND NEW.gold <> '' THEN 1 ELSE 0 END) -(CASE WHEN NOT OLD.archived AND OLD.gold <> '' THEN 1 ELSE 0 END) AS n) AS sums WHERE n <> 0; INSERT INTO tally (project_id, annotator_id, what, n) SELECT NEW.project_id, annotator_id, state, CASE WHEN (NOT NEW.archived AND NEW.gold = '') THEN 1 ELSE -1 END FROM assignment WHERE task_id = NEW.id AND state IN ('submitted', 'skipped', 'surplus') AND (NOT NEW.archived AND NEW.gold = '') <> (NOT OLD.archived AND OLD.gold = ''); END
+
+CREATE TRIGGER tally_delete_task AFTER DELETE ON task BEGIN INSERT INTO tally (project_id, annotator_id, what, n) SELECT OLD.project_id, NULL, what, n FROM (SELECT 'items' AS what, -(CASE WHEN NOT OLD.archived AND OLD.gold = '' THEN 1 ELSE 0 END) AS n UNION ALL SELECT 'wanted' AS what, -(CASE WHEN NOT OLD.archived AND OLD.gold = '' THEN OLD.overlap ELSE 0 END) AS n UNION ALL SELECT 'full' AS what, -(CASE WHEN NOT OLD.archived AND OLD.gold = '' AND OLD.taken >= OLD.overlap THEN 1 ELSE 0 END) AS n UNION ALL SELECT 'gold' AS what, -(CASE WHEN NOT OLD.archived AND OLD.gold <> '' THEN 1 ELSE 0 END) AS n) AS sums WHERE n <> 0; END
+
+CREATE TRIGGER tally_insert_assignment AFTER INSERT ON assignment WHEN (NEW.state IN ('submitted', 'skipped', 'surplus')) BEGIN INSERT INTO tally (project_id, annotator_id, what, n) SELECT project_id, NEW.annotator_id, NEW.state, +1 FROM task WHERE id = NEW.task_id AND gold = '' AND NOT archived AND NEW.state IN ('submitted', 'skipped', 'surplus'); END
+
+CREATE TRIGGER tally_update_assignment AFTER UPDATE ON assignment WHEN (OLD.state <> NEW.state AND (OLD.state IN ('submitted', 'skipped', 'surplus') OR NEW.state IN ('submitted', 'skipped', 'surplus'))) BEGIN INSERT INTO tally (project_id, annotator_id, what, n) SELECT project_id, OLD.annotator_id, OLD.state, -1 FROM task WHERE id = OLD.task_id AND gold = '' AND NOT archived AND OLD.state IN ('submitted', 'skipped', 'surplus'); INSERT INTO tally (project_id, annotator_id, what, n) SELECT project_id, NEW.annotator_id, NEW.state, +1 FROM task WHERE id = NEW.task_id AND gold = '' AND NOT archived AND NEW.state IN ('submitted', 'skipped', 'surplus'); END
+
+CREATE TRIGGER tally_delete_assignment AFTER DELETE ON assignment WHEN (OLD.state IN ('submitted', 'skipped', 'surplus')) BEGIN INSERT INTO tally (project_id, annotator_id, what, n) SELECT project_id, OLD.annotator_id, OLD.state, -1 FROM task WHERE id = OLD.task_id AND gold = '' AND NOT archived AND OLD.state IN ('submitted', 'skipped', 'surplus'); END
+
+CREATE TRIGGER tally_insert_judgement AFTER INSERT ON judgement BEGIN INSERT INTO tally (project_id, annotator_id, what, n) VALUES (NULL, NEW.annotator_id, 'judgements', 1); END
