@@ -84,10 +84,11 @@ def _in_its_own_axes(plain: Callable[..., Any], typechecker: Any, promise: _Prom
     def call(*args: Any, **kwargs: Any) -> Any:
         if jaxtyping.config.jaxtyping_disable:
             return plain(*args, **kwargs)
-        kinds = tuple(
-            [_kind(args[place]) for place, _ in places if place < len(args)]
-            + [(name, _kind(value)) for name, value in kwargs.items() if name in hints]
-        )
+        count = len(args)
+        found = [_kind(args[place]) for place, _ in places if place < count]
+        if kwargs:
+            found += [(name, _kind(value)) for name, value in kwargs.items() if name in hints]
+        kinds = tuple(found)
         seen = passed.get(kinds)
         if seen is None:
             with _AXES:
@@ -109,8 +110,10 @@ def _in_its_own_axes(plain: Callable[..., Any], typechecker: Any, promise: _Prom
 
 def _kind(value: Any) -> Any:
     """All that a check of shapes looks at."""
-    if hasattr(value, "shape"):
+    try:
         return type(value), value.dtype, value.shape
+    except AttributeError:
+        pass
     if isinstance(value, list | tuple):
         return type(value), *map(_kind, value)
     if isinstance(value, dict):
