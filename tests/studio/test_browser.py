@@ -331,8 +331,8 @@ def test_real_clips_are_played_side_by_side_and_tell_nothing(
         assert watch.wrong == []
 
 
-def test_the_next_item_is_on_the_screen_within_150_ms(studio: Studio, browser: Any) -> None:
-    """What is measured is the page with its prefetch, from the key to the next item shown; the bound is far above, for busy machines."""
+def test_the_next_item_is_on_the_screen_before_the_server_answers(studio: Studio, browser: Any) -> None:
+    """It was fetched while the last one was read. How long that takes is printed: from the key to the next item shown."""
     fill(studio.store, 14, mark="many")
     project = compare_all(studio)
     with served(studio) as base:
@@ -350,12 +350,26 @@ def test_the_next_item_is_on_the_screen_within_150_ms(studio: Studio, browser: A
                 .observe(stage, { attributeFilter: ["data-shown"] });
             }"""
         )
-        for _ in range(15):
+        held: list[Any] = []
+        holding = False
+
+        def pass_on(route: Any) -> None:
+            held.append(route) if holding else route.continue_()
+
+        page.route("**/*", pass_on)
+        for number in range(1, 6):
             page.wait_for_load_state("networkidle")  # somebody who reads gives the prefetch its time
+            holding = True
             answer(page, "1", "Enter")
+            page.wait_for_selector(".response")
+            assert studio.progress([project])[project].submitted == number - 1
+            assert held
+            holding = False
+            while held:
+                held.pop().continue_()
+            wait_stored(page, studio, project, number)
         took = sorted(page.evaluate("took"))
         print("milliseconds from the key to the next item:", [round(each) for each in took])
-        assert took[len(took) // 2] < 150
 
 
 def test_an_item_is_decided_by_keyboard_alone(studio: Studio, browser: Any) -> None:
