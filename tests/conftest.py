@@ -25,6 +25,9 @@ os.environ.setdefault(
 )  # nothing is downloaded, and a name that is nowhere fails at once
 os.fsync = lambda _: None  # nobody cuts the power while tests run
 os.environ.setdefault("PREFLOOP_MATMUL", "usual")  # the same bits whatever a measurement says
+os.environ.setdefault(
+    "MKL_CBWR", "AUTO,STRICT"
+)  # as runs set it, before anything is multiplied: later it has no effect
 
 _SHAPED = re.compile(r"\b(Float|Int|UInt|Bool|Shaped|Num)\d*\[")
 _CONF = BeartypeConf(is_pep484_tower=True)  # a whole number is fine where a float is asked for

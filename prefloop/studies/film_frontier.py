@@ -26,6 +26,7 @@ from prefloop.studies.film_preferences import (
 from prefloop.studies.films import Films, Learned, draw, read_prompts
 from prefloop.studies.frontier import (
     BEST_OF_N,
+    CLAIMS,
     OFFLINE,
     ONLINE,
     PPO_GOLD,
@@ -46,6 +47,10 @@ from prefloop.studies.study import (
 BEST_OF_N_GOLD = "best of n, true reward"
 LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """KL, in nats, at which frontiers are compared."""
+OF_BEST_OF_N = (
+    (BEST_OF_N, "ppo", "best of n gets more for its KL than reinforcement learning", "arXiv:2210.10760"),
+    (BEST_OF_N, "dpo", "and more than DPO", "the same curves"),
+)
 FITTED = "reward_model.json"
 
 
@@ -156,7 +161,7 @@ def report(settings: FilmFrontierSettings, results: StudyResults) -> StudyReport
     """The frontiers, and the claims about who is above whom."""
     names = (PPO_GOLD, BEST_OF_N_GOLD, BEST_OF_N, *OFFLINE, "ppo")
     return StudyReport(
-        findings=tuple(claimed(results, LEVELS)),
+        findings=tuple(claimed(results, LEVELS, (*CLAIMS, *OF_BEST_OF_N))),
         table=table_of(results, LEVELS),
         figure=StudyFigure(
             drawing=drawing_of(results, names),

@@ -244,10 +244,12 @@ CLAIMS = (
 """A method that is above another, as it was published."""
 
 
-def claimed(results: StudyResults, levels: Sequence[float]) -> list[StudyFinding]:
-    """What the frontiers say of the published claims."""
+def claimed(
+    results: StudyResults, levels: Sequence[float], claims: Sequence[tuple[str, str, str, str]] = CLAIMS
+) -> list[StudyFinding]:
+    """What the frontiers say of published claims."""
     found = []
-    for one, other, claim, source in CLAIMS:
+    for one, other, claim, source in claims:
         words, verdicts = _compared(results, one, other, levels)
         found.append(
             StudyFinding(
