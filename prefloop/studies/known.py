@@ -84,7 +84,7 @@ STUDIES: Mapping[str, Known] = {
     "film_frontier": Known(
         summary="reward against KL on film reviews: DPO, IPO, KTO, SimPO, PPO, GRPO, RLOO and best-of-n with a language model",
         study="prefloop.studies.film_frontier:STUDY",
-        minutes=30.0,
+        minutes=33.0,
         reads=FILMS,
     ),
     "film_rounds": Known(
@@ -107,7 +107,7 @@ STUDIES: Mapping[str, Known] = {
     "reward_models": Known(
         summary="accuracy of reward models by data and size; length bias, pretraining, filtering, contexts, density ratios",
         study="prefloop.studies.reward_models:STUDY",
-        minutes=60.0,  # from the first of its cells
+        minutes=93.0,
         reads="alpaca-eval/comparisons.jsonl.gz and hh-harmless/train.jsonl.gz",
         starts="a chat model such as SmolLM2-135M-Instruct",
     ),
