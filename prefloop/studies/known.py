@@ -90,7 +90,7 @@ STUDIES: Mapping[str, Known] = {
     "film_rounds": Known(
         summary="rounds against one shot on film reviews: a language model, PPO, reward models refitted or not, and Elo by round",
         study="prefloop.studies.film_rounds:STUDY",
-        minutes=30.0,
+        minutes=26.0,
         reads=FILMS,
     ),
     "film_objectives": Known(
