@@ -96,7 +96,7 @@ STUDIES: Mapping[str, Known] = {
     "film_objectives": Known(
         summary="all objectives of `prefer` on film reviews, tuned equally, with a language model",
         study="prefloop.studies.film_objectives:STUDY",
-        minutes=80.0,
+        minutes=48.0,
         reads=FILMS,
     ),
     "control": Known(
