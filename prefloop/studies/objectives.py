@@ -42,6 +42,7 @@ from prefloop.studies.study import (
     StudyResults,
     StudySettings,
     StudyTable,
+    all_sure,
     over_seeds,
     sure,
 )
@@ -393,7 +394,7 @@ def _findings(results: StudyResults) -> list[StudyFinding]:
         expected="what is published as better than DPO is better than DPO when both are tuned",
         source="all the claims below",
         found=". ".join(part[0].upper() + part[1:] for part in parts),
-        holds=len(kept) == len(found),
+        holds=all_sure(one.holds for one in found),
     )
     return [whole, *found]
 

@@ -141,4 +141,5 @@ def test_claims_are_sorted_by_what_is_left_of_them() -> None:
     assert "not when both are tuned for 1 (orpo)" in whole.found
     assert "with neither for 1 (cpo)" in whole.found
     assert [claim.holds for claim in claims] == [True, None, False, True]
+    assert whole.holds is False  # as one is refuted
     assert [row[0] for row in made.table.rows][::4] == ["simpo", "cpo"]
