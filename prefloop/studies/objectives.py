@@ -327,8 +327,7 @@ def reported(results: StudyResults, wins: str, policies: str) -> StudyReport:
             "`sppo_soft` takes its win rates from a reward model of the same comparisons. Scores and rankings carry more information than "
             "comparisons. At least as good means that true reward minus DPO's is above −0.1. Expect about one of twenty such claims to be "
             "decided by chance.",
-            "For these objectives the first setting was chosen at an end of its range, so a better one may lie beyond: "
-            f"{', '.join(_at_an_end(results)) or 'none'}.",
+            f"{_which_at_an_end(results)} the first setting was chosen at an end of its range, so a better one may lie beyond.",
         ),
     )
 
@@ -339,6 +338,15 @@ def _settings_chosen(results: StudyResults, name: str) -> str:
         one = tried(name)[choose(results, name, half)]
         chosen.append(", ".join(f"{key} {value:g}" for key, value in one.items()))
     return " / ".join(dict.fromkeys(chosen))
+
+
+def _which_at_an_end(results: StudyResults) -> str:
+    """For which objectives, in words: those, or all but the others, whichever is shorter."""
+    ends = _at_an_end(results)
+    others = [name for name in results.numbers if name not in ends]
+    if len(others) < len(ends):
+        return f"For all objectives but {', '.join(others)}" if others else "For all objectives"
+    return f"For these objectives ({', '.join(ends) or 'none'})"
 
 
 def _at_an_end(results: StudyResults) -> list[str]:
