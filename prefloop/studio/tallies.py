@@ -26,17 +26,18 @@ def of_projects(session: Session, projects: Collection[int]) -> tuple[dict[int, 
             _Tally.project_id,
             _Tally.what,
             func.sum(_Tally.n),
-            func.count() - func.count(_Tally.annotator_id.distinct()),
+            func.count(),
+            func.count(_Tally.annotator_id.distinct()),
         )
         .where(_Tally.project_id.in_(projects))
         .group_by(_Tally.project_id, _Tally.what)
     )
     found: dict[int, dict[str, int]] = {project: {} for project in projects}
     loose = 0
-    for project, what, count, more in rows:
+    for project, what, count, behind, annotators in rows:
         assert project is not None
         found[project][what] = int(count)
-        loose += more
+        loose += behind - max(1, annotators)  # what is counted of items has no annotator, and one row
     return found, loose
 
 

@@ -110,6 +110,8 @@ def test_many_loose_rows_are_folded_by_who_reads_them(
     few = loose(studio)
     assert accounts.people(studio) == []
     assert loose(studio) == few  # there was nothing more to fold
+    with studio.read() as session:  # and nobody is told that there is, who would fold at every look
+        assert tallies.of_projects(session, [project])[1] == tallies.of_people(session)[1] == 0
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
