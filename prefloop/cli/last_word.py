@@ -2,7 +2,7 @@
 
 When a process ends with an error, torchrun writes some thirty lines of its own after what that process said. So the line is written once more,
 by a small process that waits until torchrun has ended. Where the network to the machine at which torchruns meet is gone, torchrun waits for an answer
-from there: no setting of its own bounds that wait, it may not look at signals meanwhile, and Linux gives the connection up after a quarter of an hour only.
+from there: no setting of its own bounds that wait, it need not heed signals meanwhile, and Linux gives the connection up after a quarter of an hour only.
 Where it has no restart left to do, a second small process ends it.
 """
 
@@ -57,7 +57,7 @@ def repeat_last(text: str) -> None:
 
 
 def end_stuck(seconds: int = STUCK) -> None:
-    """End torchrun if it is still there after so many seconds, says so then. For a process that has lost the others and is about to end.
+    """End torchrun if it is still there after so many seconds, and say so. For a process that has lost the others and is about to end.
 
     Only where torchrun started this process beside machines that have a torchrun of their own, and has no restart left: with one left it waits for the
     network to come back, and then goes on. Linux only.

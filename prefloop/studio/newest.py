@@ -1,4 +1,4 @@
-"""The newest answers of a project: what its figures are made of where there are more, so that a page takes seconds and not all memory."""
+"""What pages are made of in large stores: the newest answers, so that a page takes seconds and not all memory."""
 
 from sqlalchemy import Select, select
 
@@ -6,6 +6,12 @@ from prefloop.data.store import studio_models
 
 NEWEST = 20_000
 """Answers that figures and lists of disagreements are made from, at most; commands and the Python interface take all."""
+OF_ONE = 5_000
+"""Judgements of an annotator that their page is made from, at most: the newest, with what others said of the same items."""
+PEOPLE = 50
+"""People in the heat map of agreement, those with the most labels: its cells grow with their square."""
+LIMITS = {name: f"{value:,}" for name, value in (("newest", NEWEST), ("of_one", OF_ONE), ("people", PEOPLE))}
+"""As pages say them."""
 _Assignment = studio_models.AssignmentRow
 
 

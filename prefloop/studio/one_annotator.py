@@ -9,11 +9,9 @@ from prefloop.data.store import Filters, models, studio_models
 from prefloop.errors import InputError
 from prefloop.feedback.agreement import AnnotatorFigures, PairChoice, Share, agreement_matrix, figures
 from prefloop.feedback.judged import JudgedItem, pair_labels, read_judged
+from prefloop.studio.newest import OF_ONE
 from prefloop.studio.service import Studio
 from prefloop.studio.values import NotFound
-
-LATELY = 5_000
-"""Judgements of the annotator that the page is made from, at most: the newest, with what others said of the same items."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +35,7 @@ class OneAnnotator:
     kind: str
     since: datetime
     figures: AnnotatorFigures | None
-    """Over the pairs among their newest `LATELY` judgements; None if there is none."""
+    """Over the pairs among their newest `OF_ONE` judgements; None if there is none."""
     others: tuple[WithOther, ...]
     """Most common pairs first."""
     last: tuple[JudgedItem, ...]
@@ -69,7 +67,7 @@ def one_annotator(studio: Studio, name: str, *, most: int = 20) -> OneAnnotator:
             select(judgement.item_id)
             .where(judgement.annotator_id == annotator.id)
             .order_by(judgement.id.desc())
-            .limit(LATELY)
+            .limit(OF_ONE)
         )
     judged = read_judged(studio.store, Filters(), judgement.item_id.in_(lately))
     found, others = _figures(judged, gold, name)

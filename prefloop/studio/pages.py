@@ -29,6 +29,7 @@ from prefloop.studio.access import GUEST
 from prefloop.studio.accounts import Who
 from prefloop.studio.keys import KEYS, usual
 from prefloop.studio.languages import LANGUAGES, TEMPLATES, words, words_of
+from prefloop.studio.newest import LIMITS
 from prefloop.studio.questions import for_page
 from prefloop.studio.render import ODD, markdown
 from prefloop.studio.security import (
@@ -56,6 +57,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_templates.globals["limits"] = LIMITS
 MEDIA_TYPES = {
     ".mp4": "video/mp4",
     ".webm": "video/webm",

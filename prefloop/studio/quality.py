@@ -19,11 +19,9 @@ from prefloop.feedback.agreement import (
 )
 from prefloop.feedback.judged import JudgedItem, pair_labels, read_judged, votes_of
 from prefloop.feedback.ratings import Leaderboard, leaderboard
-from prefloop.studio.newest import NEWEST
+from prefloop.studio.newest import NEWEST, PEOPLE
 from prefloop.studio.service import Studio
 
-MOST_SHOWN = 50
-"""People in the heat map, those with the most labels: its cells grow with their square."""
 STEPS = 5
 """Shades of the heat map; the number stands in every cell."""
 
@@ -96,7 +94,7 @@ def _agreement(
     shares, _, common = agreement_matrix(labels)
     known = logins(studio)
     given = (labels.table != MISSING).sum(0)
-    shown = sorted(np.argsort(-given, kind="stable")[:MOST_SHOWN].tolist())
+    shown = sorted(np.argsort(-given, kind="stable")[:PEOPLE].tolist())
     cells = tuple(
         tuple(
             TwoAnnotators(
