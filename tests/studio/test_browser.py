@@ -1,7 +1,7 @@
 """The pages in a real browser: labelled by keyboard alone, blind, offline, and deaf to what models write."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -338,6 +338,25 @@ def test_the_next_item_is_on_the_screen_before_the_server_answers(studio: Studio
     with served(studio) as base:
         page, _ = new_page(browser, base)
         sign_in(page, studio, base, "ann")
+        held: list[Any] = []
+        fetched: list[str] = []
+        holding = False
+
+        def pass_on(route: Any) -> None:
+            held.append(route) if holding else route.continue_()
+
+        def until(true: Callable[[], bool]) -> None:
+            for _ in range(3000):
+                if true():
+                    return
+                page.wait_for_timeout(10)  # in which events arrive
+            raise AssertionError(f"fetched {len(fetched)} items, holds {len(held)} requests")
+
+        page.on(
+            "response",
+            lambda response: fetched.append(response.url) if "assignments/next" in response.url else None,
+        )
+        page.route("**/*", pass_on)
         page.goto(f"{base}/label/{project}")
         page.wait_for_selector(".response")
         page.evaluate(
@@ -350,20 +369,13 @@ def test_the_next_item_is_on_the_screen_before_the_server_answers(studio: Studio
                 .observe(stage, { attributeFilter: ["data-shown"] });
             }"""
         )
-        held: list[Any] = []
-        holding = False
-
-        def pass_on(route: Any) -> None:
-            held.append(route) if holding else route.continue_()
-
-        page.route("**/*", pass_on)
         for number in range(1, 6):
-            page.wait_for_load_state("networkidle")  # somebody who reads gives the prefetch its time
+            wanted = number + 1  # somebody who reads gives the prefetch its time
+            until(lambda least=wanted: len(fetched) >= least)
             holding = True
             answer(page, "1", "Enter")
-            page.wait_for_selector(".response")
+            until(lambda: bool(held))
             assert studio.progress([project])[project].submitted == number - 1
-            assert held
             holding = False
             while held:
                 held.pop().continue_()
