@@ -17,6 +17,7 @@ Logged at every step, means over completions or tokens of the whole step:
     rounds, trained   rounds of sampling that the step took, and share of completions that are learned from
     policy_loss       in the unit of the reduction: per token, per completion, or per completion over the limit of tokens
     ratio             largest distance of a probability ratio from 1 in the first minibatch: float noise, or something is wrong
+    ratio_mean        the same, mean over tokens
     clip_fraction     share of tokens whose gradient, or whose weight, the clip has cut
     approx_kl         k3 estimate per token between the policy that sampled and the one being updated
     importance        mean weight of tokens against the sampler's forward pass, with an engine or where `importance` is set
@@ -121,7 +122,7 @@ def train(config: CriticFreeConfig) -> Path:
             if step == 1 and "kl_distance" in metrics and session.models.reference_is_start():
                 source.check("kl", metrics["kl_distance"])
             learned, first = _learn(objective, roles, experience, passes, step)
-            source.check("ratio", 1 + learned["ratio"])
+            source.check.ratio(learned)
             source.check("policy_loss", first.loss, first.expected, scale=1 + first.size)
             if roles.reference:
                 metrics["kl_coef"] = kl_coef.value
@@ -217,9 +218,9 @@ def _learn(
         step=step,
         check=check,
     )
-    ratio, first = world.max_float(seen.watch.ratio_distance), seen.first
+    first = seen.first
     everywhere = FirstLoss(*(world.sum_float(value) for value in (first.loss, first.expected, first.size)))
-    return {**updates, **seen.metrics.reduce(world), "ratio": ratio}, everywhere
+    return {**updates, **seen.metrics.reduce(world), **seen.watch.metrics(world)}, everywhere
 
 
 def _policy_loss(objective: MethodLoss, roles: ScoredPolicy, piece: GroupPiece, seen: Observed) -> Tensor:

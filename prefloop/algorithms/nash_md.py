@@ -5,7 +5,7 @@ who is preferred; take one step of policy gradient on P(y ≻ y') - ½ less β t
 differs from the paper: completions are drawn at a temperature, which is in every log-probability.
 
 Logged: win_rate (mean P(y ≻ y'), at its fixed point near a half), score (mean of both completions, where scores decide), disagreement (of several scorers), kl (k1 of the policy's
-completions, summed over each), kl_distance, reward (win_rate - ½ - β kl), length, ended (of the policy's completions); ratio; loss, lr,
+completions, summed over each), kl_distance, reward (win_rate - ½ - β kl), length, ended (of the policy's completions); ratio, ratio_mean; loss, lr,
 grad_norm, skipped.
 """
 
@@ -76,7 +76,7 @@ def train(config: NashMDConfig) -> Path:
             if step == 1 and session.models.reference_is_start():
                 source.check("kl", seen["kl_distance"])
             learned = _learn(experience, policy, updater, session, temperature, beta=config.beta)
-            source.check("ratio", 1 + learned["ratio"])
+            source.check.ratio(learned)
             stale = staleness(own, step - 1, session.world)
             run.log(step, {**seen, **learned, **payoff.metrics(), **stale})
             show_rollout(run, step, both, judged.shown())
@@ -117,4 +117,4 @@ def _learn(
         return example_mean(losses, examples=count)
 
     result = update(updater, of.rollout.groups, loss, tokens=session.tokens, world=world)
-    return {**result.metrics(), "ratio": world.max_float(watch.ratio_distance)}
+    return {**result.metrics(), **watch.metrics(world)}

@@ -15,6 +15,7 @@ Logged at every step, means over completions or tokens of the whole step:
     length, ended     completion tokens; share that stopped by itself
     policy_loss, value_loss
     ratio             largest distance of a probability ratio from 1 in the first minibatch: float noise, or something is wrong
+    ratio_mean        the same, mean over tokens
     clip_fraction     share of tokens whose gradient the clip has cut
     approx_kl         k3 estimate per token between the policy that sampled and the one being updated
     explained_variance   share of the returns' variance that the critic predicted before learning from them
@@ -141,7 +142,7 @@ def train_masked(config: PPOConfig, mask: Callable[[Policy, Session], TokenMask 
                 source.check("kl", metrics["kl_distance"])
             warm = step > config.critic.warmup_steps
             learned = _learn(objective, roles, experience, ptx, passes, step, warm)
-            source.check("ratio", 1 + learned["ratio"])
+            source.check.ratio(learned)
             metrics |= {"kl_coef": kl_coef.value} | roles.score.metrics(world) | source.metrics()
             kl_coef.follow(metrics["kl"], completions=source.drawn(step) * k)
             run.log(step, {**metrics, **learned, **staleness(rollout, step - 1, world)})
@@ -198,8 +199,7 @@ def _learn(
     )
     of = dict(zip(learners, updates, strict=True))
     of_critic = {f"{name}/critic": value for name, value in of.get("critic", {}).items() if name != "loss"}
-    ratio = world.max_float(seen.watch.ratio_distance)
-    return {**of.get("policy", {}), **of_critic, **seen.metrics.reduce(world), "ratio": ratio}
+    return {**of.get("policy", {}), **of_critic, **seen.metrics.reduce(world), **seen.watch.metrics(world)}
 
 
 def _policy_loss(objective: PPOLoss, roles: Roles, piece: Piece, seen: UpdatesSeen) -> Tensor:

@@ -26,7 +26,7 @@ from prefloop.text.groups import Group
 T = TypeVar("T")
 
 NOISE = {"float32": 2e-3, "bfloat16": 0.1}
-"""`compute.dtype` -> how far two forward passes of the same tokens may differ: in different micro-batches, or in an engine on average."""
+"""`compute.dtype` -> how far two forward passes of the same tokens may differ: in different micro-batches (bfloat16: on average), or in an engine on average."""
 PROBE_PROMPTS, PROBE_TOKENS = 4, 16
 """What is drawn and compared after an update."""
 PROBE_KEYS = 3 << 61

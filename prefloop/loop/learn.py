@@ -173,8 +173,12 @@ class Passes:
 class Watch:
     """Watches the first minibatch of a step, before any update: there the probability ratio must be 1."""
 
-    ratio_distance: float = 0.0
+    largest: float = 0.0
     """The largest |ratio - 1| seen."""
+    total: float = 0.0
+    """Sum of all that were seen."""
+    tokens: float = 0.0
+    """How many they are."""
     closed: bool = False
     """Whether the first minibatch is over."""
 
@@ -188,5 +192,13 @@ class Watch:
         if self.closed:
             return
         with torch.no_grad():
-            distance = ((probability_ratio(logprobs, old_logprobs) - 1).abs() * mask).max().item()
-        self.ratio_distance = max(self.ratio_distance, distance)
+            distance = (probability_ratio(logprobs, old_logprobs) - 1).abs() * mask
+            largest, total, tokens = torch.stack([distance.max(), distance.sum(), mask.sum()]).tolist()
+        self.largest = max(self.largest, largest)
+        self.total += total
+        self.tokens += tokens
+
+    def metrics(self, world: World) -> dict[str, float]:
+        """The distances from 1: `ratio` is the largest, `ratio_mean` the mean over tokens. Collective: all processes call it."""
+        total, tokens = world.sum_float(self.total), world.sum_float(self.tokens)
+        return {"ratio": world.max_float(self.largest), "ratio_mean": total / tokens if tokens else 0.0}
