@@ -66,9 +66,9 @@ STUDIES: Mapping[str, Known] = {
         minutes=1.5,
     ),
     "rlaif": Known(
-        summary="labels by an AI judge with planted biases against people's at equal cost, distilled and direct",
+        summary="labels by an AI judge with planted biases against people's at equal cost, distilled, direct and after revisions (constitutional AI)",
         study="prefloop.studies.rlaif:STUDY",
-        minutes=0.3,
+        minutes=0.6,
     ),
     "walks": Known(
         summary="trlX's random walks: ILQL by decoding beta beside PPO and expert iteration",

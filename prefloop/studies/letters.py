@@ -6,7 +6,7 @@ So a reward model learns little about repetition from the reference's own sample
 reward are sums over all completions, not estimates; and the best policy at each KL is known in closed form.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -35,6 +35,8 @@ REPEAT_PRICE = 1.5
 """What a letter costs that is the same as the one before, in standard deviations of the rest of the reward."""
 REPEAT_LOGIT = -2.0
 """What the reference's logit of such a letter is less."""
+TRAITS = 4
+"""Groups of the random network's hidden units; each is a part of the true reward."""
 RATE = 0.1
 """Of Adam on tables of logits."""
 CRITIC_FREE = {
@@ -90,6 +92,8 @@ class Letters:
     """Logits."""
     gold: Float[Tensor, "P S"]
     """Mean 0 and standard deviation 1 under the reference, over all prompts."""
+    parts: Float[Tensor, "K P S"]
+    """What the true reward is the sum of: groups of the network's hidden units, and at last the price of repeats; each of mean 0 in every prompt."""
     features: Float[Tensor, "P S F"]
     """What a reward model sees: the prompt and the letter at each place."""
 
@@ -121,21 +125,33 @@ def make_world(*, prompts: int, letters: int, longest: int, seed: int) -> Letter
     hidden = 48
     into = torch.randn((features.shape[-1], hidden), generator=draw)
     into[:prompts] *= 1.5  # so that prompts want different things
-    rest = torch.tanh(features @ into + torch.randn(hidden, generator=draw)) @ torch.randn(
-        hidden, generator=draw
-    )
+    units = torch.tanh(features @ into + torch.randn(hidden, generator=draw))
+    weights = torch.randn(hidden, generator=draw)
     p = distribution(tree, reference)
-    rest = standardised(rest, p)
+    plain = units @ weights
+    rest = standardised(plain, p)
     repeats = ((tree.tokens[:, 1:] == tree.tokens[:, :-1]) & tree.mask[:, 1:]).sum(1).float()
+    whole = rest - REPEAT_PRICE * repeats
+    traits = (units * weights).unflatten(-1, (TRAITS, -1)).sum(-1).movedim(-1, 0)
+    parts = torch.cat([traits / spread(plain, p), -REPEAT_PRICE * repeats.expand_as(plain)[None]])
     return Letters(
-        tree=tree, reference=reference, gold=standardised(rest - REPEAT_PRICE * repeats, p), features=features
+        tree=tree,
+        reference=reference,
+        gold=standardised(whole, p),
+        parts=(parts - (p * parts).sum(-1, keepdim=True)) / spread(whole, p),
+        features=features,
     )
 
 
 def standardised(values: Float[Tensor, "P S"], p: Float[Tensor, "P S"]) -> Float[Tensor, "P S"]:
     """Less its mean within each prompt, by its standard deviation over all, under the reference."""
+    return (values - (p * values).sum(1, keepdim=True)) / spread(values, p)
+
+
+def spread(values: Float[Tensor, "P S"], p: Float[Tensor, "P S"]) -> Float[Tensor, ""]:
+    """Standard deviation within prompts, over all of them."""
     centred = values - (p * values).sum(1, keepdim=True)
-    return centred / (p * centred.square()).sum(1).mean().sqrt()
+    return (p * centred.square()).sum(1).mean().sqrt()
 
 
 def token_logprobs(tree: Tree, table: Float[Tensor, "P N V"]) -> Float[Tensor, "P S L"]:
@@ -247,30 +263,53 @@ def fit_reward_model(
     torch.manual_seed(seed)
     size = world.features.shape[-1]
     net = nn.Sequential(nn.Linear(size, width), nn.Tanh(), nn.Linear(width, 1))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=decay)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
-    held = max(1, len(data.prompt) // 10)
-    train, test = data.take(torch.arange(held, len(data.prompt))), data.take(torch.arange(held))
 
-    def loss(some: Comparisons) -> Tensor:
+    def loss(places: Tensor) -> Tensor:
+        some = data.take(places)
         chosen, rejected = (
             net(world.features[some.prompt, side]).squeeze(-1) for side in (some.chosen, some.rejected)
         )
-        return example_mean(bradley_terry(chosen, rejected), examples=len(some.prompt))
+        return example_mean(bradley_terry(chosen, rejected), examples=len(places))
 
-    best, scores = float("inf"), torch.zeros_like(world.gold)
+    scores = fit_network(
+        net,
+        loss,
+        lambda: net(world.features).squeeze(-1),
+        examples=len(data.prompt),
+        steps=steps,
+        decay=decay,
+    )
+    return standardised(scores, world.probabilities) if float(scores.std()) > 0 else scores
+
+
+def fit_network(
+    net: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    outcome: Callable[[], Tensor],
+    *,
+    examples: int,
+    steps: int,
+    decay: float,
+) -> Tensor:
+    """The network's outcome at that of five stops, evenly spread over the steps, where the loss on the first tenth of the examples, held out, is lowest.
+
+    `loss` takes the examples' places.
+    """
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
+    held = max(1, examples // 10)
+    lowest, best = float("inf"), outcome().detach()
     for step in range(steps):
-        some = train.take(torch.randint(len(train.prompt), (min(256, len(train.prompt)),)))
         optimizer.zero_grad()
-        loss(some).backward()
+        loss(held + torch.randint(examples - held, (min(256, examples - held),))).backward()
         optimizer.step()
         schedule.step()
         if (step + 1) % max(1, steps // 5) == 0:
             with torch.no_grad():
-                now = float(loss(test))
-                if now < best:
-                    best, scores = now, net(world.features).squeeze(-1)
-    return standardised(scores, world.probabilities) if float(scores.std()) > 0 else scores
+                now = float(loss(torch.arange(held)))
+                if now < lowest:
+                    lowest, best = now, outcome()
+    return best
 
 
 def soft_labels(scores: Float[Tensor, "P S"], data: Comparisons) -> Float[Tensor, " M"]:
