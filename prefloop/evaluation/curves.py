@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,11 +22,12 @@ class Series:
     high: Sequence[float] = ()
     slot: int = 1
     """Which colour and shape."""
+    dashed: bool = False
 
 
 def curve(series: Series, x: Axis, y: Axis, *, smooth: bool, end_mark: bool = True) -> list[str]:
     """A line broken where a value is missing, its band, and a mark where it ends."""
-    cls = f"line s{series.slot % 8}"
+    cls = f"line s{series.slot % 8}" + (" dashed" if series.dashed else "")
     parts = []
     if len(series.low):
         parts.append(_band(series, x, y))
@@ -76,13 +77,12 @@ def thinned(series: Series, most: int = 300) -> Series:
     def grouped(values: Sequence[float]) -> list[float]:
         return [_mean(values[i : i + size]) for i in range(0, len(values), size)]
 
-    return Series(
-        label=series.label,
+    return replace(
+        series,
         x=grouped(series.x),
         y=grouped(series.y),
         low=grouped(series.low),
         high=grouped(series.high),
-        slot=series.slot,
     )
 
 

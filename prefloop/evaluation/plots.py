@@ -35,6 +35,7 @@ STYLE = """
 .chart .base { stroke: var(--rule); stroke-width: 1; }
 .chart .reference { stroke: var(--muted); stroke-width: 1; stroke-dasharray: 4 3; fill: none; }
 .chart .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
+.chart .dashed { stroke-dasharray: 6 5; }
 .chart .raw { stroke-width: 1; opacity: 0.3; }
 .chart .band { fill: var(--c); opacity: 0.16; stroke: none; }
 .chart .interval { stroke: var(--c); stroke-width: 2; }

@@ -46,9 +46,9 @@ STUDIES: Mapping[str, Known] = {
         minutes=3.0,
     ),
     "overoptimisation": Known(
-        summary="true reward against the square root of KL, by size and data of the reward model, and when the alarm rings",
+        summary="true reward against √KL: size and data of the reward model, size of the policy, KL penalty, and when the alarm rings",
         study="prefloop.studies.overoptimisation:STUDY",
-        minutes=2.5,
+        minutes=3.6,
     ),
     "objectives": Known(
         summary="all objectives of `prefer`, tuned equally: which is better than DPO",

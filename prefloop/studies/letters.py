@@ -347,6 +347,17 @@ def adam(parameters: Sequence[Tensor], rate: float, steps: int) -> tuple[Any, An
     return optimizer, torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
 
 
+class Table(nn.Module):
+    """A policy that shares nothing between prefixes: its parameters are the logits."""
+
+    def __init__(self, logits: Float[Tensor, "P N V"]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits.clone())
+
+    def forward(self) -> Float[Tensor, "P N V"]:
+        return self.logits
+
+
 def train_on_reward(
     world: Letters,
     reward: Float[Tensor, "P S"],
@@ -356,20 +367,31 @@ def train_on_reward(
     steps: int,
     k: int,
     seed: int,
+    policy: nn.Module | None = None,
+    rate: float = RATE,
+    seen: Callable[[Float[Tensor, "P S"]], None] | None = None,
 ) -> Float[Tensor, "P N V"]:
-    """A policy by PPO, GRPO or RLOO on its own samples, K a prompt and step, with the KL in the reward."""
+    """A policy by PPO, GRPO or RLOO on its own samples, K a prompt and step, with the KL to where it started in the reward.
+
+    It starts as the `policy` given, which is trained in place; without one, as a table of the reference. `seen` gets the distribution over
+    completions before every step and after the last.
+    """
     tree = world.tree
     draw = torch.Generator().manual_seed(seed)
-    table = world.reference.clone().requires_grad_()
+    policy = policy or Table(world.reference)
     values = torch.zeros(world.reference.shape[:2], requires_grad=True)
-    reference = token_logprobs(tree, world.reference)
+    with torch.no_grad():
+        reference = token_logprobs(tree, policy())
     updates = 1 if method == "rloo" else 2  # RLOO's surrogate is right for one update only
-    optimizer, schedule = adam([table, values], RATE, steps * updates)
+    optimizer, schedule = adam([*policy.parameters(), values], rate, steps * updates)
     prompt = torch.arange(len(reference)).repeat_interleave(k)
     for _ in range(steps):
         with torch.no_grad():
-            old = token_logprobs(tree, table)
-            at = torch.multinomial(old.sum(-1).exp(), k, replacement=True, generator=draw).flatten()
+            old = token_logprobs(tree, policy())
+            p = old.sum(-1).exp()
+            if seen:
+                seen(p)
+            at = torch.multinomial(p, k, replacement=True, generator=draw).flatten()
             mask, states = tree.mask[at], tree.states[at]
             sampled = old[prompt, at]
             rewards = shape_rewards(
@@ -384,7 +406,7 @@ def train_on_reward(
                 kind = CRITIC_FREE[method][0]
                 advantages = ADVANTAGES[kind](rewards, mask, prompt, torch.zeros(len(prompt)))
         for _ in range(updates):
-            logprobs = token_logprobs(tree, table)[prompt, at]
+            logprobs = token_logprobs(tree, policy())[prompt, at]
             if method == "ppo":
                 loss = token_mean(
                     clipped_surrogate(logprobs, sampled, advantages, clip=0.2), mask, tokens=tokens
@@ -404,4 +426,7 @@ def train_on_reward(
             loss.backward()
             optimizer.step()
             schedule.step()
-    return table.detach()
+    table = policy().detach()
+    if seen:
+        seen(distribution(tree, table))
+    return table

@@ -2,16 +2,16 @@
 
 Two ways to optimise a reward model: best of n, exact by order statistics, and the optimum of KL-regularised reinforcement learning,
 π_ref exp(r / β) / Z, as β falls. Both are sums over all completions, so no curve has sampling noise; seeds differ in world, comparisons and training.
+What needs policies that are trained, their size and the KL penalty, is in `policy_sizes`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prefloop.evaluation.curves import Series
 from prefloop.evaluation.intervals import paired_difference
 from prefloop.evaluation.over_training import JudgedStep, fall_at
 from prefloop.evaluation.plots import Frame, line_chart
@@ -23,12 +23,19 @@ from prefloop.studies.letters import (
     accuracy,
     best_of,
     compare,
-    expected,
     fit_reward_model,
-    kl,
     make_world,
     tilted,
 )
+from prefloop.studies.policy_sizes import (
+    ALIKE,
+    policy_cells,
+    policy_figures,
+    policy_findings,
+    policy_table,
+    trained,
+)
+from prefloop.studies.reward_curves import last, line, peak, point_of
 from prefloop.studies.study import (
     Numbers,
     Place,
@@ -40,7 +47,6 @@ from prefloop.studies.study import (
     StudyResults,
     StudySettings,
     StudyTable,
-    over_seeds,
     sure,
 )
 
@@ -52,6 +58,7 @@ ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
 WITH_SFT, WITH_BEST = "SFT", "the best one before it"
 FURTHEST = 2.4
 """Square root of KL up to which curves are drawn and laws fitted."""
+GRID = np.linspace(0.0, FURTHEST, 27).tolist()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,10 +82,22 @@ class OveroptimisationSettings(StudySettings):
     """Of best of n."""
     evaluated: tuple[int, ...] = (200, 1000)
     """Completions of a policy that the alarms see."""
+    policy_widths: tuple[int, ...] = (2, 8, 64)
+    """Of the policies that are trained."""
+    policy_comparisons: int = 300
+    """Of the reward model that they are trained against, whose width is the last but one."""
+    demonstrator: float = 1.0
+    """What they imitate first is the best policy for the true reward at this coefficient of KL."""
+    kl_coefs: tuple[float, ...] = (0.1, 0.3, 1.0)
+    """For the policy of the last width; without one, all widths are trained."""
+    policy_steps: int = 200
+    """Of imitation, and of reinforcement learning."""
+    completions: int = 32
+    """Of each prompt, a step of reinforcement learning."""
 
 
 def cells(settings: OveroptimisationSettings) -> list[StudyCell]:
-    """Reward models by comparisons and by width, and ensembles."""
+    """Reward models by comparisons and by width, ensembles, and policies that are trained."""
     width, count = settings.widths[-2], settings.comparisons[-2]
     by_data = [
         StudyCell(name=f"{pairs:,} comparisons", given={"comparisons": pairs, "width": width})
@@ -94,11 +113,17 @@ def cells(settings: OveroptimisationSettings) -> list[StudyCell]:
         for name in (*ENSEMBLES,)
         if settings.members
     ]
-    return [*by_data, *by_width, *ensembles]
+    return [*by_data, *by_width, *ensembles, *_policies(settings)]
+
+
+def _policies(settings: OveroptimisationSettings) -> list[StudyCell]:
+    data = {"comparisons": settings.policy_comparisons, "width": settings.widths[-2]}
+    found = policy_cells(settings.policy_widths, settings.kl_coefs)
+    return [replace(cell, given={**data, **cell.given}) for cell in found]
 
 
 def work(settings: OveroptimisationSettings, cell: StudyCell, place: Place) -> Numbers:
-    """Both curves of one reward model, and at which points of RL's the alarm rings."""
+    """Both curves of one reward model, and at which points of RL's the alarm rings; or those of one policy."""
     world = make_world(
         prompts=settings.prompts, letters=settings.letters, longest=settings.longest, seed=place.seed
     )
@@ -118,24 +143,27 @@ def work(settings: OveroptimisationSettings, cell: StudyCell, place: Place) -> N
     if "ensemble" in cell.given:
         flat = torch.stack([member.flatten() for member in members])
         scores = ENSEMBLES[cell.given["ensemble"]](flat).reshape(scores.shape)
+    if "policy" in cell.given:
+        return trained(
+            world,
+            scores,
+            cell,
+            demonstrator=settings.demonstrator,
+            steps=settings.policy_steps,
+            completions=settings.completions,
+            most=settings.most,
+            seed=place.seed,
+        )
     betas = np.geomspace(8.0, 0.02, 40).tolist()
     ns = [2**power for power in range(settings.most.bit_length())]
-    rl = [_point(world, scores, tilted(world, scores, beta)) for beta in betas]
+    rl = [point_of(world, scores, tilted(world, scores, beta)) for beta in betas]
     return {
         "accuracy": 100 * accuracy(world, scores),
         "rl": rl,
-        "bon": [_point(world, scores, best_of(world, scores, n)) for n in ns],
+        "bon": [point_of(world, scores, best_of(world, scores, n)) for n in ns],
         "alarms": {
             str(count): _alarms_over(world, scores, betas, count, place.seed) for count in settings.evaluated
         },
-    }
-
-
-def _point(world: Letters, scores: Tensor, p: Tensor) -> dict[str, float]:
-    return {
-        "d": max(0.0, kl(p, world.probabilities)) ** 0.5,
-        "gold": expected(p, world.gold),
-        "proxy": expected(p, scores),
     }
 
 
@@ -165,27 +193,6 @@ def _alarms_over(
     }
 
 
-def gold_at(curve: str, d: float) -> Callable[[Numbers], float]:
-    """A measure: true reward at a √KL, on straight lines from the reference on; NaN beyond the furthest point."""
-
-    def measure(numbers: Numbers) -> float:
-        points = sorted(numbers[curve], key=lambda point: point["d"])
-        x, y = [0.0, *(point["d"] for point in points)], [0.0, *(point["gold"] for point in points)]
-        return float(np.interp(d, x, y)) if d <= x[-1] else float("nan")
-
-    return measure
-
-
-def peak(curve: str, name: str) -> Callable[[Numbers], float]:
-    """A measure: a number of the curve's highest point."""
-    return lambda numbers: max(numbers[curve], key=lambda point: point["gold"])[name]
-
-
-def last(name: str) -> Callable[[Numbers], float]:
-    """A measure: a number of RL's last point, where the reward model counts for nearly all."""
-    return lambda numbers: numbers["rl"][-1][name]
-
-
 def fitted(curve: str, form: str, what: str) -> Callable[[Numbers], float]:
     """A measure: `alpha`, `beta` or `r2` of a law fitted by least squares to a curve's points.
 
@@ -206,7 +213,10 @@ def fitted(curve: str, form: str, what: str) -> Callable[[Numbers], float]:
 
 
 def report(settings: OveroptimisationSettings, results: StudyResults) -> StudyReport:
-    """Accuracy, peaks, laws and the alarm."""
+    """Accuracy, peaks, laws, the alarm, and what trained policies say."""
+    policies = _policies(settings)
+    trained_ones = {cell.name for cell in policies}
+    models = {name: seeds for name, seeds in results.numbers.items() if name not in trained_ones}
     rows = tuple(
         (
             name,
@@ -220,7 +230,7 @@ def report(settings: OveroptimisationSettings, results: StudyResults) -> StudyRe
             results.mean(name, fitted("rl", "rl", "r2")),
             results.mean(name, fitted("bon", "bon", "r2")),
         )
-        for name in results.numbers
+        for name in models
     )
     columns = (
         "reward model",
@@ -235,15 +245,25 @@ def report(settings: OveroptimisationSettings, results: StudyResults) -> StudyRe
         "R² (best of n)",
     )
     return StudyReport(
-        findings=tuple(_findings(settings, results)),
+        findings=(
+            *_findings(settings, StudyResults(numbers=models)),
+            *policy_findings(settings.policy_widths, settings.kl_coefs, results),
+        ),
         table=StudyTable(columns=columns, rows=rows),
         figure=StudyFigure(
             drawing=_drawing(settings, results), caption="true reward against the square root of KL"
         ),
+        further=(policy_table(policies, results),),
+        further_figures=policy_figures(settings.policy_widths, settings.kl_coefs, results, GRID),
         remarks=(
             "RL is the exact optimum of KL-regularised reinforcement learning against the reward model, at 40 coefficients from 8 down to "
             "0.02. `at the end` is at 0.02. Rewards are in standard deviations of the reference, whose mean is 0. The laws are fitted to the "
             f"points up to √KL {FURTHEST:g}. Widths are those of one hidden layer.",
+            "The policies of the second table are networks of one hidden layer, whose width is their size. They first imitate the best policy "
+            f"for the true reward at coefficient {settings.demonstrator:g}, so a larger one starts closer to it. Then RLOO trains them against "
+            f"the reward model of {settings.policy_comparisons:,} comparisons. Their gains and √KL are counted from their own start. The gap is "
+            "the gain in the reward model's score less the gain in true reward. A √KL is read where a training first gets there; seeds that do "
+            f"not get there are left out. Rewards that differ by less than {ALIKE:g} count as alike.",
         ),
     )
 
@@ -365,27 +385,13 @@ def _alarm_finding(results: StudyResults, count: int, which: str) -> StudyFindin
 
 
 def _drawing(settings: OveroptimisationSettings, results: StudyResults) -> str:
-    grid = np.linspace(0.0, FURTHEST, 27).tolist()
     lines = [(f"{pairs:,} comparisons", "rl", f"RL, {pairs:,} comparisons") for pairs in settings.comparisons]
     last = f"{settings.comparisons[-2]:,} comparisons"
     lines.append((last, "bon", f"best of n, {last}"))
-    series = []
-    for slot, (cell, curve, label) in enumerate(lines):
-        seeds = len(results.numbers[cell])
-        found = [over_seeds([0.0] * seeds), *(results.mean(cell, gold_at(curve, d)) for d in grid[1:])]
-        whole = [
-            point if point.n == seeds else over_seeds([]) for point in found
-        ]  # else it is of other seeds
-        series.append(
-            Series(
-                label=label,
-                x=grid,
-                y=[point.value for point in whole],
-                low=[point.low for point in whole],
-                high=[point.high for point in whole],
-                slot=slot,
-            )
-        )
+    series = [
+        line(results, cell, curve, "gold", grid=GRID, label=label, slot=slot)
+        for slot, (cell, curve, label) in enumerate(lines)
+    ]
     return line_chart(
         series,
         title="True reward against √KL",
@@ -400,7 +406,8 @@ STUDY = Study(
     question=(
         "How far can a reward model be optimised before the true reward falls? Reward models of several sizes learn from few or many "
         "comparisons. In this world of letters the true reward, the KL and the best policy for a reward model are exact. The comparisons "
-        "come from the reference, which seldom repeats a letter, so the reward models learn little about the cost of repetition."
+        "come from the reference, which seldom repeats a letter, so the reward models learn little about the cost of repetition. Policies of "
+        "several sizes are trained as well, without and with a KL penalty."
     ),
     settings=OveroptimisationSettings,
     cells=cells,

@@ -12,7 +12,7 @@ from prefloop.evaluation.json_files import write_text
 from prefloop.evaluation.plots import standalone
 from prefloop.evaluation.wording import number, with_interval
 from prefloop.studies.known import STUDIES
-from prefloop.studies.study import Entry, Study, StudyFinding, StudyReport, StudyTable
+from prefloop.studies.study import Entry, Study, StudyFigure, StudyFinding, StudyReport, StudyTable
 
 HEAD = """# Studies: published curves made again
 
@@ -37,22 +37,32 @@ class Made:
 
 
 def section(name: str, study: Study, report: StudyReport, made: Made, *, figure: str) -> str:
-    """The study's section; `figure` is the address of its drawing."""
+    """The study's section; `figure` is the address of its first drawing."""
     how = (
         f"{made.cells} cells, {made.seeds} seed{'s' if made.seeds != 1 else ''}; {made.machine}; {made.hours:.2f} processor hours; "
         f"commit {', '.join(made.commits) or 'not known'}."
     )
+    first, *further = (f"![{one.caption}]({address})" for address, one in figures(report, figure))
     parts = [
         f"## {study.title}",
         study.question,
         f"```sh\n{made.command}\n```",
         how,
-        f"![{report.figure.caption}]({figure})",
-        *map(markdown, (report.table, *report.further)),
+        first,
+        markdown(report.table),
+        *further,
+        *map(markdown, report.further),
         markdown(_findings(report.findings)),
         *report.remarks,
     ]
     return f"<!-- study {name} -->\n" + "\n\n".join(parts) + "\n"
+
+
+def figures(report: StudyReport, address: str) -> list[tuple[str, StudyFigure]]:
+    """All figures, each with its address: that of the first is given, of the second it is NAME-2.svg, and so on."""
+    stem = address.removesuffix(".svg")
+    others = enumerate(report.further_figures, start=2)
+    return [(address, report.figure), *((f"{stem}-{place}.svg", one) for place, one in others)]
 
 
 def _findings(findings: tuple[StudyFinding, ...]) -> StudyTable:
@@ -99,9 +109,10 @@ def as_csv(table: StudyTable) -> str:
 
 
 def write_docs(docs: Path, name: str, study: Study, report: StudyReport, made: Made) -> Path:
-    """Put the study's section into `studies.md`, in the place of an older one, and its figure beside it; the page."""
+    """Put the study's section into `studies.md`, in the place of an older one, and its figures beside it; the page."""
     page, figure = docs / "studies.md", f"figures/studies/{name}.svg"
-    write_text(docs / figure, standalone(report.figure.drawing))
+    for address, one in figures(report, figure):
+        write_text(docs / address, standalone(one.drawing))
     known = _sections(page.read_text(encoding="utf-8")) if page.exists() else {}
     known = {**known, name: section(name, study, report, made, figure=figure)}
     write_text(page, "\n".join([HEAD, *(known[study] for study in STUDIES if study in known)]))

@@ -1,4 +1,4 @@
-"""`prefloop study`: settings written down, cells done in parallel, numbers made into a table, a figure and a page."""
+"""`prefloop study`: settings written down, cells done in parallel, numbers made into tables, figures and a page."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ from prefloop.runtime.files import writing
 from prefloop.runtime.interrupt import Interrupted
 from prefloop.studies.cells import PREPARE, SETTINGS, CellTask, do_all, finished, lost_commits
 from prefloop.studies.known import STUDIES, find_study, listing, settings_of
-from prefloop.studies.page import Made, as_csv, section, write_docs
+from prefloop.studies.page import Made, as_csv, figures, section, write_docs
 from prefloop.studies.study import Study, StudyReport, StudyResults, StudySettings, StudyTable
 
 FIGURE = "figure.svg"
@@ -207,11 +207,12 @@ def _cores() -> int:
 
 
 def _write(config: StudyConfig, study: Study, report: StudyReport, made: Made) -> None:
-    """table.csv, figure.svg, study.md and study.json; the section of the documentation where that is asked for."""
+    """table.csv, figure.svg and its like, study.md and study.json; the section of the documentation where that is asked for."""
     out = Path(config.out)
     text = section(config.name, study, report, made, figure=FIGURE)
     with writing(out, way_out="make room, then resume with --resume"):
-        write_text(out / FIGURE, standalone(report.figure.drawing))
+        for address, one in figures(report, FIGURE):
+            write_text(out / address, standalone(one.drawing))
         write_text(out / "table.csv", as_csv(report.table))
         write_text(out / "study.md", text)
         write_json(

@@ -116,6 +116,8 @@ class StudyReport:
     figure: StudyFigure
     further: tuple[StudyTable, ...] = ()
     """Tables beside the main one."""
+    further_figures: tuple[StudyFigure, ...] = ()
+    """Figures beside the main one, shown before the further tables."""
     remarks: tuple[str, ...] = ()
     """What a reader must know to read the numbers rightly."""
 

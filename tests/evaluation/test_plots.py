@@ -140,12 +140,13 @@ def test_a_missing_value_breaks_the_line():
 def test_many_points_are_thinned():
     n = 30_000
     svg = line_chart(
-        [Series(label="a", x=range(n), y=[float(i % 7) for i in range(n)])],
+        [Series(label="a", x=range(n), y=[float(i % 7) for i in range(n)], slot=3, dashed=True)],
         title="t",
         x_label="step",
         y_label="y",
     )
-    parsed(svg)
+    (path,) = parsed(svg).iter(f"{NAMESPACE}path")
+    assert path.get("class") == "line s3 dashed"
     assert len(svg) < 60_000
 
 

@@ -19,7 +19,7 @@ from prefloop.cli.program import main
 from prefloop.configs.study import StudyConfig
 from prefloop.errors import InputError
 from prefloop.evaluation.intervals import mean_interval
-from prefloop.evaluation.plots import PlotRow, interval_chart
+from prefloop.evaluation.plots import PlotRow, interval_chart, line_chart
 from prefloop.studies import known, run
 from prefloop.studies.known import Known
 from prefloop.studies.study import (
@@ -78,6 +78,9 @@ def _report(settings: DoublingSettings, results: StudyResults) -> StudyReport:
             drawing=interval_chart([PlotRow(label="2", estimate=found)], title="t", x_label="x"),
             caption="doubled",
         ),
+        further_figures=(
+            StudyFigure(drawing=line_chart([], title="f", x_label="x", y_label="y"), caption="more"),
+        ),
     )
 
 
@@ -128,6 +131,8 @@ def test_everything_is_written_and_finished_cells_are_kept(doubling: Path, tmp_p
     assert "| it doubles (arithmetic) | 14.5 | yes |" in (out / "study.md").read_text()
     drawing = (out / "figure.svg").read_text()
     assert "prefers-color-scheme: dark" in drawing
+    assert "<title>f</title>" in (out / "figure-2.svg").read_text()
+    assert "![more](figure-2.svg)" in (out / "study.md").read_text()
     assert "a line for the log" in (out / "cells" / "1-seed-0.log").read_text()
     assert sorted(each.name for each in (out / "cells").iterdir() if each.is_dir()) == []
 
@@ -230,7 +235,9 @@ def test_a_page_holds_every_study_once(
     assert "Gone" not in page
     assert "2 cells, 3 seeds" in page
     assert "![doubled](figures/studies/doubling.svg)" in page
-    assert (docs / "figures/studies/doubling.svg").exists()
+    assert "![more](figures/studies/doubling-2.svg)" in page
+    assert "<title>t</title>" in (docs / "figures/studies/doubling.svg").read_text()
+    assert "<title>f</title>" in (docs / "figures/studies/doubling-2.svg").read_text()
     assert str(tmp_path) not in page
 
 
