@@ -1,5 +1,6 @@
 """A tiny model, tokenizer and data of the toy world, made in a second: what tests of commands and whole loops start from."""
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +23,13 @@ def tokenizer():
     return train_tokenizer((text.text for text in WORLD.texts(50)), vocab_size=SIZE.vocab_size)
 
 
-def make_model(folder: Path, *, chat: bool = True, seed: int = 0) -> Path:
-    """A language model with random weights, saved in a folder; without its chat template if `chat` is off."""
+def make_model(
+    folder: Path, *, chat: bool = True, seed: int = 0, positions: int = SIZE.max_positions
+) -> Path:
+    """A language model with random weights, saved in a folder; without its chat template if `chat` is off. It reads so many tokens."""
     ours = tokenizer()
-    policy = new_language_model(SIZE, ours, Compute(device="cpu"), seed=seed)
+    size = replace(SIZE, max_positions=positions)
+    policy = new_language_model(size, ours, Compute(device="cpu"), seed=seed)
     template = ours.chat_template
     try:
         ours.chat_template = template if chat else None

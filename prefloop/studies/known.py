@@ -70,6 +70,13 @@ STUDIES: Mapping[str, Known] = {
         study="prefloop.studies.rlaif:STUDY",
         minutes=0.6,
     ),
+    "judges": Known(
+        summary="AI judges against people's and GPT-4's choices: agreement, and bias for position and length, with one order and both",
+        study="prefloop.studies.judges:STUDY",
+        minutes=18.0,
+        reads="alpaca-eval/comparisons.jsonl.gz and hh-harmless/train.jsonl.gz",
+        starts="a chat model such as SmolLM2-135M-Instruct",
+    ),
     "walks": Known(
         summary="trlX's random walks: ILQL by decoding beta beside PPO and expert iteration",
         study="prefloop.studies.walks:STUDY",

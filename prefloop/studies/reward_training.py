@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prefloop.algorithms import filter as filtering
 from prefloop.algorithms import prefer, reward, sft
@@ -27,6 +28,7 @@ from prefloop.text import encode_all, load_tokenizer
 
 FILES = {"alpaca-eval": "comparisons.jsonl.gz", "hh-harmless": "train.jsonl.gz"}
 """Data set -> its file, in a folder of its name."""
+Floats = NDArray[np.float64]
 ADAPTER = LoRA(rank=16, alpha=32.0)
 SHORTER, LONGER = "Prefer the shorter answer.", "Prefer the longer answer."
 
@@ -66,6 +68,13 @@ def read_set(
     data: str, name: str, model: str, *, tokens: int, heldout: float
 ) -> tuple[list[Comparison], list[Comparison]]:
     """Comparisons of a data set whose completions have fewer tokens than the limit: those to train on, and those held out, by prompt."""
+    kept, _ = read_short(data, name, model, tokens=tokens)
+    train, test = split(kept, heldout=heldout)
+    return list(train), list(test)
+
+
+def read_short(data: str, name: str, model: str, *, tokens: int) -> tuple[list[Comparison], int]:
+    """Comparisons of a data set whose completions have fewer tokens than the limit, and how many there are in all. Raises `InputError` without its file."""
     file = Path(data) / name / FILES[name]
     if not file.exists():
         raise InputError(
@@ -76,8 +85,7 @@ def read_set(
     counts = [len(ids) for ids in load_tokenizer(model)(sides, add_special_tokens=False)["input_ids"]]
     fits = [max(counts[2 * at : 2 * at + 2]) < tokens for at in range(len(loaded.records))]
     kept = [replace(one, annotator="") for one, fit in zip(loaded.records, fits, strict=True) if fit]
-    train, test = split(kept, heldout=heldout)
-    return list(train), list(test)
+    return kept, len(loaded.records)
 
 
 def cut(model: str, layers: int, out: Path) -> str:
@@ -189,6 +197,26 @@ def measure(
     fit: RewardFit, scorer: str, comparisons: Sequence[Comparison], *, start: str = ""
 ) -> dict[str, float]:
     """Accuracy in %, and what length explains of the scores. `start` scores by the mean log-probability of a token, as SimPO does."""
+    scores, lengths = scores_of(fit, scorer, comparisons, start=start)
+    (chosen, rejected), (long, short) = scores.T, lengths.T
+    found = reward_model_quality(
+        chosen, rejected, long, short, clusters=[one.prompt.sha256 for one in comparisons]
+    )
+    about = found.length
+    return {
+        "accuracy": 100 * found.accuracy.value,
+        "longer_is_chosen": 100 * about.longer_is_chosen.value,
+        "longer_scores_higher": 100 * about.longer_scores_higher.value,
+        "correlation": about.correlation.value if about.correlation else float("nan"),
+        "chosen_longer": 100 * about.chosen_longer.value if about.chosen_longer else float("nan"),
+        "chosen_shorter": 100 * about.chosen_shorter.value if about.chosen_shorter else float("nan"),
+    }
+
+
+def scores_of(
+    fit: RewardFit, scorer: str, comparisons: Sequence[Comparison], *, start: str = ""
+) -> tuple[Floats, Floats]:
+    """`[comparisons, 2]` scores of the chosen and the rejected completions, and how many tokens they have."""
     world = start_world(fit.compute.device)
     tokenizer = load_tokenizer(start or scorer.partition("@")[0])
     encoded = encode_all(
@@ -208,16 +236,4 @@ def measure(
         texts = [(one.chosen, one.rejected) for one in comparisons]
         prompts = [one.prompt.in_context(one.context) for one in comparisons]
         scores = members.of_texts(prompts, texts, budgets=(fit.tokens, fit.tokens)).double().numpy()
-    (chosen, rejected), (long, short) = scores.reshape(-1, 2).T, lengths.reshape(-1, 2).T
-    found = reward_model_quality(
-        chosen, rejected, long, short, clusters=[one.prompt.sha256 for one in comparisons]
-    )
-    about = found.length
-    return {
-        "accuracy": 100 * found.accuracy.value,
-        "longer_is_chosen": 100 * about.longer_is_chosen.value,
-        "longer_scores_higher": 100 * about.longer_scores_higher.value,
-        "correlation": about.correlation.value if about.correlation else float("nan"),
-        "chosen_longer": 100 * about.chosen_longer.value if about.chosen_longer else float("nan"),
-        "chosen_shorter": 100 * about.chosen_shorter.value if about.chosen_shorter else float("nan"),
-    }
+    return scores.reshape(-1, 2), lengths.reshape(-1, 2)
