@@ -48,7 +48,7 @@ STUDIES: Mapping[str, Known] = {
     "overoptimisation": Known(
         summary="true reward against √KL: size and data of the reward model, size of the policy, KL penalty, and when the alarm rings",
         study="prefloop.studies.overoptimisation:STUDY",
-        minutes=3.6,
+        minutes=3.9,
     ),
     "objectives": Known(
         summary="all objectives of `prefer`, tuned equally: which is better than DPO",
