@@ -39,6 +39,8 @@ class Settings:
     minibatch: int = 256
     clip: float = 0.2
     value_coef: float = 0.5
+    entropy_coef: float = 0.0
+    """Of a bonus for the entropy of the actions, nats."""
     whiten: bool = True
     max_grad_norm: float = 0.5
     max_kl: float = 0.01
@@ -236,8 +238,11 @@ def clipped_updates(
         order = torch.randperm(len(steps.actions))
         for places in order.split(min(settings.minibatch, len(order))):
             some = steps.take(places)
-            logprobs = Categorical(logits=model.logits(some.states)).log_prob(some.actions)
+            chosen = Categorical(logits=model.logits(some.states))
+            logprobs = chosen.log_prob(some.actions)
             loss = mean(clipped_surrogate(*rows(logprobs, some.old_logprobs, some.advantages), clip=clip)[0])
+            if settings.entropy_coef:
+                loss = loss - settings.entropy_coef * mean(chosen.entropy())
             if settings.value_coef:
                 values = model.values(some.states)
                 loss = loss + 2 * settings.value_coef * mean(

@@ -44,6 +44,10 @@ class ControlSettings(StudySettings):
     """Of the environment."""
     rounds: int = 10
     """Times that the person is asked, evenly spread over the steps; the policy learns between them."""
+    entropy_coef: float = 0.01
+    """Of the bonus for the entropy of the policy's actions, which keeps it from settling on what an early reward model likes."""
+    first: float = 0.25
+    """Share of the labels that is asked for at the first time, when the policy is random (arXiv:1706.03741, appendix A)."""
     segment: int = 25
     """Steps of a segment."""
     error: float = 0.1
@@ -89,8 +93,9 @@ class Asking:
 
     def due(self, share: float) -> int:
         """Labels to ask for, after a share of the steps."""
-        rounds = 1 if self.way == ONCE else self.settings.rounds
-        return round(self.labels * min(1.0, (int(share * rounds) + 1) / rounds)) - self.count
+        rounds = self.settings.rounds
+        later = 1.0 if self.way == ONCE or rounds == 1 else min(1.0, int(share * rounds) / (rounds - 1))
+        return round(self.labels * (self.settings.first + (1 - self.settings.first) * later)) - self.count
 
     def ask(self, rewards: Rewards, envs: Sequence[Filmed], share: float) -> None:
         """Those that are due, if any."""
@@ -112,7 +117,7 @@ def work(settings: ControlSettings, cell: StudyCell, place: Place) -> Numbers:
     """Learn from the person's comparisons or from the true reward, and measure the greedy policy by the task's own return."""
     torch.manual_seed(place.seed)
     task, labels = CONTROL_TASKS[cell.given["task"]], cell.given["labels"]
-    usual = Settings(steps=settings.steps, gamma=task.gamma, lam=task.lam)
+    usual = Settings(steps=settings.steps, gamma=task.gamma, lam=task.lam, entropy_coef=settings.entropy_coef)
     envs = [Filmed(task, told=not labels) for _ in range(usual.environments)]
     collector = Collector(envs, place.seed)
     sizes = (collector.states.shape[1], int(envs[0].action_space.n))
@@ -126,7 +131,8 @@ def work(settings: ControlSettings, cell: StudyCell, place: Place) -> Numbers:
             asking.ask(rewards, envs, share)
         batch = collector.collect(model, usual)
         if labels:  # what is there already is what follows a cut
-            batch.rewards[batch.mask] += rewards(batch.states, batch.actions)
+            learned = rewards(batch.states, batch.actions)
+            batch.rewards[batch.mask] += (1 - task.gamma) * learned  # so that values are of the size of one
         steps = judge(model, batch, usual, critic=True)
         clipped_updates(model, steps, optimizer, usual, clip=usual.clip * (1 - share))
     return {
@@ -168,13 +174,21 @@ def report(settings: ControlSettings, results: StudyResults) -> StudyReport:
         figure=StudyFigure(drawing=_drawing(settings, results), caption="return by number of labels"),
         remarks=(
             f"PPO, {settings.steps} steps. Returns are the task's own, of the greedy policy, over episodes of {_lengths(settings)} steps. In training an "
-            "episode that the task ends stays where it ended, so that its end tells nothing. The person compares segments of "
+            f"episode that the task ends stays where it ended{_rests(settings)}, so that its end tells nothing. The person compares segments of "
             f"{settings.segment} steps by the task's reward (acrobot: by how high the tip is), says that equal ones are equal, and is wrong {settings.error:.0%} of the "
             "time. Queries are those of several candidates on which the ensemble disagrees most. The paper has TRPO on MuJoCo's tasks and 700 "
             "or 1,400 labels; the swimmer here is Purcell's, of three links, in a fluid without inertia. A real person labels clips in the studio: see "
             "[studio.md](studio.md).",
         ),
     )
+
+
+def _rests(settings: ControlSettings) -> str:
+    rests = {task: CONTROL_TASKS[task].rest for task in settings.tasks}
+    found = ", ".join(
+        f"{task}: for {steps} steps, and then starts anew" for task, steps in rests.items() if steps
+    )
+    return f" ({found})" if found else ""
 
 
 def _lengths(settings: ControlSettings) -> str:

@@ -1,7 +1,7 @@
 """Control tasks as a person sees them: episodes of one length, whose end tells the learner nothing, and a reward for what is seen.
 
-An episode that the task ends stays where it ended until its length is over (arXiv:1706.03741, appendix A: episodes that end when the task goes wrong
-would tell the learner what the person was to say).
+An episode that the task ends stays where it ended, for the rest of its length or for a while before it starts anew (arXiv:1706.03741, appendix A:
+episodes that end when the task goes wrong would tell the learner what the person was to say).
 """
 
 from collections.abc import Callable, Mapping
@@ -31,6 +31,12 @@ class ControlTask:
     """Steps of an episode."""
     gamma: float
     lam: float
+    rest: int = 0
+    """Steps that an episode which the task ends stays where it ended, after which it starts anew; 0 for the rest of its length.
+
+    Where bad policies end soon, the rest of the length would be most of what is compared: early rewards then like one end better than another, and
+    the policy settles on it.
+    """
 
 
 class Swimmer:
@@ -118,6 +124,7 @@ CONTROL_TASKS: Mapping[str, ControlTask] = {
         length=200,
         gamma=0.98,
         lam=0.8,
+        rest=25,
     ),
     "acrobot": ControlTask(
         make=_gymnasium("Acrobot-v1"), seen=_height, scale=0.5, length=300, gamma=0.99, lam=0.94
@@ -131,19 +138,19 @@ CONTROL_TASKS: Mapping[str, ControlTask] = {
 class Filmed:
     """An environment of one length, whose reward the learner is told or is not, and which is kept on film.
 
-    Of the step that ends the task, and of all after it, the task's reward is 0 and the state the last one.
+    Of the step that ends the task, and of those that it stays there, the task's reward is 0 and the state the last one.
     """
 
     def __init__(self, task: ControlTask, *, told: bool) -> None:
         self.task, self.told, self.env = task, told, task.make()
         self.action_space = self.env.action_space
         self.films: list[tuple[list[State], list[int], list[float], float]] = []
-        """Finished episodes: states, actions, what was seen in each step, and the task's own return."""
+        """Finished episodes: states, actions, what was seen in each step, and the task's own return until it first ended."""
 
     def reset(self, seed: int | None = None) -> tuple[State, dict[str, Any]]:
         """A new episode."""
         self.now, _ = self.env.reset(seed=seed)
-        self.over, self.total = False, 0.0
+        self.over, self.rested, self.total, self.ended = False, 0, 0.0, False
         self.states: list[State] = []
         self.actions: list[int] = []
         self.seen: list[float] = []
@@ -156,8 +163,14 @@ class Filmed:
         reward = 0.0
         if not self.over:
             self.now, reward, self.over, _, _ = self.env.step(action)
-            self.total += float(reward)
+            self.total += 0.0 if self.ended else float(reward)
+            self.ended = self.ended or self.over
             reward = 0.0 if self.over else float(reward)
+        elif self.rested < self.task.rest - 1:
+            self.rested += 1
+        elif self.task.rest:
+            self.now, _ = self.env.reset()
+            self.over, self.rested = False, 0
         self.seen.append(self.task.seen(self.now, reward))
         cut = len(self.seen) == self.task.length
         if cut:

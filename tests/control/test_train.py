@@ -153,3 +153,23 @@ def test_good_actions_become_likelier(steps: tuple[ControlModel, Any, Settings])
         logprobs = policy.policy(judged.states).log_softmax(-1).gather(1, judged.actions[:, None]).squeeze(1)
     change = logprobs - judged.old_logprobs
     assert (change * judged.advantages).mean() > 0
+
+
+@pytest.mark.parametrize(("coefficient", "sign"), [(1.0, 1), (-1.0, -1)])
+def test_an_entropy_bonus_levels_the_policy(
+    steps: tuple[ControlModel, Any, Settings], coefficient: float, sign: int
+):
+    policy, judged, settings = steps
+    with torch.no_grad():
+        policy.policy[-1].bias.copy_(torch.tensor([0.5, -0.5]))
+
+    def entropy() -> float:
+        with torch.no_grad():
+            return (
+                torch.distributions.Categorical(logits=policy.logits(judged.states)).entropy().mean().item()
+            )
+
+    before, flat = entropy(), replace(judged, advantages=torch.zeros_like(judged.advantages))
+    optimizer = torch.optim.Adam(policy.policy.parameters(), lr=1e-3)
+    clipped_updates(policy, flat, optimizer, replace(settings, epochs=3, entropy_coef=coefficient), clip=0.2)
+    assert sign * (entropy() - before) > 1e-3

@@ -1,6 +1,7 @@
 """The study of control from comparisons: the swimmer's physics, what a person says, what is asked for, and the smallest size."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_an_episode_that_ends_stays_where_it_ended_and_tells_nothing() -> None:
     assert seen == [1, 1, 0, 0, 0, 0]
     assert total == 3
     assert {reward for reward, *_ in play(untold, [1, 1, 1, 1, 0, 1])} == {0.0}
+
+
+def test_an_episode_with_a_rest_starts_anew_after_it() -> None:
+    env = Filmed(replace(TASK, rest=2, length=8), told=True)
+    steps = play(env, [1, 1, 1, 0, 1, 1, 1, 1])
+    assert [reward for reward, *_ in steps] == [2.0, 2.0, 0.0, 0.0, 0.0, 2.0, 2.0, 0.0]
+    assert [over for _, over, _ in steps] == [False] * 8
+    states, _, _, total = env.films[0]
+    assert [float(state[0]) for state in states] == [0, 1, 2, 3, 3, 0, 1, 2]
+    assert total == 3  # of the first start alone
 
 
 def test_strokes_that_are_the_same_backwards_lead_nowhere() -> None:
@@ -113,6 +124,8 @@ def test_segments_are_of_the_films_and_rewards_are_learned_from_answers() -> Non
     rewards = Rewards(1, 2, 2)
     assert float(rewards(states, actions).abs().sum()) == 0
     answers = SimulatedPerson(segment=2, error=0.0, seed=0).compare(sums)
+    rewards.fit(states + 50, actions, answers, updates=3, error=0.0, draw=torch.Generator().manual_seed(0))
+    assert rewards.standard.mean.item() == pytest.approx(states.mean().item() + 50)
     rewards.fit(states, actions, answers, updates=150, error=0.0, draw=torch.Generator().manual_seed(0))
     better = rewards(states, actions).sum(-1)
     told = sums[:, 0] != sums[:, 1]
@@ -129,6 +142,9 @@ def test_labels_are_spread_over_the_training_or_asked_once() -> None:
         asked.append(asking.due(share))
         asking.count += asked[-1]
     assert asked == [25, 0, 25, 25, 25, 0]
+    assert Asking(replace(settings, first=0.4), 100, "", 0).due(0.0) == 40
+    assert Asking(replace(settings, first=0.4), 100, "", 0).due(0.99) == 100
+    assert Asking(replace(settings, rounds=1), 100, "", 0).due(0.0) == 100
     assert Asking(settings, 100, ONCE, 0).due(0.0) == 100
     assert Asking(settings, 0, "", 0).due(0.5) == 0
 
