@@ -325,8 +325,8 @@ class Compute:
     """auto uses a GPU if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and activations; log-probabilities, losses, heads and optimiser sums stay float32."""
-    quantize: Literal["none", "nf4"] = "none"
-    """nf4 keeps the frozen weights under an adapter in 4 bits (QLoRA): a quarter of bfloat16's memory, and results that differ by the rounding."""
+    quantize: Literal["none", "nf4", "int8"] = "none"
+    """nf4 keeps the frozen weights under an adapter in 4 bits (QLoRA), a quarter of bfloat16's memory; int8 in 8 bits, half of it, rounded less."""
     attention: Literal["auto", "packed", "padded"] = "auto"
     """packed computes no padding and each prompt once; auto falls back to padded, with a warning, if a model cannot be packed."""
     shard: Literal["none", "full", "hybrid"] = "none"
@@ -362,10 +362,10 @@ class Compute:
 
 
 def require_whole(compute: Compute, why: str) -> None:
-    """Raise `InputError` for weights in 4 bits where there is a use for whole ones only."""
+    """Raise `InputError` for quantised weights where there is a use for whole ones only."""
     require(
         compute.quantize == "none",
-        f"compute.quantize is {compute.quantize}, but {why}, which weights in 4 bits do not allow; leave it out",
+        f"compute.quantize is {compute.quantize}, but {why}, which quantised weights do not allow; leave it out",
     )
 
 

@@ -20,7 +20,7 @@ from prefloop.loop.provenance import START
 from prefloop.loop.roles import frozen_twin, open_reference
 from prefloop.loop.session import Session
 from prefloop.models.gathering import computes_in
-from prefloop.models.quantize import is_quantised
+from prefloop.models.quantize import quantisation_of
 from prefloop.models.roles import BASE, Policy
 from prefloop.rollout.scoring import token_logprobs
 from prefloop.runtime import World
@@ -128,7 +128,7 @@ def reference_tokens(
         str(computes_in(policy.model)),
         policy.way,
         "tokens",
-        *(["nf4"] if is_quantised(policy.model) else []),
+        *({quantisation_of(policy.model)} - {"none"}),
     ]
     key = json.dumps([weights, tokens_sha256(groups), *kind])
     file = cache / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"

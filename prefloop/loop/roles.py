@@ -33,7 +33,7 @@ from prefloop.models.lora import (
     save_merged,
 )
 from prefloop.models.q_heads import QHeads
-from prefloop.models.quantize import is_quantised
+from prefloop.models.quantize import quantisation_of
 from prefloop.models.roles import BASE, Critic, Policy, RewardModel, vocabulary_size
 from prefloop.models.trunk import check_length
 from prefloop.runtime import ParameterGroup, Run
@@ -69,7 +69,7 @@ def check_trains_whole(compute: Compute) -> None:
     """Raise `InputError` if every weight is to be trained, and all are to be rounded."""
     if compute.quantize != "none":
         raise InputError(
-            f"compute.quantize is {compute.quantize}, but weights in 4 bits cannot be trained; {_ON_THEM}"
+            f"compute.quantize is {compute.quantize}, but quantised weights cannot be trained; {_ON_THEM}"
         )
 
 
@@ -250,9 +250,9 @@ def check_prompt_room(role: Policy | Critic, prompts: Prompts, *, new_tokens: in
 def parameters_of(role: Policy | RewardModel | Critic, optim: Optim, *, name: str) -> ParameterGroup:
     """What a role trains: its adapter and head where it has one, otherwise every weight that is not frozen."""
     if role.adapter_name == BASE:
-        if is_quantised(role.model):
+        if (packed := quantisation_of(role.model)) != "none":
             raise InputError(
-                f"the weights of {role.model.name_or_path} are in 4 bits, which cannot be trained; {_ON_THEM}"
+                f"the weights of {role.model.name_or_path} are quantised ({packed}), which cannot be trained; {_ON_THEM}"
             )
         return ParameterGroup.of(role, optim, name=name)
     own = tuple(

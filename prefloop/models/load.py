@@ -41,7 +41,7 @@ from prefloop.models.from_adapter import adapter_tensors, as_it_says, merged_in,
 from prefloop.models.from_adapter import score_head as head_among
 from prefloop.models.generation import save_model, settle
 from prefloop.models.packing import pack
-from prefloop.models.quantize import is_quantised, nf4, settle_quantised
+from prefloop.models.quantize import quantisation_of, quantised, settle_quantised
 from prefloop.models.quiet import hush, quiet
 from prefloop.models.roles import Critic, Policy, Reading, RewardModel, scalar_head
 from prefloop.models.trunk import Way, full_logits, hidden_rows, packed_way
@@ -61,7 +61,7 @@ _CACHE_LINE = 64
 """Bytes; PyTorch allocates in multiples of it."""
 
 KEPT = "kept"
-"""Name of an adapter that stays beside a base in 4 bits, frozen, instead of being merged into it."""
+"""Name of an adapter that stays beside a quantised base, frozen, instead of being merged into it."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -89,7 +89,7 @@ def _from_pretrained(
             )
         kwargs |= _dequantised()
     elif compute.quantize != "none":
-        kwargs |= nf4(compute, DTYPES[compute.dtype], device_of(compute))
+        kwargs |= quantised(compute, DTYPES[compute.dtype], device_of(compute))
     try:
         with quiet():
             config = _config_of(place, compute)
@@ -121,9 +121,8 @@ def _from_pretrained(
     if place.gguf:  # a plain model from here on, which is saved as one
         model.hf_quantizer = None
         vars(model.config).pop("quantization_config", None)
-    if is_quantised(model):
-        settle_quantised(model)
-    elif compute.quantize != "none":
+    settle_quantised(model)
+    if compute.quantize != "none" and quantisation_of(model) == "none":
         raise InputError(
             f"compute.quantize is {compute.quantize}, but no layer of model {name!r} can be quantised; leave it out"
         )

@@ -268,7 +268,7 @@ def reward_model_on_trunk(peft: "PeftModel", policy: Policy, lora: LoRA, folder:
 def merged_weights(model: PreTrainedModel, name: str) -> dict[str, torch.Tensor]:
     """The model's weights with adapter `name` added in, under the names of the model without adapters. The model is left as it is.
 
-    Weights in 4 bits are unpacked first, so what is saved is what was trained: the rounded base with the update, not the model it was rounded from.
+    Packed weights are unpacked first, so what is saved is what was trained: the rounded base with the update, not the model it was rounded from.
     """
     from peft.tuners.lora import LoraLayer
 

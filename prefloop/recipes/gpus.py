@@ -25,8 +25,8 @@ from prefloop.recipes.align.screen import duration
 GB = 1e9
 _TRAINED = 16
 """Bytes of a weight that is trained: itself, its gradient and AdamW's two moments, in float32."""
-_NF4 = 0.53
-"""Bytes of a weight in 4 bits, with its block's scale."""
+_PACKED = {"nf4": 0.53, "int8": 1.0}
+"""Bytes of a quantised weight, with its share of the scales."""
 _ROOM = 2.0
 """GB that CUDA, NCCL and the allocator's fragments take."""
 _LOGITS = 0.5
@@ -172,9 +172,9 @@ class _Counting:
 
     def _weights(self, shape: Shape) -> float:
         """Bytes of a frozen model."""
-        if self.settings.compute.quantize == "none":
+        if (packed := self.settings.compute.quantize) == "none":
             return self.item * shape.weights
-        return _NF4 * shape.trunk + self.item * (shape.weights - shape.trunk)
+        return _PACKED[packed] * shape.trunk + self.item * (shape.weights - shape.trunk)
 
     def _memory(self) -> dict[str, float]:
         shape, compute = self.shape, self.settings.compute
