@@ -73,7 +73,7 @@ STUDIES: Mapping[str, Known] = {
     "judges": Known(
         summary="AI judges against people's and GPT-4's choices: agreement, and bias for position and length, with one order and both",
         study="prefloop.studies.judges:STUDY",
-        minutes=18.0,
+        minutes=21.0,  # from four seeds
         reads="alpaca-eval/comparisons.jsonl.gz and hh-harmless/train.jsonl.gz",
         starts="a chat model such as SmolLM2-135M-Instruct",
     ),
