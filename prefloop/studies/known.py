@@ -103,13 +103,13 @@ STUDIES: Mapping[str, Known] = {
     "film_objectives": Known(
         summary="all objectives of `prefer` on film reviews, tuned equally, with a language model",
         study="prefloop.studies.film_objectives:STUDY",
-        minutes=48.0,
+        minutes=52.0,
         reads=FILMS,
     ),
     "control": Known(
         summary="CartPole, Acrobot and a swimmer from a simulated person's comparisons: return by number of labels beside the true reward",
         study="prefloop.studies.control:STUDY",
-        minutes=35.0,  # from the steps a minute of some of its cells
+        minutes=31.0,
     ),
     "reward_models": Known(
         summary="accuracy of reward models by data and size; length bias, pretraining, filtering, contexts, density ratios",
