@@ -160,8 +160,10 @@ def test_an_entropy_bonus_levels_the_policy(
     steps: tuple[ControlModel, Any, Settings], coefficient: float, sign: int
 ):
     policy, judged, settings = steps
+    last = policy.policy[-1]
+    assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
-        policy.policy[-1].bias.copy_(torch.tensor([0.5, -0.5]))
+        last.bias.copy_(torch.tensor([0.5, -0.5]))
 
     def entropy() -> float:
         with torch.no_grad():
