@@ -41,7 +41,7 @@ class ComputeSettings(TypedDict, total=False):
 
     device: Literal['auto', 'cpu', 'cuda']
     dtype: Literal['float32', 'bfloat16']
-    quantize: Literal['none', 'nf4']
+    quantize: Literal['none', 'nf4', 'int8']
     attention: Literal['auto', 'packed', 'padded']
     shard: Literal['none', 'full', 'hybrid']
     offload: bool

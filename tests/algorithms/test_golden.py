@@ -24,7 +24,7 @@ STEPS = 4
 TOLERANCE = 1e-4
 NOISY = {"trpo": 1e-2}
 """Stages that enlarge float noise: TRPO's Fisher products are differences of gradients that lie close together."""
-NOISE = ("ratio", "step", "sampler_gap", "sampler_gap_max")
+NOISE = ("ratio", "ratio_mean", "step", "sampler_gap", "sampler_gap_max")
 """Metrics that are float noise themselves, or say nothing."""
 OBJECTIVES = tuple(f"prefer-{loss}" for loss in SHARED)
 GOLDEN: dict[str, dict[str, list[float | None]]] = json.loads(FILE.read_text()) if FILE.exists() else {}

@@ -1,6 +1,6 @@
 """Commands on two machines of which one does not have the project's folder: `python -m tests.cli.apart PROJECT NAMES...`, looked at by `test_apart.py`.
 
-Each runs in one process, into `PROJECT/one-NAME`, then in two, into `PROJECT/two-NAME`. torchrun's first process is on the machine without the folder.
+Each runs in one process, into `PROJECT/apart-one-NAME`, then in two, into `PROJECT/apart-two-NAME`. torchrun's first process is on the machine without the folder.
 """
 
 import os
@@ -61,16 +61,16 @@ def work(name: str, project: Path, rank: int, size: int, port: int) -> None:
         if rank == 0:
             hide(project)
     torch.set_num_threads(1)
-    code = prefloop(words(name, project, project / f"{'one' if size == 1 else 'two'}-{name}"))
+    code = prefloop(words(name, project, project / f"apart-{'one' if size == 1 else 'two'}-{name}"))
     print(f"\nended with {code}", flush=True)
 
 
 def run(name: str, project: Path, size: int) -> None:
     """Do a job; what each process says is beside its folder."""
-    out = project / f"{'one' if size == 1 else 'two'}-{name}"
+    out = project / f"apart-{'one' if size == 1 else 'two'}-{name}"
     out.mkdir()
     if name in FROM_STORE:
-        shutil.copy(project / "one-sample/s.db", out)
+        shutil.copy(project / "apart-one-sample/s.db", out)
     port = free_port()
     children = [
         fork(partial(work, name, project, rank, size, port), out.with_suffix(f".{rank}.out"))

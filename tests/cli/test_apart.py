@@ -16,9 +16,9 @@ from tests.runtime.processes import run_module
 
 REFUSED = {
     "merge": r"prefloop: error: prefloop merge is for one process, but WORLD_SIZE is 2, which torchrun sets; type it without torchrun",
-    "recipe": r"prefloop: error: a recipe reads .*/two-recipe/toy on every machine, but it is not seen on \S+; name a folder that all machines share, "
+    "recipe": r"prefloop: error: a recipe reads .*/apart-two-recipe/toy on every machine, but it is not seen on \S+; name a folder that all machines share, "
     r"or type the stages one by one: they need it on one machine only",
-    "align": r"prefloop: error: align reads .*/two-align/aligned on every machine, but it is not seen on ",
+    "align": r"prefloop: error: align reads .*/apart-two-align/aligned on every machine, but it is not seen on ",
 }
 DONE = [name for name in COMMANDS if name not in REFUSED]
 OWN = ("seconds", "peak_rss_mb", "time")
@@ -38,7 +38,7 @@ def apart(project: Path) -> Path:
 
 def said(apart: Path, name: str, rank: int) -> str:
     """What a process printed; torchrun's first one is on the machine without the folder."""
-    return (apart / f"two-{name}.{rank}.out").read_text()
+    return (apart / f"apart-two-{name}.{rank}.out").read_text()
 
 
 def made(folder: Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def close(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(close, a, b))
     if isinstance(a, float) and isinstance(b, float):
         return a == pytest.approx(b, abs=1e-5, rel=1e-5)
-    return a == (b.replace("/two-", "/one-") if isinstance(b, str) else b)
+    return a == (b.replace("/apart-two-", "/apart-one-") if isinstance(b, str) else b)
 
 
 @pytest.mark.parametrize("name", DONE)
@@ -75,7 +75,7 @@ def test_a_machine_without_the_folder_does_its_part(name: str, apart: Path) -> N
     outputs = [said(apart, name, rank) for rank in (0, 1)]
     assert all("ended with 0" in output for output in outputs), "\n".join(outputs)
     assert re.search(r"is not on \S+ as it is here: process 0 sent it, [0-9.]+ kB", outputs[1]), outputs[1]
-    one, two = (made(apart / f"{size}-{name}") for size in ("one", "two"))
+    one, two = (made(apart / f"apart-{size}-{name}") for size in ("one", "two"))
     assert one
     assert one.keys() == two.keys()
     different = [file for file in one if not close(one[file], two[file])]
@@ -88,9 +88,9 @@ def test_what_cannot_work_so_is_refused_in_one_line(name: str, apart: Path) -> N
     line = next(line for line in said(apart, name, spoken).splitlines() if line.startswith("prefloop: error"))
     assert re.match(REFUSED[name], line), line
     assert all("ended with 2" in said(apart, name, rank) for rank in (0, 1))
-    assert not list((apart / f"two-{name}").iterdir())
+    assert not list((apart / f"apart-two-{name}").iterdir())
 
 
 def test_the_store_that_others_read_is_that_of_one_process(apart: Path) -> None:
     for name in FROM_STORE:
-        assert made(apart / f"two-{name}")["s.db"] == made(apart / "one-sample")["s.db"]
+        assert made(apart / f"apart-two-{name}")["s.db"] == made(apart / "apart-one-sample")["s.db"]
